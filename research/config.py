@@ -1,0 +1,328 @@
+"""Every field an experiment has. An experiment is one expression of these frozen dataclasses.
+
+Values that follow from others are properties, never fields. Validation here is what a config can know of itself;
+what needs files or devices is checked by the module that meets them. A bad value is a `ConfigError`: one sentence that
+names the field, the value and what is allowed.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+class ConfigError(ValueError):
+    """What a person asked for cannot be done; the message is one sentence saying what and what is allowed."""
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+# --- Data -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TFDS:
+    """A TensorFlow Datasets builder by name ("python_docs" is shipped here; "c4/en:3.0.1" needs a network once)."""
+
+    name: str
+    train: str = "train"
+    held_out: str = "validation"
+    text: str = "text"  # the feature that holds a document
+
+
+@dataclass(frozen=True)
+class JSONLines:
+    """JSON objects, one a line; .gz is read too. `train` and `held_out` are paths or glob patterns.
+
+    With `held_out=None`, documents are held out by a hash of their text, about one in a hundred.
+    """
+
+    train: str
+    held_out: str | None = None
+    text: str = "text"  # the key that holds a document
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """UTF-8 text; .gz is read too. A document is a block between blank lines, or a whole file."""
+
+    train: str
+    held_out: str | None = None
+    document: Literal["block", "file"] = "block"
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Sampling rates over corpora: min(rows, limit) ** (1 / temperature), normalised (T5, arXiv:1910.10683, 3.5.2).
+
+    temperature=1 is proportional mixing; a limit makes it examples-proportional with a cap.
+    """
+
+    temperature: float = 1.0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, f"mixing.temperature is {self.temperature}: it must be above 0.")
+        require(self.limit is None or self.limit > 0, f"mixing.limit is {self.limit}: it must be above 0, or None.")
+
+
+@dataclass(frozen=True)
+class SentencePiece:
+    """A SentencePiece model on disk; `sentinels` ids are added above its pieces."""
+
+    path: str
+    sentinels: int = 100
+
+
+@dataclass(frozen=True)
+class TrainedSentencePiece:
+    """A SentencePiece unigram model trained on the training split, once, and cached."""
+
+    pieces: int = 32_000
+    sentinels: int = 100
+
+    def __post_init__(self) -> None:
+        require(self.pieces > 300, f"tokenizer.pieces is {self.pieces}: at least 301, for 256 bytes and the controls.")
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """UTF-8 bytes after three controls, as ByT5. With sentinels=0 the highest byte ids serve, as in its pretraining."""
+
+    sentinels: int = 100
+
+
+@dataclass(frozen=True)
+class SpanCorruption:
+    """T5's objective: noise spans become sentinels, the target lists what they hid (arXiv:1910.10683, 3.1.4)."""
+
+    noise_density: float = 0.15
+    mean_span_length: float = 3.0
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.noise_density < 1,
+            f"objective.noise_density is {self.noise_density}: it must lie between 0 and 1, both excluded.",
+        )
+        require(
+            self.mean_span_length >= 1,
+            f"objective.mean_span_length is {self.mean_span_length}: it must be at least 1 token.",
+        )
+
+
+@dataclass(frozen=True)
+class Data:
+    corpora: tuple[TFDS | JSONLines | PlainText, ...]
+    tokenizer: SentencePiece | TrainedSentencePiece | Bytes = TrainedSentencePiece()
+    objective: SpanCorruption = SpanCorruption()
+    input_length: int = 512  # encoder tokens a row, EOS included; the raw and target lengths follow
+    mixing: Mixing = Mixing()
+    threads: int = 2  # reading and corrupting ahead of the device; never decides what is read
+
+    def __post_init__(self) -> None:
+        require(len(self.corpora) > 0, "data.corpora is empty: name at least one corpus.")
+        require(self.input_length > 0, f"data.input_length is {self.input_length}: it must be above 0.")
+        require(self.threads > 0, f"data.threads is {self.threads}: it must be at least 1.")
+
+
+# --- Model ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Relative:
+    """T5's learned bias by bucketed distance, one a stack or (umT5) one a layer."""
+
+    buckets: int = 32
+    max_distance: int = 128
+    per_layer: bool = False
+
+
+@dataclass(frozen=True)
+class Tied:
+    """The head is the embedding transposed; `scaled` multiplies its input by width ** -0.5 (T5 v1.0)."""
+
+    scaled: bool = True
+
+
+@dataclass(frozen=True)
+class Separate:
+    """The head has a matrix of its own (T5 v1.1)."""
+
+
+@dataclass(frozen=True)
+class Model:
+    vocab_size: int  # rows of the embedding; at least the tokenizer's size, often padded up
+    width: int
+    heads: int
+    head_width: int
+    feed_forward: int
+    encoder_layers: int
+    decoder_layers: int
+    activation: Literal["relu", "gelu_tanh", "silu"] = "gelu_tanh"
+    gated: bool = True
+    positions: Relative = Relative()
+    head: Tied | Separate = Separate()
+    norm_epsilon: float = 1e-6
+    dropout: float = 0.0
+    compute: Literal["float32", "bfloat16"] = "bfloat16"  # activations; master weights stay float32
+    remat: Literal["none", "dots", "full"] = "none"  # what a layer keeps for its backward pass: all, products, nothing
+    unroll: int = 1  # layers a scan step holds: 1 compiles fastest
+
+    def __post_init__(self) -> None:
+        names = ("vocab_size", "width", "heads", "head_width", "feed_forward", "encoder_layers", "decoder_layers")
+        for name in (*names, "unroll"):
+            require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}: it must be above 0.")
+        require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}: it must lie in [0, 1).")
+
+
+# --- Optimizer --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warmup:
+    """Steps of linear rise to the peak, from `warmup_start` of it."""
+
+    peak: float
+    warmup: int = 0
+    warmup_start: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Warmup):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Warmup):
+    final: float = 0.0  # reached at the experiment's last step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Warmup):
+    final: float = 0.0  # reached at the experiment's last step
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseSquareRoot(Warmup):
+    """peak * sqrt(timescale / max(step, timescale)); T5 pretraining is peak 0.01, timescale 10,000, no warm-up."""
+
+    peak: float = 0.01
+    timescale: int = 10_000
+
+
+Schedule = Constant | Linear | Cosine | InverseSquareRoot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What every optimizer has. Patterns are regular expressions searched in a parameter's path; each must match one."""
+
+    schedule: Schedule
+    clip_norm: float | None = None  # global norm of the gradient
+    weight_decay: float = 0.0
+    no_decay: tuple[str, ...] = (r"norm", r"relative_bias")
+    frozen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adafactor(Optimizer):
+    """As T5X's (arXiv:1804.04235): no momentum, update scaled by the RMS of the parameter and clipped by its own."""
+
+    schedule: Schedule = InverseSquareRoot()
+    decay_exponent: float = 0.8  # second-moment decay is 1 - (step + 1) ** -decay_exponent
+    clip_update: float = 1.0  # RMS of one parameter's update
+    momentum: float | None = None
+    factored: bool = True
+    min_factored: int = 128  # a matrix with a smaller side keeps its full second moment
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """Decoupled weight decay (arXiv:1711.05101)."""
+
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSScaledAdamW(Optimizer):
+    """AdamW whose step is scaled by max(1e-3, RMS(parameter)): nanoT5's AdamWScale."""
+
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-6
+
+
+# --- Run --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loss:
+    z_loss: float = 1e-4  # weight of the squared log-partition (T5X)
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; one axis may be -1, which takes what the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = (self.data, self.fsdp, self.tensor)
+        require(all(size > 0 or size == -1 for size in sizes), f"mesh is {sizes}: sizes are above 0, or -1 to fill.")
+        require(sizes.count(-1) <= 1, f"mesh is {sizes}: only one axis may be -1.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    every: int = 1000  # steps
+    rows: int = 2048  # held-out rows, rounded up to whole batches and never more than there are
+    samples: int = 3  # held-out passages filled in at the end
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    every: int = 1000  # steps
+    keep: int = 3  # newest
+    keep_best: int = 1  # by held-out loss
+
+
+@dataclass(frozen=True)
+class Report:
+    every: int = 100  # steps a line of metrics averages over
+
+
+@dataclass(frozen=True)
+class Guard:
+    nonfinite_limit: int = 8  # skipped updates in a row that stop the run
+    hang_seconds: int = 1800  # without a finished step, before the run is declared hung
+
+
+@dataclass(frozen=True)
+class Experiment:
+    model: Model
+    data: Data
+    optimizer: Adafactor | AdamW | RMSScaledAdamW
+    steps: int
+    batch_size: int  # rows a step, over all devices and micro-batches
+    microbatches: int = 1  # a step's gradient is accumulated over this many
+    seed: int = 0
+    loss: Loss = Loss()
+    mesh: Mesh = Mesh()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    report: Report = Report()
+    guard: Guard = field(default_factory=Guard)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "microbatches"):
+            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: it must be above 0.")
+        require(
+            self.batch_size % self.microbatches == 0,
+            f"microbatches is {self.microbatches}: it must divide batch_size, which is {self.batch_size}.",
+        )
