@@ -216,7 +216,7 @@ Schedule = Constant | Linear | Cosine | InverseSquareRoot
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What every optimizer has. Patterns are regular expressions searched in a parameter's path; each must match one."""
+    """What every optimizer has. Patterns are regular expressions searched in parameter paths; each must match one."""
 
     schedule: Schedule
     clip_norm: float | None = None  # global norm of the gradient
