@@ -1,0 +1,43 @@
+"""T5 v1.1 large (783 M parameters) pretrained on C4 by span corruption, as its authors did.
+
+Paper: Raffel et al., arXiv:1910.10683 (the objective); Shazeer, arXiv:2002.05202 (gated GELU). The v1.1 recipe: 2048
+rows of 512 inputs and 114 targets, Adafactor with the inverse square root schedule (0.01 for 10,000 steps, then
+1 / sqrt(step)), no dropout, 1,000,000 steps.
+
+Command: python -m scripts.train experiments/t5/v1_1_large_c4.py --run_dir runs/t5_v1_1_large_c4
+Data: C4 by its TensorFlow Datasets name (about 750 GB, downloaded and tokenised once), and T5's SentencePiece model,
+    whose path goes in data.tokenizer.path.
+Hardware, time, result: not run yet.
+"""
+
+from research.config import (
+    TFDS,
+    Adafactor,
+    Checkpoint,
+    Data,
+    Evaluation,
+    Experiment,
+    InverseSquareRoot,
+    Mesh,
+    SentencePiece,
+    SpanCorruption,
+)
+from research.model import family
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=family.t5_v1_1("large"),
+        data=Data(
+            corpora=(TFDS("c4/en:3.1.0"),),
+            tokenizer=SentencePiece("sentencepiece.model"),
+            objective=SpanCorruption(noise_density=0.15, mean_span_length=3.0),
+            input_length=512,
+        ),
+        optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.01, timescale=10_000)),
+        steps=1_000_000,
+        batch_size=2048,
+        mesh=Mesh(data=-1),
+        evaluation=Evaluation(every=10_000, rows=32_768),
+        checkpoint=Checkpoint(every=5_000),
+    )

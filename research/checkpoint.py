@@ -1,0 +1,204 @@
+"""Checkpoints: all of a run's state or nothing, verified before it is believed.
+
+Orbax writes asynchronously and commits by a rename. What it lacks is added here: a manifest of hashes inside every
+checkpoint (Orbax restores a flipped bit without a word), falling back to the newest checkpoint that verifies, and a
+comparison of what the checkpoint was made from before any array is read. A step's directory holds
+
+    state/          step, parameters, optimizer state
+    meta/           config, data fingerprint, next global row, random key
+    MANIFEST.json   blake2b of every file
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from research.config import Checkpoint, require
+
+MANIFEST = "MANIFEST.json"
+WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax, after a checkpoint's manifest
+
+
+class Checkpoints:
+    """The checkpoints of one run. `check` is called every step: it surfaces what went wrong in the background."""
+
+    def __init__(self, directory: Path, config: Checkpoint) -> None:
+        self.directory = directory
+        directory.mkdir(exist_ok=True)
+        self._set_aside: list[Path] = []
+        self._unsealed: int | None = None
+        self.newest = _agreed(self._newest_that_verifies)
+        policies = [checkpoint_managers.LatestN(config.keep)]
+        if config.keep_best:
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=_best, n=config.keep_best, keep_checkpoints_without_metrics=False
+                )
+            )
+        self._manager = ocp.CheckpointManager(
+            directory,
+            item_names=("state", "meta"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                best_fn=_best,  # makes Orbax write the metrics
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
+            ),
+        )
+
+    @property
+    def set_aside(self) -> list[Path]:
+        """Where checkpoints went that did not verify, newest first."""
+        return self._set_aside
+
+    def best_held_out(self) -> float | None:
+        """The lowest held-out loss of the checkpoints kept, in nats a target token."""
+        losses = [self._manager.metrics(step) for step in self._manager.all_steps()]
+        return min((metrics["held_out_loss"] for metrics in losses if metrics), default=None)
+
+    def save(self, step: int, state: Any, meta: Mapping[str, Any], held_out_loss: float | None) -> None:
+        """Starts writing; the arrays are copied off the device before this returns, so the state may be donated."""
+        if step in self._manager.all_steps():
+            return
+        self.wait()
+        self._unsealed = step
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta)))
+        metrics = None if held_out_loss is None else {"held_out_loss": held_out_loss}
+        self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def check(self) -> None:
+        """Raises what a background write raised; completes the manifest of one that is done."""
+        self._manager.check_for_errors()
+        if self._unsealed is not None and not self._manager.is_saving_in_progress():
+            step, self._unsealed = self._unsealed, None
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                _seal(self.directory / str(step))
+
+    def wait(self) -> None:
+        """Until the last save is whole on disk."""
+        self._manager.wait_until_finished()
+        self.check()
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether all hosts have agreed that this is the step to stop after."""
+        return self._manager.reached_preemption(step)
+
+    def meta(self, step: int) -> dict[str, Any]:
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state, each array placed as its ShapeDtypeStruct's sharding says."""
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        return self._manager.restore(step, args=items).state
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _write_manifest(self) -> None:
+        """Runs in the background between the last byte of a checkpoint and the rename that commits it."""
+        if jax.process_index() == 0:
+            (temporary,) = self.directory.glob(f"{self._unsealed}.orbax-checkpoint-tmp*")
+            files = [path for path in _files(temporary) if path.name not in WRITTEN_LAST or path.parent != temporary]
+            hashes = {str(path.relative_to(temporary)): digest(path) for path in files}
+            _write_manifest(temporary, hashes, sealed=False)
+
+    def _newest_that_verifies(self) -> int | None:
+        steps = sorted((int(path.name) for path in self.directory.iterdir() if path.name.isdigit()), reverse=True)
+        for step in steps:
+            wrong = verify(self.directory / str(step))
+            if not wrong:
+                return step
+            aside = _free_name(self.directory.parent / "set_aside", str(step))
+            aside.parent.mkdir(exist_ok=True)
+            os.rename(self.directory / str(step), aside)
+            self._set_aside.append(aside)
+            print(f"Checkpoint {step} does not verify: {wrong}. It was moved to {aside}; the one before is taken.")
+        require(
+            not steps,
+            f"No checkpoint of {self.directory} verifies; they were moved to {self.directory.parent / 'set_aside'}: "
+            "give another --run_dir to begin again.",
+        )
+        return None
+
+
+def verify(directory: Path) -> str:
+    """What is wrong with a step's directory, or an empty string when every file is as its manifest says."""
+    try:
+        text = (directory / MANIFEST).read_text()
+        manifest = json.loads(text)
+        listed, sealed = dict(manifest["files"]), bool(manifest["sealed"])
+        if text != _manifest_text(listed, sealed):
+            return f"{MANIFEST} was changed"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} cannot be read ({type(error).__name__})"
+    present = {str(path.relative_to(directory)): path for path in _files(directory)}
+    late = set() if sealed else set(WRITTEN_LAST)
+    for name in sorted(listed.keys() | present.keys() - late):
+        if name not in present:
+            return f"{name} is missing"
+        if name not in listed:
+            return f"{name} is not in its manifest"
+        if digest(present[name]) != listed[name]:
+            return f"{name} was changed"
+    return ""
+
+
+def digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def check_same(before: Mapping[str, Any], after: Mapping[str, Any], where: Path) -> None:
+    """Raises ConfigError naming every entry in which two data fingerprints differ."""
+    changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    said = "; ".join(f"{name} was {before.get(name)!r} and is now {after.get(name)!r}" for name in changed)
+    require(not changed, f"{where} was trained on other data: {said}. Restore that data, or give another --run_dir.")
+
+
+def _seal(directory: Path) -> None:
+    """Adds to the manifest the small files that Orbax writes after it."""
+    listed = json.loads((directory / MANIFEST).read_text())["files"]
+    late = {name: digest(directory / name) for name in WRITTEN_LAST if (directory / name).is_file()}
+    _write_manifest(directory, listed | late, sealed=True)
+
+
+def _write_manifest(directory: Path, files: dict[str, str], sealed: bool) -> None:
+    temporary = directory.parent / f".{directory.name}.{MANIFEST}.tmp"
+    temporary.write_text(_manifest_text(files, sealed))
+    os.replace(temporary, directory / MANIFEST)
+
+
+def _manifest_text(files: dict[str, str], sealed: bool) -> str:
+    own = hashlib.blake2b(json.dumps([sealed, sorted(files.items())]).encode(), digest_size=16).hexdigest()
+    return json.dumps({"sealed": sealed, "own": own, "files": files}, indent=1, sort_keys=True)
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in sorted(directory.rglob("*")) if path.is_file() and path != directory / MANIFEST]
+
+
+def _free_name(directory: Path, name: str) -> Path:
+    names = (name, *(f"{name}.{count}" for count in range(1, 1000)))
+    return next(directory / free for free in names if not (directory / free).exists())
+
+
+def _best(metrics: Mapping[str, float]) -> float:
+    return -metrics["held_out_loss"]
+
+
+def _agreed(choose: Any) -> int | None:
+    """Process 0 chooses a step, all processes take it."""
+    if jax.process_count() == 1:
+        return choose()
+    chosen = choose() if jax.process_index() == 0 else None
+    step = int(multihost_utils.broadcast_one_to_all(-1 if chosen is None else chosen))
+    return None if step < 0 else step

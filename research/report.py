@@ -1,0 +1,238 @@
+"""What a person sees of a run: the launch summary, progress, metrics as JSON lines and TensorBoard, and a plot.
+
+Metrics stay on the device until the step after them has been dispatched, so reporting never makes the device wait.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class NotFiniteError(RuntimeError):
+    """Too many updates in a row were skipped because a loss or gradient was not finite."""
+
+    def __init__(self, first: int, count: int) -> None:
+        super().__init__(f"{count} updates in a row were not finite, the first at step {first}")
+        self.first = first
+
+
+class Reporter:
+    """Metrics of one run, from `start` on; lines of later steps, left by a killed process, are dropped."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        start: int,
+        steps: int,
+        every: int,
+        nonfinite_limit: int,
+        tokens_per_step: int,
+        flops_per_step: int,
+        peak_flops: float | None,
+    ) -> None:
+        self.directory = directory
+        self._path = directory / "metrics.jsonl"
+        self._every, self._limit = every, nonfinite_limit
+        self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak_flops
+        self._pending: list[tuple[int, Any, float]] = []
+        self._skipped_in_a_row = 0
+        self._clock = time.perf_counter()
+        _keep_up_to(self._path, start)
+        self._file = open(self._path, "a")  # noqa: SIM115 (closed in close)
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
+        self._progress = _Progress(start, steps)
+
+    def step(self, step: int, metrics: Any, data_wait: float) -> None:
+        """Takes the device's metrics of a step, and writes the line of those before it if one is due."""
+        if self._pending and self._pending[-1][0] % self._every == 0:
+            self.flush()
+        self._pending.append((step, metrics, data_wait))
+        self._progress.advance(step)
+
+    def flush(self) -> None:
+        """Writes a line over the steps since the last one; waits for them to finish."""
+        if not self._pending:
+            return
+        steps = [step for step, _, _ in self._pending]
+        values = jax.device_get([metrics for _, metrics, _ in self._pending])
+        now = time.perf_counter()
+        seconds = (now - self._clock) / len(steps)
+        waits = float(np.mean([wait for _, _, wait in self._pending]))
+        self._pending, self._clock = [], now
+        line = _mean(values) | {
+            "steps": len(steps),
+            "step_seconds": seconds,
+            "tokens_per_second": self._tokens / seconds,
+            "data_wait_seconds": waits,
+        }
+        if self._peak is not None:
+            line["mfu"] = self._flops / seconds / self._peak
+        self.write(steps[-1], line)
+        self._progress.show(line)
+        self._count_skipped(steps, [bool(value["skipped"]) for value in values])
+
+    def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
+
+    def held_out(self, step: int, values: Mapping[str, float]) -> None:
+        self.write(step, values)
+        said = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
+        self._progress.say(f"step {step}: {said}")
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leaves what happens inside out of the step time."""
+        self.flush()
+        yield
+        self._clock = time.perf_counter()
+
+    def close(self) -> None:
+        self._progress.close()
+        self._file.close()
+        self._board.close()
+
+    def _count_skipped(self, steps: list[int], skipped: list[bool]) -> None:
+        for step, skip in zip(steps, skipped, strict=True):
+            self._skipped_in_a_row = self._skipped_in_a_row + 1 if skip else 0
+            if self._skipped_in_a_row >= self._limit:
+                raise NotFiniteError(step - self._skipped_in_a_row + 1, self._skipped_in_a_row)
+        if any(skipped):
+            self._progress.say(f"step {steps[-1]}: {sum(skipped)} of {len(steps)} updates were not finite and skipped")
+
+
+class _Progress:
+    """A bar in a terminal, a line now and then elsewhere; silent on all hosts but the first."""
+
+    def __init__(self, start: int, steps: int) -> None:
+        self._live = console.is_terminal and jax.process_index() == 0
+        self._quiet = jax.process_index() != 0
+        self._step, self._steps, self._start = start, steps, start
+        self._began = self._said = time.perf_counter()
+        self._text = ""
+        if self._live:
+            columns = (
+                TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            )  # fmt: skip
+            self._bar = Progress(*columns, console=console)
+            self._task = self._bar.add_task("", total=steps, completed=start, text="")
+            self._bar.start()
+
+    def advance(self, step: int) -> None:
+        self._step = step
+        if self._live:
+            self._bar.update(self._task, completed=step)
+
+    def show(self, line: Mapping[str, Any]) -> None:
+        loss = "loss  -   " if line["loss"] is None else f"loss {line['loss']:.4f}"
+        mfu = f"  MFU {line['mfu']:.1%}" if "mfu" in line else ""
+        self._text = f"{loss}  {line['tokens_per_second']:,.0f} tokens/s{mfu}"
+        now = time.perf_counter()
+        if self._live:
+            self._bar.update(self._task, text=self._text)
+        elif now - self._said > 10 or self._step == self._steps:
+            self._said = now
+            rate = (now - self._began) / max(1, self._step - self._start)
+            self.say(f"step {self._step}/{self._steps}  {self._text}  left {_clock((self._steps - self._step) * rate)}")
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            console.print(text, markup=False)
+
+    def close(self) -> None:
+        if self._live:
+            self._bar.stop()
+
+
+def table(title: str, rows: Mapping[str, str]) -> None:
+    """Prints name and value pairs, on the first host."""
+    if jax.process_index() == 0:
+        grid = Table(title=title, show_header=False, title_justify="left", box=None, pad_edge=False)
+        grid.add_column(style="bold", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for name, value in rows.items():
+            grid.add_row(name, value)
+        console.print(grid)
+
+
+def amount(value: float, unit: str = "") -> str:
+    """A count with a decimal prefix: 247.6 M."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.4g} {prefix}{unit}"
+    return f"{value:.4g} {unit}".strip()
+
+
+def gibibytes(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def plot_loss(directory: Path, unigram_entropy: float | None) -> Path:
+    """Draws loss.png: training loss, held-out loss, and the entropy that a model blind to context can reach."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for name, label, style in (("loss", "training", "-"), ("held_out_loss", "held out", "o-")):
+        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, markersize=4, label=label)
+    if unigram_entropy is not None:
+        axes.axhline(unigram_entropy, color="0.4", linestyle="--", label="unigram entropy of held-out targets")
+    axes.set(xlabel="step", ylabel="loss (nats a target token)", title=directory.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(directory / "loss.png", dpi=120)
+    plt.close(figure)
+    return directory / "loss.png"
+
+
+def _mean(values: list[Mapping[str, Any]]) -> dict[str, float | int | None]:
+    """The mean of each metric over the updates that were made; the count of those that were skipped."""
+    made = [value for value in values if not value["skipped"]]
+    names = [name for name in values[0] if name != "skipped"]
+    means: dict[str, float | int | None] = {
+        name: float(np.mean([value[name] for value in made], dtype=np.float64)) if made else None for name in names
+    }
+    return means | {"skipped": len(values) - len(made)}
+
+
+def _keep_up_to(path: Path, step: int) -> None:
+    """Drops the lines after a step, and one that a kill cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,163 @@
+"""The directory of one run: who holds it, what was asked for, how it ended.
+
+    config.json   the whole experiment          RESULT.json     how the run ended, and why
+    diff.json     against the experiment file   history.jsonl   one line a start: when, command, commit, versions
+    RUN.lock      held while a process trains   checkpoints/, metrics.jsonl, tensorboard/, loss.png, samples.jsonl
+
+Only process 0 writes here, checkpoints apart.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from research import override
+from research.config import ConfigError, Experiment, require
+
+# What may change between two starts of one run: beyond float rounding, none of it decides a number.
+CHANGEABLE = (
+    "steps", "evaluation", "checkpoint", "report", "guard", "mesh", "microbatches",
+    "data.threads", "model.remat", "model.unroll",
+)  # fmt: skip
+
+EXIT_CODES = {"done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44}
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "sentencepiece",
+    "numpy",
+)
+
+
+@contextlib.contextmanager
+def claim(directory: Path, config: Experiment, file_config: Experiment | None = None) -> Iterator[None]:
+    """Holds the directory for this process and records what is run in it.
+
+    Raises ConfigError when it cannot be written, is held by another process, is no run directory, or holds a run whose
+    config differs in a field that decides its numbers.
+    """
+    _check_new_or_run(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / "RUN.lock", "a+")  # noqa: SIM115 (closed below, with the lock)
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be written ({error.strerror}): give another --run_dir.") from error
+    with lock:
+        _lock(lock, directory)
+        _check_same_run(directory, config)
+        write_json(directory / "config.json", json.loads(override.to_json(config)))
+        if file_config is not None:
+            differences = override.diff(file_config, config)
+            write_json(directory / "diff.json", {path: [repr(a), repr(b)] for path, (a, b) in differences.items()})
+        with open(directory / "history.jsonl", "a") as history:
+            history.write(json.dumps(environment()) + "\n")
+        yield
+
+
+def write_result(directory: Path, status: str, step: int, reason: str, **facts: Any) -> int:
+    """Writes RESULT.json and returns the exit code of the status."""
+    code = EXIT_CODES[status]
+    result = {"status": status, "exit_code": code, "step": step, "reason": reason, "time": _now(), **facts}
+    write_json(directory / "RESULT.json", result)
+    return code
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def environment() -> dict[str, Any]:
+    """Time, command, commit and versions: what it takes to repeat a run."""
+    return {
+        "time": _now(),
+        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "host": socket.gethostname(),
+    }
+
+
+def commit() -> str:
+    """The git commit of this source tree, "+changes" when files differ from it, or "unknown" without git."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def _check_new_or_run(directory: Path) -> None:
+    require(
+        not directory.exists() or directory.is_dir(),
+        f"{directory} is a file: --run_dir needs a directory, new or of a run.",
+    )
+    held = directory.is_dir() and any(path.name not in ("RUN.lock", "config.json.tmp") for path in directory.iterdir())
+    require(
+        not held or (directory / "config.json").is_file(),
+        f"{directory} is not empty and holds no run: give a new or empty --run_dir, nothing is overwritten.",
+    )
+
+
+def _lock(lock: Any, directory: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        raise ConfigError(f"{directory} is in use by {holder}: wait for it, or give another --run_dir.") from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+
+
+def _check_same_run(directory: Path, config: Experiment) -> None:
+    """A run that has begun may go on only as the run it was."""
+    path = directory / "config.json"
+    if not path.is_file() or not _has_begun(directory):
+        return
+    before = override.from_json(path.read_text())
+    changes = {
+        name: change
+        for name, change in override.diff(before, config).items()
+        if not any(name == free or name.startswith(free + ".") for free in CHANGEABLE)
+    }
+    said = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changes.items())
+    require(
+        not changes,
+        f"{directory} holds another experiment: {said}. Give another --run_dir, or the values it was started with.",
+    )
+
+
+def _has_begun(directory: Path) -> bool:
+    metrics = directory / "metrics.jsonl"
+    checkpoints = directory / "checkpoints"
+    return (metrics.is_file() and metrics.stat().st_size > 0) or (
+        checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

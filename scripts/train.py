@@ -1,0 +1,63 @@
+"""Trains an experiment: python -m scripts.train experiments/quickstart.py --run_dir runs/quickstart"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from research import override
+from research.config import ConfigError, require
+
+EPILOG = """
+overrides
+  Any field of the experiment, by its dotted name (see research/config.py):
+    --config.steps=2000 --config.optimizer.schedule.peak=3e-3 --config.model.remat=full
+  A variant is chosen by its constructor:
+    --config.data.corpora='[PlainText(train="notes/*.txt")]' --config.data.tokenizer='Bytes()'
+    --config.optimizer='AdamW(schedule=Cosine(peak=1e-3, warmup=1000), weight_decay=0.1)'
+
+resuming
+  The same command goes on where the run stopped, bit for bit; --config.steps=MORE goes further.
+
+exit codes
+  0 done   1 failed   2 bad input   42 preempted, saved   43 hung   44 loss or gradient not finite
+  RESULT.json in the run directory says why.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.train", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("experiment", help="a Python file with get_config(); it is run, so use only files you trust")
+    parser.add_argument(
+        "--run_dir", required=True, type=Path, help="where everything of the run goes; new, or the run's"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        file_config = override.load_experiment(options.experiment)
+        config = override.apply(file_config, read_overrides(rest))
+        from research.train import train  # after the config is known to be good: importing JAX takes seconds
+
+        return train(config, options.run_dir, file_config=file_config, dry_run=options.dry_run)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def read_overrides(arguments: list[str]) -> dict[str, str]:
+    """{dotted path: text} of `--config.a.b=value` arguments."""
+    overrides = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        require(
+            name.startswith("--config.") and bool(equals),
+            f"{argument} is not understood: overrides look like --config.optimizer.schedule.peak=3e-3; see --help.",
+        )
+        overrides[name.removeprefix("--config.")] = text
+    return overrides
+
+
+if __name__ == "__main__":
+    sys.exit(main())
