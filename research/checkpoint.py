@@ -9,10 +9,11 @@ comparison of what the checkpoint was made from before any array is read. A step
     MANIFEST.json   blake2b of every file
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ from research.config import Checkpoint, require
 
 MANIFEST = "MANIFEST.json"
 WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax, after a checkpoint's manifest
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; those before it are whole."""
 
 
 class Checkpoints:
@@ -59,6 +64,12 @@ class Checkpoints:
         """Where checkpoints went that did not verify, newest first."""
         return self._set_aside
 
+    def latest(self, before: int) -> int | None:
+        """The newest step that is whole on disk and below `before`."""
+        return max(
+            (step for step in self._manager.all_steps() if step < before and step != self._unsealed), default=None
+        )
+
     def best_held_out(self) -> float | None:
         """The lowest held-out loss of the checkpoints kept, in nats a target token."""
         losses = [self._manager.metrics(step) for step in self._manager.all_steps()]
@@ -66,26 +77,29 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any], held_out_loss: float | None) -> None:
         """Starts writing; the arrays are copied off the device before this returns, so the state may be donated."""
+        self.wait()
         if step in self._manager.all_steps():
             return
-        self.wait()
         self._unsealed = step
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta)))
         metrics = None if held_out_loss is None else {"held_out_loss": held_out_loss}
-        self._manager.save(step, args=items, metrics=metrics, force=True)
+        with self._reported():
+            self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def check(self) -> None:
-        """Raises what a background write raised; completes the manifest of one that is done."""
-        self._manager.check_for_errors()
-        if self._unsealed is not None and not self._manager.is_saving_in_progress():
-            step, self._unsealed = self._unsealed, None
-            self._manager.wait_until_finished()
-            if jax.process_index() == 0:
-                _seal(self.directory / str(step))
+        """Raises CheckpointError for a background write that failed; completes the manifest of one that is done."""
+        with self._reported():
+            self._manager.check_for_errors()
+            if self._unsealed is not None and not self._manager.is_saving_in_progress():
+                self._manager.wait_until_finished()
+                if jax.process_index() == 0:
+                    _seal(self.directory / str(self._unsealed))
+                self._unsealed = None
 
     def wait(self) -> None:
-        """Until the last save is whole on disk."""
-        self._manager.wait_until_finished()
+        """Until the last save is whole on disk. Raises CheckpointError."""
+        with self._reported():
+            self._manager.wait_until_finished()
         self.check()
 
     def reached_preemption(self, step: int) -> bool:
@@ -102,6 +116,15 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Whatever Orbax and the file system raise, as one error that says what it means for the run."""
+        try:
+            yield
+        except Exception as error:
+            cause = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"The checkpoint of step {self._unsealed} could not be written: {cause}") from error
 
     def _write_manifest(self) -> None:
         """Runs in the background between the last byte of a checkpoint and the rename that commits it."""

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from tensorboardX import SummaryWriter
+
+from research import plan
+from research.config import Experiment
+from research.data.pipeline import Pipeline
+from research.evaluate import Passage
+from research.model.transformer import abstract_params
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -57,7 +63,7 @@ class Reporter:
         self._progress = _Progress(start, steps)
 
     def step(self, step: int, metrics: Any, data_wait: float) -> None:
-        """Takes the device's metrics of a step, and writes the line of those before it if one is due."""
+        """Takes the metrics of a step, a NamedTuple on the device; writes the line of those before it if one is due."""
         if self._pending and self._pending[-1][0] % self._every == 0:
             self.flush()
         self._pending.append((step, metrics, data_wait))
@@ -68,7 +74,7 @@ class Reporter:
         if not self._pending:
             return
         steps = [step for step, _, _ in self._pending]
-        values = jax.device_get([metrics for _, metrics, _ in self._pending])
+        values = [value._asdict() for value in jax.device_get([metrics for _, metrics, _ in self._pending])]
         now = time.perf_counter()
         seconds = (now - self._clock) / len(steps)
         waits = float(np.mean([wait for _, _, wait in self._pending]))
@@ -104,9 +110,17 @@ class Reporter:
         yield
         self._clock = time.perf_counter()
 
-    def close(self) -> None:
-        self._progress.close()
-        self._file.close()
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Writes what is left, unless an error is on its way already, and closes."""
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._board.close)
+            closing.callback(self._file.close)
+            closing.callback(self._progress.close)
+            if error[0] is None:
+                self.flush()
         self._board.close()
 
     def _count_skipped(self, steps: list[int], skipped: list[bool]) -> None:
@@ -142,7 +156,7 @@ class _Progress:
             self._bar.update(self._task, completed=step)
 
     def show(self, line: Mapping[str, Any]) -> None:
-        loss = "loss  -   " if line["loss"] is None else f"loss {line['loss']:.4f}"
+        loss = "loss  -   " if line["nll"] is None else f"loss {line['nll']:.4f}"
         mfu = f"  MFU {line['mfu']:.1%}" if "mfu" in line else ""
         self._text = f"{loss}  {line['tokens_per_second']:,.0f} tokens/s{mfu}"
         now = time.perf_counter()
@@ -160,6 +174,83 @@ class _Progress:
     def close(self) -> None:
         if self._live:
             self._bar.stop()
+
+
+def say(text: str) -> None:
+    """Prints on the first host."""
+    if jax.process_index() == 0:
+        console.print(text, markup=False)
+
+
+def conclusion(
+    directory: Path, step: int, held_out_loss: float, unigram_entropy: float, passages: Sequence[Passage]
+) -> None:
+    """The passages as text and samples.jsonl, and the held-out loss beside what a model blind to context reaches."""
+    if jax.process_index() != 0:
+        return
+    with open(directory / "samples.jsonl", "a") as file:
+        for passage in passages:
+            file.write(json.dumps({"step": step, "filled": passage.filled, "original": passage.original}) + "\n")
+    for number, passage in enumerate(passages, 1):
+        console.print(f"\nHeld-out passage {number}, hidden spans in brackets", style="bold")
+        console.print(f"  filled    {passage.filled}", markup=False)
+        console.print(f"  original  {passage.original}", markup=False)
+    rows = {
+        "held-out loss": f"{held_out_loss:.4f} nats a target token, after {step} steps",
+        "unigram entropy": f"{unigram_entropy:.4f} nats: the best that a model blind to context can do there",
+        "plot": str(plot_loss(directory, unigram_entropy)),
+        "all of the run": str(directory),
+    }
+    console.print()
+    table("Result", rows)
+
+
+def launch_summary(
+    config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, train_step: jax.stages.Compiled, compile_seconds: float
+) -> None:
+    """Prints what is about to run: sizes, memory a device by the compiler's own account, FLOPs, mesh, data, length."""
+    model, schedule = config.model, config.optimizer.schedule
+    memory: Any = train_step.memory_analysis()
+    raw, rows = data.lengths.raw, config.batch_size
+    table(
+        "Launch",
+        {
+            "model": f"{amount(plan.parameter_count(abstract_params(model)))} parameters, "
+            f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}",
+            "memory a device": f"{gibibytes(memory.argument_size_in_bytes)} state and batch, "
+            f"{gibibytes(memory.temp_size_in_bytes)} activations and gradients",
+            "a step": f"{rows} rows of {data.lengths.inputs} inputs and {data.lengths.targets} targets, "
+            f"{amount(flops_per_step(config, data), 'FLOP')}",
+            "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+            + f" on {mesh.size} x {mesh.devices.flat[0].device_kind}",
+            "data": f"{data.train_rows:,} rows of {raw} raw tokens, {amount(data.train_rows * raw)} in all; "
+            f"{data.held_out_rows:,} rows held out",
+            "vocabulary": f"{data.tokenizer.size} ids, {data.tokenizer.sentinels} of them sentinels; "
+            f"{model.vocab_size} rows of embedding",
+            "optimizer": f"{type(config.optimizer).__name__}, {type(schedule).__name__} with peak {schedule.peak:g}",
+            "run": f"{config.steps:,} steps, {amount(config.steps * rows * raw)} raw tokens, "
+            f"{config.steps * rows / data.train_rows:.2f} epochs",
+            "compiled": f"in {compile_seconds:.1f} s",
+        },
+    )
+
+
+def flops_per_step(config: Experiment, data: Pipeline) -> int:
+    return config.batch_size * plan.train_flops(config.model, data.lengths.inputs, data.lengths.targets)
+
+
+def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, start: int) -> Reporter:
+    peak = plan.peak_flops(mesh.devices.flat[0])
+    return Reporter(
+        directory,
+        start=start,
+        steps=config.steps,
+        every=config.report.every,
+        nonfinite_limit=config.guard.nonfinite_limit,
+        tokens_per_step=config.batch_size * (data.lengths.inputs + data.lengths.targets),
+        flops_per_step=flops_per_step(config, data),
+        peak_flops=None if peak is None else peak * mesh.size,
+    )
 
 
 def table(title: str, rows: Mapping[str, str]) -> None:
@@ -194,13 +285,13 @@ def plot_loss(directory: Path, unigram_entropy: float | None) -> Path:
 
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name, label, style in (("loss", "training", "-"), ("held_out_loss", "held out", "o-")):
+    for name, label, style in (("nll", "training", "-"), ("held_out_loss", "held out", "o-")):
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, markersize=4, label=label)
     if unigram_entropy is not None:
         axes.axhline(unigram_entropy, color="0.4", linestyle="--", label="unigram entropy of held-out targets")
-    axes.set(xlabel="step", ylabel="loss (nats a target token)", title=directory.name)
+    axes.set(xlabel="step", ylabel="negative log-likelihood (nats a target token)", title=directory.name)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(directory / "loss.png", dpi=120)
@@ -208,12 +299,13 @@ def plot_loss(directory: Path, unigram_entropy: float | None) -> Path:
     return directory / "loss.png"
 
 
-def _mean(values: list[Mapping[str, Any]]) -> dict[str, float | int | None]:
-    """The mean of each metric over the updates that were made; the count of those that were skipped."""
+def _mean(values: list[dict[str, Any]]) -> dict[str, float | int | None]:
+    """Means over the updates that were made, per target token; the count of those that were skipped."""
     made = [value for value in values if not value["skipped"]]
-    names = [name for name in values[0] if name != "skipped"]
+    weights = [value["target_tokens"] for value in made]
+    names = [name for name in values[0] if name not in ("skipped", "target_tokens")]
     means: dict[str, float | int | None] = {
-        name: float(np.mean([value[name] for value in made], dtype=np.float64)) if made else None for name in names
+        name: float(np.average([value[name] for value in made], weights=weights)) if made else None for name in names
     }
     return means | {"skipped": len(values) - len(made)}
 

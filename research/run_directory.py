@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from research import override
 from research.config import ConfigError, Experiment, require
 
@@ -31,7 +33,7 @@ CHANGEABLE = (
     "data.threads", "model.remat", "model.unroll",
 )  # fmt: skip
 
-EXIT_CODES = {"done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44}
+EXIT_CODES = {"running": 1, "done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44}
 
 PACKAGES = (
     "jax",
@@ -53,6 +55,9 @@ def claim(directory: Path, config: Experiment, file_config: Experiment | None = 
     Raises ConfigError when it cannot be written, is held by another process, is no run directory, or holds a run whose
     config differs in a field that decides its numbers.
     """
+    if jax.process_index() != 0:
+        yield
+        return
     _check_new_or_run(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,7 @@ def claim(directory: Path, config: Experiment, file_config: Experiment | None = 
     with lock:
         _lock(lock, directory)
         _check_same_run(directory, config)
-        write_json(directory / "config.json", json.loads(override.to_json(config)))
+        write_json(directory / "config.json", as_data(config))
         if file_config is not None:
             differences = override.diff(file_config, config)
             write_json(directory / "diff.json", {path: [repr(a), repr(b)] for path, (a, b) in differences.items()})
@@ -72,11 +77,20 @@ def claim(directory: Path, config: Experiment, file_config: Experiment | None = 
 
 
 def write_result(directory: Path, status: str, step: int, reason: str, **facts: Any) -> int:
-    """Writes RESULT.json and returns the exit code of the status."""
+    """Writes RESULT.json and returns the exit code of the status. "running" stays there if the process is killed."""
     code = EXIT_CODES[status]
-    result = {"status": status, "exit_code": code, "step": step, "reason": reason, "time": _now(), **facts}
-    write_json(directory / "RESULT.json", result)
+    if jax.process_index() == 0:
+        result = {"status": status, "exit_code": code, "step": step, "reason": reason, "time": _now(), **facts}
+        try:
+            write_json(directory / "RESULT.json", result)
+        except OSError as error:
+            print(f"RESULT.json could not be written: {error}.", file=sys.stderr)
     return code
+
+
+def as_data(config: Experiment) -> Any:
+    """The config as JSON holds it."""
+    return json.loads(override.to_json(config))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,140 @@
+"""Blocks of rows, which make up the global order, and how batches are cut out of them on each host."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from jaxtyping import Int64, UInt
+
+from research.data import mixture
+from research.data.batch import Batch
+from research.data.shuffle import Permutation
+
+BLOCK_ROWS = 128
+
+
+class Block(NamedTuple):
+    start: int  # global row of its first row
+    stop: int
+    batch: Batch
+
+
+class Rows:
+    """The global order of raw rows: corpora interleaved by weight, each in a new order in each of its epochs.
+
+    `key` gives the orders; without one, corpora stand as they are and there is no second epoch.
+    """
+
+    def __init__(
+        self, corpora: tuple[UInt[np.ndarray, "_ raw"], ...], weights: tuple[int, ...], key: tuple[int, int] | None
+    ) -> None:
+        self.corpora, self.weights, self.key = corpora, weights, key
+
+    def __call__(self, start: int, stop: int) -> UInt[np.ndarray, "n raw"]:
+        corpus, ordinal = mixture.locate(np.arange(start, stop), self.weights)
+        rows = np.empty((stop - start, self.corpora[0].shape[1]), self.corpora[0].dtype)
+        for index, source in enumerate(self.corpora):
+            mine = corpus == index
+            rows[mine] = source[self._places(index, ordinal[mine])]
+        return rows
+
+    def _places(self, corpus: int, ordinal: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Which row of the corpus is the one it gives as its `ordinal`-th."""
+        if self.key is None:
+            return ordinal
+        size = len(self.corpora[corpus])
+        epochs, places = np.divmod(ordinal, size)
+        for epoch in np.unique(epochs):
+            now = epochs == epoch
+            places[now] = Permutation(size, self.key, (int(epoch), corpus))(places[now])
+        return places
+
+
+@dataclass(frozen=True)
+class Share:
+    """The host-th of `hosts` equal parts of each global batch, and the blocks these parts lie in, in order."""
+
+    batch_size: int
+    host: int
+    hosts: int
+
+    def rows(self, batch: int) -> tuple[int, int]:
+        """The global rows that this host has of a batch, first and one past the last."""
+        part = self.batch_size // self.hosts
+        start = batch * self.batch_size + self.host * part
+        return start, start + part
+
+    def block(self, index: int) -> int:
+        """The number of the index-th block that this host needs, counted from row 0."""
+        period, place = divmod(index, len(self._needed))
+        return period * self._period + self._needed[place]
+
+    def index(self, row: int) -> int:
+        """How many needed blocks come before the block of a global row."""
+        period, place = divmod(row // BLOCK_ROWS, self._period)
+        return period * len(self._needed) + int(np.searchsorted(self._needed, place))
+
+    @property
+    def _period(self) -> int:
+        """Blocks after which batches and blocks begin together again, and the pattern repeats."""
+        return self.batch_size // math.gcd(self.batch_size, BLOCK_ROWS)
+
+    @cached_property
+    def _needed(self) -> list[int]:
+        needed: set[int] = set()
+        for batch in range(self._period * BLOCK_ROWS // self.batch_size):
+            start, stop = self.rows(batch)
+            needed.update(range(start // BLOCK_ROWS, (stop - 1) // BLOCK_ROWS + 1))
+        return sorted(needed)
+
+
+class NeededBlocks:
+    """The blocks a host needs for batches `first` ... `stop - 1`, by index, as Grain reads them."""
+
+    def __init__(self, make: Callable[[int], Block], share: Share, first: int, stop: int) -> None:
+        self.make, self.share = make, share
+        self.offset = share.index(share.rows(first)[0])
+        self.length = share.index(share.rows(stop - 1)[1] - 1) + 1 - self.offset
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Block:
+        return self.make(self.share.block(self.offset + index))
+
+
+def batches(make: Callable[[int], Block], share: Share, first: int, stop: int, threads: int) -> Iterator[Batch]:
+    """The host's parts of global batches `first` ... `stop - 1`; blocks are made ahead of their use by `threads`."""
+    ahead = 2 * max(threads, -(-share.batch_size // share.hosts // BLOCK_ROWS))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    blocks = iter(grain.MapDataset.source(NeededBlocks(make, share, first, stop)).to_iter_dataset(options))
+    try:
+        yield from cut(blocks, (share.rows(batch) for batch in range(first, stop)))
+    finally:
+        blocks.close()
+
+
+def cut(blocks: Iterator[Block], parts: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+    """The global rows start ... stop - 1 of each part, from blocks that come in their order and hold them all."""
+    held: list[Block] = []
+    for start, stop in parts:
+        while not held or held[-1].stop < stop:
+            held.append(next(blocks))
+        held = [block for block in held if block.stop > start]
+        yield join([rows_of(block, start, stop) for block in held])
+
+
+def rows_of(block: Block, start: int, stop: int) -> Batch:
+    """Those of the global rows start ... stop - 1 that lie in a block, as views."""
+    low, high = max(start - block.start, 0), stop - block.start
+    return Batch._make(None if field is None else field[low:high] for field in block.batch)
+
+
+def join(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    return Batch._make(None if fields[0] is None else np.concatenate(fields) for fields in zip(*parts, strict=True))

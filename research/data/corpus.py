@@ -1,0 +1,150 @@
+"""Corpora as documents by index: TFDS data sets, JSON lines and plain text behind one interface."""
+
+import importlib
+import os
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+
+from research.config import TFDS, ConfigError, JSONLines, PlainText, require
+from research.data import cache
+from research.data.text_files import TextFiles
+
+HOW_TO_LIST = "tensorflow_datasets.list_builders() lists those that TFDS knows"
+
+
+@runtime_checkable
+class Documents(Protocol):
+    """One split of a corpus. Equal identities mean equal documents in equal order."""
+
+    name: str
+    identity: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> str: ...
+
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]: ...
+
+
+def open_documents(corpus: TFDS | JSONLines | PlainText, split: Literal["train", "held_out"]) -> Documents:
+    """Finds, checks and, where need be, builds a corpus.
+
+    Raises:
+        ConfigError: it is missing, empty or not what its config says.
+    """
+    if isinstance(corpus, TFDS):
+        return DataSource(corpus, corpus.train if split == "train" else corpus.held_out)
+    return TextFiles(corpus, split)
+
+
+class DataSource:
+    """The text feature of a split of a TFDS data set."""
+
+    def __init__(self, corpus: TFDS, split: str) -> None:
+        builder = open_builder(corpus.name)
+        texts = [name for name, feature in builder.info.features.items() if feature.np_dtype == np.object_]
+        require(
+            corpus.text in texts,
+            f'The TFDS data set {corpus.name} has no text feature "{corpus.text}": it has'
+            f" {', '.join(texts) or 'none'}.",
+        )
+        self.name = f"{corpus.name} ({split})"
+        self._text = corpus.text
+        self._examples = _data_source(builder, corpus.name, split)
+        sizes = sorted((part.name, part.num_examples, part.num_bytes) for part in builder.info.splits.values())
+        fingerprint = getattr(builder, "fingerprint", "")
+        self.identity = cache.digest([builder.info.full_name, fingerprint, sizes, split, corpus.text])
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> str:
+        return self._decoded(self._examples[index])
+
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
+        return [self._decoded(example) for example in self._examples.__getitems__(indices.tolist())]
+
+    def _decoded(self, example: dict[str, Any]) -> str:
+        try:
+            return example[self._text].decode()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f'A document of {self.name} is not UTF-8 in its feature "{self._text}".') from error
+
+
+def open_builder(name: str) -> Any:
+    """The TFDS builder of that name, its data set prepared as array_record files, which need no TensorFlow.
+
+    Those shipped here live in our cache, others where TFDS keeps them: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    """
+    if name == "python_docs":
+        from research.data.builders import python_docs
+
+        return python_docs.open_builder()
+    builder = _find_builder(name)
+    if not builder.is_prepared():
+        lock = cache.directory() / "tfds" / cache.digest(str(builder.data_dir))
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with cache.locked(lock):
+            _prepare(builder, name)
+    return builder
+
+
+def _find_builder(name: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    unknown = tfds.core.DatasetNotFoundError
+    try:
+        try:
+            return _tfds_builder(name)
+        except unknown:
+            for group in ("text", "translate", "summarization"):  # TFDS imports them by itself only with TensorFlow
+                importlib.import_module(f"tensorflow_datasets.{group}")
+        return _tfds_builder(name)
+    except unknown:
+        raise ConfigError(f"There is no TFDS data set {name}: python_docs is shipped here, {HOW_TO_LIST}.") from None
+    except (ValueError, AssertionError) as error:  # a config or a version that the data set does not have
+        raise ConfigError(f"TFDS does not take the name {name} ({_first_line(error)}).") from error
+
+
+def _tfds_builder(name: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+
+
+def _prepare(builder: Any, name: str) -> None:
+    if builder.is_prepared():
+        return  # by another process, while this one waited
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # whatever the builder, its download or its disk had to say, said by name
+        raise ConfigError(
+            f"TFDS could not build {name} in {builder.data_dir} ({_first_line(_root(error))})."
+        ) from error
+
+
+def _data_source(builder: Any, name: str, split: str) -> Any:
+    splits = ", ".join(f"{part.name} ({part.num_examples})" for part in builder.info.splits.values())
+    try:
+        return builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise ConfigError(
+            f"The TFDS data set {name} in {builder.data_dir} is kept as {builder.info.file_format.value}, which needs"
+            " TensorFlow: point TFDS_DATA_DIR elsewhere, and it is made anew as array_record."
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"The TFDS data set {name} has no examples in {split}: it has {splits}.") from error
+
+
+def _root(error: BaseException) -> BaseException:
+    """TFDS formats some errors with TensorFlow, and then only the first of the chain says what went wrong."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no more is said'}"

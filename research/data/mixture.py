@@ -1,0 +1,52 @@
+"""Several corpora as one endless sequence of rows: which corpus, and which of its rows, stands at any position.
+
+The first corpus takes its share of the positions, evenly spread: of the first r positions it has floor(r * w / W), w of
+W being its weight. What it leaves is shared by the others in the same way. Everything is integer arithmetic on the
+position itself, so a position is found at once and nothing drifts:
+
+- after any multiple of W positions each corpus has given exactly its weight that many times over;
+- after any number r of positions a corpus has given r * w / W rows, less or more by at most the number of corpora.
+"""
+
+import numpy as np
+from jaxtyping import Int64
+
+from research.config import Mixing
+
+LARGEST_TOTAL = 2**31  # so that products of two weights fit 64 bits
+
+
+def weights(rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
+    """Integers in proportion to min(rows, limit) ** (1 / temperature), at least 1.
+
+    With temperature 1 they are the (capped) numbers of rows themselves: proportional mixing then gives every row of
+    every corpus exactly once in each run of sum(rows) positions that begins at a multiple of sum(rows). Other
+    temperatures, and totals of 2**31 rows and more, are rounded to a part in 2**30.
+    """
+    capped = [count if mixing.limit is None else min(count, mixing.limit) for count in rows]
+    if mixing.temperature == 1 and sum(capped) < LARGEST_TOTAL:
+        return tuple(capped)
+    powers = [(count / max(capped)) ** (1 / mixing.temperature) for count in capped]
+    return tuple(max(1, round(power / sum(powers) * 2**30)) for power in powers)
+
+
+def locate(
+    positions: Int64[np.ndarray, " n"], weights: tuple[int, ...]
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """The corpus at each position and how many rows that corpus has given before it."""
+    corpus = np.full_like(positions, -1)
+    ordinal = np.zeros_like(positions)
+    left, total = positions, sum(weights)
+    for index, weight in enumerate(weights):
+        before = _share(left, weight, total)
+        mine = (corpus < 0) & (_share(left + 1, weight, total) > before)
+        corpus[mine] = index
+        ordinal[mine] = before[mine]
+        left, total = left - before, total - weight
+    return corpus, ordinal
+
+
+def _share(count: Int64[np.ndarray, " n"], weight: int, total: int) -> Int64[np.ndarray, " n"]:
+    """floor(count * weight / total), without overflow."""
+    whole, rest = np.divmod(count, total)
+    return whole * weight + rest * weight // total

@@ -1,0 +1,145 @@
+"""T5's span corruption (arXiv:1910.10683, section 3.1.4), a block of rows at once.
+
+A raw row alternates kept and noise segments, kept first and noise last. The input shows the kept segments with a
+sentinel for each noise span; the target shows the noise spans, each after the same sentinel, which stands for the kept
+segment before it. Both end in EOS, and no sentinel closes the target. All rows have the same counts, so nothing is
+ragged and nothing is padded:
+
+    raw      Thank you for inviting me to your party last week
+    inputs   Thank you <X> me to your party <Y> EOS
+    targets  <X> for inviting <Y> last week EOS
+"""
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt
+
+from research.config import SpanCorruption, require
+from research.data.batch import Batch
+from research.data.tokenizer import Tokenizer
+
+Array = np.ndarray
+
+
+class Lengths(NamedTuple):
+    """Tokens a row, the same in every row; inputs and targets count their sentinels and EOS."""
+
+    raw: int
+    inputs: int
+    targets: int
+    noise_tokens: int
+    spans: int
+
+
+def lengths(objective: SpanCorruption, input_length: int) -> Lengths:
+    """The longest raw row whose inputs hold `input_length` tokens, as T5's random_spans_helper finds it.
+
+    At a noise density of one half T5 gives a raw token up where targets would otherwise be longer than inputs; where
+    that loses a span too, inputs are one shorter than asked. In rows so short that the helper counts no span, the one
+    that T5's mask makes all the same is counted here, so that nothing is cut off.
+
+    Raises ConfigError where no raw length will do.
+    """
+    require(
+        input_length >= 3, f"data.input_length is {input_length}: one kept token, a sentinel and EOS need at least 3."
+    )
+    beyond = int((input_length + 2) / (1 - objective.noise_density)) + 2
+    # Inputs grow by 0 or 1 with each raw token, since mean_span_length is at least 1: no length is jumped over.
+    raw = bisect_right(range(beyond), input_length, lo=2, key=lambda raw: counts(objective, raw).inputs) - 1
+    found = counts(objective, raw)
+    if objective.noise_density == 0.5 and found.targets > found.inputs:
+        found = counts(objective, raw - 1)
+    kept = found.raw - found.noise_tokens
+    require(
+        found.spans <= kept,
+        f"data.objective puts {found.spans} noise spans a row but keeps {kept} tokens to part them at data.input_length"
+        f" {input_length}: lower noise_density ({objective.noise_density}), or raise mean_span_length"
+        f" ({objective.mean_span_length}) to about {found.noise_tokens / kept:.1f} or more.",
+    )
+    return found
+
+
+def counts(objective: SpanCorruption, raw: int) -> Lengths:
+    """What a row of `raw` >= 2 tokens becomes. Rounding is half to even, in Python as in T5's TensorFlow."""
+    noise_tokens = min(max(round(raw * objective.noise_density), 1), raw - 1)
+    spans = max(round(noise_tokens / objective.mean_span_length), 1)
+    inputs = raw - noise_tokens + spans + 1
+    return Lengths(raw, inputs, noise_tokens + spans + 1, noise_tokens, spans)
+
+
+def require_sentinels(lengths: Lengths, tokenizer: Tokenizer) -> None:
+    """Raises ConfigError where the vocabulary has fewer sentinels than a row has spans."""
+    available = len(tokenizer.sentinel_ids)
+    require(
+        lengths.spans <= available,
+        f"data.objective puts {lengths.spans} noise spans in a row of {lengths.raw} tokens but the tokenizer has"
+        f" {available} sentinels: give it {lengths.spans}, lower noise_density or data.input_length, or raise"
+        " mean_span_length.",
+    )
+
+
+def corrupt(tokens: UInt[Array, "n raw"], lengths: Lengths, tokenizer: Tokenizer, rng: np.random.Generator) -> Batch:
+    """Rows of exactly `lengths.raw` tokens without EOS -> full rows of inputs and targets, all drawn from `rng`.
+
+    Raises ConfigError where sentinels run out, and TypeError where the tokens' type does not hold every id.
+    """
+    require_sentinels(lengths, tokenizer)
+    if tokenizer.size - 1 > np.iinfo(tokens.dtype).max:
+        raise TypeError(f"{tokens.dtype} tokens cannot hold the sentinels of a vocabulary of {tokenizer.size} ids.")
+    sentinels = tokenizer.sentinel_ids[: lengths.spans]
+    starts, is_noise = random_spans(len(tokens), lengths, rng)
+    inputs = hide(tokens, is_noise, starts[:, 1::2], sentinels, tokenizer.eos_id)
+    targets = hide(tokens, ~is_noise, starts[:, 0::2], sentinels, tokenizer.eos_id)
+    shifted = np.full_like(targets, tokenizer.pad_id)
+    shifted[:, 1:] = targets[:, :-1]
+    return Batch(encoder_input_tokens=inputs, decoder_input_tokens=shifted, decoder_target_tokens=targets)
+
+
+def random_spans(
+    rows: int, lengths: Lengths, rng: np.random.Generator
+) -> tuple[Int[Array, "n segments"], Bool[Array, "n raw"]]:
+    """Where segments start (kept, noise, kept, ...: indices into the flattened block), and which tokens are noise."""
+    kept_tokens = lengths.raw - lengths.noise_tokens
+    totals = np.repeat([kept_tokens, lengths.noise_tokens], rows)
+    kept, noise = np.split(random_compositions(totals, lengths.spans, rng), 2)
+    segments = np.stack([kept, noise], axis=-1).reshape(-1)
+    starts = np.cumsum(segments) - segments
+    is_noise = np.repeat(np.tile([False, True], rows * lengths.spans), segments)
+    return starts.reshape(rows, -1), is_noise.reshape(rows, lengths.raw)
+
+
+def random_compositions(totals: Int[Array, " m"], parts: int, rng: np.random.Generator) -> Int[Array, "m parts"]:
+    """For each total, one of the ways to write it as an ordered sum of `parts` positive integers, all equally likely.
+
+    A composition is a choice of `parts - 1` of the `total - 1` gaps between items. R. Floyd's algorithm chooses them
+    (Bentley, "Programming Pearls: a sample of brilliance", CACM 30:9, 1987), for all rows in step: draw one of the gaps
+    up to `last`, which grows to the last of all; where the drawn one is taken already, take `last`.
+    """
+    gaps = totals - 1
+    offsets = np.cumsum(gaps) - gaps
+    taken = np.zeros(gaps.sum(), bool)
+    last = gaps - np.arange(parts - 1, 0, -1)[:, None]  # [steps m], at the last step the last gap
+    drawn = (rng.random(last.shape) * (last + 1)).astype(np.intp)
+    for gap, otherwise in zip(drawn + offsets, last + offsets, strict=True):
+        taken[np.where(taken[gap], otherwise, gap)] = True
+    ends = np.flatnonzero(taken).reshape(len(totals), parts - 1) - offsets[:, None] + 1
+    return np.diff(ends, axis=1, prepend=0, append=totals[:, None])
+
+
+def hide(
+    tokens: UInt[Array, "n raw"],
+    hidden: Bool[Array, "n raw"],
+    starts: Int[Array, "n spans"],
+    sentinels: UInt[Array, " spans"],
+    eos_id: int,
+) -> Int[Array, "n shown"]:
+    """Each hidden segment becomes one sentinel, put where it starts; EOS ends the row. As int32."""
+    text, shown = tokens.copy(), ~hidden
+    text.reshape(-1)[starts] = sentinels
+    shown.reshape(-1)[starts] = True
+    rows = text[shown].reshape(len(tokens), -1)
+    ended = np.full((len(rows), rows.shape[1] + 1), eos_id, np.int32)
+    ended[:, :-1] = rows
+    return ended

@@ -1,0 +1,240 @@
+"""Documents in files: JSON lines and plain text, read where they lie through an index of byte offsets.
+
+The first use reads every file once, checks it and writes the index into the cache; the index is named after the bytes
+of the files, so a changed file gets a new one. A .gz file is decompressed into the cache once, for random access.
+"""
+
+import array
+import glob
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from research.config import ConfigError, JSONLines, PlainText, require
+from research.data import cache
+from research.data.progress import Progress
+
+FORMAT = 1  # raised when the same files would give other documents or another index
+HELD_OUT_ONE_IN = 100  # documents, where a corpus names no held-out files
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Line(NamedTuple):
+    number: int  # from 1
+    start: int  # byte offset in the file
+    stop: int
+    text: str
+
+
+class Span(NamedTuple):
+    """Where a document lies in its file, and what it says."""
+
+    start: int
+    stop: int
+    text: str
+
+
+class TextFiles:
+    """The documents of one split of a `JSONLines` or `PlainText` corpus, by index."""
+
+    def __init__(self, corpus: JSONLines | PlainText, split: Literal["train", "held_out"]) -> None:
+        own_files = split == "train" or corpus.held_out is None
+        pattern = corpus.train if own_files or corpus.held_out is None else corpus.held_out
+        self.name = pattern
+        self._parse = _parser(corpus)
+        named = find_files(pattern)
+        digests = [known_digest(path) for path in named]
+        self._paths = [_plain(path, content) for path, content in zip(named, digests, strict=True)]
+        rules = [FORMAT, type(corpus).__name__, corpus.text if isinstance(corpus, JSONLines) else corpus.document]
+        key = cache.digest([*rules, digests])
+        index = cache.entry("documents", key, lambda folder: self._write_index(folder, named))
+        spans = np.fromfile(index / "spans", np.int64).reshape(-1, 3)
+        require(len(spans) > 0, f"The corpus {pattern} is empty: its files hold no document.")
+        self._spans, self.identity = spans, key
+        if corpus.held_out is None:
+            chosen = np.fromfile(index / "held_out", np.bool_) == (split == "held_out")
+            self._spans, self.identity = spans[chosen], cache.digest([key, split])
+            require(
+                len(self._spans) > 0,
+                f"None of the {len(spans)} documents of {pattern} falls into its {split} split (one in"
+                f" {HELD_OUT_ONE_IN} is held out by a hash): give more documents, or name files with held_out=.",
+            )
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, index: int) -> str:
+        file, start, stop = (int(number) for number in self._spans[index])
+        with self._paths[file].open("rb") as opened:
+            return self._parse.document(os.pread(opened.fileno(), stop - start, start))
+
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
+        return [self[int(index)] for index in indices]
+
+    def _write_index(self, folder: Path, named: list[Path]) -> None:
+        """Checks every document; `spans` holds (file, start, stop) a document and `held_out` a flag."""
+        size = sum(path.stat().st_size for path in self._paths)
+        with (
+            (folder / "spans").open("wb") as spans,
+            (folder / "held_out").open("wb") as held_out,
+            Progress(f"Reading {self.name}", size, "bytes") as progress,
+        ):
+            for file, path in enumerate(self._paths):
+                rows, flags, done = array.array("q"), bytearray(), 0
+                for start, stop, text in self._parse.spans(named[file], numbered_lines(path, named[file])):
+                    rows.extend((file, start, stop))
+                    flags.append(_is_held_out(text))
+                    progress.advance(stop - done)
+                    done = stop
+                rows.tofile(spans)
+                held_out.write(flags)
+
+
+class Parser(NamedTuple):
+    """How documents stand in a file: found in its lines (`spans`), and got back from their bytes (`document`)."""
+
+    spans: Callable[[Path, Iterator[Line]], Iterator[Span]]
+    document: Callable[[bytes], str]
+
+
+def _parser(corpus: JSONLines | PlainText) -> Parser:
+    match corpus:
+        case JSONLines(text=key):
+            return Parser(
+                lambda path, lines: json_spans(path, lines, key), lambda content: str(json.loads(content)[key])
+            )
+        case PlainText(document="block"):
+            return Parser(lambda path, lines: block_spans(lines), bytes.decode)
+        case PlainText():
+            return Parser(lambda path, lines: file_spans(lines), bytes.decode)
+
+
+def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
+    """One document a line; blank lines and empty texts are none."""
+    for line in lines:
+        if not line.text.strip():
+            continue
+        where = f"{path}, line {line.number}"
+        try:
+            value = json.loads(line.text.rstrip())
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"{where} is not JSON ({error.msg} at column {error.colno}): each line must hold one JSON object."
+            ) from None
+        require(isinstance(value, dict), f"{where} holds no JSON object but {type(value).__name__}.")
+        require(key in value, f'{where} has no key "{key}": its keys are {", ".join(map(repr, value)) or "none"}.')
+        text = value[key]
+        require(isinstance(text, str), f'{where}: the value of "{key}" is {type(text).__name__}, not a string.')
+        require(_is_unicode(text), f'{where}: the value of "{key}" holds half of a surrogate pair.')
+        if text.strip():
+            yield Span(line.start, line.stop, text)
+
+
+def block_spans(lines: Iterable[Line]) -> Iterator[Span]:
+    """One document between blank lines."""
+    block: list[Line] = []
+    for line in lines:
+        if line.text.strip():
+            block.append(line)
+        elif block:
+            yield _joined(block)
+            block = []
+    if block:
+        yield _joined(block)
+
+
+def file_spans(lines: Iterable[Line]) -> Iterator[Span]:
+    """One document a file, from its first line that is not blank to its last."""
+    kept = list(lines)
+    filled = [position for position, line in enumerate(kept) if line.text.strip()]
+    if filled:
+        yield _joined(kept[filled[0] : filled[-1] + 1])
+
+
+def _joined(lines: list[Line]) -> Span:
+    text = "".join(line.text for line in lines).rstrip("\r\n")
+    return Span(lines[0].start, lines[0].start + len(text.encode()), text)
+
+
+def numbered_lines(path: Path, name: Path) -> Iterator[Line]:
+    """The lines of a UTF-8 file, a byte order mark at its start left out.
+
+    Raises:
+        ConfigError: bytes that are not UTF-8; it says where, in the file called `name`.
+    """
+    start = 0
+    with path.open("rb") as file:
+        for number, content in enumerate(file, 1):
+            first = len(BYTE_ORDER_MARK) if number == 1 and content.startswith(BYTE_ORDER_MARK) else 0
+            try:
+                text = content[first:].decode()
+            except UnicodeDecodeError as error:
+                raise ConfigError(
+                    f"{name} is not UTF-8 text: byte 0x{content[first + error.start]:02x} at offset"
+                    f" {start + first + error.start} (line {number}); convert it to UTF-8."
+                ) from None
+            yield Line(number, start + first, start + len(content), text)
+            start += len(content)
+
+
+def find_files(pattern: str) -> list[Path]:
+    """The files that a path or a glob pattern names, sorted."""
+    expanded = os.path.expanduser(pattern)
+    found = [Path(expanded)] if os.path.exists(expanded) else sorted(map(Path, glob.glob(expanded, recursive=True)))
+    if not found:
+        raise ConfigError(
+            f"No file matches the pattern {pattern}." if glob.has_magic(pattern) else f"There is no file {pattern}."
+        )
+    files = [path for path in found if path.is_file()]
+    require(len(files) > 0, f"{pattern} is a directory: name a file, or a pattern such as {found[0]}/*.txt.")
+    for path in files:
+        require(os.access(path, os.R_OK), f"{path} may not be read by this user.")
+    return files
+
+
+def known_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, worked out again only when its size, place or time of change is another."""
+    status = path.stat()
+    key = cache.digest([str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+    folder = cache.entry("digests", key, lambda folder: _write_digest(folder, path))
+    return (folder / "sha256").read_text()
+
+
+def _write_digest(folder: Path, path: Path) -> None:
+    (folder / "sha256").write_text(cache.file_digest(path))
+
+
+def _plain(path: Path, content: str) -> Path:
+    """The file itself or, for .gz, its decompressed copy in the cache."""
+    if path.suffix != ".gz":
+        return path
+    return cache.entry("decompressed", content, lambda folder: _decompress(path, folder)) / "text"
+
+
+def _decompress(path: Path, folder: Path) -> None:
+    try:
+        with gzip.open(path) as packed, (folder / "text").open("wb") as plain:
+            shutil.copyfileobj(packed, plain, cache.CHUNK_BYTES)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path} is not a whole gzip file ({error}).") from None
+
+
+def _is_held_out(text: str) -> bool:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % HELD_OUT_ONE_IN == 0
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

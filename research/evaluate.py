@@ -1,0 +1,71 @@
+"""Evaluation on held-out data: the loss, and what the model writes where text was hidden."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from research.config import Model
+from research.data.batch import Batch
+from research.data.tokenizer import Tokenizer
+from research.decode import greedy
+from research.loss import Sums
+from research.model.transformer import Params
+
+SENTINEL = re.compile(r"<extra_id_(\d+)>")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A held-out passage, its hidden spans in brackets as the model fills them and as they were."""
+
+    filled: str
+    original: str
+
+
+def held_out(eval_step: Callable[[Params, Batch], Sums], params: Params, batches: Iterable[Batch]) -> dict[str, float]:
+    """Mean negative log-likelihood in nats a target token, and accuracy under forced decoding."""
+    sums: Any = None
+    for batch in batches:
+        of_batch = eval_step(params, batch)
+        sums = of_batch if sums is None else jax.tree.map(lambda a, b: a + b, sums, of_batch)
+    total = jax.device_get(sums)
+    return {
+        "held_out_loss": float(total.nll / total.weight),
+        "held_out_accuracy": float(total.correct / total.weight),
+    }
+
+
+def fill_in(model: Model, params: Params, batch: Batch, tokenizer: Tokenizer) -> list[Passage]:
+    """The rows of a span corruption batch with their sentinels replaced by what greedy decoding writes for each."""
+    inputs, targets = np.asarray(batch.encoder_input_tokens), np.asarray(batch.decoder_target_tokens)
+    predictions = greedy(
+        model,
+        params,
+        inputs,
+        batch.encoder_segment_ids,
+        length=targets.shape[1],
+        start_id=tokenizer.pad_id,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+    )
+    return [
+        Passage(replace_sentinels(row, predicted, tokenizer), replace_sentinels(row, target, tokenizer))
+        for row, predicted, target in zip(inputs, np.asarray(predictions), targets, strict=True)
+    ]
+
+
+def replace_sentinels(inputs: np.ndarray, targets: np.ndarray, tokenizer: Tokenizer) -> str:
+    """The text of an input row, with [the target's span] where each sentinel stood and [] where the target has none."""
+    spans = SENTINEL.split(tokenizer.decode(_before_eos(targets, tokenizer.eos_id)))
+    hidden = {number: text.strip() for number, text in zip(spans[1::2], spans[2::2], strict=True)}
+    text = tokenizer.decode(_before_eos(inputs, tokenizer.eos_id))
+    return SENTINEL.sub(lambda match: f"[{hidden.get(match[1], '')}]", text)
+
+
+def _before_eos(tokens: np.ndarray, eos_id: int) -> list[int]:
+    ends = np.flatnonzero(tokens == eos_id)
+    return [int(token) for token in (tokens[: ends[0]] if len(ends) else tokens)]

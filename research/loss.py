@@ -1,0 +1,86 @@
+"""Masked cross entropy over the vocabulary, with z-loss and label smoothing, as sums and counts.
+
+Sums and counts, not means, so that micro-batches, devices and evaluation batches add up and are divided once.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Sums(NamedTuple):
+    """Over the target tokens of a batch, each counted by its weight. Divide by `weight` for means; add to combine."""
+
+    loss: Float[Array, ""]  # what training minimises: smoothed cross entropy plus z-loss, in nats
+    nll: Float[Array, ""]  # -log p(target), in nats: what is compared between runs
+    z_loss: Float[Array, ""]  # the z-loss inside `loss`
+    correct: Float[Array, ""]  # targets that are the most probable token
+    weight: Float[Array, ""]  # target tokens
+
+
+@jax.custom_vjp
+def _reduce_vocabulary(
+    logits: Float[Array, "b t v"], targets: Int[Array, "b t"]
+) -> tuple[Float[Array, "b t"], Float[Array, "b t"], Float[Array, "b t"]]:
+    """Log-sum-exp, target's logit and sum of the logits: all that the loss needs of the vocabulary axis."""
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    return log_z, jnp.where(_is_target(logits, targets), logits, 0).sum(-1), logits.sum(-1)
+
+
+def _is_target(logits: Float[Array, "b t v"], targets: Int[Array, "b t"]) -> Array:
+    # A comparison inside a reduction is never stored, unlike a one-hot array, and unlike a gather it needs no
+    # communication beyond a sum where the vocabulary is sharded.
+    return jax.lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]
+
+
+def _reduce_forward(logits: Array, targets: Array) -> tuple:
+    outputs = _reduce_vocabulary(logits, targets)
+    return outputs, (logits, targets, outputs[0])
+
+
+def _reduce_backward(residuals: tuple, gradients: tuple) -> tuple:
+    # Differentiating log-sum-exp by JAX's own rule would keep exp(logits) for this pass: as much memory again.
+    logits, targets, log_z = residuals
+    log_z_gradient, target_gradient, sum_gradient = (gradient[..., None] for gradient in gradients)
+    softmax = jnp.exp(logits - log_z[..., None])
+    at_target = jnp.where(_is_target(logits, targets), target_gradient, 0)
+    return log_z_gradient * softmax + at_target + sum_gradient, None
+
+
+_reduce_vocabulary.defvjp(_reduce_forward, _reduce_backward)
+
+
+def cross_entropy(
+    logits: Float[Array, "b t v"],
+    targets: Int[Array, "b t"],
+    weights: Float[Array, "b t"] | None = None,
+    *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Sums:
+    """Sums over all target tokens, in float32; `weights=None` counts every token once.
+
+    z-loss adds z_loss * log(Z)^2, Z the softmax's denominator, to every token's loss: it keeps the logits from drifting
+    (Mesh TensorFlow's and T5X's; described in PaLM, arXiv:2204.02311, section 5).
+
+    Label smoothing is T5X's: the target has probability 1 - e and every other token e / (v - 1), and the entropy of
+    that distribution is subtracted, so that a perfect model has loss 0. (fairseq smooths alike but leaves the entropy
+    in; Marian spreads e over all v tokens: the three do not compare.)
+    """
+    logits = logits.astype(jnp.float32)
+    log_z, target_logit, logit_sum = _reduce_vocabulary(logits, targets)
+    nll = log_z - target_logit
+    z_term = z_loss * jnp.square(log_z)
+    loss = nll + z_term
+    if label_smoothing:
+        others = logits.shape[-1] - 1
+        on, off = 1.0 - label_smoothing, label_smoothing / others
+        entropy = -(on * math.log(on) + label_smoothing * math.log(off))
+        loss = log_z - (on - off) * target_logit - off * logit_sum - entropy + z_term
+    correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    ones = jnp.ones_like(nll)
+    weights = ones if weights is None else weights.astype(jnp.float32)
+    return Sums(*(jnp.sum(term * weights) for term in (loss, nll, z_term, correct, ones)))

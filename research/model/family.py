@@ -1,0 +1,95 @@
+"""Published models as data: a family is a table of sizes and what its members share. Nothing else may know a family."""
+
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+from research.config import Model, Relative, Separate, Tied, require
+
+
+class Size(NamedTuple):
+    width: int
+    heads: int
+    head_width: int
+    feed_forward: int
+    encoder_layers: int
+    decoder_layers: int
+
+
+# T5 v1.0, arXiv:1910.10683, 3.7.
+T5 = {
+    "small": Size(512, 8, 64, 2048, 6, 6),
+    "base": Size(768, 12, 64, 3072, 12, 12),
+    "large": Size(1024, 16, 64, 4096, 24, 24),
+    "3b": Size(1024, 32, 128, 16384, 24, 24),
+    "11b": Size(1024, 128, 128, 65536, 24, 24),
+}
+
+# T5 v1.1 and mT5 (T5X's t5_1_1 and mt5 configurations; arXiv:2010.11934).
+T5_V1_1 = {
+    "small": Size(512, 6, 64, 1024, 8, 8),
+    "base": Size(768, 12, 64, 2048, 12, 12),
+    "large": Size(1024, 16, 64, 2816, 24, 24),
+    "xl": Size(2048, 32, 64, 5120, 24, 24),
+    "xxl": Size(4096, 64, 64, 10240, 24, 24),
+}
+
+# ByT5, arXiv:2105.13626, table 1: a deep encoder and a shallow decoder.
+BYT5 = {
+    "small": Size(1472, 6, 64, 3584, 12, 4),
+    "base": Size(1536, 12, 64, 3968, 18, 6),
+    "large": Size(1536, 16, 64, 3840, 36, 12),
+    "xl": Size(2560, 32, 64, 6720, 36, 12),
+    "xxl": Size(4672, 64, 64, 12352, 36, 12),
+}
+
+# umT5 (arXiv:2304.09151): mT5's sizes, no "large" among them, with a table of relative biases in every layer.
+UMT5 = {size: T5_V1_1[size] for size in ("small", "base", "xl", "xxl")}
+
+# v1.0 was pretrained with dropout 0.1; v1.1 and what follows it without (put it back to fine-tune).
+V1_0 = {"activation": "relu", "gated": False, "head": Tied(scaled=True), "dropout": 0.1}
+V1_1 = {"activation": "gelu_tanh", "gated": True, "head": Separate(), "dropout": 0.0}
+
+FAMILIES: dict[str, tuple[dict[str, Size], dict[str, Any]]] = {
+    "t5": (T5, {"vocab_size": 32128, **V1_0}),
+    "t5_v1_1": (T5_V1_1, {"vocab_size": 32128, **V1_1}),
+    "mt5": (T5_V1_1, {"vocab_size": 250112, **V1_1}),
+    "byt5": (BYT5, {"vocab_size": 384, **V1_1}),
+    "umt5": (UMT5, {"vocab_size": 256384, **V1_1, "positions": Relative(per_layer=True)}),
+}
+
+PRESETS = tuple(f"{family}/{size}" for family, (sizes, _) in FAMILIES.items() for size in sizes)
+
+
+def preset(name: str, **changes: Any) -> Model:
+    """A published model by name, "t5_v1_1/base", with some fields changed.
+
+    Raises:
+        ConfigError: there is no such name, or a change is not a field of Model.
+    """
+    require(name in PRESETS, f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
+    allowed = [field.name for field in fields(Model)]
+    unknown = sorted(set(changes) - set(allowed))
+    require(not unknown, f"A model has no field {', '.join(unknown)}; it has {', '.join(allowed)}.")
+    family, size = name.split("/")
+    sizes, common = FAMILIES[family]
+    return replace(Model(**sizes[size]._asdict(), **common), **changes)
+
+
+def t5(size: str, **changes: Any) -> Model:
+    return preset(f"t5/{size}", **changes)
+
+
+def t5_v1_1(size: str, **changes: Any) -> Model:
+    return preset(f"t5_v1_1/{size}", **changes)
+
+
+def mt5(size: str, **changes: Any) -> Model:
+    return preset(f"mt5/{size}", **changes)
+
+
+def byt5(size: str, **changes: Any) -> Model:
+    return preset(f"byt5/{size}", **changes)
+
+
+def umt5(size: str, **changes: Any) -> Model:
+    return preset(f"umt5/{size}", **changes)

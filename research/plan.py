@@ -1,0 +1,66 @@
+"""What a run costs, from its config alone: exact FLOPs, parameters, bytes of state; and what devices can do at most."""
+
+import math
+from typing import Any
+
+import jax
+
+from research.config import Experiment, Model
+from research.step import abstract_state, state_shardings
+
+# Dense bfloat16 FLOP/s of one device, by `jax.Device.device_kind`; from the makers' data sheets, without sparsity.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,  # cloud.google.com/tpu/docs/v4
+    "TPU v5 lite": 197e12,  # cloud.google.com/tpu/docs/v5e
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,  # cloud.google.com/tpu/docs/v5p
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,  # cloud.google.com/tpu/docs/v6e
+    "NVIDIA A100-SXM4-40GB": 312e12,  # NVIDIA A100 data sheet
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 PCIe": 756e12,  # NVIDIA H100 data sheet
+    "NVIDIA H100 80GB HBM3": 989.4e12,
+    "NVIDIA H200": 989.4e12,  # NVIDIA H200 data sheet
+    "NVIDIA GH200 480GB": 989.4e12,  # NVIDIA GH200 data sheet
+    "NVIDIA B200": 2250e12,  # NVIDIA HGX B200 data sheet, an eighth of eight
+}
+
+
+def train_flops(model: Model, input_length: int, target_length: int) -> int:
+    """FLOPs of forward and backward pass over one sequence, a multiply-add counted as two.
+
+    Every matrix product of the model is counted, with all score products of the causal half; embedding look-ups, norms,
+    softmax, the optimizer and what remat computes again are not. The backward pass is twice the forward one.
+    """
+    s, t, d = input_length, target_length, model.width
+    inner, f = model.heads * model.head_width, model.feed_forward
+    feed_forward = 2 * (3 if model.gated else 2) * d * f
+    encoder_layer = 8 * d * inner * s + 4 * s * s * inner + feed_forward * s
+    self_attention = 8 * d * inner * t + 4 * t * t * inner
+    cross_attention = 4 * d * inner * t + 4 * d * inner * s + 4 * t * s * inner
+    decoder_layer = self_attention + cross_attention + feed_forward * t
+    logits = 2 * d * model.vocab_size * t
+    return 3 * (model.encoder_layers * encoder_layer + model.decoder_layers * decoder_layer + logits)
+
+
+def parameter_count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def state_bytes(experiment: Experiment) -> int:
+    """Of parameters and optimizer state together, over all devices."""
+    return sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_state(experiment)))
+
+
+def device_bytes(experiment: Experiment, mesh: jax.sharding.Mesh) -> int:
+    """Of parameters and optimizer state together, on each device of the mesh."""
+    leaves = zip(
+        jax.tree.leaves(abstract_state(experiment)), jax.tree.leaves(state_shardings(experiment, mesh)), strict=True
+    )
+    return sum(leaf.dtype.itemsize * math.prod(layout.shard_shape(leaf.shape)) for leaf, layout in leaves)
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Dense bfloat16 FLOP/s by the data sheet, or None where it is not known."""
+    return PEAK_FLOPS.get(device.device_kind)

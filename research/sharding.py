@@ -1,0 +1,191 @@
+"""The mesh, and one table that says how every parameter is split over it.
+
+The mesh has three axes. Rows of a batch are split over `data` and `fsdp`; parameters and optimizer state are split
+over `fsdp` (gathered where used, as ZeRO stage 3, arXiv:1910.02054) and over `tensor` (heads, feed-forward and
+vocabulary, as Megatron, arXiv:1909.08053). Every mesh gives the same numbers, up to the rounding of sums.
+
+Parameters and states are nested dicts; a path is the keys joined by "/". A table over parameters is rows of (pattern,
+value) in which every path must match exactly one row as a whole, so that a new parameter cannot be overlooked.
+"""
+
+import math
+import re
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from research import config
+from research.config import ConfigError, Experiment, require
+from research.data.batch import Batch
+
+Value = TypeVar("Value")
+Tree = Any  # a pytree of arrays, of their shapes, or of what is said of them
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# The embedding and the head are split along the vocabulary alone: with the width split, XLA's partitioner falls back to
+# gathering the whole table.
+PARAMETERS: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"embedding", PartitionSpec(("tensor", "fsdp"), None)),
+    (r"head", PartitionSpec(None, ("tensor", "fsdp"))),
+    (r"(en|de)coder/relative_bias", PartitionSpec(None, "tensor")),
+    (r"(en|de)coder/layers/self_attention/relative_bias", PartitionSpec(None, None, "tensor")),
+    (r"(en|de)coder/layers/\w+_attention/(query|key|value)", PartitionSpec(None, "fsdp", "tensor", None)),
+    (r"(en|de)coder/layers/\w+_attention/output", PartitionSpec(None, "tensor", None, "fsdp")),
+    (r"(en|de)coder/layers/feed_forward/(gate|up)", PartitionSpec(None, "fsdp", "tensor")),
+    (r"(en|de)coder/layers/feed_forward/down", PartitionSpec(None, "tensor", "fsdp")),
+    (r"(en|de)coder/layers/\w+_norm/scale", PartitionSpec(None, None)),
+    (r"(en|de)coder/norm/scale", PartitionSpec(None)),
+)
+
+
+# --- Paths ------------------------------------------------------------------------------------------------------------
+
+
+def flatten(tree: Tree) -> dict[str, Any]:
+    """The leaves of nested dicts by their paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
+
+
+def match_once(table: Sequence[tuple[str, Value]], paths: Iterable[str]) -> dict[str, Value]:
+    """The value of the one row that each path matches as a whole; ValueError lists paths that match none or several."""
+    found = {path: [value for pattern, value in table if re.fullmatch(pattern, path)] for path in paths}
+    wrong = [f"{path} matches {len(values)} rows" for path, values in found.items() if len(values) != 1]
+    if wrong:
+        raise ValueError("A parameter must match exactly one row of a table: " + "; ".join(wrong) + ".")
+    return {path: values[0] for path, values in found.items()}
+
+
+# --- The mesh ---------------------------------------------------------------------------------------------------------
+
+
+def factorisations(count: int) -> list[tuple[int, int, int]]:
+    """All (data, fsdp, tensor) with that product."""
+    sizes = [size for size in range(1, count + 1) if count % size == 0]
+    return [(data, fsdp, count // (data * fsdp)) for data in sizes for fsdp in sizes if count % (data * fsdp) == 0]
+
+
+def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """A mesh over all devices (or those given), whose product of sizes must be their number; else a ConfigError."""
+    devices = jax.devices() if devices is None else devices
+    count, shape = len(devices), [sizes.data, sizes.fsdp, sizes.tensor]
+    product = math.prod(size for size in shape if size != -1)
+    if -1 in shape and count % product == 0:
+        shape[shape.index(-1)] = count // product
+    if math.prod(shape) != count:
+        asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+        allowed = ", ".join(str(sizes).replace(" ", "") for sizes in factorisations(count))
+        takes = f"a multiple of {product}" if -1 in shape else str(product)
+        message = f"mesh is {asked}, which takes {takes} devices, but there are {count}"
+        raise ConfigError(f"{message}: (data, fsdp, tensor) may be {allowed}.")
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """A ConfigError names the first size that the mesh does not divide, before anything is compiled."""
+    data, fsdp, tensor = (mesh.shape[axis] for axis in AXES)
+    model, rows = experiment.model, experiment.batch_size // experiment.microbatches
+    need = "it must be a multiple of"
+    require(
+        rows % (data * fsdp) == 0,
+        f"batch_size / microbatches is {rows} rows: {need} mesh.data * mesh.fsdp, which is {data * fsdp}.",
+    )
+    require(model.heads % tensor == 0, f"model.heads is {model.heads}: {need} mesh.tensor, which is {tensor}.")
+    require(
+        model.feed_forward % tensor == 0,
+        f"model.feed_forward is {model.feed_forward}: {need} mesh.tensor, which is {tensor}.",
+    )
+    require(model.width % fsdp == 0, f"model.width is {model.width}: {need} mesh.fsdp, which is {fsdp}.")
+    shards = tensor * fsdp
+    padded = math.ceil(model.vocab_size / shards) * shards
+    require(
+        model.vocab_size % shards == 0,
+        f"model.vocab_size is {model.vocab_size}: {need} mesh.tensor * mesh.fsdp, which is {shards}; pad to {padded}.",
+    )
+
+
+# --- Placing ----------------------------------------------------------------------------------------------------------
+
+
+def param_specs(params: Tree) -> Tree:
+    """A PartitionSpec for each parameter."""
+    return unflatten(match_once(PARAMETERS, flatten(params)))
+
+
+def state_specs(state: Tree, params: Tree) -> Tree:
+    """A PartitionSpec for each leaf of an optimizer state, whose paths are a kind and a parameter's path, or a counter.
+
+    A statistic has its parameter's axes, some of them averaged away to size 1: those are whole on every device, the
+    others are split as the parameter's are.
+    """
+    specs, shapes = flatten(param_specs(params)), {path: leaf.shape for path, leaf in flatten(params).items()}
+
+    def spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:
+        if not shape:
+            return PartitionSpec()
+        parameter = path.split("/", 1)[1]
+        axes = zip(shape, shapes[parameter], specs[parameter], strict=True)
+        return PartitionSpec(*(axis if size == whole else None for size, whole, axis in axes))
+
+    return unflatten({path: spec(path, leaf.shape) for path, leaf in flatten(state).items()})
+
+
+def shardings(mesh: jax.sharding.Mesh, specs: Tree) -> Tree:
+    """The same tree of specs, on a mesh."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+
+def constrain(tree: Tree, specs: Tree) -> Tree:
+    """Values inside a jitted function laid out as said on the mesh that is set; without a mesh, as they are."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, specs)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Rows over the batch axes; the rest of a batch's axes are whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def place_batch(mesh: jax.sharding.Mesh, local: Batch) -> Batch:
+    """Global arrays on the mesh from the rows that this process holds, consecutive in the global batch."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)
+
+
+# --- Hosts ------------------------------------------------------------------------------------------------------------
+
+
+def initialize_hosts() -> None:
+    """Starts JAX's runtime over the hosts that the cluster's environment names, or over this one alone.
+
+    Alone too, because without the runtime's client SIGTERM ends a process before it can save. A second call does nothing.
+    """
+    if jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:
+        # JAX raises this, and nothing more telling, where it finds no cluster in the environment.
+        if "coordinator_address" not in str(error):
+            raise
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        jax.distributed.initialize(f"localhost:{port}", num_processes=1, process_id=0)

@@ -1,0 +1,198 @@
+"""The training loop. What a step does, in this order: data, update, report, checks, evaluation, saving, stopping."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research import evaluate, report, run_directory, sharding
+from research.checkpoint import CheckpointError, Checkpoints, check_same
+from research.config import Experiment, require
+from research.data.pipeline import Pipeline, prepare, unigram_entropy
+from research.report import NotFiniteError, say
+from research.step import TrainState, abstract_state, compile_eval_step, compile_train_step, new_state, state_shardings
+from research.watchdog import Watchdog
+
+
+class Preempted(Exception):
+    """The run was asked to stop; what it did is saved."""
+
+
+def train(config: Experiment, directory: Path, *, file_config: Experiment | None = None, dry_run: bool = False) -> int:
+    """Trains up to `config.steps`, from the directory's newest checkpoint if there is one. Returns the exit code.
+
+    Raises ConfigError, before any training, for what a person can mend. A dry run writes nothing to the directory.
+    """
+    sharding.initialize_hosts()
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_divisible(config, mesh)
+    if dry_run:
+        Run(config, mesh, prepare(config.data, config.seed, config.batch_size))
+        say("Dry run: nothing was trained.")
+        return 0
+    with run_directory.claim(directory, config, file_config):
+        checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint)
+        newest = checkpoints.newest
+        if newest is not None and newest >= config.steps:
+            say(f"{directory} is complete at step {newest}. To go on: the same command with --config.steps=MORE.")
+            return 0
+        pipeline = prepare(config.data, config.seed, config.batch_size)
+        if newest is not None:
+            check_same(checkpoints.meta(newest)["data"], pipeline.fingerprint, directory)
+        run = Run(config, mesh, pipeline)
+        with _ending(run, directory, checkpoints):
+            pipeline.tokenizer.save(directory / "tokenizer.model")
+            _fit(run, directory, checkpoints)
+    return run.exit_code
+
+
+class Run:
+    """What a launch builds and the loop uses: data, compiled steps, and where the run stands."""
+
+    def __init__(self, config: Experiment, mesh: jax.sharding.Mesh, pipeline: Pipeline) -> None:
+        size, rows = pipeline.tokenizer.size, config.model.vocab_size
+        require(size <= rows, f"model.vocab_size is {rows}: it must be at least the tokenizer's size, which is {size}.")
+        self.config, self.mesh, self.pipeline = config, mesh, pipeline
+        self.host = (jax.process_index(), jax.process_count())
+        self.held_out = list(pipeline.held_out(config.evaluation.rows, self.host))
+        self.unigram_entropy = unigram_entropy(self.held_out)
+        began = time.perf_counter()
+        self.train_step = compile_train_step(config, mesh, pipeline.batch_shapes)
+        self.eval_step = compile_eval_step(config, mesh, pipeline.batch_shapes)
+        report.launch_summary(config, mesh, pipeline, self.train_step, time.perf_counter() - began)
+        self.step, self.exit_code = 0, run_directory.EXIT_CODES["failed"]
+
+    def start(self, checkpoints: Checkpoints) -> tuple[TrainState, jax.Array]:
+        """The state and random key to go on from: the newest checkpoint's, or new ones."""
+        if checkpoints.newest is None:
+            key, data_key = jax.random.split(jax.random.key(self.config.seed))
+            return new_state(self.config, self.mesh, key), data_key
+        meta = checkpoints.meta(checkpoints.newest)
+        abstract = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            abstract_state(self.config),
+            state_shardings(self.config, self.mesh),
+        )
+        state = checkpoints.restore(checkpoints.newest, abstract)
+        self.step = checkpoints.newest
+        say(f"Going on from the checkpoint of step {self.step}.")
+        return state, jax.random.wrap_key_data(jnp.asarray(meta["random_key"], jnp.uint32))
+
+    def evaluate(self, params: Any) -> dict[str, float]:
+        placed = (sharding.place_batch(self.mesh, batch) for batch in self.held_out)
+        return evaluate.held_out(self.eval_step, params, placed)
+
+
+def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
+    config = run.config
+    state, key = run.start(checkpoints)
+    best = checkpoints.best_held_out()
+    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: _hung(run, directory))
+    batches = run.pipeline.train(run.step * config.batch_size, run.host)
+    with report.open_reporter(directory, config, run.mesh, run.pipeline, run.step) as reporter, _ctrl_c_is_sigterm():
+        while run.step < config.steps:
+            began = time.perf_counter()
+            batch = sharding.place_batch(run.mesh, next(batches))
+            data_wait = time.perf_counter() - began
+
+            state, metrics = run.train_step(state, batch, key)
+            run.step += 1
+            reporter.step(run.step, metrics, data_wait)
+
+            checkpoints.check()
+            watchdog.beat()
+            preempted = checkpoints.reached_preemption(run.step)
+            last = run.step == config.steps
+
+            scores: dict[str, float] = {}
+            if last or run.step % config.evaluation.every == 0:
+                with reporter.pause():
+                    scores = run.evaluate(state.params)
+                    reporter.held_out(run.step, scores)
+                    report.plot_loss(directory, run.unigram_entropy)
+
+            held_out_loss = scores.get("held_out_loss")
+            improved = held_out_loss is not None and held_out_loss < (np.inf if best is None else best)
+            best = held_out_loss if improved else best
+            if last or preempted or improved or run.step % config.checkpoint.every == 0:
+                with reporter.pause():
+                    checkpoints.save(run.step, state, _meta(run, key), held_out_loss)
+
+            if preempted and not last:
+                checkpoints.wait()
+                raise Preempted
+        checkpoints.wait()
+    watchdog.stop()
+    _conclude(run, directory, state.params)
+
+
+def _conclude(run: Run, directory: Path, params: Any) -> None:
+    """What a person looks at after a run: scores beside what they must beat, passages filled in, the plot."""
+    scores = run.evaluate(params)
+    shown = min(run.config.evaluation.samples, len(run.held_out[0].encoder_input_tokens))
+    first = jax.tree.map(lambda rows: rows[:shown], run.held_out[0])
+    passages = evaluate.fill_in(run.config.model, params, first, run.pipeline.tokenizer) if shown else []
+    report.conclusion(directory, run.step, scores["held_out_loss"], run.unigram_entropy, passages)
+    run.exit_code = run_directory.write_result(
+        directory, "done", run.step, f"reached step {run.step}", unigram_entropy=run.unigram_entropy, **scores
+    )
+
+
+def _meta(run: Run, key: jax.Array) -> dict[str, Any]:
+    return {
+        "config": run_directory.as_data(run.config),
+        "data": run.pipeline.fingerprint,
+        "next_row": run.step * run.config.batch_size,
+        "random_key": jax.random.key_data(key).tolist(),
+    }
+
+
+@contextlib.contextmanager
+def _ending(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[None]:
+    """Says how the run ended, to the person and in RESULT.json, and sets the exit code."""
+
+    def end(status: str, reason: str) -> None:
+        say(reason)
+        run.exit_code = run_directory.write_result(directory, status, run.step, reason)
+
+    try:
+        run_directory.write_result(directory, "running", run.step, f"process {os.getpid()}")
+        yield
+    except Preempted:
+        end("preempted", f"Preempted at step {run.step}, which is saved: the same command goes on from it.")
+    except NotFiniteError as error:
+        whole = checkpoints.latest(before=error.first)
+        back = "there is no checkpoint before it" if whole is None else f"go back to the checkpoint of step {whole}"
+        end("not finite", f"{error}: {back}, with a lower learning rate or other data.")
+    except (CheckpointError, OSError) as error:
+        whole = checkpoints.latest(before=run.step)
+        kept = "no checkpoint was saved yet" if whole is None else f"the checkpoint of step {whole} is whole"
+        end("failed", f"{directory} cannot be written at step {run.step} ({error}); {kept}. Make room, then repeat.")
+
+
+def _hung(run: Run, directory: Path) -> None:
+    seconds = run.config.guard.hang_seconds
+    run_directory.write_result(directory, "hung", run.step, f"no step finished for {seconds} s after step {run.step}")
+
+
+@contextlib.contextmanager
+def _ctrl_c_is_sigterm() -> Iterator[None]:
+    """The first Ctrl-C saves and stops as a scheduler's SIGTERM would; the second stops at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        say("Saving, then stopping. Ctrl-C again to stop at once.")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

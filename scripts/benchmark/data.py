@@ -1,0 +1,320 @@
+"""How fast rows are made on one core: python -m scripts.benchmark.data
+
+Engines, each in a process of its own on the same core, taking turns:
+  collator    the per-example algorithm of the usual collators: a noise mask a row, drawn by shuffles, then sentinels
+              by cumulative sums over the batch (the yardstick; written here)
+  objective   research.data.objective.corrupt on blocks of rows in memory
+  pipeline    research.data.pipeline: token cache -> mixing, shuffling, corruption, batches (reading threads included)
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from research import override, run_directory
+from research.config import Bytes, ConfigError, Data, SpanCorruption, require
+from research.data import objective
+from research.data.batch import Batch
+from research.data.objective import Lengths
+from research.data.tokenizer import Tokenizer, open_tokenizer
+
+EPILOG = """
+reading the table
+  rows/s and raw tokens/s are medians over the rounds, with the slowest and the fastest in brackets; "x collator" is the
+  median over the rounds of the ratio within a round. Raw tokens are those before corruption (568 a row of 512/114).
+  Other work on the machine shows in the spread and in the load average: read the ratios, repeat what looks odd.
+
+examples
+  python -m scripts.benchmark.data                                   all engines, 7 rounds, about a minute
+  python -m scripts.benchmark.data --engines collator objective --density 0.5
+  python -m scripts.benchmark.data --experiment experiments/t5/base_c4.py --json results.json
+
+  The pipeline reads the corpora of --experiment, with the objective and input length given here; what it has to build
+  (corpus, vocabulary, tokens) is built before the clock starts, and kept in the cache.
+"""
+RESERVE_ROWS = 4096  # in memory, so that no block is met twice in the processor's cache
+WARM_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    data: Data
+    block_rows: int
+    batch_size: int
+    seconds: float  # a round of one engine
+
+
+# --- Engines: each yields the number of rows it has just made, for ever -----------------------------------------------
+
+
+def run_objective(settings: Settings) -> Iterator[int]:
+    lengths, tokenizer, blocks = in_memory(settings)
+    rng = np.random.default_rng(0)
+    while True:
+        for block in blocks:
+            yield len(objective.corrupt(block, settings.data.objective, lengths, tokenizer, rng).encoder_input_tokens)
+
+
+def run_collator(settings: Settings) -> Iterator[int]:
+    lengths, tokenizer, blocks = in_memory(settings)
+    rng = np.random.default_rng(0)
+    while True:
+        for block in blocks:
+            yield len(collate(block.astype(np.int64), lengths, tokenizer, rng).encoder_input_tokens)
+
+
+def run_pipeline(settings: Settings) -> Iterator[int]:
+    from research.data.pipeline import prepare
+
+    for batch in prepare(settings.data, seed=0, batch_size=settings.batch_size).train(0):
+        yield len(batch.encoder_input_tokens)
+
+
+ENGINES: dict[str, Callable[[Settings], Iterator[int]]] = {
+    "collator": run_collator,
+    "objective": run_objective,
+    "pipeline": run_pipeline,
+}
+
+
+def in_memory(settings: Settings) -> tuple[Lengths, Tokenizer, list[np.ndarray]]:
+    """Random rows of the right length in blocks; bytes serve as the vocabulary, whose size does not matter here."""
+    lengths, tokenizer = row_lengths(settings.data), open_tokenizer(Bytes(sentinels=259))
+    blocks = max(RESERVE_ROWS // settings.block_rows, 1)
+    shape = (blocks, settings.block_rows, lengths.raw)
+    return lengths, tokenizer, list(np.random.default_rng(1).integers(3, tokenizer.pieces, shape, np.uint16))
+
+
+def row_lengths(data: Data) -> Lengths:
+    lengths = objective.lengths(data.objective, data.input_length)
+    objective.require_sentinels(lengths, open_tokenizer(Bytes(sentinels=259)))
+    return lengths
+
+
+def collate(tokens: np.ndarray, lengths: Lengths, tokenizer: Tokenizer, rng: np.random.Generator) -> Batch:
+    """T5's algorithm as collators write it: the mask by rows, the rest over the batch."""
+    is_noise = np.stack([noise_mask(lengths, rng) for _ in tokens])
+    inputs = with_sentinels(tokens, is_noise, tokenizer)
+    targets = with_sentinels(tokens, ~is_noise, tokenizer)
+    shifted = np.zeros_like(targets)
+    shifted[:, 1:] = targets[:, :-1]
+    return Batch(inputs, shifted, targets)
+
+
+def noise_mask(lengths: Lengths, rng: np.random.Generator) -> np.ndarray:
+    """T5's random_spans_noise_mask, of one row."""
+    noise = random_segments(lengths.noise_tokens, lengths.spans, rng)
+    kept = random_segments(lengths.raw - lengths.noise_tokens, lengths.spans, rng)
+    starts = np.cumsum(np.stack([kept, noise], axis=1).reshape(-1))[:-1]
+    indicator = np.zeros(lengths.raw, np.int8)
+    indicator[starts] = 1
+    return np.cumsum(indicator) % 2 == 1
+
+
+def random_segments(items: int, segments: int, rng: np.random.Generator) -> np.ndarray:
+    opens = np.arange(items - 1) < segments - 1
+    rng.shuffle(opens)
+    return np.bincount(np.cumsum(np.pad(opens, (1, 0))), minlength=segments)
+
+
+def with_sentinels(tokens: np.ndarray, hidden: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    starts = hidden & ~np.pad(hidden, ((0, 0), (1, 0)))[:, :-1]
+    replaced = np.where(starts, tokenizer.size - np.cumsum(starts, axis=1), tokens)
+    replaced[hidden & ~starts] = -1
+    rows = replaced[replaced >= 0].reshape(len(tokens), -1)
+    end = np.full((len(tokens), 1), tokenizer.eos_id)
+    return np.concatenate([rows, end], axis=1).astype(np.int32)
+
+
+# --- Measuring --------------------------------------------------------------------------------------------------------
+
+
+def work(pipe: Connection, engine: str, settings: Settings, core: int | None) -> None:
+    """In a process of its own: rows a second, each time it is asked."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    steps = ENGINES[engine](settings)
+    rows_per_second(steps, WARM_SECONDS)
+    pipe.send("ready")
+    while pipe.recv():
+        pipe.send(rows_per_second(steps, settings.seconds))
+
+
+def rows_per_second(steps: Iterator[int], seconds: float) -> float:
+    rows, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        rows += next(steps)
+    return rows / elapsed
+
+
+def measure(engines: list[str], settings: Settings, rounds: int) -> tuple[dict[str, list[float]], list[float]]:
+    """Rows a second of each engine in each round, and the load average before each round."""
+    context = multiprocessing.get_context("spawn")
+    core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else None
+    pipes: dict[str, Connection] = {}
+    rates: dict[str, list[float]] = {engine: [] for engine in engines}
+    loads = []
+    for engine in engines:
+        pipes[engine], theirs = context.Pipe()
+        context.Process(target=work, args=(theirs, engine, settings, core), daemon=True).start()
+        theirs.close()  # or the death of the process would not end recv()
+        receive(pipes[engine], engine)
+    for _ in range(rounds):
+        loads.append(os.getloadavg()[0])
+        for engine in engines:
+            pipes[engine].send(True)
+            rates[engine].append(receive(pipes[engine], engine))
+    for pipe in pipes.values():
+        pipe.send(False)
+    return rates, loads
+
+
+def receive(pipe: Connection, engine: str) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise RuntimeError(f"The process of the engine {engine} has ended; its error stands above.") from None
+
+
+def summary(rates: dict[str, list[float]], raw_length: int) -> dict[str, dict[str, list[float]]]:
+    """{engine: {measure: [median, lowest, highest]}}."""
+    result = {}
+    for engine, rows in rates.items():
+        result[engine] = {"rows/s": spread(rows), "raw tokens/s": spread([rate * raw_length for rate in rows])}
+        if "collator" in rates and engine != "collator":
+            ratios = [rate / yardstick for rate, yardstick in zip(rows, rates["collator"], strict=True)]
+            result[engine]["x collator"] = spread(ratios)
+    return result
+
+
+def spread(values: list[float]) -> list[float]:
+    return [statistics.median(values), min(values), max(values)]
+
+
+# --- Reporting --------------------------------------------------------------------------------------------------------
+
+
+def hardware() -> dict[str, Any]:
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "cores allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def print_table(result: dict[str, Any]) -> None:
+    lengths, machine = result["lengths"], result["hardware"]
+    title = f"{lengths['raw']} raw -> {lengths['inputs']}/{lengths['targets']}, one core of {machine['cpu']}"
+    table = Table("engine", title=title)
+    for heading in ("rows/s", "raw tokens/s", "x collator"):
+        table.add_column(heading, justify="right")
+    for engine, measures in result["summary"].items():
+        cells = [cell(measures.get(heading), digits) for heading, digits in (("rows/s", 0), ("raw tokens/s", 0))]
+        table.add_row(engine, *cells, cell(measures.get("x collator"), 1))
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table)
+    loads = ", ".join(f"{load:.1f}" for load in result["load averages"])
+    console.print(
+        f"{len(result['load averages'])} rounds; load average before each, on {machine['cores']} cores: {loads}"
+    )
+    console.print(f"commit {result['environment']['commit']}")
+
+
+def cell(values: list[float] | None, digits: int) -> str:
+    if values is None:
+        return ""
+    median, lowest, highest = (f"{value:,.{digits}f}" for value in values)
+    return f"{median}  [{lowest} - {highest}]"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        require(options.rounds > 0, f"--rounds is {options.rounds}: it must be above 0.")
+        require(options.seconds > 0, f"--seconds is {options.seconds}: it must be above 0.")
+        require(options.block_rows > 0, f"--block_rows is {options.block_rows}: it must be above 0.")
+        folder = (options.json or Path("-")).absolute().parent
+        require(folder.is_dir(), f"--json {options.json}: there is no directory {folder}.")
+        result = benchmark(options.engines, settings_of(options), options.rounds)
+        print_table(result)
+        if options.json:
+            run_directory.write_json(options.json, result)
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmark.data", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    defaults = SpanCorruption()
+    add = parser.add_argument
+    add("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="which of them (default: all)")
+    add("--rounds", type=int, default=7, help="each engine once a round (default: %(default)s)")
+    add("--seconds", type=float, default=1.0, help="an engine runs in a round (default: %(default)s)")
+    add("--input_length", type=int, default=512, help="encoder tokens a row (default: %(default)s)")
+    add("--density", type=float, default=defaults.noise_density, help="share of noise (default: %(default)s)")
+    add("--mean_span", type=float, default=defaults.mean_span_length, help="tokens a span (default: %(default)s)")
+    add("--block_rows", type=int, default=128, help="rows corrupted at once, in memory (default: %(default)s)")
+    add(
+        "--experiment", default="experiments/quickstart.py", help="whose data the pipeline reads (default: %(default)s)"
+    )
+    add("--batch_size", type=int, default=128, help="rows a batch of the pipeline (default: %(default)s)")
+    add("--json", type=Path, metavar="PATH", help="keep every round, with hardware, versions and commit")
+    return parser.parse_args(arguments)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    noise = SpanCorruption(options.density, options.mean_span)
+    data = override.load_experiment(options.experiment).data
+    data = replace(data, objective=noise, input_length=options.input_length)
+    return Settings(data, options.block_rows, options.batch_size, options.seconds)
+
+
+def benchmark(engines: list[str], settings: Settings, rounds: int) -> dict[str, Any]:
+    """Everything measured, and what it was measured on."""
+    lengths = row_lengths(settings.data)
+    if "pipeline" in engines:
+        from research.data.pipeline import prepare
+
+        prepare(settings.data, seed=0, batch_size=settings.batch_size)  # builds what the processes then find
+    rates, loads = measure(engines, settings, rounds)
+    environment = run_directory.environment()
+    environment.pop("host")
+    return {
+        "environment": environment,
+        "hardware": hardware(),
+        "settings": asdict(settings),
+        "lengths": lengths._asdict(),
+        "summary": summary(rates, lengths.raw),
+        "rows/s by round": rates,
+        "load averages": loads,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

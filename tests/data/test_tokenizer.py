@@ -1,0 +1,272 @@
+"""Tokenizers: T5's ids, nothing lost by decoding, and a clear sentence for a bad vocabulary."""
+
+import hashlib
+import io
+import pydoc_data.topics
+import re
+
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from research.config import Bytes, ConfigError, SentencePiece, SpanCorruption, TrainedSentencePiece
+from research.data import objective
+from research.data.tokenizer import (
+    LINE_LENGTH,
+    SentencePieceTokenizer,
+    Tokenizer,
+    open_tokenizer,
+    train_sentencepiece,
+    training_lines,
+)
+
+TEXTS = list(pydoc_data.topics.topics.values())
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("vocabulary") / "spiece.model"
+    train_sentencepiece(TEXTS, TrainedSentencePiece(pieces=1000), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(model_path) -> Tokenizer:
+    return open_tokenizer(SentencePiece(model_path))
+
+
+BYTES = open_tokenizer(Bytes(sentinels=100))
+
+
+# --- Ids --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_sentinel_is_the_last_id(trained):
+    assert (trained.size, trained.pieces, trained.sentinels) == (1100, 1000, 100)
+    assert trained.sentinel_ids.tolist() == list(range(1099, 999, -1))
+    assert trained.decode([1099, 1098, 1000]) == "<extra_id_0><extra_id_1><extra_id_99>"
+
+
+def test_controls_are_t5s(trained):
+    names = [trained.processor.id_to_piece(id) for id in range(3)]
+    assert names == ["<pad>", "</s>", "<unk>"]
+    assert (trained.pad_id, trained.eos_id, trained.unknown_id) == (0, 1, 2)
+    assert trained.processor.bos_id() == -1
+
+
+def test_no_text_gives_a_control_or_a_sentinel(trained):
+    for tokenizer in (trained, BYTES):
+        ids = tokenizer.encode("<pad></s><unk> <extra_id_0> \0 text")
+        assert ids
+        assert min(ids) > 2
+        assert max(ids) < tokenizer.pieces
+
+
+def test_a_batch_is_encoded_as_its_texts_are(trained):
+    for tokenizer in (trained, BYTES):
+        assert tokenizer.encode_batch(TEXTS[:5]) == [tokenizer.encode(text) for text in TEXTS[:5]]
+        assert tokenizer.encode_batch([]) == []
+        assert tokenizer.encode("") == []
+
+
+def test_characters_that_were_not_trained_on_fall_back_to_bytes(trained):
+    assert trained.decode(trained.encode("a snowman ☃ and \U0001f600")) == "a snowman ☃ and \U0001f600"
+
+
+def test_half_a_surrogate_pair_is_read_as_a_question_mark(trained):
+    for tokenizer in (trained, BYTES):
+        assert tokenizer.encode("a\ud800b") == tokenizer.encode("a?b")
+
+
+def test_bytes_are_offset_by_three():
+    assert BYTES.encode("aé") == [ord("a") + 3, 0xC3 + 3, 0xA9 + 3]
+    assert (BYTES.pieces, BYTES.size) == (259, 359)
+    assert BYTES.sentinel_ids.tolist() == list(range(358, 258, -1))
+
+
+def test_without_sentinels_of_their_own_bytes_spend_the_highest_ids():
+    tokenizer = open_tokenizer(Bytes(sentinels=0))
+    assert tokenizer.size == 259
+    assert tokenizer.sentinel_ids.tolist() == list(range(258, 2, -1))
+    assert tokenizer.decode([258, *tokenizer.encode("né"), 257]) == "<extra_id_0>né<extra_id_1>"
+
+
+# --- Decoding ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_bytes_decode_what_they_encoded(text):
+    for sentinels in (0, 100):
+        tokenizer = open_tokenizer(Bytes(sentinels))
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_sentencepiece_decodes_what_it_encoded(trained):
+    for text in TEXTS[:20]:
+        ids = trained.encode(text)
+        assert trained.decode(ids) == trained.processor.normalize(text).replace("▁", " ").strip()
+        assert trained.decode(np.array(ids, np.uint16)) == trained.decode(ids)
+
+
+@settings(deadline=None)
+@given(ids=st.lists(st.integers(3, 999), max_size=30))
+def test_pieces_decode_as_sentencepiece_decodes_them(trained, ids):
+    assert trained.decode(ids) == trained.processor.decode(ids)
+
+
+@settings(deadline=None)
+@given(ids=st.lists(st.integers(-(2**31), 2**31) | st.integers(0, 1100), max_size=30))
+def test_no_ids_are_too_odd_to_decode(trained, ids):
+    for tokenizer in (trained, BYTES):
+        assert isinstance(tokenizer.decode(ids), str)
+
+
+def test_ids_outside_the_vocabulary_are_shown_as_unknown(trained):
+    assert trained.decode([1100]) == trained.decode([-1]) == trained.decode([2]) != ""
+
+
+def test_padding_and_eos_are_not_shown_and_do_not_stop(trained):
+    ids = trained.encode("before")
+    assert trained.decode([0, *ids, 1, 0, *trained.encode("after"), 1]) == "before after"
+
+
+@pytest.mark.parametrize("kind", ["trained", "bytes"])
+def test_filling_the_sentinels_of_an_input_gives_back_the_text(trained, kind):
+    tokenizer = trained if kind == "trained" else BYTES
+    lengths = objective.lengths(SpanCorruption(), 64)
+    tokens = np.array([tokenizer.encode(text)[: lengths.raw] for text in TEXTS if len(text) > 500], np.uint16)
+    batch = objective.corrupt(tokens, SpanCorruption(), lengths, tokenizer, np.random.default_rng(0))
+    for raw, inputs, targets in zip(tokens, batch.encoder_input_tokens, batch.decoder_target_tokens, strict=True):
+        shown, spans = tokenizer.decode(inputs), tokenizer.decode(targets)
+        for index in range(lengths.spans):
+            _, _, rest = spans.partition(f"<extra_id_{index}>")
+            shown = shown.replace(f"<extra_id_{index}>", rest.partition(f"<extra_id_{index + 1}>")[0], 1)
+        assert "\ufffd" in shown or shown == tokenizer.decode(raw)  # a span may cut a character of several bytes
+
+
+# --- Identity ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_is_that_of_what_decides_the_ids(trained, model_path, tmp_path):
+    reopened = open_tokenizer(trained.save(tmp_path / "copy.model"))
+    assert reopened.digest == trained.digest
+    assert reopened.encode(TEXTS[0]) == trained.encode(TEXTS[0])
+    train_sentencepiece(TEXTS[:60], TrainedSentencePiece(pieces=1000), tmp_path / "other.model")
+    others = [
+        open_tokenizer(SentencePiece(model_path, sentinels=99)),
+        open_tokenizer(SentencePiece(str(tmp_path / "other.model"))),  # of the same size
+        open_tokenizer(BYTES.save(tmp_path / "unused")),
+        open_tokenizer(Bytes(sentinels=0)),
+    ]
+    assert others[1].size == trained.size
+    assert len({trained.digest, *(other.digest for other in others)}) == 5
+    assert not (tmp_path / "unused").exists()
+
+
+def test_training_is_deterministic_and_quiet(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("research.data.tokenizer.LINES_A_PIECE", 5)
+    for name in ("a", "b"):
+        train_sentencepiece(iter(TEXTS), TrainedSentencePiece(pieces=400), tmp_path / name)
+    assert capfd.readouterr() == ("", "")
+    assert sum(1 for _ in training_lines(TEXTS)) > 4 * 5 * 400  # so that a sample was drawn
+    digests = {hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("a", "b")}
+    assert len(digests) == 1
+
+
+def test_training_reads_long_lines_in_parts():
+    lines = list(training_lines(["é" * (2 * LINE_LENGTH + 1) + "\nshort"]))
+    assert [len(line.decode()) for line in lines] == [LINE_LENGTH, LINE_LENGTH, 1, 5]
+    assert max(map(len, lines)) <= 4192
+
+
+# --- Refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("texts", "pieces", "sentence"),
+    [
+        (["a few words are not enough"], 8000, r"tokenizer.pieces is 8000: the training text allows \d+ at most"),
+        ([], 400, "is empty"),
+        (["", " \n "], 400, "is empty"),
+        (["".join(map(chr, range(0x4E00, 0x4F00)))], 301, r"pieces is 301: at least \d+ are needed for the characters"),
+    ],
+)
+def test_text_that_does_not_allow_the_pieces_is_refused_and_nothing_is_written(tmp_path, texts, pieces, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        train_sentencepiece(texts, TrainedSentencePiece(pieces), tmp_path / "v.model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_number_of_pieces_that_a_refusal_names_is_possible(tmp_path):
+    with pytest.raises(ConfigError) as refusal:
+        train_sentencepiece(TEXTS[:3], TrainedSentencePiece(8000), tmp_path / "v.model")
+    possible = int(str(refusal.value).split("allows ")[1].split()[0])
+    train_sentencepiece(TEXTS[:3], TrainedSentencePiece(possible), tmp_path / "v.model")
+    assert open_tokenizer(SentencePiece(str(tmp_path / "v.model"))).pieces == possible
+
+
+def test_a_failed_training_leaves_the_old_file(tmp_path):
+    path = tmp_path / "v.model"
+    path.write_bytes(b"old")
+    with pytest.raises(ConfigError):
+        train_sentencepiece(["few"], TrainedSentencePiece(8000), path)
+    assert path.read_bytes() == b"old"
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path, model_path):
+    with open(model_path, "rb") as file:
+        whole = file.read()
+    for name, content in (("empty", b""), ("text", b"plain text " * 100), ("cut", whole[: len(whole) // 2])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=str(tmp_path / name)):
+            open_tokenizer(SentencePiece(str(tmp_path / name)))
+    for name in ("missing", "."):
+        with pytest.raises(ConfigError, match=r"cannot be read: (No such file|Is a directory)"):
+            open_tokenizer(SentencePiece(str(tmp_path / name)))
+
+
+def test_a_model_with_other_controls_is_refused():
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS[:20]), model_writer=model, vocab_size=500, minloglevel=2
+    )
+    with pytest.raises(ConfigError, match=r"The SentencePiece model llama has pad, EOS and unknown at \(-1, 2, 0\)"):
+        SentencePieceTokenizer(model.getvalue(), 100, origin="llama")
+
+
+@pytest.mark.parametrize("sentinels", [-1, 260])
+def test_a_vocabulary_smaller_than_its_sentinels_is_refused(sentinels, model_path):
+    with pytest.raises(ConfigError, match=f"tokenizer.sentinels is {sentinels}: from 0 to 259"):
+        open_tokenizer(Bytes(sentinels))
+    with pytest.raises(ConfigError, match=r"tokenizer.sentinels is 1001: from 0 to 1000"):
+        open_tokenizer(SentencePiece(model_path, sentinels=1001))
+
+
+# --- Hugging Face -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.live
+def test_ids_are_those_of_hugging_faces_t5_tokenizer(trained, model_path):
+    from transformers import T5Tokenizer
+
+    theirs = T5Tokenizer.from_pretrained(model_path.removesuffix("/spiece.model"))
+    assert len(theirs) == trained.size
+    names = [f"<extra_id_{index}>" for index in range(100)]
+    assert theirs.convert_tokens_to_ids(names) == trained.sentinel_ids.tolist()
+    # It has no byte fallback and, of two segmentations with equal scores, as rows of dashes have, may take the other.
+    lines = {line for text in TEXTS for line in text.splitlines() if line.strip() and not re.search(r"(\W)\1\1", line)}
+    comparable = [line for line in sorted(lines) if min(trained.encode(line)) >= 3 + 256]
+    assert len(comparable) > 3000
+    for text in comparable:
+        assert theirs(text).input_ids == [*trained.encode(text), trained.eos_id]
+
+
+@pytest.mark.live
+def test_ids_are_those_of_hugging_faces_byt5_tokenizer():
+    from transformers import ByT5Tokenizer
+
+    theirs = ByT5Tokenizer()
+    for text in ("", "plain", "héllo ☃ \U0001f600\n\t", TEXTS[0]):
+        assert theirs(text).input_ids == [*BYTES.encode(text), BYTES.eos_id]

@@ -1,0 +1,69 @@
+"""A config has no field that nobody reads and accepts no value that nothing can do."""
+
+import ast
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+
+from research import config
+from research.config import ConfigError, Mesh, Mixing, Model, SpanCorruption, TrainedSentencePiece
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = [item for _, item in inspect.getmembers(config, dataclasses.is_dataclass)]
+
+
+def names_read() -> set[str]:
+    """Attributes read anywhere in research/ and names bound by class patterns, config.py's own validation apart."""
+    read: set[str] = set()
+    for path in (ROOT / "research").rglob("*.py"):
+        if path.name == "config.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                read.add(node.attr)
+            elif isinstance(node, ast.MatchClass):
+                read |= set(node.kwd_attrs)
+                read |= set(_positional(node))
+    return read
+
+
+def _positional(node: ast.MatchClass) -> list[str]:
+    name = node.cls.attr if isinstance(node.cls, ast.Attribute) else getattr(node.cls, "id", "")
+    found = getattr(config, name, None)
+    return [field.name for field in dataclasses.fields(found)][: len(node.patterns)] if found else []
+
+
+def test_every_field_is_read_somewhere() -> None:
+    fields = {(item.__name__, field.name) for item in CLASSES for field in dataclasses.fields(item)}
+    unread = {(owner, name) for owner, name in fields if name not in names_read()}
+    assert not unread
+    assert len({name for _, name in fields}) < 90, "a config that nobody can hold in the head"
+
+
+def test_every_config_is_frozen_and_hashable() -> None:
+    for item in CLASSES:
+        assert item.__dataclass_params__.frozen, item
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: SpanCorruption(noise_density=1.0), "objective.noise_density is 1.0"),
+        (lambda: SpanCorruption(mean_span_length=0.5), "objective.mean_span_length is 0.5"),
+        (lambda: Mixing(temperature=0), "mixing.temperature is 0"),
+        (lambda: Mixing(limit=0), "mixing.limit is 0"),
+        (lambda: Mesh(data=0), "mesh is (0, 1, 1)"),
+        (lambda: Mesh(data=-1, fsdp=-1), "only one axis may be -1"),
+        (lambda: Model(128, 0, 1, 8, 32, 1, 1), "model.width is 0"),
+        (lambda: Model(128, 8, 1, 8, 32, 1, 1, dropout=1.0), "model.dropout is 1.0"),
+        (lambda: TrainedSentencePiece(pieces=100), "tokenizer.pieces is 100"),
+        (lambda: config.Data(corpora=()), "data.corpora is empty"),
+    ],
+)
+def test_an_impossible_value_is_refused_in_one_sentence(build, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build()
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,131 @@
+"""The loss equals the definition, in value and in gradient, and its sums add up."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.loss import Sums, cross_entropy
+
+Z_LOSS, SMOOTHING = 1e-2, 0.1
+
+
+def example(batch: int = 3, length: int = 5, vocabulary: int = 17, seed: int = 0) -> tuple:
+    random = np.random.default_rng(seed)
+    logits = jnp.asarray(random.normal(size=(batch, length, vocabulary)) * 4, jnp.float32)
+    targets = jnp.asarray(random.integers(0, vocabulary, (batch, length)), jnp.int32)
+    weights = jnp.asarray(random.integers(0, 3, (batch, length)), jnp.float32)
+    return logits, targets, weights
+
+
+def naive_loss(logits, targets, weights, z_loss, label_smoothing):
+    """T5X's definition, with soft targets written out."""
+    size = logits.shape[-1]
+    off = label_smoothing / (size - 1)
+    soft = jnp.full(logits.shape, off)
+    soft = jnp.where(jax.nn.one_hot(targets, size) > 0, 1 - label_smoothing, soft)
+    constant = -((1 - label_smoothing) * np.log(1 - label_smoothing) + (size - 1) * off * np.log(off + 1e-20))
+    log_z = jnp.log(jnp.sum(jnp.exp(logits), -1))
+    per_token = -jnp.sum(soft * jax.nn.log_softmax(logits), -1) - constant + z_loss * log_z**2
+    return jnp.sum(per_token * weights)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, Z_LOSS])
+@pytest.mark.parametrize("label_smoothing", [0.0, SMOOTHING])
+def test_value_and_gradient_equal_the_definition(z_loss, label_smoothing):
+    logits, targets, weights = example()
+
+    def ours(logits):
+        return cross_entropy(logits, targets, weights, z_loss=z_loss, label_smoothing=label_smoothing).loss
+
+    value, gradient = jax.value_and_grad(ours)(logits)
+    expected, expected_gradient = jax.value_and_grad(naive_loss)(logits, targets, weights, z_loss, label_smoothing)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_of_the_z_loss_is_two_z_log_z():
+    """A token's gradient sums to 2 * z_loss * log Z, since softmax minus one-hot sums to 0."""
+    logits, targets, _ = example()
+    gradient = jax.grad(lambda logits: cross_entropy(logits, targets, z_loss=Z_LOSS).loss)(logits)
+    log_z = jax.nn.logsumexp(logits, -1)
+    np.testing.assert_allclose(gradient.sum(-1), 2 * Z_LOSS * log_z, rtol=1e-5, atol=1e-6)
+
+
+def test_every_sum_is_differentiable():
+    """The hand-written backward pass serves each output, not the loss alone."""
+    logits, targets, weights = example()
+    for field, expected in (
+        ("nll", lambda x: naive_loss(x, targets, weights, 0.0, 0.0)),
+        ("z_loss", lambda x: Z_LOSS * jnp.sum(weights * jax.nn.logsumexp(x, -1) ** 2)),
+    ):
+        ours = jax.grad(lambda x, field=field: getattr(cross_entropy(x, targets, weights, z_loss=Z_LOSS), field))(
+            logits
+        )
+        np.testing.assert_allclose(ours, jax.grad(expected)(logits), rtol=1e-5, atol=1e-6)
+
+
+def test_no_weights_are_weights_of_one():
+    logits, targets, _ = example()
+    ones = jnp.ones(targets.shape)
+    for left, right in zip(cross_entropy(logits, targets), cross_entropy(logits, targets, ones), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_token_of_weight_0_has_no_influence():
+    logits, targets, weights = example()
+    changed = jnp.where(weights[..., None] == 0, -3 * logits, logits)
+    for left, right in zip(
+        cross_entropy(logits, targets, weights, z_loss=Z_LOSS),
+        cross_entropy(changed, targets, weights, z_loss=Z_LOSS),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_sums_of_parts_are_the_sums_of_the_whole():
+    logits, targets, weights = example(batch=4)
+    settings = {"z_loss": Z_LOSS, "label_smoothing": SMOOTHING}
+    whole = cross_entropy(logits, targets, weights, **settings)
+    parts = [cross_entropy(logits[i : i + 1], targets[i : i + 1], weights[i : i + 1], **settings) for i in range(4)]
+    for field, expected in zip(Sums._fields, whole, strict=True):
+        np.testing.assert_allclose(sum(getattr(part, field) for part in parts), expected, rtol=1e-5)
+
+
+def test_a_certain_model_has_loss_0_and_is_all_correct():
+    _, targets, _ = example()
+    certain = 100.0 * jax.nn.one_hot(targets, 17)
+    sums = cross_entropy(certain, targets)
+    assert float(sums.loss) == 0.0
+    assert float(sums.correct) == float(sums.weight) == targets.size
+    # With smoothing the perfect model is the smoothed distribution itself.
+    smoothed = jnp.log(jnp.where(certain > 0, 1 - SMOOTHING, SMOOTHING / 16))
+    np.testing.assert_allclose(cross_entropy(smoothed, targets, label_smoothing=SMOOTHING).loss, 0.0, atol=1e-5)
+
+
+def test_large_logits_neither_overflow_nor_vanish():
+    logits, targets, weights = example()
+    value, gradient = jax.value_and_grad(lambda x: cross_entropy(x, targets, weights).loss)(logits + 1e4)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+    assert np.abs(gradient).max() > 0.1
+
+
+def test_half_precision_logits_are_reduced_in_float32():
+    logits, targets, weights = example()
+    half = logits.astype(jnp.bfloat16)
+    for left, right in zip(
+        cross_entropy(half, targets, weights), cross_entropy(half.astype(jnp.float32), targets, weights), strict=True
+    ):
+        assert left.dtype == jnp.float32
+        np.testing.assert_array_equal(left, right)
+
+
+def test_the_vocabulary_is_held_twice_at_most():
+    """Logits and their gradient are all the arrays of the vocabulary's size: no one-hot, no kept exponentials."""
+    batch, length, vocabulary = 4, 16, 4096
+    logits = jax.ShapeDtypeStruct((batch, length, vocabulary), jnp.float32)
+    targets = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    step = jax.jit(jax.grad(lambda x, y: cross_entropy(x, y, z_loss=Z_LOSS).loss))
+    memory = step.lower(logits, targets).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < batch * length * vocabulary * 4 / 4

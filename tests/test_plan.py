@@ -1,0 +1,105 @@
+"""What a run costs is counted exactly."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from research.config import Adafactor, AdamW, Constant, Data, Experiment, Mesh, Model, PlainText
+from research.model.family import preset
+from research.model.transformer import abstract_params
+from research.plan import device_bytes, parameter_count, peak_flops, state_bytes, train_flops
+from research.sharding import make_mesh
+from research.step import new_state
+
+TINY = Model(
+    vocab_size=64,
+    width=32,
+    heads=8,
+    head_width=4,
+    feed_forward=48,
+    encoder_layers=3,
+    decoder_layers=2,
+    compute="float32",
+)
+EXPERIMENT = Experiment(
+    model=TINY,
+    data=Data(corpora=(PlainText(train="unread"),)),
+    optimizer=AdamW(schedule=Constant(peak=1e-3)),
+    steps=10,
+    batch_size=8,
+)
+
+
+def test_a_training_sequence_of_t5_v1_1_base_takes_425_944_203_264_flops():
+    assert train_flops(preset("t5_v1_1/base"), 512, 114) == 425_944_203_264
+
+
+@pytest.mark.parametrize(
+    ("name", "target_length", "teraflops"),
+    [
+        ("t5_v1_1/small", 114, 0.1063),
+        ("t5_v1_1/small", 128, 0.1099),
+        ("t5_v1_1/base", 128, 0.4375),
+        ("t5_v1_1/large", 114, 1.4678),
+        ("t5_v1_1/large", 128, 1.5038),
+        ("t5_v1_1/xl", 114, 5.3460),
+        ("t5_v1_1/xl", 128, 5.4719),
+        ("t5_v1_1/xxl", 114, 20.9004),
+        ("t5_v1_1/xxl", 128, 21.3805),
+    ],
+)
+def test_flops_of_a_training_sequence_of_512_tokens(name, target_length, teraflops):
+    assert round(train_flops(preset(name), 512, target_length) / 1e12, 4) == teraflops
+
+
+@pytest.mark.parametrize("model", [TINY, replace(TINY, gated=False)], ids=["gated", "not gated"])
+def test_flops_are_those_of_the_products_in_the_program(model):
+    """Twice the multiply-adds of every matrix product in the model's own jaxpr, for the forward pass."""
+    from research.data.batch import Batch
+    from research.model.transformer import bind
+
+    tokens, targets = np.zeros((1, 12), np.int32), np.zeros((1, 6), np.int32)
+    jaxpr = jax.make_jaxpr(lambda params: bind(model, params)(Batch(tokens, targets, targets)))(abstract_params(model))
+    bias = 2 * 32 * model.heads * (12 * 12 + 6 * 6)  # the tables of relative biases are looked up by a product
+    assert _product_flops(jaxpr.jaxpr) - bias == train_flops(model, 12, 6) // 3
+
+
+def _product_flops(jaxpr, times: int = 1) -> int:
+    flops = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            flops += times * 2 * np.prod([left[axis] for axis in contracted]) * np.prod(equation.outvars[0].aval.shape)
+        repeats = times * equation.params["length"] if equation.primitive.name == "scan" else times
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            flops += _product_flops(inner, repeats)
+    return int(flops)
+
+
+def test_state_is_counted_as_it_is_made():
+    state = new_state(EXPERIMENT, make_mesh(Mesh(), jax.devices()[:1]), jax.random.key(0))
+    assert state_bytes(EXPERIMENT) == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    count = parameter_count(abstract_params(TINY))
+    assert state_bytes(EXPERIMENT) == 12 * count + 8  # AdamW: three arrays of float32, step and count
+    factored = replace(EXPERIMENT, optimizer=Adafactor(schedule=Constant(peak=1e-3), min_factored=16))
+    assert state_bytes(factored) < 6 * count
+    frozen = replace(EXPERIMENT, optimizer=replace(EXPERIMENT.optimizer, frozen=("embedding",)))
+    assert state_bytes(EXPERIMENT) - state_bytes(frozen) == 2 * 4 * TINY.vocab_size * TINY.width
+
+
+@pytest.mark.parametrize("sizes", [Mesh(), Mesh(data=2, fsdp=2, tensor=2), Mesh(data=1, fsdp=8)], ids=str)
+def test_a_device_holds_what_is_foreseen(sizes):
+    mesh = make_mesh(sizes)
+    state = new_state(EXPERIMENT, mesh, jax.random.key(0))
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    assert device_bytes(EXPERIMENT, mesh) == held
+
+
+def test_peaks_are_known_or_none():
+    assert peak_flops(SimpleNamespace(device_kind="NVIDIA H200")) == 989.4e12
+    assert peak_flops(SimpleNamespace(device_kind="TPU v5 lite")) == 197e12
+    assert peak_flops(jax.devices("cpu")[0]) is None

@@ -1,0 +1,133 @@
+"""The mesh, the table of specs, and the sentences that say what a mesh cannot do."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from research.config import AdamW, ConfigError, Constant, Data, Experiment, Mesh, Model, PlainText, Relative, Tied
+from research.data.batch import Batch
+from research.model.transformer import abstract_params
+from research.sharding import (
+    check_divisible,
+    factorisations,
+    flatten,
+    make_mesh,
+    match_once,
+    param_specs,
+    place_batch,
+    state_specs,
+    unflatten,
+)
+
+MODEL = Model(
+    vocab_size=64,
+    width=32,
+    heads=8,
+    head_width=4,
+    feed_forward=48,
+    encoder_layers=2,
+    decoder_layers=2,
+)
+EXPERIMENT = Experiment(
+    model=MODEL,
+    data=Data(corpora=(PlainText(train="unread"),)),
+    optimizer=AdamW(schedule=Constant(peak=1e-3)),
+    steps=10,
+    batch_size=8,
+)
+
+
+def test_factorisations_are_all_there_are():
+    assert len(factorisations(8)) == 10
+    assert factorisations(1) == [(1, 1, 1)]
+    assert all(np.prod(sizes) == 12 for sizes in factorisations(12))
+    assert len(set(factorisations(12))) == len(factorisations(12)) == 18
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [(Mesh(), (8, 1, 1)), (Mesh(data=2, fsdp=-1, tensor=2), (2, 2, 2)), (Mesh(data=1, fsdp=8), (1, 8, 1))],
+)
+def test_a_mesh_has_the_sizes_asked_for(sizes, shape):
+    mesh = make_mesh(sizes)
+    assert tuple(mesh.shape[axis] for axis in ("data", "fsdp", "tensor")) == shape
+    assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
+
+
+@pytest.mark.parametrize("sizes", [Mesh(data=3), Mesh(data=16), Mesh(data=-1, fsdp=3)])
+def test_a_mesh_that_is_not_the_devices_says_both_numbers_and_what_may_be(sizes):
+    with pytest.raises(ConfigError, match=r"there are 8: .*\(1,1,8\), \(1,2,4\).*\(8,1,1\)\.") as error:
+        make_mesh(sizes)
+    assert "takes " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "mesh", "field"),
+    [
+        ({"batch_size": 12}, Mesh(data=4, fsdp=2), "batch_size / microbatches is 12"),
+        ({"microbatches": 2}, Mesh(data=8), "batch_size / microbatches is 4"),
+        ({"model": replace(MODEL, heads=6)}, Mesh(tensor=4), "model.heads is 6"),
+        ({"model": replace(MODEL, feed_forward=30)}, Mesh(tensor=4), "model.feed_forward is 30"),
+        ({"model": replace(MODEL, width=36)}, Mesh(data=1, fsdp=8), "model.width is 36"),
+        ({"model": replace(MODEL, vocab_size=100)}, Mesh(data=1, fsdp=2, tensor=4), "vocab_size is 100.* pad to 104"),
+    ],
+)
+def test_what_the_mesh_does_not_divide_is_named(change, mesh, field):
+    check_divisible(EXPERIMENT, make_mesh(mesh))
+    with pytest.raises(ConfigError, match=field):
+        check_divisible(replace(EXPERIMENT, **change), make_mesh(mesh))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [MODEL, replace(MODEL, head=Tied(), gated=False), replace(MODEL, positions=Relative(per_layer=True))],
+    ids=["v1.1", "v1.0", "per-layer bias"],
+)
+def test_every_parameter_matches_one_row_and_its_spec_has_its_axes(model):
+    params = abstract_params(model)
+    specs = flatten(param_specs(params))
+    for path, leaf in flatten(params).items():
+        assert len(specs[path]) == leaf.ndim, path
+    assert jax.tree.structure(param_specs(params)) == jax.tree.structure(params)
+
+
+def test_a_parameter_without_a_row_or_with_two_is_an_error():
+    with pytest.raises(ValueError, match="encoder/new/kernel matches 0 rows"):
+        param_specs({"encoder": {"new": {"kernel": np.zeros(3)}}, "embedding": np.zeros((4, 2))})
+    with pytest.raises(ValueError, match="head matches 2 rows"):
+        match_once([("he.d", 1), ("head", 2)], ["head"])
+
+
+def test_statistics_are_split_as_their_parameters_along_the_axes_they_keep():
+    params = {"encoder": {"layers": {"self_attention": {"query": np.zeros((2, 32, 8, 4))}}}}
+    state = {
+        "count": np.zeros(()),
+        "mean": params,
+        "row": {"encoder": {"layers": {"self_attention": {"query": np.zeros((2, 32, 1, 1))}}}},
+        "column": {"encoder": {"layers": {"self_attention": {"query": np.zeros((2, 1, 8, 4))}}}},
+    }
+    query = "encoder/layers/self_attention/query"
+    assert flatten(state_specs(state, params)) == {
+        "count": PartitionSpec(),
+        f"mean/{query}": PartitionSpec(None, "fsdp", "tensor", None),
+        f"row/{query}": PartitionSpec(None, "fsdp", None, None),
+        f"column/{query}": PartitionSpec(None, None, "tensor", None),
+    }
+
+
+def test_flatten_and_unflatten_are_inverse():
+    tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert flatten(tree) == {"a/b": 1, "a/c/d": 2, "e": 3}
+    assert unflatten(flatten(tree)) == tree
+
+
+def test_a_batch_keeps_its_rows_and_is_split_over_the_batch_axes():
+    mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
+    tokens = np.arange(8 * 3, dtype=np.int32).reshape(8, 3)
+    placed = place_batch(mesh, Batch(tokens, tokens + 1, tokens + 2))
+    np.testing.assert_array_equal(placed.decoder_input_tokens, tokens + 1)
+    assert placed.decoder_loss_weights is None
+    assert {shard.data.shape for shard in placed.encoder_input_tokens.addressable_shards} == {(2, 3)}

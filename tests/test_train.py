@@ -1,0 +1,276 @@
+"""Nothing is lost: real processes are killed, stopped, starved of disk and fed damaged checkpoints.
+
+Every process runs the same small experiment; whatever happens to it, the losses and final parameters must equal, bit
+for bit, those of a run that nothing happened to.
+"""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from research.checkpoint import verify
+from research.sharding import flatten
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 24
+EXPERIMENT = """
+from research.config import *
+
+def get_config():
+    return Experiment(
+        model=Model(512, 16, 2, 8, 32, 2, 2, dropout=0.1, compute="float32"),
+        data=Data((PlainText("{folder}/train.txt", "{folder}/held_out.txt"),), Bytes(), input_length=48),
+        optimizer=Adafactor(),
+        steps={steps},
+        batch_size=8,
+        evaluation=Evaluation(every=8, rows=16, samples=1),
+        checkpoint=Checkpoint(every=4, keep=2),
+        report=Report(every=1),
+        guard=Guard(nonfinite_limit=3),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment file, its text, and an uninterrupted run of it."""
+    folder = tmp_path_factory.mktemp("train")
+    draw = random.Random(0)
+    words = [line.split()[0] for line in Path(json.__file__).read_text().splitlines() if line.split()]
+    for name, count in (("train", 9000), ("held_out", 900)):
+        (folder / f"{name}.txt").write_text(
+            "\n\n".join(" ".join(draw.choices(words, k=60)) for _ in range(count // 60))
+        )
+    (folder / "experiment.py").write_text(EXPERIMENT.format(folder=folder, steps=STEPS))
+    assert run(folder, "whole") == 0
+    return folder
+
+
+def start(folder: Path, name: str, *arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "scripts.train", str(folder / "experiment.py"), "--run_dir", str(folder / name)]
+    environment = os.environ | {"KINTSUGI_CACHE": str(folder / "cache"), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    with open(folder / f"{name}.log", "ab") as log:
+        return subprocess.Popen(
+            [*command, *arguments], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, **options
+        )
+
+
+def run(folder: Path, name: str, *arguments: str, **options) -> int:
+    return start(folder, name, *arguments, **options).wait(timeout=300)
+
+
+def log(folder: Path, name: str) -> str:
+    return (folder / f"{name}.log").read_text()
+
+
+def metrics(folder: Path, name: str) -> list[dict]:
+    path = folder / name / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [{key: line[key] for key in line if "second" not in key} for line in lines]
+
+
+def final_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
+    directory = folder / name / "checkpoints" / str(STEPS)
+    assert verify(directory) == ""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.restore(directory / "state")
+    return {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
+
+
+def assert_as_if_nothing_had_happened(folder: Path, name: str) -> None:
+    assert metrics(folder, name) == metrics(folder, "whole")
+    expected, found = final_arrays(folder, "whole"), final_arrays(folder, name)
+    assert expected.keys() == found.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(found[path], leaf, err_msg=path, strict=True)
+    assert json.loads((folder / name / "RESULT.json").read_text())["status"] == "done"
+
+
+def until(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
+    while not happened():
+        assert process.poll() is None, "the run ended before what the test waits for"
+        time.sleep(0.002)
+
+
+def test_the_run_learns_and_its_directory_tells_all(folder: Path) -> None:
+    lines = metrics(folder, "whole")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, STEPS + 1))
+    losses = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    assert len(losses) == STEPS // 8
+    assert losses[-1] < losses[0]
+    names = {path.name for path in (folder / "whole").iterdir()}
+    assert names >= {
+        "config.json",
+        "diff.json",
+        "history.jsonl",
+        "RESULT.json",
+        "loss.png",
+        "samples.jsonl",
+        "tensorboard",
+    }
+    result = json.loads((folder / "whole" / "RESULT.json").read_text())
+    assert (result["status"], result["exit_code"], result["step"]) == ("done", 0, STEPS)
+
+
+def test_killed_at_random_steps_and_during_a_save(folder: Path) -> None:
+    for kill_at in sorted(random.sample(range(2, STEPS - 2), 2)):
+        print("kill at", kill_at)
+        process = start(folder, "killed")
+        until(process, lambda kill_at=kill_at: any(line["step"] >= kill_at for line in metrics(folder, "killed")))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    process = start(folder, "killed")
+    checkpoints = folder / "killed" / "checkpoints"
+    until(process, lambda: any(checkpoints.glob("*.orbax-checkpoint-tmp*")))
+    process.kill()
+    process.wait()
+    assert json.loads((folder / "killed" / "RESULT.json").read_text())["status"] == "running"
+    assert run(folder, "killed") == 0
+    assert "Going on from the checkpoint of step" in log(folder, "killed")
+    assert_as_if_nothing_had_happened(folder, "killed")
+
+
+def test_sigterm_saves_and_exits_with_42(folder: Path) -> None:
+    process = start(folder, "preempted")
+    until(process, lambda: len(metrics(folder, "preempted")) > 1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 42, log(folder, "preempted")
+    result = json.loads((folder / "preempted" / "RESULT.json").read_text())
+    assert (result["status"], result["exit_code"]) == ("preempted", 42)
+    assert verify(folder / "preempted" / "checkpoints" / str(result["step"])) == ""
+    assert run(folder, "preempted") == 0
+    assert f"Going on from the checkpoint of step {result['step']}." in log(folder, "preempted")
+    assert_as_if_nothing_had_happened(folder, "preempted")
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_taken(folder: Path) -> None:
+    shutil.copytree(folder / "whole", folder / "damaged")
+    checkpoints = folder / "damaged" / "checkpoints"
+    biggest = max((checkpoints / str(STEPS) / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(biggest.read_bytes())
+    content[len(content) // 2] ^= 4
+    biggest.write_bytes(content)
+    assert run(folder, "damaged") == 0
+    assert f"Checkpoint {STEPS} does not verify" in log(folder, "damaged")
+    assert f"Going on from the checkpoint of step {STEPS - 4}." in log(folder, "damaged")
+    assert (folder / "damaged" / "set_aside" / str(STEPS)).is_dir()
+    assert_as_if_nothing_had_happened(folder, "damaged")
+
+
+def test_complete_says_so_and_more_steps_go_on(folder: Path) -> None:
+    shutil.copytree(folder / "whole", folder / "longer")
+    assert run(folder, "longer") == 0
+    assert f"is complete at step {STEPS}" in log(folder, "longer")
+    assert run(folder, "longer", f"--config.steps={STEPS + 8}") == 0
+    assert [line["step"] for line in metrics(folder, "longer") if "loss" in line] == list(range(1, STEPS + 9))
+    assert metrics(folder, "longer")[: len(metrics(folder, "whole"))] == metrics(folder, "whole")
+
+
+def test_other_devices_go_on_to_within_rounding(folder: Path) -> None:
+    shutil.copytree(folder / "whole", folder / "moved")
+    for step in (STEPS, STEPS - 4):
+        assert (folder / "moved" / "checkpoints" / str(step)).is_dir()
+    shutil.rmtree(folder / "moved" / "checkpoints" / str(STEPS))
+    arguments = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
+    command = [sys.executable, "-m", "scripts.train", str(folder / "experiment.py"), "--run_dir", str(folder / "moved")]
+    environment = os.environ | {"KINTSUGI_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    subprocess.run([*command, *arguments], cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+    for expected, found in zip(metrics(folder, "whole"), metrics(folder, "moved"), strict=True):
+        for name in expected:
+            assert found[name] == pytest.approx(expected[name], rel=1e-5), (expected["step"], name)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--config.batch_size=16", "batch_size was 8 and is now 16"),
+        ("--config.seed=1", "seed was 0 and is now 1"),
+        ("--config.model.width=32", "model.width was 16 and is now 32"),
+        ("--config.optimizer.schedule.peak=0.5", "optimizer.schedule.peak was 0.01 and is now 0.5"),
+    ],
+)
+def test_another_experiment_in_the_directory_is_refused_by_field(folder: Path, argument: str, said: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (folder / "whole").rglob("*") if path.name != "RUN.lock"}
+    process = start(folder, "whole", argument, f"--config.steps={STEPS + 1}")
+    assert process.wait(timeout=300) == 2
+    assert said in log(folder, "whole").splitlines()[-1]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_changed_text_under_the_same_name_is_refused(folder: Path) -> None:
+    shutil.copytree(folder / "whole", folder / "retold")
+    original = (folder / "train.txt").read_text()
+    try:
+        (folder / "train.txt").write_text(original + "\n\none more document, of some length\n")
+        assert run(folder, "retold", f"--config.steps={STEPS + 1}") == 2
+    finally:
+        (folder / "train.txt").write_text(original)
+    assert "data.corpora was" in log(folder, "retold").splitlines()[-1]
+
+
+def test_a_second_run_in_the_directory_is_refused(folder: Path) -> None:
+    first = start(folder, "shared", "--config.steps=100000")
+    until(first, lambda: len(metrics(folder, "shared")) > 0)
+    assert run(folder, "shared", "--config.steps=100000") == 2
+    assert f"is in use by process {first.pid} on" in log(folder, "shared")
+    assert first.poll() is None
+    first.kill()
+    first.wait()
+
+
+def test_a_full_disk_ends_the_run_at_once_and_keeps_the_last_good_checkpoint(folder: Path) -> None:
+    shutil.copytree(folder / "whole", folder / "full")
+    limit = 20_000  # bytes a file: below a checkpoint's data, above metrics and RESULT.json
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    assert run(folder, "full", f"--config.steps={STEPS + 1000}", preexec_fn=little_room) == 1
+    result = json.loads((folder / "full" / "RESULT.json").read_text())
+    assert result["status"] == "failed"
+    assert f"the checkpoint of step {STEPS} is whole" in result["reason"]
+    assert result["step"] <= STEPS + 4 + 2
+    assert verify(folder / "full" / "checkpoints" / str(STEPS)) == ""
+
+
+def test_losses_that_stay_not_finite_stop_the_run_with_44(folder: Path) -> None:
+    arguments = ["--config.optimizer=AdamW(schedule=Constant(peak=1e37, warmup=6))", "--config.checkpoint.every=1"]
+    assert run(folder, "nan", *arguments) == 44, log(folder, "nan")
+    result = json.loads((folder / "nan" / "RESULT.json").read_text())
+    assert result["status"] == "not finite"
+    assert "3 updates in a row were not finite" in result["reason"]
+    assert "go back to the checkpoint of step" in result["reason"]
+    assert any(line.get("skipped") for line in metrics(folder, "nan"))
+
+
+def test_dry_run_writes_nothing_and_bad_input_is_one_sentence(folder: Path) -> None:
+    assert run(folder, "dry", "--dry_run") == 0
+    assert "Launch" in log(folder, "dry")
+    assert not (folder / "dry").exists()
+    for arguments, said in (
+        (["--config.model.vocab_size=100"], "model.vocab_size is 100: it must be at least the tokenizer's size"),
+        (["--config.mesh.fsdp=3"], "mesh is data"),
+        (["--config.data.input_length=1"], "data.input_length is 1"),
+        ([f"--config.data.corpora.0.train={folder}/absent.txt"], "absent.txt"),
+        (["--stesp=3"], "--stesp=3 is not understood"),
+    ):
+        assert run(folder, "bad", *arguments) == 2
+        last = log(folder, "bad").splitlines()[-1]
+        assert last.startswith("error: ")
+        assert said in last
+        assert not (folder / "bad" / "metrics.jsonl").exists()
