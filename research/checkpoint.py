@@ -12,7 +12,9 @@ comparison of what the checkpoint was made from before any array is read. A step
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ class Checkpoints:
     """The checkpoints of one run. `check` is called every step: it surfaces what went wrong in the background."""
 
     def __init__(self, directory: Path, config: Checkpoint) -> None:
-        self.directory = directory
+        self.directory = directory = directory.absolute()  # as Orbax requires
         directory.mkdir(exist_ok=True)
         self._set_aside: list[Path] = []
         self._unsealed: int | None = None
@@ -48,13 +50,13 @@ class Checkpoints:
                     get_metric_fn=_best, n=config.keep_best, keep_checkpoints_without_metrics=False
                 )
             )
+        logging.getLogger("absl").addFilter(_is_news)
         self._manager = ocp.CheckpointManager(
             directory,
             item_names=("state", "meta"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 best_fn=_best,  # makes Orbax write the metrics
-                cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
             ),
         )
@@ -135,6 +137,8 @@ class Checkpoints:
             _write_manifest(temporary, hashes, sealed=False)
 
     def _newest_that_verifies(self) -> int | None:
+        for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished)  # left by a kill; Orbax would do it too, on a thread that can outlive the process
         steps = sorted((int(path.name) for path in self.directory.iterdir() if path.name.isdigit()), reverse=True)
         for step in steps:
             wrong = verify(self.directory / str(step))
@@ -212,6 +216,11 @@ def _files(directory: Path) -> list[Path]:
 def _free_name(directory: Path, name: str) -> Path:
     names = (name, *(f"{name}.{count}" for count in range(1, 1000)))
     return next(directory / free for free in names if not (directory / free).exists())
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what Orbax warns of at every save without a held-out loss."""
+    return not record.getMessage().startswith("Requested `tracked_metric`")
 
 
 def _best(metrics: Mapping[str, float]) -> float:

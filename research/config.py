@@ -5,7 +5,7 @@ what needs files or devices is checked by the module that meets them. A bad valu
 names the field, the value and what is allowed.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 
@@ -16,6 +16,12 @@ class ConfigError(ValueError):
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def require_positive(section: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, f"{section}{name} is {value}: it must be above 0.")
 
 
 # --- Data -------------------------------------------------------------------------------------------------------------
@@ -63,7 +69,7 @@ class Mixing:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        require(self.temperature > 0, f"mixing.temperature is {self.temperature}: it must be above 0.")
+        require_positive("mixing.", self, "temperature")
         require(self.limit is None or self.limit > 0, f"mixing.limit is {self.limit}: it must be above 0, or None.")
 
 
@@ -122,8 +128,7 @@ class Data:
 
     def __post_init__(self) -> None:
         require(len(self.corpora) > 0, "data.corpora is empty: name at least one corpus.")
-        require(self.input_length > 0, f"data.input_length is {self.input_length}: it must be above 0.")
-        require(self.threads > 0, f"data.threads is {self.threads}: it must be at least 1.")
+        require_positive("data.", self, "input_length", "threads")
 
 
 # --- Model ------------------------------------------------------------------------------------------------------------
@@ -136,6 +141,16 @@ class Relative:
     buckets: int = 32
     max_distance: int = 128
     per_layer: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.buckets >= 4 and self.buckets % 2 == 0,
+            f"model.positions.buckets is {self.buckets}: it must be even, for two sides, and at least 4.",
+        )
+        require(
+            self.max_distance > self.buckets // 2,
+            f"model.positions.max_distance is {self.max_distance}: it must be above buckets / 2, {self.buckets // 2}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -170,9 +185,8 @@ class Model:
     unroll: int = 1  # layers a scan step holds: 1 compiles fastest
 
     def __post_init__(self) -> None:
-        names = ("vocab_size", "width", "heads", "head_width", "feed_forward", "encoder_layers", "decoder_layers")
-        for name in (*names, "unroll"):
-            require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}: it must be above 0.")
+        require_positive("model.", self, "vocab_size", "width", "heads", "head_width", "feed_forward")
+        require_positive("model.", self, "encoder_layers", "decoder_layers", "norm_epsilon", "unroll")
         require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}: it must lie in [0, 1).")
 
 
@@ -186,6 +200,14 @@ class Warmup:
     peak: float
     warmup: int = 0
     warmup_start: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.peak >= 0, f"optimizer.schedule.peak is {self.peak}: it must be 0 or above.")
+        require(self.warmup >= 0, f"optimizer.schedule.warmup is {self.warmup}: it must be 0 steps or more.")
+        require(
+            0 <= self.warmup_start <= 1,
+            f"optimizer.schedule.warmup_start is {self.warmup_start}: it is a share of the peak, from 0 to 1.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +232,10 @@ class InverseSquareRoot(Warmup):
     peak: float = 0.01
     timescale: int = 10_000
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("optimizer.schedule.", self, "timescale")
+
 
 Schedule = Constant | Linear | Cosine | InverseSquareRoot
 
@@ -224,6 +250,11 @@ class Optimizer:
     no_decay: tuple[str, ...] = (r"norm", r"relative_bias")
     frozen: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        clip = self.clip_norm
+        require(clip is None or clip > 0, f"optimizer.clip_norm is {clip}: it must be above 0, or None.")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}: it must be 0 or above.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(Optimizer):
@@ -236,22 +267,40 @@ class Adafactor(Optimizer):
     factored: bool = True
     min_factored: int = 128  # a matrix with a smaller side keeps its full second moment
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("optimizer.", self, "decay_exponent", "clip_update")
+        require(
+            self.momentum is None or 0 < self.momentum < 1,
+            f"optimizer.momentum is {self.momentum}: it must lie between 0 and 1, both excluded, or be None.",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW(Optimizer):
-    """Decoupled weight decay (arXiv:1711.05101)."""
+class Adam(Optimizer):
+    """What both kinds of AdamW have."""
 
     b1: float = 0.9
     b2: float = 0.999
     epsilon: float = 1e-8
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("b1", "b2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"optimizer.{name} is {value}: it must lie in [0, 1).")
+        require_positive("optimizer.", self, "epsilon")
+
 
 @dataclass(frozen=True, kw_only=True)
-class RMSScaledAdamW(Optimizer):
+class AdamW(Adam):
+    """Decoupled weight decay (arXiv:1711.05101)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSScaledAdamW(Adam):
     """AdamW whose step is scaled by max(1e-3, RMS(parameter)): nanoT5's AdamWScale."""
 
-    b1: float = 0.9
-    b2: float = 0.999
     epsilon: float = 1e-6
 
 
@@ -262,6 +311,11 @@ class RMSScaledAdamW(Optimizer):
 class Loss:
     z_loss: float = 1e-4  # weight of the squared log-partition (T5X)
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.z_loss >= 0, f"loss.z_loss is {self.z_loss}: it must be 0 or above.")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, f"loss.label_smoothing is {smoothing}: it must lie in [0, 1).")
 
 
 @dataclass(frozen=True)
@@ -284,6 +338,10 @@ class Evaluation:
     rows: int = 2048  # held-out rows, rounded up to whole batches and never more than there are
     samples: int = 3  # held-out passages filled in at the end
 
+    def __post_init__(self) -> None:
+        require_positive("evaluation.", self, "every", "rows")
+        require(self.samples >= 0, f"evaluation.samples is {self.samples}: it must be 0 or above.")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -291,16 +349,26 @@ class Checkpoint:
     keep: int = 3  # newest
     keep_best: int = 1  # by held-out loss
 
+    def __post_init__(self) -> None:
+        require_positive("checkpoint.", self, "every", "keep")
+        require(self.keep_best >= 0, f"checkpoint.keep_best is {self.keep_best}: it must be 0 or above.")
+
 
 @dataclass(frozen=True)
 class Report:
     every: int = 100  # steps a line of metrics averages over
+
+    def __post_init__(self) -> None:
+        require_positive("report.", self, "every")
 
 
 @dataclass(frozen=True)
 class Guard:
     nonfinite_limit: int = 8  # skipped updates in a row that stop the run
     hang_seconds: int = 1800  # without a finished step, before the run is declared hung
+
+    def __post_init__(self) -> None:
+        require_positive("guard.", self, "nonfinite_limit", "hang_seconds")
 
 
 @dataclass(frozen=True)
@@ -317,11 +385,10 @@ class Experiment:
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     report: Report = Report()
-    guard: Guard = field(default_factory=Guard)
+    guard: Guard = Guard()
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "microbatches"):
-            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: it must be above 0.")
+        require_positive("", self, "steps", "batch_size", "microbatches")
         require(
             self.batch_size % self.microbatches == 0,
             f"microbatches is {self.microbatches}: it must divide batch_size, which is {self.batch_size}.",

@@ -21,38 +21,6 @@ class Sums(NamedTuple):
     weight: Float[Array, ""]  # target tokens
 
 
-@jax.custom_vjp
-def _reduce_vocabulary(
-    logits: Float[Array, "b t v"], targets: Int[Array, "b t"]
-) -> tuple[Float[Array, "b t"], Float[Array, "b t"], Float[Array, "b t"]]:
-    """Log-sum-exp, target's logit and sum of the logits: all that the loss needs of the vocabulary axis."""
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    return log_z, jnp.where(_is_target(logits, targets), logits, 0).sum(-1), logits.sum(-1)
-
-
-def _is_target(logits: Float[Array, "b t v"], targets: Int[Array, "b t"]) -> Array:
-    # A comparison inside a reduction is never stored, unlike a one-hot array, and unlike a gather it needs no
-    # communication beyond a sum where the vocabulary is sharded.
-    return jax.lax.broadcasted_iota(targets.dtype, logits.shape, 2) == targets[..., None]
-
-
-def _reduce_forward(logits: Array, targets: Array) -> tuple:
-    outputs = _reduce_vocabulary(logits, targets)
-    return outputs, (logits, targets, outputs[0])
-
-
-def _reduce_backward(residuals: tuple, gradients: tuple) -> tuple:
-    # Differentiating log-sum-exp by JAX's own rule would keep exp(logits) for this pass: as much memory again.
-    logits, targets, log_z = residuals
-    log_z_gradient, target_gradient, sum_gradient = (gradient[..., None] for gradient in gradients)
-    softmax = jnp.exp(logits - log_z[..., None])
-    at_target = jnp.where(_is_target(logits, targets), target_gradient, 0)
-    return log_z_gradient * softmax + at_target + sum_gradient, None
-
-
-_reduce_vocabulary.defvjp(_reduce_forward, _reduce_backward)
-
-
 def cross_entropy(
     logits: Float[Array, "b t v"],
     targets: Int[Array, "b t"],
@@ -71,7 +39,8 @@ def cross_entropy(
     in; Marian spreads e over all v tokens: the three do not compare.)
     """
     logits = logits.astype(jnp.float32)
-    log_z, target_logit, logit_sum = _reduce_vocabulary(logits, targets)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     nll = log_z - target_logit
     z_term = z_loss * jnp.square(log_z)
     loss = nll + z_term
@@ -79,7 +48,7 @@ def cross_entropy(
         others = logits.shape[-1] - 1
         on, off = 1.0 - label_smoothing, label_smoothing / others
         entropy = -(on * math.log(on) + label_smoothing * math.log(off))
-        loss = log_z - (on - off) * target_logit - off * logit_sum - entropy + z_term
+        loss = log_z - (on - off) * target_logit - off * logits.sum(-1) - entropy + z_term
     correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
     ones = jnp.ones_like(nll)
     weights = ones if weights is None else weights.astype(jnp.float32)

@@ -12,7 +12,21 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from research import config as schema
 from research.config import ConfigError, Experiment, require
+
+
+def from_arguments(arguments: list[str]) -> dict[str, str]:
+    """{dotted path: text} of `--config.a.b=value` arguments; ConfigError for any other argument."""
+    overrides = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        require(
+            name.startswith("--config.") and bool(equals),
+            f"{argument} is not understood: overrides look like --config.optimizer.schedule.peak=3e-3; see --help.",
+        )
+        overrides[name.removeprefix("--config.")] = text
+    return overrides
 
 
 def apply(config: Any, overrides: dict[str, str]) -> Any:
@@ -111,15 +125,26 @@ def _parse(annotation: Any, text: str, path: str) -> Any:
 
 
 def _from_syntax(node: ast.expr) -> Any:
-    """A literal as JSON would hold it; a constructor becomes {"type": its name, **its keywords}."""
+    """A literal as JSON would hold it; a constructor becomes {"type": its name, **its arguments}."""
     match node:
-        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
-            return {"type": name} | {str(item.arg): _from_syntax(item.value) for item in keywords}
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=keywords):
+            given = dict(zip(_positional(name), arguments, strict=False))
+            if len(given) < len(arguments):
+                raise ValueError(f"{name} does not take {len(arguments)} arguments by position")
+            given |= {str(item.arg): item.value for item in keywords}
+            return {"type": name} | {field: _from_syntax(value) for field, value in given.items()}
         case ast.Name(id=name) if name[0].isupper():
             return {"type": name}
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return [_from_syntax(item) for item in items]
     return ast.literal_eval(node)
+
+
+def _positional(name: str) -> list[str]:
+    """The fields that a constructor takes by position, in order."""
+    found = getattr(schema, name, None)
+    fields = dataclasses.fields(found) if dataclasses.is_dataclass(found) else ()
+    return [field.name for field in fields if not field.kw_only]
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Metrics stay on the device until the step after them has been dispatched, so rep
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,6 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from tensorboardX import SummaryWriter
 
 from research import plan
@@ -57,9 +57,11 @@ class Reporter:
         self._pending: list[tuple[int, Any, float]] = []
         self._skipped_in_a_row = 0
         self._clock = time.perf_counter()
-        _keep_up_to(self._path, start)
-        self._file = open(self._path, "a")  # noqa: SIM115 (closed in close)
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
+        leads = jax.process_index() == 0
+        if leads:
+            _keep_up_to(self._path, start)
+        self._file = open(self._path if leads else os.devnull, "a")  # noqa: SIM115 (closed on leaving)
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1, write_to_disk=leads)
         self._progress = _Progress(start, steps)
 
     def step(self, step: int, metrics: Any, data_wait: float) -> None:
@@ -92,16 +94,22 @@ class Reporter:
         self._count_skipped(steps, [bool(value["skipped"]) for value in values])
 
     def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        """Writes a line; what is not finite, which JSON cannot hold, as null."""
+        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        self._file.write(json.dumps({"step": step, **{name: finite.get(name) for name in values}}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(name, value, step)
+        for name, value in finite.items():
+            self._board.add_scalar(name, value, step)
 
     def held_out(self, step: int, values: Mapping[str, float]) -> None:
         self.write(step, values)
         said = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
         self._progress.say(f"step {step}: {said}")
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the last update that was flushed was skipped."""
+        return self._skipped_in_a_row > 0
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -121,7 +129,6 @@ class Reporter:
             closing.callback(self._progress.close)
             if error[0] is None:
                 self.flush()
-        self._board.close()
 
     def _count_skipped(self, steps: list[int], skipped: list[bool]) -> None:
         for step, skip in zip(steps, skipped, strict=True):
@@ -256,12 +263,10 @@ def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, 
 def table(title: str, rows: Mapping[str, str]) -> None:
     """Prints name and value pairs, on the first host."""
     if jax.process_index() == 0:
-        grid = Table(title=title, show_header=False, title_justify="left", box=None, pad_edge=False)
-        grid.add_column(style="bold", no_wrap=True)
-        grid.add_column(overflow="fold")
+        console.print(title, style="bold")
+        width = max(map(len, rows))
         for name, value in rows.items():
-            grid.add_row(name, value)
-        console.print(grid)
+            console.print(f"  {name:<{width}}  {value}", markup=False)
 
 
 def amount(value: float, unit: str = "") -> str:
@@ -276,8 +281,10 @@ def gibibytes(size: float) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
-def plot_loss(directory: Path, unigram_entropy: float | None) -> Path:
+def plot_loss(directory: Path, unigram_entropy: float) -> Path:
     """Draws loss.png: training loss, held-out loss, and the entropy that a model blind to context can reach."""
+    if jax.process_index() != 0:
+        return directory / "loss.png"
     import matplotlib
 
     matplotlib.use("Agg")
@@ -289,8 +296,7 @@ def plot_loss(directory: Path, unigram_entropy: float | None) -> Path:
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, markersize=4, label=label)
-    if unigram_entropy is not None:
-        axes.axhline(unigram_entropy, color="0.4", linestyle="--", label="unigram entropy of held-out targets")
+    axes.axhline(unigram_entropy, color="0.4", linestyle="--", label="unigram entropy of held-out targets")
     axes.set(xlabel="step", ylabel="negative log-likelihood (nats a target token)", title=directory.name)
     axes.grid(alpha=0.3)
     axes.legend()

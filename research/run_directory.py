@@ -88,6 +88,12 @@ def write_result(directory: Path, status: str, step: int, reason: str, **facts: 
     return code
 
 
+def is_done(directory: Path) -> bool:
+    """Whether RESULT.json says that the run reached its last step and was concluded."""
+    path = directory / "RESULT.json"
+    return path.is_file() and json.loads(path.read_text())["status"] == "done"
+
+
 def as_data(config: Experiment) -> Any:
     """The config as JSON holds it."""
     return json.loads(override.to_json(config))
@@ -150,12 +156,15 @@ def _lock(lock: Any, directory: Path) -> None:
 def _check_same_run(directory: Path, config: Experiment) -> None:
     """A run that has begun may go on only as the run it was."""
     path = directory / "config.json"
-    if not path.is_file() or not _has_begun(directory):
-        return
-    before = override.from_json(path.read_text())
+    if path.is_file() and _has_begun(directory):
+        check_same_experiment(directory, json.loads(path.read_text()), config)
+
+
+def check_same_experiment(directory: Path, before: Any, config: Experiment) -> None:
+    """Raises ConfigError naming every field in which the config differs from the one `before`, as JSON holds it."""
     changes = {
         name: change
-        for name, change in override.diff(before, config).items()
+        for name, change in override.diff(override.from_json(json.dumps(before)), config).items()
         if not any(name == free or name.startswith(free + ".") for free in CHANGEABLE)
     }
     said = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changes.items())

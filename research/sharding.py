@@ -175,7 +175,8 @@ def place_batch(mesh: jax.sharding.Mesh, local: Batch) -> Batch:
 def initialize_hosts() -> None:
     """Starts JAX's runtime over the hosts that the cluster's environment names, or over this one alone.
 
-    Alone too, because without the runtime's client SIGTERM ends a process before it can save. A second call does nothing.
+    Alone too, because without the runtime's client SIGTERM ends a process before it can save. Called again, it does
+    nothing.
     """
     if jax.distributed.is_initialized():
         return

@@ -72,7 +72,7 @@ def _initial_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """The shapes of a state, at no cost. A ConfigError if the optimizer does not fit the model."""
-    return jax.eval_shape(partial(_initial_state, experiment), jax.random.key(0))
+    return jax.eval_shape(partial(_initial_state, experiment), _abstract_key())
 
 
 def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
@@ -132,7 +132,8 @@ def eval_step(experiment: Experiment, params: Tree, batch: Batch) -> Sums:
 
 
 def _loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKeyArray | None) -> Sums:
-    logits = bind(experiment.model, params)(batch, key)
+    # Said here, or the partitioner may split them by the head's shards over fsdp and gather activations instead.
+    logits = constrain(bind(experiment.model, params)(batch, key), PartitionSpec(BATCH_AXES, None, "tensor"))
     targets, weights = jax.tree.map(jnp.asarray, (batch.decoder_target_tokens, batch.decoder_loss_weights))
     settings = experiment.loss
     return cross_entropy(logits, targets, weights, z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)

@@ -1,6 +1,7 @@
 """The training loop. What a step does, in this order: data, update, report, checks, evaluation, saving, stopping."""
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -10,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from research import evaluate, report, run_directory, sharding
 from research.checkpoint import CheckpointError, Checkpoints, check_same
@@ -40,15 +40,19 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
     with run_directory.claim(directory, config, file_config):
         checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint)
         newest = checkpoints.newest
-        if newest is not None and newest >= config.steps:
+        if newest is not None and newest >= config.steps and run_directory.is_done(directory):
             say(f"{directory} is complete at step {newest}. To go on: the same command with --config.steps=MORE.")
             return 0
+        made_from = None if newest is None else checkpoints.meta(newest)
+        if made_from is not None:
+            run_directory.check_same_experiment(directory, made_from["config"], config)
         pipeline = prepare(config.data, config.seed, config.batch_size)
-        if newest is not None:
-            check_same(checkpoints.meta(newest)["data"], pipeline.fingerprint, directory)
+        if made_from is not None:
+            check_same(made_from["data"], pipeline.fingerprint, directory)
         run = Run(config, mesh, pipeline)
         with _ending(run, directory, checkpoints):
-            pipeline.tokenizer.save(directory / "tokenizer.model")
+            if jax.process_index() == 0:
+                pipeline.tokenizer.save(directory / "tokenizer.model")
             _fit(run, directory, checkpoints)
     return run.exit_code
 
@@ -93,7 +97,8 @@ class Run:
 def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
     config = run.config
     state, key = run.start(checkpoints)
-    best = checkpoints.best_held_out()
+    best, due = checkpoints.best_held_out(), False
+    scores: dict[str, float] = {}
     watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: _hung(run, directory))
     batches = run.pipeline.train(run.step * config.batch_size, run.host)
     with report.open_reporter(directory, config, run.mesh, run.pipeline, run.step) as reporter, _ctrl_c_is_sigterm():
@@ -111,31 +116,35 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
             preempted = checkpoints.reached_preemption(run.step)
             last = run.step == config.steps
 
-            scores: dict[str, float] = {}
+            held_out_loss = None
             if last or run.step % config.evaluation.every == 0:
                 with reporter.pause():
                     scores = run.evaluate(state.params)
                     reporter.held_out(run.step, scores)
                     report.plot_loss(directory, run.unigram_entropy)
+                if math.isfinite(scores["held_out_loss"]):
+                    held_out_loss = scores["held_out_loss"]
+                    if best is None or held_out_loss < best:
+                        best, due = held_out_loss, True
 
-            held_out_loss = scores.get("held_out_loss")
-            improved = held_out_loss is not None and held_out_loss < (np.inf if best is None else best)
-            best = held_out_loss if improved else best
-            if last or preempted or improved or run.step % config.checkpoint.every == 0:
+            due |= run.step % config.checkpoint.every == 0
+            if last or preempted or due:
                 with reporter.pause():
-                    checkpoints.save(run.step, state, _meta(run, key), held_out_loss)
+                    # Not amid updates that were skipped: what should be kept is what stood before them.
+                    if last or preempted or not reporter.skipping:
+                        checkpoints.save(run.step, state, _meta(run, key), held_out_loss)
+                        due = False
 
             if preempted and not last:
                 checkpoints.wait()
                 raise Preempted
         checkpoints.wait()
     watchdog.stop()
-    _conclude(run, directory, state.params)
+    _conclude(run, directory, state.params, scores or run.evaluate(state.params))
 
 
-def _conclude(run: Run, directory: Path, params: Any) -> None:
+def _conclude(run: Run, directory: Path, params: Any, scores: dict[str, float]) -> None:
     """What a person looks at after a run: scores beside what they must beat, passages filled in, the plot."""
-    scores = run.evaluate(params)
     shown = min(run.config.evaluation.samples, len(run.held_out[0].encoder_input_tokens))
     first = jax.tree.map(lambda rows: rows[:shown], run.held_out[0])
     passages = evaluate.fill_in(run.config.model, params, first, run.pipeline.tokenizer) if shown else []
@@ -159,8 +168,8 @@ def _ending(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
     """Says how the run ended, to the person and in RESULT.json, and sets the exit code."""
 
     def end(status: str, reason: str) -> None:
-        say(reason)
         run.exit_code = run_directory.write_result(directory, status, run.step, reason)
+        say(reason)
 
     try:
         run_directory.write_result(directory, "running", run.step, f"process {os.getpid()}")
@@ -168,13 +177,21 @@ def _ending(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
     except Preempted:
         end("preempted", f"Preempted at step {run.step}, which is saved: the same command goes on from it.")
     except NotFiniteError as error:
+        with contextlib.suppress(CheckpointError):
+            checkpoints.wait()
         whole = checkpoints.latest(before=error.first)
-        back = "there is no checkpoint before it" if whole is None else f"go back to the checkpoint of step {whole}"
+        back = "begin again" if whole is None else f"go back to the checkpoint of step {whole}"
         end("not finite", f"{error}: {back}, with a lower learning rate or other data.")
     except (CheckpointError, OSError) as error:
         whole = checkpoints.latest(before=run.step)
         kept = "no checkpoint was saved yet" if whole is None else f"the checkpoint of step {whole} is whole"
-        end("failed", f"{directory} cannot be written at step {run.step} ({error}); {kept}. Make room, then repeat.")
+        end(
+            "failed",
+            f"{directory} cannot be written at step {run.step} ({error}); {kept}. Mend that, then repeat the command.",
+        )
+    except BaseException as error:
+        run_directory.write_result(directory, "failed", run.step, f"{type(error).__name__}: {error}")
+        raise
 
 
 def _hung(run: Run, directory: Path) -> None:

@@ -1,11 +1,12 @@
 """Trains an experiment: python -m scripts.train experiments/quickstart.py --run_dir runs/quickstart"""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from research import override
-from research.config import ConfigError, require
+from research.config import ConfigError
 
 EPILOG = """
 overrides
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     try:
         file_config = override.load_experiment(options.experiment)
-        config = override.apply(file_config, read_overrides(rest))
+        config = override.apply(file_config, override.from_arguments(rest))
         from research.train import train  # after the config is known to be good: importing JAX takes seconds
 
         return train(config, options.run_dir, file_config=file_config, dry_run=options.dry_run)
@@ -46,18 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def read_overrides(arguments: list[str]) -> dict[str, str]:
-    """{dotted path: text} of `--config.a.b=value` arguments."""
-    overrides = {}
-    for argument in arguments:
-        name, equals, text = argument.partition("=")
-        require(
-            name.startswith("--config.") and bool(equals),
-            f"{argument} is not understood: overrides look like --config.optimizer.schedule.peak=3e-3; see --help.",
-        )
-        overrides[name.removeprefix("--config.")] = text
-    return overrides
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code not in (0, 2):
+        # At once: the threads of a save that failed, or of hosts that are gone, would be waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -21,14 +21,14 @@ examples
 
 use
   In an experiment:  Data(tokenizer=SentencePiece("docs.model", sentinels=100), ...)
-  Or over one:       python -m scripts.train EXPERIMENT.py --config.data.tokenizer='SentencePiece("docs.model")' ...
-  The model's vocab_size must be at least pieces + sentinels; a multiple of 128 above it is fastest.
+  As an override:    python -m scripts.train EXPERIMENT.py --config.data.tokenizer='SentencePiece("docs.model")' ...
+  The model's vocab_size must be at least pieces + sentinels; T5 rounds it up to a multiple of 128.
   An experiment with TrainedSentencePiece(pieces=...) trains its own vocabulary and needs none of this.
 
 how many pieces
   More pieces make rows of the same length hold more text and the embedding larger. 4,000 to 8,000 suit some megabytes
   of text, 32,000 English at large (as T5), 250,000 a hundred languages (as mT5). All the text is read; 25 lines a piece
-  are sampled and trained on. Few files and small text train in seconds.
+  are sampled and trained on.
 
 exit codes
   0 done   2 bad input, and nothing was written

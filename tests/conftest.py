@@ -3,9 +3,12 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# XLA's thread pool. Collectives wait on threads of it, and on two cores 8 devices can wait on one another for ever.
+os.environ["NPROC"] = "32"
 # Tests are small and compile often: without optimisation they compile two to three times as fast.
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+os.environ["XLA_FLAGS"] = " ".join(
+    (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
+)
 
 from jaxtyping import install_import_hook
 

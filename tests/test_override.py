@@ -17,6 +17,7 @@ from research.config import (
     JSONLines,
     Model,
     PlainText,
+    SentencePiece,
     Tied,
 )
 from research.override import apply, diff, from_json, load_experiment, to_json
@@ -45,6 +46,8 @@ CONFIG = Experiment(
         ("model.head", "Tied", Tied()),
         ("data.corpora.0.name", "c4/en:3.0.1", "c4/en:3.0.1"),
         ("data.tokenizer", "Bytes()", Bytes()),
+        ("data.tokenizer", "SentencePiece('docs.model')", SentencePiece("docs.model")),
+        ("data.tokenizer", "SentencePiece('docs.model', sentinels=10)", SentencePiece("docs.model", 10)),
         ("data.corpora", "[PlainText(train='a b.txt', document='file'), JSONLines(train='c')]",
          (PlainText("a b.txt", document="file"), JSONLines("c"))),
         ("optimizer", "AdamW(schedule=Cosine(peak=1e-3), b2=0.98)", AdamW(schedule=Cosine(peak=1e-3), b2=0.98)),

@@ -7,6 +7,7 @@ for bit, those of a run that nothing happened to.
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -21,6 +22,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from research.checkpoint import verify
+from research.config import TrainedSentencePiece
+from research.data.tokenizer import train_sentencepiece
 from research.sharding import flatten
 
 pytestmark = pytest.mark.slow
@@ -62,11 +65,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(folder: Path, name: str, *arguments: str, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "scripts.train", str(folder / "experiment.py"), "--run_dir", str(folder / name)]
-    environment = os.environ | {"KINTSUGI_CACHE": str(folder / "cache"), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     with open(folder / f"{name}.log", "ab") as log:
-        return subprocess.Popen(
-            [*command, *arguments], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, **options
-        )
+        options = {"cwd": ROOT, "env": environment(folder), "stdout": log, "stderr": subprocess.STDOUT} | options
+        return subprocess.Popen([*command, *arguments], **options)
+
+
+def environment(folder: Path, devices: int = 1) -> dict[str, str]:
+    """Most of a small run is compiling, so what is compiled is kept."""
+    return os.environ | {
+        "KINTSUGI_CACHE": str(folder / "cache"),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 def run(folder: Path, name: str, *arguments: str, **options) -> int:
@@ -146,7 +158,8 @@ def test_killed_at_random_steps_and_during_a_save(folder: Path) -> None:
 
 def test_sigterm_saves_and_exits_with_42(folder: Path) -> None:
     process = start(folder, "preempted")
-    until(process, lambda: len(metrics(folder, "preempted")) > 1)
+    # JAX looks for the signal once a second, and the whole run may take less: so it is sent as training begins.
+    until(process, lambda: (folder / "preempted" / "RESULT.json").exists())
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 42, log(folder, "preempted")
     result = json.loads((folder / "preempted" / "RESULT.json").read_text())
@@ -180,16 +193,31 @@ def test_complete_says_so_and_more_steps_go_on(folder: Path) -> None:
     assert metrics(folder, "longer")[: len(metrics(folder, "whole"))] == metrics(folder, "whole")
 
 
+def test_killed_after_the_last_save_the_run_is_still_concluded(folder: Path) -> None:
+    shutil.copytree(folder / "whole", folder / "unsaid")
+    expected = json.loads((folder / "whole" / "RESULT.json").read_text())
+    (folder / "unsaid" / "RESULT.json").write_text(json.dumps(expected | {"status": "running"}))
+    (folder / "unsaid" / "samples.jsonl").unlink()
+    assert run(folder, "unsaid") == 0
+    result = json.loads((folder / "unsaid" / "RESULT.json").read_text())
+    assert result | {"time": 0} == expected | {"time": 0}
+    assert (folder / "unsaid" / "samples.jsonl").read_text() == (folder / "whole" / "samples.jsonl").read_text()
+
+
+def test_a_relative_run_directory_is_as_good(folder: Path) -> None:
+    arguments = ["-m", "scripts.train", "experiment.py", "--run_dir", "runs/relative", "--config.steps=2"]
+    path = {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, *arguments], cwd=folder, env=environment(folder) | path).returncode == 0
+    assert verify(folder / "runs" / "relative" / "checkpoints" / "2") == ""
+
+
 def test_other_devices_go_on_to_within_rounding(folder: Path) -> None:
     shutil.copytree(folder / "whole", folder / "moved")
     for step in (STEPS, STEPS - 4):
         assert (folder / "moved" / "checkpoints" / str(step)).is_dir()
     shutil.rmtree(folder / "moved" / "checkpoints" / str(STEPS))
     arguments = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
-    command = [sys.executable, "-m", "scripts.train", str(folder / "experiment.py"), "--run_dir", str(folder / "moved")]
-    environment = os.environ | {"KINTSUGI_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
-    subprocess.run([*command, *arguments], cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+    assert run(folder, "moved", *arguments, env=environment(folder, devices=4)) == 0
     for expected, found in zip(metrics(folder, "whole"), metrics(folder, "moved"), strict=True):
         for name in expected:
             assert found[name] == pytest.approx(expected[name], rel=1e-5), (expected["step"], name)
@@ -223,6 +251,27 @@ def test_changed_text_under_the_same_name_is_refused(folder: Path) -> None:
     assert "data.corpora was" in log(folder, "retold").splitlines()[-1]
 
 
+def test_another_tokenizer_of_the_same_size_is_refused(folder: Path) -> None:
+    models = [str(folder / f"{name}.model") for name in ("a", "b")]
+    for model, text in zip(models, ("train", "held_out"), strict=True):
+        train_sentencepiece([(folder / f"{text}.txt").read_text()], TrainedSentencePiece(pieces=330), model)
+    shutil.copy(models[0], folder / "tokenizer.model")
+    arguments = [f'--config.data.tokenizer=SentencePiece("{folder}/tokenizer.model")', "--config.steps=2"]
+    assert run(folder, "renamed", *arguments) == 0, log(folder, "renamed")
+    shutil.copy(models[1], folder / "tokenizer.model")
+    assert run(folder, "renamed", *arguments[:1], "--config.steps=4") == 2
+    assert "data.tokenizer was" in log(folder, "renamed").splitlines()[-1]
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_field(folder: Path) -> None:
+    """Where it was put under a config.json that is not its own."""
+    shutil.copytree(folder / "whole", folder / "grafted")
+    config = folder / "grafted" / "config.json"
+    config.write_text(config.read_text().replace('"width": 16', '"width": 32'))
+    assert run(folder, "grafted", f"--config.steps={STEPS + 1}", "--config.model.width=32") == 2
+    assert "model.width was 16 and is now 32" in log(folder, "grafted").splitlines()[-1]
+
+
 def test_a_second_run_in_the_directory_is_refused(folder: Path) -> None:
     first = start(folder, "shared", "--config.steps=100000")
     until(first, lambda: len(metrics(folder, "shared")) > 0)
@@ -236,16 +285,38 @@ def test_a_second_run_in_the_directory_is_refused(folder: Path) -> None:
 def test_a_full_disk_ends_the_run_at_once_and_keeps_the_last_good_checkpoint(folder: Path) -> None:
     shutil.copytree(folder / "whole", folder / "full")
     limit = 20_000  # bytes a file: below a checkpoint's data, above metrics and RESULT.json
+    arguments = [f"--config.steps={STEPS + 1000}", "--config.evaluation.every=1000"]  # the plot is larger too
+    process = start(folder, "full", *arguments, stdout=subprocess.PIPE, text=True)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    assert_failed_at_once(folder, "full", said)
 
-    def little_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    assert run(folder, "full", f"--config.steps={STEPS + 1000}", preexec_fn=little_room) == 1
-    result = json.loads((folder / "full" / "RESULT.json").read_text())
+def test_a_directory_that_cannot_be_written_any_more_ends_the_run_at_once(folder: Path) -> None:
+    shutil.copytree(folder / "whole", folder / "gone")
+    checkpoints = folder / "gone" / "checkpoints"
+    process = start(folder, "gone", f"--config.steps={STEPS + 100_000}", "--config.checkpoint.every=100")
+    until(process, lambda: metrics(folder, "gone")[-1]["step"] > STEPS)
+    checkpoints.rename(folder / "gone" / "moved")
+    checkpoints.touch()  # a file where the directory was: this binds root too, unlike permissions
+    assert process.wait(timeout=300) == 1
+    checkpoints.unlink()
+    (folder / "gone" / "moved").rename(checkpoints)
+    assert_failed_at_once(folder, "gone", log(folder, "gone"))
+
+
+def assert_failed_at_once(folder: Path, name: str, said: str) -> None:
+    """It stopped once the save had failed and before the next was due, said why last, and left a whole checkpoint."""
+    result = json.loads((folder / name / "RESULT.json").read_text())
     assert result["status"] == "failed"
-    assert f"the checkpoint of step {STEPS} is whole" in result["reason"]
-    assert result["step"] <= STEPS + 4 + 2
-    assert verify(folder / "full" / "checkpoints" / str(STEPS)) == ""
+    assert said.strip().splitlines()[-1] == result["reason"]
+    (at,) = re.findall(r"cannot be written at step (\d+)", result["reason"])
+    (failed,) = re.findall(r"The checkpoint of step (\d+) could not be written", result["reason"])
+    (kept,) = re.findall(r"the checkpoint of step (\d+) is whole", result["reason"])
+    assert int(at) == result["step"]
+    assert int(kept) < int(failed) <= int(at) <= int(failed) + 4
+    assert verify(folder / name / "checkpoints" / kept) == ""
 
 
 def test_losses_that_stay_not_finite_stop_the_run_with_44(folder: Path) -> None:
@@ -254,8 +325,12 @@ def test_losses_that_stay_not_finite_stop_the_run_with_44(folder: Path) -> None:
     result = json.loads((folder / "nan" / "RESULT.json").read_text())
     assert result["status"] == "not finite"
     assert "3 updates in a row were not finite" in result["reason"]
-    assert "go back to the checkpoint of step" in result["reason"]
-    assert any(line.get("skipped") for line in metrics(folder, "nan"))
+    # Nothing was saved over what stood before the first bad step, though a save was due at every step.
+    (first,) = re.findall(r"the first at step (\d+)", result["reason"])
+    assert f"go back to the checkpoint of step {int(first) - 1}," in result["reason"]
+    assert verify(folder / "nan" / "checkpoints" / str(int(first) - 1)) == ""
+    assert max(int(path.name) for path in (folder / "nan" / "checkpoints").iterdir()) == int(first) - 1
+    assert [line["skipped"] for line in metrics(folder, "nan") if line["step"] >= int(first)] == [1, 1, 1]
 
 
 def test_dry_run_writes_nothing_and_bad_input_is_one_sentence(folder: Path) -> None:

@@ -12,8 +12,9 @@ class Batch(NamedTuple):
     """Token ids and, where rows hold padding or several examples, the segments that say which token belongs to which.
 
     A segment id is 0 for padding and 1, 2, ... for the examples packed into a row. None for the segments means,
-    statically, that every token of every row is real and belongs to one example, so attention needs no mask but the causal
-    one. None for the positions means 0, 1, 2, ... along the row. None for the weights means that every target counts once.
+    statically, that every token of every row is real and belongs to one example, so attention needs no mask but the
+    causal one. None for the positions means 0, 1, 2, ... along the row. None for the weights means that every target
+    counts once.
     """
 
     encoder_input_tokens: Int[Array, "b s"]

@@ -147,4 +147,4 @@ def _root(error: BaseException) -> BaseException:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no more is said'}"
+    return ": ".join([type(error).__name__, *lines[:1]])

@@ -262,12 +262,12 @@ def initial_params(config: Model, key: PRNGKeyArray) -> Params:
 
 def abstract_params(config: Model) -> Params:
     """The shapes of `initial_params`, at no cost."""
-    return jax.eval_shape(partial(initial_params, config), jax.random.key(0))
+    return jax.eval_shape(partial(initial_params, config), jax.eval_shape(jax.random.key, 0))
 
 
 @cache
 def definition(config: Model) -> tuple[nnx.GraphDef, Any]:
-    graph, _ = nnx.split(nnx.eval_shape(lambda: EncoderDecoder(config, jax.random.key(0))))
+    graph, _ = nnx.split(nnx.eval_shape(partial(EncoderDecoder, config), jax.eval_shape(jax.random.key, 0)))
     return graph, jax.tree.structure(abstract_params(config))
 
 

@@ -115,15 +115,16 @@ def test_identity_follows_content_not_place(tmp_path: Path) -> None:
 
 def test_identity_follows_the_fields_that_decide_documents(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    path.write_text('{"text": "one", "other": "two"}\n')
+    path.write_text('{"text": "one", "other": "two", "block": "three"}\n')
     name = str(path)
     corpora = [
         JSONLines(name, held_out=name),
         JSONLines(name, held_out=name, text="other"),
+        JSONLines(name, held_out=name, text="block"),
         PlainText(name, held_out=name),
         PlainText(name, held_out=name, document="file"),
     ]
-    assert len({open_documents(corpus, "train").identity for corpus in corpora}) == 4
+    assert len({open_documents(corpus, "train").identity for corpus in corpora}) == 5
 
 
 def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +213,7 @@ class KintsugiExample(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
         if os.environ.get("BREAK_THE_BUILD"):
-            raise ZeroDivisionError("the true reason")
+            yield 0, {"document": "the same key twice", "number": 0}
         for number in range(count):
             yield number, {"document": f"dokument é {number}", "number": number}
 
@@ -256,7 +257,7 @@ def test_bad_tfds_corpora(tfds_example: Path, corpus: TFDS, message: str) -> Non
 
 def test_why_a_tfds_build_failed_is_said(tfds_example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BREAK_THE_BUILD", "1")
-    with pytest.raises(ConfigError, match=r"could not build kintsugi_example .*the true reason"):
+    with pytest.raises(ConfigError, match=r"could not build kintsugi_example .*DuplicatedKeysError"):
         open_documents(TFDS("kintsugi_example", text="document"), "train")
 
 

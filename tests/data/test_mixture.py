@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from research.config import Mixing
@@ -28,6 +28,7 @@ def test_ordinals_count_on_from_nought(weights: tuple[int, ...]) -> None:
         np.testing.assert_array_equal(given_rows, np.arange(len(given_rows)))
 
 
+@example((2**28, 3, 2**27 + 1), 2**40 + 1)
 @given(st.lists(st.integers(1, 2**28), min_size=1, max_size=6).map(tuple), st.integers(0, 2**40))
 def test_counts_follow_the_weights_at_any_position(weights: tuple[int, ...], position: int) -> None:
     """Ordinals near a position are the counts there; Python's integers check them without overflow."""

@@ -8,8 +8,10 @@ from research.data import progress
 from research.data.progress import Progress
 
 
-def test_short_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("terminal", [False, True])
+def test_short_work_shows_nothing(capsys: pytest.CaptureFixture[str], terminal: bool) -> None:
     with Progress("Working", 3, "things") as shown:
+        shown.console = progress.Console(stderr=True, force_terminal=terminal)
         for _ in range(3):
             shown.advance()
     assert capsys.readouterr().err == ""

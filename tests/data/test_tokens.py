@@ -154,7 +154,7 @@ def test_training_text_is_bounded_and_shared_as_the_mixing_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vocabulary, "TEXT_CHARACTERS", 4000)
-    corpora = [corpus(tmp_path / "a", ["a" * 100] * 900), corpus(tmp_path / "b", ["b" * 50] * 200)]
+    corpora = [corpus(tmp_path / "a", ["a" * 70] * 1286), corpus(tmp_path / "b", ["b" * 50] * 200)]
     for temperature, share in ((1.0, 0.9), (2.0, 0.75)):
         text = "".join(vocabulary.training_text(corpora, Mixing(temperature)))
         assert 3990 <= len(text) <= 4000

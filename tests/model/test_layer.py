@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from research.config import Model, Relative
-from research.model.layer import FeedForward, RMSNorm, dropout, relative_bias, relative_bucket
+from research.model.layer import FeedForward, RMSNorm, dropout, layer_keys, relative_bias, relative_bucket
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens"
 MODEL = Model(61, 24, 3, 5, 40, 2, 2, compute="float32")
@@ -76,3 +76,9 @@ def test_dropout_keeps_the_mean_and_drops_alike_along_the_length():
     assert dropout(x, 0.2, None) is x
     assert dropout(x, 0.0, jax.random.key(0)) is x
     assert dropout(x.astype(jnp.bfloat16), 0.2, jax.random.key(0)).dtype == jnp.bfloat16
+
+
+def test_every_layer_has_its_own_dropout_key():
+    drawn = layer_keys(jax.random.key(0), 3)
+    assert len(np.unique(jax.random.key_data(drawn), axis=0)) == 3
+    assert layer_keys(None, 3) is None

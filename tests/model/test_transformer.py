@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -44,17 +45,19 @@ def batch_of(rows: int = 2, seed: int = 1) -> Batch:
     return Batch(*(jnp.asarray(array, jnp.int32) for array in (source, inputs, target)))
 
 
+@partial(jax.jit, static_argnums=0)
 def logits_of(config: Model, params, batch: Batch, key=None):
-    return jax.jit(lambda params, batch: bind(config, params)(batch, key))(params, batch)
+    return bind(config, params)(batch, key)
 
 
-def loss_of(config: Model, params, batch: Batch, key=None):
-    likelihood = jax.nn.log_softmax(bind(config, params)(batch, key))
+def loss_of(config: Model, params, batch: Batch):
+    likelihood = jax.nn.log_softmax(bind(config, params)(batch))
     return -jnp.take_along_axis(likelihood, batch.decoder_target_tokens[..., None], -1).mean()
 
 
+@partial(jax.jit, static_argnums=0)
 def gradients_of(config: Model, params, batch: Batch):
-    return jax.jit(jax.grad(lambda params: loss_of(config, params, batch)))(params)
+    return jax.grad(loss_of, argnums=1)(config, params, batch)
 
 
 def assert_trees_close(first, second, tolerance: float = 1e-5) -> None:
@@ -64,6 +67,16 @@ def assert_trees_close(first, second, tolerance: float = 1e-5) -> None:
     for path in first:
         scale = np.abs(second[path]).max()
         assert np.abs(first[path] - second[path]).max() <= tolerance * scale, path
+
+
+def primitives(program):
+    """The primitives of a program and of the programs it calls; the body of a scan counts once."""
+    for equation in program.eqns:
+        yield equation.primitive.name
+        for value in jax.tree.leaves(equation.params):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from primitives(inner)
 
 
 # --- What sees what ---------------------------------------------------------------------------------------------------
@@ -165,7 +178,7 @@ def test_only_distances_between_positions_matter():
 # --- Ways to compute the same -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unroll", [2, 3, 8])
+@pytest.mark.parametrize("unroll", [2, 8])  # a remainder, and more than there are
 def test_unrolled_is_scanned(unroll):
     params, batch = params_of(TINY), batch_of()
     assert_trees_close(gradients_of(replace(TINY, unroll=unroll), params, batch), gradients_of(TINY, params, batch))
@@ -203,7 +216,7 @@ def test_remat_keeps_less():
 def test_the_program_does_not_grow_with_depth():
     def equations(config):
         program = jax.make_jaxpr(lambda params: loss_of(config, params, batch_of()))(abstract_params(config))
-        return str(program).count(" = ")
+        return len(list(primitives(program.jaxpr)))
 
     assert equations(TINY) == equations(replace(TINY, encoder_layers=24, decoder_layers=24))
 
@@ -233,7 +246,7 @@ def test_cached_is_uncached(config):
 # --- Numbers ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [TINY, PER_LAYER, TIED], ids=["shared", "per_layer", "tied"])
+@pytest.mark.parametrize("config", [PER_LAYER, TIED], ids=["per_layer", "tied"])
 def test_bfloat16_gives_every_parameter_a_gradient(config):
     """Gradients of the float32 master weights: finite, and zero only where a token or a bucket does not occur."""
     config = replace(config, compute="bfloat16", activation="gelu_tanh")
@@ -272,21 +285,13 @@ def test_the_tied_head_is_the_embedding():
     assert np.all(gradients_of(TIED, params, batch)["embedding"] != 0)
 
 
-def count(primitive: str, program) -> int:
-    """How often a primitive stands in a program and in the programs it calls; the body of a scan counts once."""
-    inner = [value for equation in program.eqns for value in jax.tree.leaves(equation.params)]
-    programs = [getattr(value, "jaxpr", value) for value in inner]
-    own = sum(equation.primitive.name == primitive for equation in program.eqns)
-    return own + sum(count(primitive, program) for program in programs if hasattr(program, "eqns"))
-
-
 def test_dropout_acts_in_its_places_and_only_with_a_key():
     config, batch = replace(TINY, dropout=0.3), batch_of()
     params = params_of(config)
     program = jax.make_jaxpr(lambda params: bind(config, params)(batch, jax.random.key(0)))(params)
     # Encoder: embedding, final norm; a layer's probabilities, attention, feed-forward inside and after. Decoder: the
     # same, and cross-attention's two. A scanned layer counts once.
-    assert count("random_bits", program.jaxpr) == 2 + 4 + 2 + 6
+    assert list(primitives(program.jaxpr)).count("random_bits") == 2 + 4 + 2 + 6
     plain = logits_of(config, params, batch)
     np.testing.assert_array_equal(plain, logits_of(TINY, params, batch))
     first, again, other = (logits_of(config, params, batch, jax.random.key(seed)) for seed in (0, 0, 1))

@@ -1,0 +1,278 @@
+"""How fast a training step is, on synthetic batches: python -m scripts.benchmark.train --preset t5_v1_1/small
+
+Times whole steps of research.step (forward, backward, optimizer) on the devices that are here, and beside them, in the
+same rounds, a large matrix product on each device: the most that these devices do in practice. No data is read.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research import config, override, plan, run_directory
+from research.config import ConfigError, Experiment, require
+from research.data.batch import Batch
+from research.model.family import preset
+from research.model.transformer import abstract_params
+from research.sharding import check_divisible, make_mesh, place_batch
+from research.step import compile_train_step, new_state
+
+OPTIMIZERS: dict[str, config.Adafactor | config.AdamW | config.RMSScaledAdamW] = {
+    "adafactor": config.Adafactor(),
+    "adamw": config.AdamW(schedule=config.Constant(peak=1e-4)),
+    "rms_scaled_adamw": config.RMSScaledAdamW(schedule=config.Constant(peak=1e-3)),
+}
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+EPILOG = """
+reading the table
+  A figure is the median over the rounds, with the slowest and fastest round in brackets. Model FLOPs count every matrix
+  product once forward and twice backward (research/plan.py), not what remat computes again. MFU is model FLOPs a second
+  over what the devices could do: by their data sheet, where it is known, and by the matrix product of the same round.
+  Memory is a device's: foreseen by the compiler, and the peak the device reports, where it does.
+
+lengths
+  T5's span corruption makes 512 inputs and 114 targets; 1024 and 229; 256 and 58; 128 and 29.
+
+examples
+  python -m scripts.benchmark.train --preset t5_v1_1/base --batch_size 128
+  python -m scripts.benchmark.train --preset t5_v1_1/large --batch_size 64 --mesh data=1,fsdp=8 --json large.json
+  python -m scripts.benchmark.train --preset t5_v1_1/base --batch_size 512 --config.microbatches=4
+  python -m scripts.benchmark.train --preset t5_v1_1/base --config.model.unroll=12 --config.model.remat=dots
+  NPROC=32 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m scripts.benchmark.train \\
+      --batch_size 8 --input_length 128 --target_length 29 --mesh data=2,fsdp=2,tensor=2 --steps 2   (simulated devices)
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options, rest = parser().parse_known_args(arguments)
+    try:
+        result = benchmark(experiment_of(options, override.from_arguments(rest)), options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table(result))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m scripts.benchmark.train", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    made.add_argument("--preset", default="t5_v1_1/small", help="a published model's sizes, family/size (%(default)s)")
+    made.add_argument("--batch_size", type=int, default=8, help="rows a step, over all devices (%(default)s)")
+    made.add_argument("--input_length", type=int, default=512, help="encoder tokens a row (%(default)s)")
+    made.add_argument("--target_length", type=int, default=114, help="decoder tokens a row (%(default)s)")
+    made.add_argument("--mesh", default="data=-1", help="devices an axis, as data=2,fsdp=2,tensor=2; -1 is the rest")
+    made.add_argument("--optimizer", choices=OPTIMIZERS, default="adafactor")
+    made.add_argument("--steps", type=int, default=10, help="steps a round (%(default)s)")
+    made.add_argument("--rounds", type=int, default=5, help="at least 5 tell a spread (%(default)s)")
+    made.add_argument("--warmup", type=int, default=3, help="steps before the clock starts (%(default)s)")
+    made.add_argument("--gemm", type=int, help="side of the matrices that are multiplied (8192; on a CPU 1024)")
+    made.add_argument("--json", type=Path, help="write all figures, every round, versions, hardware and commit there")
+    made.add_argument_group("--config.FIELD=VALUE", "any other field of the experiment, as for scripts.train")
+    return made
+
+
+# --- What is measured -------------------------------------------------------------------------------------------------
+
+
+def experiment_of(options: argparse.Namespace, overrides: dict[str, str]) -> Experiment:
+    for name in ("input_length", "target_length", "steps", "rounds"):
+        require(getattr(options, name) > 0, f"--{name} is {getattr(options, name)}: it must be above 0.")
+    made = Experiment(
+        model=preset(options.preset),
+        data=config.Data(corpora=(config.PlainText(train="synthetic"),), input_length=options.input_length),
+        optimizer=OPTIMIZERS[options.optimizer],
+        steps=1_000_000,
+        batch_size=options.batch_size,
+        mesh=mesh_of(options.mesh),
+    )
+    return override.apply(made, overrides)
+
+
+def mesh_of(text: str) -> config.Mesh:
+    """data=2,fsdp=4 -> Mesh(data=2, fsdp=4, tensor=1); an axis that is not named has 1 device."""
+    sizes = {field.name: 1 for field in dataclasses.fields(config.Mesh)}
+    for part in text.split(","):
+        axis, _, size = part.partition("=")
+        require(
+            axis in sizes and size.lstrip("-").isdigit(),
+            f"--mesh has {part!r}: it is a list such as data=2,fsdp=2,tensor=2.",
+        )
+        sizes[axis] = int(size)
+    return config.Mesh(**sizes)
+
+
+def synthetic_batch(experiment: Experiment, target_length: int) -> Batch:
+    """Full rows without segments, as pretraining has them."""
+    random = np.random.default_rng(0)
+
+    def tokens(length: int) -> np.ndarray:
+        return random.integers(2, experiment.model.vocab_size, (experiment.batch_size, length), dtype=np.int32)
+
+    return Batch(tokens(experiment.data.input_length), tokens(target_length), tokens(target_length))
+
+
+def benchmark(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any]:
+    mesh = make_mesh(experiment.mesh)
+    check_divisible(experiment, mesh)
+    batch, key = synthetic_batch(experiment, options.target_length), jax.random.key(0)
+    began = time.perf_counter()
+    step = compile_train_step(experiment, mesh, batch)
+    compile_seconds = time.perf_counter() - began
+
+    state, placed = new_state(experiment, mesh, key), place_batch(mesh, batch)
+    for _ in range(options.warmup):
+        state, metrics = step(state, placed, key)
+    jax.block_until_ready(state)
+    size = options.gemm or (1024 if jax.default_backend() == "cpu" else 8192)
+    product = matrix_product(size, experiment.model.compute, mesh)
+    step_seconds, ceilings = [], []
+    for _ in range(options.rounds):
+        ceilings.append(mesh.size * 2 * size**3 / seconds_each(product, 10))
+        began = time.perf_counter()
+        for _ in range(options.steps):
+            state, metrics = step(state, placed, key)
+        jax.block_until_ready((state, metrics))
+        step_seconds.append((time.perf_counter() - began) / options.steps)
+    require(int(metrics.skipped) == 0, "The last step was skipped: its loss or gradient was not finite.")
+    measured = {
+        "compile_seconds": compile_seconds,
+        "step_seconds": step_seconds,
+        "ceiling_flops": ceilings,
+        "gemm": f"{size} x {size} x {size} in {experiment.model.compute} on every device",
+        "loss": float(metrics.loss),
+        "memory": memory(step, mesh),
+    }
+    return {**described(experiment, options, mesh), **measured, **derived(experiment, options, mesh, measured)}
+
+
+def matrix_product(size: int, dtype: str, mesh: jax.sharding.Mesh) -> Callable[[], Any]:
+    """A product of square matrices on every device at once, to be waited for by the caller."""
+    keys = jax.random.split(jax.random.key(1), 2)
+    operands = [jax.random.normal(key, (size, size), jnp.float32).astype(dtype) for key in keys]
+    placed = [jax.device_put(operands, device) for device in mesh.devices.flat]
+    multiply = jax.jit(jnp.matmul)
+    return lambda: [multiply(*pair) for pair in placed]
+
+
+def seconds_each(call: Callable[[], Any], times: int) -> float:
+    jax.block_until_ready(call())
+    began = time.perf_counter()
+    for _ in range(times):
+        results = call()
+    jax.block_until_ready(results)
+    return (time.perf_counter() - began) / times
+
+
+def memory(step: jax.stages.Compiled, mesh: jax.sharding.Mesh) -> dict[str, int | None]:
+    """Bytes a device needs by the compiler's account, and its own account of the peak where the backend keeps one."""
+    foreseen, reported = step.memory_analysis(), mesh.devices.flat[0].memory_stats()
+    if foreseen is not None:
+        needed = foreseen.argument_size_in_bytes + foreseen.output_size_in_bytes - foreseen.alias_size_in_bytes
+    return {
+        "foreseen_bytes": None if foreseen is None else needed + foreseen.temp_size_in_bytes,
+        "temporary_bytes": None if foreseen is None else foreseen.temp_size_in_bytes,
+        "peak_bytes": None if reported is None else reported["peak_bytes_in_use"],
+    }
+
+
+# --- What is reported -------------------------------------------------------------------------------------------------
+
+
+def described(experiment: Experiment, options: argparse.Namespace, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """What was run on what, so that a figure can be told apart and repeated."""
+    device = mesh.devices.flat[0]
+    return {
+        "preset": options.preset,
+        "parameters": plan.parameter_count(abstract_params(experiment.model)),
+        "batch_size": experiment.batch_size,
+        "input_length": experiment.data.input_length,
+        "target_length": options.target_length,
+        "mesh": dict(mesh.shape),
+        "steps": options.steps,
+        "experiment": json.loads(override.to_json(experiment)),
+        "hardware": {
+            "device": device.device_kind,
+            "devices": mesh.size,
+            "backend": jax.default_backend(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "load_average": os.getloadavg()[0],
+        },
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "commit": run_directory.commit(),
+    }
+
+
+def derived(
+    experiment: Experiment, options: argparse.Namespace, mesh: jax.sharding.Mesh, measured: dict[str, Any]
+) -> dict[str, Any]:
+    rows, inputs, targets = experiment.batch_size, experiment.data.input_length, options.target_length
+    flops = plan.train_flops(experiment.model, inputs, targets)
+    peak = plan.peak_flops(mesh.devices.flat[0])
+    rounds = measured["step_seconds"]
+    achieved = [rows * flops / seconds for seconds in rounds]
+    return {
+        "flops_per_sequence": flops,
+        "sequences_per_second": [rows / seconds for seconds in rounds],
+        "tokens_per_second": [rows * (inputs + targets) / seconds for seconds in rounds],
+        "flops_per_second": achieved,
+        "mfu_by_data_sheet": None if peak is None else [value / (peak * mesh.size) for value in achieved],
+        "mfu_by_matrix_product": [
+            value / ceiling for value, ceiling in zip(achieved, measured["ceiling_flops"], strict=True)
+        ],
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    hardware, mesh, room = result["hardware"], result["mesh"], result["memory"]
+
+    def spread(values: list[float] | None, scale: float = 1.0, unit: str = "") -> str:
+        if values is None:
+            return "unknown for this device"
+        low, middle, high = (scale * value for value in (min(values), statistics.median(values), max(values)))
+        return f"{middle:,.4g}{unit} [{low:,.4g} - {high:,.4g}]"
+
+    def gibibytes(size: int | None) -> str:
+        return "not reported" if size is None else f"{size / 2**30:,.3f} GiB"
+
+    rows = {
+        "model": f"{result['preset']}, {result['parameters']:,} parameters",
+        "batch": f"{result['batch_size']} rows of {result['input_length']} + {result['target_length']} tokens",
+        "devices": f"{hardware['devices']} x {hardware['device']}, {', '.join(f'{k}={v}' for k, v in mesh.items())}",
+        "compile": f"{result['compile_seconds']:.2f} s",
+        "step": spread(result["step_seconds"], 1e3, " ms"),
+        "sequences/s": spread(result["sequences_per_second"]),
+        "tokens/s": spread(result["tokens_per_second"]),
+        "model FLOP/s": spread(result["flops_per_second"], 1e-12, " TFLOP/s"),
+        "matrix product": spread(result["ceiling_flops"], 1e-12, " TFLOP/s"),
+        "MFU, data sheet": spread(result["mfu_by_data_sheet"], 100, " %"),
+        "MFU, matrix product": spread(result["mfu_by_matrix_product"], 100, " %"),
+        "memory, foreseen": f"{gibibytes(room['foreseen_bytes'])}, temporary {gibibytes(room['temporary_bytes'])}",
+        "memory, peak": gibibytes(room["peak_bytes"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        "commit": result["commit"],
+        "load average": f"{hardware['load_average']:.1f} on {hardware['cores']} cores",
+    }
+    return "\n".join(f"{name:<20} {value}" for name, value in rows.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

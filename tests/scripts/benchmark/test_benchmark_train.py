@@ -1,0 +1,70 @@
+"""The benchmark of the training step: its figures belong together, and it needs no library of the data pipeline."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from research import plan
+from research.config import ConfigError, Mesh
+from research.model.family import preset
+from scripts.benchmark.train import main, mesh_of
+
+ROOT = Path(__file__).parents[3]
+TINY = {"vocab_size": 64, "width": 32, "heads": 8, "head_width": 4, "feed_forward": 48, "encoder_layers": 1}
+ARGUMENTS = [
+    *("--batch_size", "8", "--input_length", "16", "--target_length", "6", "--mesh", "data=2,fsdp=2,tensor=2"),
+    *("--steps", "1", "--rounds", "2", "--warmup", "1", "--gemm", "64"),
+    *(f"--config.model.{name}={value}" for name, value in TINY.items()),
+]
+
+
+def test_figures_agree_with_each_other_and_with_the_table(tmp_path, capsys):
+    assert main([*ARGUMENTS, "--json", str(tmp_path / "result.json")]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    flops = plan.train_flops(preset("t5_v1_1/small", **TINY), 16, 6)
+    assert result["flops_per_sequence"] == flops
+    for i, seconds in enumerate(result["step_seconds"]):
+        assert result["sequences_per_second"][i] == pytest.approx(8 / seconds)
+        assert result["tokens_per_second"][i] == pytest.approx(8 * 22 / seconds)
+        assert result["mfu_by_matrix_product"][i] == pytest.approx(8 * flops / seconds / result["ceiling_flops"][i])
+    assert result["mfu_by_data_sheet"] is None  # a CPU has none
+    assert result["hardware"]["devices"] == 8
+    assert result["memory"]["foreseen_bytes"] > result["memory"]["temporary_bytes"] > 0
+    shown = capsys.readouterr().out
+    assert f"{result['parameters']:,} parameters" in shown
+    assert result["commit"] in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["--preset", "t5_v1_1/huge"], "There is no preset 't5_v1_1/huge'"),
+        (["--mesh", "data=3"], "there are 8"),
+        (["--mesh", "model=2"], "--mesh has 'model=2'"),
+        (["--batch_size", "6"], "batch_size / microbatches is 6"),
+        (["--rounds", "0"], "--rounds is 0"),
+        (["--config.model.depth=3"], "depth"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(change, sentence, capsys):
+    assert main([*ARGUMENTS, *change]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_mesh_is_read_axis_by_axis():
+    assert mesh_of("fsdp=4,data=2") == Mesh(data=2, fsdp=4, tensor=1)
+    assert mesh_of("data=-1") == Mesh(data=-1)
+    with pytest.raises(ConfigError, match=r"--mesh has 'data'"):
+        mesh_of("data")
+
+
+def test_it_needs_no_library_of_the_data_pipeline_or_of_checkpoints():
+    blocked = ("sentencepiece", "grain", "tensorflow_datasets", "orbax", "array_record", "safetensors", "tensorboardX")
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import scripts.benchmark.train"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

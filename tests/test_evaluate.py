@@ -1,0 +1,75 @@
+"""Scores are sums over all batches divided once; filling the true spans in gives the text back."""
+
+import re
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from research import evaluate
+from research.config import Bytes, Model, SpanCorruption
+from research.data.batch import Batch
+from research.data.objective import corrupt, lengths
+from research.data.tokenizer import open_tokenizer
+from research.evaluate import Passage, fill_in, held_out, replace_sentinels
+from research.loss import Sums
+from research.model.transformer import initial_params
+
+TEXT = "Nothing in the world can take the place of persistence; talent will not, and neither will genius, nor "
+MODEL = Model(384, 16, 2, 8, 32, 1, 1, compute="float32")
+
+
+def corrupted():
+    """Rows of text through span corruption, and the text of each."""
+    tokenizer, objective = open_tokenizer(Bytes()), SpanCorruption()
+    row = lengths(objective, 64)
+    texts = [(TEXT * 2)[start : start + row.raw] for start in (0, 7, 50)]
+    tokens = np.array([tokenizer.encode(text) for text in texts], np.uint16)
+    return corrupt(tokens, objective, row, tokenizer, np.random.default_rng(0)), texts, tokenizer
+
+
+def test_batches_of_unequal_weight_count_by_their_tokens():
+    small, large = (Batch(*np.zeros((3, rows, 4), np.int32)) for rows in (1, 10))
+
+    def eval_step(params, batch):
+        nll, weight = {1: (2.0, 10.0), 10: (9.0, 1.0)}[len(batch.encoder_input_tokens)]
+        return Sums(*map(np.float32, (0.0, nll, 0.0, weight / 2, weight)))
+
+    scores = held_out(eval_step, {}, [small, large])
+    assert scores == {"held_out_loss": pytest.approx(1.0), "held_out_accuracy": pytest.approx(0.5)}
+
+
+def test_true_targets_fill_their_inputs_to_the_text():
+    batch, texts, tokenizer = corrupted()
+    for inputs, targets, text in zip(batch.encoder_input_tokens, batch.decoder_target_tokens, texts, strict=True):
+        shown = replace_sentinels(inputs, targets, tokenizer)
+        assert "".join(re.sub(r"[\[\]]", "", shown).split()) == "".join(text.split())  # a span's own spaces are cut
+        assert shown.count("[") == shown.count("]") == lengths(SpanCorruption(), 64).spans
+
+
+def test_spans_that_were_not_written_stay_empty():
+    batch, _, tokenizer = corrupted()
+    inputs, targets = batch.encoder_input_tokens[0], batch.decoder_target_tokens[0]
+    first_span_only = np.concatenate([targets[: list(targets).index(tokenizer.sentinel_ids[1])], [tokenizer.eos_id]])
+    shown = replace_sentinels(inputs, first_span_only, tokenizer)
+    assert shown.count("[]") == lengths(SpanCorruption(), 64).spans - 1
+    assert replace_sentinels(inputs, targets[:0], tokenizer).count("[]") == lengths(SpanCorruption(), 64).spans
+
+
+def test_passages_show_what_the_model_writes_and_what_was_hidden(monkeypatch):
+    batch, _, tokenizer = corrupted()
+    oracle = SimpleNamespace(asked=None)
+
+    def greedy(model, params, inputs, segments, **settings):
+        oracle.asked = settings
+        return batch.decoder_target_tokens
+
+    params = initial_params(MODEL, jax.random.key(0))
+    untrained = fill_in(MODEL, params, batch, tokenizer)
+    assert all(isinstance(passage, Passage) for passage in untrained)
+    monkeypatch.setattr(evaluate, "greedy", greedy)
+    perfect = fill_in(MODEL, params, batch, tokenizer)
+    assert [passage.filled for passage in perfect] == [passage.original for passage in perfect]
+    assert [passage.original for passage in untrained] == [passage.original for passage in perfect]
+    assert oracle.asked == {"length": batch.decoder_target_tokens.shape[1], "start_id": 0, "eos_id": 1, "pad_id": 0}
