@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from research.config import Model
 from research.data.batch import Batch
@@ -52,9 +53,10 @@ def fill_in(model: Model, params: Params, batch: Batch, tokenizer: Tokenizer) ->
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
     )
+    written = multihost_utils.process_allgather(predictions, tiled=True)
     return [
         Passage(replace_sentinels(row, predicted, tokenizer), replace_sentinels(row, target, tokenizer))
-        for row, predicted, target in zip(inputs, np.asarray(predictions), targets, strict=True)
+        for row, predicted, target in zip(inputs, written, targets, strict=True)
     ]
 
 

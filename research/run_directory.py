@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from research import override
 from research.config import ConfigError, Experiment, require
@@ -55,25 +57,48 @@ def claim(directory: Path, config: Experiment, file_config: Experiment | None = 
     Raises ConfigError when it cannot be written, is held by another process, is no run directory, or holds a run whose
     config differs in a field that decides its numbers.
     """
-    if jax.process_index() != 0:
+    with contextlib.ExitStack() as held:
+        claimed, refusal = True, ConfigError("The first process could not claim the run directory; it says why.")
+        if jax.process_index() == 0:
+            try:
+                held.enter_context(_claimed(directory, config, file_config))
+            except ConfigError as error:
+                claimed, refusal = False, error
+        # All wait for the first here, and none goes on without it.
+        if not multihost_utils.broadcast_one_to_all(np.int32(claimed)):
+            raise refusal
         yield
-        return
+
+
+@contextlib.contextmanager
+def _claimed(directory: Path, config: Experiment, file_config: Experiment | None) -> Iterator[None]:
     _check_new_or_run(directory)
-    try:
+    with _writable(directory):
         directory.mkdir(parents=True, exist_ok=True)
         lock = open(directory / "RUN.lock", "a+")  # noqa: SIM115 (closed below, with the lock)
-    except OSError as error:
-        raise ConfigError(f"{directory} cannot be written ({error.strerror}): give another --run_dir.") from error
     with lock:
         _lock(lock, directory)
         _check_same_run(directory, config)
-        write_json(directory / "config.json", as_data(config))
-        if file_config is not None:
-            differences = override.diff(file_config, config)
-            write_json(directory / "diff.json", {path: [repr(a), repr(b)] for path, (a, b) in differences.items()})
-        with open(directory / "history.jsonl", "a") as history:
-            history.write(json.dumps(environment()) + "\n")
+        with _writable(directory):
+            _record_start(directory, config, file_config)
         yield
+
+
+@contextlib.contextmanager
+def _writable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be written ({error.strerror}): give another --run_dir.") from error
+
+
+def _record_start(directory: Path, config: Experiment, file_config: Experiment | None) -> None:
+    write_json(directory / "config.json", as_data(config))
+    if file_config is not None:
+        differences = override.diff(file_config, config)
+        write_json(directory / "diff.json", {path: [repr(a), repr(b)] for path, (a, b) in differences.items()})
+    with open(directory / "history.jsonl", "a") as history:
+        history.write(json.dumps(environment()) + "\n")
 
 
 def write_result(directory: Path, status: str, step: int, reason: str, **facts: Any) -> int:

@@ -66,7 +66,8 @@ class Run:
         self.config, self.mesh, self.pipeline = config, mesh, pipeline
         self.host = (jax.process_index(), jax.process_count())
         self.held_out = list(pipeline.held_out(config.evaluation.rows, self.host))
-        self.unigram_entropy = unigram_entropy(self.held_out)
+        whole = self.held_out if self.host[1] == 1 else pipeline.held_out(config.evaluation.rows)
+        self.unigram_entropy = unigram_entropy(whole)
         began = time.perf_counter()
         self.train_step = compile_train_step(config, mesh, pipeline.batch_shapes)
         self.eval_step = compile_eval_step(config, mesh, pipeline.batch_shapes)
@@ -145,9 +146,9 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
 
 def _conclude(run: Run, directory: Path, params: Any, scores: dict[str, float]) -> None:
     """What a person looks at after a run: scores beside what they must beat, passages filled in, the plot."""
-    shown = min(run.config.evaluation.samples, len(run.held_out[0].encoder_input_tokens))
-    first = jax.tree.map(lambda rows: rows[:shown], run.held_out[0])
-    passages = evaluate.fill_in(run.config.model, params, first, run.pipeline.tokenizer) if shown else []
+    first = next(run.pipeline.held_out(1))  # the same rows on every host, since decoding is one program over all
+    shown = jax.tree.map(lambda rows: rows[: run.config.evaluation.samples], first)
+    passages = evaluate.fill_in(run.config.model, params, shown, run.pipeline.tokenizer)
     report.conclusion(directory, run.step, scores["held_out_loss"], run.unigram_entropy, passages)
     run.exit_code = run_directory.write_result(
         directory, "done", run.step, f"reached step {run.step}", unigram_entropy=run.unigram_entropy, **scores

@@ -4,6 +4,7 @@ Every process runs the same small experiment; whatever happens to it, the losses
 for bit, those of a run that nothing happened to.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -218,9 +220,43 @@ def test_other_devices_go_on_to_within_rounding(folder: Path) -> None:
     shutil.rmtree(folder / "moved" / "checkpoints" / str(STEPS))
     arguments = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
     assert run(folder, "moved", *arguments, env=environment(folder, devices=4)) == 0
-    for expected, found in zip(metrics(folder, "whole"), metrics(folder, "moved"), strict=True):
-        for name in expected:
-            assert found[name] == pytest.approx(expected[name], rel=1e-5), (expected["step"], name)
+    assert_close_to_whole(folder, "moved")
+
+
+def test_two_hosts_stop_together_and_one_goes_on_to_within_rounding(folder: Path) -> None:
+    """Two processes of two devices each, as SLURM would start them; the signal reaches the second alone."""
+    job = str(free_port() - 61_440)
+    environments = [
+        environment(folder, devices=2)
+        | {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+        | {"SLURM_PROCID": host, "SLURM_LOCALID": host, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+        for host in "01"
+    ]
+    hosts = [start(folder, "hosts", "--config.mesh.fsdp=2", env=env) for env in environments]
+    try:
+        until(hosts[0], lambda: (folder / "hosts" / "RESULT.json").exists())
+        hosts[1].send_signal(signal.SIGTERM)
+        assert [host.wait(timeout=200) for host in hosts] == [42, 42], log(folder, "hosts")
+    finally:
+        for host in hosts:
+            host.kill()
+    assert run(folder, "hosts") == 0
+    assert_close_to_whole(folder, "hosts")
+
+
+def free_port() -> int:
+    """One of those among which JAX picks a SLURM job's, by its number."""
+    for port in random.sample(range(61_440, 65_536), 100):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("localhost", port))
+            return port
+    raise AssertionError("no port is free")
+
+
+def assert_close_to_whole(folder: Path, name: str) -> None:
+    for expected, found in zip(metrics(folder, "whole"), metrics(folder, name), strict=True):
+        for key in expected:
+            assert found[key] == pytest.approx(expected[key], rel=1e-5), (expected["step"], key)
 
 
 @pytest.mark.parametrize(
