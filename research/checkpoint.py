@@ -27,6 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 from research.config import Checkpoint, require
 
 MANIFEST = "MANIFEST.json"
+METRICS = "metrics"  # the directory in a checkpoint that holds its held-out loss
 WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax, after a checkpoint's manifest
 
 
@@ -67,10 +68,8 @@ class Checkpoints:
         return self._set_aside
 
     def latest(self, before: int) -> int | None:
-        """The newest step that is whole on disk and below `before`."""
-        return max(
-            (step for step in self._manager.all_steps() if step < before and step != self._unsealed), default=None
-        )
+        """The newest step below `before` that verifies."""
+        return next((step for step in self._steps() if step < before and not verify(self.directory / str(step))), None)
 
     def best_held_out(self) -> float | None:
         """The lowest held-out loss of the checkpoints kept, in nats a target token."""
@@ -90,13 +89,15 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises CheckpointError for a background write that failed; completes the manifest of one that is done."""
+        if self._unsealed is None or self._manager.is_saving_in_progress():
+            return
         with self._reported():
-            self._manager.check_for_errors()
-            if self._unsealed is not None and not self._manager.is_saving_in_progress():
-                self._manager.wait_until_finished()
-                if jax.process_index() == 0:
-                    _seal(self.directory / str(self._unsealed))
-                self._unsealed = None
+            # Never the manager's check_for_errors: it takes the error away from the thread that finishes a save, which
+            # would then believe it good and delete those that it replaces.
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                _seal(self.directory / str(self._unsealed))
+        self._unsealed = None
 
     def wait(self) -> None:
         """Until the last save is whole on disk. Raises CheckpointError."""
@@ -139,26 +140,35 @@ class Checkpoints:
     def _newest_that_verifies(self) -> int | None:
         for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished)  # left by a kill; Orbax would do it too, on a thread that can outlive the process
-        steps = sorted((int(path.name) for path in self.directory.iterdir() if path.name.isdigit()), reverse=True)
+        newest, steps = None, self._steps()
         for step in steps:
-            wrong = verify(self.directory / str(step))
+            # Of those before the newest that verifies only the metrics are read, by Orbax, as soon as it starts.
+            wrong = verify(self.directory / str(step), within="" if newest is None else METRICS)
             if not wrong:
-                return step
+                newest = step if newest is None else newest
+                continue
             aside = _free_name(self.directory.parent / "set_aside", str(step))
             aside.parent.mkdir(exist_ok=True)
             os.rename(self.directory / str(step), aside)
             self._set_aside.append(aside)
-            print(f"Checkpoint {step} does not verify: {wrong}. It was moved to {aside}; the one before is taken.")
+            taken = "; the one before is taken" if newest is None else ""
+            print(f"Checkpoint {step} does not verify: {wrong}. It was moved to {aside}{taken}.")
         require(
-            not steps,
+            newest is not None or not steps,
             f"No checkpoint of {self.directory} verifies; they were moved to {self.directory.parent / 'set_aside'}: "
             "give another --run_dir to begin again.",
         )
-        return None
+        return newest
+
+    def _steps(self) -> list[int]:
+        """Those on disk, newest first."""
+        if not self.directory.is_dir():
+            return []
+        return sorted((int(path.name) for path in self.directory.iterdir() if path.name.isdigit()), reverse=True)
 
 
-def verify(directory: Path) -> str:
-    """What is wrong with a step's directory, or an empty string when every file is as its manifest says."""
+def verify(directory: Path, within: str = "") -> str:
+    """What is wrong with a step's directory, or with one directory in it; empty when all is as its manifest says."""
     try:
         text = (directory / MANIFEST).read_text()
         manifest = json.loads(text)
@@ -167,7 +177,8 @@ def verify(directory: Path) -> str:
             return f"{MANIFEST} was changed"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
-    present = {str(path.relative_to(directory)): path for path in _files(directory)}
+    listed = {name: hash for name, hash in listed.items() if name.startswith(within)}
+    present = {str(path.relative_to(directory)): path for path in _files(directory / within)}
     late = set() if sealed else set(WRITTEN_LAST)
     for name in sorted(listed.keys() | present.keys() - late):
         if name not in present:
@@ -199,7 +210,7 @@ def _seal(directory: Path) -> None:
 
 
 def _write_manifest(directory: Path, files: dict[str, str], sealed: bool) -> None:
-    temporary = directory.parent / f".{directory.name}.{MANIFEST}.tmp"
+    temporary = directory / (MANIFEST + ".tmp")
     temporary.write_text(_manifest_text(files, sealed))
     os.replace(temporary, directory / MANIFEST)
 
@@ -210,7 +221,7 @@ def _manifest_text(files: dict[str, str], sealed: bool) -> str:
 
 
 def _files(directory: Path) -> list[Path]:
-    return [path for path in sorted(directory.rglob("*")) if path.is_file() and path != directory / MANIFEST]
+    return [path for path in sorted(directory.rglob("*")) if path.is_file() and not path.name.startswith(MANIFEST)]
 
 
 def _free_name(directory: Path, name: str) -> Path:

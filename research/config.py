@@ -5,6 +5,7 @@ what needs files or devices is checked by the module that meets them. A bad valu
 names the field, the value and what is allowed.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,13 @@ def require(condition: bool, message: str) -> None:
 def require_positive(section: str, config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        require(value > 0, f"{section}{name} is {value}: it must be above 0.")
+        require(0 < value < math.inf, f"{section}{name} is {value}: it must be above 0 and finite.")
+
+
+def require_not_negative(section: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(0 <= value < math.inf, f"{section}{name} is {value}: it must be 0 or above, and finite.")
 
 
 # --- Data -------------------------------------------------------------------------------------------------------------
@@ -29,7 +36,7 @@ def require_positive(section: str, config: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class TFDS:
-    """A TensorFlow Datasets builder by name ("python_docs" is shipped here; "c4/en:3.0.1" needs a network once)."""
+    """A TensorFlow Datasets builder by name ("python_docs" is shipped here; "c4/en:3.1.0" needs a network once)."""
 
     name: str
     train: str = "train"
@@ -75,7 +82,10 @@ class Mixing:
 
 @dataclass(frozen=True)
 class SentencePiece:
-    """A SentencePiece model on disk; `sentinels` ids are added above its pieces."""
+    """A SentencePiece model on disk; `sentinels` ids are added above its pieces.
+
+    With sentinels=0 its own pieces <extra_id_0>, <extra_id_1>, ... serve, as in mT5's file.
+    """
 
     path: str
     sentinels: int = 100
@@ -202,8 +212,7 @@ class Warmup:
     warmup_start: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.peak >= 0, f"optimizer.schedule.peak is {self.peak}: it must be 0 or above.")
-        require(self.warmup >= 0, f"optimizer.schedule.warmup is {self.warmup}: it must be 0 steps or more.")
+        require_not_negative("optimizer.schedule.", self, "peak", "warmup")
         require(
             0 <= self.warmup_start <= 1,
             f"optimizer.schedule.warmup_start is {self.warmup_start}: it is a share of the peak, from 0 to 1.",
@@ -216,13 +225,22 @@ class Constant(Warmup):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Warmup):
+class Decay(Warmup):
     final: float = 0.0  # reached at the experiment's last step
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_not_negative("optimizer.schedule.", self, "final")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(Warmup):
-    final: float = 0.0  # reached at the experiment's last step
+class Linear(Decay):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Decay):
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,8 +270,8 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         clip = self.clip_norm
-        require(clip is None or clip > 0, f"optimizer.clip_norm is {clip}: it must be above 0, or None.")
-        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}: it must be 0 or above.")
+        require(clip is None or 0 < clip < math.inf, f"optimizer.clip_norm is {clip}: it must be above 0, or None.")
+        require_not_negative("optimizer.", self, "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +287,7 @@ class Adafactor(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive("optimizer.", self, "decay_exponent", "clip_update")
+        require_positive("optimizer.", self, "decay_exponent", "clip_update", "min_factored")
         require(
             self.momentum is None or 0 < self.momentum < 1,
             f"optimizer.momentum is {self.momentum}: it must lie between 0 and 1, both excluded, or be None.",
@@ -313,7 +331,7 @@ class Loss:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.z_loss >= 0, f"loss.z_loss is {self.z_loss}: it must be 0 or above.")
+        require_not_negative("loss.", self, "z_loss")
         smoothing = self.label_smoothing
         require(0 <= smoothing < 1, f"loss.label_smoothing is {smoothing}: it must lie in [0, 1).")
 
@@ -340,7 +358,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         require_positive("evaluation.", self, "every", "rows")
-        require(self.samples >= 0, f"evaluation.samples is {self.samples}: it must be 0 or above.")
+        require_not_negative("evaluation.", self, "samples")
 
 
 @dataclass(frozen=True)
@@ -351,7 +369,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         require_positive("checkpoint.", self, "every", "keep")
-        require(self.keep_best >= 0, f"checkpoint.keep_best is {self.keep_best}: it must be 0 or above.")
+        require_not_negative("checkpoint.", self, "keep_best")
 
 
 @dataclass(frozen=True)
@@ -389,6 +407,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require_positive("", self, "steps", "batch_size", "microbatches")
+        require(
+            0 <= self.seed < 2**32, f"seed is {self.seed}: it must lie in [0, 2**32), all that a JAX key tells apart."
+        )
         require(
             self.batch_size % self.microbatches == 0,
             f"microbatches is {self.microbatches}: it must divide batch_size, which is {self.batch_size}.",

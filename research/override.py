@@ -116,7 +116,7 @@ def _child(value: Any, name: str) -> Any:
 def _parse(annotation: Any, text: str, path: str) -> Any:
     try:
         literal = _from_syntax(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, RecursionError):
         literal = text
     for candidate in (literal, {"true": True, "false": False}.get(text, text), text):
         if _fits(annotation, candidate):

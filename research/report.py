@@ -16,7 +16,9 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from research import plan
 from research.config import Experiment
@@ -61,7 +63,7 @@ class Reporter:
         if leads:
             _keep_up_to(self._path, start)
         self._file = open(self._path if leads else os.devnull, "a")  # noqa: SIM115 (closed on leaving)
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1, write_to_disk=leads)
+        self._board = _Board(directory / "tensorboard", start + 1) if leads else None
         self._progress = _Progress(start, steps)
 
     def step(self, step: int, metrics: Any, data_wait: float) -> None:
@@ -98,8 +100,8 @@ class Reporter:
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         self._file.write(json.dumps({"step": step, **{name: finite.get(name) for name in values}}) + "\n")
         self._file.flush()
-        for name, value in finite.items():
-            self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            self._board.write(step, finite)
 
     def held_out(self, step: int, values: Mapping[str, float]) -> None:
         self.write(step, values)
@@ -124,7 +126,8 @@ class Reporter:
     def __exit__(self, *error: object) -> None:
         """Writes what is left, unless an error is on its way already, and closes."""
         with contextlib.ExitStack() as closing:
-            closing.callback(self._board.close)
+            if self._board is not None:
+                closing.callback(self._board.close)
             closing.callback(self._file.close)
             closing.callback(self._progress.close)
             if error[0] is None:
@@ -137,6 +140,28 @@ class Reporter:
                 raise NotFiniteError(step - self._skipped_in_a_row + 1, self._skipped_in_a_row)
         if any(skipped):
             self._progress.say(f"step {steps[-1]}: {sum(skipped)} of {len(steps)} updates were not finite and skipped")
+
+
+class _Board:
+    """TensorBoard's events, written at once: the library's own thread hangs for ever on a full disk."""
+
+    def __init__(self, directory: Path, first_step: int) -> None:
+        directory.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(directory / "events"))
+        # TensorBoard drops what an earlier process wrote for this step and later ones.
+        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, values: Mapping[str, float | int]) -> None:
+        for name, value in values.items():
+            self._write(Event(step=step, summary=scalar(name, value)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
 
 
 class _Progress:
@@ -232,7 +257,7 @@ def launch_summary(
             + f" on {mesh.size} x {mesh.devices.flat[0].device_kind}",
             "data": f"{data.train_rows:,} rows of {raw} raw tokens, {amount(data.train_rows * raw)} in all; "
             f"{data.held_out_rows:,} rows held out",
-            "vocabulary": f"{data.tokenizer.size} ids, {data.tokenizer.sentinels} of them sentinels; "
+            "vocabulary": f"{data.tokenizer.size} ids, {len(data.tokenizer.sentinel_ids)} of them sentinels; "
             f"{model.vocab_size} rows of embedding",
             "optimizer": f"{type(config.optimizer).__name__}, {type(schedule).__name__} with peak {schedule.peak:g}",
             "run": f"{config.steps:,} steps, {amount(config.steps * rows * raw)} raw tokens, "

@@ -29,10 +29,10 @@ from jax.experimental import multihost_utils
 from research import override
 from research.config import ConfigError, Experiment, require
 
-# What may change between two starts of one run: beyond float rounding, none of it decides a number.
+# What may change between two starts of one run. Beyond float rounding it decides no number, but for `steps`, to the end
+# of which linear and cosine schedules run.
 CHANGEABLE = (
-    "steps", "evaluation", "checkpoint", "report", "guard", "mesh", "microbatches",
-    "data.threads", "model.remat", "model.unroll",
+    "steps", "evaluation", "checkpoint", "report", "guard", "mesh", "data.threads", "model.remat", "model.unroll",
 )  # fmt: skip
 
 EXIT_CODES = {"running": 1, "done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44}
@@ -72,8 +72,8 @@ def claim(directory: Path, config: Experiment, file_config: Experiment | None = 
 
 @contextlib.contextmanager
 def _claimed(directory: Path, config: Experiment, file_config: Experiment | None) -> Iterator[None]:
-    _check_new_or_run(directory)
     with _writable(directory):
+        _check_new_or_run(directory)
         directory.mkdir(parents=True, exist_ok=True)
         lock = open(directory / "RUN.lock", "a+")  # noqa: SIM115 (closed below, with the lock)
     with lock:
@@ -116,12 +116,19 @@ def write_result(directory: Path, status: str, step: int, reason: str, **facts: 
 def is_done(directory: Path) -> bool:
     """Whether RESULT.json says that the run reached its last step and was concluded."""
     path = directory / "RESULT.json"
-    return path.is_file() and json.loads(path.read_text())["status"] == "done"
+    return path.is_file() and _read_json(path)["status"] == "done"
 
 
 def as_data(config: Experiment) -> Any:
     """The config as JSON holds it."""
     return json.loads(override.to_json(config))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged, it is not JSON ({error}): give another --run_dir.") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -135,12 +142,17 @@ def environment() -> dict[str, Any]:
     """Time, command, commit and versions: what it takes to repeat a run."""
     return {
         "time": _now(),
-        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command": command(),
         "commit": commit(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "host": socket.gethostname(),
     }
+
+
+def command() -> str:
+    """What was typed to start this process."""
+    return shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
 
 
 def commit() -> str:
@@ -182,15 +194,16 @@ def _check_same_run(directory: Path, config: Experiment) -> None:
     """A run that has begun may go on only as the run it was."""
     path = directory / "config.json"
     if path.is_file() and _has_begun(directory):
-        check_same_experiment(directory, json.loads(path.read_text()), config)
+        check_same_experiment(directory, _read_json(path), config)
 
 
 def check_same_experiment(directory: Path, before: Any, config: Experiment) -> None:
     """Raises ConfigError naming every field in which the config differs from the one `before`, as JSON holds it."""
+    free = CHANGEABLE if config.model.dropout else (*CHANGEABLE, "microbatches")  # each draws dropout of its own
     changes = {
         name: change
         for name, change in override.diff(override.from_json(json.dumps(before)), config).items()
-        if not any(name == free or name.startswith(free + ".") for free in CHANGEABLE)
+        if not any(name == field or name.startswith(field + ".") for field in free)
     }
     said = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changes.items())
     require(

@@ -118,6 +118,22 @@ def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         model.vocab_size % shards == 0,
         f"model.vocab_size is {model.vocab_size}: {need} mesh.tensor * mesh.fsdp, which is {shards}; pad to {padded}.",
     )
+    require(
+        hosts_have_own_rows(mesh),
+        f"mesh.tensor is {tensor}, so that devices of several hosts hold the same rows of a batch: it must divide"
+        f" the devices of a host, which are {len(mesh.local_devices)}.",
+    )
+
+
+def hosts_have_own_rows(mesh: jax.sharding.Mesh) -> bool:
+    """Whether each host's devices hold an equal part of a batch, these parts in the order of the hosts."""
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    held: dict[int, set[int]] = {}
+    places: dict[Any, Any] = dict(batch_sharding(mesh).devices_indices_map((rows,)))
+    for device, (place, *_) in places.items():
+        held.setdefault(device.process_index, set()).add(place.start or 0)
+    part = rows // len(held)
+    return all(sorted(mine) == list(range(host * part, (host + 1) * part)) for host, mine in held.items())
 
 
 # --- Placing ----------------------------------------------------------------------------------------------------------
@@ -186,6 +202,8 @@ def initialize_hosts() -> None:
         # JAX raises this, and nothing more telling, where it finds no cluster in the environment.
         if "coordinator_address" not in str(error):
             raise
+        # Without it several devices of one process would talk over sockets too, and abort when their messages cross.
+        jax.config.update("jax_cpu_collectives_implementation", None)
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]

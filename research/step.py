@@ -30,8 +30,9 @@ from research.sharding import (
     unflatten,
 )
 
-# Norms and relative biases are computed in float32, so their parameters are not rounded; all others are cast.
-PRECISE = ("scale", "relative_bias")
+# Norms and relative biases are computed in float32, so their parameters are not rounded. The embedding is cast after
+# the lookup instead: the gradient of a lookup adds up the rows of equal tokens, and sums of thousands need float32.
+PRECISE = ("scale", "relative_bias", "embedding")
 
 
 class TrainState(NamedTuple):
@@ -54,7 +55,7 @@ class Metrics(NamedTuple):
     target_tokens: Float[Array, ""]
     parameter_norm: Float[Array, ""]  # after the step
     learning_rate: Float[Array, ""]
-    skipped: Int[Array, ""]  # 1 if loss or gradient was not finite and the update was left out
+    skipped: Int[Array, ""]  # 1 if loss, gradient or parameters were not finite and the update was left out
 
 
 # --- State ------------------------------------------------------------------------------------------------------------
@@ -95,17 +96,16 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """The state after one update. Dropout is drawn from `key`, the run's own, and the step.
 
-    Where the loss or the gradient is not finite (or no target token counts), parameters and optimizer state stay as
-    they were, to the bit, and the step still advances.
+    Where the loss, the gradient or what it would make of the parameters is not finite (or no target token counts),
+    parameters and optimizer state stay as they were, to the bit, and the step still advances.
     """
     updater = _updater(experiment, state.params)
     trained, frozen = updater.split(state.params)
     gradients, sums = _summed_gradients(experiment, trained, frozen, batch, jax.random.fold_in(key, state.step))
     gradients = jax.tree.map(lambda gradient: gradient / sums.weight, gradients)
     gradient_norm = optax.global_norm(gradients)
-    finite = jnp.isfinite(sums.loss) & jnp.isfinite(gradient_norm)
-
     updated, opt_state = updater.update(gradients, state.opt_state, trained, state.step)
+    finite = jnp.isfinite(sums.loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.global_norm(updated))
     updated, opt_state = jax.tree.map(partial(jnp.where, finite), (updated, opt_state), (trained, state.opt_state))
     params = _merge(updated, frozen)
 

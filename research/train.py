@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from research import evaluate, report, run_directory, sharding
 from research.checkpoint import CheckpointError, Checkpoints, check_same
-from research.config import Experiment, require
+from research.config import ConfigError, Decay, Experiment, require
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
 from research.report import NotFiniteError, say
 from research.step import TrainState, abstract_state, compile_eval_step, compile_train_step, new_state, state_shardings
@@ -49,6 +49,10 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
         pipeline = prepare(config.data, config.seed, config.batch_size)
         if made_from is not None:
             check_same(made_from["data"], pipeline.fingerprint, directory)
+            if made_from["config"]["steps"] != config.steps and isinstance(config.optimizer.schedule, Decay):
+                say(
+                    "steps has changed, and with it the learning rate from here on: its schedule ends at the last step."
+                )
         run = Run(config, mesh, pipeline)
         with _ending(run, directory, checkpoints):
             if jax.process_index() == 0:
@@ -117,7 +121,7 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
             preempted = checkpoints.reached_preemption(run.step)
             last = run.step == config.steps
 
-            held_out_loss = None
+            held_out_loss, improved = None, False
             if last or run.step % config.evaluation.every == 0:
                 with reporter.pause():
                     scores = run.evaluate(state.params)
@@ -125,16 +129,17 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
                     report.plot_loss(directory, run.unigram_entropy)
                 if math.isfinite(scores["held_out_loss"]):
                     held_out_loss = scores["held_out_loss"]
-                    if best is None or held_out_loss < best:
-                        best, due = held_out_loss, True
+                    improved = best is None or held_out_loss < best
+                watchdog.beat()
 
             due |= run.step % config.checkpoint.every == 0
-            if last or preempted or due:
+            if last or preempted or improved or due:
                 with reporter.pause():
                     # Not amid updates that were skipped: what should be kept is what stood before them.
                     if last or preempted or not reporter.skipping:
                         checkpoints.save(run.step, state, _meta(run, key), held_out_loss)
-                        due = False
+                        best, due = held_out_loss if improved else best, False
+                watchdog.beat()
 
             if preempted and not last:
                 checkpoints.wait()
@@ -181,15 +186,16 @@ def _ending(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
         with contextlib.suppress(CheckpointError):
             checkpoints.wait()
         whole = checkpoints.latest(before=error.first)
-        back = "begin again" if whole is None else f"go back to the checkpoint of step {whole}"
-        end("not finite", f"{error}: {back}, with a lower learning rate or other data.")
+        back = "there is no checkpoint before it" if whole is None else f"go back to the checkpoint of step {whole}"
+        again = "the same command would repeat it: give another --run_dir, with a lower learning rate or other data"
+        end("not finite", f"{error}: {back}; {again}.")
     except (CheckpointError, OSError) as error:
-        whole = checkpoints.latest(before=run.step)
-        kept = "no checkpoint was saved yet" if whole is None else f"the checkpoint of step {whole} is whole"
-        end(
-            "failed",
-            f"{directory} cannot be written at step {run.step} ({error}); {kept}. Mend that, then repeat the command.",
-        )
+        whole = checkpoints.latest(before=run.step + 1)
+        kept = "there is no whole checkpoint" if whole is None else f"the checkpoint of step {whole} is whole"
+        end("failed", f"{directory} stopped at step {run.step}: {error}; {kept}. Mend that, then repeat the command.")
+    except ConfigError as error:
+        run_directory.write_result(directory, "bad input", run.step, str(error))
+        raise
     except BaseException as error:
         run_directory.write_result(directory, "failed", run.step, f"{type(error).__name__}: {error}")
         raise

@@ -33,5 +33,8 @@ class Watchdog:
                     f"No step finished for {self._seconds:.0f} s. Where every thread is:", file=sys.stderr, flush=True
                 )
                 faulthandler.dump_traceback(all_threads=True)
-                self._on_hang()
+                # On a thread of its own, since what hangs may be the file system that it writes to.
+                saying = threading.Thread(target=self._on_hang, daemon=True)
+                saying.start()
+                saying.join(10)
                 os._exit(self._exit_code)

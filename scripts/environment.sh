@@ -23,11 +23,12 @@ use_environment() {
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && starts "$python"; then return; fi
     base="$(find_python)" || return 1
     echo "Installing $requirements into $venv with $base ($("$base" --version 2>&1)); this happens once."
-    if ! [ -f "$venv/requirements" ] || [ "$(cat "$venv/requirements")" != "$(cksum < requirements.txt)" ]; then
+    # Each line answers for itself: where a caller tests the outcome of a function, bash does not stop at its errors.
+    if ! [ -f "$venv/requirements" ] || [ "$(cat "$venv/requirements")" != "$(cksum < requirements.txt)" ] || ! starts "$python"; then
         rm -rf "$venv"
-        "$base" -m venv "$venv"
+        "$base" -m venv "$venv" || return 1
     fi
-    "$python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
+    "$python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" || return 1
     cksum < requirements.txt > "$venv/requirements"
     echo "$wanted" > "$stamp"
 }

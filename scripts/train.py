@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from research import override
@@ -48,9 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    if code not in (0, 2):
-        # At once: the threads of a save that failed, or of hosts that are gone, would be waited for.
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if code not in (0, 42, 44):
+        # At once: the threads of a save that failed, or hosts that have not failed, would be waited for.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

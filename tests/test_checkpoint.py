@@ -1,6 +1,7 @@
 """A checkpoint is believed only when every byte of it is what was written."""
 
 import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.checkpoint import Checkpoints, check_same, verify
+from research.checkpoint import CheckpointError, Checkpoints, check_same, verify
 from research.config import Checkpoint, ConfigError
 
 META = {"data": {"seed": 0}, "next_row": 8, "random_key": [0, 0]}
@@ -130,6 +131,50 @@ def test_an_unfinished_save_is_not_taken(tmp_path: Path) -> None:
     checkpoints.wait()
     checkpoints.close()
     assert verify(directory / "2") == ""
+
+
+def test_a_save_that_fails_is_found_and_deletes_nothing(tmp_path: Path, monkeypatch) -> None:
+    """Also when it would have replaced the only checkpoint, and however often the loop asks."""
+    checkpoints = Checkpoints(tmp_path / "c", Checkpoint(keep=1, keep_best=0))
+    checkpoints.save(1, new_state(1.0), META, None)
+    checkpoints.wait()
+
+    def no_space(*_, **__) -> None:
+        time.sleep(0.1)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("research.checkpoint._write_manifest", no_space)
+    checkpoints.save(2, new_state(2.0), META, None)
+    began = time.monotonic()
+
+    def steps() -> None:
+        while time.monotonic() - began < 20:
+            checkpoints.check()
+
+    with pytest.raises(CheckpointError, match=r"The checkpoint of step 2 could not be written: .*No space left"):
+        steps()
+    assert verify(tmp_path / "c" / "1") == ""
+    assert checkpoints.latest(before=3) == 1
+
+
+def test_what_a_kill_leaves_of_a_manifest_is_no_obstacle(tmp_path: Path) -> None:
+    directory = saved(tmp_path / "c", 1)
+    (directory / "1" / "MANIFEST.json.tmp").write_text("{")
+    (directory / "2.orbax-checkpoint-tmp").mkdir()
+    (directory / "2.orbax-checkpoint-tmp" / "MANIFEST.json.tmp").write_text("{")
+    checkpoints = Checkpoints(directory, Checkpoint())
+    assert checkpoints.newest == 1
+    assert [path.name for path in directory.iterdir()] == ["1"]
+
+
+def test_an_older_checkpoint_whose_metrics_are_damaged_is_set_aside(tmp_path: Path) -> None:
+    """Orbax reads the metrics of all of them as it starts."""
+    directory = saved(tmp_path / "c", 1, 2, losses={1: 1.0, 2: 2.0})
+    (directory / "1" / "metrics" / "metrics").write_text("{")
+    checkpoints = Checkpoints(directory, Checkpoint())
+    assert checkpoints.newest == 2
+    assert checkpoints.best_held_out() == 2.0
+    assert checkpoints.set_aside == [tmp_path / "set_aside" / "1"]
 
 
 def test_other_data_is_refused_by_name() -> None:

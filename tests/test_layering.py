@@ -43,19 +43,3 @@ def test_a_module_imports_only_from_its_left(path: Path) -> None:
 
 def test_every_module_has_its_place() -> None:
     assert {group(path) for path in MODULES} - {"__init__"} <= RANK.keys()
-
-
-def test_the_train_benchmark_needs_only_jax_flax_and_optax() -> None:
-    heavy = {"grain", "tensorflow_datasets", "orbax", "sentencepiece", "array_record", "tensorboardX", "matplotlib"}
-    reached, todo = set(), [ROOT / "scripts" / "benchmark" / "train.py"]
-    while todo:
-        path = todo.pop()
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            assert not {name.split(".")[0] for name in names} & heavy, path
-        for name in imported(path) - reached:
-            reached.add(name)
-            file = ROOT / (name.replace(".", "/") + ".py")
-            todo += [file] if file.exists() else []
-    assert "research.step" in reached

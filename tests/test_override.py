@@ -76,6 +76,8 @@ def test_override_is_parsed_by_annotation(path: str, text: str, expected: object
         ("optimizer", "AdamW()", "optimizer needs schedule"),
         ("optimizer", "AdamW(schedule=Cosine(top=1))", "optimizer.schedule.top is no field: Cosine has peak"),
         ("steps", "0", "steps is 0: it must be above 0"),
+        ("steps", "{[1]: 2}", "steps is '{[1]: 2}': allowed is an integer"),
+        ("data.tokenizer", "Bytes(1, 2)", "data.tokenizer is 'Bytes(1, 2)': allowed is SentencePiece("),
         ("steps.x", "1", "steps.x is no field: steps has no fields"),
     ],
 )

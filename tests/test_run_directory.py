@@ -9,7 +9,7 @@ import pytest
 
 from research.config import TFDS, Adafactor, Checkpoint, ConfigError, Data, Experiment, Model
 from research.override import apply, from_json
-from research.run_directory import claim, write_result
+from research.run_directory import claim, is_done, write_result
 
 CONFIG = Experiment(
     model=Model(128, 16, 2, 8, 32, 2, 2),
@@ -82,6 +82,33 @@ def test_what_is_no_run_directory_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written"), claim(tmp_path / "notes.txt" / "run", CONFIG):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"cannot be written \(File name too long\)"),
+        claim(tmp_path / ("x" * 300), CONFIG),
+    ):
+        pass
+    begin(tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text('{"model": ')
+    with pytest.raises(ConfigError, match=r"config\.json is damaged"), claim(tmp_path / "run", CONFIG):
+        pass
+    (tmp_path / "RESULT.json").write_text("")
+    with pytest.raises(ConfigError, match=r"RESULT\.json is damaged"):
+        is_done(tmp_path)
+
+
+def test_dropout_ties_a_run_to_its_microbatches(tmp_path: Path) -> None:
+    dropped = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, dropout=0.1))
+    begin(tmp_path / "plain")
+    begin(tmp_path / "plain", dataclasses.replace(CONFIG, microbatches=2))
+    begin(tmp_path / "dropped", dropped)
+    with (
+        pytest.raises(ConfigError, match="microbatches was 1 and is now 2"),
+        claim(tmp_path / "dropped", dataclasses.replace(dropped, microbatches=2)),
+    ):
+        pass
 
 
 def test_result_says_how_it_ended(tmp_path: Path) -> None:

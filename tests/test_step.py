@@ -29,6 +29,7 @@ from research.optimizer import build, learning_rate
 from research.sharding import factorisations, flatten, make_mesh, place_batch
 from research.step import (
     TrainState,
+    _summed_gradients,
     abstract_state,
     compile_eval_step,
     compile_train_step,
@@ -165,6 +166,14 @@ def test_microbatches_of_unequal_weight_are_one_batch():
 # --- What is not finite -----------------------------------------------------------------------------------------------
 
 
+def test_an_update_that_is_not_finite_from_a_finite_gradient_is_skipped():
+    experiment = replace(EXPERIMENT, optimizer=AdamW(schedule=Constant(peak=3e38)))
+    state, metrics = run(experiment, one_device(), batches(1))
+    assert int(metrics[0].skipped) == 1
+    assert all(np.isfinite(value) for value in metrics[0])
+    assert_equal_trees(initial(MODEL), state.params)
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [ADAFACTOR, AdamW(schedule=Linear(peak=1e-2, warmup=8, warmup_start=0.5))],
@@ -265,12 +274,31 @@ def test_bfloat16_compute_keeps_float32_parameters_state_and_metrics():
     np.testing.assert_allclose([np.median(change), change.max()], 1e-6, rtol=0.1)
 
 
+def test_bfloat16_adds_up_the_gradient_of_a_frequent_token():
+    """One that fills thousands of positions: a sum in bfloat16 would stop growing at 256 equal terms."""
+    rows = np.random.default_rng(5).integers(2, VOCABULARY, (2, ROWS, 600), dtype=np.int32)
+    rows[rows < VOCABULARY // 2] = 2
+    batch = Batch(rows[0], np.full_like(rows[1], 2), rows[1])
+
+    def embedding_gradient(compute: str) -> np.ndarray:
+        experiment = replace(EXPERIMENT, model=replace(MODEL, compute=compute))
+        summed = jax.jit(lambda params: _summed_gradients(experiment, params, {}, batch, KEY)[0])
+        return np.asarray(summed(initial(MODEL))["embedding"])
+
+    expected, found = (embedding_gradient(compute)[2] for compute in ("float32", "bfloat16"))
+    assert np.linalg.norm(found - expected) < 0.03 * np.linalg.norm(expected)
+
+
 def test_parameters_are_cast_once_a_step_and_not_once_a_microbatch():
-    """The loop over micro-batches gets every matrix in bfloat16, beside float32 sums of their gradients."""
+    """The loop over micro-batches gets every matrix in bfloat16, beside float32 sums of their gradients.
+
+    The embedding alone stays in float32: it is looked up, and what was looked up is cast.
+    """
     experiment = replace(EXPERIMENT, model=replace(MODEL, compute="bfloat16"), microbatches=4)
     jaxpr = jax.make_jaxpr(partial(train_step, experiment))(abstract_state(experiment), batches(1)[0], KEY)
     (loop,) = (e for e in jaxpr.eqns if e.primitive.name == "scan" and e.params["length"] == 4)
-    shapes = [leaf.shape for path, leaf in flatten(initial(MODEL)).items() if not path.endswith(("scale", "bias"))]
+    precise = ("scale", "bias", "embedding")
+    shapes = [leaf.shape for path, leaf in flatten(initial(MODEL)).items() if not path.endswith(precise)]
     given = [variable.aval.dtype for variable in loop.invars if variable.aval.shape in shapes]
     assert given.count(jnp.bfloat16) == given.count(jnp.float32) == len(shapes)
 

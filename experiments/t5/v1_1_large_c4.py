@@ -5,8 +5,9 @@ rows of 512 inputs and 114 targets, Adafactor with the inverse square root sched
 1 / sqrt(step)), no dropout, 1,000,000 steps.
 
 Command: python -m scripts.train experiments/t5/v1_1_large_c4.py --run_dir runs/t5_v1_1_large_c4
-Data: C4 by its TensorFlow Datasets name (about 750 GB, downloaded and tokenised once), and T5's SentencePiece model,
-    whose path goes in data.tokenizer.path.
+Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache Beam), or the JSON lines that AllenAI
+    publishes, with --config.data.corpora='[JSONLines("en/c4-train.*.json.gz", "en/c4-validation.*.json.gz")]'.
+    T5's SentencePiece model: --config.data.tokenizer.path=PATH.
 Hardware, time, result: not run yet.
 """
 
@@ -29,7 +30,7 @@ def get_config() -> Experiment:
     return Experiment(
         model=family.t5_v1_1("large"),
         data=Data(
-            corpora=(TFDS("c4/en:3.1.0"),),
+            corpora=(TFDS("c4/en:2.2.0"),),
             tokenizer=SentencePiece("sentencepiece.model"),
             objective=SpanCorruption(noise_density=0.15, mean_span_length=3.0),
             input_length=512,

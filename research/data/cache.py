@@ -49,11 +49,19 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     path = directory() / kind / key
     if path.exists():
         return path
-    try:
+    with writable():
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):
             if not path.exists():
                 _build(path, build)
+    return path
+
+
+@contextmanager
+def writable() -> Iterator[None]:
+    """Says what to do where the cache cannot be written."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
@@ -61,7 +69,6 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
             f"The cache {directory()} cannot be written ({error.strerror}): make room there, or set KINTSUGI_CACHE to a"
             " directory that can be written."
         ) from error
-    return path
 
 
 def set_aside(path: Path, reason: str) -> None:

@@ -44,7 +44,10 @@ class DataSource:
 
     def __init__(self, corpus: TFDS, split: str) -> None:
         builder = open_builder(corpus.name)
-        texts = [name for name, feature in builder.info.features.items() if feature.np_dtype == np.object_]
+        import tensorflow_datasets as tfds
+
+        features = builder.info.features
+        texts = [name for name, feature in features.items() if isinstance(feature, tfds.features.Text)]
         require(
             corpus.text in texts,
             f'The TFDS data set {corpus.name} has no text feature "{corpus.text}": it has'
@@ -84,10 +87,11 @@ def open_builder(name: str) -> Any:
         return python_docs.open_builder()
     builder = _find_builder(name)
     if not builder.is_prepared():
-        lock = cache.directory() / "tfds" / cache.digest(str(builder.data_dir))
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with cache.locked(lock):
-            _prepare(builder, name)
+        with cache.writable():
+            lock = cache.directory() / "tfds" / cache.digest(str(builder.data_dir))
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with cache.locked(lock):
+                _prepare(builder, name)
     return builder
 
 

@@ -12,14 +12,14 @@ from functools import cached_property
 import jax
 import numpy as np
 
-from research.config import Data, require
+from research.config import Data, TrainedSentencePiece, require
 from research.data import blocks, cache, mixture
 from research.data.batch import Batch
 from research.data.blocks import BLOCK_ROWS, Block, Rows, Share
 from research.data.corpus import open_documents
 from research.data.objective import Lengths, corrupt, lengths, require_sentinels
 from research.data.shuffle import counter_generator
-from research.data.tokenizer import Tokenizer
+from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.data.tokens import TokenStream, token_stream
 from research.data.vocabulary import tokenizer_for
 
@@ -39,6 +39,8 @@ def prepare(data: Data, seed: int, batch_size: int) -> "Pipeline":
     """
     require(batch_size > 0, f"batch_size is {batch_size}: it must be above 0.")
     row_lengths = lengths(data.objective, data.input_length)
+    if not isinstance(data.tokenizer, TrainedSentencePiece):
+        require_sentinels(row_lengths, open_tokenizer(data.tokenizer))  # before a corpus is built, which can take hours
     train = [open_documents(corpus, "train") for corpus in data.corpora]
     held_out = [open_documents(corpus, "held_out") for corpus in data.corpora]
     tokenizer = tokenizer_for(data.tokenizer, train, data.mixing)

@@ -130,6 +130,8 @@ def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
             raise ConfigError(
                 f"{where} is not JSON ({error.msg} at column {error.colno}): each line must hold one JSON object."
             ) from None
+        except (ValueError, RecursionError) as error:  # endless numbers, endless nesting
+            raise ConfigError(f"{where} cannot be read as JSON ({error}).") from None
         require(isinstance(value, dict), f"{where} holds no JSON object but {type(value).__name__}.")
         require(key in value, f'{where} has no key "{key}": its keys are {", ".join(map(repr, value)) or "none"}.')
         text = value[key]

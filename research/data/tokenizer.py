@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,13 @@ class SentencePieceTokenizer(Tokenizer):
         self.model = model
         self.processor = load_processor(model, origin)
         super().__init__(self.processor.get_piece_size(), sentinels, b"sentencepiece " + model)
+
+    @cached_property
+    def sentinel_ids(self) -> UInt[Array, " sentinels"]:
+        if self.sentinels:
+            return super().sentinel_ids
+        own = (self.processor.piece_to_id(f"<extra_id_{index}>") for index in count())
+        return np.fromiter(takewhile(lambda id: id != self.unknown_id, own), np.uint32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.processor.encode([utf8(text) for text in texts], num_threads=-1)

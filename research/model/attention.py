@@ -37,7 +37,7 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b t d"]:
         """What x reads from keys and values. The mask, true where t may see s, and the bias may lack the batch axis."""
         query = product("btd,dhk->bthk", x, self.query)
-        # The product leaves in the compute dtype, which halves its traffic; all that follows is float32 (as T5X).
+        # The product leaves in the compute dtype, which halves its traffic; all that follows is float32.
         scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32)
         if bias is not None:
             scores = scores + bias

@@ -49,6 +49,14 @@ SIZES = {
     "encoder_layers": "num_layers",
 }
 
+TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance"), (int,)),
+    "num_decoder_layers": (int, type(None)),
+    **dict.fromkeys(("model_type", "feed_forward_proj"), (str,)),
+    **dict.fromkeys(("layer_norm_epsilon", "dropout_rate"), (int, float)),
+    **dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs"), (bool,)),
+}
+
 
 def read_config(directory: Path) -> Model:
     """The model a Hugging Face directory holds.
@@ -58,6 +66,7 @@ def read_config(directory: Path) -> Model:
     """
     path = directory / "config.json"
     config = read_json(path)
+    _check_types(config, path)
     family = FAMILIES.get(config.get("model_type", "none"))
     require(
         family is not None, f"{path}: model_type is {config.get('model_type')!r}, not one of {', '.join(FAMILIES)}."
@@ -84,6 +93,14 @@ def read_config(directory: Path) -> Model:
         norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
         dropout=config.get("dropout_rate", 0.1),
     )
+
+
+def _check_types(config: dict[str, Any], path: Path) -> None:
+    for name, types in TYPES.items():
+        value = config.get(name)
+        fits = isinstance(value, types) and not (isinstance(value, bool) and bool not in types)
+        said = " or ".join(type.__name__ for type in types)
+        require(fits or name not in config, f"{path}: {name} is {value!r}, which is not {said}.")
 
 
 def head(config: dict[str, Any], family: Family, tensors: Tensors) -> Tied | Separate:

@@ -144,6 +144,8 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     [
         ('{"text": "a"', r"a\.jsonl, line 2 is not JSON \(.* at column 13\)"),
         ("nonsense", "line 2 is not JSON"),
+        ("[" * 100_000, "line 2 cannot be read as JSON"),
+        ('{"text": ' + "1" * 5000 + "}", "line 2 cannot be read as JSON"),
         ('["text"]', "line 2 holds no JSON object but list"),
         ('{"body": "a", "id": 1}', """line 2 has no key "text": its keys are 'body', 'id'"""),
         ("{}", "its keys are none"),

@@ -278,6 +278,24 @@ def test_a_model_with_other_controls_is_refused():
         SentencePieceTokenizer(model.getvalue(), 100, origin="llama")
 
 
+def test_sentinels_that_are_pieces_of_the_model_serve_as_in_mt5():
+    """mT5's file ends with <extra_id_99> ... <extra_id_0>."""
+    model = io.BytesIO()
+    names = [f"<extra_id_{index}>" for index in (2, 1, 0)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS[:20]), model_writer=model, vocab_size=500, minloglevel=2, byte_fallback=True,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, user_defined_symbols=names,
+    )  # fmt: skip
+    tokenizer = SentencePieceTokenizer(model.getvalue(), 0, origin="mt5")
+    assert tokenizer.size == 500
+    assert [tokenizer.processor.id_to_piece(int(id)) for id in tokenizer.sentinel_ids] == names[::-1]
+    assert tokenizer.decode(tokenizer.sentinel_ids[:2]) == "<extra_id_0><extra_id_1>"
+
+
+def test_a_model_without_sentinels_has_none(model_path):
+    assert len(open_tokenizer(SentencePiece(model_path, sentinels=0)).sentinel_ids) == 0
+
+
 @pytest.mark.parametrize("sentinels", [-1, 260])
 def test_a_vocabulary_smaller_than_its_sentinels_is_refused(sentinels, model_path):
     with pytest.raises(ConfigError, match=f"tokenizer.sentinels is {sentinels}: from 0 to 259"):

@@ -252,9 +252,13 @@ def test_an_index_must_agree_with_its_files(sharded):
     ("changes", "message"),
     [
         ({"model_type": "bart"}, "model_type is 'bart', not one of t5, mt5, umt5"),
-        ({"model_type": None}, "model_type is None"),
+        ({"model_type": None}, "model_type is None, which is not str"),
         ({"d_model": "24", "d_kv": None}, "d_model, d_kv must be there, as whole numbers"),
         ({"feed_forward_proj": "gelu"}, "feed_forward_proj is 'gelu', not one of relu, "),
+        ({"feed_forward_proj": ["relu"]}, r"feed_forward_proj is \['relu'\], which is not str"),
+        ({"num_decoder_layers": "2"}, "num_decoder_layers is '2', which is not int or NoneType"),
+        ({"layer_norm_epsilon": None}, "layer_norm_epsilon is None, which is not int or float"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1, which is not bool"),
     ],
 )
 def test_configurations_refused(golden, changes, message):
