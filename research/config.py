@@ -117,14 +117,9 @@ class SpanCorruption:
     mean_span_length: float = 3.0
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.noise_density < 1,
-            f"objective.noise_density is {self.noise_density}: it must lie between 0 and 1, both excluded.",
-        )
-        require(
-            self.mean_span_length >= 1,
-            f"objective.mean_span_length is {self.mean_span_length}: it must be at least 1 token.",
-        )
+        density, span = self.noise_density, self.mean_span_length
+        require(0 < density < 1, f"objective.noise_density is {density}: it must lie between 0 and 1, both excluded.")
+        require(span >= 1, f"objective.mean_span_length is {span}: it must be at least 1 token.")
 
 
 @dataclass(frozen=True)
@@ -153,14 +148,9 @@ class Relative:
     per_layer: bool = False
 
     def __post_init__(self) -> None:
-        require(
-            self.buckets >= 4 and self.buckets % 2 == 0,
-            f"model.positions.buckets is {self.buckets}: it must be even, for two sides, and at least 4.",
-        )
-        require(
-            self.max_distance > self.buckets // 2,
-            f"model.positions.max_distance is {self.max_distance}: it must be above buckets / 2, {self.buckets // 2}.",
-        )
+        buckets, reach = self.buckets, self.max_distance
+        require(buckets >= 4 and buckets % 2 == 0, f"model.positions.buckets is {buckets}: even, and at least 4.")
+        require(reach > buckets // 2, f"model.positions.max_distance is {reach}: above buckets / 2, {buckets // 2}.")
 
 
 @dataclass(frozen=True)
@@ -213,10 +203,8 @@ class Warmup:
 
     def __post_init__(self) -> None:
         require_not_negative("optimizer.schedule.", self, "peak", "warmup")
-        require(
-            0 <= self.warmup_start <= 1,
-            f"optimizer.schedule.warmup_start is {self.warmup_start}: it is a share of the peak, from 0 to 1.",
-        )
+        start = self.warmup_start
+        require(0 <= start <= 1, f"optimizer.schedule.warmup_start is {start}: a share of the peak, from 0 to 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,10 +276,8 @@ class Adafactor(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive("optimizer.", self, "decay_exponent", "clip_update", "min_factored")
-        require(
-            self.momentum is None or 0 < self.momentum < 1,
-            f"optimizer.momentum is {self.momentum}: it must lie between 0 and 1, both excluded, or be None.",
-        )
+        momentum = self.momentum
+        require(momentum is None or 0 < momentum < 1, f"optimizer.momentum is {momentum}: None, or between 0 and 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,7 +396,5 @@ class Experiment:
         require(
             0 <= self.seed < 2**32, f"seed is {self.seed}: it must lie in [0, 2**32), all that a JAX key tells apart."
         )
-        require(
-            self.batch_size % self.microbatches == 0,
-            f"microbatches is {self.microbatches}: it must divide batch_size, which is {self.batch_size}.",
-        )
+        size, parts = self.batch_size, self.microbatches
+        require(size % parts == 0, f"microbatches is {parts}: it must divide batch_size, which is {size}.")

@@ -76,7 +76,7 @@ class Run:
         self.train_step = compile_train_step(config, mesh, pipeline.batch_shapes)
         self.eval_step = compile_eval_step(config, mesh, pipeline.batch_shapes)
         report.launch_summary(config, mesh, pipeline, self.train_step, time.perf_counter() - began)
-        self.step, self.exit_code = 0, run_directory.EXIT_CODES["failed"]
+        self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
 
     def start(self, checkpoints: Checkpoints) -> tuple[TrainState, jax.Array]:
         """The state and random key to go on from: the newest checkpoint's, or new ones."""
@@ -90,7 +90,7 @@ class Run:
             state_shardings(self.config, self.mesh),
         )
         state = checkpoints.restore(checkpoints.newest, abstract)
-        self.step = checkpoints.newest
+        self.step, self.next_row = checkpoints.newest, meta["next_row"]
         say(f"Going on from the checkpoint of step {self.step}.")
         return state, jax.random.wrap_key_data(jnp.asarray(meta["random_key"], jnp.uint32))
 
@@ -105,7 +105,7 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
     best, due = checkpoints.best_held_out(), False
     scores: dict[str, float] = {}
     watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: _hung(run, directory))
-    batches = run.pipeline.train(run.step * config.batch_size, run.host)
+    batches = run.pipeline.train(run.next_row, run.host)
     with report.open_reporter(directory, config, run.mesh, run.pipeline, run.step) as reporter, _ctrl_c_is_sigterm():
         while run.step < config.steps:
             began = time.perf_counter()
@@ -113,7 +113,7 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
             data_wait = time.perf_counter() - began
 
             state, metrics = run.train_step(state, batch, key)
-            run.step += 1
+            run.step, run.next_row = run.step + 1, run.next_row + config.batch_size
             reporter.step(run.step, metrics, data_wait)
 
             checkpoints.check()
@@ -164,7 +164,7 @@ def _meta(run: Run, key: jax.Array) -> dict[str, Any]:
     return {
         "config": run_directory.as_data(run.config),
         "data": run.pipeline.fingerprint,
-        "next_row": run.step * run.config.batch_size,
+        "next_row": run.next_row,
         "random_key": jax.random.key_data(key).tolist(),
     }
 
