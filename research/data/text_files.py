@@ -136,7 +136,7 @@ def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
         require(key in value, f'{where} has no key "{key}": its keys are {", ".join(map(repr, value)) or "none"}.')
         text = value[key]
         require(isinstance(text, str), f'{where}: the value of "{key}" is {type(text).__name__}, not a string.')
-        require(_is_unicode(text), f'{where}: the value of "{key}" holds half of a surrogate pair.')
+        require(is_unicode(text), f'{where}: the value of "{key}" holds half of a surrogate pair.')
         if text.strip():
             yield Span(line.start, line.stop, text)
 
@@ -234,7 +234,8 @@ def _is_held_out(text: str) -> bool:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % HELD_OUT_ONE_IN == 0
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold it: a lone half of a surrogate pair it cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

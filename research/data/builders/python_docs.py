@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 
 from research.data import cache
 from research.data.progress import Progress
+from research.data.text_files import is_unicode
 
 FORMAT = 1  # raised when the same sources would give other documents
 MIN_CHARACTERS = 40
@@ -173,7 +174,7 @@ def file_documents(source: Source) -> Iterator[Document]:
         return  # templates, and files for another Python
     found = topics(module) if source.name.endswith(TOPICS) else docstrings(module)
     for name, text in found:
-        if _is_unicode(text):
+        if is_unicode(text):
             yield Document(text, f"{source.name}:{name}")
 
 
@@ -196,11 +197,3 @@ def docstrings(node: ast.AST, name: str = "") -> Iterator[tuple[str, str]]:
                 yield from docstrings(child, f"{name}.{child.name}".lstrip("."))
             elif hasattr(child, "body"):
                 yield from docstrings(child, name)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
