@@ -11,7 +11,7 @@ from research.config import ConfigError
 
 EPILOG = """
 overrides
-  Any field of the experiment, by its dotted name (see research/config.py):
+  Any field of the experiment, by its dotted name (see research/config/):
     --config.steps=2000 --config.optimizer.schedule.peak=3e-3 --config.model.remat=full
   A variant is chosen by its constructor:
     --config.data.corpora='[PlainText(train="notes/*.txt")]' --config.data.tokenizer='Bytes()'

@@ -1,0 +1,97 @@
+"""The experiment, and what concerns the run rather than the data or the model."""
+
+from dataclasses import dataclass
+
+from research.config.base import require, require_not_negative, require_positive
+from research.config.data import Data
+from research.config.model import Model
+from research.config.optimizer import Adafactor, AdamW, RMSScaledAdamW
+
+
+@dataclass(frozen=True)
+class Loss:
+    z_loss: float = 1e-4  # weight of the squared log-partition (T5X)
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_not_negative("loss.", self, "z_loss")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, f"loss.label_smoothing is {smoothing}: it must lie in [0, 1).")
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; one axis may be -1, which takes what the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = (self.data, self.fsdp, self.tensor)
+        require(all(size > 0 or size == -1 for size in sizes), f"mesh is {sizes}: sizes are above 0, or -1 to fill.")
+        require(sizes.count(-1) <= 1, f"mesh is {sizes}: only one axis may be -1.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    every: int = 1000  # steps
+    rows: int = 2048  # held-out rows, rounded up to whole batches and never more than there are
+    samples: int = 3  # held-out passages filled in at the end
+
+    def __post_init__(self) -> None:
+        require_positive("evaluation.", self, "every", "rows")
+        require_not_negative("evaluation.", self, "samples")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    every: int = 1000  # steps
+    keep: int = 3  # newest
+    keep_best: int = 1  # by held-out loss
+
+    def __post_init__(self) -> None:
+        require_positive("checkpoint.", self, "every", "keep")
+        require_not_negative("checkpoint.", self, "keep_best")
+
+
+@dataclass(frozen=True)
+class Report:
+    every: int = 100  # steps a line of metrics averages over
+
+    def __post_init__(self) -> None:
+        require_positive("report.", self, "every")
+
+
+@dataclass(frozen=True)
+class Guard:
+    nonfinite_limit: int = 8  # skipped updates in a row that stop the run
+    hang_seconds: int = 1800  # without a finished step, before the run is declared hung
+
+    def __post_init__(self) -> None:
+        require_positive("guard.", self, "nonfinite_limit", "hang_seconds")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    model: Model
+    data: Data
+    optimizer: Adafactor | AdamW | RMSScaledAdamW
+    steps: int
+    batch_size: int  # rows a step, over all devices and micro-batches
+    microbatches: int = 1  # a step's gradient is accumulated over this many
+    seed: int = 0
+    loss: Loss = Loss()
+    mesh: Mesh = Mesh()
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+    report: Report = Report()
+    guard: Guard = Guard()
+
+    def __post_init__(self) -> None:
+        require_positive("", self, "steps", "batch_size", "microbatches")
+        require(
+            0 <= self.seed < 2**32, f"seed is {self.seed}: it must lie in [0, 2**32), all that a JAX key tells apart."
+        )
+        size, parts = self.batch_size, self.microbatches
+        require(size % parts == 0, f"microbatches is {parts}: it must divide batch_size, which is {size}.")
