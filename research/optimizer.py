@@ -28,16 +28,21 @@ Rate = Float[Array, ""]
 
 # One letter an axis: l counts layers, r and c are the rows and columns of a layer's matrix, . belongs to no matrix.
 LAYOUTS: tuple[tuple[str, str], ...] = (
-    (r"embedding", "cr"),  # [v d]
+    (r"(source_)?embedding", "cr"),  # [v d]
     (r"head", "rc"),  # [d v]
+    (r"logits_bias", "."),  # [v]
+    (r"(en|de)coder/position_embedding", "cr"),  # [n d]
     (r"(en|de)coder/relative_bias", ".."),  # [n h]
     (r"(en|de)coder/layers/self_attention/relative_bias", "l.."),  # [l n h]
-    (r"(en|de)coder/layers/\w+_attention/(query|key|value)", "lrcc"),  # [l d h k], T5X's [d h*k]
-    (r"(en|de)coder/layers/\w+_attention/output", "lrrc"),  # [l h k d], T5X's [h*k d]
-    (r"(en|de)coder/layers/feed_forward/(gate|up|down)", "lrc"),  # [l d f], [l f d]
-    (r"(en|de)coder/layers/\w+_norm/scale", "l."),  # [l d]
-    (r"(en|de)coder/norm/scale", "."),  # [d]
+    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/weight", "lrcc"),  # [l d h k], T5X's [d h*k]
+    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/bias", "l.."),  # [l h k]
+    (r"(en|de)coder/layers/\w+_attention/output/weight", "lrrc"),  # [l h k d], T5X's [h*k d]
+    (r"(en|de)coder/layers/feed_forward/(gate|up|down)/weight", "lrc"),  # [l d f], [l f d]
+    (r"(en|de)coder/layers/(\w+_attention/output|feed_forward/(gate|up|down))/bias", "l."),  # [l d], [l f]
+    (r"(en|de)coder/layers/\w+_norm/(scale|bias)", "l."),  # [l d]
+    (r"(en|de)coder/(embedding_)?norm/(scale|bias)", "."),  # [d]
 )
+
 
 SQUARE_FLOOR = 1e-30  # Adafactor's first epsilon, added to the squared gradient
 SCALE_FLOOR = 1e-3  # its second, the least root mean square of a parameter by which a step is scaled

@@ -199,7 +199,7 @@ def _check_same_run(directory: Path, config: Experiment) -> None:
 
 def check_same_experiment(directory: Path, before: Any, config: Experiment) -> None:
     """Raises ConfigError naming every field in which the config differs from the one `before`, as JSON holds it."""
-    free = CHANGEABLE if config.model.dropout else (*CHANGEABLE, "microbatches")  # each draws dropout of its own
+    free = CHANGEABLE if config.model.dropped else (*CHANGEABLE, "microbatches")  # each draws dropout of its own
     changes = {
         name: change
         for name, change in override.diff(override.from_json(json.dumps(before)), config).items()

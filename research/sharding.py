@@ -30,16 +30,22 @@ BATCH_AXES = ("data", "fsdp")
 # The embedding and the head are split along the vocabulary alone: with the width split, XLA's partitioner falls back to
 # gathering the whole table.
 PARAMETERS: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"embedding", PartitionSpec(("tensor", "fsdp"), None)),
+    (r"(source_)?embedding", PartitionSpec(("tensor", "fsdp"), None)),
     (r"head", PartitionSpec(None, ("tensor", "fsdp"))),
+    (r"logits_bias", PartitionSpec(("tensor", "fsdp"))),
+    (r"(en|de)coder/position_embedding", PartitionSpec(None, None)),
     (r"(en|de)coder/relative_bias", PartitionSpec(None, "tensor")),
     (r"(en|de)coder/layers/self_attention/relative_bias", PartitionSpec(None, None, "tensor")),
-    (r"(en|de)coder/layers/\w+_attention/(query|key|value)", PartitionSpec(None, "fsdp", "tensor", None)),
-    (r"(en|de)coder/layers/\w+_attention/output", PartitionSpec(None, "tensor", None, "fsdp")),
-    (r"(en|de)coder/layers/feed_forward/(gate|up)", PartitionSpec(None, "fsdp", "tensor")),
-    (r"(en|de)coder/layers/feed_forward/down", PartitionSpec(None, "tensor", "fsdp")),
-    (r"(en|de)coder/layers/\w+_norm/scale", PartitionSpec(None, None)),
-    (r"(en|de)coder/norm/scale", PartitionSpec(None)),
+    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/weight", PartitionSpec(None, "fsdp", "tensor", None)),
+    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/bias", PartitionSpec(None, "tensor", None)),
+    (r"(en|de)coder/layers/\w+_attention/output/weight", PartitionSpec(None, "tensor", None, "fsdp")),
+    (r"(en|de)coder/layers/\w+_attention/output/bias", PartitionSpec(None, None)),
+    (r"(en|de)coder/layers/feed_forward/(gate|up)/weight", PartitionSpec(None, "fsdp", "tensor")),
+    (r"(en|de)coder/layers/feed_forward/(gate|up)/bias", PartitionSpec(None, "tensor")),
+    (r"(en|de)coder/layers/feed_forward/down/weight", PartitionSpec(None, "tensor", "fsdp")),
+    (r"(en|de)coder/layers/feed_forward/down/bias", PartitionSpec(None, None)),
+    (r"(en|de)coder/layers/\w+_norm/(scale|bias)", PartitionSpec(None, None)),
+    (r"(en|de)coder/(embedding_)?norm/(scale|bias)", PartitionSpec(None)),
 )
 
 
@@ -115,7 +121,7 @@ def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     shards = tensor * fsdp
     padded = math.ceil(model.vocab_size / shards) * shards
     require(
-        model.vocab_size % shards == 0,
+        all(rows % shards == 0 for rows in (model.vocab_size, model.source_vocab_size or shards)),
         f"model.vocab_size is {model.vocab_size}: {need} mesh.tensor * mesh.fsdp, which is {shards}; pad to {padded}.",
     )
     require(

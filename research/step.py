@@ -30,9 +30,9 @@ from research.sharding import (
     unflatten,
 )
 
-# Norms and relative biases are computed in float32, so their parameters are not rounded. The embedding is cast after
-# the lookup instead: the gradient of a lookup adds up the rows of equal tokens, and sums of thousands need float32.
-PRECISE = ("scale", "relative_bias", "embedding")
+# Norms, relative biases and logits are computed in float32, so their parameters are not rounded. Embeddings are cast
+# after the lookup instead: its gradient adds up the rows of equal tokens, and sums of thousands need float32.
+PRECISE = ("norm/scale", "norm/bias", "relative_bias", "logits_bias", "embedding")
 
 
 class TrainState(NamedTuple):
@@ -149,7 +149,7 @@ def _summed_gradients(
 
     def gradients_and_sums(rows: Batch, key: PRNGKeyArray) -> tuple[Tree, Sums]:
         def summed(params: Tree) -> tuple[Float[Array, ""], Sums]:
-            sums = _loss(experiment, _merge(params, frozen), rows, key if experiment.model.dropout else None)
+            sums = _loss(experiment, _merge(params, frozen), rows, key if experiment.model.dropped else None)
             return sums.loss, sums
 
         gradients, sums = jax.grad(summed, has_aux=True)(cast)

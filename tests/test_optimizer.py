@@ -29,16 +29,16 @@ SHAPES = {
     "head": (WIDTH, VOCABULARY),
     "encoder/relative_bias": (16, HEADS),
     "encoder/norm/scale": (WIDTH,),
-    "encoder/layers/self_attention/query": (LAYERS, WIDTH, HEADS, HEAD_WIDTH),
-    "encoder/layers/self_attention/output": (LAYERS, HEADS, HEAD_WIDTH, WIDTH),
+    "encoder/layers/self_attention/query/weight": (LAYERS, WIDTH, HEADS, HEAD_WIDTH),
+    "encoder/layers/self_attention/output/weight": (LAYERS, HEADS, HEAD_WIDTH, WIDTH),
     "encoder/layers/self_attention/relative_bias": (LAYERS, 20, 20),
     "encoder/layers/self_attention_norm/scale": (LAYERS, WIDTH),
-    "encoder/layers/feed_forward/up": (LAYERS, WIDTH, HIDDEN),
+    "encoder/layers/feed_forward/up/weight": (LAYERS, WIDTH, HIDDEN),
 }
 # What T5X would hold for one layer: a matrix, with heads and head width joined.
 MATRICES = {
-    "encoder/layers/self_attention/query": (WIDTH, HEADS * HEAD_WIDTH),
-    "encoder/layers/self_attention/output": (HEADS * HEAD_WIDTH, WIDTH),
+    "encoder/layers/self_attention/query/weight": (WIDTH, HEADS * HEAD_WIDTH),
+    "encoder/layers/self_attention/output/weight": (HEADS * HEAD_WIDTH, WIDTH),
 }
 NEVER_FACTORED = ("relative_bias", "scale")
 STEPS = 5
@@ -59,7 +59,7 @@ def gradients_at(step: int) -> dict:
     """Also of different scales, with a spike at step 3 that clipping must meet layer by layer."""
     values = {path: 0.1 * value for path, value in parameters(seed=100 + step).items()}
     if step == 3:
-        values["encoder/layers/feed_forward/up"][1] *= 50
+        values["encoder/layers/feed_forward/up/weight"][1] *= 50
     return values
 
 
@@ -152,7 +152,7 @@ def test_adafactor_of_stacked_layers_is_that_of_each_layer_alone(changes):
 def test_attention_is_factored_as_the_matrix_of_joined_heads():
     """No axis but the width reaches min_factored; heads times head width do, and small tables and vectors never."""
     _, state = run(Adafactor(schedule=Constant(peak=0.05), min_factored=24, no_decay=()), parameters(), steps=1)
-    query, output = "encoder/layers/self_attention/query", "encoder/layers/self_attention/output"
+    query, output = "encoder/layers/self_attention/query/weight", "encoder/layers/self_attention/output/weight"
     assert state[f"row/{query}"].shape == (LAYERS, WIDTH, 1, 1)
     assert state[f"column/{query}"].shape == (LAYERS, 1, HEADS, HEAD_WIDTH)
     assert state[f"row/{output}"].shape == (LAYERS, HEADS, HEAD_WIDTH, 1)

@@ -102,14 +102,14 @@ def test_a_parameter_without_a_row_or_with_two_is_an_error():
 
 
 def test_statistics_are_split_as_their_parameters_along_the_axes_they_keep():
-    params = {"encoder": {"layers": {"self_attention": {"query": np.zeros((2, 32, 8, 4))}}}}
+    params = {"encoder": {"layers": {"self_attention": {"query": {"weight": np.zeros((2, 32, 8, 4))}}}}}
     state = {
         "count": np.zeros(()),
         "mean": params,
-        "row": {"encoder": {"layers": {"self_attention": {"query": np.zeros((2, 32, 1, 1))}}}},
-        "column": {"encoder": {"layers": {"self_attention": {"query": np.zeros((2, 1, 8, 4))}}}},
+        "row": {"encoder": {"layers": {"self_attention": {"query": {"weight": np.zeros((2, 32, 1, 1))}}}}},
+        "column": {"encoder": {"layers": {"self_attention": {"query": {"weight": np.zeros((2, 1, 8, 4))}}}}},
     }
-    query = "encoder/layers/self_attention/query"
+    query = "encoder/layers/self_attention/query/weight"
     assert flatten(state_specs(state, params)) == {
         "count": PartitionSpec(),
         f"mean/{query}": PartitionSpec(None, "fsdp", "tensor", None),

@@ -128,13 +128,13 @@ def test_20_steps_are_the_same_on_every_mesh_and_the_state_is_really_split(sizes
 
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == state_shardings(EXPERIMENT, mesh)
     _, fsdp, tensor = sizes
-    query = "encoder/layers/self_attention/query"
+    query = "encoder/layers/self_attention/query/weight"
     for path, share in {
         "params/embedding": fsdp * tensor,
         "params/head": fsdp * tensor,
         f"params/{query}": fsdp * tensor,
-        "params/decoder/layers/feed_forward/down": fsdp * tensor,
-        "opt_state/momentum/decoder/layers/cross_attention/output": fsdp * tensor,
+        "params/decoder/layers/feed_forward/down/weight": fsdp * tensor,
+        "opt_state/momentum/decoder/layers/cross_attention/output/weight": fsdp * tensor,
         f"opt_state/row/{query}": fsdp,  # [l d 1 1]
         f"opt_state/column/{query}": tensor,  # [l 1 h k]
         "params/decoder/norm/scale": 1,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from research.config.base import require, require_positive
+from research.config.base import require, require_not_negative, require_positive
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,53 @@ class Relative:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A table with a row a position, one a stack; BART's begins `offset` rows down, and its first rows are unused."""
+
+    length: int = 1024
+    offset: int = 2
+
+    def __post_init__(self) -> None:
+        require_positive("model.positions.", self, "length")
+        require_not_negative("model.positions.", self, "offset")
+
+
+@dataclass(frozen=True)
+class Sinusoidal:
+    """Fixed waves, sines in the first half of the width and cosines in the second.
+
+    Their wavelengths run from 2 pi to 10,000 times that: `last_included` says whether the last frequency reaches it
+    (Tensor2Tensor, fairseq, Marian) or stops one step before (the paper, Hugging Face, CTranslate2).
+    """
+
+    length: int = 512
+    last_included: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive("model.positions.", self, "length")
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """x / RMS(x) * scale, with neither mean nor bias (arXiv:1910.07467)."""
+
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        require_positive("model.norm.", self, "epsilon")
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """(x - mean) / deviation * scale + bias (arXiv:1607.06450); Hugging Face's epsilon is 1e-5, Marian's own 1e-6."""
+
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require_positive("model.norm.", self, "epsilon")
+
+
+@dataclass(frozen=True)
 class Tied:
     """The head is the embedding transposed; `scaled` multiplies its input by width ** -0.5 (T5 v1.0)."""
 
@@ -33,25 +80,66 @@ class Separate:
 
 
 @dataclass(frozen=True)
+class FanIn:
+    """Initial values as T5's, each matrix by the width it reads; the query's stands in for a scaling of the scores."""
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Initial values of one standard deviation for every matrix and table (BART, Hugging Face's Marian)."""
+
+    deviation: float = 0.02
+
+    def __post_init__(self) -> None:
+        require_positive("model.initial.", self, "deviation")
+
+
+@dataclass(frozen=True)
 class Model:
-    vocab_size: int  # rows of the embedding; at least the tokenizer's size, often padded up
+    vocab_size: int  # rows of the embedding, and logits; at least the tokenizer's size, often padded up
     width: int
     heads: int
     head_width: int
     feed_forward: int
     encoder_layers: int
     decoder_layers: int
-    activation: Literal["relu", "gelu_tanh", "silu"] = "gelu_tanh"
+    source_vocab_size: int | None = None  # rows of an embedding of the encoder's own; None where both stacks share one
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu_tanh"
     gated: bool = True
-    positions: Relative = Relative()
+    biases: bool = False  # of every projection in attention and feed-forward
+    norm: RMSNorm | LayerNorm = RMSNorm()
+    norm_first: bool = True  # norms before each sublayer and after the last, or after each addition
+    positions: Relative | Learned | Sinusoidal = Relative()
+    scaled_scores: bool = False  # the query is multiplied by head_width ** -0.5
+    scaled_embedding: bool = False  # what enters the stacks is multiplied by width ** 0.5
+    embedding_norm: bool = False  # a norm of what enters each stack, after its positions
     head: Tied | Separate = Separate()
-    norm_epsilon: float = 1e-6
-    dropout: float = 0.0
+    logits_bias: bool = False
+    zero_token: int | None = None  # the token whose embedding is zero and stays so: what Marian's decoder starts from
+    initial: FanIn | Normal = FanIn()
+    dropout: float = 0.0  # of the residual stream: embeddings and what each sublayer adds
+    attention_dropout: float = 0.0  # of attention's weights
+    activation_dropout: float = 0.0  # inside the feed-forward
+    output_dropout: float = 0.0  # of what leaves each stack
     compute: Literal["float32", "bfloat16"] = "bfloat16"  # activations; master weights stay float32
     remat: Literal["none", "dots", "full"] = "none"  # what a layer keeps for its backward pass: all, products, nothing
     unroll: int = 1  # layers a scan step holds: 1 compiles fastest
 
     def __post_init__(self) -> None:
         require_positive("model.", self, "vocab_size", "width", "heads", "head_width", "feed_forward")
-        require_positive("model.", self, "encoder_layers", "decoder_layers", "norm_epsilon", "unroll")
-        require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}: it must lie in [0, 1).")
+        require_positive("model.", self, "encoder_layers", "decoder_layers", "unroll")
+        for name in ("dropout", "attention_dropout", "activation_dropout", "output_dropout"):
+            require(0 <= getattr(self, name) < 1, f"model.{name} is {getattr(self, name)}: it must lie in [0, 1).")
+        source, zero = self.source_vocab_size, self.zero_token
+        require(source is None or source > 0, f"model.source_vocab_size is {source}: above 0, or None to share.")
+        require(
+            zero is None or 0 <= zero <= self.vocab_size,
+            f"model.zero_token is {zero}: None, a token below vocab_size, or vocab_size, {self.vocab_size}: no row.",
+        )
+        even = not isinstance(self.positions, Sinusoidal) or self.width % 2 == 0
+        require(even, f"model.width is {self.width}: it must be even, for as many sines as cosines.")
+
+    @property
+    def dropped(self) -> bool:
+        """Whether training draws random numbers."""
+        return any((self.dropout, self.attention_dropout, self.activation_dropout, self.output_dropout))

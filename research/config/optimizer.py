@@ -66,7 +66,7 @@ class Optimizer:
     schedule: Schedule
     clip_norm: float | None = None  # global norm of the gradient
     weight_decay: float = 0.0
-    no_decay: tuple[str, ...] = (r"norm", r"relative_bias")
+    no_decay: tuple[str, ...] = (r"norm", r"bias")
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -6,37 +6,42 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from research.config import Model, Relative
-from research.model.layer import Keys, dropout, normal, product, relative_table
+from research.config import FanIn, Model, Relative
+from research.model.layer import Keys, Linear, draw, dropout, relative_table
 
 
 class Attention(nnx.Module):
-    """T5's attention: the scores are not scaled (the query's initial values are), the softmax is in float32."""
+    """Multi-head attention; its softmax is in float32. T5 does not scale the scores but the query's initial values."""
 
     def __init__(self, config: Model, keys: Keys) -> None:
         d, h, k = config.width, config.heads, config.head_width
-        query, key, value = jax.random.normal(next(keys), (3, d, h, k), jnp.float32)
-        self.query = nnx.Param((d * k) ** -0.5 * query)
-        self.key = nnx.Param(d**-0.5 * key)
-        self.value = nnx.Param(d**-0.5 * value)
-        self.output = normal(keys, (h, k, d), (h * k) ** -0.5)
+        query, key, value = draw(config, keys, (3, d, h, k), d)
+        match config.initial:
+            case FanIn():
+                query = query * k**-0.5
+        self.query = Linear(config, "btd,dhk->bthk", query)
+        self.key = Linear(config, "bsd,dhk->bshk", key)
+        self.value = Linear(config, "bsd,dhk->bshk", value)
+        self.output = Linear(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), h * k))
         self.config = config
 
     def project(self, x: Float[Array, "b s d"]) -> tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]:
         """Keys and values of what is attended to."""
-        return product("bsd,dhk->bshk", x, self.key), product("bsd,dhk->bshk", x, self.value)
+        return self.key(x), self.value(x)
 
     def attend(
         self,
         x: Float[Array, "b t d"],
         key: Float[Array, "b s h k"],
         value: Float[Array, "b s h k"],
-        mask: Bool[Array, "*_ t s"] | None = None,
-        bias: Float[Array, "*_ h t s"] | None = None,
+        mask: Bool[Array, "*_ #t s"] | None = None,
+        bias: Float[Array, "*_ h #t s"] | None = None,
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b t d"]:
         """What x reads from keys and values. The mask, true where t may see s, and the bias may lack the batch axis."""
-        query = product("btd,dhk->bthk", x, self.query)
+        query = self.query(x)
+        if self.config.scaled_scores:
+            query = query * self.config.head_width**-0.5
         # The product leaves in the compute dtype, which halves its traffic; all that follows is float32.
         scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32)
         if bias is not None:
@@ -44,8 +49,9 @@ class Attention(nnx.Module):
         if mask is not None:
             # Finite, so that a row of padding that sees nothing gives a mean and not NaN.
             scores = jnp.where(mask[..., None, :, :], scores, jnp.finfo(jnp.float32).min)
-        weights = dropout(jax.nn.softmax(scores, axis=-1).astype(value.dtype), self.config.dropout, dropout_key)
-        return product("bthk,hkd->btd", jnp.einsum("bhts,bshk->bthk", weights, value), self.output)
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        weights = dropout(weights, self.config.attention_dropout, dropout_key)
+        return self.output(jnp.einsum("bhts,bshk->bthk", weights, value))
 
 
 class SelfAttention(Attention):
@@ -54,8 +60,8 @@ class SelfAttention(Attention):
     def __init__(self, config: Model, keys: Keys) -> None:
         super().__init__(config, keys)
         match config.positions:
-            case Relative(per_layer=True):
-                self.relative_bias = relative_table(config, keys)
+            case Relative(per_layer=True) as positions:
+                self.relative_bias = relative_table(config, keys, positions)
 
 
 def same_segment(query_ids: Int[Array, "b t"], key_ids: Int[Array, "b s"]) -> Bool[Array, "b t s"]:
@@ -65,6 +71,13 @@ def same_segment(query_ids: Int[Array, "b t"], key_ids: Int[Array, "b s"]) -> Bo
 
 def causal(length: int) -> Bool[Array, "t t"]:
     return jnp.tril(jnp.ones((length, length), bool))
+
+
+def ancestors(hypotheses: int, places: Int[Array, " m"], ancestry: Int[Array, "b n c"] | None) -> Bool[Array, "*_ n m"]:
+    """Which of the m = c * n keys and values, n a place, each of n hypotheses descends from; None: from its own."""
+    own = jnp.arange(hypotheses)
+    writer = jnp.tile(own, len(places) // hypotheses)
+    return (own[:, None] if ancestry is None else ancestry[..., places]) == writer
 
 
 def cross_mask(

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from research.config import Model, Relative, Separate, Tied, require
+from research.config import LayerNorm, Learned, Model, Normal, Relative, Separate, Sinusoidal, Tied, require
 
 
 class Size(NamedTuple):
@@ -45,16 +45,61 @@ BYT5 = {
 # umT5 (arXiv:2304.09151): mT5's sizes, no "large" among them, with a table of relative biases in every layer.
 UMT5 = {size: T5_V1_1[size] for size in ("small", "base", "xl", "xxl")}
 
+# UL2, arXiv:2205.05131, 3.4.
+UL2 = {"20b": Size(4096, 16, 256, 16384, 32, 32)}
+
+# BART (arXiv:1910.13461, 5) and mBART (arXiv:2001.08210, 2.2), as in fairseq.
+BART = {"base": Size(768, 12, 64, 3072, 6, 6), "large": Size(1024, 16, 64, 4096, 12, 12)}
+MBART = {"large": BART["large"]}
+
+# Marian's --task transformer-base and transformer-big; tiny is what small corpora as Multi30k want.
+MARIAN = {
+    "tiny": Size(128, 4, 32, 256, 4, 4),
+    "base": Size(512, 8, 64, 2048, 6, 6),
+    "big": Size(1024, 16, 64, 4096, 6, 6),
+}
+
 # v1.0 was pretrained with dropout 0.1; v1.1 and what follows it without (put it back to fine-tune).
-V1_0 = {"activation": "relu", "gated": False, "head": Tied(scaled=True), "dropout": 0.1}
-V1_1 = {"activation": "gelu_tanh", "gated": True, "head": Separate(), "dropout": 0.0}
+DROPPED = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "output_dropout": 0.1}
+V1_0 = {"activation": "relu", "gated": False, "head": Tied(scaled=True), **DROPPED}
+V1_1 = {"activation": "gelu_tanh", "gated": True, "head": Separate()}
+
+# What BART, mBART and Marian have of the first Transformer (arXiv:1706.03762).
+TRANSFORMER = {
+    "gated": False,
+    "biases": True,
+    "norm": LayerNorm(1e-5),
+    "norm_first": False,
+    "scaled_scores": True,
+    "head": Tied(scaled=False),
+    "initial": Normal(0.02),
+    "dropout": 0.1,
+}
+V_BART = {**TRANSFORMER, "activation": "gelu", "positions": Learned(1024, offset=2), "embedding_norm": True}
+V_MBART = {**V_BART, "norm_first": True, "scaled_embedding": True}
+V_MARIAN = {
+    **TRANSFORMER,
+    "activation": "relu",
+    "positions": Sinusoidal(1024, last_included=True),
+    "norm": LayerNorm(1e-6),
+    "scaled_embedding": True,
+    "logits_bias": True,
+    "vocab_size": 32_000,
+    "zero_token": 32_000,
+}
 
 FAMILIES: dict[str, tuple[dict[str, Size], dict[str, Any]]] = {
     "t5": (T5, {"vocab_size": 32128, **V1_0}),
     "t5_v1_1": (T5_V1_1, {"vocab_size": 32128, **V1_1}),
+    "flan_t5": (T5_V1_1, {"vocab_size": 32128, **V1_1}),
     "mt5": (T5_V1_1, {"vocab_size": 250112, **V1_1}),
     "byt5": (BYT5, {"vocab_size": 384, **V1_1}),
     "umt5": (UMT5, {"vocab_size": 256384, **V1_1, "positions": Relative(per_layer=True)}),
+    "ul2": (UL2, {"vocab_size": 32128, **V1_1, "activation": "silu"}),
+    "bart": (BART, {"vocab_size": 50265, **V_BART}),
+    "mbart": (MBART, {"vocab_size": 250027, **V_MBART}),
+    "mbart_50": (MBART, {"vocab_size": 250054, **V_MBART}),
+    "marian": (MARIAN, V_MARIAN),
 }
 
 PRESETS = tuple(f"{family}/{size}" for family, (sizes, _) in FAMILIES.items() for size in sizes)
@@ -72,6 +117,8 @@ def preset(name: str, **changes: Any) -> Model:
     require(not unknown, f"A model has no field {', '.join(unknown)}; it has {', '.join(allowed)}.")
     family, size = name.split("/")
     sizes, common = FAMILIES[family]
+    if "zero_token" in common:  # a token beyond the vocabulary, whatever its size
+        changes = {"zero_token": changes.get("vocab_size", common["vocab_size"]), **changes}
     return replace(Model(**sizes[size]._asdict(), **common), **changes)
 
 
@@ -81,6 +128,10 @@ def t5(size: str, **changes: Any) -> Model:
 
 def t5_v1_1(size: str, **changes: Any) -> Model:
     return preset(f"t5_v1_1/{size}", **changes)
+
+
+def flan_t5(size: str, **changes: Any) -> Model:
+    return preset(f"flan_t5/{size}", **changes)
 
 
 def mt5(size: str, **changes: Any) -> Model:
@@ -93,3 +144,23 @@ def byt5(size: str, **changes: Any) -> Model:
 
 def umt5(size: str, **changes: Any) -> Model:
     return preset(f"umt5/{size}", **changes)
+
+
+def ul2(size: str, **changes: Any) -> Model:
+    return preset(f"ul2/{size}", **changes)
+
+
+def bart(size: str, **changes: Any) -> Model:
+    return preset(f"bart/{size}", **changes)
+
+
+def mbart(size: str = "large", **changes: Any) -> Model:
+    return preset(f"mbart/{size}", **changes)
+
+
+def mbart_50(size: str = "large", **changes: Any) -> Model:
+    return preset(f"mbart_50/{size}", **changes)
+
+
+def marian(size: str, **changes: Any) -> Model:
+    return preset(f"marian/{size}", **changes)

@@ -9,16 +9,19 @@ Where an array attends to itself, t is the length of the queries and s that of t
 
 Weights are cast to the dtype of what they multiply; norms, softmax and relative biases are computed in float32.
 
-Initial values are T5's (arXiv:1910.10683): Mesh TensorFlow's standard deviations, as Hugging Face's `_init_weights`
-lists them, and for a separate head T5X's (Hugging Face's 1 would start from a loss of hundreds). Norm scales are 1; all
-else is normal with mean 0 and standard deviation
+Initial values are those of `config.initial`. `FanIn` is T5's (arXiv:1910.10683): Mesh TensorFlow's standard deviations,
+as Hugging Face's `_init_weights` lists them, and for a separate head T5X's (Hugging Face's 1 would start from a loss of
+hundreds). Norm scales are 1 and biases 0; all else is normal with mean 0 and standard deviation
 
 embedding  1                  query       (d k) ** -0.5, which stands in for a scaling of the scores
 head       d ** -0.5          key, value  d ** -0.5            gate, up  d ** -0.5
 relative bias  d ** -0.5      output      (h k) ** -0.5        down      f ** -0.5
+
+`Normal` gives all of these the same deviation (BART's is 0.02).
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -31,10 +34,12 @@ from jax import Array
 from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from research.config import Model, Relative
+from research import config as schema
+from research.config import FanIn, Learned, Model, Normal, Relative, Sinusoidal, require
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
 }
@@ -45,13 +50,30 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 Keys = Iterator[PRNGKeyArray]
 
 
-def normal(keys: Keys, shape: tuple[int, ...], deviation: float) -> nnx.Param:
-    return nnx.Param(deviation * jax.random.normal(next(keys), shape, jnp.float32))
+def draw(config: Model, keys: Keys, shape: Sequence[int], fan_in: int) -> Array:
+    """Initial values of a matrix or a table, whose deviation with `FanIn` is fan_in ** -0.5."""
+    match config.initial:
+        case FanIn():
+            deviation = fan_in**-0.5
+        case Normal(deviation=deviation):
+            pass
+    return deviation * jax.random.normal(next(keys), shape, jnp.float32)
 
 
-def product(equation: str, x: Array, weight: nnx.Param) -> Array:
-    """einsum of an activation and a weight, in the activation's dtype."""
-    return jnp.einsum(equation, x, weight[...].astype(x.dtype))
+class Linear(nnx.Module):
+    """An einsum of what it is given with a weight, in the dtype of the first; and a bias where the model has them."""
+
+    def __init__(self, config: Model, equation: str, weight: Float[Array, "..."]) -> None:
+        self.weight = nnx.Param(weight)
+        self.equation, self.biased = equation, config.biases
+        if self.biased:
+            _, axes, output = equation.replace("->", ",").split(",")
+            shape = [size for axis, size in zip(axes, weight.shape, strict=True) if axis in output]
+            self.bias = nnx.Param(jnp.zeros(shape, jnp.float32))
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        y = jnp.einsum(self.equation, x, self.weight[...].astype(x.dtype))
+        return y + self.bias[...].astype(x.dtype) if self.biased else y
 
 
 def split_key(key: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | None]:
@@ -70,17 +92,27 @@ def dropout(x: Float[Array, "*_ t x"], rate: float, key: PRNGKeyArray | None) ->
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
-class RMSNorm(nnx.Module):
-    """x / RMS(x) * scale, with neither mean nor bias (arXiv:1910.07467)."""
+class Norm(nnx.Module):
+    """Root mean square or layer normalisation over the width, in float32."""
 
     def __init__(self, config: Model) -> None:
         self.scale = nnx.Param(jnp.ones(config.width, jnp.float32))
-        self.epsilon = config.norm_epsilon
+        match config.norm:
+            case schema.LayerNorm():
+                self.bias = nnx.Param(jnp.zeros(config.width, jnp.float32))
+        self.config = config.norm
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         wide = x.astype(jnp.float32)
-        variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        return (wide * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]).astype(x.dtype)
+        match self.config:
+            case schema.RMSNorm(epsilon=epsilon):
+                square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+                normed = wide * jax.lax.rsqrt(square + epsilon) * self.scale[...]
+            case schema.LayerNorm(epsilon=epsilon):
+                centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+                variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+                normed = centred * jax.lax.rsqrt(variance + epsilon) * self.scale[...] + self.bias[...]
+        return normed.astype(x.dtype)
 
 
 class FeedForward(nnx.Module):
@@ -88,23 +120,30 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: Model, keys: Keys) -> None:
         d, f = config.width, config.feed_forward
-        up, *gate = jax.random.normal(next(keys), (2 if config.gated else 1, d, f), jnp.float32)
-        self.up = nnx.Param(d**-0.5 * up)
+        up, *gate = draw(config, keys, (2 if config.gated else 1, d, f), d)
+        self.up = Linear(config, "btd,df->btf", up)
         if config.gated:
-            self.gate = nnx.Param(d**-0.5 * gate[0])
-        self.down = normal(keys, (f, d), f**-0.5)
+            self.gate = Linear(config, "btd,df->btf", gate[0])
+        self.down = Linear(config, "btf,fd->btd", draw(config, keys, (f, d), f))
         self.config = config
 
     def __call__(self, x: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
         activation = ACTIVATIONS[self.config.activation]
-        hidden = product("btd,df->btf", x, self.up)
-        activated = activation(product("btd,df->btf", x, self.gate) if self.config.gated else hidden)
-        hidden = activated * hidden if self.config.gated else activated
-        return product("btf,fd->btd", dropout(hidden, self.config.dropout, dropout_key), self.down)
+        hidden = activation(self.gate(x)) * self.up(x) if self.config.gated else activation(self.up(x))
+        return self.down(dropout(hidden, self.config.activation_dropout, dropout_key))
 
 
-def relative_table(config: Model, keys: Keys) -> nnx.Param:
-    return normal(keys, (config.positions.buckets, config.heads), config.width**-0.5)
+def relative_table(config: Model, keys: Keys, positions: Relative) -> nnx.Param:
+    return nnx.Param(draw(config, keys, (positions.buckets, config.heads), config.width))
+
+
+def sinusoids(positions: Sinusoidal, width: int) -> Float[np.ndarray, "n d"]:
+    """Sines and cosines of every position (arXiv:1706.03762, 3.5), worked out in float64."""
+    half = width // 2
+    steps = max(half - 1, 1) if positions.last_included else half
+    frequency = 10_000.0 ** (-np.arange(half) / steps)
+    angle = np.arange(positions.length)[:, None] * frequency
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
 
 
 def bucket_table(buckets: int, max_distance: int) -> Int[np.ndarray, " distances"]:
@@ -142,30 +181,81 @@ def relative_bias(table: Float[Array, "n h"], buckets: Int[Array, "*b t s"]) -> 
     return jnp.einsum("nh,...tsn->...hts", table.astype(jnp.float32), one_hot, precision=jax.lax.Precision.HIGHEST)
 
 
+class Layer(nnx.Module):
+    """What the layers of both stacks share: where a sublayer's norm stands."""
+
+    def __init__(self, config: Model) -> None:
+        self.config = config
+
+    def before(self, norm: Norm, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """What the sublayer receives of the residual stream."""
+        return norm(x) if self.config.norm_first else x
+
+    def after(
+        self, norm: Norm, x: Float[Array, "b t d"], y: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None
+    ) -> Float[Array, "b t d"]:
+        """The residual stream with what the sublayer made of it added."""
+        x = x + dropout(y, self.config.dropout, dropout_key)
+        return x if self.config.norm_first else norm(x)
+
+
 class Stack(nnx.Module):
-    """Layers, the norm after them and, where the layers share it, the table of relative biases."""
+    """Layers and what stands before, between and after them: positions, the norms at both ends."""
 
     def __init__(self, config: Model, layer: Callable[..., nnx.Module], count: int, keys: Keys) -> None:
         layer_keys = jax.random.split(next(keys), (count, 8))
         self.layers = jax.vmap(lambda keys: layer(config, iter(keys)))(layer_keys)
-        self.norm = RMSNorm(config)
+        if config.embedding_norm:
+            self.embedding_norm = Norm(config)
+        if config.norm_first:
+            self.norm = Norm(config)
         match config.positions:
-            case Relative(per_layer=False):
-                self.relative_bias = relative_table(config, keys)
+            case Relative(per_layer=False) as positions:
+                self.relative_bias = relative_table(config, keys, positions)
+            case Learned(length, offset):
+                self.position_embedding = nnx.Param(draw(config, keys, (length + offset, config.width), 1))
         self.config = config
+
+    def enter(
+        self, x: Float[Array, "b t d"], places: Int[Array, "*b t"], dropout_key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b t d"]:
+        """What the first layer receives: embeddings at their places, normed where the model does, dropped."""
+        match self.config.positions:
+            case Learned(offset=offset):
+                x = x + self.position_embedding[...][places + offset].astype(x.dtype)
+            case Sinusoidal() as positions:
+                x = x + jnp.asarray(sinusoids(positions, self.config.width))[places].astype(x.dtype)
+        if self.config.embedding_norm:
+            x = self.embedding_norm(x)
+        return dropout(x, self.config.dropout, dropout_key)
+
+    def leave(self, x: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
+        """What the last layer gives, normed where each sublayer's input was."""
+        return dropout(self.norm(x) if self.config.norm_first else x, self.config.output_dropout, dropout_key)
 
     def position_bias(
         self, queries: Int[Array, "*b t"], keys: Int[Array, "*b s"], bidirectional: bool
-    ) -> Callable[[Any], Float[Array, "*b h t s"]]:
+    ) -> Callable[[Any], Float[Array, "*b h t s"] | None]:
         """A function from a layer to what its self-attention adds to its scores, computed once where it is shared."""
-        distance = keys[..., None, :] - queries[..., :, None]
-        buckets = relative_bucket(distance, self.config.positions, bidirectional)
         match self.config.positions:
-            case Relative(per_layer=True):
-                return lambda layer: relative_bias(layer.self_attention.relative_bias[...], buckets)
-            case Relative():
+            case Relative(per_layer=per_layer) as positions:
+                buckets = relative_bucket(keys[..., None, :] - queries[..., :, None], positions, bidirectional)
+                if per_layer:
+                    return lambda layer: relative_bias(layer.self_attention.relative_bias[...], buckets)
                 shared = relative_bias(self.relative_bias[...], buckets)
                 return lambda layer: shared
+        return lambda layer: None
+
+    def check_length(self, tokens: int) -> None:
+        """Raises ConfigError where a row is longer than the positions there are."""
+        match self.config.positions:
+            case Learned(length=length) | Sinusoidal(length=length):
+                require(tokens <= length, f"A row has {tokens} tokens, but model.positions.length is {length}.")
+
+    def unstacked(self) -> list[Any]:
+        """The layers one by one: for decoding, where a scan would copy every weight at every step."""
+        count = len(jax.tree.leaves(self.layers)[0])
+        return [jax.tree.map(operator.itemgetter(index), self.layers) for index in range(count)]
 
     def scan(self, body: Callable[..., Any], carry: Any, inputs: Any) -> Any:
         """The carry after `body(carry, (layer, *inputs of that layer))` for every layer in turn."""

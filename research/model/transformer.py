@@ -14,77 +14,97 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research.config import Model, Separate, Tied, require
 from research.data.batch import Batch
-from research.model.attention import Attention, SelfAttention, causal, cross_mask, same_segment
-from research.model.layer import FeedForward, Keys, RMSNorm, Stack, constrain, dropout, layer_keys, normal, split_key
+from research.model.attention import Attention, SelfAttention, ancestors, causal, cross_mask, same_segment
+from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, constrain, draw, layer_keys, split_key
 
 Params = dict[str, Any]  # nested; the leaves are arrays
+Projection = tuple[Float[Array, "b _ h k"], Float[Array, "b _ h k"]]  # keys and values of any number of places
+
+
+class Past(NamedTuple):
+    """Keys and values of places already seen, and where the new ones go."""
+
+    projection: Projection
+    place: Int[Array, ""]
+
+    def write(self, new: Projection) -> Projection:
+        (key, value), (new_key, new_value) = self.projection, new
+        place = (0, self.place, 0, 0)
+        return (
+            jax.lax.dynamic_update_slice(key, new_key, place),
+            jax.lax.dynamic_update_slice(value, new_value, place),
+        )
 
 
 class Cache(NamedTuple):
-    """What decoding remembers: the decoder's own keys and values so far, and those of the encoder's output."""
+    """What decoding remembers, a pair of keys and values a layer; m is c * n, the n hypotheses of a place together.
 
-    key: Float[Array, "l b c h k"]
-    value: Float[Array, "l b c h k"]
-    cross_key: Float[Array, "l b s h k"]
-    cross_value: Float[Array, "l b s h k"]
+    What the encoder gave is projected once, and stays at batch size however many hypotheses there are.
+    """
+
+    own: tuple[Projection, ...]  # [b m h k], of the decoder's positions so far
+    cross: tuple[Projection, ...]  # [b s h k], of the encoder's output
 
 
-class EncoderLayer(nnx.Module):
+class EncoderLayer(Layer):
     def __init__(self, config: Model, keys: Keys) -> None:
-        self.self_attention_norm = RMSNorm(config)
+        super().__init__(config)
+        self.self_attention_norm = Norm(config)
         self.self_attention = SelfAttention(config, keys)
-        self.feed_forward_norm = RMSNorm(config)
+        self.feed_forward_norm = Norm(config)
         self.feed_forward = FeedForward(config, keys)
-        self.rate = config.dropout
 
     def __call__(
         self,
         x: Float[Array, "b s d"],
         mask: Bool[Array, "*_ s s"] | None,
-        bias: Float[Array, "*_ h s s"],
+        bias: Float[Array, "*_ h s s"] | None,
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b s d"]:
         keys = split_key(dropout_key, 4)
-        normed = self.self_attention_norm(x)
-        attended = self.self_attention.attend(normed, *self.self_attention.project(normed), mask, bias, keys[0])
-        x = x + dropout(attended, self.rate, keys[1])
-        hidden = self.feed_forward(self.feed_forward_norm(x), keys[2])
-        return x + dropout(hidden, self.rate, keys[3])
+        y = self.before(self.self_attention_norm, x)
+        attended = self.self_attention.attend(y, *self.self_attention.project(y), mask, bias, keys[0])
+        x = self.after(self.self_attention_norm, x, attended, keys[1])
+        hidden = self.feed_forward(self.before(self.feed_forward_norm, x), keys[2])
+        return self.after(self.feed_forward_norm, x, hidden, keys[3])
 
 
-class DecoderLayer(nnx.Module):
+class DecoderLayer(Layer):
     def __init__(self, config: Model, keys: Keys) -> None:
-        self.self_attention_norm = RMSNorm(config)
+        super().__init__(config)
+        self.self_attention_norm = Norm(config)
         self.self_attention = SelfAttention(config, keys)
-        self.cross_attention_norm = RMSNorm(config)
+        self.cross_attention_norm = Norm(config)
         self.cross_attention = Attention(config, keys)
-        self.feed_forward_norm = RMSNorm(config)
+        self.feed_forward_norm = Norm(config)
         self.feed_forward = FeedForward(config, keys)
-        self.rate = config.dropout
-
-    def project_self(self, x: Float[Array, "b t d"]) -> tuple[Float[Array, "b t h k"], Float[Array, "b t h k"]]:
-        return self.self_attention.project(self.self_attention_norm(x))
 
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        self_projection: tuple[Float[Array, "b c h k"], Float[Array, "b c h k"]],
-        cross_projection: tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]],
-        self_mask: Bool[Array, "*_ t c"],
-        cross_mask: Bool[Array, "b t s"] | None,
-        bias: Float[Array, "*_ h t c"],
+        cross_projection: Projection,
+        self_mask: Bool[Array, "*_ #t m"],
+        cross_mask: Bool[Array, "*_ #t s"] | None,
+        bias: Float[Array, "*_ h #t m"] | None,
         dropout_key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "b t d"]:
-        """x after self-attention, cross-attention and feed-forward; c is t, or when decoding the cache's length."""
+        past: Past | None = None,
+    ) -> tuple[Float[Array, "b t d"], Projection]:
+        """x after self-attention, cross-attention and feed-forward, and the m keys and values that x saw of itself.
+
+        These are its own, and in decoding those of the past with its own written among them.
+        """
         keys = split_key(dropout_key, 6)
-        normed = self.self_attention_norm(x)
-        attended = self.self_attention.attend(normed, *self_projection, self_mask, bias, keys[0])
-        x = x + dropout(attended, self.rate, keys[1])
-        normed = self.cross_attention_norm(x)
-        attended = self.cross_attention.attend(normed, *cross_projection, cross_mask, None, keys[2])
-        x = x + dropout(attended, self.rate, keys[3])
-        hidden = self.feed_forward(self.feed_forward_norm(x), keys[4])
-        return x + dropout(hidden, self.rate, keys[5])
+        y = self.before(self.self_attention_norm, x)
+        projection = self.self_attention.project(y)
+        if past is not None:
+            projection = past.write(projection)
+        attended = self.self_attention.attend(y, *projection, self_mask, bias, keys[0])
+        x = self.after(self.self_attention_norm, x, attended, keys[1])
+        y = self.before(self.cross_attention_norm, x)
+        attended = self.cross_attention.attend(y, *cross_projection, cross_mask, None, keys[2])
+        x = self.after(self.cross_attention_norm, x, attended, keys[3])
+        hidden = self.feed_forward(self.before(self.feed_forward_norm, x), keys[4])
+        return self.after(self.feed_forward_norm, x, hidden, keys[5]), projection
 
 
 class Encoder(Stack):
@@ -98,6 +118,7 @@ class Encoder(Stack):
         positions: Int[Array, "b s"] | None,
         dropout_key: PRNGKeyArray | None,
     ) -> Float[Array, "b s d"]:
+        self.check_length(x.shape[1])
         embedding_key, layers_key, norm_key = split_key(dropout_key, 3)
         mask = None if segment_ids is None else same_segment(segment_ids, segment_ids)
         places = jnp.arange(x.shape[1]) if positions is None else positions
@@ -106,9 +127,8 @@ class Encoder(Stack):
         def body(x: Array, layer: EncoderLayer, key: PRNGKeyArray | None) -> Array:
             return constrain(layer(x, mask, bias(layer), key))
 
-        x = constrain(dropout(x, self.config.dropout, embedding_key))
-        x = self.scan(body, x, (layer_keys(layers_key, self.config.encoder_layers),))
-        return dropout(self.norm(x), self.config.dropout, norm_key)
+        x = constrain(self.enter(x, places, embedding_key))
+        return self.leave(self.scan(body, x, (layer_keys(layers_key, self.config.encoder_layers),)), norm_key)
 
 
 class Decoder(Stack):
@@ -124,6 +144,7 @@ class Decoder(Stack):
         cross_mask: Bool[Array, "b t s"] | None,
         dropout_key: PRNGKeyArray | None,
     ) -> Float[Array, "b t d"]:
+        self.check_length(x.shape[1])
         embedding_key, layers_key, norm_key = split_key(dropout_key, 3)
         mask = causal(x.shape[1])
         if segment_ids is not None:
@@ -133,51 +154,54 @@ class Decoder(Stack):
 
         def body(x: Array, layer: DecoderLayer, key: PRNGKeyArray | None) -> Array:
             cross_projection = layer.cross_attention.project(encoded)
-            return constrain(layer(x, layer.project_self(x), cross_projection, mask, cross_mask, bias(layer), key))
+            return constrain(layer(x, cross_projection, mask, cross_mask, bias(layer), key)[0])
 
-        x = constrain(dropout(x, self.config.dropout, embedding_key))
-        x = self.scan(body, x, (layer_keys(layers_key, self.config.decoder_layers),))
-        return dropout(self.norm(x), self.config.dropout, norm_key)
+        x = constrain(self.enter(x, places, embedding_key))
+        return self.leave(self.scan(body, x, (layer_keys(layers_key, self.config.decoder_layers),)), norm_key)
 
     def step(
         self,
-        x: Float[Array, "b 1 d"],
+        x: Float[Array, "b n d"],
         cache: Cache,
         index: Int[Array, ""],
+        ancestry: Int[Array, "b n c"] | None,
         cross_mask: Bool[Array, "b 1 s"] | None,
-    ) -> tuple[Float[Array, "b 1 d"], Cache]:
-        """One position: its keys and values go into the cache at `index`, and it sees what stands up to there."""
-        places = jnp.arange(cache.key.shape[2])
+    ) -> tuple[Float[Array, "b n d"], Cache]:
+        """The next position of n hypotheses a row: keys and values go into the cache at `index`.
+
+        Hypothesis i sees at place c what hypothesis ancestry[:, i, c] wrote there, so that reordering hypotheses moves
+        no keys or values; None means its own.
+        """
+        hypotheses = x.shape[1]
+        places = jnp.repeat(jnp.arange(cache.own[0][0].shape[1] // hypotheses), hypotheses)
         mask = (places <= index)[None, :]
+        if hypotheses > 1:
+            mask = mask & ancestors(hypotheses, places, ancestry)
         bias = self.position_bias(index[None], places, bidirectional=False)
-
-        def body(carry: Any, layer: DecoderLayer, number: Array, cross_key: Array, cross_value: Array) -> Any:
-            x, key, value = carry
-            new_key, new_value = layer.project_self(x)
-            # Carried whole and written one position at a time, so that the compiler can update the cache in place.
-            place = (number, 0, index, 0, 0)
-            key = jax.lax.dynamic_update_slice(key, new_key[None], place)
-            value = jax.lax.dynamic_update_slice(value, new_value[None], place)
-            x = layer(x, (key[number], value[number]), (cross_key, cross_value), mask, cross_mask, bias(layer))
-            return constrain(x), key, value
-
-        numbers = jnp.arange(self.config.decoder_layers)
-        inputs = (numbers, cache.cross_key, cache.cross_value)
-        x, key, value = self.scan(body, (x, cache.key, cache.value), inputs)
-        return self.norm(x), cache._replace(key=key, value=value)
+        x, own = self.enter(x, index[None]), []
+        for layer, projection, cross_projection in zip(self.unstacked(), cache.own, cache.cross, strict=True):
+            past = Past(projection, index * hypotheses)
+            x, projection = layer(x, cross_projection, mask, cross_mask, bias(layer), past=past)
+            own.append(projection)
+        return self.leave(x), cache._replace(own=tuple(own))
 
 
 class EncoderDecoder(nnx.Module):
-    """Owns the embedding, once; the stacks receive embedded arrays."""
+    """Owns the embeddings, once; the stacks receive embedded arrays."""
 
     def __init__(self, config: Model, key: PRNGKeyArray) -> None:
         keys = iter(jax.random.split(key, 8))
-        self.embedding = normal(keys, (config.vocab_size, config.width), 1.0)
+        embedding = draw(config, keys, (config.vocab_size, config.width), 1)
+        self.embedding = nnx.Param(without_row(embedding, config.zero_token))
         self.encoder = Encoder(config, keys)
         self.decoder = Decoder(config, keys)
         match config.head:
             case Separate():
-                self.head = normal(keys, (config.width, config.vocab_size), config.width**-0.5)
+                self.head = nnx.Param(draw(config, keys, (config.width, config.vocab_size), config.width))
+        if config.logits_bias:
+            self.logits_bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
+        if config.source_vocab_size is not None:
+            self.source_embedding = nnx.Param(draw(config, keys, (config.source_vocab_size, config.width), 1))
         self.config = config
 
     def __call__(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t v"]:
@@ -204,7 +228,7 @@ class EncoderDecoder(nnx.Module):
         positions: Int[Array, "b s"] | None = None,
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b s d"]:
-        return self.encoder(self.embed(tokens), segment_ids, positions, dropout_key)
+        return self.encoder(self.embed_source(tokens), segment_ids, positions, dropout_key)
 
     def decode(
         self,
@@ -226,33 +250,55 @@ class EncoderDecoder(nnx.Module):
             case Tied(scaled):
                 x = x * self.config.width**-0.5 if scaled else x
                 equation, head = "btd,vd->btv", self.embedding
-        return jnp.einsum(equation, x, head[...].astype(x.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum(equation, x, head[...].astype(x.dtype), preferred_element_type=jnp.float32)
+        if isinstance(self.config.head, Tied) and self.config.zero_token is not None:
+            # The row is zero already; said again, so that no gradient moves it.
+            logits = jnp.where(jnp.arange(logits.shape[-1]) == self.config.zero_token, 0.0, logits)
+        return logits + self.logits_bias[...] if self.config.logits_bias else logits
 
-    def new_cache(self, encoded: Float[Array, "b s d"], length: int) -> Cache:
+    def new_cache(self, encoded: Float[Array, "b s d"], length: int, hypotheses: int = 1) -> Cache:
         """An empty cache for `length` positions; the encoder's output is projected here, once, for every layer."""
-        cross_key, cross_value = self.project_cross(encoded)
-        layers, batch, _, *heads = cross_key.shape
-        empty = jnp.zeros((layers, batch, length, *heads), cross_key.dtype)
-        return Cache(empty, empty, cross_key, cross_value)
-
-    def project_cross(
-        self, encoded: Float[Array, "b s d"]
-    ) -> tuple[Float[Array, "l b s h k"], Float[Array, "l b s h k"]]:
-        return jax.vmap(lambda layer: layer.cross_attention.project(encoded))(self.decoder.layers)
+        self.decoder.check_length(length)
+        cross = tuple(layer.cross_attention.project(encoded) for layer in self.decoder.unstacked())
+        rows, _, heads, width = cross[0][0].shape
+        empty = jnp.zeros((rows, length * hypotheses, heads, width), encoded.dtype)
+        return Cache(((empty, empty),) * self.config.decoder_layers, cross)
 
     def decode_step(
         self,
-        tokens: Int[Array, "b 1"],
+        tokens: Int[Array, "b n"],
         cache: Cache,
         index: Int[Array, ""],
         encoder_segment_ids: Int[Array, "b s"] | None = None,
-    ) -> tuple[Float[Array, "b 1 v"], Cache]:
-        """Logits of the position after `tokens`, which stand at `index`, and the cache with them in it."""
-        x, cache = self.decoder.step(self.embed(tokens), cache, index, cross_mask(tokens, None, encoder_segment_ids))
+        ancestry: Int[Array, "b n c"] | None = None,
+    ) -> tuple[Float[Array, "b n v"], Cache]:
+        """Logits of the position after `tokens`, which stand at `index` of n hypotheses, and the cache with them in it.
+
+        Hypothesis i reads at place c what hypothesis ancestry[:, i, c] wrote there, so that hypotheses change places
+        without moving a key or a value; None means that each reads its own.
+        """
+        mask = cross_mask(tokens[:, :1], None, encoder_segment_ids)
+        x, cache = self.decoder.step(self.embed(tokens), cache, index, ancestry, mask)
         return self.logits(x), cache
 
+    def embed_source(self, tokens: Int[Array, "b s"]) -> Float[Array, "b s d"]:
+        own = self.config.source_vocab_size is not None
+        return self._look_up(self.source_embedding, tokens) if own else self.embed(tokens)
+
     def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        return self.embedding[...][tokens].astype(self.config.compute)
+        x = self._look_up(self.embedding, tokens)
+        zero = self.config.zero_token
+        return x if zero is None else jnp.where((tokens == zero)[..., None], 0, x)
+
+    def _look_up(self, embedding: nnx.Param, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        table = embedding[...]
+        x = table[jnp.minimum(tokens, len(table) - 1)].astype(self.config.compute)  # the zero token may have no row
+        return x * self.config.width**0.5 if self.config.scaled_embedding else x
+
+
+def without_row(table: Float[Array, "v d"], row: int | None) -> Float[Array, "v d"]:
+    """The table with a row of zeros; as it is where there is no such row."""
+    return table if row is None else jnp.where(jnp.arange(len(table))[:, None] == row, 0.0, table)
 
 
 def initial_params(config: Model, key: PRNGKeyArray) -> Params:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from research.config import Model, Relative, Separate, Tied, require
+from research.config import Model, Relative, RMSNorm, Separate, Tied, require
 from research.model.transformer import Params
 from research.pretrained.files import Tensors, read_json
 from research.pretrained.table import Alias, Row, fill_params
@@ -48,6 +48,8 @@ SIZES = {
     "feed_forward": "d_ff",
     "encoder_layers": "num_layers",
 }
+
+DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 
 TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance"), (int,)),
@@ -90,8 +92,8 @@ def read_config(directory: Path) -> Model:
             per_layer=family.per_layer,
         ),
         head=head(config, family, Tensors(directory)),
-        norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
-        dropout=config.get("dropout_rate", 0.1),
+        norm=RMSNorm(config.get("layer_norm_epsilon", 1e-6)),
+        **dict.fromkeys(DROPOUTS, config.get("dropout_rate", 0.1)),
     )
 
 
@@ -138,8 +140,8 @@ def from_heads(tensor: np.ndarray, model: Model) -> np.ndarray:
     return tensor.reshape(tensor.shape[0], model.heads, model.head_width).transpose(1, 2, 0)
 
 
-QKV = {"q": "query", "k": "key", "v": "value"}
-WI = {"wi_0": "gate", "wi_1": "up", "wi": "up"}
+QKV = {"q": "query/weight", "k": "key/weight", "v": "value/weight"}
+WI = {"wi_0": "gate/weight", "wi_1": "up/weight", "wi": "up/weight"}
 
 SELF = r"(?P<stack>encoder|decoder)\.block\.(?P<layer>\d+)\.layer\.0\."
 CROSS = r"(?P<stack>decoder)\.block\.(?P<layer>\d+)\.layer\.1\."
@@ -149,10 +151,15 @@ DECODER_LAST = r"(?P<stack>decoder)\.block\.(?P<layer>\d+)\.layer\.2\."
 ROWS = (
     Row(SELF + r"layer_norm\.weight", "{stack}/layers/self_attention_norm/scale", as_is),
     Row(SELF + r"SelfAttention\.(?P<part>[qkv])\.weight", "{stack}/layers/self_attention/{part}", to_heads, QKV),
-    Row(SELF + r"SelfAttention\.o\.weight", "{stack}/layers/self_attention/output", from_heads),
+    Row(SELF + r"SelfAttention\.o\.weight", "{stack}/layers/self_attention/output/weight", from_heads),
     Row(CROSS + r"layer_norm\.weight", "{stack}/layers/cross_attention_norm/scale", as_is),
-    Row(CROSS + r"EncDecAttention\.(?P<part>[qkv])\.weight", "{stack}/layers/cross_attention/{part}", to_heads, QKV),
-    Row(CROSS + r"EncDecAttention\.o\.weight", "{stack}/layers/cross_attention/output", from_heads),
+    Row(
+        CROSS + r"EncDecAttention\.(?P<part>[qkv])\.weight",
+        "{stack}/layers/cross_attention/{part}",
+        to_heads,
+        QKV,
+    ),
+    Row(CROSS + r"EncDecAttention\.o\.weight", "{stack}/layers/cross_attention/output/weight", from_heads),
     *(
         row
         for last in (ENCODER_LAST, DECODER_LAST)
@@ -164,7 +171,7 @@ ROWS = (
                 transposed,
                 WI,
             ),
-            Row(last + r"DenseReluDense\.wo\.weight", "{stack}/layers/feed_forward/down", transposed),
+            Row(last + r"DenseReluDense\.wo\.weight", "{stack}/layers/feed_forward/down/weight", transposed),
         )
     ),
     Row(r"(?P<stack>encoder|decoder)\.final_layer_norm\.weight", "{stack}/norm/scale", as_is),

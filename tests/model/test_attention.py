@@ -20,7 +20,7 @@ def attention() -> Attention:
 
 def plain(layer: Attention) -> np.ndarray:
     """Unscaled scores plus bias, masked, softmax, weighted sum: one head of one row at a time, in float64."""
-    query, key, value, output = (np.float64(w[...]) for w in (layer.query, layer.key, layer.value, layer.output))
+    query, key, value, output = (np.float64(w.weight[...]) for w in (layer.query, layer.key, layer.value, layer.output))
     result = np.zeros(X.shape)
     for b in range(2):
         for h in range(3):
@@ -39,8 +39,8 @@ def test_attend_is_the_formula():
 def test_the_softmax_of_half_precision_is_in_float32():
     """One key among 2,000 equal ones: weights summed in bfloat16 would stop growing at 256."""
     layer = attention()
-    layer.value[...] = jnp.ones_like(layer.value[...])
-    layer.output[...] = jnp.full_like(layer.output[...], 1 / 15)
+    layer.value.weight[...] = jnp.ones_like(layer.value.weight[...])
+    layer.output.weight[...] = jnp.full_like(layer.output.weight[...], 1 / 15)
     x = jnp.zeros((1, 1, 24), jnp.bfloat16)
     keys = jnp.full((1, 2000, 24), 1 / 24, jnp.bfloat16)
     attended = layer.attend(x, *layer.project(keys))

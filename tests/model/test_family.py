@@ -34,6 +34,19 @@ COUNTS = {
     "umt5/base": 592_043_520,
     "umt5/xl": 3_768_356_864,
     "umt5/xxl": 12_972_531_712,
+    "flan_t5/small": 76_961_152,
+    "flan_t5/base": 247_577_856,
+    "flan_t5/large": 783_150_080,
+    "flan_t5/xl": 2_849_757_184,
+    "flan_t5/xxl": 11_135_332_352,
+    "ul2/20b": 19_591_209_984,
+    "bart/base": 139_420_416,
+    "bart/large": 406_291_456,
+    "mbart/large": 610_851_840,
+    "mbart_50/large": 610_879_488,
+    "marian/tiny": 5_453_056,  # these three with 32,000 rows and their logits' bias
+    "marian/base": 60_554_496,
+    "marian/big": 209_157_376,
 }
 
 
@@ -54,6 +67,10 @@ def test_structure():
     assert family.t5_v1_1("base") == family.preset("t5_v1_1/base")
     assert family.mt5("base").head == Separate()
     assert family.byt5("small").encoder_layers == 3 * family.byt5("small").decoder_layers
+    assert family.marian("base", vocab_size=8000).zero_token == 8000
+    assert family.ul2("20b").activation == "silu"
+    assert family.mbart().norm_first
+    assert not family.bart("large").norm_first
     assert family.umt5("base").positions == Relative(per_layer=True)
 
 
@@ -61,7 +78,7 @@ def test_changes():
     assert family.t5_v1_1("small", dropout=0.1, vocab_size=400).vocab_size == 400
 
 
-@pytest.mark.parametrize("name", ["t5_v1_1", "t5_v1_1/3b", "bart/base", "umt5/large", ""])
+@pytest.mark.parametrize("name", ["t5_v1_1", "t5_v1_1/3b", "bart/small", "umt5/large", ""])
 def test_an_unknown_preset_is_told_all(name):
     with pytest.raises(ConfigError) as error:
         family.preset(name)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import Model, Relative
-from research.model.layer import FeedForward, RMSNorm, dropout, layer_keys, relative_bias, relative_bucket
+from research.config import Model, Relative, RMSNorm
+from research.model.layer import FeedForward, Norm, dropout, layer_keys, relative_bias, relative_bucket
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens"
 MODEL = Model(61, 24, 3, 5, 40, 2, 2, compute="float32")
@@ -39,13 +39,13 @@ def test_relative_bias_is_a_lookup_and_its_gradient_counts():
 
 
 def test_norm_has_its_epsilon_under_the_root_and_its_statistics_in_float32():
-    norm = RMSNorm(replace(MODEL, norm_epsilon=1e-2))
+    norm = Norm(replace(MODEL, norm=RMSNorm(1e-2)))
     x = 0.1 * jax.random.normal(jax.random.key(0), (2, 3, 24))
     expected = np.asarray(x) / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + 1e-2)
     np.testing.assert_allclose(norm(x), expected, rtol=1e-6)
     # In bfloat16 a sum of 24 large squares would lose the small ones, and the mean would be off by percents.
     x = jnp.full((1, 1, 24), 1.0, jnp.bfloat16).at[0, 0, 0].set(24.0)
-    norm = RMSNorm(replace(MODEL, norm_epsilon=1e-6))
+    norm = Norm(replace(MODEL, norm=RMSNorm(1e-6)))
     assert norm(x).dtype == jnp.bfloat16
     np.testing.assert_array_equal(norm(x), (x.astype(jnp.float32) / np.sqrt((24**2 + 23) / 24)).astype(jnp.bfloat16))
 
@@ -59,9 +59,9 @@ def test_feed_forward_activates_the_gate(gated, activation):
         "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
         "silu": lambda x: x / (1 + np.exp(-x)),
     }[activation]
-    up, down = np.float64(layer.up[...]), np.float64(layer.down[...])
+    up, down = np.float64(layer.up.weight[...]), np.float64(layer.down.weight[...])
     x64 = np.float64(x)
-    hidden = function(x64 @ np.float64(layer.gate[...])) * (x64 @ up) if gated else function(x64 @ up)
+    hidden = function(x64 @ np.float64(layer.gate.weight[...])) * (x64 @ up) if gated else function(x64 @ up)
     np.testing.assert_allclose(layer(x), hidden @ down, rtol=1e-4, atol=1e-5)
     assert hasattr(layer, "gate") == gated
 

@@ -20,6 +20,7 @@ TINY = Model(61, 24, 3, 5, 40, 3, 2, positions=Relative(8, 12), compute="float32
 PER_LAYER = replace(TINY, positions=replace(TINY.positions, per_layer=True))
 TIED = replace(TINY, head=Tied(), gated=False, activation="relu")
 SOURCE, TARGET = 13, 9
+RATES = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 
 
 def params_of(config: Model, seed: int = 0):
@@ -286,12 +287,16 @@ def test_the_tied_head_is_the_embedding():
 
 
 def test_dropout_acts_in_its_places_and_only_with_a_key():
-    config, batch = replace(TINY, dropout=0.3), batch_of()
+    config, batch = replace(TINY, **dict.fromkeys(RATES, 0.3)), batch_of()
     params = params_of(config)
     program = jax.make_jaxpr(lambda params: bind(config, params)(batch, jax.random.key(0)))(params)
     # Encoder: embedding, final norm; a layer's probabilities, attention, feed-forward inside and after. Decoder: the
     # same, and cross-attention's two. A scanned layer counts once.
     assert list(primitives(program.jaxpr)).count("random_bits") == 2 + 4 + 2 + 6
+    for rate, places in zip(RATES, (2 + 2 + 3, 1 + 2, 1 + 1, 2), strict=True):
+        alone = replace(TINY, **{rate: 0.3})
+        program = jax.make_jaxpr(lambda params, alone=alone: bind(alone, params)(batch, jax.random.key(0)))(params)
+        assert list(primitives(program.jaxpr)).count("random_bits") == places, rate
     plain = logits_of(config, params, batch)
     np.testing.assert_array_equal(plain, logits_of(TINY, params, batch))
     first, again, other = (logits_of(config, params, batch, jax.random.key(seed)) for seed in (0, 0, 1))
@@ -317,7 +322,7 @@ def test_initial_values():
         "relative_bias": d**-0.5,
     }
     for path, array in params.items():
-        name = path.split("/")[-1]
+        name = path.removesuffix("/weight").split("/")[-1]
         if name == "scale":
             assert np.all(array == 1), path
             continue
@@ -363,6 +368,8 @@ def test_foreign_names_are_refused():
 def test_the_model_takes_numpy_and_keeps_the_arrays_it_is_given():
     params = params_of(TINY)
     module = bind(TINY, params)
-    assert module.encoder.layers.feed_forward.up[...] is params["encoder"]["layers"]["feed_forward"]["up"]
+    assert (
+        module.encoder.layers.feed_forward.up.weight[...] is params["encoder"]["layers"]["feed_forward"]["up"]["weight"]
+    )
     batch = Batch(*(np.asarray(array) for array in batch_of()[:3]))
     np.testing.assert_allclose(module(batch), logits_of(TINY, params, batch_of()), rtol=1e-4, atol=1e-4)

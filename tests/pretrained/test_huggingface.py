@@ -92,11 +92,12 @@ def test_parity_of_a_full_row_without_masks(variant):
 def test_configurations_read():
     t5, v1_1, mt5, umt5 = (read_config(GOLDENS / variant) for variant in VARIANTS)
     common = dict(vocab_size=61, width=24, heads=3, head_width=5, feed_forward=40, encoder_layers=3, decoder_layers=2)
+    common |= dict(dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, output_dropout=0.1)
     few = Relative(buckets=8, max_distance=12)
-    assert t5 == Model(**common, activation="relu", gated=False, head=Tied(scaled=True), dropout=0.1)
-    assert v1_1 == Model(**common, gated=True, positions=few, head=Separate(), dropout=0.1)
-    assert mt5 == Model(**common, gated=True, head=Separate(), dropout=0.1)
-    assert umt5 == Model(**common, gated=True, positions=replace(few, per_layer=True), head=Separate(), dropout=0.1)
+    assert t5 == Model(**common, activation="relu", gated=False, head=Tied(scaled=True))
+    assert v1_1 == Model(**common, gated=True, positions=few, head=Separate())
+    assert mt5 == Model(**common, gated=True, head=Separate())
+    assert umt5 == Model(**common, gated=True, positions=replace(few, per_layer=True), head=Separate())
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_everything_wrong_is_said_at_once(golden):
         read_tensors(directory, tensors)
     for part in (
         "encoder.block.7.layer.0.layer_norm.weight is for encoder/layers/self_attention_norm/scale of layer 7, which",
-        "wi_0.weight is for encoder/layers/feed_forward/gate of layer 0, which the model does not have",
+        "wi_0.weight is for encoder/layers/feed_forward/gate/weight of layer 0, which the model does not have",
         "classifier.weight is known to 0 rows of the table",
         "decoder.block.0.layer.0.SelfAttention.q.weight has shape (61, 24), which does not fit",
         "decoder.block.1.layer.0.SelfAttention.o.weight has shape (15, 24), which does not fit",
@@ -166,7 +167,7 @@ def test_a_parameter_is_not_filled_twice(golden):
     directory, tensors = golden
     name = "encoder.block.0.layer.1.DenseReluDense.wi.weight"
     tensors[name.replace("wi", "wi_1")] = tensors[name]
-    with pytest.raises(ConfigError, match=r"wi_1.weight is for .*up of layer 0, which was filled already"):
+    with pytest.raises(ConfigError, match=r"wi_1.weight is for .*up/weight of layer 0, which was filled already"):
         read_tensors(directory, tensors)
 
 
