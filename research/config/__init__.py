@@ -18,6 +18,7 @@ from research.config.data import (
     TrainedSentencePiece,
 )
 from research.config.experiment import Checkpoint, Evaluation, Experiment, Guard, Loss, Mesh, Report
+from research.config.generation import GNMT, Beam, Generation, Greedy, Power, Sampling
 from research.config.model import (
     FanIn,
     LayerNorm,
@@ -46,10 +47,12 @@ from research.config.optimizer import (
 )
 
 __all__ = [
+    "GNMT",
     "TFDS",
     "Adafactor",
     "Adam",
     "AdamW",
+    "Beam",
     "Bytes",
     "Checkpoint",
     "ConfigError",
@@ -60,6 +63,8 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "FanIn",
+    "Generation",
+    "Greedy",
     "Guard",
     "InverseSquareRoot",
     "JSONLines",
@@ -73,10 +78,12 @@ __all__ = [
     "Normal",
     "Optimizer",
     "PlainText",
+    "Power",
     "RMSNorm",
     "RMSScaledAdamW",
     "Relative",
     "Report",
+    "Sampling",
     "Schedule",
     "SentencePiece",
     "Separate",
