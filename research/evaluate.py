@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from research.config import Model
+from research.config import Generation, Model
 from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
-from research.decode import greedy
+from research.decode import decode
 from research.loss import Sums
 from research.model.transformer import Params
 
@@ -43,17 +43,14 @@ def held_out(eval_step: Callable[[Params, Batch], Sums], params: Params, batches
 def fill_in(model: Model, params: Params, batch: Batch, tokenizer: Tokenizer) -> list[Passage]:
     """The rows of a span corruption batch with their sentinels replaced by what greedy decoding writes for each."""
     inputs, targets = np.asarray(batch.encoder_input_tokens), np.asarray(batch.decoder_target_tokens)
-    predictions = greedy(
-        model,
-        params,
-        inputs,
-        batch.encoder_segment_ids,
-        length=targets.shape[1],
-        start_id=tokenizer.pad_id,
-        eos_id=tokenizer.eos_id,
-        pad_id=tokenizer.pad_id,
+    generation = Generation(
+        start_token=tokenizer.pad_id,
+        eos_token=tokenizer.eos_id,
+        pad_token=tokenizer.pad_id,
+        max_length=targets.shape[1],
     )
-    written = multihost_utils.process_allgather(predictions, tiled=True)
+    predictions = decode(model, params, inputs, batch.encoder_segment_ids, generation=generation)
+    written = multihost_utils.process_allgather(predictions.tokens[:, 0], tiled=True)
     return [
         Passage(replace_sentinels(row, predicted, tokenizer), replace_sentinels(row, target, tokenizer))
         for row, predicted, target in zip(inputs, written, targets, strict=True)

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from research.config import Model, Relative
+from research.config import Generation, Model, Relative
 from research.data.batch import Batch
-from research.decode import greedy
+from research.decode import decode
 from research.model.transformer import bind, initial_params
 
 PAD, EOS, ROWS, LENGTH = 0, 1, 6, 9
@@ -26,6 +26,10 @@ def source(padded: bool) -> tuple[np.ndarray, np.ndarray | None]:
     return tokens * segments, segments
 
 
+def greedy(params, tokens, segments, **settings) -> np.ndarray:
+    return np.asarray(decode(MODEL, params, tokens, segments, generation=Generation(**settings)).tokens[:, 0])
+
+
 def by_whole_passes(params, tokens: np.ndarray, segments: np.ndarray | None) -> np.ndarray:
     """Each next token from a pass over all tokens so far, without a cache."""
     whole = jax.jit(lambda inputs: bind(MODEL, params)(Batch(tokens, inputs, inputs, None, segments)))
@@ -41,7 +45,7 @@ def test_greedy_is_the_argmax_of_whole_passes_up_to_eos_and_padding_after(params
     expected = by_whole_passes(params, tokens, segments)
     # The token that most rows write somewhere in the middle stands in for EOS, so that rows end at different places.
     end = int(np.bincount(expected[:, 2:6].ravel()).argmax())
-    written = np.asarray(greedy(MODEL, params, tokens, segments, length=LENGTH, start_id=PAD, eos_id=end, pad_id=PAD))
+    written = greedy(params, tokens, segments, eos_token=end, max_length=LENGTH)
     lengths = []
     for row, reference in zip(written, expected, strict=True):
         ends = np.flatnonzero(reference == end)
@@ -56,5 +60,5 @@ def test_the_loop_ends_with_the_last_row(params):
     """A model that writes EOS at once stops after one step, whatever the length: only then is a huge one affordable."""
     silent = jax.tree.map(np.zeros_like, params)
     tokens, _ = source(padded=False)
-    written = greedy(MODEL, silent, tokens, length=100_000, start_id=PAD, eos_id=0, pad_id=PAD)
+    written = greedy(silent, tokens, None, eos_token=0, max_length=100_000)
     assert not np.asarray(written).any()

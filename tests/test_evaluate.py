@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from research import evaluate
-from research.config import Bytes, Model, SpanCorruption
+from research.config import Bytes, Generation, Model, SpanCorruption
 from research.data.batch import Batch
 from research.data.objective import corrupt, lengths
 from research.data.tokenizer import open_tokenizer
+from research.decode import Decoded
 from research.evaluate import Passage, fill_in, held_out, replace_sentinels
 from research.loss import Sums
 from research.model.transformer import initial_params
@@ -61,15 +62,15 @@ def test_passages_show_what_the_model_writes_and_what_was_hidden(monkeypatch):
     batch, _, tokenizer = corrupted()
     oracle = SimpleNamespace(asked=None)
 
-    def greedy(model, params, inputs, segments, **settings):
-        oracle.asked = settings
-        return batch.decoder_target_tokens
+    def decode(model, params, inputs, segments, generation):
+        oracle.asked = generation
+        return Decoded(batch.decoder_target_tokens[:, None], None)
 
     params = initial_params(MODEL, jax.random.key(0))
     untrained = fill_in(MODEL, params, batch, tokenizer)
     assert all(isinstance(passage, Passage) for passage in untrained)
-    monkeypatch.setattr(evaluate, "greedy", greedy)
+    monkeypatch.setattr(evaluate, "decode", decode)
     perfect = fill_in(MODEL, params, batch, tokenizer)
     assert [passage.filled for passage in perfect] == [passage.original for passage in perfect]
     assert [passage.original for passage in untrained] == [passage.original for passage in perfect]
-    assert oracle.asked == {"length": batch.decoder_target_tokens.shape[1], "start_id": 0, "eos_id": 1, "pad_id": 0}
+    assert oracle.asked == Generation(max_length=batch.decoder_target_tokens.shape[1])

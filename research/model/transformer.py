@@ -45,6 +45,14 @@ class Cache(NamedTuple):
     own: tuple[Projection, ...]  # [b m h k], of the decoder's positions so far
     cross: tuple[Projection, ...]  # [b s h k], of the encoder's output
 
+    def grown(self, length: int, hypotheses: int) -> "Cache":
+        """The same with room for `length` places."""
+
+        def grow(old: Float[Array, "b m h k"]) -> Float[Array, "b m2 h k"]:
+            return jnp.pad(old, ((0, 0), (0, length * hypotheses - old.shape[1]), (0, 0), (0, 0)))
+
+        return self._replace(own=jax.tree.map(grow, self.own))
+
 
 class EncoderLayer(Layer):
     def __init__(self, config: Model, keys: Keys) -> None:
