@@ -8,14 +8,18 @@ names the field, the value and what is allowed.
 from research.config.base import ConfigError, require, require_not_negative, require_positive
 from research.config.data import (
     TFDS,
+    ByteLevelBPE,
     Bytes,
     Data,
     JSONLines,
+    Marian,
+    MBart,
     Mixing,
     PlainText,
     SentencePiece,
     SpanCorruption,
     TrainedSentencePiece,
+    Vocabulary,
 )
 from research.config.experiment import Checkpoint, Evaluation, Experiment, Guard, Loss, Mesh, Report
 from research.config.model import Model, Relative, Separate, Tied
@@ -39,6 +43,7 @@ __all__ = [
     "Adafactor",
     "Adam",
     "AdamW",
+    "ByteLevelBPE",
     "Bytes",
     "Checkpoint",
     "ConfigError",
@@ -53,6 +58,8 @@ __all__ = [
     "JSONLines",
     "Linear",
     "Loss",
+    "MBart",
+    "Marian",
     "Mesh",
     "Mixing",
     "Model",
@@ -67,6 +74,7 @@ __all__ = [
     "SpanCorruption",
     "Tied",
     "TrainedSentencePiece",
+    "Vocabulary",
     "Warmup",
     "require",
     "require_not_negative",

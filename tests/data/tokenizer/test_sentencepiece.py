@@ -15,15 +15,8 @@ from scipy import stats
 
 from research.config import Bytes, ConfigError, SentencePiece, SpanCorruption, TrainedSentencePiece
 from research.data import objective
-from research.data.tokenizer import (
-    LINE_LENGTH,
-    SentencePieceTokenizer,
-    Tokenizer,
-    open_tokenizer,
-    sample,
-    train_sentencepiece,
-    training_lines,
-)
+from research.data.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer, train_sentencepiece
+from research.data.tokenizer.training import LINE_LENGTH, sample, training_lines
 
 TEXTS = list(pydoc_data.topics.topics.values())
 
@@ -174,17 +167,17 @@ def test_the_digest_is_that_of_what_decides_the_ids(trained, model_path, tmp_pat
 IN_ANOTHER_PROCESS = """
 import sys
 from research.config import TrainedSentencePiece
-from research.data import tokenizer
+from research.data.tokenizer import training
 import pydoc_data.topics
 
-tokenizer.LINES_A_PIECE = 5
+training.LINES_A_PIECE = 5
 texts = pydoc_data.topics.topics.values()
-tokenizer.train_sentencepiece(texts, TrainedSentencePiece(pieces=400), sys.argv[1])
+training.train_sentencepiece(texts, TrainedSentencePiece(pieces=400), sys.argv[1])
 """
 
 
 def test_training_is_quiet_and_gives_the_same_file_in_any_process(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("research.data.tokenizer.LINES_A_PIECE", 5)
+    monkeypatch.setattr("research.data.tokenizer.training.LINES_A_PIECE", 5)
     assert sum(1 for _ in training_lines(TEXTS)) > 4 * 5 * 400  # so that a sample is drawn
     train_sentencepiece(iter(TEXTS), TrainedSentencePiece(pieces=400), tmp_path / "here")
     subprocess.run([sys.executable, "-c", IN_ANOTHER_PROCESS, str(tmp_path / "there")], check=True)
