@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from research.config import ByteLevelBPE, ConfigError, require
@@ -65,6 +65,12 @@ class ByteLevelBPETokenizer(Tokenizer):
     def text(self, ids: Ids) -> str:
         known = [id for id in map(int, ids) if 0 <= id < self.size and id not in self._special]
         return self.backend.decode(known, skip_special_tokens=False)
+
+    def framed_json(self) -> bytes:
+        """A tokenizer.json that puts BOS before a text and EOS after it by itself."""
+        framed = Backend.from_str(self.backend.to_str())
+        framed.post_processor = processors.RobertaProcessing((EOS, self.eos_id), (BOS, self.bos_id))
+        return utf8(framed.to_str(pretty=True))
 
     def save(self, path: str | Path) -> ByteLevelBPE:
         write_whole(Path(path), utf8(self.backend.to_str(pretty=True)))

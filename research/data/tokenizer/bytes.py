@@ -17,7 +17,10 @@ BYTES_OUTSIDE_UTF8 = 11  # 0xF5 to 0xFF occur in no text
 
 
 class ByteTokenizer(SentinelTokenizer):
-    """Byte b is id b + 3. With sentinels=0 the highest byte ids serve: 258, 257, ..., as in ByT5's pretraining."""
+    """Byte b is id b + 3. With sentinels=0 the highest byte ids serve: 258, 257, ..., as in ByT5's pretraining.
+
+    Added ids count down too, as everywhere here; Hugging Face's names count them up, <extra_id_0> being 259.
+    """
 
     def __init__(self, sentinels: int):
         super().__init__(BYTE_OFFSET + 256, sentinels, b"bytes")
