@@ -12,6 +12,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from vocabularies import LINES, ODD, tied
 
 from research.config import Bytes, ConfigError, SentencePiece, SpanCorruption, TrainedSentencePiece
 from research.data import objective
@@ -271,10 +272,11 @@ def test_a_model_with_other_controls_is_refused():
         SentencePieceTokenizer(model.getvalue(), 100, origin="llama")
 
 
-def test_sentinels_that_are_pieces_of_the_model_serve_as_in_mt5():
-    """mT5's file ends with <extra_id_99> ... <extra_id_0>."""
+@pytest.mark.parametrize("space", ["", "▁"])
+def test_sentinels_that_are_pieces_of_the_model_serve_as_in_mt5(space):
+    """mT5's file ends with ▁<extra_id_99> ... ▁<extra_id_0>."""
     model = io.BytesIO()
-    names = [f"<extra_id_{index}>" for index in (2, 1, 0)]
+    names = [f"{space}<extra_id_{index}>" for index in (2, 1, 0)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS[:20]), model_writer=model, vocab_size=500, minloglevel=2, byte_fallback=True,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, user_defined_symbols=names,
@@ -301,7 +303,7 @@ def test_a_vocabulary_smaller_than_its_sentinels_is_refused(sentinels, model_pat
 
 
 @pytest.mark.live
-def test_ids_are_those_of_hugging_faces_t5_tokenizer(trained, model_path):
+def test_ids_of_the_python_docs_are_those_of_hugging_faces_t5_tokenizer(trained, model_path):
     from transformers import T5Tokenizer
 
     theirs = T5Tokenizer.from_pretrained(model_path.removesuffix("/spiece.model"))
@@ -317,9 +319,21 @@ def test_ids_are_those_of_hugging_faces_t5_tokenizer(trained, model_path):
 
 
 @pytest.mark.live
-def test_ids_are_those_of_hugging_faces_byt5_tokenizer():
-    from transformers import ByT5Tokenizer
+def test_ids_and_text_are_those_of_hugging_faces_t5_tokenizer(families, files, tmp_path):
+    """In several scripts, with odd spaces and unknown characters, none left out."""
+    from transformers import T5Tokenizer
 
-    theirs = ByT5Tokenizer()
-    for text in ("", "plain", "héllo ☃ \U0001f600\n\t", TEXTS[0]):
-        assert theirs(text).input_ids == [*BYTES.encode(text), BYTES.eos_id]
+    (tmp_path / "spiece.model").write_bytes((files / "t5.model").read_bytes())
+    theirs, t5 = T5Tokenizer.from_pretrained(tmp_path), families["t5"]
+    texts = [*ODD, *LINES]
+    others = []
+    for text, source, target in zip(texts, t5.source(texts), t5.target(texts), strict=True):
+        expected = theirs(text).input_ids
+        assert source == target
+        assert source == expected or tied(t5.processor, source, expected)
+        assert expected == theirs(text_target=text).input_ids
+        others += [text] * (source != expected)
+    assert len(others) < len(texts) / 1000
+    assert any(t5.unknown_id in ids for ids in t5.source(texts))
+    for row in np.random.default_rng(0).integers(0, t5.size, (500, 20)):
+        assert t5.text(row) == theirs.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)
