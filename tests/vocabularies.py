@@ -5,8 +5,13 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from research.config import ByteLevelBPE, Bytes, Marian, MBart, SentencePiece, Vocabulary
+from research.data.tokenizer import Tokenizer as Opened
+from research.data.tokenizer import open_tokenizer
 
 WORDS = {
     "en": "the of and house river mountain quickly reading translated nobody's well-known don't book letters winter",
@@ -50,6 +55,46 @@ def _sentence(rng: random.Random, words: list[str], others: list[str]) -> str:
 
 
 LINES = sentences(3000, seed=0)  # some characters of them are in no vocabulary
+
+
+def write_all(directory: Path) -> dict[str, Vocabulary]:
+    """A vocabulary of every family, and of every kind of file that a family may have."""
+    models = {
+        "t5": t5_model(),
+        "fallback": t5_model(byte_fallback=True),
+        "mt5": t5_model(control_symbols=[f"▁<extra_id_{index}>" for index in (2, 1, 0)]),
+        "mbart": sentencepiece_model(),
+    }
+    for name, model in models.items():
+        (directory / f"{name}.model").write_bytes(model)
+    for name in ("bart", "marian", "separate"):
+        (directory / name).mkdir()
+    write_bpe(directory / "bart")
+    write_marian(directory / "marian", separate=False)
+    write_marian(directory / "separate", separate=True)
+    return {
+        "t5": SentencePiece(str(directory / "t5.model")),
+        "fallback": SentencePiece(str(directory / "fallback.model"), sentinels=20),
+        "mt5": SentencePiece(str(directory / "mt5.model"), sentinels=0),
+        "byt5": Bytes(sentinels=125),
+        "bart": ByteLevelBPE(str(directory / "bart")),
+        "cc25": MBart(str(directory / "mbart.model"), "cc25"),
+        "50": MBart(str(directory / "mbart.model"), "50"),
+        "marian": Marian(str(directory / "marian")),
+        "separate": Marian(str(directory / "separate")),
+    }
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the files of `families` lie: t5.model, mbart.model, bart/, marian/, separate/ ..."""
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture(scope="session")
+def families(files: Path) -> dict[str, Opened]:
+    """A small tokenizer of each family, trained once a session."""
+    return {name: open_tokenizer(config) for name, config in write_all(files).items()}
 
 
 def sentencepiece_model(pieces: int = 700, seed: int = 1, **options: object) -> bytes:

@@ -6,44 +6,13 @@ import pytest
 import vocabularies
 from vocabularies import LINES, ODD
 
-from research.config import ByteLevelBPE, Bytes, ConfigError, Marian, MBart, SentencePiece
-from research.data.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
+from research.config import ConfigError
+from research.data.tokenizer import SentencePieceTokenizer
 from research.pretrained import unigram
 from research.pretrained.tokenizer_files import read_tokenizer, write_tokenizer
 
 LANGUAGE = {"cc25": "ro_RO", "50": "ro_RO"}
 FAMILIES = ("t5", "fallback", "mt5", "byt5", "bart", "cc25", "50", "marian", "separate")
-SENTINELS = [f"▁<extra_id_{index}>" for index in (2, 1, 0)]
-
-
-@pytest.fixture(scope="module")
-def families(tmp_path_factory) -> dict[str, Tokenizer]:
-    directory = tmp_path_factory.mktemp("families")
-    models = {
-        "t5": vocabularies.t5_model(),
-        "fallback": vocabularies.t5_model(byte_fallback=True),
-        "mt5": vocabularies.t5_model(control_symbols=SENTINELS),
-        "mbart": vocabularies.sentencepiece_model(),
-    }
-    for name, model in models.items():
-        (directory / name).write_bytes(model)
-    for name in ("bart", "marian", "separate"):
-        (directory / name).mkdir()
-    vocabularies.write_bpe(directory / "bart")
-    vocabularies.write_marian(directory / "marian", separate=False)
-    vocabularies.write_marian(directory / "separate", separate=True)
-    configs = {
-        "t5": SentencePiece(str(directory / "t5"), sentinels=20),
-        "fallback": SentencePiece(str(directory / "fallback")),
-        "mt5": SentencePiece(str(directory / "mt5"), sentinels=0),
-        "byt5": Bytes(sentinels=125),
-        "bart": ByteLevelBPE(str(directory / "bart")),
-        "cc25": MBart(str(directory / "mbart"), "cc25"),
-        "50": MBart(str(directory / "mbart"), "50"),
-        "marian": Marian(str(directory / "marian")),
-        "separate": Marian(str(directory / "separate")),
-    }
-    return {name: open_tokenizer(config) for name, config in configs.items()}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

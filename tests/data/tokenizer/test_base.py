@@ -9,7 +9,7 @@ from vocabularies import FORGED, LINES, ODD
 from research.config import ConfigError
 from research.data.tokenizer import open_tokenizer
 
-FAMILIES = ("t5", "byt5", "bart", "cc25", "50", "marian", "separate")
+FAMILIES = ("t5", "fallback", "mt5", "byt5", "bart", "cc25", "50", "marian", "separate")
 LANGUAGE = {"cc25": "ro_RO", "50": "ro_RO"}
 FIRST, SECOND = LINES[0], LINES[1]
 
