@@ -54,6 +54,12 @@ def test_sentinels_are_as_many_as_hugging_face_adds(families, tmp_path, config, 
     assert read_tokenizer(tmp_path).sentinels == sentinels
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_byt5_has_no_file_but_its_name(tmp_path, file):
+    (tmp_path / file).write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert read_tokenizer(tmp_path).size == 3 + 256 + 125
+
+
 @pytest.mark.parametrize("name", ["t5", "fallback"])
 def test_a_unigram_tokenizer_json_is_a_sentencepiece_model(families, name, tmp_path):
     tokenizer = families[name]

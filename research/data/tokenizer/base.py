@@ -21,8 +21,9 @@ LANGUAGES_SHOWN = 60  # in an error: all of mBART-50's; Marian's largest vocabul
 class Tokenizer(ABC):
     """What all families share.
 
-    Text is only ever text: "</s>" or "<mask>" written in it gives no control id. That is Hugging Face's
-    `split_special_tokens=True`; its default reads them as controls, so that a document can forge one.
+    Text is only ever text: "</s>" or "<mask>" written in it gives no control id, so that no document can forge one.
+    Hugging Face reads them as controls; with `split_special_tokens=True` BART's and Marian's tokenizers there do as is
+    done here, while T5's and mBART's still find the names among their pieces.
     """
 
     pad_id: int

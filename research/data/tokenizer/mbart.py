@@ -32,6 +32,7 @@ class MBartTokenizer(Tokenizer):
     """CC25 frames both sides as `X </s> LANGUAGE` and starts its decoder from the language of the target.
 
     mBART-50 frames both as `LANGUAGE X </s>`, starts from </s> and forces the language first.
+    Text is normalised as the SentencePiece model says, whatever its form; transformers 5 leaves that out for CC25.
     """
 
     bos_id = 0

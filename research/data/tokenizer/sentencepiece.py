@@ -18,7 +18,11 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # stands for a space in a piece
 
 
 class SentencePieceTokenizer(SentinelTokenizer):
-    """A SentencePiece model; `origin` names it in errors. Raises ConfigError where it is broken or not in T5's form."""
+    """A SentencePiece model; `origin` names it in errors. Raises ConfigError where it is broken or not in T5's form.
+
+    Hugging Face's `T5Tokenizer` is made of the same file by another library. It has no byte fallback, which T5's own
+    file does not need, and of two segmentations that are equally likely, as of "333", it may take the other.
+    """
 
     def __init__(self, model: bytes, sentinels: int, origin: str):
         self.model = model

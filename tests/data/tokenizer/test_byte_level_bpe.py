@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer as Backend
 from vocabularies import FORGED, LINES, ODD
 
 from research.config import ByteLevelBPE, ConfigError
@@ -42,6 +43,12 @@ def test_both_forms_of_its_files_are_the_same(families, files, tmp_path):
     shutil.copytree(files / "bart", tmp_path / "other")
     (tmp_path / "other" / "merges.txt").write_text("\n".join(merges.read_text().splitlines()[:-1]))
     assert open_tokenizer(ByteLevelBPE(str(tmp_path / "other"))).digest != bart.digest
+
+
+def test_what_is_written_frames_text_by_itself(families):
+    bart = families["bart"]
+    alone = Backend.from_str(bart.framed_json().decode())
+    assert [encoding.ids for encoding in alone.encode_batch(LINES[:50])] == bart.source(LINES[:50])
 
 
 def test_a_file_that_cuts_and_pads_does_neither(families, tmp_path):

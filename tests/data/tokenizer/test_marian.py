@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from vocabularies import LINES, ODD
+from vocabularies import FORGED, LINES, ODD, sentencepiece_model, write_ids
 
 from research.config import ConfigError, Marian
 from research.data.tokenizer import open_tokenizer
@@ -57,6 +57,17 @@ def test_targets_are_decoded_by_their_own_vocabulary(families):
             assert separate.text(ids) == separate.decode(ids) == " ".join(line.split())
 
 
+def test_the_model_of_the_target_decodes(files, tmp_path):
+    """Only it knows that pieces like <0xE2> are bytes."""
+    shutil.copytree(files / "marian", tmp_path / "m")
+    (tmp_path / "m" / "target.spm").write_bytes(sentencepiece_model(byte_fallback=True))
+    write_ids(tmp_path / "m" / "vocab.json", ["▁", *(f"<0x{byte:02X}>" for byte in range(256))])
+    marian = open_tokenizer(Marian(str(tmp_path / "m")))
+    (ids,) = marian.target(["\U0010ffff"])
+    assert len(ids) == 6
+    assert marian.text(ids) == marian.decode(ids) == "\U0010ffff"
+
+
 @pytest.mark.parametrize("name", ["source.spm", "target.spm", "vocab.json"])
 def test_a_missing_or_broken_file_is_named(files, tmp_path, name):
     shutil.copytree(files / "marian", tmp_path / "m")
@@ -99,6 +110,8 @@ def test_ids_and_text_are_hugging_faces(families, files, name):
     for text, source, target in zip(texts, marian.source(texts), marian.target(texts), strict=True):
         assert source == theirs(text).input_ids
         assert target == theirs(text_target=text).input_ids
+    for text, source in zip(FORGED, marian.source(FORGED), strict=True):
+        assert source == theirs(text, split_special_tokens=True).input_ids
     for row in np.random.default_rng(0).integers(0, marian.target_size, (500, 20)):
         text = theirs.decode(
             row, skip_special_tokens=True, clean_up_tokenization_spaces=False, use_source_tokenizer=False

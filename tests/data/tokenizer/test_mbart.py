@@ -33,6 +33,14 @@ def test_the_later_variant_keeps_the_ids_of_the_earlier(families):
     assert {code: later.language_ids[code] for code in earlier.languages} == earlier.language_ids
 
 
+def test_languages_have_the_ids_of_the_published_vocabulary(families):
+    """Of 250,000 pieces: en_XX 250004, ro_RO 250020, zh_CN 250025, af_ZA 250026, sl_SI 250052, <mask> last."""
+    mbart = families["50"]
+    above = {code: mbart.language_id(code) - mbart.processor.get_piece_size() for code in mbart.languages}
+    published = {"en_XX": 4, "ro_RO": 20, "zh_CN": 25, "af_ZA": 26, "sl_SI": 52}
+    assert {code: above[code] for code in published} == published
+
+
 def test_what_is_not_text_is_shown_but_not_scored(families):
     for mbart in (families["cc25"], families["50"]):
         ids = [0, *mbart.encode("the river"), mbart.mask_id, mbart.language_id("ro_RO"), 2, 1, 3]
