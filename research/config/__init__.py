@@ -8,14 +8,18 @@ names the field, the value and what is allowed.
 from research.config.base import ConfigError, require, require_not_negative, require_positive
 from research.config.data import (
     TFDS,
+    ByteLevelBPE,
     Bytes,
     Data,
     JSONLines,
+    Marian,
+    MBart,
     Mixing,
     PlainText,
     SentencePiece,
     SpanCorruption,
     TrainedSentencePiece,
+    Vocabulary,
 )
 from research.config.experiment import Checkpoint, Evaluation, Experiment, Guard, Loss, Mesh, Report
 from research.config.generation import GNMT, Beam, Generation, Greedy, Power, Sampling
@@ -53,6 +57,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Beam",
+    "ByteLevelBPE",
     "Bytes",
     "Checkpoint",
     "ConfigError",
@@ -72,6 +77,8 @@ __all__ = [
     "Learned",
     "Linear",
     "Loss",
+    "MBart",
+    "Marian",
     "Mesh",
     "Mixing",
     "Model",
@@ -91,6 +98,7 @@ __all__ = [
     "SpanCorruption",
     "Tied",
     "TrainedSentencePiece",
+    "Vocabulary",
     "Warmup",
     "require",
     "require_not_negative",

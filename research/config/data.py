@@ -82,6 +82,31 @@ class Bytes:
 
 
 @dataclass(frozen=True)
+class ByteLevelBPE:
+    """BART's byte-level BPE: a tokenizer.json, or a directory that holds one, or vocab.json and merges.txt."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class MBart:
+    """mBART's sentencepiece.bpe.model, with fairseq's ids, and the languages of CC25 or of mBART-50."""
+
+    path: str
+    variant: Literal["cc25", "50"] = "cc25"
+
+
+@dataclass(frozen=True)
+class Marian:
+    """A directory with source.spm, target.spm and vocab.json; target_vocab.json too where the two are separate."""
+
+    directory: str
+
+
+Vocabulary = SentencePiece | Bytes | ByteLevelBPE | MBart | Marian  # what can be opened as it is
+
+
+@dataclass(frozen=True)
 class SpanCorruption:
     """T5's objective: noise spans become sentinels, the target lists what they hid (arXiv:1910.10683, 3.1.4)."""
 
@@ -97,7 +122,7 @@ class SpanCorruption:
 @dataclass(frozen=True)
 class Data:
     corpora: tuple[TFDS | JSONLines | PlainText, ...]
-    tokenizer: SentencePiece | TrainedSentencePiece | Bytes = TrainedSentencePiece()
+    tokenizer: Vocabulary | TrainedSentencePiece = TrainedSentencePiece()
     objective: SpanCorruption = SpanCorruption()
     input_length: int = 512  # encoder tokens a row, EOS included; the raw and target lengths follow
     mixing: Mixing = Mixing()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from research.config import Bytes, Mixing, SentencePiece, TrainedSentencePiece
+from research.config import Mixing, SentencePiece, TrainedSentencePiece, Vocabulary
 from research.data import cache, mixture
 from research.data.corpus import Documents
 from research.data.tokenizer import Tokenizer, open_tokenizer, train_sentencepiece
@@ -16,9 +16,7 @@ FORMAT = 1  # raised when the same documents would give another vocabulary
 TEXT_CHARACTERS = 50_000_000  # of all corpora together, from which SentencePiece samples its lines
 
 
-def tokenizer_for(
-    config: SentencePiece | TrainedSentencePiece | Bytes, corpora: Sequence[Documents], mixing: Mixing
-) -> Tokenizer:
+def tokenizer_for(config: Vocabulary | TrainedSentencePiece, corpora: Sequence[Documents], mixing: Mixing) -> Tokenizer:
     """Raises ConfigError where the vocabulary cannot be opened, or not be trained on this text."""
     if not isinstance(config, TrainedSentencePiece):
         return open_tokenizer(config)

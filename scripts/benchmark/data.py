@@ -95,7 +95,8 @@ def in_memory(settings: Settings) -> tuple[Lengths, Tokenizer, list[np.ndarray]]
     lengths, tokenizer = row_lengths(settings.data), open_tokenizer(Bytes(sentinels=259))
     blocks = max(RESERVE_ROWS // settings.block_rows, 1)
     shape = (blocks, settings.block_rows, lengths.raw)
-    return lengths, tokenizer, list(np.random.default_rng(1).integers(3, tokenizer.pieces, shape, np.uint16))
+    sentinels = len(tokenizer.sentinel_ids)
+    return lengths, tokenizer, list(np.random.default_rng(1).integers(3, tokenizer.size - sentinels, shape, np.uint16))
 
 
 def row_lengths(data: Data) -> Lengths:

@@ -1,0 +1,118 @@
+"""Byte-level BPE as BART uses it (GPT-2's, with fairseq's controls): `<s> X </s>`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
+
+from research.config import ByteLevelBPE, ConfigError, require
+from research.data.tokenizer.base import Ids, Tokenizer
+from research.data.tokenizer.files import checked_ids, json_bytes, read, read_ids, read_object, utf8, write_whole
+
+BOS, PAD, EOS, UNKNOWN, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
+CONTROLS = (BOS, PAD, EOS, UNKNOWN, MASK)
+
+
+class ByteLevelBPETokenizer(Tokenizer):
+    """Its controls are found by name: BART has <s> 0, <pad> 1, </s> 2, <unk> 3 and <mask> last.
+
+    Bytes that the vocabulary has no piece for, which BART's has for all, are left out.
+    """
+
+    bos_id: int
+    mask_id: int
+
+    def __init__(self, backend: Backend, origin: str):
+        """`origin` names the vocabulary in errors. Raises ConfigError where a control is missing."""
+        vocabulary = checked_ids(backend.get_vocab(with_added_tokens=True), f"The vocabulary {origin}")
+        missing = [name for name in CONTROLS if name not in vocabulary]
+        require(not missing, f"The vocabulary {origin} lacks {', '.join(missing)}: it needs {', '.join(CONTROLS)}.")
+        self.bos_id, self.pad_id, self.eos_id, self.unknown_id, self.mask_id = (vocabulary[name] for name in CONTROLS)
+        self.backend = backend
+        backend.encode_special_tokens = True  # text is only ever text
+        added = backend.get_added_tokens_decoder()
+        self._special = {vocabulary[name] for name in CONTROLS} | {id for id in added if added[id].special}
+        super().__init__(len(vocabulary), b"byte-level bpe " + json_bytes(self._decisive()))
+
+    def _decisive(self) -> list[Any]:
+        """What decides the ids, however many files it came from."""
+        content = json.loads(self.backend.to_str())
+        added = [token for token in content["added_tokens"] if not token["special"]]
+        vocabulary = sorted(self.backend.get_vocab(with_added_tokens=True).items())
+        return [vocabulary, content["model"]["merges"], content["pre_tokenizer"], added]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        whole = [utf8(text).decode() for text in texts]
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(whole, add_special_tokens=False)]
+
+    def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
+        self._refuse(language)
+        return [self.bos_id], [self.eos_id]
+
+    def start_id(self, language: str | None = None) -> int:
+        self._refuse(language)
+        return self.eos_id
+
+    def decode(self, ids: Ids) -> str:
+        """The mask as <mask>, and what it does not have as <unk>."""
+        known = (id if 0 <= id < self.size else self.unknown_id for id in map(int, ids))
+        hidden = (self.bos_id, self.pad_id, self.eos_id)
+        return self.backend.decode([id for id in known if id not in hidden], skip_special_tokens=False)
+
+    def text(self, ids: Ids) -> str:
+        known = [id for id in map(int, ids) if 0 <= id < self.size and id not in self._special]
+        return self.backend.decode(known, skip_special_tokens=False)
+
+    def framed_json(self) -> bytes:
+        """A tokenizer.json that puts BOS before a text and EOS after it by itself."""
+        framed = Backend.from_str(self.backend.to_str())
+        framed.post_processor = processors.RobertaProcessing((EOS, self.eos_id), (BOS, self.bos_id))
+        return utf8(framed.to_str(pretty=True))
+
+    def save(self, path: str | Path) -> ByteLevelBPE:
+        write_whole(Path(path), utf8(self.backend.to_str(pretty=True)))
+        return ByteLevelBPE(str(path))
+
+
+def open_byte_level_bpe(path: Path) -> ByteLevelBPETokenizer:
+    """Raises ConfigError naming a file that is missing, broken or of another kind."""
+    if path.is_dir() and not (path / "tokenizer.json").exists():
+        return ByteLevelBPETokenizer(from_merges(path), str(path))
+    file = path / "tokenizer.json" if path.is_dir() else path
+    return ByteLevelBPETokenizer(from_json(file), str(file))
+
+
+def from_json(path: Path) -> Backend:
+    content = read_object(path, "byte-level BPE vocabulary")
+    kinds = [(content.get(name) or {}).get("type") for name in ("model", "pre_tokenizer", "decoder")]
+    fits = kinds[0] in ("BPE", None) and kinds[1:] == ["ByteLevel", "ByteLevel"] and not content.get("normalizer")
+    require(
+        fits and not content["pre_tokenizer"].get("add_prefix_space"),
+        f"{path} is not byte-level BPE as BART's: it must have a BPE model, a pre_tokenizer and a decoder of type "
+        "ByteLevel without add_prefix_space, and no normalizer.",
+    )
+    # Where a file was written for one purpose, it may cut or pad every text.
+    content |= {"truncation": None, "padding": None, "post_processor": None}
+    try:
+        return Backend.from_str(json.dumps(content))
+    except Exception as error:  # the library raises nothing more specific
+        raise ConfigError(f"{path} is not a tokenizer.json, or a damaged one: {error}.") from error
+
+
+def from_merges(directory: Path) -> Backend:
+    """From the vocab.json and merges.txt of GPT-2's form."""
+    vocabulary = read_ids(directory / "vocab.json", "byte-level BPE vocabulary")
+    lines = read(directory / "merges.txt", "list of merges").decode("utf-8", errors="replace").split("\n")
+    merges = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
+    try:
+        model = models.BPE(vocabulary, [(left, right) for left, right in merges])
+    except Exception as error:  # the library raises nothing more specific
+        raise ConfigError(f"{directory}/merges.txt does not fit vocab.json: {error}.") from error
+    backend = Backend(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(name, special=True) for name in CONTROLS if name in vocabulary])
+    return backend

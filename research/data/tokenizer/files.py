@@ -1,0 +1,62 @@
+"""Vocabulary files, read and written with care: whole or not at all, and a missing one named."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from research.config import ConfigError, require
+
+
+def read(path: Path, what: str) -> bytes:
+    """Raises ConfigError, "The `what` `path` cannot be read"."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"The {what} {path} cannot be read: {error.strerror}.") from error
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises ConfigError where it is missing or something else."""
+    try:
+        content = json.loads(read(path, what))
+    except ValueError as error:  # of the encoding too
+        raise ConfigError(f"The {what} {path} is not JSON: {error}.") from error
+    require(isinstance(content, dict), f"The {what} {path} is not a JSON object.")
+    return content
+
+
+def read_ids(path: Path, what: str) -> dict[str, int]:
+    """A JSON object of piece -> id. Raises ConfigError where the ids are not 0, 1, 2 ..., each once."""
+    return checked_ids(read_object(path, what), f"The {what} {path}")
+
+
+def checked_ids(vocabulary: Any, origin: str) -> dict[str, int]:
+    whole = isinstance(vocabulary, dict) and all(type(id) is int for id in vocabulary.values())
+    require(
+        whole and sorted(vocabulary.values()) == list(range(len(vocabulary))),
+        f"{origin} must give each piece an id, each of 0, 1, 2 ... once.",
+    )
+    return vocabulary
+
+
+def utf8(text: str) -> bytes:
+    return text.encode("utf-8", errors="replace")
+
+
+def json_bytes(content: Any) -> bytes:
+    """Lone surrogates, which some vocabularies hold, stay as escapes."""
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The file at `path` is the old one or the whole new one, whenever the process dies."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,136 @@
+"""Marian's vocabularies as OPUS-MT publishes them: two SentencePiece models for the pieces, JSON for their ids.
+
+Hugging Face normalises punctuation with sacremoses in no method that encodes text, installed or not; neither is it
+done here.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import sentencepiece
+
+from research.config import Marian, require
+from research.data.tokenizer.base import Ids, Tokenizer
+from research.data.tokenizer.files import json_bytes, read, read_ids, utf8, write_whole
+from research.data.tokenizer.sentencepiece import SPACE, load_processor
+
+EOS, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
+CONTROLS = (EOS, UNKNOWN, PAD)
+
+
+class Side(NamedTuple):
+    """The vocabulary of the source or of the target."""
+
+    model: bytes
+    processor: sentencepiece.SentencePieceProcessor
+    ids: dict[str, int]
+
+    def encode(self, texts: Iterable[str]) -> list[list[int]]:
+        """A code like >>de<< that begins a text is one token, whether or not there is an id for it."""
+        unknown = self.ids[UNKNOWN]
+        parts = [split_code(text) for text in texts]
+        batch = self.processor.encode([utf8(rest) for _, rest in parts], out_type=str, num_threads=-1)
+        return [
+            [self.ids.get(piece, unknown) for piece in code + pieces]
+            for (code, _), pieces in zip(parts, batch, strict=True)
+        ]
+
+
+class MarianTokenizer(Tokenizer):
+    """`X </s>` on both sides; the source of a model of several targets is `>>xx<< X </s>`, xx being the target.
+
+    `size` counts the ids of the source, `target_size` those of the target; they are one vocabulary unless the directory
+    has a target_vocab.json. Ids are decoded as those of the target. Raises ConfigError naming a file that is missing
+    or broken.
+    """
+
+    def __init__(self, directory: Path):
+        separate = (directory / "target_vocab.json").exists()
+        ids = open_ids(directory / "vocab.json")
+        self.separate = separate
+        self.source_side = open_side(directory / "source.spm", ids)
+        self.target_side = open_side(
+            directory / "target.spm", open_ids(directory / "target_vocab.json") if separate else ids
+        )
+        target_ids = self.target_side.ids
+        different = [name for name in CONTROLS if ids[name] != target_ids[name]]
+        require(not different, f"{directory}: vocab.json and target_vocab.json give {different} different ids.")
+        self.eos_id, self.unknown_id, self.pad_id = (ids[name] for name in CONTROLS)
+        codes = sorted((id, piece) for piece, id in ids.items() if piece.startswith(">>") and piece.endswith("<<"))
+        sides = (self.source_side, self.target_side)
+        parts = [part for side in sides for part in (side.model, json_bytes(sorted(side.ids.items())))]
+        identity = b"marian " + b"".join(hashlib.sha256(part).digest() for part in parts)
+        super().__init__(len(ids), identity, {piece: id for id, piece in codes})
+
+    @property
+    def target_size(self) -> int:
+        return len(self.target_side.ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """By the vocabulary of the source."""
+        return self.source_side.encode(texts)
+
+    def source(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
+        """`language` is that of the target, by its code in `languages`; a text may begin with the code instead."""
+        return self._framed(self.encode_batch(texts), language)
+
+    def target(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
+        """A target says nothing of its language; `language` is only checked."""
+        self._refuse(language)
+        return self._framed(self.target_side.encode(texts), None)
+
+    def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
+        return [] if language is None else [self.language_id(language)], [self.eos_id]
+
+    def start_id(self, language: str | None = None) -> int:
+        self._refuse(language)
+        return self.pad_id
+
+    def decode(self, ids: Ids) -> str:
+        """By the vocabulary of the target; unknown as <unk>."""
+        known = (id if 0 <= id < self.target_size else self.unknown_id for id in map(int, ids))
+        return self._join(self._pieces[id] for id in known if id not in (self.eos_id, self.pad_id))
+
+    def text(self, ids: Ids) -> str:
+        """By the vocabulary of the target."""
+        controls = (self.eos_id, self.unknown_id, self.pad_id)
+        known = (id for id in map(int, ids) if 0 <= id < self.target_size)
+        return self._join(self._pieces[id] for id in known if id not in controls)
+
+    def _join(self, pieces: Iterable[str]) -> str:
+        return self.target_side.processor.decode_pieces(list(pieces)).replace(SPACE, " ").strip()
+
+    @cached_property
+    def _pieces(self) -> list[str]:
+        return sorted(self.target_side.ids, key=self.target_side.ids.__getitem__)
+
+    def save(self, path: str | Path) -> Marian:
+        directory = Path(path)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_whole(directory / "source.spm", self.source_side.model)
+        write_whole(directory / "target.spm", self.target_side.model)
+        write_whole(directory / "vocab.json", json_bytes(self.source_side.ids))
+        if self.separate:
+            write_whole(directory / "target_vocab.json", json_bytes(self.target_side.ids))
+        return Marian(str(path))
+
+
+def split_code(text: str) -> tuple[list[str], str]:
+    """[">>de<<"], "Hello" of ">>de<<Hello"."""
+    end = text.find("<<") if text.startswith(">>") else -1
+    return ([], text) if end == -1 else ([text[: end + 2]], text[end + 2 :])
+
+
+def open_side(path: Path, ids: dict[str, int]) -> Side:
+    model = read(path, "SentencePiece model")
+    return Side(model, load_processor(model, str(path)), ids)
+
+
+def open_ids(path: Path) -> dict[str, int]:
+    ids = read_ids(path, "vocabulary")
+    missing = [name for name in CONTROLS if name not in ids]
+    require(not missing, f"The vocabulary {path} lacks {', '.join(missing)}: it needs {', '.join(CONTROLS)}.")
+    return ids

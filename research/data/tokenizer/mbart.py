@@ -1,0 +1,99 @@
+"""mBART's vocabulary (arXiv:2001.08210, 2008.00401): SentencePiece's ids moved to fairseq's, languages, and a mask.
+
+<s> 0, <pad> 1, </s> 2, <unk> 3, then each piece at one more than its own id, then the languages, then <mask>.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from research.config import MBart, require
+from research.data.tokenizer.base import Ids, Tokenizer
+from research.data.tokenizer.files import utf8, write_whole
+from research.data.tokenizer.sentencepiece import is_control, join, load_processor, surface
+
+CC25 = (
+    "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX",
+    "kk_KZ", "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN",
+    "zh_CN",
+)  # fmt: skip
+ADDED_IN_50 = (
+    "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL", "hr_HR", "id_ID", "ka_GE", "km_KH", "mk_MK", "ml_IN", "mn_MN",
+    "mr_IN", "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK",
+    "xh_ZA", "gl_ES", "sl_SI",
+)  # fmt: skip
+Variant = Literal["cc25", "50"]
+LANGUAGES: dict[Variant, tuple[str, ...]] = {"cc25": CC25, "50": CC25 + ADDED_IN_50}
+OFFSET = 1  # fairseq has one control more than SentencePiece
+
+
+class MBartTokenizer(Tokenizer):
+    """CC25 frames both sides as `X </s> LANGUAGE` and starts its decoder from the language of the target.
+
+    mBART-50 frames both as `LANGUAGE X </s>`, starts from </s> and forces the language first.
+    Text is normalised as the SentencePiece model says, whatever its form; transformers 5 leaves that out for CC25.
+    """
+
+    bos_id = 0
+    pad_id = 1
+    eos_id = 2
+    unknown_id = 3
+
+    def __init__(self, model: bytes, variant: Variant, origin: str):
+        """`origin` names the model in errors. Raises ConfigError where it is broken or not in mBART's form."""
+        self.model = model
+        self.variant = variant
+        self.processor = load_processor(model, origin)
+        controls = (self.processor.unk_id(), self.processor.bos_id(), self.processor.eos_id())
+        require(
+            controls == (0, 1, 2),
+            f"The SentencePiece model {origin} has unknown, BOS and EOS at {controls}: they must be (0, 1, 2), as in "
+            "mBART.",
+        )
+        first = self.processor.get_piece_size() + OFFSET
+        languages = {language: first + index for index, language in enumerate(LANGUAGES[variant])}
+        self.mask_id = first + len(languages)
+        super().__init__(self.mask_id + 1, b"mbart %s " % variant.encode() + model, languages)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        batch = self.processor.encode([utf8(text) for text in texts], num_threads=-1)
+        return [[piece + OFFSET if piece else self.unknown_id for piece in pieces] for pieces in batch]
+
+    def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
+        id = self.language_id(language)
+        return ([], [self.eos_id, id]) if self.variant == "cc25" else ([id], [self.eos_id])
+
+    def start_id(self, language: str | None = None) -> int:
+        """`language` is that of the target."""
+        id = self.language_id(language)
+        return id if self.variant == "cc25" else self.eos_id
+
+    def forced_first(self, language: str | None = None) -> int | None:
+        id = self.language_id(language)
+        return None if self.variant == "cc25" else id
+
+    def decode(self, ids: Ids) -> str:
+        """The mask as <mask>, and what it does not have as \N{DOUBLE QUESTION MARK}."""
+        shown = (self._shown[id if 0 <= id < self.size else self.unknown_id] for id in map(int, ids))
+        return b"".join(shown).decode("utf-8", errors="replace").lstrip(" ")
+
+    def text(self, ids: Ids) -> str:
+        return join(self._texts[id] for id in map(int, ids) if self._is_text(id))
+
+    def _is_text(self, id: int) -> bool:
+        return 0 < id - OFFSET < self.processor.get_piece_size() and not is_control(self.processor, id - OFFSET)
+
+    @cached_property
+    def _texts(self) -> list[bytes]:
+        """What each id adds to the text, in UTF-8."""
+        return [surface(self.processor, id - OFFSET) if self._is_text(id) else b"" for id in range(self.size)]
+
+    @cached_property
+    def _shown(self) -> list[bytes]:
+        shown = {self.unknown_id: " \N{DOUBLE QUESTION MARK} ".encode(), self.mask_id: b" <mask>"}
+        return [shown.get(id, text) for id, text in enumerate(self._texts)]
+
+    def save(self, path: str | Path) -> MBart:
+        write_whole(Path(path), self.model)
+        return MBart(str(path), self.variant)

@@ -1,0 +1,97 @@
+"""SentencePiece models as T5 and mT5 use them, and what every family built on SentencePiece shares."""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import count, takewhile
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from jaxtyping import UInt
+
+from research.config import ConfigError, SentencePiece, require
+from research.data.tokenizer.base import Array, Ids
+from research.data.tokenizer.files import utf8, write_whole
+from research.data.tokenizer.sentinels import SentinelTokenizer
+
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # stands for a space in a piece
+
+
+class SentencePieceTokenizer(SentinelTokenizer):
+    """A SentencePiece model; `origin` names it in errors. Raises ConfigError where it is broken or not in T5's form.
+
+    Hugging Face's `T5Tokenizer` is made of the same file by another library. It has no byte fallback, which T5's own
+    file does not need, and of two segmentations that are equally likely, as of "333", it may take the other.
+    """
+
+    def __init__(self, model: bytes, sentinels: int, origin: str):
+        self.model = model
+        self.processor = load_processor(model, origin)
+        controls = (self.processor.pad_id(), self.processor.eos_id(), self.processor.unk_id())
+        require(
+            controls == (self.pad_id, self.eos_id, self.unknown_id),
+            f"The SentencePiece model {origin} has pad, EOS and unknown at {controls}: they must be (0, 1, 2), "
+            "as in T5.",
+        )
+        super().__init__(self.processor.get_piece_size(), sentinels, b"sentencepiece " + model)
+
+    @cached_property
+    def sentinel_ids(self) -> UInt[Array, " sentinels"]:
+        if self.sentinels:
+            return super().sentinel_ids
+        own = map(self._own_sentinel, count())
+        return np.fromiter(takewhile(lambda id: id != self.unknown_id, own), np.uint32)
+
+    def _own_sentinel(self, index: int) -> int:
+        """mT5's are pieces at the beginning of a word; pieces made by hand are usually not."""
+        name = f"<extra_id_{index}>"
+        id = self.processor.piece_to_id(SPACE + name)
+        return id if id != self.unknown_id else self.processor.piece_to_id(name)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.processor.encode([utf8(text) for text in texts], num_threads=-1)
+
+    def decode(self, ids: Ids) -> str:
+        return super().decode(ids).lstrip(" ")  # SentencePiece puts one before a first word
+
+    def text(self, ids: Ids) -> str:
+        known = [id for id in map(int, ids) if 0 <= id < self.pieces]
+        return join(surface(self.processor, id) for id in known if not is_control(self.processor, id))
+
+    def _surface(self, piece: int) -> bytes:
+        if self.processor.is_control(piece):
+            return b""
+        if self.processor.is_unknown(piece):
+            return " \N{DOUBLE QUESTION MARK} ".encode()
+        return surface(self.processor, piece)
+
+    def save(self, path: str | Path) -> SentencePiece:
+        write_whole(Path(path), self.model)
+        return SentencePiece(str(path), self.sentinels)
+
+
+def is_control(processor: sentencepiece.SentencePieceProcessor, piece: int) -> bool:
+    """Whether the id of a piece stands for no text of its own, as those of controls and of the unknown."""
+    return processor.is_control(piece) or processor.is_unknown(piece)
+
+
+def surface(processor: sentencepiece.SentencePieceProcessor, piece: int) -> bytes:
+    """What a piece that is no control looks like in UTF-8; it may be a part of a character."""
+    name = processor.id_to_piece(piece)
+    if processor.is_byte(piece):
+        return bytes([int(name[1:-1], base=16)])  # <0xE2>
+    return name.replace(SPACE, " ").encode()
+
+
+def join(surfaces: Iterable[bytes]) -> str:
+    """The text of pieces, as the reference joins them: spaces are left out of the first piece, and of no other."""
+    first, *others = (*surfaces, b"")
+    return b"".join([first.replace(b" ", b""), *others]).decode("utf-8", errors="replace")
+
+
+def load_processor(model: bytes, origin: str) -> sentencepiece.SentencePieceProcessor:
+    require(len(model) > 0, f"The SentencePiece model {origin} is an empty file.")
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    except RuntimeError as error:
+        raise ConfigError(f"{origin} is not a SentencePiece model, or a damaged one.") from error

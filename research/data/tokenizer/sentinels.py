@@ -1,0 +1,63 @@
+"""What T5's and ByT5's tokenizers share: three controls, `X </s>`, and sentinels counted down from the last id."""
+
+from abc import abstractmethod
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import UInt
+
+from research.config import require
+from research.data.tokenizer.base import Array, Ids, Tokenizer
+
+
+class SentinelTokenizer(Tokenizer):
+    """<pad> 0, </s> 1, <unk> 2. `pieces` ids come before the sentinels; `size` counts both."""
+
+    pad_id = 0
+    eos_id = 1
+    unknown_id = 2
+
+    def __init__(self, pieces: int, sentinels: int, identity: bytes):
+        require(
+            0 <= sentinels <= pieces,
+            f"tokenizer.sentinels is {sentinels}: from 0 to {pieces}, the pieces this vocabulary has without them.",
+        )
+        super().__init__(pieces + sentinels, identity + b" sentinels %d" % sentinels)
+        self.pieces = pieces
+        self.sentinels = sentinels
+
+    @cached_property
+    def sentinel_ids(self) -> UInt[Array, " sentinels"]:
+        """Descending from the last id, as T5 spends them."""
+        return np.arange(self.size - 1, self.pieces - 1, -1, dtype=np.uint32)
+
+    def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
+        self._refuse(language)
+        return [], [self.eos_id]
+
+    def start_id(self, language: str | None = None) -> int:
+        self._refuse(language)
+        return self.pad_id
+
+    def decode(self, ids: Ids) -> str:
+        """Sentinels as <extra_id_0> ..., pad and EOS as nothing, ids that it does not have as unknown.
+
+        Pieces keep their leading spaces next to a sentinel, so filling the sentinels of an input with the spans of its
+        target gives the text of the raw tokens.
+        """
+        surfaces = (self._surfaces[id if 0 <= id < self.size else self.unknown_id] for id in map(int, ids))
+        return b"".join(surfaces).decode("utf-8", errors="replace")
+
+    @cached_property
+    def _surfaces(self) -> list[bytes]:
+        """What each id looks like in UTF-8; a piece may be a part of a character."""
+        surfaces = [*map(self._surface, range(self.pieces)), *[b""] * self.sentinels]
+        for index, id in enumerate(self._shown_sentinels()):
+            surfaces[int(id)] = b"<extra_id_%d>" % index
+        return surfaces
+
+    def _shown_sentinels(self) -> UInt[Array, " shown"]:
+        return self.sentinel_ids
+
+    @abstractmethod
+    def _surface(self, piece: int) -> bytes: ...

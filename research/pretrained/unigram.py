@@ -1,0 +1,127 @@
+"""SentencePiece unigram models as tokenizer.json, and back: the form in which transformers 5 saves T5 and mBART."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
+
+from research.config import require
+from research.data.tokenizer import MBartTokenizer, SentencePieceTokenizer
+from research.data.tokenizer.files import utf8
+from research.data.tokenizer.mbart import LANGUAGES, Variant
+from research.data.tokenizer.sentencepiece import SPACE
+
+proto: Any = sentencepiece_model_pb2  # its classes are made at import, unseen by a type checker
+PIECE = proto.ModelProto.SentencePiece
+FAIRSEQ_CONTROLS = ["<s>", "<pad>", "</s>", "<unk>"]
+
+
+def is_unigram(content: dict[str, Any]) -> bool:
+    """Whether the content of a tokenizer.json is of this kind."""
+    return (content.get("model") or {}).get("type") == "Unigram"
+
+
+# --- To tokenizer.json ------------------------------------------------------------------------------------------------
+
+
+def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
+    """The same ids by the tokenizers library, byte fallback included, with T5's frame."""
+    model = proto.ModelProto.FromString(tokenizer.model)
+    names = [f"<extra_id_{index}>" for index in range(tokenizer.sentinels)]
+    pieces = [(piece.piece, piece.score) for piece in model.pieces] + [(name, 0.0) for name in reversed(names)]
+    fallback = model.trainer_spec.byte_fallback
+    backend = Backend(models.Unigram(pieces, unk_id=tokenizer.unknown_id, byte_fallback=fallback))
+    if model.normalizer_spec.precompiled_charsmap:
+        backend.normalizer = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")]
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(SPACE, prepend_scheme="always"), decoders.Fuse()]
+    )
+    controls = [model.pieces[id].piece for id in (tokenizer.pad_id, tokenizer.eos_id, tokenizer.unknown_id)]
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in [*controls, *names]])
+    end = controls[1]
+    backend.post_processor = processors.TemplateProcessing(
+        single=["$A", end], pair=["$A", end, "$B", end], special_tokens=[(end, tokenizer.eos_id)]
+    )
+    return utf8(backend.to_str(pretty=True))
+
+
+# --- From tokenizer.json ----------------------------------------------------------------------------------------------
+
+
+def read_t5(content: dict[str, Any], origin: Path) -> SentencePieceTokenizer:
+    """Its sentinels are the <extra_id_0> ... that end the vocabulary."""
+    pieces = vocabulary(content, origin)
+    sentinels = 0
+    while pieces[-1 - sentinels][0] == f"<extra_id_{sentinels}>":
+        sentinels += 1
+    model = sentencepiece_model(pieces[: len(pieces) - sentinels], content, origin, ["<pad>", "</s>", "<unk>"])
+    return SentencePieceTokenizer(model, sentinels, str(origin))
+
+
+def read_mbart(content: dict[str, Any], origin: Path, variant: Variant) -> MBartTokenizer:
+    pieces = vocabulary(content, origin)
+    added = [*LANGUAGES[variant], "<mask>"]
+    names = [name for name, _ in pieces]
+    require(
+        names[: len(FAIRSEQ_CONTROLS)] == FAIRSEQ_CONTROLS and names[-len(added) :] == added,
+        f"{origin} is not in mBART's form: it must begin with {', '.join(FAIRSEQ_CONTROLS)} and end with the "
+        f"{len(added) - 1} languages of {variant} and <mask>.",
+    )
+    own = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *pieces[len(FAIRSEQ_CONTROLS) : -len(added)]]
+    controls = ["<unk>", "<s>", "</s>"]
+    return MBartTokenizer(sentencepiece_model(own, content, origin, controls), variant, str(origin))
+
+
+def vocabulary(content: dict[str, Any], origin: Path) -> list[tuple[str, float]]:
+    pieces = content["model"].get("vocab")
+    whole = (
+        isinstance(pieces, list)
+        and len(pieces) > 3
+        and all(
+            isinstance(piece, list) and [type(part) for part in piece] in ([str, float], [str, int]) for piece in pieces
+        )
+    )
+    require(whole, f"{origin}: model.vocab must be a list of [piece, score].")
+    return [(name, float(score)) for name, score in pieces]
+
+
+def sentencepiece_model(
+    pieces: list[tuple[str, float]], content: dict[str, Any], origin: Path, controls: list[str]
+) -> bytes:
+    """A SentencePiece model file whose first pieces are `controls`. Raises ConfigError where they are not."""
+    first = [name for name, _ in pieces[: len(controls)]]
+    require(first == controls, f"{origin} begins with {', '.join(first)}: it must begin with {', '.join(controls)}.")
+    ids = {name: id for id, name in enumerate(controls)}
+    fallback = bool(content["model"].get("byte_fallback"))
+    model = proto.ModelProto()
+    for name, score in pieces:
+        model.pieces.add(piece=name, score=score, type=_type(name, name in ids, fallback))
+    spec = model.trainer_spec
+    spec.model_type, spec.vocab_size, spec.byte_fallback = proto.TrainerSpec.UNIGRAM, len(pieces), fallback
+    spec.unk_id, spec.bos_id, spec.eos_id, spec.pad_id = (ids.get(n, -1) for n in ("<unk>", "<s>", "</s>", "<pad>"))
+    model.normalizer_spec.precompiled_charsmap = _charsmap(content, origin)
+    return model.SerializeToString()
+
+
+def _type(name: str, control: bool, fallback: bool) -> int:
+    if name == "<unk>":
+        return PIECE.UNKNOWN
+    if control:
+        return PIECE.CONTROL
+    return PIECE.BYTE if fallback and len(name) == 6 and name.startswith("<0x") else PIECE.NORMAL
+
+
+def _charsmap(content: dict[str, Any], origin: Path) -> bytes:
+    """SentencePiece's rules of normalisation, which turn every kind of space into one."""
+    normalizer = content.get("normalizer") or {}
+    for part in normalizer.get("normalizers", [normalizer]):
+        if part.get("type") == "Precompiled":
+            return base64.b64decode(part["precompiled_charsmap"])
+    require(False, f"{origin} has no normalizer of type Precompiled: put the SentencePiece model itself beside it.")
+    raise AssertionError
