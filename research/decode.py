@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from research import logits
 from research.config import GNMT, Beam, Generation, Greedy, Model, Power, Sampling
-from research.model.transformer import Cache, EncoderDecoder, Params, bind
+from research.model.transformer import Cache, DecoderLayer, EncoderDecoder, Params, bind
 
 STAGES = (64, 256, 1024, 4096)  # lengths of the cache
 FAR = -1.0e9  # the score of what has no chance; finite, as Hugging Face's, so that sums of it stay comparable
@@ -58,7 +58,7 @@ def decode(
     cache = network.new_cache(encoded, min(generation.max_length, STAGES[0]), hypotheses)
     if start_tokens is None:
         start_tokens = jnp.full(len(encoded), generation.start_token, jnp.int32)
-    step = Step(network, encoder_segment_ids, generation, prefix)
+    step = Step(network, network.decoder.unstacked(), encoder_segment_ids, generation, prefix)
     tokens = jnp.full((len(encoded), hypotheses, generation.max_length + 1), generation.pad_token, jnp.int32)
     tokens = tokens.at[:, :, 0].set(start_tokens[:, None])
     match generation.method:
@@ -75,6 +75,7 @@ class Step(NamedTuple):
     """What every step of a loop uses and none changes."""
 
     network: EncoderDecoder
+    layers: list[DecoderLayer]
     encoder_segment_ids: Int[Array, "b s"] | None
     generation: Generation
     prefix: Int[Array, "b p"] | None
@@ -84,7 +85,7 @@ class Step(NamedTuple):
     ) -> tuple[logits.Scores, Cache]:
         """Logits of what follows the token at `position`."""
         last = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)
-        return self.network.decode_step(last, cache, position, self.encoder_segment_ids, ancestry)
+        return self.network.decode_step(last, cache, position, self.encoder_segment_ids, ancestry, self.layers)
 
     def constrain(self, scores: logits.Scores, tokens: logits.Tokens, position: Int[Array, ""]) -> logits.Scores:
         return logits.constrain(scores, tokens, position + 1, self.generation, self.prefix)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research.config import Model, Separate, Tied, require
@@ -19,6 +20,7 @@ from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, constrai
 
 Params = dict[str, Any]  # nested; the leaves are arrays
 Projection = tuple[Float[Array, "b _ h k"], Float[Array, "b _ h k"]]  # keys and values of any number of places
+Stored = tuple[Float[Array, "b h k _"], Float[Array, "b h k _"]]  # the same in a cache
 
 
 class Past(NamedTuple):
@@ -28,30 +30,41 @@ class Past(NamedTuple):
     place: Int[Array, ""]
 
     def write(self, new: Projection) -> Projection:
-        (key, value), (new_key, new_value) = self.projection, new
         place = (0, self.place, 0, 0)
-        return (
-            jax.lax.dynamic_update_slice(key, new_key, place),
-            jax.lax.dynamic_update_slice(value, new_value, place),
+        key, value = (
+            jax.lax.dynamic_update_slice(old, one, place) for old, one in zip(self.projection, new, strict=True)
         )
+        return key, value
 
 
 class Cache(NamedTuple):
     """What decoding remembers, a pair of keys and values a layer; m is c * n, the n hypotheses of a place together.
 
-    What the encoder gave is projected once, and stays at batch size however many hypotheses there are.
+    What the encoder gave is projected once, and stays at batch size however many hypotheses there are. Places are the
+    last axis, so that no step transposes what it reads.
     """
 
-    own: tuple[Projection, ...]  # [b m h k], of the decoder's positions so far
-    cross: tuple[Projection, ...]  # [b s h k], of the encoder's output
+    own: tuple[Stored, ...]  # [b h k m], of the decoder's positions so far
+    cross: tuple[Stored, ...]  # [b h k s], of the encoder's output
 
     def grown(self, length: int, hypotheses: int) -> "Cache":
         """The same with room for `length` places."""
 
-        def grow(old: Float[Array, "b m h k"]) -> Float[Array, "b m2 h k"]:
-            return jnp.pad(old, ((0, 0), (0, length * hypotheses - old.shape[1]), (0, 0), (0, 0)))
+        def grow(old: Float[Array, "b h k _"]) -> Float[Array, "b h k _"]:
+            return jnp.pad(old, ((0, 0), (0, 0), (0, 0), (0, length * hypotheses - old.shape[-1])))
 
         return self._replace(own=jax.tree.map(grow, self.own))
+
+
+def stored(projection: Projection) -> Stored:
+    # Said of the bytes too, or the compiler keeps the order in which they came and transposes at every step.
+    key, value = (with_layout_constraint(jnp.moveaxis(array, 1, 3), Layout((0, 1, 2, 3))) for array in projection)
+    return key, value
+
+
+def read(projection: Stored) -> Projection:
+    key, value = (jnp.moveaxis(array, 3, 1) for array in projection)
+    return key, value
 
 
 class EncoderLayer(Layer):
@@ -174,6 +187,7 @@ class Decoder(Stack):
         index: Int[Array, ""],
         ancestry: Int[Array, "b n c"] | None,
         cross_mask: Bool[Array, "b 1 s"] | None,
+        layers: list[DecoderLayer],
     ) -> tuple[Float[Array, "b n d"], Cache]:
         """The next position of n hypotheses a row: keys and values go into the cache at `index`.
 
@@ -181,16 +195,16 @@ class Decoder(Stack):
         no keys or values; None means its own.
         """
         hypotheses = x.shape[1]
-        places = jnp.repeat(jnp.arange(cache.own[0][0].shape[1] // hypotheses), hypotheses)
+        places = jnp.repeat(jnp.arange(cache.own[0][0].shape[-1] // hypotheses), hypotheses)
         mask = (places <= index)[None, :]
         if hypotheses > 1:
             mask = mask & ancestors(hypotheses, places, ancestry)
         bias = self.position_bias(index[None], places, bidirectional=False)
         x, own = self.enter(x, index[None]), []
-        for layer, projection, cross_projection in zip(self.unstacked(), cache.own, cache.cross, strict=True):
-            past = Past(projection, index * hypotheses)
-            x, projection = layer(x, cross_projection, mask, cross_mask, bias(layer), past=past)
-            own.append(projection)
+        for layer, projection, cross_projection in zip(layers, cache.own, cache.cross, strict=True):
+            past = Past(read(projection), index * hypotheses)
+            x, written = layer(x, read(cross_projection), mask, cross_mask, bias(layer), past=past)
+            own.append(stored(written))
         return self.leave(x), cache._replace(own=tuple(own))
 
 
@@ -267,9 +281,8 @@ class EncoderDecoder(nnx.Module):
     def new_cache(self, encoded: Float[Array, "b s d"], length: int, hypotheses: int = 1) -> Cache:
         """An empty cache for `length` positions; the encoder's output is projected here, once, for every layer."""
         self.decoder.check_length(length)
-        cross = tuple(layer.cross_attention.project(encoded) for layer in self.decoder.unstacked())
-        rows, _, heads, width = cross[0][0].shape
-        empty = jnp.zeros((rows, length * hypotheses, heads, width), encoded.dtype)
+        cross = tuple(stored(layer.cross_attention.project(encoded)) for layer in self.decoder.unstacked())
+        empty = jnp.zeros((*cross[0][0].shape[:-1], length * hypotheses), encoded.dtype)
         return Cache(((empty, empty),) * self.config.decoder_layers, cross)
 
     def decode_step(
@@ -279,14 +292,17 @@ class EncoderDecoder(nnx.Module):
         index: Int[Array, ""],
         encoder_segment_ids: Int[Array, "b s"] | None = None,
         ancestry: Int[Array, "b n c"] | None = None,
+        layers: list[DecoderLayer] | None = None,
     ) -> tuple[Float[Array, "b n v"], Cache]:
         """Logits of the position after `tokens`, which stand at `index` of n hypotheses, and the cache with them in it.
 
         Hypothesis i reads at place c what hypothesis ancestry[:, i, c] wrote there, so that hypotheses change places
-        without moving a key or a value; None means that each reads its own.
+        without moving a key or a value; None means that each reads its own. `layers` are `decoder.unstacked()`, which a
+        loop should ask for once.
         """
         mask = cross_mask(tokens[:, :1], None, encoder_segment_ids)
-        x, cache = self.decoder.step(self.embed(tokens), cache, index, ancestry, mask)
+        layers = self.decoder.unstacked() if layers is None else layers
+        x, cache = self.decoder.step(self.embed(tokens), cache, index, ancestry, mask, layers)
         return self.logits(x), cache
 
     def embed_source(self, tokens: Int[Array, "b s"]) -> Float[Array, "b s d"]:
