@@ -14,6 +14,7 @@ from research.config import Generation, Sampling
 Scores = Float[Array, "b n v"]
 Tokens = Int[Array, "b n t"]
 
+BLOCK = 128  # scores whose maximum is looked at first
 FREE = -1  # where a prefix leaves the choice of a token
 
 
@@ -49,6 +50,25 @@ def constrain(
     return scores
 
 
+def best(scores: Scores, count: int) -> tuple[Float[Array, "b n k"], Int[Array, "b n k"]]:
+    """The `count` best scores of each hypothesis and their tokens, best first.
+
+    A token among the best stands in one of the `count` blocks whose maxima are the best: finding those first reads the
+    scores once, several times as fast as sorting.
+    """
+    whole = scores.shape[-1] // BLOCK * BLOCK
+    if whole < 2 * count * BLOCK:
+        values, tokens = jax.lax.top_k(scores, count)
+        return values, tokens
+    maxima = scores[..., :whole].reshape(*scores.shape[:-1], -1, BLOCK).max(axis=-1)
+    _, blocks = jax.lax.top_k(maxima, count)
+    tokens = (blocks[..., None] * BLOCK + jnp.arange(BLOCK)).reshape(*blocks.shape[:-1], -1)
+    rest = jnp.broadcast_to(jnp.arange(whole, scores.shape[-1]), (*blocks.shape[:-1], scores.shape[-1] - whole))
+    tokens = jnp.concatenate([tokens, rest], axis=-1)
+    values, places = jax.lax.top_k(jnp.take_along_axis(scores, tokens, axis=-1), count)
+    return values, jnp.take_along_axis(tokens, places, axis=-1)
+
+
 def draw(logits: Scores, keys: PRNGKeyArray, method: Sampling) -> Int[Array, "b n"]:
     """A token for each hypothesis, each drawn with a key [b n] of its own."""
     logits = logits / method.temperature
@@ -56,7 +76,7 @@ def draw(logits: Scores, keys: PRNGKeyArray, method: Sampling) -> Int[Array, "b 
     kept = min(method.top_k or size, size)
     if kept == size and method.top_p == 1.0:  # no need to sort
         return _categorical(keys, _without_improbable(logits, method.min_p)).astype(jnp.int32)
-    logits, candidates = jax.lax.top_k(logits, kept)
+    logits, candidates = best(logits, kept)
     if method.top_p < 1.0:
         probabilities = jax.nn.softmax(logits, axis=-1)
         better = jnp.cumsum(probabilities, axis=-1) - probabilities
