@@ -1,7 +1,7 @@
 """The files of a Hugging Face directory, opened with care: JSON, and safetensors whole or in shards."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +72,16 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not JSON: {error}.") from error
     require(isinstance(content, dict), f"{path} is not a JSON object.")
     return content
+
+
+def check_types(
+    config: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], whole: Iterable[str], path: Path
+) -> None:
+    """Raises ConfigError where a field that is there has another type, or one of `whole` is not there as a number."""
+    for name, allowed in types.items():
+        value = config.get(name)
+        fits = isinstance(value, allowed) and not (isinstance(value, bool) and bool not in allowed)
+        said = " or ".join(type.__name__ for type in allowed)
+        require(fits or name not in config, f"{path}: {name} is {value!r}, which is not {said}.")
+    wrong = [name for name in whole if not isinstance(config.get(name), int) or isinstance(config[name], bool)]
+    require(not wrong, f"{path}: {', '.join(wrong)} must be there, as whole numbers.")
