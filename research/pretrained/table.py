@@ -1,102 +1,272 @@
-"""Tables that say where foreign tensors go. What does not fit once is an error, and all errors come together."""
+"""Tables that say which foreign tensor is which parameter, read both ways; what does not fit once is an error.
+
+A foreign name is written as a template, "encoder.block.{layer}.layer.0.SelfAttention.{part}.weight": {stack} stands for
+encoder or decoder, {layer} for a number, and {part} for the keys of the row's `parts`.
+"""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding
 
 from research.config import Model, require
 from research.model.transformer import Params, abstract_params
+from research.pretrained.shards import Filling
+
+STACKS = ("encoder", "decoder")
+
+
+class Transform(NamedTuple):
+    """How a foreign array becomes ours, and the way back."""
+
+    read: Callable[[np.ndarray, Model], np.ndarray]
+    write: Callable[[np.ndarray, Model], np.ndarray]
+
+
+AS_IS = Transform(lambda array, model: array, lambda array, model: array)
+TRANSPOSED = Transform(lambda array, model: array.T, lambda array, model: array.T)
+# [h * k, d] <-> [d, h, k]: the matrices of query, key and value.
+HEADS_OUT = Transform(
+    lambda array, model: array.reshape(model.heads, model.head_width, array.shape[-1]).transpose(2, 0, 1),
+    lambda array, model: array.transpose(1, 2, 0).reshape(-1, array.shape[0]),
+)
+# [d, h * k] <-> [h, k, d]: the matrix that attention ends in.
+HEADS_IN = Transform(
+    lambda array, model: array.reshape(array.shape[0], model.heads, model.head_width).transpose(1, 2, 0),
+    lambda array, model: array.reshape(-1, array.shape[-1]).T,
+)
+# [h * k] <-> [h, k]: the biases of query, key and value.
+HEADS_BIAS = Transform(
+    lambda array, model: array.reshape(model.heads, model.head_width), lambda array, model: array.reshape(-1)
+)
+# [1, v] <-> [v]
+ONE_ROW = Transform(
+    lambda array, model: array.reshape(-1) if len(array) == 1 else array, lambda array, model: array[None]
+)
 
 
 class Row(NamedTuple):
-    """A tensor whose whole name matches `pattern` fills the parameter at `path`, or one layer of it.
+    """A tensor named `foreign` is the parameter at `path`, or one layer of it where the name has a {layer}.
 
-    The groups `stack` and `part`, this one translated by `parts`, fill the path's braces; `layer` is the index into the
-    parameter's first axis.
+    `parts` translates {part} between the two names; `first` is the number of the first layer. A row whose parameter
+    the model does not have is passed over in writing.
     """
 
-    pattern: str
+    foreign: str
     path: str
-    transform: Callable[[np.ndarray, Model], np.ndarray]
+    transform: Transform = AS_IS
     parts: Mapping[str, str] = {}
+    first: int = 0
 
 
 class Alias(NamedTuple):
-    """A tensor that fills nothing: it must equal the tensor named `original`, or with None is never used."""
+    """A tensor that fills nothing: it must equal the tensor named `original`, or with None is never used.
 
-    pattern: str
+    The copy is `written` too, or left out.
+    """
+
+    foreign: str
     original: str | None
+    written: bool = False
 
 
-def fill_params(tensors: Mapping[str, np.ndarray], rows: Sequence[Row | Alias], model: Model, source: str) -> Params:
+class Constant(NamedTuple):
+    """A tensor that fills nothing: it must hold what `value` gives, to within `tolerance`."""
+
+    foreign: str
+    value: Callable[[], np.ndarray]
+    written: bool = False
+    tolerance: float = 0.0
+
+
+Table = Sequence[Row | Alias | Constant]
+Place = tuple[str, int | None]  # a parameter's path and the layer of it; None for the whole
+
+
+class Source(NamedTuple):
+    name: str
+    row: Row
+    layer: int | None
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+def fill_params(
+    tensors: Mapping[str, np.ndarray],
+    rows: Table,
+    model: Model,
+    source: str,
+    shardings: Any = None,
+    fresh: Sequence[str] = (),
+) -> Params:
     """Tensors by their foreign names as float32 parameters; `source` is what an error calls them.
+
+    They are NumPy's arrays, or with `shardings` (of every parameter, nested alike) JAX's: a tensor is read at a time,
+    and only the shards of this process are kept. Parameters whose whole path matches one of the expressions `fresh` are
+    left out, and the tensors that would fill them are not read.
 
     Raises:
         ConfigError: a tensor is not matched by exactly one row, a parameter not filled exactly once, a shape or a type
-            does not fit, or an alias differs from its original; all that is wrong is said.
+            does not fit, or a copy differs from its original; all that is wrong is said. Or nothing matches a `fresh`.
     """
-    filling = Filling(model)
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model), sep="/").items()}
+    left_out = _left_out(shapes, fresh)
+    sources, errors = _sources(tensors, rows, shapes)
+    placements = flatten_dict(shardings, sep="/") if shardings is not None else dict.fromkeys(shapes)
+    params = {}
+    for path in sorted(shapes.keys() - left_out):
+        places = _places(path, shapes[path])
+        errors += [f"nothing fills {_spell(place)}" for place in places if place not in sources]
+        filled = {sources[place].name: sources[place] for place in places if place in sources}
+        params[path], wrong = _fill(tensors, filled.values(), path, shapes[path], placements[path], model)
+        errors += wrong
+    require(not errors, f"{source} does not hold the weights of this model: {'; '.join(errors)}.")
+    return unflatten_dict(params, sep="/")
+
+
+def _left_out(paths: Mapping[str, Any], fresh: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    for expression in fresh:
+        matches = {path for path in paths if re.fullmatch(expression, path)}
+        require(bool(matches), f"fresh: {expression!r} matches no parameter; there are {', '.join(sorted(paths))}.")
+        found |= matches
+    return found
+
+
+def _sources(
+    tensors: Mapping[str, np.ndarray], rows: Table, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[Place, Source], list[str]]:
+    """The tensor that fills each place, and what is wrong with the tensors' names and copies."""
+    sources: dict[Place, Source] = {}
     errors = []
     for name in tensors:
-        matches = [(row, match) for row in rows if (match := re.fullmatch(row.pattern, name))]
+        matches = [(row, match) for row in rows if (match := _pattern(row).fullmatch(name))]
         match matches:
-            case [(Alias(original=None), _)]:
-                pass
-            case [(Alias(original=str(original)), _)]:
-                if original not in tensors or not np.array_equal(tensors[name], tensors[original]):
-                    errors.append(f"{name} differs from {original}, of which the configuration makes it a copy")
             case [(Row() as row, match)]:
-                errors += filling.fill(name, row, match, tensors[name])
+                path, layer = _destination(row, match)
+                own = _places(path, shapes[path]) if path in shapes else []
+                for place in own if layer is None and own else [(path, layer)]:
+                    if place not in own:
+                        errors.append(f"{name} is for {_spell(place)}, which the model does not have")
+                    elif place in sources:
+                        errors.append(f"{name} is for {_spell(place)}, which was filled already")
+                    else:
+                        sources[place] = Source(name, row, layer)
+            case [(row, _)]:
+                errors += _check(tensors, name, row)
             case _:
                 errors.append(f"{name} is known to {len(matches)} rows of the table, not to one")
-    errors += [f"nothing fills {spell(place)}" for place in sorted(filling.missing)]
-    require(not errors, f"{source} does not hold the weights of this model: {'; '.join(errors)}.")
-    return unflatten_dict(filling.params, sep="/")
+    return sources, errors
 
 
-Place = tuple[str, int]  # a parameter's path and the layer of it, -1 where it has no layers
+def _check(tensors: Mapping[str, np.ndarray], name: str, row: Row | Alias | Constant) -> list[str]:
+    """What is wrong with a tensor that fills nothing."""
+    match row:
+        case Alias(original=str(original)):
+            if original not in tensors or not np.array_equal(tensors[name], tensors[original]):
+                return [f"{name} differs from {original}, of which the configuration makes it a copy"]
+        case Constant(value=value, tolerance=tolerance):
+            found, expected = tensors[name], value()
+            if found.shape != expected.shape or not np.allclose(np.float32(found), expected, rtol=0, atol=tolerance):
+                return [f"{name} does not hold what the configuration makes it hold"]
+    return []
 
 
-class Filling:
-    """Parameters while they are being filled, and the places that nothing has filled yet."""
+def _pattern(row: Row | Alias | Constant) -> re.Pattern[str]:
+    return _compiled(row.foreign, tuple(row.parts) if isinstance(row, Row) else ())
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        shapes = flatten_dict(abstract_params(model), sep="/")
-        self.params = {path: np.empty(leaf.shape, np.float32) for path, leaf in shapes.items()}
-        self.places: set[Place] = set()
-        for path, array in self.params.items():
-            self.places |= {(path, layer) for layer in (range(len(array)) if "/layers/" in path else (-1,))}
-        self.missing = set(self.places)
 
-    def fill(self, name: str, row: Row, match: re.Match[str], tensor: np.ndarray) -> list[str]:
-        """Copies a tensor to its place, and says what is wrong where it cannot."""
-        groups = match.groupdict()
-        part = row.parts[groups["part"]] if "part" in groups else None
-        path = row.path.format(stack=groups.get("stack"), part=part)
-        place = (path, int(groups.get("layer", -1)))
-        if place not in self.missing:
-            filled = "was filled already" if place in self.places else "the model does not have"
-            return [f"{name} is for {spell(place)}, which {filled}"]
-        self.missing.remove(place)
-        array = self.params[path]
-        target = array if place[1] == -1 else array[place[1]]
+@cache
+def _compiled(foreign: str, parts: tuple[str, ...]) -> re.Pattern[str]:
+    """The expression of a template; what stands between its braces becomes a group of that name."""
+    groups = {
+        "stack": f"(?P<stack>{'|'.join(STACKS)})",
+        "layer": "(?P<layer>[0-9]+)",
+        "part": f"(?P<part>{'|'.join(map(re.escape, parts))})",
+    }
+    pieces = re.split(r"\{(stack|layer|part)\}", foreign)  # literal, group, literal, ...
+    return re.compile("".join(groups[piece] if odd % 2 else re.escape(piece) for odd, piece in enumerate(pieces)))
+
+
+def _destination(row: Row, match: re.Match[str]) -> Place:
+    groups = match.groupdict()
+    path = row.path.format(stack=groups.get("stack"), part=row.parts.get(groups.get("part", "")))
+    return path, int(groups["layer"]) - row.first if "layer" in groups else None
+
+
+def _places(path: str, shape: tuple[int, ...]) -> list[Place]:
+    return [(path, layer) for layer in (range(shape[0]) if shape and "/layers/" in path else (None,))]
+
+
+def _fill(
+    tensors: Mapping[str, np.ndarray],
+    sources: Iterable[Source],
+    path: str,
+    shape: tuple[int, ...],
+    sharding: NamedSharding | None,
+    model: Model,
+) -> tuple[np.ndarray | jax.Array | None, list[str]]:
+    """A parameter from its sources, or what is wrong with them."""
+    filling, errors = Filling(shape, sharding), []
+    for name, row, layer in sources:
+        tensor, expected = tensors[name], shape if layer is None else shape[1:]
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
-            return [f"{name} is of type {tensor.dtype}, not floating"]
+            errors.append(f"{name} is of type {tensor.dtype}, not floating")
+            continue
         try:
-            converted = row.transform(tensor, self.model)
+            converted = row.transform.read(tensor, model)
         except (ValueError, IndexError):  # it cannot even be reshaped
             converted = None
-        if converted is None or converted.shape != target.shape:
-            return [f"{name} has shape {tensor.shape}, which does not fit {spell(place)} of shape {target.shape}"]
-        target[...] = converted
-        return []
+        if converted is not None and converted.shape == expected:
+            filling.fill(converted, layer)
+        else:
+            place = _spell((path, layer))
+            errors.append(f"{name} has shape {tensor.shape}, which does not fit {place} of shape {expected}")
+    return (None if errors else filling.done()), errors
 
 
-def spell(place: Place) -> str:
+def _spell(place: Place) -> str:
     path, layer = place
-    return path if layer == -1 else f"{path} of layer {layer}"
+    return path if layer is None else f"{path} of layer {layer}"
+
+
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+def foreign_tensors(params: Params, rows: Table, model: Model) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor that the table makes of the parameters, with its foreign name, one at a time and in float32."""
+    flat = flatten_dict(params, sep="/")
+    copies = [row for row in rows if isinstance(row, Alias) and row.written]
+    for path, (row, names) in _routes(rows, flat).items():
+        for layer in range(len(flat[path])) if "{layer}" in row.foreign else (None,):
+            ours = flat[path] if layer is None else flat[path][layer]
+            array = np.ascontiguousarray(row.transform.write(np.asarray(ours, np.float32), model))
+            name = row.foreign.format(layer=(layer or 0) + row.first, **names)
+            for written in (name, *(copy.foreign for copy in copies if copy.original == name)):
+                yield written, array
+    for constant in rows:
+        if isinstance(constant, Constant) and constant.written:
+            yield constant.foreign, constant.value()
+
+
+def _routes(rows: Table, flat: Mapping[str, Any]) -> dict[str, tuple[Row, dict[str, str]]]:
+    """For every parameter the row that writes it, with what stands for {stack} and {part} in the foreign name."""
+    routes: dict[str, list[tuple[Row, dict[str, str]]]] = {path: [] for path in flat}
+    for row in rows:
+        if not isinstance(row, Row):
+            continue
+        for stack in STACKS if "{stack}" in row.foreign else ("",):
+            for part, own in row.parts.items() or (("", ""),):
+                path = row.path.format(stack=stack, part=own)
+                if path in routes:
+                    routes[path].append((row, {"stack": stack, "part": part}))
+    wrong = [f"{path} is known to {len(found)} rows" for path, found in routes.items() if len(found) != 1]
+    require(not wrong, f"A parameter must be known to exactly one row of the table: {'; '.join(wrong)}.")
+    return {path: found[0] for path, found in routes.items()}

@@ -1,0 +1,190 @@
+"""T5, mT5, umT5, ByT5, Flan-T5 and UL2 as Hugging Face has them: their config.json, and the table of their tensors."""
+
+from collections.abc import Container, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from research.config import Model, Relative, RMSNorm, Separate, Tied, require
+from research.pretrained.huggingface.fields import Facts
+from research.pretrained.table import AS_IS, HEADS_IN, HEADS_OUT, TRANSPOSED, Alias, Constant, Row
+
+# --- config.json ------------------------------------------------------------------------------------------------------
+
+# feed_forward_proj -> activation, gated; the first that fits is written. "gated-gelu" is the tanh approximation here.
+PROJECTIONS: dict[str, tuple[Literal["relu", "gelu", "gelu_tanh", "silu"], bool]] = {
+    "relu": ("relu", False),
+    "gelu": ("gelu", False),
+    "gelu_new": ("gelu_tanh", False),
+    "silu": ("silu", False),
+    "gated-relu": ("relu", True),
+    "gated-gelu": ("gelu_tanh", True),
+    "gated-gelu_new": ("gelu_tanh", True),
+    "gated-silu": ("silu", True),
+}
+
+
+class Family(NamedTuple):
+    """What a model_type implies, and what config.json means where it is silent."""
+
+    architecture: str
+    per_layer: bool
+    projection: str
+    tied: bool
+
+
+FAMILIES = {
+    "t5": Family("T5ForConditionalGeneration", per_layer=False, projection="relu", tied=True),  # ByT5 too
+    "mt5": Family("MT5ForConditionalGeneration", per_layer=False, projection="gated-gelu", tied=False),
+    "umt5": Family("UMT5ForConditionalGeneration", per_layer=True, projection="gated-gelu", tied=False),
+}
+
+SIZES = {
+    "vocab_size": "vocab_size",
+    "width": "d_model",
+    "heads": "num_heads",
+    "head_width": "d_kv",
+    "feed_forward": "d_ff",
+    "encoder_layers": "num_layers",
+}
+WHOLE = tuple(SIZES.values())
+
+DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
+
+TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance"), (int,)),
+    "num_decoder_layers": (int, type(None)),
+    **dict.fromkeys(("model_type", "feed_forward_proj"), (str,)),
+    **dict.fromkeys(("layer_norm_epsilon", "dropout_rate"), (int, float)),
+    **dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs"), (bool,)),
+}
+
+# Where config.json is silent.
+TOKENS: dict[str, dict[str, int | None]] = {
+    name: {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0} for name in FAMILIES
+}
+
+
+def read_facts(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: Path) -> Facts:
+    return Facts(head="lm_head.weight" in tensors, logits_bias=False, zero_pad=False)
+
+
+def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
+    """The model that config.json, at `path`, tells of; ConfigError where there is none."""
+    family = FAMILIES[config["model_type"]]
+    projection = config.get("feed_forward_proj", family.projection)
+    allowed = ", ".join(PROJECTIONS)
+    require(projection in PROJECTIONS, f"{path}: feed_forward_proj is {projection!r}, not one of {allowed}.")
+    activation, gated = PROJECTIONS[projection]
+    decoder_layers = config.get("num_decoder_layers")
+    return Model(
+        **{field: config[name] for field, name in SIZES.items()},
+        decoder_layers=config["num_layers"] if decoder_layers is None else decoder_layers,
+        activation=activation,
+        gated=gated,
+        positions=Relative(
+            buckets=config.get("relative_attention_num_buckets", 32),
+            max_distance=config.get("relative_attention_max_distance", 128),
+            per_layer=family.per_layer,
+        ),
+        head=_head(config, family, facts),
+        norm=RMSNorm(config.get("layer_norm_epsilon", 1e-6)),
+        **dict.fromkeys(DROPOUTS, config.get("dropout_rate", 0.1)),
+    )
+
+
+def _head(config: Mapping[str, Any], family: Family, facts: Facts) -> Tied | Separate:
+    """Whether the head is the embedding, and scaled.
+
+    To transformers 4, tie_word_embeddings=false meant both that the head is separate and that its input is not scaled.
+    transformers 5 writes true always and says the second in scale_decoder_outputs, so that for what it saved only the
+    weights know whether the head is separate.
+    """
+    tied = config.get("tie_word_embeddings", family.tied)
+    scaled = config.get("scale_decoder_outputs", tied)
+    if not tied or (not scaled and facts.head):
+        return Separate()
+    return Tied(scaled=scaled)
+
+
+def write_config(model: Model) -> dict[str, Any]:
+    """What config.json says of the model, for the family that is nearest to it."""
+    wanted = (model.activation, model.gated)
+    said = f"model.activation is {wanted[0]!r} with gated {wanted[1]}, which Hugging Face's T5 does not have."
+    require(wanted in PROJECTIONS.values(), said)
+    config = {name: getattr(model, field) for field, name in SIZES.items()}
+    match model.positions:
+        case Relative(buckets, max_distance, per_layer):
+            config |= {"relative_attention_num_buckets": buckets, "relative_attention_max_distance": max_distance}
+            config |= {"model_type": "umt5" if per_layer else "t5"}
+        case _:
+            config["model_type"] = "t5"
+    match model.norm:
+        case RMSNorm(epsilon=epsilon):
+            config["layer_norm_epsilon"] = epsilon
+    match model.head:
+        case Tied(scaled=scaled):
+            config |= {"tie_word_embeddings": True, "scale_decoder_outputs": scaled}
+        case Separate():
+            config["tie_word_embeddings"] = False
+    return config | {
+        "architectures": [FAMILIES[config["model_type"]].architecture],
+        "num_decoder_layers": model.decoder_layers,
+        "feed_forward_proj": next(name for name, own in PROJECTIONS.items() if own == wanted),
+        "dropout_rate": model.dropout,
+    }
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+QKV = {"q": "query", "k": "key", "v": "value"}
+SELF, CROSS = "{stack}.block.{layer}.layer.0.", "decoder.block.{layer}.layer.1."
+LAST = {"encoder": "encoder.block.{layer}.layer.1.", "decoder": "decoder.block.{layer}.layer.2."}
+
+# Names of the input embedding; a file may hold any of them. lm_head.weight is not one: where the head is separate, an
+# embedding read from it would be silently wrong.
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+# Early T5 checkpoints carry a table that their own code never read.
+STRAY_BIAS = Alias("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", None)
+
+BIAS = "SelfAttention.relative_attention_bias.weight"
+
+ROWS: tuple[Row | Alias, ...] = (
+    Row(SELF + "layer_norm.weight", "{stack}/layers/self_attention_norm/scale"),
+    Row(SELF + "SelfAttention.{part}.weight", "{stack}/layers/self_attention/{part}/weight", HEADS_OUT, QKV),
+    Row(SELF + "SelfAttention.o.weight", "{stack}/layers/self_attention/output/weight", HEADS_IN),
+    Row(CROSS + "layer_norm.weight", "decoder/layers/cross_attention_norm/scale"),
+    Row(CROSS + "EncDecAttention.{part}.weight", "decoder/layers/cross_attention/{part}/weight", HEADS_OUT, QKV),
+    Row(CROSS + "EncDecAttention.o.weight", "decoder/layers/cross_attention/output/weight", HEADS_IN),
+    *(Row(last + "layer_norm.weight", stack + "/layers/feed_forward_norm/scale") for stack, last in LAST.items()),
+    *(
+        Row(last + "DenseReluDense.wo.weight", stack + "/layers/feed_forward/down/weight", TRANSPOSED)
+        for stack, last in LAST.items()
+    ),
+    Row("{stack}.final_layer_norm.weight", "{stack}/norm/scale"),
+    STRAY_BIAS,
+)
+
+
+def table(model: Model, names: Container[str] = ()) -> list[Row | Alias | Constant]:
+    """The rows for this structure, of which each of `names` must match exactly one."""
+    embedding, *others = [name for name in EMBEDDINGS if name in names] or EMBEDDINGS[:1]
+    rows: list[Row | Alias | Constant] = [*ROWS, Row(embedding, "embedding", AS_IS)]
+    rows += [Alias(name, embedding) for name in others]
+    inner = {"wi_0": "gate", "wi_1": "up"} if model.gated else {"wi": "up"}
+    for stack, last in LAST.items():
+        path = stack + "/layers/feed_forward/{part}/weight"
+        rows.append(Row(last + "DenseReluDense.{part}.weight", path, TRANSPOSED, inner))
+    match model.positions:
+        case Relative(per_layer=True):
+            rows.append(Row(SELF + BIAS, "{stack}/layers/self_attention/relative_bias"))
+        case _:
+            rows.append(Row("{stack}.block.0.layer.0." + BIAS, "{stack}/relative_bias"))
+    match model.head:
+        case Separate():
+            rows.append(Row("lm_head.weight", "head", TRANSPOSED))
+        case Tied():
+            rows.append(Alias("lm_head.weight", embedding))
+    return rows

@@ -1,0 +1,57 @@
+"""A parameter put together from tensors that come one at a time, of which a process keeps its own shards alone."""
+
+import math
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+Index = tuple[slice, ...]
+Bounds = tuple[tuple[int, int], ...]  # where a shard begins and ends on every axis
+
+# XLA's CPU backend takes a buffer that is so aligned as it is, and copies any other.
+ALIGNMENT = 64
+
+
+class Filling:
+    """The shards of one parameter, or without a sharding the whole of it, in float32."""
+
+    def __init__(self, shape: tuple[int, ...], sharding: NamedSharding | None) -> None:
+        self.shape, self.sharding = shape, sharding
+        indices: Iterable[Index | None] = [(slice(None),) * len(shape)]
+        if sharding is not None:
+            indices = sharding.addressable_devices_indices_map(shape).values()
+        # Devices that hold the same shard have one buffer.
+        self.shards = {bounds: aligned(bounds) for bounds in dict.fromkeys(map(self.bounds, indices))}
+
+    def bounds(self, index: Index | None) -> Bounds:
+        assert index is not None  # only to devices of other processes
+        return tuple(piece.indices(size)[:2] for piece, size in zip(index, self.shape, strict=True))
+
+    def fill(self, array: np.ndarray, layer: int | None) -> None:
+        """Copies what the shards hold of an array: of one layer, or with None of all."""
+        for bounds, shard in self.shards.items():
+            if layer is None:
+                shard[...] = array[spans(bounds)]
+            elif bounds[0][0] <= layer < bounds[0][1]:
+                shard[layer - bounds[0][0]] = array[spans(bounds[1:])]
+
+    def done(self) -> np.ndarray | jax.Array:
+        """The parameter; nothing may be filled any more."""
+        if self.sharding is None:
+            (whole,) = self.shards.values()
+            return whole
+        return jax.make_array_from_callback(self.shape, self.sharding, lambda index: self.shards[self.bounds(index)])
+
+
+def spans(bounds: Bounds) -> tuple[slice, ...]:
+    return tuple(slice(*ends) for ends in bounds)
+
+
+def aligned(bounds: Bounds) -> np.ndarray:
+    shape = [end - start for start, end in bounds]
+    size = math.prod(shape) * np.dtype(np.float32).itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(np.float32).reshape(shape)
