@@ -1,21 +1,29 @@
-"""The files of a Hugging Face directory, opened with care: JSON, and safetensors whole or in shards."""
+"""The files of a Hugging Face directory, opened with care: JSON, and weights whole or in shards; and written whole."""
 
 import json
+import os
+import re
+import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from research.config import ConfigError, require
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+INDEX = ".index.json"
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of a directory by name, read one at a time."""
+    """The tensors of a directory by name, read one at a time; from safetensors where there are both."""
 
     def __init__(self, directory: Path) -> None:
         """Opens every file.
@@ -26,12 +34,9 @@ class Tensors(Mapping[str, np.ndarray]):
         self.files: dict[str, Any] = {}  # the open file that holds each tensor
         for path, expected in shards(directory).items():
             require(path.is_file(), f"{path} is missing.")
-            try:
-                file = safe_open(path, framework="numpy")
-            except SafetensorError as error:
-                raise ConfigError(f"{path} is not a whole safetensors file: {error}.") from error
+            file = Pickle(path) if path.suffix == ".bin" else open_safetensors(path)
             names = set(file.keys())
-            require(expected is None or names == expected, f"{path} does not hold the tensors that {INDEX} says.")
+            require(expected is None or names == expected, f"{path} does not hold the tensors that its index says.")
             self.files |= dict.fromkeys(names, file)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -44,12 +49,62 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self.files)
 
 
+def open_safetensors(path: Path) -> Any:
+    try:
+        # Read and not mapped, so that what has been read does not stay in memory.
+        return safe_open(path, framework="numpy", backend="pread")
+    except SafetensorError as error:
+        raise ConfigError(f"{path} is not a whole safetensors file: {error}.") from error
+
+
+class Pickle:
+    """A file of PyTorch, of which nothing but tensors is taken."""
+
+    def __init__(self, path: Path) -> None:
+        """Maps the file into memory, or reads it whole if it is of before PyTorch 1.6.
+
+        Raises:
+            ConfigError: torch is not installed, or the file is damaged or holds anything else.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise ConfigError(f"{path} is a file of PyTorch: pip install torch to read it.") from error
+        self.narrow, self.bits = torch.bfloat16, torch.int16
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except UnpicklingError as error:
+            wanted = re.search(r"GLOBAL (\S+)", str(error))
+            if wanted is None:
+                raise ConfigError(f"{path} is not a whole file of PyTorch.") from error
+            raise ConfigError(f"{path} wants to load {wanted[1]}, but only tensors are read.") from error
+        except (RuntimeError, EOFError, ValueError) as error:
+            raise ConfigError(f"{path} is not a whole file of PyTorch.") from error
+        tensors = isinstance(found, dict) and all(isinstance(tensor, torch.Tensor) for tensor in found.values())
+        require(tensors, f"{path} does not hold tensors by name alone.")
+        self.tensors = found
+
+    def keys(self) -> Iterable[str]:
+        return self.tensors.keys()
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        tensor = self.tensors[name].detach()
+        if tensor.dtype == self.narrow:  # which NumPy knows through another package
+            return tensor.contiguous().view(self.bits).numpy().view(ml_dtypes.bfloat16)
+        return tensor.numpy()
+
+
 def shards(directory: Path) -> dict[Path, set[str] | None]:
     """The weight files and the tensors that the index says are in each; None where there is no index."""
-    if (directory / WEIGHTS).is_file():
-        return {directory / WEIGHTS: None}
-    path = directory / INDEX
-    require(path.is_file(), f"{directory} has neither {WEIGHTS} nor {INDEX}; pickled weights are not read.")
+    for name in (SAFETENSORS, PICKLE):
+        if (directory / name).is_file():
+            return {directory / name: None}
+        if (directory / (name + INDEX)).is_file():
+            return indexed(directory / (name + INDEX), Path(name).suffix)
+    raise ConfigError(f"{directory} has neither {SAFETENSORS} nor {PICKLE}, whole or in shards with an index.")
+
+
+def indexed(path: Path, suffix: str) -> dict[Path, set[str] | None]:
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConfigError(f"{path} has no weight_map.")
@@ -58,7 +113,8 @@ def shards(directory: Path) -> dict[Path, set[str] | None]:
         # Only a bare name: an index from elsewhere must not make us open what lies outside its directory.
         plain = isinstance(file, str) and Path(file).name == file and file not in ("", "..") and "\\" not in file
         require(plain, f"{path}: {name} is in {file!r}, which is not the plain name of a file beside it.")
-        expected = found.setdefault(directory / file, set())
+        require(file.endswith(suffix), f"{path}: {name} is in {file!r}, which does not end in {suffix}.")
+        expected = found.setdefault(path.parent / file, set())
         assert expected is not None
         expected.add(name)
     return found
@@ -74,14 +130,54 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_types(
-    config: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], whole: Iterable[str], path: Path
-) -> None:
-    """Raises ConfigError where a field that is there has another type, or one of `whole` is not there as a number."""
-    for name, allowed in types.items():
-        value = config.get(name)
-        fits = isinstance(value, allowed) and not (isinstance(value, bool) and bool not in allowed)
-        said = " or ".join(type.__name__ for type in allowed)
-        require(fits or name not in config, f"{path}: {name} is {value!r}, which is not {said}.")
-    wrong = [name for name in whole if not isinstance(config.get(name), int) or isinstance(config[name], bool)]
-    require(not wrong, f"{path}: {', '.join(wrong)} must be there, as whole numbers.")
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A directory beside the one asked for, which takes its name when all has been written, and else is removed.
+
+    Raises:
+        ConfigError: there is something already.
+    """
+    free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+    require(free, f"{directory} must not exist, or be an empty directory.")
+    partial = directory.resolve().with_name(f".{directory.resolve().name}.partial.{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(directory)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tensors(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], most: int) -> None:
+    """safetensors files of at most so many bytes (or one tensor), with an index where they are several."""
+    groups: list[set[str]] = []
+    held: dict[str, np.ndarray] = {}
+
+    def flush() -> None:
+        save_file(held, directory / f"{len(groups)}", metadata={"format": "pt"})
+        groups.append(set(held))
+        held.clear()
+
+    total = 0
+    for name, array in tensors:
+        if held and array.nbytes + sum(other.nbytes for other in held.values()) > most:
+            flush()
+        held[name] = array
+        total += array.nbytes
+    flush()
+    stem, suffix = SAFETENSORS.split(".")
+    several = [f"{stem}-{number + 1:05d}-of-{len(groups):05d}.{suffix}" for number in range(len(groups))]
+    files = several if len(groups) > 1 else [SAFETENSORS]
+    for number, file in enumerate(files):
+        (directory / f"{number}").rename(directory / file)
+    if len(groups) > 1:
+        weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in sorted(names)}
+        write_json(directory / (SAFETENSORS + INDEX), {"metadata": {"total_size": total}, "weight_map": weight_map})

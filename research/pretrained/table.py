@@ -76,7 +76,10 @@ class Row(NamedTuple):
 
 
 class Alias(NamedTuple):
-    """A tensor that fills nothing: it must equal the tensor named `original`, or with None is never used."""
+    """A tensor that fills nothing: it must equal the tensor named `original`, or with None is never used.
+
+    The copy is `written` too, or left out.
+    """
 
     foreign: str
     original: str | None
@@ -84,11 +87,12 @@ class Alias(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """A tensor that fills nothing: it must hold what `value` gives, as exactly as half precision could."""
+    """A tensor that fills nothing: it must hold what `value` gives, to within `tolerance`."""
 
     foreign: str
     value: Callable[[], np.ndarray]
     written: bool = False
+    tolerance: float = 0.0
 
 
 Table = Sequence[Row | Alias | Constant]
@@ -178,9 +182,9 @@ def _check(tensors: Mapping[str, np.ndarray], name: str, row: Row | Alias | Cons
         case Alias(original=str(original)):
             if original not in tensors or not np.array_equal(tensors[name], tensors[original]):
                 return [f"{name} differs from {original}, of which the configuration makes it a copy"]
-        case Constant(value=value):
+        case Constant(value=value, tolerance=tolerance):
             found, expected = tensors[name], value()
-            if found.shape != expected.shape or not np.allclose(np.float32(found), expected, rtol=0, atol=1e-3):
+            if found.shape != expected.shape or not np.allclose(np.float32(found), expected, rtol=0, atol=tolerance):
                 return [f"{name} does not hold what the configuration makes it hold"]
     return []
 

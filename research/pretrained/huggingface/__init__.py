@@ -1,20 +1,32 @@
-"""Weights in and out of Hugging Face directories: config.json, and safetensors whole or in shards.
+"""Weights in and out of Hugging Face directories: config.json, generation_config.json, and the tensors' files.
 
 A file a family holds what is its own: how config.json tells of the model, and the table of its tensors.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from research.config import Model, require
-from research.model.transformer import Params
-from research.pretrained.files import Tensors, read_json
-from research.pretrained.huggingface import t5
-from research.pretrained.table import Table, fill_params
+import jax
+import numpy as np
 
-FAMILIES = {name: family for family in (t5,) for name in family.FAMILIES}
+from research.config import Generation, Model, RMSNorm, require
+from research.model.transformer import Params, abstract_params
+from research.pretrained.files import Tensors, new_directory, read_json, write_json, write_tensors
+from research.pretrained.huggingface import bart, t5
+from research.pretrained.huggingface.fields import Facts, check_types
+from research.pretrained.huggingface.generation import TOKENS, dump, parse, refuse_differences
+from research.pretrained.table import Table, fill_params, foreign_tensors
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+FAMILIES: dict[str, ModuleType] = {name: family for family in (t5, bart) for name in family.FAMILIES}
+
+# Fields of a model that its weights do not depend on, nor what it computes once trained.
+UNSAID = ("initial", "compute", "remat", "unroll", *t5.DROPOUTS)
+
+SHARD_BYTES = 5 * 10**9
 
 
 def read_config(directory: Path) -> Model:
@@ -23,9 +35,12 @@ def read_config(directory: Path) -> Model:
     Raises:
         ConfigError: a file is missing or damaged, or config.json describes a model that is not of these families.
     """
-    path = directory / "config.json"
+    path = directory / CONFIG
     config = read_json(path)
-    return family_of(config, path).read_model(config, Tensors(directory), path)
+    family = family_of(config, path)
+    check_types(config, family.TYPES, family.WHOLE, path)
+    tensors = Tensors(directory)
+    return family.read_model(config, family.read_facts(config, tensors, path), path)
 
 
 def family_of(config: dict[str, Any], path: Path) -> ModuleType:
@@ -35,16 +50,85 @@ def family_of(config: dict[str, Any], path: Path) -> ModuleType:
     return FAMILIES[str(name)]
 
 
-def table(model: Model, tensors: Any = ()) -> Table:
+def nearest_family(model: Model) -> ModuleType:
+    """The family that shares most of its structure with the model."""
+    return t5 if isinstance(model.norm, RMSNorm) else bart
+
+
+def table(model: Model, names: Any = ()) -> Table:
     """The rows for this structure and the names that a file has, of which each must match exactly one."""
-    return t5.table(model, tensors)
+    return nearest_family(model).table(model, names)
 
 
 def read_params(directory: Path, model: Model, shardings: Any = None, fresh: Sequence[str] = ()) -> Params:
-    """The parameters of `model` from a Hugging Face directory; see `fill_params`.
+    """The parameters of `model` from a Hugging Face directory, in float32; see `fill_params`.
 
     Raises:
         ConfigError: a file is missing or damaged, or the tensors are not exactly those of the model.
     """
     tensors = Tensors(directory)
     return fill_params(tensors, table(model, tensors), model, str(directory), shardings, fresh)
+
+
+def read_generation(directory: Path, **given: int) -> Generation:
+    """How the model of a Hugging Face directory chooses its tokens; tokens may be `given`, as start_token.
+
+    mBART's decoder starts from the code of the language to write, which its files do not say: it has to be given.
+
+    Raises:
+        ConfigError: a file is missing or damaged, asks for what there is not here, or a token is not said nor given.
+    """
+    config = read_json(directory / CONFIG)
+    path = directory / CONFIG
+    said = family_of(config, path).TOKENS[config["model_type"]] | config
+    if (directory / GENERATION).is_file():
+        path = directory / GENERATION
+        # Of config.json only the tokens still count.
+        said = {name: said.get(name) for name in TOKENS.values()} | read_json(path)
+    return parse(said | {TOKENS[field]: token for field, token in given.items()}, path)
+
+
+def write(
+    directory: Path, model: Model, params: Params, generation: Generation, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """A directory that transformers' from_pretrained loads, in float32: config, generation and weights.
+
+    It must not exist or be empty, and comes to be at once, whole. A decoder that starts from no row of the embedding
+    (zero_token equal to vocab_size) is given one of zeros, as Hugging Face does for Marian. Dropout is written as far
+    as the family has fields for it.
+
+    Raises:
+        ConfigError: the directory is there already, or these files cannot say what the model or the generation does.
+    """
+    with new_directory(directory) as partial:
+        if model.zero_token == model.vocab_size:
+            model, params, generation = with_zero_row(model, params, generation)
+        family = nearest_family(model)
+        tokens = {name: getattr(generation, field) for field, name in TOKENS.items()}
+        config = family.write_config(model) | tokens | {"is_encoder_decoder": True, "dtype": "float32"}
+        facts = Facts("head" in params, model.logits_bias, model.zero_token is not None)
+        refuse_differences(model, family.read_model(config, facts, directory / CONFIG), "model", UNSAID)
+        said = dump(generation, directory / GENERATION)
+        shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_params(model))
+        fit = jax.tree.map(np.shape, params) == shapes
+        require(fit, "The parameters' names and shapes are not those of the model's configuration.")
+        write_tensors(partial, foreign_tensors(params, table(model), model), shard_bytes)
+        write_json(partial / CONFIG, config)
+        write_json(partial / GENERATION, said)
+
+
+def with_zero_row(model: Model, params: Params, generation: Generation) -> tuple[Model, Params, Generation]:
+    """The same model whose zero token has a row of the embedding, and is never written.
+
+    Raises:
+        ConfigError: the encoder's own vocabulary has no such token.
+    """
+    zero, source = model.vocab_size, model.source_vocab_size
+    enough = source is None or source > zero
+    require(enough, f"model.zero_token is {zero}, for which source_vocab_size, {source}, would have to be larger.")
+    said = f"generation.start_token is {generation.start_token}: model.zero_token, {zero}, which has no row."
+    require(generation.start_token == zero, said)
+    more: dict[str, Any] = {"embedding": [(0, 1), (0, 0)], "head": [(0, 0), (0, 1)], "logits_bias": [(0, 1)]}
+    grown = {name: np.pad(np.asarray(params[name]), ends) for name, ends in more.items() if name in params}
+    generation = replace(generation, pad_token=zero, banned=(*generation.banned, zero))
+    return replace(model, vocab_size=zero + 1), {**params, **grown}, generation

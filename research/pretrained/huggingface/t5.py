@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from research.config import Model, Relative, RMSNorm, Separate, Tied, require
-from research.pretrained.files import check_types
+from research.pretrained.huggingface.fields import Facts
 from research.pretrained.table import AS_IS, HEADS_IN, HEADS_OUT, TRANSPOSED, Alias, Constant, Row
 
 # --- config.json ------------------------------------------------------------------------------------------------------
@@ -28,15 +28,16 @@ PROJECTIONS: dict[str, tuple[Literal["relu", "gelu", "gelu_tanh", "silu"], bool]
 class Family(NamedTuple):
     """What a model_type implies, and what config.json means where it is silent."""
 
+    architecture: str
     per_layer: bool
     projection: str
     tied: bool
 
 
 FAMILIES = {
-    "t5": Family(per_layer=False, projection="relu", tied=True),  # ByT5 too
-    "mt5": Family(per_layer=False, projection="gated-gelu", tied=False),
-    "umt5": Family(per_layer=True, projection="gated-gelu", tied=False),
+    "t5": Family("T5ForConditionalGeneration", per_layer=False, projection="relu", tied=True),  # ByT5 too
+    "mt5": Family("MT5ForConditionalGeneration", per_layer=False, projection="gated-gelu", tied=False),
+    "umt5": Family("UMT5ForConditionalGeneration", per_layer=True, projection="gated-gelu", tied=False),
 }
 
 SIZES = {
@@ -47,6 +48,7 @@ SIZES = {
     "feed_forward": "d_ff",
     "encoder_layers": "num_layers",
 }
+WHOLE = tuple(SIZES.values())
 
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 
@@ -58,12 +60,18 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs"), (bool,)),
 }
 
-TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}  # where config.json is silent
+# Where config.json is silent.
+TOKENS: dict[str, dict[str, int | None]] = {
+    name: {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0} for name in FAMILIES
+}
 
 
-def read_model(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: Path) -> Model:
-    """The model that config.json, at `path`, and the tensors' names tell of; ConfigError where there is none."""
-    check_types(config, TYPES, SIZES.values(), path)
+def read_facts(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: Path) -> Facts:
+    return Facts(head="lm_head.weight" in tensors, logits_bias=False, zero_pad=False)
+
+
+def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
+    """The model that config.json, at `path`, tells of; ConfigError where there is none."""
     family = FAMILIES[config["model_type"]]
     projection = config.get("feed_forward_proj", family.projection)
     allowed = ", ".join(PROJECTIONS)
@@ -80,13 +88,13 @@ def read_model(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], pat
             max_distance=config.get("relative_attention_max_distance", 128),
             per_layer=family.per_layer,
         ),
-        head=head(config, family, tensors),
+        head=_head(config, family, facts),
         norm=RMSNorm(config.get("layer_norm_epsilon", 1e-6)),
         **dict.fromkeys(DROPOUTS, config.get("dropout_rate", 0.1)),
     )
 
 
-def head(config: Mapping[str, Any], family: Family, names: Container[str]) -> Tied | Separate:
+def _head(config: Mapping[str, Any], family: Family, facts: Facts) -> Tied | Separate:
     """Whether the head is the embedding, and scaled.
 
     To transformers 4, tie_word_embeddings=false meant both that the head is separate and that its input is not scaled.
@@ -95,9 +103,37 @@ def head(config: Mapping[str, Any], family: Family, names: Container[str]) -> Ti
     """
     tied = config.get("tie_word_embeddings", family.tied)
     scaled = config.get("scale_decoder_outputs", tied)
-    if not tied or (not scaled and "lm_head.weight" in names):
+    if not tied or (not scaled and facts.head):
         return Separate()
     return Tied(scaled=scaled)
+
+
+def write_config(model: Model) -> dict[str, Any]:
+    """What config.json says of the model, for the family that is nearest to it."""
+    wanted = (model.activation, model.gated)
+    said = f"model.activation is {wanted[0]!r} with gated {wanted[1]}, which Hugging Face's T5 does not have."
+    require(wanted in PROJECTIONS.values(), said)
+    config = {name: getattr(model, field) for field, name in SIZES.items()}
+    match model.positions:
+        case Relative(buckets, max_distance, per_layer):
+            config |= {"relative_attention_num_buckets": buckets, "relative_attention_max_distance": max_distance}
+            config |= {"model_type": "umt5" if per_layer else "t5"}
+        case _:
+            config["model_type"] = "t5"
+    match model.norm:
+        case RMSNorm(epsilon=epsilon):
+            config["layer_norm_epsilon"] = epsilon
+    match model.head:
+        case Tied(scaled=scaled):
+            config |= {"tie_word_embeddings": True, "scale_decoder_outputs": scaled}
+        case Separate():
+            config["tie_word_embeddings"] = False
+    return config | {
+        "architectures": [FAMILIES[config["model_type"]].architecture],
+        "num_decoder_layers": model.decoder_layers,
+        "feed_forward_proj": next(name for name, own in PROJECTIONS.items() if own == wanted),
+        "dropout_rate": model.dropout,
+    }
 
 
 # --- The table --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,248 @@
+"""BART, mBART and Marian as Hugging Face has them: their config.json, and the table of their tensors."""
+
+from collections.abc import Container, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from research.config import LayerNorm, Learned, Model, Normal, Separate, Sinusoidal, Tied, require
+from research.model.layer import sinusoids
+from research.pretrained.huggingface.fields import Facts
+from research.pretrained.table import HEADS_BIAS, HEADS_IN, HEADS_OUT, ONE_ROW, TRANSPOSED, Alias, Constant, Row
+
+# --- config.json ------------------------------------------------------------------------------------------------------
+
+# activation_function -> activation; the first that fits is written. "gelu" is the exact one here.
+ACTIVATIONS: dict[str, Literal["relu", "gelu", "gelu_tanh", "silu"]] = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "swish": "silu",
+    "silu": "silu",
+}
+
+
+class Family(NamedTuple):
+    """What a model_type implies."""
+
+    architecture: str
+    norm_first: bool
+    embedding_norm: bool
+    sinusoidal: bool
+    zero_pad: bool  # the decoder starts from padding, whose embedding native Marian makes zero
+
+
+FAMILIES = {
+    "bart": Family("BartForConditionalGeneration", False, True, False, False),
+    "mbart": Family("MBartForConditionalGeneration", True, True, False, False),
+    "marian": Family("MarianMTModel", False, False, True, True),
+}
+
+SIZES = {"width": "d_model", "encoder_layers": "encoder_layers", "decoder_layers": "decoder_layers"}
+# One for each stack there, one for both here.
+EQUAL_SIZES = {"heads": "attention_heads", "feed_forward": "ffn_dim"}
+WHOLE = (
+    "vocab_size",
+    *SIZES.values(),
+    *(f"{stack}_{s}" for s in EQUAL_SIZES.values() for stack in ("encoder", "decoder")),
+)
+
+DROPOUTS = {"dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0}
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "max_position_embeddings": (int,),
+    **dict.fromkeys(("pad_token_id", "decoder_vocab_size"), (int, type(None))),
+    **dict.fromkeys(("model_type", "activation_function"), (str,)),
+    **dict.fromkeys((*DROPOUTS, "init_std", "encoder_layerdrop", "decoder_layerdrop"), (int, float)),
+    **dict.fromkeys(("tie_word_embeddings", "scale_embedding", "share_encoder_decoder_embeddings"), (bool,)),
+}
+
+# Where config.json is silent; None has to be there, and mBART's start token is the language's.
+TOKENS: dict[str, dict[str, int | None]] = {
+    "bart": {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2},
+    "mbart": {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": None, "forced_eos_token_id": 2},
+    "marian": {"pad_token_id": None, "eos_token_id": 0, "decoder_start_token_id": None, "forced_eos_token_id": 0},
+}
+
+# The first rows of the table of positions are not used.
+OFFSET = 2
+
+
+def read_facts(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: Path) -> Facts:
+    """ConfigError where the tensors are those of a classifier."""
+    others = [name for name in tensors if name.startswith(("classification_head.", "qa_outputs.", "score."))]
+    said = f"{path.parent} holds {', '.join(others)}, the head of a classifier; only language models are read."
+    require(not others, said)
+    family, bias = FAMILIES[config["model_type"]], "final_logits_bias"
+    biased = bias in tensors and (family.zero_pad or bool(np.any(tensors[bias])))
+    pad = _pad_token(config)
+    zero = False
+    if family.zero_pad and pad is not None:
+        names = ("model.decoder.embed_tokens.weight", "model.shared.weight", *EMBEDDINGS, *map(_bare, EMBEDDINGS))
+        embedding = next((tensors[name] for name in names if name in tensors), np.ones((0, 1)))
+        zero = pad < len(embedding) and not np.any(embedding[pad])
+    return Facts("lm_head.weight" in tensors, biased, zero)
+
+
+def _pad_token(config: Mapping[str, Any]) -> int | None:
+    return config.get("pad_token_id", TOKENS[config["model_type"]]["pad_token_id"])
+
+
+def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
+    """The model that config.json, at `path`, tells of; ConfigError where there is none."""
+    family = FAMILIES[config["model_type"]]
+    equal = {}
+    for field, name in EQUAL_SIZES.items():
+        equal[field], other = config[f"encoder_{name}"], config[f"decoder_{name}"]
+        said = f"{path}: encoder_{name} is {equal[field]} and decoder_{name} {other}; only equal ones are known."
+        require(equal[field] == other, said)
+    for name in ("encoder_layerdrop", "decoder_layerdrop"):
+        require(not config.get(name), f"{path}: {name} is {config.get(name)}; only 0 is known.")
+    width, heads = config["d_model"], equal["heads"]
+    require(width % heads == 0, f"{path}: d_model is {width}, which {heads} heads do not divide.")
+    activation, allowed = config.get("activation_function", "gelu"), ", ".join(ACTIVATIONS)
+    require(activation in ACTIVATIONS, f"{path}: activation_function is {activation!r}, not one of {allowed}.")
+    length, size = config.get("max_position_embeddings", 1024), config["vocab_size"]
+    shared = config.get("share_encoder_decoder_embeddings", True) or not family.sinusoidal
+    return Model(
+        **{field: config[name] for field, name in SIZES.items()},
+        **equal,
+        head_width=width // heads,
+        vocab_size=size if shared else (config.get("decoder_vocab_size") or size),
+        source_vocab_size=None if shared else size,
+        activation=ACTIVATIONS[activation],
+        gated=False,
+        biases=True,
+        norm=LayerNorm(1e-5),
+        norm_first=family.norm_first,
+        positions=Sinusoidal(length, last_included=False) if family.sinusoidal else Learned(length, OFFSET),
+        scaled_scores=True,
+        scaled_embedding=config.get("scale_embedding", False),
+        embedding_norm=family.embedding_norm,
+        head=Tied(scaled=False) if config.get("tie_word_embeddings", True) else Separate(),
+        logits_bias=facts.logits_bias,
+        zero_token=_pad_token(config) if facts.zero_pad and family.zero_pad else None,
+        initial=Normal(config.get("init_std", 0.02)),
+        **{name: config.get(name, silent) for name, silent in DROPOUTS.items()},
+    )
+
+
+def write_config(model: Model) -> dict[str, Any]:
+    """What config.json says of the model, for the family that is nearest to it."""
+    static = isinstance(model.positions, Sinusoidal)
+    model_type = "marian" if static else "mbart" if model.norm_first else "bart"
+    config: dict[str, Any] = {"model_type": model_type, "architectures": [FAMILIES[model_type].architecture]}
+    config |= {name: getattr(model, field) for field, name in SIZES.items()}
+    for stack in ("encoder", "decoder"):
+        config |= {f"{stack}_{name}": getattr(model, field) for field, name in EQUAL_SIZES.items()}
+    if static:
+        source = model.source_vocab_size
+        config |= {"decoder_vocab_size": model.vocab_size, "share_encoder_decoder_embeddings": source is None}
+    match model.positions:
+        case Learned(length=length) | Sinusoidal(length=length):
+            config["max_position_embeddings"] = length
+    match model.initial:
+        case Normal(deviation=deviation):
+            config["init_std"] = deviation
+    return config | {
+        "vocab_size": model.vocab_size if model.source_vocab_size is None else model.source_vocab_size,
+        "activation_function": next(name for name, own in ACTIVATIONS.items() if own == model.activation),
+        "scale_embedding": model.scaled_embedding,
+        "tie_word_embeddings": isinstance(model.head, Tied),
+        **{name: getattr(model, name) for name in DROPOUTS},
+    }
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+QKV = {"q": "query", "k": "key", "v": "value"}
+NORM = {"weight": "scale", "bias": "bias"}
+LAYER, DECODER_LAYER = "model.{stack}.layers.{layer}.", "model.decoder.layers.{layer}."
+
+ROWS: tuple[Row | Alias | Constant, ...] = (
+    *(
+        row
+        for foreign, path in (
+            (LAYER + "self_attn.", "{stack}/layers/self_attention/"),
+            (DECODER_LAYER + "encoder_attn.", "decoder/layers/cross_attention/"),
+        )
+        for row in (
+            Row(foreign + "{part}_proj.weight", path + "{part}/weight", HEADS_OUT, QKV),
+            Row(foreign + "{part}_proj.bias", path + "{part}/bias", HEADS_BIAS, QKV),
+            Row(foreign + "out_proj.weight", path + "output/weight", HEADS_IN),
+            Row(foreign + "out_proj.bias", path + "output/bias"),
+        )
+    ),
+    Row(LAYER + "self_attn_layer_norm.{part}", "{stack}/layers/self_attention_norm/{part}", parts=NORM),
+    Row(DECODER_LAYER + "encoder_attn_layer_norm.{part}", "decoder/layers/cross_attention_norm/{part}", parts=NORM),
+    Row(LAYER + "final_layer_norm.{part}", "{stack}/layers/feed_forward_norm/{part}", parts=NORM),
+    Row(LAYER + "fc1.weight", "{stack}/layers/feed_forward/up/weight", TRANSPOSED),
+    Row(LAYER + "fc1.bias", "{stack}/layers/feed_forward/up/bias"),
+    Row(LAYER + "fc2.weight", "{stack}/layers/feed_forward/down/weight", TRANSPOSED),
+    Row(LAYER + "fc2.bias", "{stack}/layers/feed_forward/down/bias"),
+    Row("model.{stack}.layernorm_embedding.{part}", "{stack}/embedding_norm/{part}", parts=NORM),
+    Row("model.{stack}.layer_norm.{part}", "{stack}/norm/{part}", parts=NORM),
+    # fairseq's, which early conversions kept.
+    Alias("model.{stack}.version", None),
+    Alias("model.{stack}.embed_positions._float_tensor", None),
+)
+
+EMBEDDINGS = ("model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+
+
+def table(model: Model, names: Container[str] = ()) -> list[Row | Alias | Constant]:
+    """The rows for this structure, of which each of `names` must match exactly one.
+
+    Checkpoints of the model without its head, as facebook/bart-base, lack "model." before every name.
+    """
+    bare = any(name in names for name in map(_bare, EMBEDDINGS))
+    known = {name for name in EMBEDDINGS if (_bare(name) if bare else name) in names}
+    rows = [*ROWS, *_embeddings(model, known), *_outer(model)]
+    return [row._replace(foreign=_bare(row.foreign), **_original(row)) for row in rows] if bare else rows
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("model.")
+
+
+def _original(row: Row | Alias | Constant) -> dict[str, Any]:
+    return {"original": _bare(row.original)} if isinstance(row, Alias) and row.original is not None else {}
+
+
+def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | Constant]:
+    """The rows of the embeddings and of the head; without `known` names the ones to write."""
+    shared, encoder, decoder = EMBEDDINGS
+    rows: list[Row | Alias | Constant] = []
+    if model.source_vocab_size is not None:
+        rows += [Row(encoder, "source_embedding"), Row(decoder, "embedding")]
+        embedding = decoder
+    else:
+        embedding, *_ = [name for name in EMBEDDINGS if name in known] or [shared]
+        # transformers 5 takes an untied head to mean that the stacks' embeddings are matrices of their own too.
+        copied = isinstance(model.head, Separate)
+        rows += [Row(embedding, "embedding")]
+        rows += [Alias(name, embedding, written=copied) for name in EMBEDDINGS if name != embedding]
+    match model.head:
+        case Separate():
+            rows.append(Row("lm_head.weight", "head", TRANSPOSED))
+        case Tied():
+            rows.append(Alias("lm_head.weight", embedding))
+    return rows
+
+
+def _outer(model: Model) -> list[Row | Alias | Constant]:
+    """The rows of the output's bias and of the positions."""
+    rows: list[Row | Alias | Constant] = [Row("final_logits_bias", "logits_bias", ONE_ROW)]
+    if not model.logits_bias:
+        rows = [Constant("final_logits_bias", partial(np.zeros, (1, model.vocab_size), np.float32), written=True)]
+    match model.positions:
+        case Sinusoidal() as positions:
+            waves = partial(sinusoids, positions, model.width)
+            # As exactly as half precision holds it; another convention differs by far more.
+            rows.append(Constant("model.{stack}.embed_positions.weight", waves, tolerance=1e-3))
+        case _:
+            rows.append(Row("model.{stack}.embed_positions.weight", "{stack}/position_embedding"))
+    return rows
