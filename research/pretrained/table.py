@@ -41,6 +41,16 @@ HEADS_IN = Transform(
     lambda array, model: array.reshape(array.shape[0], model.heads, model.head_width).transpose(1, 2, 0),
     lambda array, model: array.reshape(-1, array.shape[-1]).T,
 )
+# The same two where matrices stand as they multiply, in T5X and Marian: [d, h * k] <-> [d, h, k] ...
+HEADS_LAST = Transform(
+    lambda array, model: array.reshape(array.shape[0], model.heads, model.head_width),
+    lambda array, model: array.reshape(array.shape[0], -1),
+)
+# ... and [h * k, d] <-> [h, k, d].
+HEADS_FIRST = Transform(
+    lambda array, model: array.reshape(model.heads, model.head_width, array.shape[-1]),
+    lambda array, model: array.reshape(-1, array.shape[-1]),
+)
 # [h * k] <-> [h, k]: the biases of query, key and value.
 HEADS_BIAS = Transform(
     lambda array, model: array.reshape(model.heads, model.head_width), lambda array, model: array.reshape(-1)

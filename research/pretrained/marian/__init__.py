@@ -1,0 +1,154 @@
+"""Weights in and out of Marian's own files: an .npz with its options in it, and vocab.yml beside it.
+
+Names and meaning are those of src/models/transformer.h, in which a matrix is [input, output] and a vector [1, n].
+Models with norms first are read as Marian has computed them since it norms keys and values too, not the query alone.
+"""
+
+import os
+import zipfile
+from collections.abc import Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from research.config import ConfigError, Generation, Model, require
+from research.model.transformer import Params, abstract_params
+from research.pretrained.marian import options
+from research.pretrained.table import (
+    AS_IS,
+    HEADS_FIRST,
+    HEADS_LAST,
+    ONE_ROW,
+    TRANSPOSED,
+    Row,
+    Table,
+    Transform,
+    fill_params,
+    foreign_tensors,
+)
+
+OPTIONS = "special:model.yml"  # YAML as int8, with a 0 at the end
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """The weights of an .npz by name, read one at a time; and the options, which `read` alone gives."""
+
+    def __init__(self, path: Path) -> None:
+        require(path.is_file(), f"{path} is missing.")
+        self.path = path
+        try:
+            self.file = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"{path} is not a whole .npz file: {error}.") from error
+        require(isinstance(self.file, np.lib.npyio.NpzFile), f"{path} is not an .npz file, but a single array.")
+
+    def read(self, name: str) -> np.ndarray:
+        require(name in self.file, f"{self.path} has no {name}, and so is not Marian's.")
+        try:
+            return self.file[name]
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"{self.path}: {name} is not whole: {error}.") from error
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.file and name != OPTIONS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(set(self.file) - {OPTIONS}))
+
+    def __len__(self) -> int:
+        return len(set(self.file) - {OPTIONS})
+
+
+def read_config(path: Path) -> Model:
+    """The model in a Marian file; what only training needs, dropout and the longest row, is not in it.
+
+    Raises:
+        ConfigError: the file is missing or damaged, or an option is one that this model has not.
+    """
+    return options.model_of(options.parse(Arrays(path).read(OPTIONS).tobytes(), path), path)
+
+
+def read_generation(path: Path) -> Generation:
+    """How Marian begins and ends: from a zero embedding, to </s>, which is 0, and never with <unk>, which is 1."""
+    return Generation(start_token=read_config(path).vocab_size, eos_token=0, pad_token=0, banned=(1,))
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+QKV = {"q": "query", "k": "key", "v": "value"}
+AFFINE = {"scale": "scale", "bias": "bias"}
+# [1, h * k] <-> [h, k]
+HEADS_ROW = Transform(
+    lambda array, model: array.reshape(model.heads, model.head_width), lambda array, model: array.reshape(1, -1)
+)
+UNTRANSPOSED = "decoder_ff_logit_out_W"  # of a head of its own in older files, [d, v]
+
+
+def table(model: Model, names: Container[str] = ()) -> Table:
+    """The rows for this structure and the names that a file has, of which each must match exactly one."""
+    before = "_pre" if model.norm_first else ""
+    rows = []
+    for foreign, path in (
+        ("{stack}_l{layer}_self", "{stack}/layers/self_attention"),
+        ("decoder_l{layer}_context", "decoder/layers/cross_attention"),
+    ):
+        rows += [
+            Row(foreign + "_W{part}", path + "/{part}/weight", HEADS_LAST, QKV, first=1),
+            Row(foreign + "_b{part}", path + "/{part}/bias", HEADS_ROW, QKV, first=1),
+            Row(foreign + "_Wo", path + "/output/weight", HEADS_FIRST, first=1),
+            Row(foreign + "_bo", path + "/output/bias", ONE_ROW, first=1),
+            Row(foreign + "_Wo_ln_{part}" + before, path + "_norm/{part}", ONE_ROW, AFFINE, first=1),
+        ]
+    layer, inner = "{stack}_l{layer}_ffn_", {"1": "up", "2": "down"}
+    rows += [
+        Row(layer + "W{part}", "{stack}/layers/feed_forward/{part}/weight", AS_IS, inner, first=1),
+        Row(layer + "b{part}", "{stack}/layers/feed_forward/{part}/bias", ONE_ROW, inner, first=1),
+        Row(layer + "ffn_ln_{part}" + before, "{stack}/layers/feed_forward_norm/{part}", ONE_ROW, AFFINE, first=1),
+        Row("{stack}_emb_ln_{part}_pre", "{stack}/embedding_norm/{part}", ONE_ROW, AFFINE),
+        Row("{stack}_top_ln_{part}", "{stack}/norm/{part}", ONE_ROW, AFFINE),
+        Row("decoder_ff_logit_out_b", "logits_bias", ONE_ROW),
+    ]
+    if model.source_vocab_size is None:
+        rows.append(Row("Wemb", "embedding"))
+    else:
+        rows += [Row("encoder_Wemb", "source_embedding"), Row("decoder_Wemb", "embedding")]
+    rows.append(Row(UNTRANSPOSED, "head") if UNTRANSPOSED in names else Row(UNTRANSPOSED + "t", "head", TRANSPOSED))
+    return rows
+
+
+# --- Both ways --------------------------------------------------------------------------------------------------------
+
+
+def read_params(path: Path, model: Model, shardings: Any = None, fresh: Sequence[str] = ()) -> Params:
+    """The parameters of `model` from a Marian file; see `fill_params`.
+
+    Raises:
+        ConfigError: the file is missing or damaged, or the arrays are not exactly those of the model.
+    """
+    arrays = Arrays(path)
+    return fill_params(arrays, table(model, arrays), model, str(path), shardings, fresh)
+
+
+def write(path: Path, model: Model, params: Params) -> None:
+    """A file that Marian, and what converts its files, can read; it comes to be at once, whole.
+
+    Raises:
+        ConfigError: Marian has no such model (all that differs is named), or the parameters are not the model's.
+    """
+    options.refuse_differences(model, path)
+    fit = jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, abstract_params(model))
+    require(fit, "The parameters' names and shapes are not those of the model's configuration.")
+    arrays: dict[str, Any] = dict(foreign_tensors(params, table(model), model))
+    arrays[OPTIONS] = np.frombuffer(options.dump(options.options_of(model)), np.int8)
+    partial = path.with_name(f".{path.name}.partial.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,229 @@
+"""Weights from T5X checkpoints: a directory checkpoint_N with the msgpack file `checkpoint` in it.
+
+The file is flax.serialization's, {"version": 3, "optimizer": {"state": ..., "target": ...}}. A small array of `target`
+lies in the file itself; for a large one the file names a zarr array beside it (t5x/checkpoints.py). Only the name is
+taken of what the file says about such an array: neither another place nor another driver is ever opened.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore
+from flax.serialization import msgpack_restore
+from flax.traverse_util import flatten_dict
+
+from research.config import ConfigError, Model, Relative, Separate, Tied, require
+from research.model.transformer import Params
+from research.pretrained.table import AS_IS, HEADS_FIRST, HEADS_LAST, TRANSPOSED, Row, Table, fill_params
+
+# --- The files --------------------------------------------------------------------------------------------------------
+
+FILE = "checkpoint"
+VERSIONS = (2, 3)  # version 2 wrote bfloat16 as uint16, which is refused by its type
+
+PLACEHOLDER = "PLACEHOLDER://"  # how Orbax names a zarr array where T5X has its specification
+
+# The scanned models keep all layers in one array, along axis 1: encoder/layers or, in umT5, encoder/encoder.
+STACKED = re.compile(r"(encoder|decoder)/(?:layers|\1)/(.+)")
+
+
+class Checkpoint(Mapping[str, np.ndarray]):
+    """The arrays of a checkpoint, read one at a time, by names such as "encoder/layers_0/mlp/wo/kernel".
+
+    What a scanned model keeps as one array is here the arrays of its layers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens every array of the directory, or of the directory that the file at `path` is in.
+
+        Raises:
+            ConfigError: the file is not there or damaged, or an array that it names is not.
+        """
+        self.path = path / FILE if path.is_dir() else path
+        # A chunk of a scanned array, 64 MiB at most, is read once for all its layers.
+        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 2**28}})
+        self.sources: dict[str, tuple[Any, int | None]] = {}  # an array, and which layer of it
+        for name, leaf in read_target(self.path).items():
+            name = name.replace("/relative_posemb/", "/relpos_bias/")  # as the scanned models call it
+            array = open_array(self.path, name, leaf, context)
+            stacked = STACKED.fullmatch(name)
+            if stacked is None:
+                self.sources[name] = array, None
+                continue
+            require(len(array.shape) > 1, f"{self.path}: {name} has shape {array.shape}, and so no axis of layers.")
+            stack, rest = stacked.groups()
+            self.sources |= {f"{stack}/layers_{layer}/{rest}": (array, layer) for layer in range(array.shape[1])}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array, layer = self.sources[name]
+        part = array if layer is None else array[:, layer]
+        try:
+            return np.asarray(part.read().result() if isinstance(part, tensorstore.TensorStore) else part)
+        except ValueError as error:
+            raise ConfigError(f"{self.path}: the array of {name} is not whole: {error}.") from error
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        require(name in self.sources, f"{self.path} has no {name}: it is not a T5 encoder-decoder's checkpoint.")
+        array, layer = self.sources[name]
+        return tuple(array.shape if layer is None else np.delete(array.shape, 1).tolist())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.sources))
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def read_target(path: Path) -> dict[str, Any]:
+    """The leaves of `target` in a checkpoint's file, by their paths."""
+    require(path.is_file(), f"{path} is missing.")
+    try:
+        content = msgpack_restore(path.read_bytes())
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is not flax's msgpack: {error}.") from error
+    match content:
+        case {"optimizer": {"target": dict(target)}}:
+            version = content.get("version", VERSIONS[-1])
+            allowed = ", ".join(map(str, VERSIONS))
+            require(version in VERSIONS, f"{path} is of version {version!r}; only {allowed} are read.")
+            return flatten_dict(target, sep="/", is_leaf=lambda _, node: "kvstore" in node)
+    raise ConfigError(f"{path} has no optimizer/target, and so is not a T5X checkpoint.")
+
+
+def open_array(path: Path, name: str, leaf: Any, context: tensorstore.Context) -> Any:
+    """An array with a shape, of NumPy or of tensorstore, from what the file at `path` has under `name`."""
+    match leaf:
+        case np.ndarray():
+            return leaf
+        case {"kvstore": {"path": str(folder)}} | {"kvstore": _, "path": str(folder)}:  # the latter before 2022
+            folder = folder.rstrip("/")
+        case str() if leaf.startswith(PLACEHOLDER):
+            folder = leaf.removeprefix(PLACEHOLDER)
+        case _:
+            raise ConfigError(f"{path}: {name} is neither an array nor the name of one.")
+    # A checkpoint from elsewhere must not make us open what lies outside its directory.
+    plain = Path(folder).name == folder and folder not in ("", "..") and "\\" not in folder
+    require(plain, f"{path}: {name} is in {folder!r}, which is not the plain name of a directory beside it.")
+    store = {"driver": "file", "path": str(path.parent / folder)}
+    # A missing chunk would else be read as zeros.
+    spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}
+    try:
+        return tensorstore.open(spec, open=True, read=True, context=context).result()
+    except ValueError as error:
+        raise ConfigError(f"{path}: the zarr array {folder} of {name} cannot be opened: {error}.") from error
+
+
+# --- The configuration ------------------------------------------------------------------------------------------------
+
+EMBEDDING, HEAD = "token_embedder/embedding", "decoder/logits_dense/kernel"
+LAYER = "encoder/layers_0/"
+
+
+def read_config(path: Path, **changes: Any) -> Model:
+    """The model whose arrays a checkpoint holds, with some fields changed.
+
+    The shapes say all but what has no array: the activation is taken to be ReLU, or GELU where it is gated (UL2's is
+    "silu"), the largest distance 128, and nothing dropped.
+
+    Raises:
+        ConfigError: a file is missing or damaged, the arrays are not a T5's, or a change is not a field of Model.
+    """
+    allowed = [field.name for field in fields(Model)]
+    unknown = sorted(set(changes) - set(allowed))
+    require(not unknown, f"A model has no field {', '.join(unknown)}; it has {', '.join(allowed)}.")
+    checkpoint = Checkpoint(path)
+    vocab_size, width = two(checkpoint, EMBEDDING)
+    per_layer = f"{LAYER}relpos_bias/rel_embedding" in checkpoint.sources
+    heads, buckets = two(checkpoint, f"{LAYER if per_layer else 'encoder/'}relpos_bias/rel_embedding")
+    gated = f"{LAYER}mlp/wi_0/kernel" in checkpoint.sources
+    model = Model(
+        vocab_size=vocab_size,
+        width=width,
+        heads=heads,
+        head_width=int(np.prod(checkpoint.shape(f"{LAYER}attention/query/kernel"))) // (width * heads),
+        feed_forward=two(checkpoint, f"{LAYER}mlp/wo/kernel")[0],
+        encoder_layers=layers(checkpoint, "encoder"),
+        decoder_layers=layers(checkpoint, "decoder"),
+        activation="gelu_tanh" if gated else "relu",
+        gated=gated,
+        positions=Relative(buckets=buckets, per_layer=per_layer),
+        head=Separate() if HEAD in checkpoint.sources else Tied(scaled=True),
+    )
+    return replace(model, **changes)
+
+
+def two(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
+    match checkpoint.shape(name):
+        case (int(first), int(second)) if first > 0 and second > 0:
+            return first, second
+    raise ConfigError(f"{checkpoint.path}: {name} has shape {checkpoint.shape(name)}, not two axes.")
+
+
+def layers(checkpoint: Checkpoint, stack: str) -> int:
+    numbers = {int(match[1]) for name in checkpoint if (match := re.match(stack + r"/layers_(\d+)/", name))}
+    require(bool(numbers), f"{checkpoint.path} has no layers of the {stack}.")
+    return max(numbers) + 1
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+QKV = {name: name for name in ("query", "key", "value")}
+
+
+def attention(foreign: str, norm: str, path: str) -> list[Row]:
+    return [
+        Row(norm, path + "_norm/scale"),
+        Row(foreign + "/{part}/kernel", path + "/{part}/weight", HEADS_LAST, QKV),
+        Row(foreign + "/out/kernel", path + "/output/weight", HEADS_FIRST),
+    ]
+
+
+def table(model: Model) -> Table:
+    """The rows for this structure, of which each name must match exactly one."""
+    layer, inner = "{stack}/layers_{layer}/", {"wi_0": "gate", "wi_1": "up"} if model.gated else {"wi": "up"}
+    rows = [
+        Row(EMBEDDING, "embedding"),
+        *attention(
+            "encoder/layers_{layer}/attention",
+            "encoder/layers_{layer}/pre_attention_layer_norm/scale",
+            "encoder/layers/self_attention",
+        ),
+        *attention(
+            "decoder/layers_{layer}/self_attention",
+            "decoder/layers_{layer}/pre_self_attention_layer_norm/scale",
+            "decoder/layers/self_attention",
+        ),
+        *attention(
+            "decoder/layers_{layer}/encoder_decoder_attention",
+            "decoder/layers_{layer}/pre_cross_attention_layer_norm/scale",
+            "decoder/layers/cross_attention",
+        ),
+        Row(layer + "pre_mlp_layer_norm/scale", "{stack}/layers/feed_forward_norm/scale"),
+        Row(layer + "mlp/{part}/kernel", "{stack}/layers/feed_forward/{part}/weight", AS_IS, inner),
+        Row(layer + "mlp/wo/kernel", "{stack}/layers/feed_forward/down/weight"),
+        Row("encoder/encoder_norm/scale", "encoder/norm/scale"),
+        Row("decoder/decoder_norm/scale", "decoder/norm/scale"),
+    ]
+    match model.positions:
+        case Relative(per_layer=True):
+            path = "{stack}/layers/self_attention/relative_bias"
+            rows.append(Row(layer + "relpos_bias/rel_embedding", path, TRANSPOSED))
+        case _:
+            rows.append(Row("{stack}/relpos_bias/rel_embedding", "{stack}/relative_bias", TRANSPOSED))
+    match model.head:
+        case Separate():
+            rows.append(Row(HEAD, "head"))
+    return rows
+
+
+def read_params(path: Path, model: Model, shardings: Any = None, fresh: Sequence[str] = ()) -> Params:
+    """The parameters of `model` from a T5X checkpoint; see `fill_params`.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or the arrays are not exactly those of the model.
+    """
+    return fill_params(Checkpoint(path), table(model), model, str(path), shardings, fresh)
