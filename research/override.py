@@ -15,23 +15,30 @@ from typing import Any, Literal
 from research import config as schema
 from research.config import ConfigError, Experiment, require
 
+EXAMPLES = {"--config.": "optimizer.schedule.peak=3e-3", "--generation.": "max_length=200"}
 
-def from_arguments(arguments: list[str]) -> dict[str, str]:
+
+def from_arguments(arguments: list[str], prefix: str = "--config.") -> dict[str, str]:
     """{dotted path: text} of `--config.a.b=value` arguments; ConfigError for any other argument."""
     overrides = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
         require(
-            name.startswith("--config.") and bool(equals),
-            f"{argument} is not understood: overrides look like --config.optimizer.schedule.peak=3e-3; see --help.",
+            name.startswith(prefix) and bool(equals),
+            f"{argument} is not understood: overrides look like {prefix}{EXAMPLES[prefix]}; see --help.",
         )
-        overrides[name.removeprefix("--config.")] = text
+        overrides[name.removeprefix(prefix)] = text
     return overrides
 
 
 def apply(config: Any, overrides: dict[str, str]) -> Any:
     """The config with {dotted path: text} set. Raises ConfigError for an unknown path or a value of another type."""
     return _apply(type(config), config, {tuple(path.split(".")): text for path, text in overrides.items()}, "")
+
+
+def parse(annotation: Any, text: str, path: str) -> Any:
+    """A value as an override writes it. Raises ConfigError where it does not fit the annotation."""
+    return _parse(annotation, text, path)
 
 
 def to_json(config: Any) -> str:

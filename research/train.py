@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from research import evaluate, report, run_directory, sharding
+from research import evaluate, report, run_directory, sharding, weights
 from research.checkpoint import CheckpointError, Checkpoints, check_same
 from research.config import ConfigError, Decay, Experiment, require
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
@@ -33,6 +33,8 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
     sharding.initialize_hosts()
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(config, mesh)
+    if config.init is not None and not (directory / "checkpoints").is_dir():
+        _check_initial(config)
     if dry_run:
         Run(config, mesh, prepare(config.data, config.seed, config.batch_size))
         say("Dry run: nothing was trained.")
@@ -61,6 +63,12 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
     return run.exit_code
 
 
+def _check_initial(config: Experiment) -> None:
+    """Raises ConfigError where `config.init` is not the experiment's model; says where it has another vocabulary."""
+    found = weights.find_initial(config, Path(str(config.init)))
+    say(f"Starting from {config.init}, of the format {found.format}.")
+
+
 class Run:
     """What a launch builds and the loop uses: data, compiled steps, and where the run stands."""
 
@@ -82,7 +90,9 @@ class Run:
         """The state and random key to go on from: the newest checkpoint's, or new ones."""
         if checkpoints.newest is None:
             key, data_key = jax.random.split(jax.random.key(self.config.seed))
-            return new_state(self.config, self.mesh, key), data_key
+            state = new_state(self.config, self.mesh, key)
+            places = state_shardings(self.config, self.mesh).params
+            return state._replace(params=weights.initial(self.config, state.params, places)), data_key
         meta = checkpoints.meta(checkpoints.newest)
         abstract = jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),

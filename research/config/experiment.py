@@ -81,6 +81,8 @@ class Experiment:
     batch_size: int  # rows a step, over all devices and micro-batches
     microbatches: int = 1  # a step's gradient is accumulated over this many
     seed: int = 0
+    init: str | None = None  # trained weights to start from, of any format that is known; None starts from random ones
+    init_fresh: tuple[str, ...] = ()  # patterns of whole parameter paths that stay random all the same
     loss: Loss = Loss()
     mesh: Mesh = Mesh()
     evaluation: Evaluation = Evaluation()
@@ -93,5 +95,6 @@ class Experiment:
         require(
             0 <= self.seed < 2**32, f"seed is {self.seed}: it must lie in [0, 2**32), all that a JAX key tells apart."
         )
+        require(self.init is not None or not self.init_fresh, "init_fresh is said without init: set both, or neither.")
         size, parts = self.batch_size, self.microbatches
         require(size % parts == 0, f"microbatches is {parts}: it must divide batch_size, which is {size}.")

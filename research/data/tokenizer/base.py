@@ -74,17 +74,21 @@ class Tokenizer(ABC):
         """The ids of a text, without EOS."""
         return self.encode_batch([text])[0]
 
-    def source(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
-        """The ids of each text as the encoder gets them, controls included. Raises ConfigError as `language_id`."""
-        return self._framed(self.encode_batch(texts), language)
+    def source(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
+        """The ids of each text as the encoder gets them, controls included, the text cut to `limit` ids in all.
+
+        Raises ConfigError as `language_id`.
+        """
+        return self._framed(self.encode_batch(texts), language, limit)
 
     def target(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
         """The ids of each text as the decoder's labels, controls included. Raises ConfigError as `language_id`."""
         return self.source(texts, language)
 
-    def _framed(self, batch: list[list[int]], language: str | None) -> list[list[int]]:
+    def _framed(self, batch: list[list[int]], language: str | None, limit: int | None = None) -> list[list[int]]:
         before, after = self._frame(language)
-        return [[*before, *ids, *after] for ids in batch]
+        room = None if limit is None else max(limit - len(before) - len(after), 0)
+        return [[*before, *ids[:room], *after] for ids in batch]
 
     @abstractmethod
     def _frame(self, language: str | None) -> tuple[list[int], list[int]]:

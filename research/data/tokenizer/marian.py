@@ -73,9 +73,9 @@ class MarianTokenizer(Tokenizer):
         """By the vocabulary of the source."""
         return self.source_side.encode(texts)
 
-    def source(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
+    def source(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
         """`language` is that of the target, by its code in `languages`; a text may begin with the code instead."""
-        return self._framed(self.encode_batch(texts), language)
+        return self._framed(self.encode_batch(texts), language, limit)
 
     def target(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
         """A target says nothing of its language; `language` is only checked."""

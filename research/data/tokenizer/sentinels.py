@@ -1,6 +1,8 @@
 """What T5's and ByT5's tokenizers share: three controls, `X </s>`, and sentinels counted down from the last id."""
 
+import re
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -8,6 +10,8 @@ from jaxtyping import UInt
 
 from research.config import require
 from research.data.tokenizer.base import Array, Ids, Tokenizer
+
+SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 class SentinelTokenizer(Tokenizer):
@@ -30,6 +34,20 @@ class SentinelTokenizer(Tokenizer):
     def sentinel_ids(self) -> UInt[Array, " sentinels"]:
         """Descending from the last id, as T5 spends them."""
         return np.arange(self.size - 1, self.pieces - 1, -1, dtype=np.uint32)
+
+    def source(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
+        """As every tokenizer's, but <extra_id_0> ... in a text are the sentinels: it asks what stands there."""
+        return self._framed([self._prompt(text) for text in texts], language, limit)
+
+    def _prompt(self, text: str) -> list[int]:
+        sentinels = self.sentinel_ids
+        ids: list[int] = []
+        for place, part in enumerate(SENTINEL.split(text)):
+            if place % 2 and int(part) < len(sentinels):
+                ids.append(int(sentinels[int(part)]))
+            else:
+                ids += self.encode(f"<extra_id_{part}>" if place % 2 else part)
+        return ids
 
     def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
         self._refuse(language)

@@ -1,0 +1,201 @@
+"""Text in, text out, from any trained model: python -m scripts.generate MODEL "A line of text." """
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from research import override
+from research.config import ConfigError, Mesh, require
+from research.data.progress import Progress
+
+EPILOG = """
+models
+  A run directory (or runs/NAME/checkpoints/STEP), a Hugging Face directory, a T5X checkpoint, Marian's .npz, fairseq's
+  .pt. T5X and fairseq need --tokenizer; Marian's vocabularies lie beside its .npz.
+
+how tokens are chosen
+  As the model's files say; any field of Generation (research/config/generation.py) changes it:
+    --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200 --generation.outputs=5
+    --generation.method='Sampling(temperature=0.8, top_p=0.95)' --seed=1
+    --generation.no_repeat_ngram=3 --generation.min_length=56 --generation.repetition_penalty=1.2
+
+examples
+  python -m scripts.generate opus-mt-en-de "How are you?"
+  python -m scripts.generate mbart-50 --source_language=en_XX --target_language=de_DE --input=en.txt --output=de.txt
+  python -m scripts.generate bart-large-cnn --input=articles.jsonl --output=summaries.jsonl --scores
+  python -m scripts.generate runs/quickstart "The <extra_id_0> of a list." --interactive
+
+files
+  --input may be - for standard input. Names that end in .jsonl hold JSON objects, a line each: "text" is read, and
+  written are "text", "outputs" with their "text" and "score", and everything else the object held. Lines already done
+  are kept in OUTPUT.partial until all are; the same command goes on from there.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options, rest = parser().parse_known_args(arguments)
+    try:
+        return run(options, override.from_arguments(rest, "--generation."))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m scripts.generate", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    add_model_options(made)
+    made.add_argument("text", nargs="*", help="lines of text")
+    made.add_argument("--input", help="a file of lines, or of JSON objects (.jsonl); - for standard input")
+    made.add_argument("--output", type=Path, help="where the outputs go; standard output without it")
+    made.add_argument("--scores", action="store_true", help="say the log-probability of each output, in nats")
+    made.add_argument("--strict", action="store_true", help="refuse empty and overlong lines instead of noting them")
+    made.add_argument("--interactive", action="store_true", help="read lines and answer each at once")
+    made.add_argument("--seed", type=int, default=0, help="of sampling (%(default)s)")
+    return made
+
+
+def add_model_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("model", type=Path, help="where the weights are; see below")
+    made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the model has none")
+    made.add_argument("--source_language", help="code of the language that is read, as en_XX; >>deu<< for Marian")
+    made.add_argument("--target_language", help="code of the language that is written (mBART)")
+    made.add_argument("--batch_size", type=int, default=32, help="lines decoded at once (%(default)s)")
+    made.add_argument("--compute", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
+    made.add_argument("--mesh", default="Mesh()", help="devices along each axis, as 'Mesh(tensor=4)' (all: data)")
+
+
+def open_generator(options: argparse.Namespace, overrides: dict[str, str], **settings: Any) -> Any:
+    """The model of the options as a Generator, its parameters on the mesh."""
+    import jax  # here, after the options are known to be good: importing it takes seconds
+
+    from research import generate, sharding, weights
+    from research.model import transformer
+
+    require(options.batch_size > 0, f"--batch_size is {options.batch_size}: it must be above 0.")
+    found = weights.find(options.model)
+    tokenizer = found.tokenizer() if options.tokenizer is None else weights.open_tokenizer_at(options.tokenizer)
+    weights.check_vocabulary(found.model, tokenizer)
+    languages = options.source_language, options.target_language
+    generation = override.apply(found.generation(tokenizer, options.target_language), overrides)
+    limit = generate.positions(found.model)
+    if limit is not None and generation.max_length > limit and "max_length" not in overrides:
+        generation = dataclasses.replace(generation, max_length=limit)
+    most = generation.max_length
+    require(limit is None or most <= limit, f"generation.max_length is {most}: the model has {limit} positions.")
+    mesh = sharding.make_mesh(override.parse(Mesh, options.mesh, "--mesh"))
+    model = dataclasses.replace(found.model, compute=options.compute)
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    size = -(-options.batch_size // rows) * rows
+    places = sharding.shardings(mesh, sharding.param_specs(transformer.abstract_params(model)))
+    params = found.params(places)
+    jax.block_until_ready(params)
+    return generate.Generator(model, params, tokenizer, generation, languages, batch_size=size, mesh=mesh, **settings)
+
+
+def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    given = [bool(options.text), options.input is not None]
+    require(sum(given) == 1 or options.interactive, "Give lines of text, or --input, and not both.")
+    rows = [] if options.interactive and not any(given) else list(read(options))
+    if options.interactive:
+        options.batch_size = 1
+    elif rows:
+        options.batch_size = min(options.batch_size, len(rows))
+    generator = open_generator(options, overrides, scores=options.scores, seed=options.seed)
+    if rows:
+        complete(generator, rows, options, overrides)
+    if options.interactive:
+        converse(generator, options)
+    return 0
+
+
+def read(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What is asked for, as JSON objects with "text"."""
+    if options.text:
+        yield from ({"text": line} for line in options.text)
+    elif options.input.endswith(".jsonl"):
+        yield from json_objects(options.input, "text")
+    else:
+        yield from ({"text": line} for line in lines_of(options.input))
+
+
+def lines_of(name: str) -> Iterator[str]:
+    """The lines of a file, or of standard input."""
+    require(name == "-" or Path(name).is_file(), f"--input {name}: there is no such file.")
+    with open(0 if name == "-" else name, encoding="utf-8", errors="replace", closefd=name != "-") as file:
+        for line in file:
+            yield line.rstrip("\r\n")
+
+
+def json_objects(name: str, *keys: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, a line each, that hold text under the keys; blank lines are passed over."""
+    for number, line in enumerate(lines_of(name), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{name}, line {number} is not JSON: {error}.") from error
+        fits = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)
+        require(fits, f"{name}, line {number} is no JSON object with text under {' and '.join(keys)}.")
+        yield row
+
+
+def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Namespace, overrides: dict) -> None:
+    """Decodes every row, keeps each batch as it is done, and writes all in order at the end."""
+    from research.journal import Journal
+
+    framed, notes = generator.prepare([row["text"] for row in rows], options.strict)
+    if str(notes):
+        print(f"note: {notes}.", file=sys.stderr)
+    asked = [str(options.model), overrides, options.seed, options.scores, generator.languages, framed]
+    with Journal(options.output, asked) as journal, Progress("Generating", len(rows), "lines") as progress:
+        progress.advance(len(journal.done))
+        for outputs in generator.run(framed, frozenset(journal.done)):
+            journal.add({number: [one._asdict() for one in found] for number, found in outputs.items()})
+            progress.advance(len(outputs))
+        as_json = (options.output or Path("-")).suffix == ".jsonl"
+        write = jsonl if as_json else plain
+        journal.finish(line for number, row in enumerate(rows) for line in write(row, journal.done[number], options))
+
+
+def plain(row: dict[str, Any], outputs: list[dict[str, Any]], options: argparse.Namespace) -> list[str]:
+    one_line = (" ".join(output["text"].splitlines()) for output in outputs)
+    if not options.scores:
+        return list(one_line)
+    return [f"{output['score']:.4f}\t{text}" for output, text in zip(outputs, one_line, strict=True)]
+
+
+def jsonl(row: dict[str, Any], outputs: list[dict[str, Any]], options: argparse.Namespace) -> list[str]:
+    kept = ("text", "score") if options.scores else ("text",)
+    return [json.dumps({**row, "outputs": [{name: one[name] for name in kept} for one in outputs]}, ensure_ascii=False)]
+
+
+def converse(generator: Any, options: argparse.Namespace) -> None:
+    print("A line, then Enter; an empty line or Ctrl-D ends.", file=sys.stderr)
+    while line := prompt():
+        framed, notes = generator.prepare([line])
+        if str(notes):
+            print(f"note: {notes}.", file=sys.stderr)
+        for outputs in generator.run(framed):
+            for text in plain({}, [one._asdict() for one in outputs[0]], options):
+                print(text, flush=True)
+
+
+def prompt() -> str:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

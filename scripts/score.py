@@ -1,0 +1,84 @@
+"""Log-likelihood of given targets, from any trained model: python -m scripts.score MODEL --input pairs.tsv"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from research import override
+from research.config import ConfigError, require
+from research.data.progress import Progress
+from scripts.generate import add_model_options, json_objects, lines_of, open_generator
+
+EPILOG = """
+input
+  Lines of SOURCE, a tab, TARGET; or JSON objects with "text" and "target", where the name ends in .jsonl; - is standard
+  input, as lines.
+
+output
+  A line a pair, in order: the log-probability of the whole target in nats, EOS included, and the number of its tokens.
+  To a name in .jsonl, the object with "score", "tokens" and the "token_scores".
+
+examples
+  python -m scripts.score opus-mt-en-de --input=pairs.tsv
+  paste source.txt hypotheses.txt | python -m scripts.score mbart-50 --input=- --source_language=en_XX \\
+      --target_language=de_DE
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    made = argparse.ArgumentParser(
+        prog="python -m scripts.score", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    add_model_options(made)
+    made.add_argument("--input", required=True, help="a file of pairs; - for standard input")
+    made.add_argument("--output", type=Path, help="where the scores go; standard output without it")
+    options, rest = made.parse_known_args(arguments)
+    try:
+        run(options, override.from_arguments(rest, "--generation."))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    from research.journal import Journal
+
+    rows = list(read(options.input))
+    require(bool(rows), f"--input {options.input} holds no pair.")
+    pairs = [(row["text"], row["target"]) for row in rows]
+    options.batch_size = min(options.batch_size, len(pairs))
+    generator = open_generator(options, overrides)
+    asked = [str(options.model), generator.languages, pairs]
+    with Journal(options.output, asked) as journal, Progress("Scoring", len(pairs), "pairs") as progress:
+        progress.advance(len(journal.done))
+        for scores in generator.score_pairs(pairs, frozenset(journal.done)):
+            journal.add(scores)
+            progress.advance(len(scores))
+        as_json = (options.output or Path("-")).suffix == ".jsonl"
+        journal.finish(line(row, journal.done[number], as_json) for number, row in enumerate(rows))
+
+
+def read(name: str) -> Iterator[dict[str, Any]]:
+    if name.endswith(".jsonl"):
+        yield from json_objects(name, "text", "target")
+        return
+    for number, text in enumerate(lines_of(name), 1):
+        source, tab, target = text.partition("\t")
+        require(bool(tab), f"{name}, line {number} has no tab between a source and a target.")
+        yield {"text": source, "target": target}
+
+
+def line(row: dict[str, Any], scores: list[float], as_json: bool) -> str:
+    if not as_json:
+        return f"{sum(scores):.4f}\t{len(scores)}"
+    said = {"score": sum(scores), "tokens": len(scores), "token_scores": scores}
+    return json.dumps({**row, **said}, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
