@@ -6,6 +6,7 @@ Models with norms first are read as Marian has computed them since it norms keys
 
 import os
 import zipfile
+import zlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from research.pretrained.table import (
 OPTIONS = "special:model.yml"  # YAML as int8, with a 0 at the end
 
 
+DAMAGE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)  # what reading a bad file raises
+
+
 class Arrays(Mapping[str, np.ndarray]):
     """The weights of an .npz by name, read one at a time; and the options, which `read` alone gives."""
 
@@ -40,7 +44,7 @@ class Arrays(Mapping[str, np.ndarray]):
         self.path = path
         try:
             self.file = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except DAMAGE as error:
             raise ConfigError(f"{path} is not a whole .npz file: {error}.") from error
         require(isinstance(self.file, np.lib.npyio.NpzFile), f"{path} is not an .npz file, but a single array.")
 
@@ -48,7 +52,7 @@ class Arrays(Mapping[str, np.ndarray]):
         require(name in self.file, f"{self.path} has no {name}, and so is not Marian's.")
         try:
             return self.file[name]
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except DAMAGE as error:
             raise ConfigError(f"{self.path}: {name} is not whole: {error}.") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
