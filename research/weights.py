@@ -23,7 +23,7 @@ from research.config import (
 )
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.model.transformer import Params, abstract_params
-from research.pretrained import huggingface, marian, t5x
+from research.pretrained import fairseq, huggingface, marian, t5x
 from research.pretrained.tokenizer_files import read_tokenizer
 from research.sharding import flatten, unflatten
 
@@ -36,6 +36,7 @@ KNOWN = (
 FREE = (
     "dropout", "attention_dropout", "activation_dropout", "output_dropout", "initial", "compute", "remat", "unroll",
 )  # fmt: skip
+VOCABULARY = ("vocab_size", "source_vocab_size", "zero_token")  # another one may be wanted, its parameters fresh
 
 
 class Weights(NamedTuple):
@@ -49,7 +50,7 @@ class Weights(NamedTuple):
     model: Model
     params: Callable[..., Params]
     tokenizer: Callable[[], Tokenizer]
-    generation: Callable[[Tokenizer, str | None], Generation]
+    generation: Callable[[Tokenizer | None, str | None], Generation]
 
 
 def find(path: Path) -> Weights:
@@ -59,15 +60,16 @@ def find(path: Path) -> Weights:
         ConfigError: there is nothing of a known format, or it is damaged.
     """
     require(path.exists(), f"{path} does not exist: give {KNOWN}.")
-    for recognise in (_run, _huggingface, _t5x, _marian):
+    for recognise in (_run, _huggingface, _t5x, _marian, _fairseq):
         if found := recognise(path):
             return found
     raise ConfigError(f"{path} is none of the formats that are known here: {KNOWN}.")
 
 
-def check_same_model(asked: Model, found: Model, path: Path) -> None:
-    """Raises ConfigError naming each field in which the model at `path` is not the one asked for."""
-    changes = {name: pair for name, pair in override.diff(found, asked).items() if name.split(".")[0] not in FREE}
+def check_same_model(asked: Model, found: Model, path: Path, free: tuple[str, ...] = ()) -> None:
+    """Raises ConfigError naming each field, but for those `free`, in which the model at `path` is not the one asked."""
+    may = {*FREE, *free}
+    changes = {name: pair for name, pair in override.diff(found, asked).items() if name.split(".")[0] not in may}
     said = "; ".join(f"model.{name} is {there!r} there and {here!r} here" for name, (there, here) in changes.items())
     require(not changes, f"{path} holds another model: {said}.")
 
@@ -76,22 +78,22 @@ def initial(experiment: Experiment, params: Params, shardings: Any = None) -> Pa
     """The parameters given, random ones, with those of `experiment.init` in their place, laid out alike.
 
     Raises:
-        ConfigError: there is no such model, or it is not the experiment's; a parameter is neither there nor `init_fresh`.
+        ConfigError: there is no such model, or it is another; a parameter is neither there nor `init_fresh`.
     """
     if experiment.init is None:
         return params
     read = flatten(find_initial(experiment, Path(experiment.init)).params(shardings, experiment.init_fresh))
-    return unflatten({path: read.get(path, leaf) for path, leaf in flatten(params).items()})
+    here = flatten(params)
+    unlike = [path for path, leaf in read.items() if leaf.shape != here[path].shape]
+    said = f"{experiment.init} has another vocabulary, so that {', '.join(unlike)} cannot be taken from it: name them"
+    require(not unlike, f"{said} in init_fresh, or set model.vocab_size to its.")
+    return unflatten({path: read.get(path, leaf) for path, leaf in here.items()})
 
 
 def find_initial(experiment: Experiment, path: Path) -> Weights:
     """Raises ConfigError where what is at `path` is not the experiment's model."""
     found = find(path)
-    # A vocabulary of another size is another model only where its parameters are to be read.
-    sizes = {"vocab_size": found.model.vocab_size, "zero_token": found.model.zero_token}
-    fresh = any("embedding" in pattern for pattern in experiment.init_fresh)
-    asked = dataclasses.replace(experiment.model, **sizes) if fresh else experiment.model
-    check_same_model(asked, found.model, path)
+    check_same_model(experiment.model, found.model, path, VOCABULARY if experiment.init_fresh else ())
     return found
 
 
@@ -164,7 +166,9 @@ def _huggingface(path: Path) -> Weights | None:
         return None
     model = huggingface.read_config(path)
 
-    def generation(tokenizer: Tokenizer, language: str | None) -> Generation:
+    def generation(tokenizer: Tokenizer | None, language: str | None) -> Generation:
+        if tokenizer is None:
+            return huggingface.read_generation(path)
         said = implied_generation(model)(tokenizer, language)
         tongue = tokenizer.language_ids and language is not None
         read = huggingface.read_generation(path, **({"start_token": said.start_token} if tongue else {}))
@@ -201,7 +205,20 @@ def _marian(path: Path) -> Weights | None:
         model,
         lambda shardings=None, fresh=(): marian.read_params(path, model, shardings, fresh),
         lambda: read_tokenizer(path.parent),
-        implied_generation(model),
+        implied_generation(model, marian.read_generation(path)),
+    )
+
+
+def _fairseq(path: Path) -> Weights | None:
+    if path.suffix != ".pt":
+        return None
+    model = fairseq.read_config(path)
+    return Weights(
+        "fairseq",
+        model,
+        lambda shardings=None, fresh=(): fairseq.read_params(path, model, shardings, fresh),
+        lambda: _no_tokenizer(path, "fairseq"),
+        implied_generation(model, Generation(start_token=2, eos_token=2, pad_token=1)),
     )
 
 
@@ -209,10 +226,14 @@ def _no_tokenizer(path: Path, format: str) -> Tokenizer:
     raise ConfigError(f"{path}: {format} keeps no tokenizer with its weights; give one with --tokenizer.")
 
 
-def implied_generation(model: Model) -> Callable[[Tokenizer, str | None], Generation]:
-    """What a vocabulary and the language to write say of choosing tokens."""
+def implied_generation(
+    model: Model, default: Generation = Generation()
+) -> Callable[[Tokenizer | None, str | None], Generation]:
+    """What a vocabulary and the language to write say of choosing tokens; the default without a vocabulary."""
 
-    def generation(tokenizer: Tokenizer, language: str | None) -> Generation:
+    def generation(tokenizer: Tokenizer | None, language: str | None) -> Generation:
+        if tokenizer is None:
+            return default
         start = tokenizer.start_id(language) if model.zero_token is None else model.zero_token
         forced = tokenizer.forced_first(language) if tokenizer.language_ids and language is not None else None
         return Generation(start, tokenizer.eos_id, tokenizer.pad_id, forced_first=forced)

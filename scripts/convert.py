@@ -1,0 +1,106 @@
+"""Weights from one format into another: python -m scripts.convert SOURCE TARGET"""
+
+import argparse
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from research import override
+from research.config import ConfigError, require
+
+EPILOG = """
+formats
+  read      a run directory or runs/NAME/checkpoints/STEP, a Hugging Face directory, a T5X checkpoint, Marian's .npz,
+            fairseq's BART and mBART .pt (needs torch)
+  written   a Hugging Face directory, which transformers' from_pretrained loads with its tokenizer; or Marian's .npz, if
+            TARGET ends in .npz
+
+  Weights are written in float32. What the target's format cannot say is refused, and nothing is written.
+
+fields that a source does not say, or that the target wants otherwise, are set by name:
+  --model.activation=silu               a T5X checkpoint of UL2, which holds no activation
+  --model.norm='LayerNorm(1e-5)' --model.positions='Sinusoidal(512)'
+                                        Marian to Hugging Face, whose epsilon and sinusoids are not Marian's: outputs
+                                        then differ a little from Marian's own
+examples
+  python -m scripts.convert runs/base t5-mine
+  python -m scripts.convert checkpoint_1000000 t5-v1_1 --tokenizer=sentencepiece.model
+  python -m scripts.convert model.npz opus-mine --model.norm='LayerNorm(1e-5)' --model.positions='Sinusoidal(512)'
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    made = argparse.ArgumentParser(
+        prog="python -m scripts.convert", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    made.add_argument("source", type=Path, help="where the weights are; see below")
+    made.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
+    made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
+    made.add_argument("--target_language", help="mBART: the language that generation_config.json is to write")
+    made.add_argument("--no_tokenizer", action="store_true", help="weights and configuration alone")
+    options, rest = made.parse_known_args(arguments)
+    try:
+        convert(options, override.from_arguments(rest, "--model."))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
+    from research import weights  # after the options are known to be good: importing JAX takes seconds
+    from research.plan import parameter_count
+
+    target = options.target
+    there = target.exists() and (target.is_file() or any(target.iterdir()))
+    require(not there, f"{target} exists: nothing is overwritten, so name a new one.")
+    require(target.absolute().parent.is_dir(), f"{target}: there is no directory {target.absolute().parent}.")
+    found = weights.find(options.source)
+    model = override.apply(found.model, changes)
+    tokenizer = None
+    if not options.no_tokenizer:
+        given = options.tokenizer
+        tokenizer = found.tokenizer() if given is None else weights.open_tokenizer_at(given)
+        weights.check_vocabulary(model, tokenizer)
+    params = found.params()
+    if target.suffix == ".npz":
+        write_marian(target, model, params, tokenizer)
+    else:
+        write_huggingface(target, model, params, tokenizer, found, options.target_language)
+    print(f"{target}: {parameter_count(params):,} parameters from {options.source}, of the format {found.format}")
+
+
+def write_huggingface(target: Path, model: Any, params: Any, tokenizer: Any, found: Any, language: str | None) -> None:
+    """All of it in a directory beside, renamed when whole."""
+    from research.pretrained import huggingface
+    from research.pretrained.tokenizer_files import write_tokenizer
+
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        generation = found.generation(tokenizer, language)
+        if model.zero_token is not None and generation.start_token != model.zero_token:
+            generation = dataclasses.replace(generation, start_token=model.zero_token)
+        huggingface.write(unfinished, model, params, generation)
+        if tokenizer is not None:
+            write_tokenizer(tokenizer, unfinished)
+        if target.is_dir():
+            target.rmdir()
+        unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_marian(target: Path, model: Any, params: Any, tokenizer: Any) -> None:
+    from research.pretrained import marian
+
+    marian.write(target, model, params)
+    if tokenizer is not None:
+        tokenizer.save(target.parent / f"{target.stem}.tokenizer")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
