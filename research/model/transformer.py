@@ -20,51 +20,55 @@ from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, constrai
 
 Params = dict[str, Any]  # nested; the leaves are arrays
 Projection = tuple[Float[Array, "b _ h k"], Float[Array, "b _ h k"]]  # keys and values of any number of places
-Stored = tuple[Float[Array, "b h k _"], Float[Array, "b h k _"]]  # the same in a cache
+Stored = tuple[Float[Array, "b h k _"], Float[Array, "b h _ k"]]  # the same in a cache
 
 
 class Past(NamedTuple):
     """Keys and values of places already seen, and where the new ones go."""
 
-    projection: Projection
+    stored: Stored
     place: Int[Array, ""]
 
     def write(self, new: Projection) -> Projection:
-        place = (0, self.place, 0, 0)
-        key, value = (
-            jax.lax.dynamic_update_slice(old, one, place) for old, one in zip(self.projection, new, strict=True)
-        )
-        return key, value
+        (old_key, old_value), (key, value) = self.stored, as_stored(new)
+        key = jax.lax.dynamic_update_slice(old_key, key, (0, 0, 0, self.place))
+        value = jax.lax.dynamic_update_slice(old_value, value, (0, 0, self.place, 0))
+        return as_projection((key, value))
 
 
 class Cache(NamedTuple):
     """What decoding remembers, a pair of keys and values a layer; m is c * n, the n hypotheses of a place together.
 
-    What the encoder gave is projected once, and stays at batch size however many hypotheses there are. Places are the
-    last axis, so that no step transposes what it reads.
+    What the encoder gave is projected once, and stays at batch size however many hypotheses there are. The axes stand
+    as the products with few queries want them, [k m] and [m k], so that no step transposes what it reads.
     """
 
-    own: tuple[Stored, ...]  # [b h k m], of the decoder's positions so far
-    cross: tuple[Stored, ...]  # [b h k s], of the encoder's output
+    own: tuple[Stored, ...]  # [b h k m] and [b h m k], of the decoder's positions so far
+    cross: tuple[Stored, ...]  # [b h k s] and [b h s k], of the encoder's output
 
     def grown(self, length: int, hypotheses: int) -> "Cache":
         """The same with room for `length` places."""
-
-        def grow(old: Float[Array, "b h k _"]) -> Float[Array, "b h k _"]:
-            return jnp.pad(old, ((0, 0), (0, 0), (0, 0), (0, length * hypotheses - old.shape[-1])))
-
-        return self._replace(own=jax.tree.map(grow, self.own))
+        return self._replace(own=tuple(_grown(stored, length * hypotheses) for stored in self.own))
 
 
-def stored(projection: Projection) -> Stored:
+def _grown(stored: Stored, places: int) -> Stored:
+    (key, value), more = stored, (0, places - stored[0].shape[-1])
+    return jnp.pad(key, ((0, 0), (0, 0), (0, 0), more)), jnp.pad(value, ((0, 0), (0, 0), more, (0, 0)))
+
+
+def as_stored(projection: Projection) -> Stored:
+    key, value = projection
     # Said of the bytes too, or the compiler keeps the order in which they came and transposes at every step.
-    key, value = (with_layout_constraint(jnp.moveaxis(array, 1, 3), Layout((0, 1, 2, 3))) for array in projection)
-    return key, value
+    return _laid_out(jnp.moveaxis(key, 1, 3)), _laid_out(jnp.moveaxis(value, 1, 2))
 
 
-def read(projection: Stored) -> Projection:
-    key, value = (jnp.moveaxis(array, 3, 1) for array in projection)
-    return key, value
+def _laid_out(array: Float[Array, "b h _ _"]) -> Float[Array, "b h _ _"]:
+    return with_layout_constraint(array, Layout((0, 1, 2, 3)))
+
+
+def as_projection(stored: Stored) -> Projection:
+    key, value = stored
+    return jnp.moveaxis(key, 3, 1), jnp.moveaxis(value, 2, 1)
 
 
 class EncoderLayer(Layer):
@@ -202,9 +206,9 @@ class Decoder(Stack):
         bias = self.position_bias(index[None], places, bidirectional=False)
         x, own = self.enter(x, index[None]), []
         for layer, projection, cross_projection in zip(layers, cache.own, cache.cross, strict=True):
-            past = Past(read(projection), index * hypotheses)
-            x, written = layer(x, read(cross_projection), mask, cross_mask, bias(layer), past=past)
-            own.append(stored(written))
+            past = Past(projection, index * hypotheses)
+            x, written = layer(x, as_projection(cross_projection), mask, cross_mask, bias(layer), past=past)
+            own.append(as_stored(written))
         return self.leave(x), cache._replace(own=tuple(own))
 
 
@@ -281,9 +285,9 @@ class EncoderDecoder(nnx.Module):
     def new_cache(self, encoded: Float[Array, "b s d"], length: int, hypotheses: int = 1) -> Cache:
         """An empty cache for `length` positions; the encoder's output is projected here, once, for every layer."""
         self.decoder.check_length(length)
-        cross = tuple(stored(layer.cross_attention.project(encoded)) for layer in self.decoder.unstacked())
-        empty = jnp.zeros((*cross[0][0].shape[:-1], length * hypotheses), encoded.dtype)
-        return Cache(((empty, empty),) * self.config.decoder_layers, cross)
+        cross = tuple(as_stored(layer.cross_attention.project(encoded)) for layer in self.decoder.unstacked())
+        empty = jnp.zeros((len(encoded), length * hypotheses, self.config.heads, self.config.head_width), encoded.dtype)
+        return Cache((as_stored((empty, empty)),) * self.config.decoder_layers, cross)
 
     def decode_step(
         self,
