@@ -217,9 +217,9 @@ class Stack(nnx.Module):
         self.config = config
 
     def enter(
-        self, x: Float[Array, "b t d"], places: Int[Array, "*b t"], dropout_key: PRNGKeyArray | None = None
+        self, x: Float[Array, "b t d"], places: Int[Array, "..."], dropout_key: PRNGKeyArray | None = None
     ) -> Float[Array, "b t d"]:
-        """What the first layer receives: embeddings at their places, normed where the model does, dropped."""
+        """What the first layer receives: embeddings at their places, or all at one, normed where the model does; dropped."""
         match self.config.positions:
             case Learned(offset=offset):
                 x = x + self.position_embedding[...][places + offset].astype(x.dtype)
