@@ -165,7 +165,7 @@ def test_what_cannot_be_said_is_refused_by_name(variant, changes, message, tmp_p
 def test_generations_that_cannot_be_said_are_refused(tmp_path):
     model, params, _ = golden("t5")
     for generation in (Generation(method=Beam(4, GNMT())), Generation(method=Beam(1))):
-        with pytest.raises(ConfigError, match="generation.method is Beam.*, which Hugging Face's files cannot say"):
+        with pytest.raises(ConfigError, match=r"generation.method is Beam.*, which Hugging Face's files cannot say"):
             write(tmp_path / "out", model, params, generation)
 
 
