@@ -39,6 +39,8 @@ def test_configurations_read():
         ("t5", {"tie_word_embeddings": True, "scale_decoder_outputs": False}, True, Separate()),
         ("t5", {"scale_decoder_outputs": False}, False, Tied(scaled=False)),
         ("umt5", {}, True, Separate()),
+        ("mt5", {"tie_word_embeddings": True}, True, Separate()),
+        ("mt5", {"tie_word_embeddings": True}, False, Tied(scaled=False)),
     ],
 )
 def test_heads_read(tmp_path, model_type, fields, has_head, head):

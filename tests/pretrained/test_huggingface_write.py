@@ -48,7 +48,7 @@ def tensors_of(directory):
 
 def drawn(model):
     generator = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: generator.normal(size=leaf.shape).astype(np.float32), abstract_params(model))
+    return jax.tree.map(lambda leaf: 0.3 * generator.normal(size=leaf.shape).astype(np.float32), abstract_params(model))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -95,7 +95,7 @@ def test_nothing_remains_of_a_failed_write(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="names and shapes are not those"):
         write(tmp_path / "out", model, params, GENERATIONS["t5"])
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError("no space left")
 
     monkeypatch.setattr("research.pretrained.files.save_file", fail)
@@ -118,7 +118,8 @@ def test_a_start_from_nothing_becomes_a_row_of_zeros(tmp_path):
     assert not read_again["embedding"][-1].any()
     assert read_again["logits_bias"][-1] == 0
     assert read_generation(tmp_path / "out") == replace(generation, banned=(60,))
-    ours, theirs = (forward(*pair, expected, True)[1] for pair in ((model, params), (again, read_again)))
+    compute = jax.jit(lambda model, params: forward(model, params, expected, True)[1], static_argnums=0)
+    ours, theirs = compute(model, params), compute(again, read_again)
     np.testing.assert_array_equal(ours, theirs[..., :-1])
     with pytest.raises(ConfigError, match=r"start_token is 0: model.zero_token, 60, which has no row"):
         write(tmp_path / "more", model, params, Generation(0, 0, 60))
@@ -130,8 +131,12 @@ def test_a_start_from_nothing_becomes_a_row_of_zeros(tmp_path):
 @pytest.mark.parametrize(
     ("variant", "changes", "message"),
     [
-        ("t5", {"norm": LayerNorm(1e-5)}, r"model.activation|model.gated|model.biases"),
-        ("t5", {"logits_bias": True}, "model.logits_bias is True, which Hugging Face's files cannot say"),
+        (
+            "t5",
+            {"norm": LayerNorm(1e-5)},
+            r"model.biases is False, where it would be True; model.positions is Relative",
+        ),
+        ("t5", {"logits_bias": True}, "files cannot say this: model.logits_bias is True, where it would be False"),
         ("t5", {"activation": "gelu", "gated": True}, "model.activation is 'gelu' with gated True"),
         ("t5", {"scaled_scores": True}, "model.scaled_scores is True"),
         ("t5", {"positions": Learned(32)}, r"model.positions is Learned"),
@@ -139,20 +144,20 @@ def test_a_start_from_nothing_becomes_a_row_of_zeros(tmp_path):
         (
             "bart",
             {"norm": LayerNorm(1e-6)},
-            r"model.norm is LayerNorm\(epsilon=1e-06\), which .* LayerNorm\(epsilon=1e-05",
+            r"model.norm is LayerNorm\(epsilon=1e-06\), where it would be LayerNorm\(epsilon=1e-05",
         ),
-        ("bart", {"norm": RMSNorm()}, "model.activation is|model.biases is True"),
+        ("bart", {"norm": RMSNorm()}, "model.biases is True, where it would be False; model.norm_first is False"),
         ("bart", {"positions": Learned(32, offset=0)}, "model.positions is"),
         ("bart", {"positions": Relative()}, "model.positions is Relative"),
         ("bart", {"embedding_norm": False}, "model.embedding_norm is False"),
-        ("bart", {"head_width": 4}, "model.head_width is 4, which .* it would be 8"),
-        ("bart", {"zero_token": 1}, "model.zero_token is 1, .* it would be None"),
+        ("bart", {"head_width": 4}, "model.head_width is 4, where it would be 8"),
+        ("bart", {"zero_token": 1}, "model.zero_token is 1, where it would be None"),
         ("bart", {"head": Tied(scaled=True)}, "model.head is Tied"),
         ("mbart", {"source_vocab_size": 50}, "model.source_vocab_size is 50"),
         ("marian", {"positions": Sinusoidal(32, last_included=True)}, "model.positions is Sinusoidal"),
-        ("marian", {"zero_token": 3}, "model.zero_token is 3, .* it would be 60"),
+        ("marian", {"zero_token": 3}, "model.zero_token is 3, where it would be 60"),
         ("marian", {"norm_first": True}, "model.norm_first is True"),
-        ("marian", {"width": 27, "heads": 4}, "model.width|d_model is 27, which 4 heads do not divide"),
+        ("marian", {"width": 26}, "d_model is 26, which 3 heads do not divide"),
     ],
 )
 def test_what_cannot_be_said_is_refused_by_name(variant, changes, message, tmp_path):
@@ -165,7 +170,7 @@ def test_what_cannot_be_said_is_refused_by_name(variant, changes, message, tmp_p
 def test_generations_that_cannot_be_said_are_refused(tmp_path):
     model, params, _ = golden("t5")
     for generation in (Generation(method=Beam(4, GNMT())), Generation(method=Beam(1))):
-        with pytest.raises(ConfigError, match=r"generation.method is Beam.*, which Hugging Face's files cannot say"):
+        with pytest.raises(ConfigError, match=r"files cannot say this: generation.method is Beam"):
             write(tmp_path / "out", model, params, generation)
 
 

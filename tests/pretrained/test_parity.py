@@ -27,6 +27,8 @@ def test_parity_of_a_full_row_without_masks(variant):
     assert_close(logits, row["logits"], TOLERANCE, "logits")
 
 
+STACKS = ("encoder", "decoder")
+
 # What a family is easily taken for; of each the goldens must tell the difference.
 MISTAKES = {
     "t5": [
@@ -100,9 +102,6 @@ def without(params, *names):
     """The parameters of both stacks without some, and what was left out of the encoder."""
     kept = {stack: {name: leaf for name, leaf in params[stack].items() if name not in names} for stack in STACKS}
     return {**params, **kept}
-
-
-STACKS = ("encoder", "decoder")
 
 
 @pytest.mark.parametrize("variant", ["bart", "mbart"])
@@ -187,11 +186,32 @@ def mend_umt5(directory) -> None:
     path.write_text(path.read_text().replace('"tie_word_embeddings": true', '"tie_word_embeddings": false'))
 
 
+def stacks(**sizes):
+    """Fields that transformers has once for each stack."""
+    return {f"{stack}_{name}": size for stack in STACKS for name, size in sizes.items()}
+
+
 LARGE = {
-    "bart": {"vocab_size": 50265, "d_model": 768, "layers": 6, "heads": 12, "ffn_dim": 3072, "length": 1024},
-    "marian": {"vocab_size": 32000, "d_model": 512, "layers": 6, "heads": 8, "ffn_dim": 2048, "length": 512},
-    "t5_v1_1": {"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6},
+    "bart": {
+        **stacks(layers=6, attention_heads=12, ffn_dim=3072),
+        **{"vocab_size": 50265, "d_model": 768, "max_position_embeddings": 1024},
+    },
+    "marian": {
+        **stacks(layers=6, attention_heads=8, ffn_dim=2048),
+        **{"vocab_size": 32000, "d_model": 512, "max_position_embeddings": 512},
+        **{"pad_token_id": 31999, "decoder_start_token_id": 31999, "activation_function": "relu"},
+    },
+    "t5_v1_1": {
+        **{"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 8},
+        **{"num_decoder_layers": 8, "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128},
+    },
 }
+
+
+def draw_bias(model) -> None:
+    """transformers' own initial values, and a bias of the logits, which without one is not read."""
+    if model.config.model_type == "marian":
+        model.final_logits_bias.normal_()
 
 
 @pytest.mark.live
@@ -200,16 +220,11 @@ LARGE = {
 def test_live_parity_at_the_size_of_published_models(variant, tmp_path):
     """BART base, Marian base, and T5 v1.1 small; gradients too."""
     goldens = pytest.importorskip("scripts.make_goldens")
-    sizes, made = dict(LARGE[variant]), goldens.VARIANTS[variant]
-    if variant == "t5_v1_1":
-        sizes |= {"num_layers": 8, "num_decoder_layers": 8, "relative_attention_num_buckets": 32}
-        sizes |= {"relative_attention_max_distance": 128}
-    else:
-        layers, heads, inner, length = (sizes.pop(name) for name in ("layers", "heads", "ffn_dim", "length"))
-        sizes |= {f"{stack}_layers": layers for stack in STACKS} | {"max_position_embeddings": length}
-        sizes |= {f"{stack}_attention_heads": heads for stack in STACKS}
-        sizes |= {f"{stack}_ffn_dim": inner for stack in STACKS}
-    reference = goldens.build(made._replace(draw=lambda model: None), seed=5, **sizes)
-    inputs = goldens.example(seed=5, rows=2, source=60, target=40, tokens=made.tokens)
+    made, sizes = goldens.VARIANTS[variant], LARGE[variant]
+    reference = goldens.build(made._replace(draw=draw_bias), seed=5, **sizes)
+    last = sizes["vocab_size"] - (variant == "marian")
+    marian = {"start": last, "pad": last} if variant == "marian" else {}
+    tokens = made.tokens._replace(source=last, target=last, **marian)
+    inputs = goldens.example(seed=5, rows=2, source=40, target=24, tokens=tokens)
     reference.save_pretrained(tmp_path)
     assert_parity(*read(tmp_path), inputs, goldens.reference(reference, inputs), segments=True)
