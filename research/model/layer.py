@@ -219,7 +219,7 @@ class Stack(nnx.Module):
     def enter(
         self, x: Float[Array, "b t d"], places: Int[Array, "..."], dropout_key: PRNGKeyArray | None = None
     ) -> Float[Array, "b t d"]:
-        """What the first layer receives: embeddings at their places, or all at one, normed where the model does; dropped."""
+        """What the first layer receives: embeddings at their places, or all at one, normed, dropped."""
         match self.config.positions:
             case Learned(offset=offset):
                 x = x + self.position_embedding[...][places + offset].astype(x.dtype)
