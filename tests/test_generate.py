@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from vocabularies import sentences, sentencepiece_model, t5_model, write_bpe, write_marian
+from vocabularies import sentencepiece_model, sentences, t5_model, write_bpe, write_marian
 
 from research import decode as decoding
 from research import generate
