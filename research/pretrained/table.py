@@ -147,7 +147,7 @@ def fresh_paths(paths: Iterable[str], fresh: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for expression in fresh:
         matches = {path for path in paths if re.fullmatch(expression, path)}
-        require(bool(matches), f"fresh: {expression!r} matches no parameter; there are {', '.join(paths)}.")
+        require(bool(matches), f"init_fresh: {expression!r} matches no parameter; there are {', '.join(paths)}.")
         found |= matches
     return found
 
