@@ -110,8 +110,7 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
     """Raises ConfigError where the tokenizer has ids for which the model has no row."""
     source = model.vocab_size if model.source_vocab_size is None else model.source_vocab_size
     for side, size, rows in (("source", tokenizer.size, source), ("target", tokenizer.target_size, model.vocab_size)):
-        # A zero token beyond the rows is an id of the vocabulary all the same.
-        room = rows + (side == "target" and model.zero_token == rows)
+        room = rows + (model.zero_token == rows)  # beyond the rows it is an id of the vocabulary all the same
         require(size <= room, f"The tokenizer has {size} {side} ids, but the model has rows for {room} only.")
 
 

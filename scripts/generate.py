@@ -37,9 +37,12 @@ files
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, rest = parser().parse_known_intermixed_args(arguments)  # lines of text may come after options
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # Lines of text may come after options, but for argparse not after options that it does not know.
+    overrides = [argument for argument in arguments if argument.startswith("--generation.")]
+    options, rest = parser().parse_known_intermixed_args([item for item in arguments if item not in overrides])
     try:
-        return run(options, override.from_arguments(rest, "--generation."))
+        return run(options, override.from_arguments([*overrides, *rest], "--generation."))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
