@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from research import logits
 from research.config import GNMT, Beam, Generation, Greedy, Model, Power, Sampling
-from research.model.transformer import Cache, DecoderLayer, EncoderDecoder, Params, bind
+from research.model.cache import Cache
+from research.model.transformer import DecoderLayer, EncoderDecoder, Params, bind
 
 STAGES = (32, 64, 128, 256, 512, 1024)  # lengths of the cache
 FAR = -1.0e9  # the score of what has no chance; finite, as Hugging Face's, so that sums of it stay comparable

@@ -33,15 +33,56 @@ def train_flops(model: Model, input_length: int, target_length: int) -> int:
     Every matrix product of the model is counted, with all score products of the causal half; embedding look-ups, norms,
     softmax, the optimizer and what remat computes again are not. The backward pass is twice the forward one.
     """
-    s, t, d = input_length, target_length, model.width
-    inner, f = model.heads * model.head_width, model.feed_forward
-    feed_forward = 2 * (3 if model.gated else 2) * d * f
-    encoder_layer = 8 * d * inner * s + 4 * s * s * inner + feed_forward * s
-    self_attention = 8 * d * inner * t + 4 * t * t * inner
-    cross_attention = 4 * d * inner * t + 4 * d * inner * s + 4 * t * s * inner
-    decoder_layer = self_attention + cross_attention + feed_forward * t
+    t, d, inner = target_length, model.width, model.heads * model.head_width
+    decoder_layer = 8 * d * inner * t + 4 * t * t * inner + _cross_attention(model, input_length, t)
+    decoder_layer += _cross_projection(model, input_length) + _feed_forward(model) * t
     logits = 2 * d * model.vocab_size * t
-    return 3 * (model.encoder_layers * encoder_layer + model.decoder_layers * decoder_layer + logits)
+    return 3 * (_encoder(model, input_length) + model.decoder_layers * decoder_layer + logits)
+
+
+def decode_flops(model: Model, input_length: int, output_length: int, hypotheses: int = 1) -> int:
+    """FLOPs of decoding one sequence to `output_length` tokens of each hypothesis, counted as in `train_flops`.
+
+    The encoder runs once, and its output is projected once for all hypotheses. A token is scored against as many places
+    as its own hypothesis has so far: what is computed of the empty rest of a cache, or of others' places, is not work.
+    """
+    places = output_length * (output_length + 1) // 2
+    steps = output_length * step_flops(model, input_length, 0) + model.decoder_layers * 4 * places * _inner(model)
+    return encode_flops(model, input_length) + hypotheses * steps
+
+
+def encode_flops(model: Model, input_length: int) -> int:
+    """FLOPs of what decoding does once a sequence: the encoder, and every decoder layer's projection of its output."""
+    return _encoder(model, input_length) + model.decoder_layers * _cross_projection(model, input_length)
+
+
+def step_flops(model: Model, input_length: int, places: int) -> int:
+    """FLOPs of one token of one hypothesis that is scored against `places` of the decoder's cache."""
+    own = (8 * model.width + 4 * places) * _inner(model)
+    layer = own + _cross_attention(model, input_length, 1) + _feed_forward(model)
+    return model.decoder_layers * layer + 2 * model.width * model.vocab_size
+
+
+def _encoder(model: Model, s: int) -> int:
+    layer = (8 * model.width * s + 4 * s * s) * _inner(model) + _feed_forward(model) * s
+    return model.encoder_layers * layer
+
+
+def _cross_attention(model: Model, s: int, t: int) -> int:
+    return 4 * (model.width + s) * _inner(model) * t
+
+
+def _cross_projection(model: Model, s: int) -> int:
+    return 4 * model.width * _inner(model) * s
+
+
+def _feed_forward(model: Model) -> int:
+    """Of one token."""
+    return 2 * (3 if model.gated else 2) * model.width * model.feed_forward
+
+
+def _inner(model: Model) -> int:
+    return model.heads * model.head_width
 
 
 def parameter_count(tree: Any) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +11,17 @@ from research.config import Adafactor, AdamW, Constant, Data, Experiment, Mesh, 
 from research.data.batch import Batch
 from research.model.family import preset
 from research.model.transformer import abstract_params, bind
-from research.plan import PEAK_FLOPS, device_bytes, parameter_count, peak_flops, state_bytes, train_flops
+from research.plan import (
+    PEAK_FLOPS,
+    decode_flops,
+    device_bytes,
+    encode_flops,
+    parameter_count,
+    peak_flops,
+    state_bytes,
+    step_flops,
+    train_flops,
+)
 from research.sharding import make_mesh
 from research.step import abstract_state, state_shardings
 
@@ -62,6 +73,32 @@ def test_flops_are_those_of_the_products_in_the_program(model):
     jaxpr = jax.make_jaxpr(lambda params: bind(model, params)(Batch(tokens, targets, targets)))(abstract_params(model))
     bias = 2 * 32 * model.heads * (12 * 12 + 6 * 6)  # the tables of relative biases are looked up by a product
     assert _product_flops(jaxpr.jaxpr) - bias == train_flops(model, 12, 6) // 3
+
+
+@pytest.mark.parametrize("hypotheses", [1, 3])
+def test_flops_of_decoding_are_those_of_the_products_in_its_program(hypotheses):
+    tokens = jax.ShapeDtypeStruct((1, 12), np.int32)
+
+    def begin(params, tokens):
+        module = bind(TINY, params)
+        return module.new_cache(module.encode(tokens), 5, hypotheses)
+
+    def advance(params, cache, tokens):
+        return bind(TINY, params).decode_step(tokens, cache, jnp.int32(2))[0]
+
+    params = abstract_params(TINY)
+    begun = _product_flops(jax.make_jaxpr(begin)(params, tokens).jaxpr)
+    assert begun - 2 * 32 * TINY.heads * 12 * 12 == encode_flops(TINY, 12)
+    cache = jax.eval_shape(begin, params, tokens)
+    last = jax.ShapeDtypeStruct((1, hypotheses), np.int32)
+    places = 5 * hypotheses  # a program's step reads its whole cache
+    advanced = _product_flops(jax.make_jaxpr(advance)(params, cache, last).jaxpr)
+    assert advanced - 2 * 32 * TINY.heads * places == hypotheses * step_flops(TINY, 12, places)
+
+
+def test_decoding_is_its_steps_and_what_is_done_once():
+    steps = sum(step_flops(TINY, 12, places) for places in range(1, 8))
+    assert decode_flops(TINY, 12, 7, 3) == encode_flops(TINY, 12) + 3 * steps
 
 
 def _product_flops(jaxpr, times: int = 1) -> int:

@@ -51,7 +51,7 @@ class Attention(nnx.Module):
             scores = jnp.where(mask[..., None, :, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
         weights = dropout(weights, self.config.attention_dropout, dropout_key)
-        return self.output(jnp.einsum("bhts,bshk->bthk", weights, value))
+        return self.output(jnp.einsum("bshk,bhts->bthk", value, weights))
 
 
 class SelfAttention(Attention):

@@ -4,67 +4,21 @@ Layers are stacked on a leading axis and scanned, so that compile time does not 
 """
 
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research.config import Model, Separate, Tied, require
 from research.data.batch import Batch
 from research.model.attention import Attention, SelfAttention, ancestors, causal, cross_mask, same_segment
+from research.model.cache import Cache, Past, Projection, as_projection, as_stored
 from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, constrain, draw, layer_keys, split_key
 
 Params = dict[str, Any]  # nested; the leaves are arrays
-Projection = tuple[Float[Array, "b _ h k"], Float[Array, "b _ h k"]]  # keys and values of any number of places
-Stored = tuple[Float[Array, "b h k _"], Float[Array, "b h k _"]]  # the same in a cache
-
-
-class Past(NamedTuple):
-    """Keys and values of places already seen, and where the new ones go."""
-
-    projection: Projection
-    place: Int[Array, ""]
-
-    def write(self, new: Projection) -> Projection:
-        place = (0, self.place, 0, 0)
-        key, value = (
-            jax.lax.dynamic_update_slice(old, one, place) for old, one in zip(self.projection, new, strict=True)
-        )
-        return key, value
-
-
-class Cache(NamedTuple):
-    """What decoding remembers, a pair of keys and values a layer; m is c * n, the n hypotheses of a place together.
-
-    What the encoder gave is projected once, and stays at batch size however many hypotheses there are. Places are the
-    last axis, so that no step transposes what it reads.
-    """
-
-    own: tuple[Stored, ...]  # [b h k m], of the decoder's positions so far
-    cross: tuple[Stored, ...]  # [b h k s], of the encoder's output
-
-    def grown(self, length: int, hypotheses: int) -> "Cache":
-        """The same with room for `length` places."""
-
-        def grow(old: Float[Array, "b h k _"]) -> Float[Array, "b h k _"]:
-            return jnp.pad(old, ((0, 0), (0, 0), (0, 0), (0, length * hypotheses - old.shape[-1])))
-
-        return self._replace(own=jax.tree.map(grow, self.own))
-
-
-def stored(projection: Projection) -> Stored:
-    # Said of the bytes too, or the compiler keeps the order in which they came and transposes at every step.
-    key, value = (with_layout_constraint(jnp.moveaxis(array, 1, 3), Layout((0, 1, 2, 3))) for array in projection)
-    return key, value
-
-
-def read(projection: Stored) -> Projection:
-    key, value = (jnp.moveaxis(array, 3, 1) for array in projection)
-    return key, value
 
 
 class EncoderLayer(Layer):
@@ -202,9 +156,9 @@ class Decoder(Stack):
         bias = self.position_bias(index[None], places, bidirectional=False)
         x, own = self.enter(x, index[None]), []
         for layer, projection, cross_projection in zip(layers, cache.own, cache.cross, strict=True):
-            past = Past(read(projection), index * hypotheses)
-            x, written = layer(x, read(cross_projection), mask, cross_mask, bias(layer), past=past)
-            own.append(stored(written))
+            past = Past(projection, index * hypotheses)
+            x, written = layer(x, as_projection(cross_projection), mask, cross_mask, bias(layer), past=past)
+            own.append(as_stored(written))
         return self.leave(x), cache._replace(own=tuple(own))
 
 
@@ -281,9 +235,9 @@ class EncoderDecoder(nnx.Module):
     def new_cache(self, encoded: Float[Array, "b s d"], length: int, hypotheses: int = 1) -> Cache:
         """An empty cache for `length` positions; the encoder's output is projected here, once, for every layer."""
         self.decoder.check_length(length)
-        cross = tuple(stored(layer.cross_attention.project(encoded)) for layer in self.decoder.unstacked())
-        empty = jnp.zeros((*cross[0][0].shape[:-1], length * hypotheses), encoded.dtype)
-        return Cache(((empty, empty),) * self.config.decoder_layers, cross)
+        cross = tuple(as_stored(layer.cross_attention.project(encoded)) for layer in self.decoder.unstacked())
+        empty = jnp.zeros((len(encoded), length * hypotheses, self.config.heads, self.config.head_width), encoded.dtype)
+        return Cache((as_stored((empty, empty)),) * self.config.decoder_layers, cross)
 
     def decode_step(
         self,

@@ -1,0 +1,277 @@
+"""How fast decoding is, beside other engines on the same weights: python -m scripts.benchmark.decode
+
+Engines, each in a process of its own, taking turns:
+  ours                 research.decode in float32
+  transformers         generate of the PyTorch model, in float32
+  ctranslate2 ...      its translator, in float32 and with int8 weights
+Models are of published shapes with random weights, drawn here and written as Hugging Face directories, which all
+engines read. Every row has as many input tokens, and exactly as many output tokens: EOS is forbidden before.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from research import plan, run_directory
+from research.config import ConfigError, FanIn, Generation, LayerNorm, Model, Sinusoidal, require
+from research.model.family import preset
+from research.model.transformer import Params, initial_params
+from research.pretrained import huggingface
+from scripts.benchmark.data import cell, hardware, receive, spread
+from scripts.benchmark.engines import ENGINES, EXACT, missing, work
+
+EPILOG = """
+reading the table
+  Tokens are those written by the best hypothesis of every row; a second of them is the median over the rounds, with the
+  slowest and the fastest in brackets. "ours / theirs" is the median over the rounds of the ratio within a round, and so
+  is "x greedy", what beam search costs beside greedy decoding. GFLOP/s count every product that decoding needs
+  (research/plan.py: decode_flops); MFU stands beside them where the device's peak is known. Other work on the machine
+  shows in the spread and in the load averages: read the ratios, repeat what looks odd.
+
+what is asserted
+  Before a case is timed, every engine decodes it once. Greedily the float32 engines must give equal tokens, and rows
+  must differ from each other and hold many tokens; else nothing is measured. "as ours" is the share of equal tokens.
+
+peers
+  An engine that is not installed (python -m pip install torch transformers ctranslate2) is left out, and the table
+  says so. CTranslate2's models are converted from the same directories, with numerals for a vocabulary.
+
+examples
+  python -m scripts.benchmark.decode --out experiments/results/decode_cpu.json
+  python -m scripts.benchmark.decode --models t5_v1_1/small --batch_sizes 16 --beams 1 --engines ours transformers
+"""
+SEED = 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    try:
+        for name in ("rounds", "input_length", "output_length", "threads"):
+            require(getattr(options, name) > 0, f"--{name} is {getattr(options, name)}: it must be above 0.")
+        for name in ("batch_sizes", "beams"):
+            require(min(getattr(options, name)) > 0, f"--{name} has {min(getattr(options, name))}: all above 0.")
+        folder = (options.out or Path("-")).absolute().parent
+        require(folder.is_dir(), f"--out {options.out}: there is no directory {folder}.")
+        result = benchmark(options, console)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_table(result, console)
+    if options.out:
+        run_directory.write_json(options.out, result)
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmark.decode", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--models", nargs="+", default=["t5_v1_1/small", "marian/base"], help="presets (default: %(default)s)")
+    add("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="beside ours (default: all)")
+    add("--batch_sizes", nargs="+", type=int, default=[1, 16], help="rows at once (default: %(default)s)")
+    add("--beams", nargs="+", type=int, default=[1, 4], help="1 is greedy (default: %(default)s)")
+    add("--input_length", type=int, default=128, help="tokens a row (default: %(default)s)")
+    add("--output_length", type=int, default=64, help="tokens a row (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="each engine once a round (default: %(default)s)")
+    add("--threads", type=int, default=2, help="cores of each engine, on a CPU (default: %(default)s)")
+    add("--out", type=Path, metavar="PATH", help="keep every round, with hardware, versions and commit")
+    return parser.parse_args(arguments)
+
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+
+def model_of(name: str) -> tuple[Model, Generation]:
+    """A preset as Hugging Face has it, and how it begins and ends."""
+    model = replace(preset(name), compute="float32", initial=FanIn())
+    if model.zero_token is None:
+        return model, Generation()
+    model = replace(model, norm=LayerNorm(1e-5), positions=Sinusoidal(512))
+    start = model.vocab_size
+    return model, Generation(start_token=start, eos_token=0, pad_token=start, banned=())
+
+
+def write_model(name: str, directory: Path) -> Model:
+    model, generation = model_of(name)
+    params = jax.jit(initial_params, static_argnums=0)(model, jax.random.key(SEED))
+    huggingface.write(directory, model, lively(model, params), generation)
+    return model
+
+
+# Factors of matrices in a post-norm model with a tied head, which would else repeat one token for ever: what enters is
+# small enough for the layers to change it, and the feed-forward, which tells tokens apart, outweighs attention.
+LIVELY = {"query": 8.0, "output": 0.5, "down": 3.0}
+
+
+def lively(model: Model, params: Params) -> Params:
+    """Random weights under which the next token depends on those before, and on what the row reads.
+
+    T5's deviations do that for T5. More would be chaos, where engines differ by how they round.
+    """
+    if model.norm_first:
+        return params
+    stacks = {stack: jax.tree_util.tree_map_with_path(_enlivened, params[stack]) for stack in ("encoder", "decoder")}
+    for down in (stack["layers"]["feed_forward"]["down"] for stack in stacks.values()):
+        down["bias"] = -((2 * np.pi) ** -0.5) * down["weight"].sum(axis=1)  # takes off what ReLU gives on average
+    return {**params, **stacks, "embedding": params["embedding"] * 2 * model.width**-0.5}
+
+
+def _enlivened(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    return leaf * LIVELY.get(path[-2].key, 1.0)
+
+
+def input_tokens(model: Model, rows: int, length: int) -> np.ndarray:
+    return np.random.default_rng(rows).integers(3, model.vocab_size, (rows, length))
+
+
+# --- Measuring --------------------------------------------------------------------------------------------------------
+
+
+def benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    left_out = {name: missing(name) for name in options.engines if missing(name)}
+    names = [name for name in ENGINES if name == "ours" or (name in options.engines and name not in left_out)]
+    with tempfile.TemporaryDirectory() as folder:
+        directories = {name: Path(folder) / name.replace("/", "-") for name in options.models}
+        models = {name: write_model(name, directory) for name, directory in directories.items()}
+        pipes = {name: start(name, directories, options) for name in names}
+        about = {name: receive(pipe, name) for name, pipe in pipes.items()}
+        cases = [measure(model, models[model], rows, options, pipes, console)
+                 for model in options.models for rows in options.batch_sizes]  # fmt: skip
+        for pipe in pipes.values():
+            pipe.close()
+    environment = run_directory.environment()
+    environment.pop("host")
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "engines")}
+    return {
+        "environment": environment,
+        "hardware": hardware(),
+        "settings": settings,
+        "engines": about,
+        "left out": {name: f"{', '.join(packages)} not installed" for name, packages in left_out.items()},
+        "cases": [case for several in cases for case in several],
+    }
+
+
+def start(engine: str, directories: dict[str, Path], options: argparse.Namespace) -> Connection:
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read by the libraries when they are loaded
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    arguments = (theirs, engine, directories, options.output_length, options.threads)
+    context.Process(target=work, args=arguments, daemon=True).start()
+    theirs.close()  # or the death of the process would not end recv()
+    return ours
+
+
+def measure(
+    name: str, model: Model, rows: int, options: argparse.Namespace, pipes: dict[str, Connection], console: Console
+) -> list[dict[str, Any]]:
+    """A model and a batch with every number of beams: first what is decoded, then how fast, engines taking turns."""
+    tokens = input_tokens(model, rows, options.input_length)
+    found = {beams: {engine: ask(pipe, engine, name, tokens, beams)[1] for engine, pipe in pipes.items()}
+             for beams in options.beams}  # fmt: skip
+    agreement = {beams: check(found[beams], beams, f"{name}, {rows} rows") for beams in options.beams}
+    seconds: dict[int, dict[str, list[float]]] = {beams: {engine: [] for engine in pipes} for beams in options.beams}
+    loads = []
+    for number in range(options.rounds):
+        loads.append(os.getloadavg()[0])
+        console.print(f"{name}, {rows} rows, round {number + 1}: load average {loads[-1]:.1f}, {os.cpu_count()} cores")
+        for beams in options.beams:
+            for engine, pipe in pipes.items():
+                seconds[beams][engine].append(ask(pipe, engine, name, tokens, beams)[0])
+    return [
+        {
+            "model": name,
+            "rows": rows,
+            "beams": beams,
+            "flops": rows * plan.decode_flops(model, options.input_length, options.output_length, beams),
+            "distinct tokens": len(np.unique(found[beams]["ours"])),
+            "tokens as ours": agreement[beams],
+            "seconds": seconds[beams],
+            "load averages": loads,
+            "summary": summary(seconds, beams, rows * options.output_length),
+        }
+        for beams in options.beams
+    ]
+
+
+def ask(pipe: Connection, engine: str, model: str, tokens: np.ndarray, beams: int) -> tuple[float, np.ndarray]:
+    pipe.send((model, tokens, beams))
+    seconds, found = receive(pipe, engine)
+    return seconds, found
+
+
+def check(found: dict[str, np.ndarray], beams: int, what: str) -> dict[str, float]:
+    """The share of tokens that each engine has as ours."""
+    ours = found["ours"]
+    several = len(np.unique(ours)) > ours.shape[1] // 4 and len(np.unique(ours, axis=0)) == len(ours)
+    require(several, f"{what}: these weights say the same whatever they read, which measures nothing.")
+    for engine, tokens in found.items():
+        require(tokens.shape == ours.shape, f"{what}: {engine} gives {tokens.shape} tokens, ours {ours.shape}.")
+        equal = beams > 1 or engine not in EXACT or np.array_equal(tokens, ours)
+        require(equal, f"{what}: {engine} gives other greedy tokens than ours; nothing can be compared.")
+    return {engine: float(np.mean(tokens == ours)) for engine, tokens in found.items()}
+
+
+def summary(seconds: dict[int, dict[str, list[float]]], beams: int, tokens: int) -> dict[str, dict[str, list[float]]]:
+    """{engine: {measure: [median, lowest, highest]}}; ratios are made within a round."""
+    result = {}
+    for engine, rounds in seconds[beams].items():
+        result[engine] = {"tokens/s": spread([tokens / each for each in rounds])}
+        if engine != "ours":
+            result[engine]["ours / theirs"] = spread(ratios(rounds, seconds[beams]["ours"]))
+        if beams > 1 and 1 in seconds:
+            result[engine]["x greedy"] = spread(ratios(rounds, seconds[1][engine]))
+    return result
+
+
+def ratios(left: list[float], right: list[float]) -> list[float]:
+    return [one / other for one, other in zip(left, right, strict=True)]
+
+
+# --- Reporting --------------------------------------------------------------------------------------------------------
+
+
+def print_table(result: dict[str, Any], console: Console) -> None:
+    settings, machine = result["settings"], result["hardware"]
+    title = f"{settings['input_length']} tokens in, {settings['output_length']} out; {settings['threads']} threads"
+    table = Table("model", "rows", "beams", "engine", title=f"{title} of {machine['cpu']}")
+    for heading in ("tokens/s", "ours / theirs", "x greedy", "GFLOP/s", "as ours"):
+        table.add_column(heading, justify="right")
+    for case in result["cases"]:
+        for engine, measures in case["summary"].items():
+            rate = case["flops"] / statistics.median(case["seconds"][engine])
+            peak = plan.PEAK_FLOPS.get(result["engines"][engine]["device"])
+            flops = f"{rate / 1e9:,.0f}" + (f" ({rate / peak:.1%} MFU)" if peak else "")
+            figures = [cell(measures.get(heading), digits)
+                       for heading, digits in (("tokens/s", 0), ("ours / theirs", 2), ("x greedy", 2))]  # fmt: skip
+            shared = f"{case['tokens as ours'][engine]:.0%}"
+            table.add_row(case["model"], str(case["rows"]), str(case["beams"]), engine, *figures, flops, shared)
+        table.add_section()
+    console.print(table)
+    for engine, reason in result["left out"].items():
+        console.print(f"{engine} is left out: {reason}")
+    for engine, about in result["engines"].items():
+        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        console.print(f"{engine}: {versions}, on {about['device']}")
+    loads = [load for case in result["cases"] for load in case["load averages"]]
+    console.print(f"load average before a round, on {machine['cores']} cores: {min(loads):.1f} - {max(loads):.1f}")
+    console.print(f"commit {result['environment']['commit']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

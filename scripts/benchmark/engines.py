@@ -1,0 +1,148 @@
+"""What decodes in scripts.benchmark.decode: each engine from the same Hugging Face directory, behind one function.
+
+An engine is opened in a process of its own, which holds no other; libraries are imported there alone.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# A function from rows of input tokens and a number of beams to the tokens of each row's best hypothesis.
+Decode = Callable[[np.ndarray, int], np.ndarray]
+
+
+class Engine(NamedTuple):
+    """`open` gives its Decode, of a fixed output length, and the device it runs on."""
+
+    packages: tuple[str, ...]
+    open: Callable[[Path, int, int], tuple[Decode, str]]
+
+
+def open_ours(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
+    import jax
+    import jax.numpy as jnp
+
+    from research.config import Beam, Greedy
+    from research.decode import decode
+    from research.pretrained.huggingface import read_config, read_generation, read_params
+
+    model = replace(read_config(directory), compute="float32")
+    params = jax.block_until_ready(jax.tree.map(jnp.asarray, read_params(directory, model)))
+    asked = replace(read_generation(directory), max_length=length, min_length=length, forced_last=None)
+
+    def run(tokens: np.ndarray, beams: int) -> np.ndarray:
+        generation = replace(asked, method=Greedy() if beams == 1 else Beam(beams))
+        decoded = decode(model, params, jnp.asarray(tokens, jnp.int32), generation=generation)
+        return np.asarray(decoded.tokens[:, 0])
+
+    return run, jax.devices()[0].device_kind
+
+
+def open_transformers(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=torch.float32).eval().to(device)
+    lengths = {"max_new_tokens": length, "min_new_tokens": length}
+
+    def run(tokens: np.ndarray, beams: int) -> np.ndarray:
+        with torch.inference_mode():
+            inputs = torch.tensor(tokens, device=device)
+            mask = torch.ones_like(inputs)
+            found = model.generate(inputs, attention_mask=mask, num_beams=beams, do_sample=False, **lengths)
+        return found[:, 1:].cpu().numpy()
+
+    return run, device
+
+
+def open_ctranslate2(compute_type: str, directory: Path, length: int, threads: int) -> tuple[Decode, str]:
+    import ctranslate2
+
+    converted = directory.parent / f"{directory.name}-{compute_type}"
+    to_ctranslate2(directory, converted)
+    device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+    options = {"compute_type": compute_type, "intra_threads": threads, "inter_threads": 1}
+    translator = ctranslate2.Translator(str(converted), device, **options)
+    lengths = {"max_decoding_length": length, "min_decoding_length": length}
+
+    def run(tokens: np.ndarray, beams: int) -> np.ndarray:
+        rows = [[str(token) for token in row] for row in tokens.tolist()]
+        found = translator.translate_batch(rows, beam_size=beams, max_batch_size=0, **lengths)
+        return np.array([[int(token) for token in row.hypotheses[0]] for row in found])
+
+    return run, device
+
+
+ENGINES = {
+    "ours": Engine(("jax", "jaxlib"), open_ours),
+    "transformers": Engine(("torch", "transformers"), open_transformers),
+    "ctranslate2 float32": Engine(("ctranslate2", "torch", "transformers"), partial(open_ctranslate2, "float32")),
+    "ctranslate2 int8": Engine(("ctranslate2", "torch", "transformers"), partial(open_ctranslate2, "int8")),
+}
+EXACT = ("ours", "transformers", "ctranslate2 float32")  # whose greedy tokens must be equal
+
+
+class Numerals:
+    """A tokenizer, as far as CTranslate2's converter asks for one: every token is its number, written out."""
+
+    def __init__(self, directory: Path) -> None:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(directory)
+        self.tokens = [str(number) for number in range(config.vocab_size)]
+        if config.model_type == "marian":
+            self.tokens[-1] = "<pad>"  # by this name the row of zeros is known, and left out
+        self.bos_token, self.pad_token = self.tokens[0], self.tokens[config.pad_token_id]
+        self.eos_token, self.unk_token = self.tokens[config.eos_token_id], self.tokens[2]
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return self.tokens[token]
+
+    def get_vocab(self) -> dict[str, int]:
+        return {name: token for token, name in enumerate(self.tokens)}
+
+
+def to_ctranslate2(directory: Path, converted: Path) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    class Converter(TransformersConverter):
+        def load_tokenizer(self, *_: Any, **__: Any) -> Numerals:
+            return Numerals(directory)
+
+    Converter(str(directory)).convert(str(converted), force=True)
+
+
+# --- In its process ---------------------------------------------------------------------------------------------------
+
+
+def missing(engine: str) -> list[str]:
+    return [name for name in ENGINES[engine].packages if find_spec(name) is None]
+
+
+def work(pipe: Connection, engine: str, directories: dict[str, Path], length: int, threads: int) -> None:
+    """Answers (model, tokens, beams) with seconds and the tokens of the best hypotheses, until the pipe is closed."""
+    if hasattr(os, "sched_setaffinity"):  # the one bound that every library keeps to
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    opened = {name: ENGINES[engine].open(directory, length, threads) for name, directory in directories.items()}
+    versions = {name: metadata.version(name) for name in ENGINES[engine].packages}
+    pipe.send({"versions": versions, "device": next(iter(opened.values()))[1]})
+    with suppress(EOFError):
+        while True:
+            model, tokens, beams = pipe.recv()
+            began = time.perf_counter()
+            found = opened[model][0](tokens, beams)
+            pipe.send((time.perf_counter() - began, found))
