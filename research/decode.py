@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from research import logits
 from research.config import GNMT, Beam, Generation, Greedy, Model, Power, Sampling
@@ -44,7 +44,7 @@ def decode(
     generation: Generation,
     start_tokens: Int[Array, " b"] | None = None,
     prefix: Int[Array, "b p"] | None = None,
-    keys: PRNGKeyArray | None = None,
+    keys: Key[Array, " b"] | None = None,
     scores: bool = False,
 ) -> Decoded:
     """What `generation` says of each row.
@@ -82,7 +82,7 @@ class Step(NamedTuple):
     prefix: Int[Array, "b p"] | None
 
     def __call__(
-        self, tokens: logits.Tokens, cache: Cache, position: Int[Array, ""], ancestry: Int[Array, "b n t"] | None = None
+        self, tokens: logits.Tokens, cache: Cache, position: Int[Array, ""], ancestry: Int[Array, "b n c"] | None = None
     ) -> tuple[logits.Scores, Cache]:
         """Logits of what follows the token at `position`."""
         last = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)
@@ -155,7 +155,9 @@ def _most_probable(scores: logits.Scores, position: Int[Array, ""]) -> Int[Array
     return logits.best(scores, 1)[1][..., 0]
 
 
-def _drawn(method: Sampling, keys: PRNGKeyArray, scores: logits.Scores, position: Int[Array, ""]) -> Int[Array, "b n"]:
+def _drawn(
+    method: Sampling, keys: Key[Array, " b"], scores: logits.Scores, position: Int[Array, ""]
+) -> Int[Array, "b n"]:
     """Drawn with a key of the row, the hypothesis and the place."""
 
     def key(row: PRNGKeyArray, hypothesis: Int[Array, ""]) -> PRNGKeyArray:

@@ -43,6 +43,8 @@ def held_out(eval_step: Callable[[Params, Batch], Sums], params: Params, batches
 def fill_in(model: Model, params: Params, batch: Batch, tokenizer: Tokenizer) -> list[Passage]:
     """The rows of a span corruption batch with their sentinels replaced by what greedy decoding writes for each."""
     inputs, targets = np.asarray(batch.encoder_input_tokens), np.asarray(batch.decoder_target_tokens)
+    if not len(inputs):
+        return []
     generation = Generation(
         start_token=tokenizer.pad_id,
         eos_token=tokenizer.eos_id,

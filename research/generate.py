@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, UInt
 
 from research.config import Generation, Learned, Model, Sampling, Sinusoidal, require
 from research.data.tokenizer import Tokenizer
@@ -143,6 +144,11 @@ class Generator:
             numbers = order[start : start + self.batch_size]
             yield dict(zip(numbers, self._score([(sources[n], targets[n]) for n in numbers]), strict=True))
 
+    def identity(self) -> list[Any]:
+        """All that a line's outputs follow from, besides the line."""
+        texts = [repr(self.model), repr(self.generation), self.tokenizer.digest, self.languages]
+        return [*texts, self.seed, self.scores, int(checksum(self.params))]
+
     def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[list[float]]:
         pad, limit = self.tokenizer.pad_id, positions(self.model)
         sources, source_segments = padded([source for source, _ in pairs], self.batch_size, pad, limit)
@@ -151,6 +157,13 @@ class Generator:
         inputs = np.concatenate([start, targets[:, :-1]], axis=1)
         found = np.asarray(score(self.model, self.params, sources, inputs, targets, source_segments, segments))
         return [row[: len(target)].tolist() for row, (_, target) in zip(found, pairs, strict=False)]
+
+
+@jax.jit
+def checksum(params: Params) -> UInt[Array, ""]:
+    """Of every bit of the parameters, however they are laid out."""
+    bits = [jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(params)]
+    return jnp.stack([jnp.sum(leaf) * (2 * place + 1) for place, leaf in enumerate(bits)]).sum()
 
 
 def positions(model: Model) -> int | None:

@@ -4,6 +4,7 @@ OUTPUT.partial holds a line of JSON a batch after a first line that says what wa
 renaming. Killed anywhere, the same command goes on after the last whole batch.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,9 +12,16 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
-from research.config import require
+from research.config import ConfigError, require
+
+
+def check_new(output: Path | None) -> None:
+    """Raises ConfigError where the output is there already, or cannot be."""
+    if output is not None:
+        require(not output.exists(), f"{output} exists: nothing is overwritten, so give another --output.")
+        require(output.absolute().parent.is_dir(), f"{output}: there is no directory {output.absolute().parent}.")
 
 
 class Journal:
@@ -21,46 +29,61 @@ class Journal:
 
     def __init__(self, output: Path | None, asked: Any) -> None:
         """Raises ConfigError where the output is there, cannot be written, or was begun by another command."""
+        check_new(output)
         self.output = output
         self.done: dict[int, Any] = {}
-        self.file: TextIO | None = None
+        self.file: BinaryIO | None = None
         if output is None:
             return
-        require(not output.exists(), f"{output} exists: nothing is overwritten, so give another --output.")
-        require(output.absolute().parent.is_dir(), f"{output}: there is no directory {output.absolute().parent}.")
         self.partial = output.with_name(output.name + ".partial")
-        first = json.dumps({"asked": hashlib.sha256(json.dumps(asked, default=repr).encode()).hexdigest()}) + "\n"
-        begun = self.partial.read_text(encoding="utf-8") if self.partial.exists() else ""
-        if begun.startswith(first):
-            self._take(begun[len(first) :])
+        try:
+            self.file = self.partial.open("a+b")
+        except OSError as error:
+            raise ConfigError(f"{self.partial} cannot be written ({error.strerror}): give another --output.") from error
+        try:
+            self._go_on(self.file, asked)
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _go_on(self, file: BinaryIO, asked: Any) -> None:
+        """Takes what was done before, up to a line that was cut short, which is done anew."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{self.partial} is being written by another process: wait for it.") from error
+        first = _line({"asked": hashlib.sha256(json.dumps(asked, default=repr).encode()).hexdigest()})
+        file.seek(0)
+        begun = file.read()
         require(
-            begun.startswith(first) or not begun.endswith("\n"),
+            begun.startswith(first) or first.startswith(begun),
             f"{self.partial} was begun by another command or for other lines: move it away, or give another --output.",
         )
-        self.file = self.partial.open("a" if self.done else "w", encoding="utf-8")
-        if not self.done:
-            self.file.write(first)
-
-    def _take(self, lines: str) -> None:
-        """Whole lines; a last one that was cut short is written anew."""
-        whole = lines[: lines.rfind("\n") + 1]
-        for line in whole.splitlines():
-            self.done |= {int(number): result for number, result in json.loads(line).items()}
-        if len(whole) < len(lines):
-            os.truncate(self.partial, self.partial.stat().st_size - len(lines[len(whole) :].encode()))
+        whole = 0
+        for line in begun.splitlines(keepends=True):  # at the ends of lines that ASCII knows, which JSON escapes
+            if not line.endswith(b"\n"):
+                break
+            if whole:
+                self.done |= {int(number): result for number, result in json.loads(line).items()}
+            whole += len(line)
+        file.truncate(whole)
+        if not whole:
+            file.write(first)
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.file is not None:
+            if not self.done:
+                self.partial.unlink(missing_ok=True)
             self.file.close()
 
     def add(self, results: dict[int, Any]) -> None:
         """On disk when it returns."""
         self.done |= results
         if self.file is not None:
-            self.file.write(json.dumps(results, ensure_ascii=False) + "\n")
+            self.file.write(_line(results))
             self.file.flush()
             os.fsync(self.file.fileno())
 
@@ -71,9 +94,22 @@ class Journal:
             sys.stdout.flush()
             return
         unfinished = self.output.with_name(f".{self.output.name}.{os.getpid()}")
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(self.output)
+        try:
+            with unfinished.open("wb") as file:
+                file.writelines(_utf8(f"{line}\n") for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+            check_new(self.output)
+            unfinished.rename(self.output)
+        finally:
+            unfinished.unlink(missing_ok=True)
         self.partial.unlink()
+
+
+def _line(content: Any) -> bytes:
+    return _utf8(json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def _utf8(text: str) -> bytes:
+    """Half a surrogate pair, which UTF-8 cannot hold, as the escape that JSON reads."""
+    return text.encode("utf-8", errors="backslashreplace")

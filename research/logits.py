@@ -7,7 +7,7 @@ search, as in Hugging Face's `generate`, whose rules these are, in its order. To
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from research.config import Generation, Sampling
 
@@ -69,7 +69,7 @@ def best(scores: Scores, count: int) -> tuple[Float[Array, "b n k"], Int[Array, 
     return values, jnp.take_along_axis(tokens, places, axis=-1)
 
 
-def draw(logits: Scores, keys: PRNGKeyArray, method: Sampling) -> Int[Array, "b n"]:
+def draw(logits: Scores, keys: Key[Array, "b n"], method: Sampling) -> Int[Array, "b n"]:
     """A token for each hypothesis, each drawn with a key [b n] of its own."""
     logits = logits / method.temperature
     size = logits.shape[-1]
@@ -91,7 +91,7 @@ def _without_improbable(logits: Scores, min_p: float) -> Scores:
     return jnp.where(logits < logits.max(axis=-1, keepdims=True) + jnp.log(min_p), -jnp.inf, logits)
 
 
-def _categorical(keys: PRNGKeyArray, logits: Scores) -> Int[Array, "b n"]:
+def _categorical(keys: Key[Array, "b n"], logits: Scores) -> Int[Array, "b n"]:
     return jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
 
 

@@ -15,7 +15,11 @@ from typing import Any, Literal
 from research import config as schema
 from research.config import ConfigError, Experiment, require
 
-EXAMPLES = {"--config.": "optimizer.schedule.peak=3e-3", "--generation.": "max_length=200"}
+EXAMPLES = {
+    "--config.": "optimizer.schedule.peak=3e-3",
+    "--generation.": "max_length=200",
+    "--model.": "activation=silu",
+}
 
 
 def from_arguments(arguments: list[str], prefix: str = "--config.") -> dict[str, str]:

@@ -294,7 +294,7 @@ def table(title: str, rows: Mapping[str, str]) -> None:
             console.print(f"  {name:<{width}}  {value}", markup=False)
 
 
-def amount(value: float, unit: str = "") -> str:
+def amount(value: float | int, unit: str = "") -> str:
     """A count with a decimal prefix: 247.6 M."""
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
@@ -302,7 +302,7 @@ def amount(value: float, unit: str = "") -> str:
     return f"{value:.4g} {unit}".strip()
 
 
-def gibibytes(size: float) -> str:
+def gibibytes(size: float | int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
@@ -355,7 +355,7 @@ def _keep_up_to(path: Path, step: int) -> None:
     os.replace(temporary, path)
 
 
-def _clock(seconds: float) -> str:
+def _clock(seconds: float | int) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

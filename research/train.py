@@ -33,8 +33,9 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
     sharding.initialize_hosts()
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(config, mesh)
-    if config.init is not None and not (directory / "checkpoints").is_dir():
-        _check_initial(config)
+    if config.init is not None and not any((directory / "checkpoints").glob("[0-9]*")):
+        found = weights.find_initial(config, config.init)
+        say(f"Starting from {config.init}, of the format {found.format}.")
     if dry_run:
         Run(config, mesh, prepare(config.data, config.seed, config.batch_size))
         say("Dry run: nothing was trained.")
@@ -61,12 +62,6 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
                 pipeline.tokenizer.save(directory / "tokenizer.model")
             _fit(run, directory, checkpoints)
     return run.exit_code
-
-
-def _check_initial(config: Experiment) -> None:
-    """Raises ConfigError where `config.init` is not the experiment's model; says where it has another vocabulary."""
-    found = weights.find_initial(config, Path(str(config.init)))
-    say(f"Starting from {config.init}, of the format {found.format}.")
 
 
 class Run:

@@ -14,7 +14,7 @@ class Watchdog:
     The first beat starts it, so that compiling and restoring have the time they need.
     """
 
-    def __init__(self, seconds: float, exit_code: int, on_hang: Callable[[], object]) -> None:
+    def __init__(self, seconds: float | int, exit_code: int, on_hang: Callable[[], object]) -> None:
         self._seconds, self._exit_code, self._on_hang = seconds, exit_code, on_hang
         self._last: float | None = None
         self._stopped = threading.Event()

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -24,6 +23,7 @@ from research.config import (
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.model.transformer import Params, abstract_params
 from research.pretrained import fairseq, huggingface, marian, t5x
+from research.pretrained.table import fresh_paths
 from research.pretrained.tokenizer_files import read_tokenizer
 from research.sharding import flatten, unflatten
 
@@ -36,7 +36,8 @@ KNOWN = (
 FREE = (
     "dropout", "attention_dropout", "activation_dropout", "output_dropout", "initial", "compute", "remat", "unroll",
 )  # fmt: skip
-VOCABULARY = ("vocab_size", "source_vocab_size", "zero_token")  # another one may be wanted, its parameters fresh
+ROWS = ("vocab_size", "source_vocab_size")  # other numbers may be wanted, the parameters that have them fresh ...
+VOCABULARY = (*ROWS, "zero_token")  # ... and then another token to be zero
 
 
 class Weights(NamedTuple):
@@ -78,22 +79,30 @@ def initial(experiment: Experiment, params: Params, shardings: Any = None) -> Pa
     """The parameters given, random ones, with those of `experiment.init` in their place, laid out alike.
 
     Raises:
-        ConfigError: there is no such model, or it is another; a parameter is neither there nor `init_fresh`.
+        ConfigError: as `find_initial`; or the weights are damaged.
     """
     if experiment.init is None:
         return params
-    read = flatten(find_initial(experiment, Path(experiment.init)).params(shardings, experiment.init_fresh))
-    here = flatten(params)
-    unlike = [path for path, leaf in read.items() if leaf.shape != here[path].shape]
-    said = f"{experiment.init} has another vocabulary, so that {', '.join(unlike)} cannot be taken from it: name them"
-    require(not unlike, f"{said} in init_fresh, or set model.vocab_size to its.")
-    return unflatten({path: read.get(path, leaf) for path, leaf in here.items()})
+    read = flatten(find_initial(experiment, experiment.init).params(shardings, experiment.init_fresh))
+    return unflatten({path: read.get(path, leaf) for path, leaf in flatten(params).items()})
 
 
-def find_initial(experiment: Experiment, path: Path) -> Weights:
-    """Raises ConfigError where what is at `path` is not the experiment's model."""
-    found = find(path)
-    check_same_model(experiment.model, found.model, path, VOCABULARY if experiment.init_fresh else ())
+def find_initial(experiment: Experiment, init: str) -> Weights:
+    """The weights at `init`, of which none is read yet.
+
+    Raises:
+        ConfigError: there are none, or of another model; a parameter of another shape is not `init_fresh`; or an
+            expression of that matches nothing.
+    """
+    found = find(Path(init))
+    check_same_model(experiment.model, found.model, Path(init), VOCABULARY if experiment.init_fresh else ROWS)
+    there, here = (flatten(abstract_params(model)) for model in (found.model, experiment.model))
+    taken = there.keys() - fresh_paths(there, experiment.init_fresh)
+    unlike = sorted(path for path in taken if path not in here or there[path].shape != here[path].shape)
+    said = (
+        f"{init} has another vocabulary, so that {', '.join(unlike)} cannot be taken from it: name them in init_fresh"
+    )
+    require(not unlike, f"{said}, or set model.vocab_size to {found.model.vocab_size}.")
     return found
 
 
@@ -101,8 +110,7 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
     """Raises ConfigError where the tokenizer has ids for which the model has no row."""
     source = model.vocab_size if model.source_vocab_size is None else model.source_vocab_size
     for side, size, rows in (("source", tokenizer.size, source), ("target", tokenizer.target_size, model.vocab_size)):
-        # A zero token beyond the rows is an id of the vocabulary all the same.
-        room = rows + (side == "target" and model.zero_token == rows)
+        room = rows + (model.zero_token == rows)  # beyond the rows it is an id of the vocabulary all the same
         require(size <= room, f"The tokenizer has {size} {side} ids, but the model has rows for {room} only.")
 
 
@@ -117,8 +125,7 @@ def _run(path: Path) -> Weights | None:
     model = experiment.model
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
-        require(not fresh, f"{path} is a run: all of its parameters are taken, so that init_fresh must be empty.")
-        return _restore(_checkpoint(directory, step), model, shardings)
+        return _restore(_checkpoint(directory, step), model, shardings, fresh)
 
     def tokenizer() -> Tokenizer:
         saved = directory / "tokenizer.model"
@@ -148,14 +155,17 @@ def _checkpoint(directory: Path, step: str | None) -> Path:
     raise ConfigError(f"{directory} has no checkpoint that verifies: {wrong}.")
 
 
-def _restore(checkpoint: Path, model: Model, shardings: Any) -> Params:
-    """The parameters alone; the optimizer's state is not read."""
-    shapes = abstract_params(model)
-    if shardings is None:
-        kinds: Any = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-    else:
-        kinds = jax.tree.map(lambda leaf, where: ocp.ArrayRestoreArgs(sharding=where), shapes, shardings)
-    restore = ocp.args.PyTreeRestore(item={"params": shapes}, restore_args={"params": kinds}, partial_restore=True)
+def _restore(checkpoint: Path, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
+    """The parameters that are not `fresh`, alone; the optimizer's state is not read."""
+    shapes = flatten(abstract_params(model))
+    shapes = {path: shapes[path] for path in shapes.keys() - fresh_paths(shapes, fresh)}
+    kinds: dict[str, ocp.RestoreArgs] = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in shapes}
+    if shardings is not None:
+        places = flatten(shardings)
+        kinds = {path: ocp.ArrayRestoreArgs(sharding=places[path]) for path in shapes}
+    restore = ocp.args.PyTreeRestore(
+        item={"params": unflatten(shapes)}, restore_args={"params": unflatten(kinds)}, partial_restore=True
+    )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore((checkpoint / "state").absolute(), args=restore)["params"]
 
@@ -199,14 +209,19 @@ def _t5x(path: Path) -> Weights | None:
 def _marian(path: Path) -> Weights | None:
     if path.suffix != ".npz":
         return None
-    model = marian.read_config(path)
+    model, beside = marian.read_config(path), vocabulary_beside(path)
     return Weights(
         "Marian",
         model,
         lambda shardings=None, fresh=(): marian.read_params(path, model, shardings, fresh),
-        lambda: read_tokenizer(path.parent),
+        lambda: read_tokenizer(beside if beside.is_dir() else path.parent),
         implied_generation(model, marian.read_generation(path)),
     )
+
+
+def vocabulary_beside(path: Path) -> Path:
+    """The directory of a Marian file's own vocabulary; without it what is published lies around the file."""
+    return path.with_suffix(".tokenizer")
 
 
 def _fairseq(path: Path) -> Weights | None:
@@ -234,7 +249,8 @@ def implied_generation(
     def generation(tokenizer: Tokenizer | None, language: str | None) -> Generation:
         if tokenizer is None:
             return default
-        start = tokenizer.start_id(language) if model.zero_token is None else model.zero_token
+        start = tokenizer.start_id(language)  # which also refuses an unknown language
+        start = start if model.zero_token is None else model.zero_token
         forced = tokenizer.forced_first(language) if tokenizer.language_ids and language is not None else None
         return Generation(start, tokenizer.eos_id, tokenizer.pad_id, forced_first=forced)
 

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,32 +73,32 @@ def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
 
 
 def write_huggingface(target: Path, model: Any, params: Any, tokenizer: Any, found: Any, language: str | None) -> None:
-    """All of it in a directory beside, renamed when whole."""
     from research.pretrained import huggingface
+    from research.pretrained.files import new_directory
     from research.pretrained.tokenizer_files import write_tokenizer
 
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    with new_directory(target) as unfinished:
         generation = found.generation(tokenizer, language)
         if model.zero_token is not None and generation.start_token != model.zero_token:
             generation = dataclasses.replace(generation, start_token=model.zero_token)
         huggingface.write(unfinished, model, params, generation)
         if tokenizer is not None:
             write_tokenizer(tokenizer, unfinished)
-        if target.is_dir():
-            target.rmdir()
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_marian(target: Path, model: Any, params: Any, tokenizer: Any) -> None:
+    """The vocabulary, in a directory beside the weights, takes its name after them."""
+    from research import weights
     from research.pretrained import marian
+    from research.pretrained.files import new_directory
+    from research.pretrained.tokenizer_files import write_tokenizer
 
-    marian.write(target, model, params)
-    if tokenizer is not None:
-        tokenizer.save(target.parent / f"{target.stem}.tokenizer")
+    if tokenizer is None:
+        marian.write(target, model, params)
+        return
+    with new_directory(weights.vocabulary_beside(target)) as unfinished:
+        write_tokenizer(tokenizer, unfinished)
+        marian.write(target, model, params)
 
 
 if __name__ == "__main__":

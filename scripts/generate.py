@@ -37,9 +37,12 @@ files
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, rest = parser().parse_known_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # Lines of text may come after options, but for argparse not after options that it does not know.
+    overrides = [argument for argument in arguments if argument.startswith("--generation.")]
+    options, rest = parser().parse_known_intermixed_args([item for item in arguments if item not in overrides])
     try:
-        return run(options, override.from_arguments(rest, "--generation."))
+        return run(options, override.from_arguments([*overrides, *rest], "--generation."))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -84,6 +87,7 @@ def open_generator(options: argparse.Namespace, overrides: dict[str, str], **set
     found = weights.find(options.model)
     tokenizer = found.tokenizer() if options.tokenizer is None else weights.open_tokenizer_at(options.tokenizer)
     weights.check_vocabulary(found.model, tokenizer)
+    tokenizer.source([""], options.source_language)  # refuses an unknown language
     languages = options.source_language, options.target_language
     generation = override.apply(found.generation(tokenizer, options.target_language), overrides)
     limit = generate.positions(found.model)
@@ -102,16 +106,21 @@ def open_generator(options: argparse.Namespace, overrides: dict[str, str], **set
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    given = [bool(options.text), options.input is not None]
-    require(sum(given) == 1 or options.interactive, "Give lines of text, or --input, and not both.")
-    rows = [] if options.interactive and not any(given) else list(read(options))
+    from research.journal import check_new  # as below
+
+    given = bool(options.text) + (options.input is not None)
+    require(given == 1 or (options.interactive and not given), "Give lines of text, or --input, and not both.")
+    require(options.output is None or bool(given), "--output is for lines of text or --input, of which there are none.")
+    require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
+    check_new(options.output)
+    rows = list(read(options)) if given else []
     if options.interactive:
         options.batch_size = 1
     elif rows:
         options.batch_size = min(options.batch_size, len(rows))
     generator = open_generator(options, overrides, scores=options.scores, seed=options.seed)
     if rows:
-        complete(generator, rows, options, overrides)
+        complete(generator, rows, options)
     if options.interactive:
         converse(generator, options)
     return 0
@@ -149,15 +158,15 @@ def json_objects(name: str, *keys: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Namespace, overrides: dict) -> None:
+def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Decodes every row, keeps each batch as it is done, and writes all in order at the end."""
     from research.journal import Journal
 
     framed, notes = generator.prepare([row["text"] for row in rows], options.strict)
     if str(notes):
         print(f"note: {notes}.", file=sys.stderr)
-    asked = [str(options.model), overrides, options.seed, options.scores, generator.languages, framed]
-    with Journal(options.output, asked) as journal, Progress("Generating", len(rows), "lines") as progress:
+    progress = Progress("Generating", len(rows), "lines")
+    with Journal(options.output, [*generator.identity(), framed]) as journal, progress:
         progress.advance(len(journal.done))
         for outputs in generator.run(framed, frozenset(journal.done)):
             journal.add({number: [one._asdict() for one in found] for number, found in outputs.items()})

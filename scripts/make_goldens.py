@@ -1,11 +1,13 @@
-"""What Hugging Face's PyTorch T5 computes, for tiny random models: python -m scripts.make_goldens
+"""What Hugging Face's PyTorch models compute, tiny and random: python -m scripts.make_goldens [VARIANT ...]
 
 Writes tests/goldens/: a directory a variant, as `save_pretrained` would lay it out (config.json, model.safetensors),
 with expected.safetensors beside them (inputs, encoder output, logits, loss and the loss's gradients, named as the
-weights), and relative_bucket.npz. Needs torch and transformers; run it again only to add a variant.
+weights), and relative_bucket.npz. Needs torch and transformers; run it again only to add a variant, by its name.
 """
 
 import json
+import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,12 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
+    MBartConfig,
+    MBartForConditionalGeneration,
     MT5Config,
     MT5ForConditionalGeneration,
     T5Config,
@@ -33,8 +41,82 @@ SIZES = {
     "num_layers": 3,
     "num_decoder_layers": 2,
     "num_heads": 3,
+    "dropout_rate": 0.1,
 }
 BUCKETS = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
+
+
+BART_SIZES = {
+    "vocab_size": 61,
+    "d_model": 24,
+    "max_position_embeddings": 32,
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 3),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 40),
+}
+
+
+class Tokens(NamedTuple):
+    """What a decoder starts from and rows end in, and the numbers that neither tokens nor targets reach."""
+
+    start: int = 0
+    pad: int = 0
+    source: int = 61
+    target: int = 61
+
+
+def draw_t5(model: Any) -> None:
+    """Norm scales and biases large enough to matter."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.uniform_(0.5, 1.5)
+        if "relative_attention_bias" in name:
+            parameter.normal_()
+
+
+def draw_small_t5(model: Any) -> None:
+    """An embedding so small that the norm's epsilon matters too."""
+    draw_t5(model)
+    model.shared.weight.mul_(0.02)
+
+
+# Deviations. What the norms see is small, so that their epsilon matters; scores and what enters the activation are not.
+BART_DEVIATIONS = {
+    "q_proj.weight": 4.0,
+    "k_proj.weight": 4.0,
+    "out_proj.weight": 0.07,
+    "fc1.weight": 3.0,
+    "fc1.bias": 1.0,
+    "fc2.weight": 0.05,
+    "embed_tokens.weight": 0.6,
+    "shared.weight": 0.6,
+    "weight": 0.3,
+    "bias": 0.03,
+}
+
+
+def draw_bart(model: Any) -> None:
+    learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in learned.items():
+        if "norm" in name and name.endswith("weight"):
+            parameter.uniform_(0.07, 0.2)
+        else:
+            parameter.normal_(std=next(value for end, value in BART_DEVIATIONS.items() if name.endswith(end)))
+
+
+def draw_mbart(model: Any) -> None:
+    draw_bart(model)
+    model.final_logits_bias.normal_(std=0.05)
+
+
+def draw_marian(model: Any) -> None:
+    draw_mbart(model)
+    for stack in (model.model.encoder, model.model.decoder):
+        stack.embed_tokens.weight[model.config.pad_token_id] = 0
+        # Where sinusoids are, no norm makes what the first layer scores small.
+        stack.layers[0].self_attn.q_proj.weight.mul_(0.04)
+        stack.layers[0].self_attn.k_proj.weight.mul_(0.04)
 
 
 class Variant(NamedTuple):
@@ -43,67 +125,120 @@ class Variant(NamedTuple):
     config: Any  # transformers' classes
     model: Any
     fields: dict[str, Any]
-    separate_head: bool
+    separate_head: bool = False
+    draw: Callable[[Any], None] = draw_t5
+    tokens: Tokens = Tokens()
 
+
+UNTIED = {"tie_word_embeddings": False}
+MARIAN = {"scale_embedding": True, "eos_token_id": 0}
 
 VARIANTS = {
-    "t5": Variant(T5Config, T5ForConditionalGeneration, {}, separate_head=False),
+    "t5": Variant(T5Config, T5ForConditionalGeneration, SIZES),
     "t5_v1_1": Variant(
         T5Config,
         T5ForConditionalGeneration,
-        {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, **BUCKETS},
+        {**SIZES, "feed_forward_proj": "gated-gelu", **UNTIED, **BUCKETS},
         separate_head=True,
     ),
-    "mt5": Variant(MT5Config, MT5ForConditionalGeneration, {"tie_word_embeddings": False}, separate_head=True),
-    "umt5": Variant(
-        UMT5Config, UMT5ForConditionalGeneration, {"tie_word_embeddings": False, **BUCKETS}, separate_head=True
+    "mt5": Variant(MT5Config, MT5ForConditionalGeneration, {**SIZES, **UNTIED}, separate_head=True),
+    "umt5": Variant(UMT5Config, UMT5ForConditionalGeneration, {**SIZES, **UNTIED, **BUCKETS}, separate_head=True),
+    "ul2": Variant(
+        T5Config,
+        T5ForConditionalGeneration,
+        {**SIZES, "feed_forward_proj": "gated-silu", **UNTIED, **BUCKETS},
+        separate_head=True,
+        draw=draw_small_t5,
+    ),
+    "bart": Variant(
+        BartConfig,
+        BartForConditionalGeneration,
+        {**BART_SIZES, "activation_function": "gelu"},
+        draw=draw_bart,
+        tokens=Tokens(start=2, pad=1),
+    ),
+    "mbart": Variant(
+        MBartConfig,
+        MBartForConditionalGeneration,
+        {**BART_SIZES, "activation_function": "gelu", "scale_embedding": True},
+        draw=draw_mbart,
+        tokens=Tokens(start=60, pad=1),
+    ),
+    "marian": Variant(
+        MarianConfig,
+        MarianMTModel,
+        {**BART_SIZES, **MARIAN, "activation_function": "swish", "pad_token_id": 60, "decoder_start_token_id": 60},
+        draw=draw_marian,
+        tokens=Tokens(start=60, pad=60, source=60, target=60),
+    ),
+    "marian_separate": Variant(
+        MarianConfig,
+        MarianMTModel,
+        {
+            **BART_SIZES,
+            **MARIAN,
+            "activation_function": "relu",
+            "share_encoder_decoder_embeddings": False,
+            "decoder_vocab_size": 53,
+            "pad_token_id": 52,
+            "decoder_start_token_id": 52,
+        },
+        draw=draw_marian,
+        tokens=Tokens(start=52, pad=52, source=52, target=52),
     ),
 }
 
 
-def build(variant: Variant, seed: int) -> torch.nn.Module:
-    """A model whose every parameter differs from its neighbours, norm scales and biases large enough to matter."""
+def build(variant: Variant, seed: int, **fields: Any) -> Any:
+    """A model whose every parameter differs from its neighbours and matters; `fields` change the configuration."""
     torch.manual_seed(seed)
-    config = variant.config(**SIZES, **variant.fields, dropout_rate=0.1, attn_implementation="eager")
+    config = variant.config(**(variant.fields | fields), attn_implementation="eager")
     model = variant.model(config)
     if variant.separate_head:
         # transformers 5 ties the head whatever the configuration says; published v1.1 weights are not tied.
         model.lm_head = torch.nn.Linear(config.d_model, config.vocab_size, bias=False)
         config.tie_word_embeddings = False
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("norm.weight"):
-                parameter.uniform_(0.5, 1.5)
-            if "relative_attention_bias" in name:
-                parameter.normal_()
+        variant.draw(model)
     return model.eval()
 
 
-def example(seed: int, rows: int = 3, source: int = 26, target: int = 17, padded: bool = True) -> dict[str, np.ndarray]:
+def example(
+    seed: int, rows: int = 3, source: int = 26, target: int = 17, padded: bool = True, tokens: Tokens = Tokens()
+) -> dict[str, np.ndarray]:
     """Random tokens; where padded, every row but the first ends in padding, on both sides."""
     generator = np.random.default_rng(seed)
     lengths = {"source": np.full(rows, source), "target": np.full(rows, target)}
     if padded:
         lengths = {side: np.append(length[0], generator.integers(4, length[1:])) for side, length in lengths.items()}
     masks = {side: (np.arange(length.max()) < length[:, None]).astype(np.int64) for side, length in lengths.items()}
-    tokens = generator.integers(2, SIZES["vocab_size"], (rows, source)) * masks["source"]
-    targets = generator.integers(2, SIZES["vocab_size"], (rows, target)) * masks["target"]
-    inputs = np.concatenate([np.zeros((rows, 1), np.int64), targets[:, :-1]], axis=1) * masks["target"]
+    inputs = np.where(masks["source"], generator.integers(2, tokens.source, (rows, source)), tokens.pad)
+    targets = np.where(masks["target"], generator.integers(2, tokens.target, (rows, target)), tokens.pad)
+    shifted = np.concatenate([np.full((rows, 1), tokens.start), targets[:, :-1]], axis=1)
     return {
-        "encoder_input_tokens": tokens,
+        "encoder_input_tokens": inputs,
         "encoder_mask": masks["source"],
-        "decoder_input_tokens": inputs,
+        "decoder_input_tokens": np.where(masks["target"], shifted, tokens.pad),
         "decoder_mask": masks["target"],
         "decoder_target_tokens": targets,
     }
 
 
-def reference(model: torch.nn.Module, inputs: dict[str, np.ndarray], padded: bool = True) -> dict[str, np.ndarray]:
+def learned(model: Any) -> dict[str, torch.Tensor]:
+    """What is trained, and the bias of the logits, which transformers keeps as a buffer; by name."""
+    tensors = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    bias = getattr(model, "final_logits_bias", None)
+    return tensors if bias is None or not bias.any() else {**tensors, "final_logits_bias": bias.requires_grad_()}
+
+
+def reference(model: Any, inputs: dict[str, np.ndarray], padded: bool = True) -> dict[str, np.ndarray]:
     """Encoder output, logits, mean loss over real targets, and its gradients as "gradient/" and the weight's name."""
     batch = {name: torch.from_numpy(array) for name, array in inputs.items()}
     masks = {"attention_mask": batch["encoder_mask"], "decoder_attention_mask": batch["decoder_mask"]} if padded else {}
     labels = batch["decoder_target_tokens"].masked_fill(batch["decoder_mask"] == 0, -100)
-    model.zero_grad()
+    tensors = learned(model)
+    for tensor in tensors.values():
+        tensor.grad = None
     outputs = model(
         input_ids=batch["encoder_input_tokens"],
         decoder_input_ids=batch["decoder_input_tokens"],
@@ -113,20 +248,22 @@ def reference(model: torch.nn.Module, inputs: dict[str, np.ndarray], padded: boo
     )
     outputs.loss.backward()
     results = {"encoded": outputs.encoder_last_hidden_state, "logits": outputs.logits, "loss": outputs.loss}
-    results |= {f"gradient/{name}": parameter.grad for name, parameter in model.named_parameters()}
+    results |= {f"gradient/{name}": tensor.grad for name, tensor in tensors.items()}
     return {name: np.ascontiguousarray(tensor.detach().numpy()) for name, tensor in results.items()}
 
 
-def weights(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    return {name: parameter.detach().numpy().copy() for name, parameter in model.named_parameters()}
+def weights(model: Any) -> dict[str, np.ndarray]:
+    """What `save_pretrained` writes."""
+    named = learned(model) | dict(model.named_buffers())
+    return {name: tensor.detach().numpy().copy() for name, tensor in named.items()}
 
 
 def write_variant(name: str, variant: Variant) -> None:
     directory = GOLDENS / name
     directory.mkdir(parents=True, exist_ok=True)
     model = build(variant, seed=0)
-    inputs = example(seed=0)
-    config = {"model_type": variant.config.model_type, **SIZES, **variant.fields, "dropout_rate": 0.1}
+    inputs = example(seed=0, tokens=variant.tokens)
+    config = {"model_type": variant.config.model_type, **variant.fields}
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(weights(model), directory / "model.safetensors")
     versions = {package: version(package) for package in ("torch", "transformers")}
@@ -148,11 +285,12 @@ def write_buckets() -> None:
     np.savez_compressed(GOLDENS / "relative_bucket.npz", distance=distance.numpy(), **(tables | versions))
 
 
-def main() -> None:
-    for name, variant in VARIANTS.items():
-        write_variant(name, variant)
-    write_buckets()
+def main(names: list[str]) -> None:
+    for name in names or VARIANTS:
+        write_variant(name, VARIANTS[name])
+    if not names:
+        write_buckets()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

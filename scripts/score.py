@@ -42,19 +42,22 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    from research.journal import Journal
+    from research.journal import Journal, check_new  # after the arguments: what they import takes seconds
 
+    check_new(options.output)
     rows = list(read(options.input))
     require(bool(rows), f"--input {options.input} holds no pair.")
     pairs = [(row["text"], row["target"]) for row in rows]
     options.batch_size = min(options.batch_size, len(pairs))
     generator = open_generator(options, overrides)
-    asked = [str(options.model), generator.languages, pairs]
-    with Journal(options.output, asked) as journal, Progress("Scoring", len(pairs), "pairs") as progress:
+    progress = Progress("Scoring", len(pairs), "pairs")
+    with Journal(options.output, [*generator.identity(), pairs]) as journal, progress:
         progress.advance(len(journal.done))
         for scores in generator.score_pairs(pairs, frozenset(journal.done)):
             journal.add(scores)

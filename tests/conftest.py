@@ -13,3 +13,9 @@ os.environ["XLA_FLAGS"] = " ".join(
 from jaxtyping import install_import_hook
 
 install_import_hook("research", "beartype.beartype")
+
+
+def pytest_configure() -> None:
+    from research.sharding import initialize_hosts
+
+    initialize_hosts()  # before anything else of JAX, as in every run: some tests train in this process

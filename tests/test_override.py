@@ -70,7 +70,7 @@ def test_override_is_parsed_by_annotation(path: str, text: str, expected: object
         ("steps", "2.5", "steps is 2.5: allowed is an integer"),
         ("steps", "True", "steps is True: allowed is an integer"),
         ("optimizer.factored", "maybe", "optimizer.factored is 'maybe': allowed is True or False"),
-        ("model.activation", "swish", "allowed is 'relu' or 'gelu_tanh' or 'silu'"),
+        ("model.activation", "swish", "allowed is 'relu' or 'gelu' or 'gelu_tanh' or 'silu'"),
         ("data.corpora.1.name", "x", "data.corpora.1 is no field: data.corpora has 0"),
         ("optimizer", "SGD()", "optimizer is SGD(...): allowed is Adafactor("),
         ("optimizer", "AdamW()", "optimizer needs schedule"),

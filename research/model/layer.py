@@ -217,7 +217,7 @@ class Stack(nnx.Module):
         self.config = config
 
     def enter(
-        self, x: Float[Array, "b t d"], places: Int[Array, "*b #t"], dropout_key: PRNGKeyArray | None = None
+        self, x: Float[Array, "b t d"], places: Int[Array, "*_ #t"], dropout_key: PRNGKeyArray | None = None
     ) -> Float[Array, "b t d"]:
         """What the first layer receives: embeddings at their places, normed where the model does, dropped."""
         match self.config.positions:

@@ -73,13 +73,14 @@ class Pickle:
         self.narrow, self.bits = torch.bfloat16, torch.int16
         try:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except UnpicklingError as error:
-            wanted = re.search(r"GLOBAL (\S+)", str(error))
-            if wanted is None:
-                raise ConfigError(f"{path} is not a whole file of PyTorch.") from error
-            raise ConfigError(f"{path} wants to load {wanted[1]}, but only tensors are read.") from error
-        except (RuntimeError, EOFError, ValueError) as error:
-            raise ConfigError(f"{path} is not a whole file of PyTorch.") from error
+        except OSError:
+            raise
+        except Exception as error:  # what is no pickle can fail anywhere in the reading of it
+            wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
+            what = (
+                f"wants to load {wanted[1]}, but only tensors are read" if wanted else "is not a whole file of PyTorch"
+            )
+            raise ConfigError(f"{path} {what}.") from error
         tensors = isinstance(found, dict) and all(isinstance(tensor, torch.Tensor) for tensor in found.values())
         require(tensors, f"{path} does not hold tensors by name alone.")
         self.tensors = found
@@ -142,7 +143,8 @@ def new_directory(directory: Path) -> Iterator[Path]:
     """
     free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
     require(free, f"{directory} must not exist, or be an empty directory.")
-    partial = directory.resolve().with_name(f".{directory.resolve().name}.partial.{os.getpid()}")
+    directory = directory.resolve()
+    partial = directory.with_name(f".{directory.name}.partial.{os.getpid()}")
     partial.mkdir(parents=True)
     try:
         yield partial

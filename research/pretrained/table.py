@@ -127,7 +127,7 @@ def fill_params(
             does not fit, or a copy differs from its original; all that is wrong is said. Or nothing matches a `fresh`.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model), sep="/").items()}
-    left_out = _left_out(shapes, fresh)
+    left_out = fresh_paths(shapes, fresh)
     sources, errors = _sources(tensors, rows, shapes)
     placements = flatten_dict(shardings, sep="/") if shardings is not None else dict.fromkeys(shapes)
     params = {}
@@ -141,11 +141,13 @@ def fill_params(
     return unflatten_dict(params, sep="/")
 
 
-def _left_out(paths: Mapping[str, Any], fresh: Sequence[str]) -> set[str]:
+def fresh_paths(paths: Iterable[str], fresh: Sequence[str]) -> set[str]:
+    """The paths that wholly match one of the expressions. Raises ConfigError where one matches none."""
+    paths = sorted(paths)
     found: set[str] = set()
     for expression in fresh:
         matches = {path for path in paths if re.fullmatch(expression, path)}
-        require(bool(matches), f"fresh: {expression!r} matches no parameter; there are {', '.join(sorted(paths))}.")
+        require(bool(matches), f"init_fresh: {expression!r} matches no parameter; there are {', '.join(paths)}.")
         found |= matches
     return found
 

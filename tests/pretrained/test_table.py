@@ -143,7 +143,7 @@ def test_fresh_parameters_are_left_out_and_their_tensors_not_read():
     for name in ("embed", "again", "bias", "head"):
         del tensors[name]
     fill_params(tensors, ROWS, other, "it", fresh=("embedding|head|logits_bias",))
-    with pytest.raises(ConfigError, match="fresh: 'embed' matches no parameter; there are decoder/"):
+    with pytest.raises(ConfigError, match="init_fresh: 'embed' matches no parameter; there are decoder/"):
         fill_params(tensors, ROWS, MODEL, "it", fresh=("embed",))
 
 

@@ -81,7 +81,7 @@ def read_facts(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], pat
     pad = _pad_token(config)
     zero = False
     if family.zero_pad and pad is not None:
-        names = ("model.decoder.embed_tokens.weight", "model.shared.weight", *EMBEDDINGS, *map(_bare, EMBEDDINGS))
+        names = [name for embedding in reversed(EMBEDDINGS) for name in (embedding, _bare(embedding))]
         embedding = next((tensors[name] for name in names if name in tensors), np.ones((0, 1)))
         zero = pad < len(embedding) and not np.any(embedding[pad])
     return Facts("lm_head.weight" in tensors, biased, zero)
@@ -190,7 +190,8 @@ ROWS: tuple[Row | Alias | Constant, ...] = (
     Alias("model.{stack}.embed_positions._float_tensor", None),
 )
 
-EMBEDDINGS = ("model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+# Where they are not one, the decoder's is the last.
+EMBEDDINGS = ("model.encoder.embed_tokens.weight", "model.shared.weight", "model.decoder.embed_tokens.weight")
 
 
 def table(model: Model, names: Container[str] = ()) -> list[Row | Alias | Constant]:
@@ -214,7 +215,7 @@ def _original(row: Row | Alias | Constant) -> dict[str, Any]:
 
 def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | Constant]:
     """The rows of the embeddings and of the head; without `known` names the ones to write."""
-    shared, encoder, decoder = EMBEDDINGS
+    encoder, shared, decoder = EMBEDDINGS
     rows: list[Row | Alias | Constant] = []
     if model.source_vocab_size is not None:
         rows += [Row(encoder, "source_embedding"), Row(decoder, "embedding")]

@@ -32,11 +32,12 @@ class Family(NamedTuple):
     per_layer: bool
     projection: str
     tied: bool
+    scaled: bool = True  # what a tied head receives; transformers 5 dropped it from mT5
 
 
 FAMILIES = {
     "t5": Family("T5ForConditionalGeneration", per_layer=False, projection="relu", tied=True),  # ByT5 too
-    "mt5": Family("MT5ForConditionalGeneration", per_layer=False, projection="gated-gelu", tied=False),
+    "mt5": Family("MT5ForConditionalGeneration", per_layer=False, projection="gated-gelu", tied=False, scaled=False),
     "umt5": Family("UMT5ForConditionalGeneration", per_layer=True, projection="gated-gelu", tied=False),
 }
 
@@ -102,7 +103,7 @@ def _head(config: Mapping[str, Any], family: Family, facts: Facts) -> Tied | Sep
     weights know whether the head is separate.
     """
     tied = config.get("tie_word_embeddings", family.tied)
-    scaled = config.get("scale_decoder_outputs", tied)
+    scaled = config.get("scale_decoder_outputs", tied and family.scaled)
     if not tied or (not scaled and facts.head):
         return Separate()
     return Tied(scaled=scaled)

@@ -1,0 +1,108 @@
+"""What Hugging Face's `generate` writes for the tiny models of tests/goldens: python -m scripts.make_generation_goldens
+
+Writes tests/goldens/generations.json: for each model and each `Generation` the sources, and the tokens up to and with
+EOS and the scores of every output. Needs torch and transformers; run it after scripts.make_goldens, or to add a case.
+"""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+
+from research import override
+from research.config import Beam, Generation, Greedy, Power
+from research.pretrained.huggingface import generation as generation_config
+
+GOLDENS = Path(__file__).resolve().parent.parent / "tests" / "goldens"
+LENGTHS = (13, 8, 5, 2)  # tokens of the sources, padded to the first
+LONGEST = 14  # tokens written
+
+# What the rules do, each alone and all together. The tokens are those of the model.
+RULES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "repetition_penalty": {"repetition_penalty": 1.8},
+    "no_repeat_ngram": {"no_repeat_ngram": 2},
+    "min_length": {"min_length": 13},
+    "forced": {"forced_first": 7, "forced_last": 11},
+    "banned": {"banned": (5, 9, 30, 41)},
+    "all": {"repetition_penalty": 1.3, "no_repeat_ngram": 3, "min_length": 6, "forced_first": 8, "banned": (9, 12)},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "greedy": {"method": Greedy()},
+    "beam": {"method": Beam(4, Power(1.0), "heuristic"), "outputs": 3},
+    "beam_first": {"method": Beam(3, Power(0.6), "first"), "outputs": 3},
+    "beam_never": {"method": Beam(4, Power(1.5), "never"), "outputs": 4},
+    "beam_sum": {"method": Beam(2, Power(0.0), "never")},
+}
+EVERY = [*(("greedy", rule) for rule in RULES), *((method, "plain") for method in METHODS if method != "greedy"),
+         *(("beam", rule) for rule in RULES if rule != "plain")]  # fmt: skip
+SOME = [("greedy", "all"), ("beam", "all"), ("beam_never", "plain")]
+
+# start, EOS, padding
+TOKENS = {"bart": (2, 2, 1), "mbart": (6, 2, 1), "marian": (60, 0, 60), "marian_separate": (52, 0, 52)}
+
+
+def cases(name: str) -> list[tuple[str, Generation]]:
+    start, eos, pad = TOKENS.get(name, (0, 1, 0))
+    made = []
+    for method, rule in EVERY if name == "bart" else SOME:
+        settings = {**METHODS[method], **RULES[rule]}
+        if name.startswith("marian"):
+            settings["banned"] = (*settings.get("banned", ()), pad)
+        made.append((f"{method} {rule}", Generation(start, eos, pad, max_length=LONGEST, **settings)))
+    return made
+
+
+def sources(pad: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    mask = (np.arange(LENGTHS[0]) < np.array(LENGTHS)[:, None]).astype(np.int64)
+    tokens = np.random.default_rng(seed).integers(3, size - 1, mask.shape)
+    return np.where(mask, tokens, pad), mask
+
+
+def reference(model: Any, generation: Generation, tokens: np.ndarray, mask: np.ndarray, **inputs: Any) -> Any:
+    """Tokens of each output after the start, up to and with EOS, and the scores of beam search."""
+    config = GenerationConfig(**generation_config.dump(generation, Path("generation_config.json")))
+    with torch.no_grad():
+        found = model.generate(
+            torch.from_numpy(tokens), attention_mask=torch.from_numpy(mask), generation_config=config,
+            return_dict_in_generate=True, output_scores=True, **inputs,
+        )  # fmt: skip
+    beam = isinstance(generation.method, Beam)
+    scores = found.sequences_scores.tolist() if beam else None
+    return [ended(row[1:], generation.eos_token) for row in found.sequences.tolist()], scores
+
+
+def ended(tokens: list[int], eos: int) -> list[int]:
+    return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
+
+
+def open_reference(directory: Path) -> Any:
+    model = AutoModelForSeq2SeqLM.from_pretrained(directory, attn_implementation="eager").eval()
+    # transformers 5 forgets it, and so scales what enters umT5's separate head, which transformers 4 did not.
+    model.config.tie_word_embeddings = json.loads((directory / "config.json").read_text()).get(
+        "tie_word_embeddings", True
+    )
+    model.generation_config = GenerationConfig()  # nothing but what a case says
+    return model
+
+
+def main() -> None:
+    content: dict[str, Any] = {"versions": {package: version(package) for package in ("torch", "transformers")}}
+    for path in sorted(GOLDENS.glob("*/config.json")):
+        name, model = path.parent.name, open_reference(path.parent)
+        tokens, mask = sources(TOKENS.get(name, (0, 1, 0))[2], model.config.vocab_size)
+        content[name] = {"tokens": tokens.tolist(), "lengths": LENGTHS, "cases": {}}
+        for label, generation in cases(name):
+            written, scores = reference(model, generation, tokens, mask)
+            said = json.loads(override.to_json(generation))
+            content[name]["cases"][label] = {"generation": said, "tokens": written, "scores": scores}
+            print(name, label, sorted({len(row) for row in written}), written[0])
+    (GOLDENS / "generations.json").write_text(json.dumps(content) + "\n")
+
+
+if __name__ == "__main__":
+    main()

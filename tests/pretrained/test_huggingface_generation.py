@@ -1,0 +1,117 @@
+"""generation_config.json read and written, against what transformers makes of the same fields."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from parity import GOLDENS
+
+from research.config import Beam, ConfigError, Generation, Greedy, Power, Sampling
+from research.pretrained.huggingface import read_generation
+from research.pretrained.huggingface.generation import dump, parse
+
+
+def lay_out(directory, config, generation=None):
+    (directory / "config.json").write_text(json.dumps(config))
+    if generation is not None:
+        (directory / "generation_config.json").write_text(json.dumps(generation))
+    return directory
+
+
+TOKENS = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        ({}, {"max_length": 20}),
+        ({"max_length": 128}, {"max_length": 127}),
+        ({"max_length": 128, "max_new_tokens": 128}, {"max_length": 128}),
+        ({"max_length": 128, "min_length": 12}, {"max_length": 127, "min_length": 11}),
+        ({"max_length": 128, "min_length": 1}, {"max_length": 127}),
+        ({"max_new_tokens": 9, "min_new_tokens": 3}, {"max_length": 9, "min_length": 3}),
+        ({"eos_token_id": [2], "bad_words_ids": [[7], [3]]}, {"eos_token": 2, "banned": (7, 3), "max_length": 20}),
+        ({"suppress_tokens": [5], "bad_words_ids": [[5], [6]]}, {"banned": (5, 6), "max_length": 20}),
+        ({"forced_bos_token_id": 4, "forced_eos_token_id": 1}, {"forced_first": 4, "forced_last": 1, "max_length": 20}),
+        ({"num_beams": 4}, {"method": Beam(4, Power(1.0), "heuristic"), "max_length": 20}),
+        (
+            {"num_beams": 6, "length_penalty": 2, "early_stopping": True, "num_return_sequences": 3},
+            {"method": Beam(6, Power(2.0), "first"), "outputs": 3, "max_length": 20},
+        ),
+        ({"num_beams": 2, "early_stopping": "never"}, {"method": Beam(2, stop="never"), "max_length": 20}),
+        ({"do_sample": True}, {"method": Sampling(top_k=50), "max_length": 20}),
+        (
+            {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9, "min_p": 0.1, "num_return_sequences": 5},
+            {"method": Sampling(0.7, 0, 0.9, 0.1), "outputs": 5, "max_length": 20},
+        ),
+        (
+            {"no_repeat_ngram_size": 3, "repetition_penalty": 1.2, "num_beam_groups": 1, "use_cache": True},
+            {"no_repeat_ngram": 3, "repetition_penalty": 1.2, "max_length": 20},
+        ),
+    ],
+)
+def test_what_is_read(tmp_path, said, changes):
+    expected = replace(Generation(), **changes)
+    assert parse(TOKENS | said, tmp_path) == expected
+    assert parse(dump(expected, tmp_path), tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"bad_words_ids": [[1, 2]]}, r"bad_words_ids is \[\[1, 2\]\]; only words of one token"),
+        ({"eos_token_id": [1, 2]}, r"eos_token_id is \[1, 2\], which is not int"),
+        ({"num_beams": 4, "do_sample": True}, "do_sample beside num_beams 4"),
+        ({"num_beam_groups": 2}, "num_beam_groups is 2, which is not known here"),
+        ({"penalty_alpha": 0.6}, "penalty_alpha is 0.6, which is not known here"),
+        ({"num_beams": 2, "early_stopping": "later"}, "early_stopping is 'later', not false, true or 'never'"),
+        ({"max_length": "9"}, "max_length is '9', which is not int or NoneType"),
+        ({"num_beams": True}, "num_beams is True, which is not int"),
+        ({"max_length": 10, "min_length": 20}, "generation.min_length is 19: max_length, 9, at most"),
+        ({"pad_token_id": None}, "pad_token_id must be there, or be given"),
+    ],
+)
+def test_what_is_refused(tmp_path, said, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(TOKENS | said, tmp_path)
+
+
+def test_fields_of_config_json_count_where_there_is_no_other_file(tmp_path):
+    old = {"model_type": "bart", "num_beams": 4, "max_length": 142, "min_length": 56, "no_repeat_ngram_size": 3}
+    expected = Generation(2, 2, 1, Beam(4), max_length=141, min_length=55, forced_last=2, no_repeat_ngram=3)
+    assert read_generation(lay_out(tmp_path, old)) == expected
+    # Of config.json only the tokens count beside one.
+    new = {"max_length": 30, "eos_token_id": 5}
+    assert read_generation(lay_out(tmp_path, old, new)) == Generation(2, 5, 1, Greedy(), max_length=29)
+
+
+def test_every_golden_has_a_generation():
+    assert read_generation(GOLDENS / "t5") == Generation(0, 1, 0, max_length=20)
+    assert read_generation(GOLDENS / "bart") == Generation(2, 2, 1, max_length=20, forced_last=2)
+    assert read_generation(GOLDENS / "marian") == Generation(60, 0, 60, max_length=20, forced_last=0)
+
+
+def test_mbart_starts_from_a_language_that_is_given(tmp_path):
+    with pytest.raises(ConfigError, match="decoder_start_token_id must be there, or be given"):
+        read_generation(GOLDENS / "mbart")
+    assert read_generation(GOLDENS / "mbart", start_token=60) == Generation(60, 2, 1, max_length=20, forced_last=2)
+    fifty = {"model_type": "mbart", "decoder_start_token_id": 2}
+    assert read_generation(lay_out(tmp_path, fifty, {"forced_bos_token_id": 9})).forced_first == 9
+
+
+@pytest.mark.live
+def test_lengths_are_those_of_transformers(tmp_path):
+    """A model that never, or always, wants to end writes as many tokens as its generation says."""
+    torch = pytest.importorskip("torch")
+    goldens = pytest.importorskip("scripts.make_goldens")
+    made = goldens.VARIANTS["bart"]
+    reference = goldens.build(made, seed=0)
+    tokens = torch.from_numpy(goldens.example(seed=0, tokens=made.tokens)["encoder_input_tokens"])[:1]
+    for said, wants in (({"max_length": 9}, -100.0), ({"max_length": 20, "min_length": 6}, 100.0)):
+        reference.final_logits_bias = torch.nn.Buffer(torch.zeros(1, 61))
+        reference.final_logits_bias[0, 2] = wants
+        written = reference.generate(tokens, do_sample=False, **said).numpy()[0, 1:]
+        generation = parse(TOKENS | {"eos_token_id": 2} | said, tmp_path)
+        before_the_end = len(written) - np.isin(written[-1], [2])
+        assert before_the_end + 1 == generation.max_length if wants < 0 else before_the_end == generation.min_length
