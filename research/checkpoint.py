@@ -69,7 +69,8 @@ class Checkpoints:
 
     def latest(self, before: int) -> int | None:
         """The newest step below `before` that verifies."""
-        return next((step for step in self._steps() if step < before and not verify(self.directory / str(step))), None)
+        before_it = (step for step in steps_on_disk(self.directory) if step < before)
+        return next((step for step in before_it if not verify(self.directory / str(step))), None)
 
     def best_held_out(self) -> float | None:
         """The lowest held-out loss of the checkpoints kept, in nats a target token."""
@@ -140,7 +141,7 @@ class Checkpoints:
     def _newest_that_verifies(self) -> int | None:
         for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished)  # left by a kill; Orbax would do it too, on a thread that can outlive the process
-        newest, steps = None, self._steps()
+        newest, steps = None, steps_on_disk(self.directory)
         for step in steps:
             # Of those before the newest that verifies only the metrics are read, by Orbax, as soon as it starts.
             wrong = verify(self.directory / str(step), within="" if newest is None else METRICS)
@@ -160,11 +161,12 @@ class Checkpoints:
         )
         return newest
 
-    def _steps(self) -> list[int]:
-        """Those on disk, newest first."""
-        if not self.directory.is_dir():
-            return []
-        return sorted((int(path.name) for path in self.directory.iterdir() if path.name.isdigit()), reverse=True)
+
+def steps_on_disk(directory: Path) -> list[int]:
+    """Those that have a checkpoint on disk, newest first."""
+    if not directory.is_dir():
+        return []
+    return sorted((int(path.name) for path in directory.iterdir() if path.name.isdigit()), reverse=True)
 
 
 def verify(directory: Path, within: str = "") -> str:

@@ -1,6 +1,5 @@
 """Evaluation on held-out data: the loss, and what the model writes where text was hidden."""
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,10 @@ from jax.experimental import multihost_utils
 from research.config import Generation, Model
 from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
+from research.data.tokenizer.sentinels import SENTINEL
 from research.decode import decode
 from research.loss import Sums
 from research.model.transformer import Params
-
-SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 @dataclass(frozen=True)

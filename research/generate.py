@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt
 
-from research.config import Generation, Learned, Model, Sampling, Sinusoidal, require
+from research.config import Generation, Model, Sampling, require
 from research.data.tokenizer import Tokenizer
 from research.decode import decode, score
 from research.model.transformer import Params
@@ -67,7 +67,7 @@ class Generator:
         Raises:
             ConfigError: a language is unknown; or with `strict` a line is empty or too long.
         """
-        limit, notes = positions(self.model), Notes()
+        limit, notes = self.model.longest, Notes()
         framed = self.tokenizer.source(lines, self.languages[0])
         for number, line in enumerate(lines):
             if not line.strip():
@@ -96,17 +96,14 @@ class Generator:
             yield self._decode(numbers, [framed[number] for number in numbers])
 
     def _decode(self, numbers: list[int], rows: list[Sequence[int]]) -> Outputs:
-        tokens, segments = padded(rows, self.batch_size, self.tokenizer.pad_id, positions(self.model))
+        tokens, segments = self._padded(rows)
         # Rows that only fill the batch repeat the last number.
         of_rows = jnp.asarray([*numbers, *[numbers[-1]] * (self.batch_size - len(numbers))], jnp.uint32)
         keys = None
         if isinstance(self.generation.method, Sampling):
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), of_rows)
-        if self.mesh is not None:
-            tokens, segments = jax.device_put((tokens, segments), batch_sharding(self.mesh))
-        found = decode(
-            self.model, self.params, tokens, segments, generation=self.generation, keys=keys, scores=self.scores
-        )
+        sources = self._placed((tokens, segments))
+        found = decode(self.model, self.params, *sources, generation=self.generation, keys=keys, scores=self.scores)
         written, scores = np.asarray(found.tokens), np.asarray(found.scores)
         return {
             number: [self._hypothesis(*pair) for pair in zip(written[row], scores[row].tolist(), strict=True)]
@@ -131,7 +128,7 @@ class Generator:
         Raises:
             ConfigError: a source or a target is longer than the model's positions.
         """
-        limit = positions(self.model)
+        limit = self.model.longest
         sources = self.tokenizer.source([source for source, _ in pairs], self.languages[0])
         targets = self.tokenizer.target([target for _, target in pairs], self.languages[1])
         for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
@@ -150,13 +147,20 @@ class Generator:
         return [*texts, self.seed, self.scores, int(checksum(self.params))]
 
     def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[list[float]]:
-        pad, limit = self.tokenizer.pad_id, positions(self.model)
-        sources, source_segments = padded([source for source, _ in pairs], self.batch_size, pad, limit)
-        targets, segments = padded([target for _, target in pairs], self.batch_size, pad, limit)
+        sources, source_segments = self._padded([source for source, _ in pairs])
+        targets, segments = self._padded([target for _, target in pairs])
         start = np.full((self.batch_size, 1), self.generation.start_token, np.int32)
         inputs = np.concatenate([start, targets[:, :-1]], axis=1)
-        found = np.asarray(score(self.model, self.params, sources, inputs, targets, source_segments, segments))
+        placed = self._placed((sources, inputs, targets, source_segments, segments))
+        found = np.asarray(score(self.model, self.params, *placed))
         return [row[: len(target)].tolist() for row, (_, target) in zip(found, pairs, strict=False)]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        return padded(rows, self.batch_size, self.tokenizer.pad_id, self.model.longest)
+
+    def _placed(self, arrays: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+        """The rows of a batch where the mesh has them."""
+        return arrays if self.mesh is None else jax.device_put(arrays, batch_sharding(self.mesh))
 
 
 @jax.jit
@@ -166,15 +170,7 @@ def checksum(params: Params) -> UInt[Array, ""]:
     return jnp.stack([jnp.sum(leaf) * (2 * place + 1) for place, leaf in enumerate(bits)]).sum()
 
 
-def positions(model: Model) -> int | None:
-    """The longest row the model has positions for; None where distance alone counts."""
-    match model.positions:
-        case Learned(length=length) | Sinusoidal(length=length):
-            return length
-    return None
-
-
-def padded(rows: list[Sequence[int]], count: int, pad: int, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+def padded(rows: Sequence[Sequence[int]], count: int, pad: int, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Rows as [count s] tokens and segments, s the next of few lengths; rows missing from `count` repeat the last."""
     longest, length = max(map(len, rows)), SHORTEST
     while length < longest:

@@ -119,11 +119,12 @@ def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     )
     require(model.width % fsdp == 0, f"model.width is {model.width}: {need} mesh.fsdp, which is {fsdp}.")
     shards = tensor * fsdp
-    padded = math.ceil(model.vocab_size / shards) * shards
-    require(
-        all(rows % shards == 0 for rows in (model.vocab_size, model.source_vocab_size or shards)),
-        f"model.vocab_size is {model.vocab_size}: {need} mesh.tensor * mesh.fsdp, which is {shards}; pad to {padded}.",
-    )
+    for name, size in (("vocab_size", model.vocab_size), ("source_vocab_size", model.source_vocab_size)):
+        padded = math.ceil((size or 0) / shards) * shards
+        require(
+            size is None or size == padded,
+            f"model.{name} is {size}: {need} mesh.tensor * mesh.fsdp, which is {shards}; pad to {padded}.",
+        )
     require(
         hosts_have_own_rows(mesh),
         f"mesh.tensor is {tensor}, so that devices of several hosts hold the same rows of a batch: it must divide"

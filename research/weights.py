@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from research import override
-from research.checkpoint import verify
+from research.checkpoint import steps_on_disk, verify
 from research.config import (
+    TRAINING_ONLY,
     ConfigError,
     Experiment,
     Generation,
@@ -32,10 +34,6 @@ KNOWN = (
     " checkpoint (a directory with a file named checkpoint), Marian's .npz, or fairseq's .pt"
 )
 
-# Fields that say how a model is trained and computed, not which numbers it holds.
-FREE = (
-    "dropout", "attention_dropout", "activation_dropout", "output_dropout", "initial", "compute", "remat", "unroll",
-)  # fmt: skip
 ROWS = ("vocab_size", "source_vocab_size")  # other numbers may be wanted, the parameters that have them fresh ...
 VOCABULARY = (*ROWS, "zero_token")  # ... and then another token to be zero
 
@@ -69,7 +67,7 @@ def find(path: Path) -> Weights:
 
 def check_same_model(asked: Model, found: Model, path: Path, free: tuple[str, ...] = ()) -> None:
     """Raises ConfigError naming each field, but for those `free`, in which the model at `path` is not the one asked."""
-    may = {*FREE, *free}
+    may = {*TRAINING_ONLY, *free}
     changes = {name: pair for name, pair in override.diff(found, asked).items() if name.split(".")[0] not in may}
     said = "; ".join(f"model.{name} is {there!r} there and {here!r} here" for name, (there, here) in changes.items())
     require(not changes, f"{path} holds another model: {said}.")
@@ -144,10 +142,10 @@ def _run(path: Path) -> Weights | None:
 
 def _checkpoint(directory: Path, step: str | None) -> Path:
     """The directory of a step, or of the newest that verifies."""
-    steps = sorted(int(found.name) for found in (directory / "checkpoints").iterdir() if found.name.isdigit())
-    require(bool(steps), f"{directory} has no checkpoint yet.")
+    newest_first = steps_on_disk(directory / "checkpoints")
+    require(bool(newest_first), f"{directory} has no checkpoint yet.")
     wrong = ""
-    for number in reversed(steps) if step is None else [step]:
+    for number in newest_first if step is None else [step]:
         found = directory / "checkpoints" / str(number)
         wrong = verify(found)
         if not wrong:
@@ -187,8 +185,8 @@ def _huggingface(path: Path) -> Weights | None:
     return Weights(
         "Hugging Face",
         model,
-        lambda shardings=None, fresh=(): huggingface.read_params(path, model, shardings, fresh),
-        lambda: read_tokenizer(path),
+        partial(huggingface.read_params, path, model),
+        partial(read_tokenizer, path),
         generation,
     )
 
@@ -200,8 +198,8 @@ def _t5x(path: Path) -> Weights | None:
     return Weights(
         "T5X",
         model,
-        lambda shardings=None, fresh=(): t5x.read_params(path, model, shardings, fresh),
-        lambda: _no_tokenizer(path, "T5X"),
+        partial(t5x.read_params, path, model),
+        partial(_no_tokenizer, path, "T5X"),
         implied_generation(model),
     )
 
@@ -213,7 +211,7 @@ def _marian(path: Path) -> Weights | None:
     return Weights(
         "Marian",
         model,
-        lambda shardings=None, fresh=(): marian.read_params(path, model, shardings, fresh),
+        partial(marian.read_params, path, model),
         lambda: read_tokenizer(beside if beside.is_dir() else path.parent),
         implied_generation(model, marian.read_generation(path)),
     )
@@ -231,8 +229,8 @@ def _fairseq(path: Path) -> Weights | None:
     return Weights(
         "fairseq",
         model,
-        lambda shardings=None, fresh=(): fairseq.read_params(path, model, shardings, fresh),
-        lambda: _no_tokenizer(path, "fairseq"),
+        partial(fairseq.read_params, path, model),
+        partial(_no_tokenizer, path, "fairseq"),
         implied_generation(model, Generation(start_token=2, eos_token=2, pad_token=1)),
     )
 

@@ -90,7 +90,7 @@ def open_generator(options: argparse.Namespace, overrides: dict[str, str], **set
     tokenizer.source([""], options.source_language)  # refuses an unknown language
     languages = options.source_language, options.target_language
     generation = override.apply(found.generation(tokenizer, options.target_language), overrides)
-    limit = generate.positions(found.model)
+    limit = found.model.longest
     if limit is not None and generation.max_length > limit and "max_length" not in overrides:
         generation = dataclasses.replace(generation, max_length=limit)
     most = generation.max_length
@@ -160,13 +160,11 @@ def json_objects(name: str, *keys: str) -> Iterator[dict[str, Any]]:
 
 def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Decodes every row, keeps each batch as it is done, and writes all in order at the end."""
-    from research.journal import Journal
-
     framed, notes = generator.prepare([row["text"] for row in rows], options.strict)
     if str(notes):
         print(f"note: {notes}.", file=sys.stderr)
     progress = Progress("Generating", len(rows), "lines")
-    with Journal(options.output, [*generator.identity(), framed]) as journal, progress:
+    with open_journal(options.output, generator, framed) as journal, progress:
         progress.advance(len(journal.done))
         for outputs in generator.run(framed, frozenset(journal.done)):
             journal.add({number: [one._asdict() for one in found] for number, found in outputs.items()})
@@ -174,6 +172,13 @@ def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Names
         as_json = (options.output or Path("-")).suffix == ".jsonl"
         write = jsonl if as_json else plain
         journal.finish(line for number, row in enumerate(rows) for line in write(row, journal.done[number], options))
+
+
+def open_journal(output: Path | None, generator: Any, lines: Any) -> Any:
+    """A job's journal; what its outputs follow from is only worked out where a file is to be told apart by it."""
+    from research.journal import Journal
+
+    return Journal(output, None if output is None else [*generator.identity(), lines])
 
 
 def plain(row: dict[str, Any], outputs: list[dict[str, Any]], options: argparse.Namespace) -> list[str]:

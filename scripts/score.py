@@ -10,7 +10,7 @@ from typing import Any
 from research import override
 from research.config import ConfigError, require
 from research.data.progress import Progress
-from scripts.generate import add_model_options, json_objects, lines_of, open_generator
+from scripts.generate import add_model_options, json_objects, lines_of, open_generator, open_journal
 
 EPILOG = """
 input
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    from research.journal import Journal, check_new  # after the arguments: what they import takes seconds
+    from research.journal import check_new  # after the arguments: what they import takes seconds
 
     check_new(options.output)
     rows = list(read(options.input))
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     options.batch_size = min(options.batch_size, len(pairs))
     generator = open_generator(options, overrides)
     progress = Progress("Scoring", len(pairs), "pairs")
-    with Journal(options.output, [*generator.identity(), pairs]) as journal, progress:
+    with open_journal(options.output, generator, pairs) as journal, progress:
         progress.advance(len(journal.done))
         for scores in generator.score_pairs(pairs, frozenset(journal.done)):
             journal.add(scores)

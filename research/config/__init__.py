@@ -24,6 +24,8 @@ from research.config.data import (
 from research.config.experiment import Checkpoint, Evaluation, Experiment, Guard, Loss, Mesh, Report
 from research.config.generation import GNMT, Beam, Generation, Greedy, Power, Sampling
 from research.config.model import (
+    DROPOUTS,
+    TRAINING_ONLY,
     FanIn,
     LayerNorm,
     Learned,
@@ -51,8 +53,10 @@ from research.config.optimizer import (
 )
 
 __all__ = [
+    "DROPOUTS",
     "GNMT",
     "TFDS",
+    "TRAINING_ONLY",
     "Adafactor",
     "Adam",
     "AdamW",

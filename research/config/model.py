@@ -94,6 +94,11 @@ class Normal:
         require_positive("model.initial.", self, "deviation")
 
 
+DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
+# Fields of a model that its weights do not depend on, nor what it computes once trained.
+TRAINING_ONLY = ("initial", "compute", "remat", "unroll", *DROPOUTS)
+
+
 @dataclass(frozen=True)
 class Model:
     vocab_size: int  # rows of the embedding, and logits; at least the tokenizer's size, often padded up
@@ -128,7 +133,7 @@ class Model:
     def __post_init__(self) -> None:
         require_positive("model.", self, "vocab_size", "width", "heads", "head_width", "feed_forward")
         require_positive("model.", self, "encoder_layers", "decoder_layers", "unroll")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "output_dropout"):
+        for name in DROPOUTS:
             require(0 <= getattr(self, name) < 1, f"model.{name} is {getattr(self, name)}: it must lie in [0, 1).")
         source, zero = self.source_vocab_size, self.zero_token
         require(source is None or source > 0, f"model.source_vocab_size is {source}: above 0, or None to share.")
@@ -142,4 +147,9 @@ class Model:
     @property
     def dropped(self) -> bool:
         """Whether training draws random numbers."""
-        return any((self.dropout, self.attention_dropout, self.activation_dropout, self.output_dropout))
+        return any(getattr(self, name) for name in DROPOUTS)
+
+    @property
+    def longest(self) -> int | None:
+        """The longest row there are positions for; None where distance alone counts."""
+        return None if isinstance(self.positions, Relative) else self.positions.length

@@ -248,9 +248,10 @@ class Stack(nnx.Module):
 
     def check_length(self, tokens: int) -> None:
         """Raises ConfigError where a row is longer than the positions there are."""
-        match self.config.positions:
-            case Learned(length=length) | Sinusoidal(length=length):
-                require(tokens <= length, f"A row has {tokens} tokens, but model.positions.length is {length}.")
+        longest = self.config.longest
+        require(
+            longest is None or tokens <= longest, f"A row has {tokens} tokens, but model.positions.length is {longest}."
+        )
 
     def unstacked(self) -> list[Any]:
         """The layers one by one: for decoding, where a scan would copy every weight at every step."""

@@ -20,8 +20,9 @@ import numpy as np
 
 from research.config import ConfigError, LayerNorm, Learned, Model, Normal, Tied, require
 from research.model.transformer import Params
+from research.pretrained.files import import_torch
 from research.pretrained.huggingface import bart
-from research.pretrained.table import Alias, Table, fill_params
+from research.pretrained.table import Alias, Table, fill_params, layer_count
 
 # --- The file ---------------------------------------------------------------------------------------------------------
 
@@ -50,10 +51,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: torch is not installed, or the file is missing, damaged or wants what cannot be left out.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise ConfigError(f"{path} is a file of PyTorch: pip install torch to read it.") from error
+    torch = import_torch(path)
     require(path.is_file(), f"{path} is missing.")
     stands_for: dict[str, type[Inert]] = {}
     while True:
@@ -143,6 +141,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 }
 
 EMBEDDING, POSITIONS = "encoder.embed_tokens.weight", "encoder.embed_positions.weight"
+LAYERS = r"\.layers\.(\d+)\."
 OFFSET = 2  # positions are counted from the number of <pad>, 1, and one more
 
 
@@ -171,8 +170,8 @@ def read_config(path: Path) -> Model:
         heads=heads,
         head_width=width // heads,
         feed_forward=shape(tensors, "encoder.layers.0.fc1.weight", path)[0],
-        encoder_layers=layers(tensors, "encoder", path),
-        decoder_layers=layers(tensors, "decoder", path),
+        encoder_layers=layer_count(tensors, LAYERS, "encoder", path),
+        decoder_layers=layer_count(tensors, LAYERS, "decoder", path),
         activation=ACTIVATIONS[str(activation)],
         gated=False,
         biases=True,
@@ -245,12 +244,6 @@ def shape(tensors: Tensors, name: str, path: Path) -> tuple[int, int]:
     sizes = tuple(tensors.model[name].shape)
     require(len(sizes) == 2, f"{path}: {name} has shape {sizes}, not two axes.")
     return sizes[0], sizes[1]
-
-
-def layers(tensors: Tensors, stack: str, path: Path) -> int:
-    numbers = {int(match[1]) for name in tensors if (match := re.match(stack + r"\.layers\.(\d+)\.", name))}
-    require(bool(numbers), f"{path} has no layers of the {stack}.")
-    return max(numbers) + 1
 
 
 # --- The parameters ---------------------------------------------------------------------------------------------------

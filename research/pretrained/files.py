@@ -57,6 +57,15 @@ def open_safetensors(path: Path) -> Any:
         raise ConfigError(f"{path} is not a whole safetensors file: {error}.") from error
 
 
+def import_torch(path: Path) -> Any:
+    """PyTorch, which nothing but its own files needs; ConfigError where it is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ConfigError(f"{path} is a file of PyTorch: pip install torch to read it.") from error
+    return torch
+
+
 class Pickle:
     """A file of PyTorch, of which nothing but tensors is taken."""
 
@@ -66,10 +75,7 @@ class Pickle:
         Raises:
             ConfigError: torch is not installed, or the file is damaged or holds anything else.
         """
-        try:
-            import torch
-        except ImportError as error:
-            raise ConfigError(f"{path} is a file of PyTorch: pip install torch to read it.") from error
+        torch = import_torch(path)
         self.narrow, self.bits = torch.bfloat16, torch.int16
         try:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -112,13 +118,18 @@ def indexed(path: Path, suffix: str) -> dict[Path, set[str] | None]:
     found: dict[Path, set[str] | None] = {}
     for name, file in weight_map.items():
         # Only a bare name: an index from elsewhere must not make us open what lies outside its directory.
-        plain = isinstance(file, str) and Path(file).name == file and file not in ("", "..") and "\\" not in file
+        plain = isinstance(file, str) and is_plain(file)
         require(plain, f"{path}: {name} is in {file!r}, which is not the plain name of a file beside it.")
         require(file.endswith(suffix), f"{path}: {name} is in {file!r}, which does not end in {suffix}.")
         expected = found.setdefault(path.parent / file, set())
         assert expected is not None
         expected.add(name)
     return found
+
+
+def is_plain(name: str) -> bool:
+    """Whether it names something beside the file that says it, and nothing elsewhere."""
+    return Path(name).name == name and name not in ("", "..") and "\\" not in name
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from flax.traverse_util import flatten_dict
 
 from research.config import ConfigError, Model, Relative, Separate, Tied, require
 from research.model.transformer import Params
-from research.pretrained.table import AS_IS, HEADS_FIRST, HEADS_LAST, TRANSPOSED, Row, Table, fill_params
+from research.pretrained.files import is_plain
+from research.pretrained.table import AS_IS, HEADS_FIRST, HEADS_LAST, TRANSPOSED, Row, Table, fill_params, layer_count
 
 # --- The files --------------------------------------------------------------------------------------------------------
 
@@ -106,8 +107,7 @@ def open_array(path: Path, name: str, leaf: Any, context: tensorstore.Context) -
         case _:
             raise ConfigError(f"{path}: {name} is neither an array nor the name of one.")
     # A checkpoint from elsewhere must not make us open what lies outside its directory.
-    plain = Path(folder).name == folder and folder not in ("", "..") and "\\" not in folder
-    require(plain, f"{path}: {name} is in {folder!r}, which is not the plain name of a directory beside it.")
+    require(is_plain(folder), f"{path}: {name} is in {folder!r}, which is not the plain name of a directory beside it.")
     store = {"driver": "file", "path": str(path.parent / folder)}
     # A missing chunk would else be read as zeros.
     spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}
@@ -121,6 +121,7 @@ def open_array(path: Path, name: str, leaf: Any, context: tensorstore.Context) -
 
 EMBEDDING, HEAD = "token_embedder/embedding", "decoder/logits_dense/kernel"
 LAYER = "encoder/layers_0/"
+LAYERS = r"/layers_(\d+)/"
 
 
 def read_config(path: Path, **changes: Any) -> Model:
@@ -146,8 +147,8 @@ def read_config(path: Path, **changes: Any) -> Model:
         heads=heads,
         head_width=int(np.prod(checkpoint.shape(f"{LAYER}attention/query/kernel"))) // (width * heads),
         feed_forward=two(checkpoint, f"{LAYER}mlp/wo/kernel")[0],
-        encoder_layers=layers(checkpoint, "encoder"),
-        decoder_layers=layers(checkpoint, "decoder"),
+        encoder_layers=layer_count(checkpoint, LAYERS, "encoder", checkpoint.path),
+        decoder_layers=layer_count(checkpoint, LAYERS, "decoder", checkpoint.path),
         activation="gelu_tanh" if gated else "relu",
         gated=gated,
         positions=Relative(buckets=buckets, per_layer=per_layer),
@@ -161,12 +162,6 @@ def two(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
         case (int(first), int(second)) if first > 0 and second > 0:
             return first, second
     raise ConfigError(f"{checkpoint.path}: {name} has shape {checkpoint.shape(name)}, not two axes.")
-
-
-def layers(checkpoint: Checkpoint, stack: str) -> int:
-    numbers = {int(match[1]) for name in checkpoint if (match := re.match(stack + r"/layers_(\d+)/", name))}
-    require(bool(numbers), f"{checkpoint.path} has no layers of the {stack}.")
-    return max(numbers) + 1
 
 
 # --- The table --------------------------------------------------------------------------------------------------------

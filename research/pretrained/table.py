@@ -7,6 +7,7 @@ encoder or decoder, {layer} for a number, and {part} for the keys of the row's `
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -141,6 +142,17 @@ def fill_params(
     return unflatten_dict(params, sep="/")
 
 
+def layer_count(names: Iterable[str], layer: str, stack: str, path: Path) -> int:
+    """Layers of a stack, by names that begin with it and the expression `layer`, whose group is the number from 0.
+
+    Raises:
+        ConfigError: there are none in the file at `path`.
+    """
+    numbers = {int(match[1]) for name in names if (match := re.match(stack + layer, name))}
+    require(bool(numbers), f"{path} has no layers of the {stack}.")
+    return max(numbers) + 1
+
+
 def fresh_paths(paths: Iterable[str], fresh: Sequence[str]) -> set[str]:
     """The paths that wholly match one of the expressions. Raises ConfigError where one matches none."""
     paths = sorted(paths)
@@ -250,6 +262,12 @@ def _spell(place: Place) -> str:
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+def check_shapes(params: Params, model: Model) -> None:
+    """Raises ConfigError where the parameters are not those of the model."""
+    fit = jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, abstract_params(model))
+    require(fit, "The parameters' names and shapes are not those of the model's configuration.")
 
 
 def foreign_tensors(params: Params, rows: Table, model: Model) -> Iterator[tuple[str, np.ndarray]]:

@@ -9,22 +9,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jax
 import numpy as np
 
-from research.config import Generation, Model, RMSNorm, require
-from research.model.transformer import Params, abstract_params
+from research.config import TRAINING_ONLY, Generation, Model, RMSNorm, require
+from research.model.transformer import Params
 from research.pretrained.files import Tensors, new_directory, read_json, write_json, write_tensors
 from research.pretrained.huggingface import bart, t5
 from research.pretrained.huggingface.fields import Facts, check_types
 from research.pretrained.huggingface.generation import TOKENS, dump, parse, refuse_differences
-from research.pretrained.table import Table, fill_params, foreign_tensors
+from research.pretrained.table import Table, check_shapes, fill_params, foreign_tensors
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 FAMILIES: dict[str, ModuleType] = {name: family for family in (t5, bart) for name in family.FAMILIES}
-
-# Fields of a model that its weights do not depend on, nor what it computes once trained.
-UNSAID = ("initial", "compute", "remat", "unroll", *t5.DROPOUTS)
 
 SHARD_BYTES = 5 * 10**9
 
@@ -107,11 +103,9 @@ def write(
         tokens = {name: getattr(generation, field) for field, name in TOKENS.items()}
         config = family.write_config(model) | tokens | {"is_encoder_decoder": True, "dtype": "float32"}
         facts = Facts("head" in params, model.logits_bias, model.zero_token is not None)
-        refuse_differences(model, family.read_model(config, facts, directory / CONFIG), "model", UNSAID)
+        refuse_differences(model, family.read_model(config, facts, directory / CONFIG), "model", TRAINING_ONLY)
         said = dump(generation, directory / GENERATION)
-        shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_params(model))
-        fit = jax.tree.map(np.shape, params) == shapes
-        require(fit, "The parameters' names and shapes are not those of the model's configuration.")
+        check_shapes(params, model)
         write_tensors(partial, foreign_tensors(params, table(model), model), shard_bytes)
         write_json(partial / CONFIG, config)
         write_json(partial / GENERATION, said)

@@ -9,7 +9,7 @@ import numpy as np
 
 from research.config import LayerNorm, Learned, Model, Normal, Separate, Sinusoidal, Tied, require
 from research.model.layer import sinusoids
-from research.pretrained.huggingface.fields import Facts
+from research.pretrained.huggingface.fields import Facts, head_row
 from research.pretrained.table import HEADS_BIAS, HEADS_IN, HEADS_OUT, ONE_ROW, TRANSPOSED, Alias, Constant, Row
 
 # --- config.json ------------------------------------------------------------------------------------------------------
@@ -226,11 +226,7 @@ def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | Const
         copied = isinstance(model.head, Separate)
         rows += [Row(embedding, "embedding")]
         rows += [Alias(name, embedding, written=copied) for name in EMBEDDINGS if name != embedding]
-    match model.head:
-        case Separate():
-            rows.append(Row("lm_head.weight", "head", TRANSPOSED))
-        case Tied():
-            rows.append(Alias("lm_head.weight", embedding))
+    rows.append(head_row(model, embedding))
     return rows
 
 

@@ -1,10 +1,11 @@
-"""The fields of config.json: their types, and what the tensors tell where it is silent."""
+"""What the families share: the types of config.json, what the tensors tell where it is silent, and the head."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.config import require
+from research.config import Model, Separate, Tied, require
+from research.pretrained.table import TRANSPOSED, Alias, Row
 
 
 class Facts(NamedTuple):
@@ -13,6 +14,15 @@ class Facts(NamedTuple):
     head: bool  # one has the name of a head
     logits_bias: bool
     zero_pad: bool  # the padding's embedding is zero
+
+
+def head_row(model: Model, embedding: str) -> Row | Alias:
+    """The head's tensor: one of its own, or a copy of the tensor named `embedding`."""
+    match model.head:
+        case Separate():
+            return Row("lm_head.weight", "head", TRANSPOSED)
+        case Tied():
+            return Alias("lm_head.weight", embedding)
 
 
 def check_types(

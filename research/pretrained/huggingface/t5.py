@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from research.config import Model, Relative, RMSNorm, Separate, Tied, require
-from research.pretrained.huggingface.fields import Facts
+from research.config import DROPOUTS, Model, Relative, RMSNorm, Separate, Tied, require
+from research.pretrained.huggingface.fields import Facts, head_row
 from research.pretrained.table import AS_IS, HEADS_IN, HEADS_OUT, TRANSPOSED, Alias, Constant, Row
 
 # --- config.json ------------------------------------------------------------------------------------------------------
@@ -50,8 +50,6 @@ SIZES = {
     "encoder_layers": "num_layers",
 }
 WHOLE = tuple(SIZES.values())
-
-DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 
 TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance"), (int,)),
@@ -183,9 +181,5 @@ def table(model: Model, names: Container[str] = ()) -> list[Row | Alias | Consta
             rows.append(Row(SELF + BIAS, "{stack}/layers/self_attention/relative_bias"))
         case _:
             rows.append(Row("{stack}.block.0.layer.0." + BIAS, "{stack}/relative_bias"))
-    match model.head:
-        case Separate():
-            rows.append(Row("lm_head.weight", "head", TRANSPOSED))
-        case Tied():
-            rows.append(Alias("lm_head.weight", embedding))
+    rows.append(head_row(model, embedding))
     return rows

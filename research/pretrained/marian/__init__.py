@@ -11,11 +11,10 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from research.config import ConfigError, Generation, Model, require
-from research.model.transformer import Params, abstract_params
+from research.model.transformer import Params
 from research.pretrained.marian import options
 from research.pretrained.table import (
     AS_IS,
@@ -26,6 +25,7 @@ from research.pretrained.table import (
     Row,
     Table,
     Transform,
+    check_shapes,
     fill_params,
     foreign_tensors,
 )
@@ -145,8 +145,7 @@ def write(path: Path, model: Model, params: Params) -> None:
         ConfigError: Marian has no such model (all that differs is named), or the parameters are not the model's.
     """
     options.refuse_differences(model, path)
-    fit = jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, abstract_params(model))
-    require(fit, "The parameters' names and shapes are not those of the model's configuration.")
+    check_shapes(params, model)
     arrays: dict[str, Any] = dict(foreign_tensors(params, table(model), model))
     arrays[OPTIONS] = np.frombuffer(options.dump(options.options_of(model)), np.int8)
     partial = path.with_name(f".{path.name}.partial.{os.getpid()}")

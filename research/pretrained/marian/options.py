@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from research.config import ConfigError, LayerNorm, Model, Normal, Separate, Sinusoidal, Tied, require
+from research.config import TRAINING_ONLY, ConfigError, LayerNorm, Model, Normal, Separate, Sinusoidal, Tied, require
 
 # Marian's "gelu" is x * sigmoid(1.702 x), which is none of the model's.
 ACTIVATIONS: dict[str, Literal["relu", "silu"]] = {"relu": "relu", "swish": "silu"}
@@ -43,18 +43,6 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 SWITCHES = ("tied-embeddings", "tied-embeddings-src", "tied-embeddings-all", "output-omit-bias")
 
 Options = dict[str, Any]  # strings, and lists of strings; to be written, numbers and truths too
-
-# Fields of a model that its weights do not depend on, nor what it computes once trained.
-UNSAID = (
-    "initial",
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "output_dropout",
-    "compute",
-    "remat",
-    "unroll",
-)
 
 LENGTH = 1024  # Marian's own positions have no end
 
@@ -197,6 +185,7 @@ def refuse_differences(model: Model, path: Path) -> None:
     wrong = [
         f"model.{field.name} is {ours!r}, where Marian has {theirs!r}"
         for field in fields(Model)
-        if field.name not in UNSAID and (ours := getattr(model, field.name)) != (theirs := getattr(native, field.name))
+        if field.name not in TRAINING_ONLY
+        and (ours := getattr(model, field.name)) != (theirs := getattr(native, field.name))
     ]
     require(not wrong, f"{path} cannot hold this model: {'; '.join(wrong)}.")
