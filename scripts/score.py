@@ -54,6 +54,12 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     rows = list(read(options.input))
     require(bool(rows), f"--input {options.input} holds no pair.")
     pairs = [(row["text"], row["target"]) for row in rows]
+    for number, pair in enumerate(pairs, 1):
+        for side, text in zip(("source", "target"), pair, strict=True):
+            require(
+                bool(text.strip()),
+                f"{options.input}, pair {number} has an empty {side}: give both sides of every pair.",
+            )
     options.batch_size = min(options.batch_size, len(pairs))
     generator = open_generator(options, overrides)
     progress = Progress("Scoring", len(pairs), "pairs")

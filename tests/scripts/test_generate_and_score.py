@@ -151,6 +151,7 @@ def test_pairs_are_scored_from_tabs_objects_and_standard_input(model, capsys, st
         (score, ["--input=in.txt"], "in.txt, line 1 has no tab between a source and a target."),
         (score, ["--input=in.jsonl"], "in.jsonl, line 1 is no JSON object with text under text and target."),
         (score, ["--input=empty.tsv"], "--input empty.tsv holds no pair."),
+        (score, ["--input=one_sided.tsv"], "one_sided.tsv, pair 2 has an empty target: give both sides of every pair."),
         (score, ["--input=pairs.tsv", "--output=in.txt"], "in.txt exists: nothing is overwritten"),
     ],
 )
@@ -158,6 +159,7 @@ def test_bad_input_is_one_sentence(model, capsys, script, arguments, sentence):
     Path("pairs.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
     Path("broken.jsonl").write_text("{\n")
     Path("empty.tsv").write_text("")
+    Path("one_sided.tsv").write_text("a\tb\na\t \n")
     before = set(os.listdir())
     assert script.main([str(model), *arguments]) == 2
     out, err = capsys.readouterr()
