@@ -10,7 +10,7 @@ from research.config import (
     TFDS,
     Adafactor,
     Checkpoint,
-    Data,
+    Denoising,
     Evaluation,
     Experiment,
     InverseSquareRoot,
@@ -33,7 +33,7 @@ def get_config() -> Experiment:
             compute="float32",
             unroll=2,
         ),
-        data=Data(
+        data=Denoising(
             corpora=(TFDS("python_docs"),),
             tokenizer=TrainedSentencePiece(pieces=2048),
             input_length=64,

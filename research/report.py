@@ -243,7 +243,7 @@ def launch_summary(
     """Prints what is about to run: sizes, memory a device by the compiler's own account, FLOPs, mesh, data, length."""
     model, schedule = config.model, config.optimizer.schedule
     memory: Any = train_step.memory_analysis()
-    raw, rows = data.lengths.raw, config.batch_size
+    raw, rows = data.raw, config.batch_size
     table(
         "Launch",
         {
@@ -251,7 +251,7 @@ def launch_summary(
             f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}",
             "memory a device": f"{gibibytes(memory.argument_size_in_bytes)} state and batch, "
             f"{gibibytes(memory.temp_size_in_bytes)} activations and gradients",
-            "a step": f"{rows} rows of {data.lengths.inputs} inputs and {data.lengths.targets} targets, "
+            "a step": f"{rows} rows of {data.inputs} inputs and {data.targets} targets, "
             f"{amount(flops_per_step(config, data), 'FLOP')}",
             "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
             + f" on {mesh.size} x {mesh.devices.flat[0].device_kind}",
@@ -268,7 +268,7 @@ def launch_summary(
 
 
 def flops_per_step(config: Experiment, data: Pipeline) -> int:
-    return config.batch_size * plan.train_flops(config.model, data.lengths.inputs, data.lengths.targets)
+    return config.batch_size * plan.train_flops(config.model, data.inputs, data.targets)
 
 
 def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, start: int) -> Reporter:
@@ -279,7 +279,7 @@ def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, 
         steps=config.steps,
         every=config.report.every,
         nonfinite_limit=config.guard.nonfinite_limit,
-        tokens_per_step=config.batch_size * (data.lengths.inputs + data.lengths.targets),
+        tokens_per_step=config.batch_size * (data.inputs + data.targets),
         flops_per_step=flops_per_step(config, data),
         peak_flops=None if peak is None else peak * mesh.size,
     )

@@ -20,7 +20,7 @@ examples
   python -m scripts.train_tokenizer --text 'wiki/part-*.jsonl.gz' --key text --pieces 32000 --output wiki.model
 
 use
-  In an experiment:  Data(tokenizer=SentencePiece("docs.model", sentinels=100), ...)
+  In an experiment:  Denoising(tokenizer=SentencePiece("docs.model", sentinels=100), ...)
   As an override:    python -m scripts.train EXPERIMENT.py --config.data.tokenizer='SentencePiece("docs.model")' ...
   The model's vocab_size must be at least pieces + sentinels; T5 rounds it up to a multiple of 128.
   An experiment with TrainedSentencePiece(pieces=...) trains its own vocabulary and needs none of this.

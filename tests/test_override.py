@@ -11,7 +11,7 @@ from research.config import (
     Bytes,
     ConfigError,
     Cosine,
-    Data,
+    Denoising,
     Experiment,
     InverseSquareRoot,
     JSONLines,
@@ -24,7 +24,7 @@ from research.override import apply, diff, from_json, load_experiment, to_json
 
 CONFIG = Experiment(
     model=Model(128, 16, 2, 8, 32, 2, 2),
-    data=Data(corpora=(TFDS("python_docs"),)),
+    data=Denoising(corpora=(TFDS("python_docs"),)),
     optimizer=Adafactor(),
     steps=10,
     batch_size=8,

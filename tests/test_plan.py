@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import Adafactor, AdamW, Constant, Data, Experiment, Mesh, Model, PlainText
+from research.config import Adafactor, AdamW, Constant, Denoising, Experiment, Mesh, Model, PlainText
 from research.data.batch import Batch
 from research.model.family import preset
 from research.model.transformer import abstract_params, bind
@@ -37,7 +37,7 @@ TINY = Model(
 )
 EXPERIMENT = Experiment(
     model=TINY,
-    data=Data(corpora=(PlainText(train="unread"),)),
+    data=Denoising(corpora=(PlainText(train="unread"),)),
     optimizer=AdamW(schedule=Constant(peak=1e-3)),
     steps=10,
     batch_size=8,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from research.config import TFDS, Adafactor, Checkpoint, ConfigError, Data, Experiment, Model
+from research.config import TFDS, Adafactor, Checkpoint, ConfigError, Denoising, Experiment, Model
 from research.override import apply, from_json
 from research.run_directory import claim, is_done, write_result
 
 CONFIG = Experiment(
     model=Model(128, 16, 2, 8, 32, 2, 2),
-    data=Data(corpora=(TFDS("python_docs"),)),
+    data=Denoising(corpora=(TFDS("python_docs"),)),
     optimizer=Adafactor(),
     steps=10,
     batch_size=8,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from research.config import AdamW, ConfigError, Constant, Data, Experiment, Mesh, Model, PlainText, Relative, Tied
+from research.config import AdamW, ConfigError, Constant, Denoising, Experiment, Mesh, Model, PlainText, Relative, Tied
 from research.data.batch import Batch
 from research.model.transformer import abstract_params
 from research.sharding import (
@@ -33,7 +33,7 @@ MODEL = Model(
 )
 EXPERIMENT = Experiment(
     model=MODEL,
-    data=Data(corpora=(PlainText(train="unread"),)),
+    data=Denoising(corpora=(PlainText(train="unread"),)),
     optimizer=AdamW(schedule=Constant(peak=1e-3)),
     steps=10,
     batch_size=8,

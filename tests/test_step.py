@@ -12,7 +12,7 @@ from research.config import (
     Adafactor,
     AdamW,
     Constant,
-    Data,
+    Denoising,
     Experiment,
     InverseSquareRoot,
     Linear,
@@ -54,7 +54,7 @@ MODEL = Model(
 ADAFACTOR = Adafactor(schedule=InverseSquareRoot(peak=0.05, timescale=100, warmup=2), min_factored=16, momentum=0.5)
 EXPERIMENT = Experiment(
     model=MODEL,
-    data=Data(corpora=(PlainText(train="unread"),)),
+    data=Denoising(corpora=(PlainText(train="unread"),)),
     optimizer=ADAFACTOR,
     steps=100,
     batch_size=ROWS,

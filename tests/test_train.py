@@ -39,7 +39,7 @@ from research.config import *
 def get_config():
     return Experiment(
         model=Model(512, 16, 2, 8, 32, 2, 2, dropout=0.1, compute="float32"),
-        data=Data((PlainText("{folder}/train.txt", "{folder}/held_out.txt"),), Bytes(), input_length=48),
+        data=Denoising((PlainText("{folder}/train.txt", "{folder}/held_out.txt"),), Bytes(), input_length=48),
         optimizer=Adafactor(),
         steps={steps},
         batch_size=8,

@@ -12,7 +12,7 @@ from research.config import (
     Bytes,
     Checkpoint,
     Constant,
-    Data,
+    Denoising,
     Evaluation,
     Experiment,
     Model,
@@ -31,7 +31,7 @@ def experiment(folder: Path, **changes) -> Experiment:
         (folder / f"{name}.txt").write_text(text)
     made = Experiment(
         model=Model(400, 16, 2, 8, 32, 1, 1, compute="float32"),
-        data=Data((PlainText(f"{folder}/train.txt", f"{folder}/held_out.txt"),), Bytes(), input_length=48),
+        data=Denoising((PlainText(f"{folder}/train.txt", f"{folder}/held_out.txt"),), Bytes(), input_length=48),
         optimizer=AdamW(schedule=Constant(peak=1e-2, warmup=0)),
         steps=2,
         batch_size=8,

@@ -17,7 +17,7 @@ Hardware, time, result: not run yet (its authors: one A100, 10.2 hours).
 from research.config import (
     TFDS,
     Cosine,
-    Data,
+    Denoising,
     Evaluation,
     Experiment,
     Loss,
@@ -31,7 +31,7 @@ from research.model import family
 def get_config() -> Experiment:
     return Experiment(
         model=family.t5_v1_1("base"),
-        data=Data(
+        data=Denoising(
             corpora=(TFDS("c4/en:3.1.0"),),
             tokenizer=SentencePiece("sentencepiece.model"),
             objective=SpanCorruption(noise_density=0.15, mean_span_length=3.0),

@@ -15,7 +15,7 @@ from research.config import (
     TFDS,
     Adafactor,
     Checkpoint,
-    Data,
+    Denoising,
     Evaluation,
     Experiment,
     InverseSquareRoot,
@@ -29,7 +29,7 @@ from research.model import family
 def get_config() -> Experiment:
     return Experiment(
         model=family.t5_v1_1("small"),
-        data=Data(
+        data=Denoising(
             corpora=(TFDS("c4/en:2.2.0"),),
             tokenizer=SentencePiece("sentencepiece.model"),
             objective=SpanCorruption(noise_density=0.15, mean_span_length=3.0),

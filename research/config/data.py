@@ -1,9 +1,12 @@
-"""What is read, and what becomes of it: corpora, tokenizers, objectives, mixing."""
+"""What is read, and what becomes of it: corpora to break and mend, or examples of tasks; and their mixing."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from research.config.base import require, require_positive
+from research.config.objective import Objective, SpanCorruption
+from research.config.task import Task
+from research.config.tokenizer import TrainedSentencePiece, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -53,77 +56,12 @@ class Mixing:
 
 
 @dataclass(frozen=True)
-class SentencePiece:
-    """A SentencePiece model on disk; `sentinels` ids are added above its pieces.
+class Denoising:
+    """Pretraining: text is broken by an objective, and the model mends it."""
 
-    With sentinels=0 its own pieces <extra_id_0>, <extra_id_1>, ... serve, as in mT5's file.
-    """
-
-    path: str
-    sentinels: int = 100
-
-
-@dataclass(frozen=True)
-class TrainedSentencePiece:
-    """A SentencePiece unigram model trained on the training split, once, and cached."""
-
-    pieces: int = 32_000
-    sentinels: int = 100
-
-    def __post_init__(self) -> None:
-        require(self.pieces > 300, f"tokenizer.pieces is {self.pieces}: at least 301, for 256 bytes and the controls.")
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """UTF-8 bytes after three controls, as ByT5. With sentinels=0 the highest byte ids serve, as in its pretraining."""
-
-    sentinels: int = 100
-
-
-@dataclass(frozen=True)
-class ByteLevelBPE:
-    """BART's byte-level BPE: a tokenizer.json, or a directory that holds one, or vocab.json and merges.txt."""
-
-    path: str
-
-
-@dataclass(frozen=True)
-class MBart:
-    """mBART's sentencepiece.bpe.model, with fairseq's ids, and the languages of CC25 or of mBART-50."""
-
-    path: str
-    variant: Literal["cc25", "50"] = "cc25"
-
-
-@dataclass(frozen=True)
-class Marian:
-    """A directory with source.spm, target.spm and vocab.json; target_vocab.json too where the two are separate."""
-
-    directory: str
-
-
-Vocabulary = SentencePiece | Bytes | ByteLevelBPE | MBart | Marian  # what can be opened as it is
-
-
-@dataclass(frozen=True)
-class SpanCorruption:
-    """T5's objective: noise spans become sentinels, the target lists what they hid (arXiv:1910.10683, 3.1.4)."""
-
-    noise_density: float = 0.15
-    mean_span_length: float = 3.0
-
-    def __post_init__(self) -> None:
-        density, span = self.noise_density, self.mean_span_length
-        require(0 < density < 1, f"objective.noise_density is {density}: it must lie between 0 and 1, both excluded.")
-        require(span >= 1, f"objective.mean_span_length is {span}: it must be at least 1 token.")
-
-
-@dataclass(frozen=True)
-class Data:
     corpora: tuple[TFDS | JSONLines | PlainText, ...]
     tokenizer: Vocabulary | TrainedSentencePiece = TrainedSentencePiece()
-    objective: SpanCorruption = SpanCorruption()
+    objective: Objective = SpanCorruption()
     input_length: int = 512  # encoder tokens a row, EOS included; the raw and target lengths follow
     mixing: Mixing = Mixing()
     threads: int = 2  # reading and corrupting ahead of the device; never decides what is read
@@ -131,3 +69,27 @@ class Data:
     def __post_init__(self) -> None:
         require(len(self.corpora) > 0, "data.corpora is empty: name at least one corpus.")
         require_positive("data.", self, "input_length", "threads")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Several examples share a row, each its own segment, so that little of it is padding."""
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Examples of tasks, from which the model learns to write targets."""
+
+    tasks: tuple[Task, ...]
+    tokenizer: Vocabulary | TrainedSentencePiece = TrainedSentencePiece()
+    input_length: int = 512  # encoder tokens a row, controls included
+    target_length: int = 128  # decoder tokens a row, controls included
+    too_long: Literal["truncate", "drop"] = "truncate"  # examples that do not fit a row; counted and said
+    batching: Packed = Packed()
+    mixing: Mixing = Mixing()
+    manual_dir: str | None = None  # where files lie that TFDS is not to download
+    threads: int = 2  # reading ahead of the device; never decides what is read
+
+    def __post_init__(self) -> None:
+        require(len(self.tasks) > 0, "data.tasks is empty: name at least one task.")
+        require_positive("data.", self, "input_length", "target_length", "threads")

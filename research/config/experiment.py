@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from research.config.base import require, require_not_negative, require_positive
-from research.config.data import Data
+from research.config.data import Denoising, Supervised
 from research.config.model import Model
 from research.config.optimizer import Adafactor, AdamW, RMSScaledAdamW
 
@@ -75,7 +75,7 @@ class Guard:
 @dataclass(frozen=True)
 class Experiment:
     model: Model
-    data: Data
+    data: Denoising | Supervised
     optimizer: Adafactor | AdamW | RMSScaledAdamW
     steps: int
     batch_size: int  # rows a step, over all devices and micro-batches

@@ -1,5 +1,6 @@
 """What a step receives: a pytree of integer arrays, with what a pipeline guarantees left out as None."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,3 +26,43 @@ class Batch(NamedTuple):
     encoder_positions: Int[Array, "b s"] | None = None
     decoder_segment_ids: Int[Array, "b t"] | None = None
     decoder_positions: Int[Array, "b t"] | None = None
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Tokens a row of the encoder and of the decoder."""
+        return self.encoder_input_tokens.shape[1], self.decoder_target_tokens.shape[1]
+
+
+def interleaved(parts: Sequence[tuple[Int[np.ndarray, " _"], Batch]], inputs: int, targets: int, pad_id: int) -> Batch:
+    """One batch of `inputs` and `targets` tokens a row, of parts with the places of their rows in the whole.
+
+    Narrower parts are padded. What one part has, or padding calls for, and another leaves out as None is written out.
+    """
+    if len(parts) == 1 and parts[0][1].widths == (inputs, targets):
+        return parts[0][1]
+    count = sum(len(where) for where, _ in parts)
+    whole: list[np.ndarray | None] = []
+    for name in Batch._fields:
+        side = name.startswith("decoder")
+        width = (inputs, targets)[side]
+        narrow = not name.endswith("positions") and any(batch.widths[side] < width for _, batch in parts)
+        if not narrow and all(getattr(batch, name) is None for _, batch in parts):
+            whole.append(None)
+            continue
+        fields = [(where, written_out(batch, name)) for where, batch in parts]
+        rows = np.full((count, width), pad_id if name.endswith("tokens") else 0, fields[0][1].dtype)
+        for where, field in fields:
+            rows[where, : field.shape[1]] = field
+        whole.append(rows)
+    return Batch._make(whole)
+
+
+def written_out(batch: Batch, name: str) -> Array:
+    """A field of a batch; what None stands for, where it is None."""
+    field = getattr(batch, name)
+    if field is not None:
+        return field
+    shape = len(batch.encoder_input_tokens), batch.widths[name.startswith("decoder")]
+    if name.endswith("positions"):
+        return np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    return np.ones(shape, np.float32 if name.endswith("weights") else np.int32)

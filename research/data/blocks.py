@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
-from jaxtyping import Int64, UInt
+from jaxtyping import Int64
 
 from research.data import mixture
 from research.data.batch import Batch
@@ -23,35 +23,39 @@ class Block(NamedTuple):
     batch: Batch
 
 
-class Rows:
-    """The global order of raw rows: corpora interleaved by weight, each in a new order in each of its epochs.
+class Part(NamedTuple):
+    """The rows of a block that come from one source."""
 
-    `key` gives the orders; without one, corpora stand as they are and there is no second epoch.
+    source: int
+    where: Int64[np.ndarray, " n"]  # their places in the block
+    rows: Int64[np.ndarray, " n"]  # their numbers in the source
+
+
+class Order:
+    """The global order of rows: sources interleaved by weight, each in a new order in each of its epochs.
+
+    `key` gives the orders; without one, sources stand as they are and there is no second epoch.
     """
 
-    def __init__(
-        self, corpora: tuple[UInt[np.ndarray, "_ raw"], ...], weights: tuple[int, ...], key: tuple[int, int] | None
-    ) -> None:
-        self.corpora, self.weights, self.key = corpora, weights, key
+    def __init__(self, sizes: tuple[int, ...], weights: tuple[int, ...], key: tuple[int, int] | None) -> None:
+        self.sizes, self.weights, self.key = sizes, weights, key
 
-    def __call__(self, start: int, stop: int) -> UInt[np.ndarray, "n raw"]:
-        corpus, ordinal = mixture.locate(np.arange(start, stop), self.weights)
-        rows = np.empty((stop - start, self.corpora[0].shape[1]), self.corpora[0].dtype)
-        for index, source in enumerate(self.corpora):
-            mine = corpus == index
-            rows[mine] = source[self._places(index, ordinal[mine])]
-        return rows
+    def __call__(self, start: int, stop: int) -> list[Part]:
+        """What the global rows start ... stop - 1 are made of."""
+        source, ordinal = mixture.locate(np.arange(start, stop), self.weights)
+        places = ((index, np.flatnonzero(source == index)) for index in range(len(self.sizes)))
+        return [Part(index, where, self._rows(index, ordinal[where])) for index, where in places if len(where)]
 
-    def _places(self, corpus: int, ordinal: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Which row of the corpus is the one it gives as its `ordinal`-th."""
+    def _rows(self, source: int, ordinal: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Which row of the source is the one it gives as its `ordinal`-th."""
         if self.key is None:
             return ordinal
-        size = len(self.corpora[corpus])
-        epochs, places = np.divmod(ordinal, size)
+        size = self.sizes[source]
+        epochs, rows = np.divmod(ordinal, size)
         for epoch in np.unique(epochs):
             now = epochs == epoch
-            places[now] = Permutation(size, self.key, (int(epoch), corpus))(places[now])
-        return places
+            rows[now] = Permutation(size, self.key, (int(epoch), source))(rows[now])
+        return rows
 
 
 @dataclass(frozen=True)

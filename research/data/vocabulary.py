@@ -1,4 +1,4 @@
-"""The tokenizer of a `Data` config: opened, or trained once on the training split and kept in the cache."""
+"""The tokenizer of a data config: opened, or trained once on the training split and kept in the cache."""
 
 import sys
 from collections.abc import Iterator, Sequence

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from research import override, run_directory
-from research.config import Bytes, ConfigError, Data, SpanCorruption, require
+from research.config import Bytes, ConfigError, Denoising, SpanCorruption, require
 from research.data import objective
 from research.data.batch import Batch
 from research.data.objective import Lengths
@@ -51,7 +51,7 @@ WARM_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Settings:
-    data: Data
+    data: Denoising
     block_rows: int
     batch_size: int
     seconds: float  # a round of one engine
@@ -99,7 +99,7 @@ def in_memory(settings: Settings) -> tuple[Lengths, Tokenizer, list[np.ndarray]]
     return lengths, tokenizer, list(np.random.default_rng(1).integers(3, tokenizer.size - sentinels, shape, np.uint16))
 
 
-def row_lengths(data: Data) -> Lengths:
+def row_lengths(data: Denoising) -> Lengths:
     lengths = objective.lengths(data.objective, data.input_length)
     objective.require_sentinels(lengths, open_tokenizer(Bytes(sentinels=259)))
     return lengths
@@ -292,6 +292,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def settings_of(options: argparse.Namespace) -> Settings:
     noise = SpanCorruption(options.density, options.mean_span)
     data = override.load_experiment(options.experiment).data
+    require(
+        isinstance(data, Denoising), f"{options.experiment} has no text to corrupt: its data is {type(data).__name__}."
+    )
+    assert isinstance(data, Denoising)
     data = replace(data, objective=noise, input_length=options.input_length)
     return Settings(data, options.block_rows, options.batch_size, options.seconds)
 

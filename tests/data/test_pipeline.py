@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from research.config import (
     Bytes,
     ConfigError,
-    Data,
+    Denoising,
     JSONLines,
     Mixing,
     PlainText,
@@ -53,13 +53,13 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlainText, JSONLi
 
 
 @pytest.fixture
-def one(corpora: tuple[PlainText, JSONLines]) -> Data:
-    return Data(corpora[:1], Bytes(), input_length=64)
+def one(corpora: tuple[PlainText, JSONLines]) -> Denoising:
+    return Denoising(corpora[:1], Bytes(), input_length=64)
 
 
 @pytest.fixture
-def two(corpora: tuple[PlainText, JSONLines]) -> Data:
-    return Data(corpora, Bytes(), input_length=64)
+def two(corpora: tuple[PlainText, JSONLines]) -> Denoising:
+    return Denoising(corpora, Bytes(), input_length=64)
 
 
 def rows_of(batches: list[Batch]) -> list[Row]:
@@ -91,11 +91,11 @@ def raw_rows(pipeline: Pipeline, batches: list[Batch]) -> list[tuple[int, ...]]:
 # --- The same rows for everybody --------------------------------------------------------------------------------------
 
 
-def test_shapes_types_and_no_padding(one: Data) -> None:
+def test_shapes_types_and_no_padding(one: Denoising) -> None:
     pipeline = prepare(one, 0, 24)
     (batch,) = take(pipeline, 1)
     assert batch.encoder_input_tokens.shape == (24, 64)
-    assert batch.decoder_target_tokens.shape == (24, pipeline.lengths.targets)
+    assert batch.decoder_target_tokens.shape == (24, pipeline.targets)
     assert all(field is None for field in batch[3:])
     assert batch.encoder_input_tokens.dtype == np.int32
     assert jax.tree.map(lambda rows: (rows.shape, rows.dtype), batch) == jax.tree.map(
@@ -104,7 +104,7 @@ def test_shapes_types_and_no_padding(one: Data) -> None:
     assert 250 < pipeline.train_rows < 350
 
 
-def test_any_batch_size_threads_and_start_give_the_same_rows(two: Data) -> None:
+def test_any_batch_size_threads_and_start_give_the_same_rows(two: Denoising) -> None:
     whole = rows_of(take(prepare(two, 0, 128), 6))
     for batch_size, threads in ((8, 1), (24, 3), (96, 4), (200, 2), (256, 1)):
         pipeline = prepare(dataclasses.replace(two, threads=threads), 0, batch_size)
@@ -115,7 +115,7 @@ def test_any_batch_size_threads_and_start_give_the_same_rows(two: Data) -> None:
         assert rows_of(take(pipeline, batches - batches // 2, start)) == rows[start:]
 
 
-def test_hosts_have_disjoint_parts_whose_union_is_the_batch(two: Data) -> None:
+def test_hosts_have_disjoint_parts_whose_union_is_the_batch(two: Denoising) -> None:
     for batch_size, hosts in ((24, 4), (256, 2), (192, 3), (8, 8), (1024, 4)):
         pipeline = prepare(two, 0, batch_size)
         start = batch_size * 3
@@ -127,13 +127,13 @@ def test_hosts_have_disjoint_parts_whose_union_is_the_batch(two: Data) -> None:
             assert list(itertools.chain(*mine)) == rows_of([batch])
 
 
-def test_a_run_goes_on_far_from_the_start(one: Data) -> None:
+def test_a_run_goes_on_far_from_the_start(one: Denoising) -> None:
     pipeline = prepare(one, 0, 40)
     start = 40 * 10**9
     assert rows_of(take(pipeline, 3, start))[40:] == rows_of(take(pipeline, 2, start + 40))
 
 
-def test_preparing_again_gives_the_same(two: Data) -> None:
+def test_preparing_again_gives_the_same(two: Denoising) -> None:
     assert rows_of(take(prepare(two, 5, 64), 3)) == rows_of(take(prepare(two, 5, 64), 3))
     assert rows_of(take(prepare(two, 5, 64), 1)) != rows_of(take(prepare(two, 6, 64), 1))
 
@@ -150,7 +150,7 @@ def epochs(pipeline: Pipeline, count: int) -> Iterator[tuple[list[tuple[int, ...
 
 
 @pytest.mark.parametrize("corpora_used", [1, 2])
-def test_every_row_comes_once_an_epoch_in_a_new_order_with_new_noise(two: Data, corpora_used: int) -> None:
+def test_every_row_comes_once_an_epoch_in_a_new_order_with_new_noise(two: Denoising, corpora_used: int) -> None:
     data = dataclasses.replace(two, corpora=two.corpora[:corpora_used])
     (first, first_rows), (second, second_rows) = epochs(prepare(data, 0, 32), 2)
     assert len(set(first)) == len(first)
@@ -159,14 +159,14 @@ def test_every_row_comes_once_an_epoch_in_a_new_order_with_new_noise(two: Data, 
     assert len(set(first_rows) & set(second_rows)) == 0
 
 
-def test_rates_follow_the_mixing(two: Data) -> None:
+def test_rates_follow_the_mixing(two: Denoising) -> None:
     pipeline = prepare(dataclasses.replace(two, mixing=Mixing(temperature=1e6)), 0, 100)
     first = {row for batch in raw_rows_of_each(two, pipeline) for row in batch}
     counts = [sum(row in first for row in raw_rows(pipeline, [batch])) for batch in take(pipeline, 6)]
     assert all(49 <= count <= 51 for count in counts)
 
 
-def raw_rows_of_each(two: Data, pipeline: Pipeline) -> list[list[tuple[int, ...]]]:
+def raw_rows_of_each(two: Denoising, pipeline: Pipeline) -> list[list[tuple[int, ...]]]:
     """The rows of the first corpus alone."""
     alone = prepare(dataclasses.replace(two, corpora=two.corpora[:1]), 0, 1)
     return [raw_rows(alone, take(alone, alone.train_rows))]
@@ -175,7 +175,7 @@ def raw_rows_of_each(two: Data, pipeline: Pipeline) -> list[list[tuple[int, ...]
 # --- Held-out rows ----------------------------------------------------------------------------------------------------
 
 
-def test_held_out_rows_are_the_same_at_every_call_and_seed(two: Data) -> None:
+def test_held_out_rows_are_the_same_at_every_call_and_seed(two: Denoising) -> None:
     pipeline = prepare(two, 0, 24)
     first = rows_of(list(pipeline.held_out(48)))
     assert rows_of(list(pipeline.held_out(48))) == first
@@ -185,7 +185,7 @@ def test_held_out_rows_are_the_same_at_every_call_and_seed(two: Data) -> None:
     assert not set(raw_rows(pipeline, list(pipeline.held_out(10**6)))) & set(train)
 
 
-def test_held_out_rows_are_whole_batches(two: Data) -> None:
+def test_held_out_rows_are_whole_batches(two: Denoising) -> None:
     pipeline = prepare(two, 0, 24)
     assert [len(list(pipeline.held_out(rows))) for rows in (1, 24, 25)] == [1, 1, 2]
     available = list(pipeline.held_out(10**9))
@@ -198,7 +198,7 @@ def test_held_out_rows_are_whole_batches(two: Data) -> None:
         assert list(itertools.chain(*(rows_of([part[index]]) for part in parts))) == rows_of([batch])
 
 
-def test_too_few_held_out_rows(two: Data) -> None:
+def test_too_few_held_out_rows(two: Denoising) -> None:
     pipeline = prepare(two, 0, 4096)
     with pytest.raises(ConfigError, match=r"held-out text gives \d+ rows, fewer than one batch of 4096.*lower batch"):
         pipeline.held_out(10)
@@ -209,8 +209,8 @@ def test_too_few_held_out_rows(two: Data) -> None:
 # --- What decides the data --------------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_names_what_changed(two: Data, tmp_path: Path) -> None:
-    def changed(data: Data, seed: int = 0, batch_size: int = 8) -> set[str]:
+def test_the_fingerprint_names_what_changed(two: Denoising, tmp_path: Path) -> None:
+    def changed(data: Denoising, seed: int = 0, batch_size: int = 8) -> set[str]:
         before, after = prepare(two, 0, 8).fingerprint, prepare(data, seed, batch_size).fingerprint
         assert before.keys() == after.keys()
         assert json.loads(json.dumps(after)) == after
@@ -234,7 +234,7 @@ def test_the_fingerprint_names_what_changed(two: Data, tmp_path: Path) -> None:
     assert changed(dataclasses.replace(two, corpora=(first, two.corpora[1]))) == {"data.corpora"}
 
 
-def test_a_trained_vocabulary(two: Data) -> None:
+def test_a_trained_vocabulary(two: Denoising) -> None:
     data = dataclasses.replace(two, tokenizer=TrainedSentencePiece(pieces=310))
     pipeline = prepare(data, 0, 8)
     assert pipeline.tokenizer.size == 410
@@ -245,7 +245,7 @@ def test_a_trained_vocabulary(two: Data) -> None:
 # --- Bad input --------------------------------------------------------------------------------------------------------
 
 
-def test_bad_input_is_refused_before_a_batch_is_asked_for(two: Data, tmp_path: Path) -> None:
+def test_bad_input_is_refused_before_a_batch_is_asked_for(two: Denoising, tmp_path: Path) -> None:
     pipeline = prepare(two, 0, 8)
     with pytest.raises(ConfigError, match="row 12: it must be a multiple of batch_size, which is 8"):
         pipeline.train(12)
@@ -263,7 +263,7 @@ def test_bad_input_is_refused_before_a_batch_is_asked_for(two: Data, tmp_path: P
         prepare(dataclasses.replace(two, tokenizer=SentencePiece(str(tmp_path / "none"))), 0, 8)
 
 
-def test_an_error_while_blocks_are_made_reaches_the_reader(one: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_blocks_are_made_reaches_the_reader(one: Denoising, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = prepare(one, 0, 8)
 
     def broken(*arguments: object) -> None:
@@ -274,7 +274,7 @@ def test_an_error_while_blocks_are_made_reaches_the_reader(one: Data, monkeypatc
         next(pipeline.train())
 
 
-def test_a_reader_that_goes_away_leaves_no_threads(one: Data) -> None:
+def test_a_reader_that_goes_away_leaves_no_threads(one: Denoising) -> None:
     pipeline = prepare(one, 0, 8)
     before = threading.active_count()
     for _ in range(5):
