@@ -87,7 +87,9 @@ class Run:
             key, data_key = jax.random.split(jax.random.key(self.config.seed))
             state = new_state(self.config, self.mesh, key)
             places = state_shardings(self.config, self.mesh).params
-            return state._replace(params=weights.initial(self.config, state.params, places)), data_key
+            params = weights.initial(self.config, state.params, places)
+            average = None if state.average is None else jax.tree.map(jnp.copy, params)
+            return state._replace(params=params, average=average), data_key
         meta = checkpoints.meta(checkpoints.newest)
         abstract = jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -129,7 +131,7 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
             held_out_loss, improved = None, False
             if last or run.step % config.evaluation.every == 0:
                 with reporter.pause():
-                    scores = run.evaluate(state.params)
+                    scores = run.evaluate(state.evaluated)
                     reporter.held_out(run.step, scores)
                     report.plot_loss(directory, run.unigram_entropy)
                 if math.isfinite(scores["held_out_loss"]):
@@ -151,7 +153,7 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
                 raise Preempted
         checkpoints.wait()
     watchdog.stop()
-    _conclude(run, directory, state.params, scores or run.evaluate(state.params))
+    _conclude(run, directory, state.evaluated, scores or run.evaluate(state.evaluated))
 
 
 def _conclude(run: Run, directory: Path, params: Any, scores: dict[str, float]) -> None:

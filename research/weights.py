@@ -123,7 +123,8 @@ def _run(path: Path) -> Weights | None:
     model = experiment.model
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
-        return _restore(_checkpoint(directory, step), model, shardings, fresh)
+        kind = "params" if experiment.average_decay is None else "average"
+        return _restore(_checkpoint(directory, step), kind, model, shardings, fresh)
 
     def tokenizer() -> Tokenizer:
         saved = directory / "tokenizer.model"
@@ -153,8 +154,8 @@ def _checkpoint(directory: Path, step: str | None) -> Path:
     raise ConfigError(f"{directory} has no checkpoint that verifies: {wrong}.")
 
 
-def _restore(checkpoint: Path, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
-    """The parameters that are not `fresh`, alone; the optimizer's state is not read."""
+def _restore(checkpoint: Path, kind: str, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
+    """The parameters, or their average, that are not `fresh`, alone; the optimizer's state is not read."""
     shapes = flatten(abstract_params(model))
     shapes = {path: shapes[path] for path in shapes.keys() - fresh_paths(shapes, fresh)}
     kinds: dict[str, ocp.RestoreArgs] = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in shapes}
@@ -162,10 +163,10 @@ def _restore(checkpoint: Path, model: Model, shardings: Any, fresh: tuple[str, .
         places = flatten(shardings)
         kinds = {path: ocp.ArrayRestoreArgs(sharding=places[path]) for path in shapes}
     restore = ocp.args.PyTreeRestore(
-        item={"params": unflatten(shapes)}, restore_args={"params": unflatten(kinds)}, partial_restore=True
+        item={kind: unflatten(shapes)}, restore_args={kind: unflatten(kinds)}, partial_restore=True
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore((checkpoint / "state").absolute(), args=restore)["params"]
+        return checkpointer.restore((checkpoint / "state").absolute(), args=restore)[kind]
 
 
 def _huggingface(path: Path) -> Weights | None:
