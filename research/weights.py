@@ -50,6 +50,7 @@ class Weights(NamedTuple):
     params: Callable[..., Params]
     tokenizer: Callable[[], Tokenizer]
     generation: Callable[[Tokenizer | None, str | None], Generation]
+    stored_as: str = "params"  # of a run: which of its state's parameters these are
 
 
 def find(path: Path) -> Weights:
@@ -120,10 +121,9 @@ def _run(path: Path) -> Weights | None:
     if not (directory / "checkpoints").is_dir() or not (directory / "config.json").is_file():
         return None
     experiment = override.from_json((directory / "config.json").read_text())
-    model = experiment.model
+    model, kind = experiment.model, "params" if experiment.average_decay is None else "average"
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
-        kind = "params" if experiment.average_decay is None else "average"
         return _restore(_checkpoint(directory, step), kind, model, shardings, fresh)
 
     def tokenizer() -> Tokenizer:
@@ -138,7 +138,7 @@ def _run(path: Path) -> Weights | None:
             case vocabulary:
                 return open_tokenizer(vocabulary)
 
-    return Weights("run", model, params, tokenizer, implied_generation(model))
+    return Weights("run", model, params, tokenizer, implied_generation(model), kind)
 
 
 def _checkpoint(directory: Path, step: str | None) -> Path:
