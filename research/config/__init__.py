@@ -48,6 +48,7 @@ from research.config.optimizer import (
 )
 from research.config.task import (
     Examples,
+    FileExamples,
     JSONExamples,
     Metric,
     ParallelText,
@@ -91,6 +92,7 @@ __all__ = [
     "Examples",
     "Experiment",
     "FanIn",
+    "FileExamples",
     "Generation",
     "Greedy",
     "Guard",
