@@ -37,7 +37,7 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
         found = weights.find_initial(config, config.init)
         say(f"Starting from {config.init}, of the format {found.format}.")
     if dry_run:
-        Run(config, mesh, prepare(config.data, config.seed, config.batch_size))
+        Run(config, mesh, prepared(config))
         say("Dry run: nothing was trained.")
         return 0
     with run_directory.claim(directory, config, file_config):
@@ -49,7 +49,7 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
         made_from = None if newest is None else checkpoints.meta(newest)
         if made_from is not None:
             run_directory.check_same_experiment(directory, made_from["config"], config)
-        pipeline = prepare(config.data, config.seed, config.batch_size)
+        pipeline = prepared(config)
         if made_from is not None:
             check_same(made_from["data"], pipeline.fingerprint, directory)
             if made_from["config"]["steps"] != config.steps and isinstance(config.optimizer.schedule, Decay):
@@ -62,6 +62,10 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
                 pipeline.tokenizer.save(directory / "tokenizer.model")
             _fit(run, directory, checkpoints)
     return run.exit_code
+
+
+def prepared(config: Experiment) -> Pipeline:
+    return prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
 
 
 class Run:

@@ -10,8 +10,8 @@ Commands:
     python -m scripts.average runs/multi30k runs/multi30k_average --last 10
     python -m scripts.evaluate runs/multi30k_average --split test --generation.method='Beam(5)'
     Without manual_dir the files are downloaded.
-Differs from the published recipe: the vocabulary is SentencePiece's unigram one instead of BPE, rows are packed, and the
-    initial values are those of this codebase's Marian.
+Differs from the published recipe: the vocabulary is SentencePiece's unigram one instead of BPE, rows are packed, and
+    the initial values are those of this codebase's Marian.
 """
 
 from research.config import (

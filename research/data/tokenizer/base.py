@@ -81,9 +81,12 @@ class Tokenizer(ABC):
         """
         return self._framed(self.encode_batch(texts), language, limit)
 
-    def target(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
-        """The ids of each text as the decoder's labels, controls included. Raises ConfigError as `language_id`."""
-        return self.source(texts, language)
+    def target(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
+        """The ids of each text as the decoder's labels, controls included, the text cut to `limit` ids in all.
+
+        Raises ConfigError as `language_id`.
+        """
+        return self.source(texts, language, limit)
 
     def _framed(self, batch: list[list[int]], language: str | None, limit: int | None = None) -> list[list[int]]:
         before, after = self._frame(language)

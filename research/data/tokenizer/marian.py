@@ -77,10 +77,10 @@ class MarianTokenizer(Tokenizer):
         """`language` is that of the target, by its code in `languages`; a text may begin with the code instead."""
         return self._framed(self.encode_batch(texts), language, limit)
 
-    def target(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
+    def target(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
         """A target says nothing of its language; `language` is only checked."""
         self._refuse(language)
-        return self._framed(self.target_side.encode(texts), None)
+        return self._framed(self.target_side.encode(texts), None, limit)
 
     def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
         return [] if language is None else [self.language_id(language)], [self.eos_id]
