@@ -103,7 +103,7 @@ class PackedExamples:
             decoder_positions=targets.positions,
         )
 
-    def _packed(self, rows: Int64[np.ndarray, " n"], side: Side, width: int) -> "Packed":
+    def _packed(self, rows: Int64[np.ndarray, " n"], side: Side, width: int) -> "Filled":
         starts = self._plan.starts
         counts = starts[rows + 1] - starts[rows]
         examples = self._plan.order[np.repeat(starts[rows], counts) + counting(counts)]
@@ -118,10 +118,10 @@ class PackedExamples:
         tokens[places] = side.tokens[np.repeat(side.starts[examples], lengths) + positions]
         segments[places] = np.repeat(counting(counts) + 1, lengths)
         within[places] = positions
-        return Packed(*(field.reshape(len(rows), width) for field in (tokens, segments, within)))
+        return Filled(*(field.reshape(len(rows), width) for field in (tokens, segments, within)))
 
 
-class Packed(NamedTuple):
+class Filled(NamedTuple):
     tokens: np.ndarray
     segments: np.ndarray
     positions: np.ndarray
