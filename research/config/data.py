@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from research.config.base import require, require_positive
-from research.config.objective import Objective, SpanCorruption
+from research.config.objective import Denoiser, Mixture, Objective, SpanCorruption
 from research.config.task import Task
 from research.config.tokenizer import TrainedSentencePiece, Vocabulary
 
@@ -17,6 +17,7 @@ class TFDS:
     train: str = "train"
     held_out: str = "validation"
     text: str = "text"  # the feature that holds a document
+    language: str | None = None  # its code in the tokenizer, where that has languages
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class JSONLines:
     train: str
     held_out: str | None = None
     text: str = "text"  # the key that holds a document
+    language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class PlainText:
     train: str
     held_out: str | None = None
     document: Literal["block", "file"] = "block"
+    language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,20 @@ class Denoising:
 
     corpora: tuple[TFDS | JSONLines | PlainText, ...]
     tokenizer: Vocabulary | TrainedSentencePiece = TrainedSentencePiece()
-    objective: Objective = SpanCorruption()
-    input_length: int = 512  # encoder tokens a row, EOS included; the raw and target lengths follow
+    objective: Objective | Mixture = SpanCorruption()
+    input_length: int = 512  # encoder tokens a row before padding, controls included; the other lengths follow
+    eos_after_lines: bool = False  # each line of a document that is not blank is a sentence, ended by EOS (as mBART)
     mixing: Mixing = Mixing()
     threads: int = 2  # reading and corrupting ahead of the device; never decides what is read
 
     def __post_init__(self) -> None:
         require(len(self.corpora) > 0, "data.corpora is empty: name at least one corpus.")
         require_positive("data.", self, "input_length", "threads")
+
+    @property
+    def denoisers(self) -> tuple[Denoiser, ...]:
+        """What rows go through: one of them each."""
+        return self.objective.denoisers if isinstance(self.objective, Mixture) else (Denoiser(self.objective),)
 
 
 @dataclass(frozen=True)

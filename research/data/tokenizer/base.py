@@ -66,6 +66,13 @@ class Tokenizer(ABC):
         return np.flatnonzero([len(surface) > 0 for surface in self.surfaces]).astype(np.uint32)
 
     @cached_property
+    def ids_by_surface(self) -> Mapping[bytes, list[int]]:
+        ids: dict[bytes, list[int]] = {}
+        for id, surface in enumerate(self.surfaces):
+            ids.setdefault(surface, []).append(id)
+        return ids
+
+    @cached_property
     def word_starts(self) -> Bool[Array, " ids"]:
         """Which ids begin a word: those with a space in front, and what is no text (fairseq's get_whole_word_mask)."""
         return np.array([not surface or surface.startswith(b" ") for surface in self.surfaces])

@@ -35,7 +35,8 @@ class ByteTokenizer(SentinelTokenizer):
 
     @cached_property
     def surfaces(self) -> Sequence[bytes]:
-        return [*map(self._surface, range(self.pieces)), *[b""] * self.sentinels]
+        text = self.pieces - BYTES_OUTSIDE_UTF8
+        return [*map(self._surface, range(text)), *[b""] * (self.size - text)]
 
     @cached_property
     def word_starts(self) -> Bool[Array, " ids"]:
