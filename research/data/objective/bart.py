@@ -5,9 +5,10 @@
     targets  <s> The cat sat . It was happy . </s>
 
 The target is the row in the tokenizer's frame, full and never padded. How much of a row is left depends on how many
-tokens its words have, which nothing bounds, so the encoder is as wide as the row was, and padded, but where every row
-keeps as much as the others. An insertion that would make a row longer than it was is left out: at 510 tokens of text
-infilling as released this has a probability far below 1e-9.
+tokens its words have, which nothing bounds; so the encoder is as wide as the row was, and padded, unless every row
+keeps as much as the others. Text infilling as released leaves 80% of a row. An insertion that would make a row longer
+than it was is left out: rows of 510 tokens would have to be 20 standard deviations longer than they are, rows of 126
+10, rows of 62 six.
 """
 
 import math
