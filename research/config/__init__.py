@@ -8,6 +8,7 @@ names the field, the value and what is allowed.
 from research.config.base import ConfigError, require, require_not_negative, require_positive
 from research.config.data import (
     TFDS,
+    Corpus,
     Denoising,
     JSONLines,
     Mixing,
@@ -103,6 +104,7 @@ __all__ = [
     "Checkpoint",
     "ConfigError",
     "Constant",
+    "Corpus",
     "Cosine",
     "Decay",
     "Denoiser",

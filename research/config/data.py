@@ -9,19 +9,25 @@ from research.config.task import Task
 from research.config.tokenizer import TrainedSentencePiece, Vocabulary
 
 
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What every corpus may say of its text."""
+
+    language: str | None = None  # its code in the tokenizer, where that has languages
+
+
 @dataclass(frozen=True)
-class TFDS:
+class TFDS(Corpus):
     """A TensorFlow Datasets builder by name ("python_docs" is shipped here; "c4/en:3.1.0" needs a network once)."""
 
     name: str
     train: str = "train"
     held_out: str = "validation"
     text: str = "text"  # the feature that holds a document
-    language: str | None = None  # its code in the tokenizer, where that has languages
 
 
 @dataclass(frozen=True)
-class JSONLines:
+class JSONLines(Corpus):
     """JSON objects, one a line; .gz is read too. `train` and `held_out` are paths or glob patterns.
 
     With `held_out=None`, documents are held out by a hash of their text, about one in a hundred.
@@ -30,17 +36,15 @@ class JSONLines:
     train: str
     held_out: str | None = None
     text: str = "text"  # the key that holds a document
-    language: str | None = None
 
 
 @dataclass(frozen=True)
-class PlainText:
+class PlainText(Corpus):
     """UTF-8 text; .gz is read too. A document is a block between blank lines, or a whole file."""
 
     train: str
     held_out: str | None = None
     document: Literal["block", "file"] = "block"
-    language: str | None = None
 
 
 @dataclass(frozen=True)

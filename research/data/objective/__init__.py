@@ -48,8 +48,8 @@ def lengths(objective: Objective, input_length: int, controls: int = 1) -> Lengt
             return bert_style.lengths(input_length, controls)
         case Deshuffling():
             return deshuffling.lengths(input_length, controls)
-        case PrefixLM():
-            return prefix_lm.lengths(objective, input_length, controls)
+        case PrefixLM(noise_density=density):
+            return prefix_lm.lengths(density, input_length, controls)
         case LanguageModelling():
             return language_modelling.lengths(input_length, controls)
         case BART():
@@ -92,8 +92,8 @@ def corrupt(
             return bert_style.corrupt(tokens, density, 0.0, lengths, tokenizer, language, rng)
         case Deshuffling():
             return deshuffling.corrupt(tokens, lengths, tokenizer, language, rng)
-        case PrefixLM():
-            return prefix_lm.corrupt(tokens, objective, lengths, tokenizer, language, rng)
+        case PrefixLM(noise_density=density):
+            return prefix_lm.corrupt(tokens, density, lengths, tokenizer, language, rng)
         case LanguageModelling():
             return language_modelling.corrupt(tokens, lengths, tokenizer, language)
         case BART():

@@ -27,21 +27,23 @@ def hide_words(
     rows, raw = tokens.shape
     is_start = tokenizer.word_starts[tokens] if corruption.whole_words else np.ones((rows, raw), bool)
     words = is_start.sum(axis=1)
-    # In single precision, as fairseq, which decides where a product is almost whole.
-    budgets = np.ceil(words.astype(np.float32) * np.float32(corruption.noise_density)).astype(int)
     match corruption:
-        case TextInfilling(poisson_mean=mean, random_tokens=random_tokens):
-            spans, lengths, empty = span_lengths(budgets, mean, rng)
+        case TextInfilling(noise_density=density, poisson_mean=mean, random_tokens=random_tokens):
+            spans, lengths, empty = span_lengths(budgets(words, density), mean, rng)
             begins, ends = place_spans(is_start, words, spans, lengths, rng)
-            hidden = masks_or_random(len(begins), random_tokens, tokenizer, rng)
-            left = replace_spans(tokens, begins, ends, hidden)
+            left = replace_spans(tokens, begins, ends, masks_or_random(len(begins), random_tokens, tokenizer, rng))
             return insert_masks(left, np.minimum(empty, raw - left.counts), random_tokens, tokenizer, rng)
-        case TokenMasking(random_tokens=random_tokens):
-            begins, ends = place_spans(is_start, words, budgets, np.ones(budgets.sum(), int), rng)
+        case TokenMasking(noise_density=density, random_tokens=random_tokens):
+            begins, ends = place_words(is_start, words, budgets(words, density), rng)
             return replace_spans(tokens, begins, ends, masks_or_random(len(begins), random_tokens, tokenizer, rng))
-        case TokenDeletion():
-            begins, ends = place_spans(is_start, words, budgets, np.ones(budgets.sum(), int), rng)
+        case TokenDeletion(noise_density=density):
+            begins, ends = place_words(is_start, words, budgets(words, density), rng)
             return kept(tokens, ~covered(tokens, begins, ends))
+
+
+def budgets(words: Int[Array, " n"], noise_density: float) -> Int[Array, " n"]:
+    """The words to hide, rounded up in single precision as in fairseq: that decides where a product is almost whole."""
+    return np.ceil(words.astype(np.float32) * np.float32(noise_density)).astype(int)
 
 
 # --- Spans ------------------------------------------------------------------------------------------------------------
@@ -102,6 +104,13 @@ def place_spans(
     row_ends = np.repeat((np.arange(rows) + 1) * raw, spans)
     last = np.minimum(first + lengths, after)
     return starts[first], np.where(last < after, starts[last], row_ends)
+
+
+def place_words(
+    is_start: Bool[Array, "n raw"], words: Int[Array, " n"], count: Int[Array, " n"], rng: np.random.Generator
+) -> tuple[Int[Array, " spans"], Int[Array, " spans"]]:
+    """As `place_spans`, each of one word."""
+    return place_spans(is_start, words, count, np.ones(count.sum(), int), rng)
 
 
 def covered(
