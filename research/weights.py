@@ -129,8 +129,8 @@ def _run(path: Path) -> Weights | None:
     def tokenizer() -> Tokenizer:
         saved = directory / "tokenizer.model"
         match experiment.data.tokenizer:
-            case TrainedSentencePiece(sentinels=sentinels):
-                return open_tokenizer(SentencePiece(str(saved), sentinels))
+            case TrainedSentencePiece(sentinels=sentinels, languages=languages):
+                return open_tokenizer(SentencePiece(str(saved), sentinels, languages))
             case Marian() as vocabulary:
                 return open_tokenizer(dataclasses.replace(vocabulary, directory=str(saved)))
             case vocabulary if hasattr(vocabulary, "path"):

@@ -43,7 +43,8 @@ def prepare(data: Denoising | Supervised, seed: int, batch_size: int, start_toke
 
 
 class Pipeline:
-    """Batches of prepared data. `train_rows` and `held_out_rows` count the rows of all sources together.
+    """Batches of prepared data. `train_rows` and `held_out_rows` count the rows of all sources together, `train_tokens`
+    the tokens of text that the former are made of.
 
     `fingerprint` has an entry for everything that decides the batches, so that a later run can say what is different.
     A row has `inputs` encoder tokens and `targets` decoder tokens, and is made of `raw` tokens of text, on average.
@@ -60,6 +61,9 @@ class Pipeline:
         self.inputs = max(source.inputs for source in prepared.train)
         self.targets = max(source.targets for source in prepared.train)
         self.raw = round(np.average([source.raw for source in prepared.train], weights=prepared.weights))
+        # Under several objectives a text has a source of each, and counts once.
+        texts = {(source.name, source.digest): len(source) * source.raw for source in prepared.train}
+        self.train_tokens = sum(texts.values())
         self._train = Order(sizes, prepared.weights, (seed, ORDER))
         self._held_out = Order(held_out_sizes, held_out_sizes, None)
         self.fingerprint: dict[str, str | int] = {

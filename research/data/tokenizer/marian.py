@@ -82,12 +82,19 @@ class MarianTokenizer(Tokenizer):
         self._refuse(language)
         return self._framed(self.target_side.encode(texts), None, limit)
 
-    def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
+    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
         return [] if language is None else [self.language_id(language)], [self.eos_id]
 
     def start_id(self, language: str | None = None) -> int:
         self._refuse(language)
         return self.pad_id
+
+    @cached_property
+    def surfaces(self) -> list[bytes]:
+        """By the vocabulary of the source."""
+        controls = {*CONTROLS, *self.languages}
+        pieces = sorted(self.source_side.ids, key=self.source_side.ids.__getitem__)
+        return [b"" if piece in controls else piece.replace(SPACE, " ").encode() for piece in pieces]
 
     def decode(self, ids: Ids) -> str:
         """By the vocabulary of the target; unknown as <unk>."""
