@@ -17,6 +17,7 @@ from research.config.data import (
 )
 from research.config.experiment import Checkpoint, Evaluation, Experiment, Guard, Loss, Mesh, Report
 from research.config.generation import GNMT, Beam, Generation, Greedy, Power, Sampling
+from research.config.metric import BLEU, ROUGE, Accuracy, ChrF, Metric, SQuAD, score_names
 from research.config.model import (
     DROPOUTS,
     TRAINING_ONLY,
@@ -49,7 +50,6 @@ from research.config.optimizer import (
 from research.config.task import (
     Examples,
     JSONExamples,
-    Metric,
     ParallelText,
     QuestionAnswering,
     SQuADFile,
@@ -71,10 +71,13 @@ from research.config.tokenizer import (
 )
 
 __all__ = [
+    "BLEU",
     "DROPOUTS",
     "GNMT",
+    "ROUGE",
     "TFDS",
     "TRAINING_ONLY",
+    "Accuracy",
     "Adafactor",
     "Adam",
     "AdamW",
@@ -82,6 +85,7 @@ __all__ = [
     "ByteLevelBPE",
     "Bytes",
     "Checkpoint",
+    "ChrF",
     "ConfigError",
     "Constant",
     "Cosine",
@@ -119,6 +123,7 @@ __all__ = [
     "RMSScaledAdamW",
     "Relative",
     "Report",
+    "SQuAD",
     "SQuADFile",
     "Sampling",
     "Schedule",
@@ -140,4 +145,5 @@ __all__ = [
     "require",
     "require_not_negative",
     "require_positive",
+    "score_names",
 ]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Metric = Literal["bleu", "chrf", "rouge", "squad", "accuracy"]
+from research.config.metric import BLEU, ROUGE, Accuracy, ChrF, Metric, SQuAD
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TextToText:
     target: str = "target"
     prefix: str = ""
     languages: tuple[str | None, str | None] = (None, None)  # codes of the tokenizer, of source and target
-    metrics: tuple[Metric, ...] = ("accuracy",)
+    metrics: tuple[Metric, ...] = (Accuracy(),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +74,14 @@ class Translation(TextToText):
     source: str = "en"
     target: str = "de"
     text: Literal["raw", "lower_tokenized"] = "raw"  # the latter as Multi30k's published scores have it (Moses)
-    metrics: tuple[Metric, ...] = ("bleu", "chrf")
+    metrics: tuple[Metric, ...] = (BLEU(), ChrF())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summarization(TextToText):
     source: str = "document"
     target: str = "summary"
-    metrics: tuple[Metric, ...] = ("rouge",)
+    metrics: tuple[Metric, ...] = (ROUGE(),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class QuestionAnswering(TextToText):
 
     source: str = "question: {question} context: {context}"
     target: str = "answers"
-    metrics: tuple[Metric, ...] = ("squad",)
+    metrics: tuple[Metric, ...] = (SQuAD(),)
 
 
 Task = Translation | Summarization | QuestionAnswering | TextToText
