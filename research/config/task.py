@@ -1,6 +1,7 @@
 """Supervised tasks: where examples come from, and how they become a source and a target."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from research.config.metric import BLEU, ROUGE, Accuracy, ChrF, Metric, SQuAD
@@ -94,3 +95,14 @@ class QuestionAnswering(TextToText):
 
 
 Task = Translation | Summarization | QuestionAnswering | TextToText
+
+
+def task_labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:
+    """A short name for each of several tasks, by what its examples are: "multi30k/", numbered where it returns."""
+    plain = [_label(task.examples) for task in tasks]
+    before = [plain[:place].count(name) for place, name in enumerate(plain)]
+    return tuple(f"{name}{count + 1 if count else ''}/" for name, count in zip(plain, before, strict=True))
+
+
+def _label(examples: Examples) -> str:
+    return examples.name if isinstance(examples, TFDSExamples) else Path(examples.train).name.split(".")[0]
