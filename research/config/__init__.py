@@ -15,7 +15,7 @@ from research.config.data import (
     PlainText,
     Supervised,
 )
-from research.config.experiment import Checkpoint, Evaluation, Experiment, Guard, Loss, Mesh, Report
+from research.config.experiment import Checkpoint, Evaluation, Experiment, Guard, Loss, Mesh, Report, task_labels
 from research.config.generation import GNMT, Beam, Generation, Greedy, Power, Sampling
 from research.config.metric import BLEU, ROUGE, Accuracy, ChrF, Metric, SQuAD, score_names
 from research.config.model import (
@@ -49,6 +49,7 @@ from research.config.optimizer import (
 )
 from research.config.task import (
     Examples,
+    FileExamples,
     JSONExamples,
     ParallelText,
     QuestionAnswering,
@@ -95,6 +96,7 @@ __all__ = [
     "Examples",
     "Experiment",
     "FanIn",
+    "FileExamples",
     "Generation",
     "Greedy",
     "Guard",
@@ -146,4 +148,5 @@ __all__ = [
     "require_not_negative",
     "require_positive",
     "score_names",
+    "task_labels",
 ]

@@ -1,6 +1,7 @@
 """The experiment, and what concerns the run rather than the data or the model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from research.config.base import require, require_not_negative, require_positive
 from research.config.data import Denoising, Supervised
@@ -8,7 +9,7 @@ from research.config.generation import Generation
 from research.config.metric import score_names
 from research.config.model import Model
 from research.config.optimizer import Adafactor, AdamW, RMSScaledAdamW
-from research.config.task import task_labels
+from research.config.task import Task, TFDSExamples
 
 FORCED = ("held_out_loss", "held_out_accuracy")  # what forced decoding of held-out targets gives, whatever the data
 
@@ -122,9 +123,21 @@ class Experiment:
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """The numbers that an evaluation gives. Those of one of several tasks have its label before them."""
+        """The names of the numbers that an evaluation gives."""
         if not isinstance(self.data, Supervised) or self.evaluation.generation is None:
             return FORCED
-        prefixes = task_labels(self.data.tasks) if len(self.data.tasks) > 1 else ("",)
-        named = zip(prefixes, self.data.tasks, strict=True)
-        return FORCED + tuple(f"{prefix}{name}" for prefix, task in named for name in score_names(task.metrics))
+        labelled = zip(task_labels(self.data.tasks), self.data.tasks, strict=True)
+        return FORCED + tuple(f"{label}{name}" for label, task in labelled for name in score_names(task.metrics))
+
+
+def task_labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:
+    """What stands before the numbers of each: nothing for one task alone, else what its examples are, "multi30k/".
+
+    A number follows the label that others before it have.
+    """
+    if len(tasks) == 1:
+        return ("",)
+    sources = [task.examples for task in tasks]
+    plain = [it.name if isinstance(it, TFDSExamples) else Path(it.train).name.split(".")[0] for it in sources]
+    before = [plain[:place].count(name) for place, name in enumerate(plain)]
+    return tuple(f"{name}{count + 1 if count else ''}/" for name, count in zip(plain, before, strict=True))

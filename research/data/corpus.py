@@ -55,10 +55,8 @@ class DataSource:
         )
         self.name = f"{corpus.name} ({split})"
         self._text = corpus.text
-        self._examples = _data_source(builder, corpus.name, split)
-        sizes = sorted((part.name, part.num_examples, part.num_bytes) for part in builder.info.splits.values())
-        fingerprint = getattr(builder, "fingerprint", "")
-        self.identity = cache.digest([builder.info.full_name, fingerprint, sizes, split, corpus.text])
+        self._examples = open_split(builder, corpus.name, split)
+        self.identity = cache.digest([*builder_identity(builder, split), corpus.text])
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -76,10 +74,11 @@ class DataSource:
             raise ConfigError(f'A document of {self.name} is not UTF-8 in its feature "{self._text}".') from error
 
 
-def open_builder(name: str) -> Any:
+def open_builder(name: str, manual_dir: str | None = None) -> Any:
     """The TFDS builder of that name, its data set prepared as array_record files, which need no TensorFlow.
 
-    Those shipped here live in our cache, others where TFDS keeps them: $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    Those shipped here live in our cache, others where TFDS keeps them: $TFDS_DATA_DIR or ~/tensorflow_datasets. Files
+    that are not to be downloaded are taken from `manual_dir`.
     """
     if name == "python_docs":
         from research.data.builders import python_docs
@@ -91,7 +90,7 @@ def open_builder(name: str) -> Any:
             lock = cache.directory() / "tfds" / cache.digest(str(builder.data_dir))
             lock.parent.mkdir(parents=True, exist_ok=True)
             with cache.locked(lock):
-                _prepare(builder, name)
+                _prepare(builder, name, manual_dir)
     return builder
 
 
@@ -118,18 +117,28 @@ def _tfds_builder(name: str) -> Any:
     return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
 
 
-def _prepare(builder: Any, name: str) -> None:
+def _prepare(builder: Any, name: str, manual_dir: str | None) -> None:
+    import tensorflow_datasets as tfds
+
     if builder.is_prepared():
         return  # by another process, while this one waited
     try:
-        builder.download_and_prepare(file_format="array_record")
+        downloads = tfds.download.DownloadConfig(manual_dir=manual_dir)
+        builder.download_and_prepare(download_config=downloads, file_format="array_record")
     except Exception as error:  # whatever the builder, its download or its disk had to say, said by name
         raise ConfigError(
             f"TFDS could not build {name} in {builder.data_dir} ({_first_line(_root(error))})."
         ) from error
 
 
-def _data_source(builder: Any, name: str, split: str) -> Any:
+def builder_identity(builder: Any, split: str) -> list[Any]:
+    """Equal lists mean the same examples in the same order."""
+    sizes = sorted((part.name, part.num_examples, part.num_bytes) for part in builder.info.splits.values())
+    return [builder.info.full_name, getattr(builder, "fingerprint", ""), sizes, split]
+
+
+def open_split(builder: Any, name: str, split: str) -> Any:
+    """The examples of a split, by index. Raises ConfigError where there are none, or TensorFlow would be needed."""
     splits = ", ".join(f"{part.name} ({part.num_examples})" for part in builder.info.splits.values())
     try:
         return builder.as_data_source(split)

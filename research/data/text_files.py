@@ -1,4 +1,4 @@
-"""Documents in files: JSON lines and plain text, read where they lie through an index of byte offsets.
+"""Text in files, read where it lies through an index of byte offsets; the documents of JSON lines and plain text.
 
 The first use reads every file once, checks it and writes the index into the cache; the index is named after the bytes
 of the files, so a changed file gets a new one. A .gz file is decompressed into the cache once, for random access.
@@ -14,7 +14,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -43,45 +43,40 @@ class Span(NamedTuple):
     text: str
 
 
-class TextFiles:
-    """The documents of one split of a `JSONLines` or `PlainText` corpus, by index."""
+class FileIndex:
+    """The pieces that `find` sees in the lines of some files, by index; `rules` name all that decides what it finds.
 
-    def __init__(self, corpus: JSONLines | PlainText, split: Literal["train", "held_out"]) -> None:
-        own_files = split == "train" or corpus.held_out is None
-        pattern = corpus.train if own_files or corpus.held_out is None else corpus.held_out
+    A piece's text, as `find` gives it, decides by its hash whether the piece is held out. `stored` is where the text of
+    a file lies, which is called by the file's own name in errors. Raises ConfigError where files are missing, or not
+    what `find` takes.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        rules: list[Any],
+        find: Callable[[Path, Iterator[Line]], Iterator[Span]],
+        stored: Callable[[Path, str], Path] | None = None,
+    ) -> None:
         self.name = pattern
-        self._parse = _parser(corpus)
         named = find_files(pattern)
         digests = [known_digest(path) for path in named]
-        self._paths = [_plain(path, content) for path, content in zip(named, digests, strict=True)]
-        rules = [FORMAT, type(corpus).__name__, corpus.text if isinstance(corpus, JSONLines) else corpus.document]
-        key = cache.digest([*rules, digests])
-        index = cache.entry("documents", key, lambda folder: self._write_index(folder, named))
-        spans = np.fromfile(index / "spans", np.int64).reshape(-1, 3)
-        require(len(spans) > 0, f"The corpus {pattern} is empty: its files hold no document.")
-        self._spans, self.identity = spans, key
-        if corpus.held_out is None:
-            chosen = np.fromfile(index / "held_out", np.bool_) == (split == "held_out")
-            self._spans, self.identity = spans[chosen], cache.digest([key, split])
-            require(
-                len(self._spans) > 0,
-                f"None of the {len(spans)} documents of {pattern} falls into its {split} split (one in"
-                f" {HELD_OUT_ONE_IN} is held out by a hash): give more documents, or name files with held_out=.",
-            )
+        self._paths = [(stored or plain_file)(path, content) for path, content in zip(named, digests, strict=True)]
+        self.identity = cache.digest([FORMAT, *rules, digests])
+        index = cache.entry("documents", self.identity, lambda folder: self._write(folder, named, find))
+        self._spans = np.fromfile(index / "spans", np.int64).reshape(-1, 3)
+        self.held_out = np.fromfile(index / "held_out", np.bool_)
 
     def __len__(self) -> int:
         return len(self._spans)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> bytes:
         file, start, stop = (int(number) for number in self._spans[index])
         with self._paths[file].open("rb") as opened:
-            return self._parse.document(os.pread(opened.fileno(), stop - start, start))
+            return os.pread(opened.fileno(), stop - start, start)
 
-    def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
-        return [self[int(index)] for index in indices]
-
-    def _write_index(self, folder: Path, named: list[Path]) -> None:
-        """Checks every document; `spans` holds (file, start, stop) a document and `held_out` a flag."""
+    def _write(self, folder: Path, named: list[Path], find: Callable[[Path, Iterator[Line]], Iterator[Span]]) -> None:
+        """Checks every piece; `spans` holds (file, start, stop) a piece and `held_out` a flag."""
         size = sum(path.stat().st_size for path in self._paths)
         with (
             (folder / "spans").open("wb") as spans,
@@ -90,13 +85,55 @@ class TextFiles:
         ):
             for file, path in enumerate(self._paths):
                 rows, flags, done = array.array("q"), bytearray(), 0
-                for start, stop, text in self._parse.spans(named[file], numbered_lines(path, named[file])):
+                for start, stop, text in find(named[file], numbered_lines(path, named[file])):
                     rows.extend((file, start, stop))
                     flags.append(_is_held_out(text))
                     progress.advance(stop - done)
                     done = stop
                 rows.tofile(spans)
                 held_out.write(flags)
+
+
+class Chosen(NamedTuple):
+    """The pieces of an index that belong to a split."""
+
+    rows: Int64[np.ndarray, " n"]
+    identity: str
+
+
+def choose(index: FileIndex, split: str, by_hash: bool, what: str) -> Chosen:
+    """All pieces or, where a split is made by their hash, those that fall into it. Raises ConfigError for none."""
+    require(len(index) > 0, f"The corpus {index.name} is empty: its files hold no {what}.")
+    if not by_hash:
+        return Chosen(np.arange(len(index)), index.identity)
+    rows = np.flatnonzero(index.held_out == (split == "held_out"))
+    require(
+        len(rows) > 0,
+        f"None of the {len(index)} {what}s of {index.name} falls into its {split} split (one in"
+        f" {HELD_OUT_ONE_IN} is held out by a hash): give more {what}s, or name files with held_out=.",
+    )
+    return Chosen(rows, cache.digest([index.identity, split]))
+
+
+class TextFiles:
+    """The documents of one split of a `JSONLines` or `PlainText` corpus, by index."""
+
+    def __init__(self, corpus: JSONLines | PlainText, split: Literal["train", "held_out"]) -> None:
+        pattern = corpus.train if split == "train" or corpus.held_out is None else corpus.held_out
+        self.name = pattern
+        self._parse = _parser(corpus)
+        rules = [type(corpus).__name__, corpus.text if isinstance(corpus, JSONLines) else corpus.document]
+        self._index = FileIndex(pattern, rules, self._parse.spans)
+        self._rows, self.identity = choose(self._index, split, corpus.held_out is None, "document")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> str:
+        return self._parse.document(self._index[int(self._rows[index])])
+
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
+        return [self[int(index)] for index in indices]
 
 
 class Parser(NamedTuple):
@@ -118,8 +155,8 @@ def _parser(corpus: JSONLines | PlainText) -> Parser:
             return Parser(lambda path, lines: file_spans(lines), bytes.decode)
 
 
-def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
-    """One document a line; blank lines and empty texts are none."""
+def json_objects(path: Path, lines: Iterable[Line]) -> Iterator[tuple[Line, str, dict[str, Any]]]:
+    """(line, what to call it, the object on it) for each line that is not blank."""
     for line in lines:
         if not line.text.strip():
             continue
@@ -133,6 +170,12 @@ def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
         except (ValueError, RecursionError) as error:  # endless numbers, endless nesting
             raise ConfigError(f"{where} cannot be read as JSON ({error}).") from None
         require(isinstance(value, dict), f"{where} holds no JSON object but {type(value).__name__}.")
+        yield line, where, value
+
+
+def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
+    """One document a line; blank lines and empty texts are none."""
+    for line, where, value in json_objects(path, lines):
         require(key in value, f'{where} has no key "{key}": its keys are {", ".join(map(repr, value)) or "none"}.')
         text = value[key]
         require(isinstance(text, str), f'{where}: the value of "{key}" is {type(text).__name__}, not a string.')
@@ -215,7 +258,7 @@ def _write_digest(folder: Path, path: Path) -> None:
     (folder / "sha256").write_text(cache.file_digest(path))
 
 
-def _plain(path: Path, content: str) -> Path:
+def plain_file(path: Path, content: str) -> Path:
     """The file itself or, for .gz, its decompressed copy in the cache."""
     if path.suffix != ".gz":
         return path
