@@ -255,6 +255,22 @@ def implied_generation(
     return generation
 
 
+def with_controls(generation: Generation, model: Model, tokenizer: Tokenizer, language: str | None) -> Generation:
+    """The same choice of tokens, with the control tokens that the tokenizer and the language to write imply.
+
+    Raises:
+        ConfigError: the language is unknown.
+    """
+    implied = implied_generation(model)(tokenizer, language)
+    return dataclasses.replace(
+        generation,
+        start_token=implied.start_token,
+        eos_token=implied.eos_token,
+        pad_token=implied.pad_token,
+        forced_first=implied.forced_first,
+    )
+
+
 def open_tokenizer_at(path: Path) -> Tokenizer:
     """A Hugging Face directory's tokenizer, or a SentencePiece model of T5 with 100 sentinels."""
     if path.is_dir():

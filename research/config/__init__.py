@@ -15,7 +15,17 @@ from research.config.data import (
     PlainText,
     Supervised,
 )
-from research.config.experiment import Checkpoint, Evaluation, Experiment, Guard, Loss, Mesh, Report, task_labels
+from research.config.experiment import (
+    FORCED,
+    Checkpoint,
+    Evaluation,
+    Experiment,
+    Guard,
+    Loss,
+    Mesh,
+    Report,
+    task_labels,
+)
 from research.config.generation import GNMT, Beam, Generation, Greedy, Power, Sampling
 from research.config.metric import BLEU, ROUGE, Accuracy, ChrF, Metric, SQuAD, score_names
 from research.config.model import (
@@ -74,6 +84,7 @@ from research.config.tokenizer import (
 __all__ = [
     "BLEU",
     "DROPOUTS",
+    "FORCED",
     "GNMT",
     "ROUGE",
     "TFDS",
