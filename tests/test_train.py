@@ -241,6 +241,43 @@ def test_killed_after_the_last_save_the_run_is_still_concluded(folder: Path) -> 
     assert (folder / "unsaid" / "samples.jsonl").read_text() == (folder / "whole" / "samples.jsonl").read_text()
 
 
+def test_a_killed_run_stops_when_its_patience_is_at_an_end_and_stays_so(folder: Path) -> None:
+    """Nothing is learned, so the first evaluation stays the best; kills in between change neither count nor end."""
+    nothing = "--config.optimizer=AdamW(schedule=Constant(peak=0.0, warmup=0))"
+    every = ["--config.evaluation.every=1", "--config.checkpoint.every=3", "--config.checkpoint.keep=1"]
+    arguments = [nothing, *every, "--config.steps=1000", "--config.evaluation.patience=40"]
+    checkpoints = folder / "patient" / "checkpoints"
+    for saved in (9, 21):
+        process = start(folder, "patient", *arguments)
+        until(process, lambda saved=saved: newest_save(checkpoints) >= saved)
+        process.kill()
+        process.wait()
+    assert run(folder, "patient", *arguments) == 0
+    lines = metrics(folder, "patient")
+    assert [line["step"] for line in lines if "held_out_loss" in line] == list(range(1, 42))
+    result = json.loads((folder / "patient" / "RESULT.json").read_text())
+    best = lines[1]["held_out_loss"]
+    assert result["best"] == {"held_out_loss": best, "step": 1}
+    said = f"stopped at step 41 of 1000, since no evaluation of the last 40 was better than held_out_loss {best:.4g}"
+    assert (result["status"], result["exit_code"], result["reason"]) == ("done", 0, f"{said} of step 1")
+    assert names(checkpoints) == {"1", "41"}
+    assert run(folder, "patient", *arguments) == 0
+    assert said in log(folder, "patient").splitlines()[-1]
+    assert metrics(folder, "patient") == lines
+    assert run(folder, "patient", *arguments[:-1], "--config.evaluation.patience=42") == 0
+    assert metrics(folder, "patient")[-1]["step"] == 43
+    assert metrics(folder, "patient")[: len(lines)] == lines
+
+
+def test_the_best_by_another_number_is_kept(folder: Path) -> None:
+    by = ["--config.evaluation.best=held_out_accuracy", "--config.evaluation.every=2", "--config.checkpoint.keep=1"]
+    assert run(folder, "accurate", *by) == 0
+    scores = {line["step"]: line["held_out_accuracy"] for line in metrics(folder, "accurate") if len(line) == 3}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert names(folder / "accurate" / "checkpoints") == {str(best), str(STEPS)}
+    assert f"checkpoints/{best}, by held_out_accuracy {scores[best]:.4g}" in log(folder, "accurate")
+
+
 def test_a_relative_run_directory_is_as_good(folder: Path) -> None:
     arguments = ["-m", "scripts.train", "experiment.py", "--run_dir", "runs/relative", "--config.steps=2"]
     path = {"PYTHONPATH": str(ROOT)}
@@ -433,6 +470,8 @@ def test_dry_run_writes_nothing_and_bad_input_is_one_sentence(folder: Path) -> N
         (["--config.data.input_length=1"], "data.input_length is 1"),
         ([f"--config.data.corpora.0.train={folder}/absent.txt"], "absent.txt"),
         (["--stesp=3"], "--stesp=3 is not understood"),
+        (["--config.evaluation.best=bleu"], "gives held_out_loss, held_out_accuracy."),
+        (["--config.evaluation.generation=Generation()"], "evaluation.generation is for data of tasks"),
     ):
         assert run(folder, "bad", *arguments) == 2
         last = log(folder, "bad").splitlines()[-1]
