@@ -35,6 +35,7 @@ class Asked:
     """Examples of a task whose targets are to be written. `label` stands before the names of its numbers."""
 
     label: str
+    name: str
     task: Task
     examples: list[Example]
 
@@ -82,7 +83,7 @@ def ask(data: Supervised, split: Split, most: int | None = None) -> list[Asked]:
         metrics.check(task.metrics)
         examples = open_task(task, split, data.manual_dir)
         count = len(examples) if most is None else min(most, len(examples))
-        asked.append(Asked(label, task, examples.read(np.arange(count))))
+        asked.append(Asked(label, f"{label}{examples.name}", task, examples.read(np.arange(count))))
     return asked
 
 

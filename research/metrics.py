@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from research.config import BLEU, ROUGE, Accuracy, ChrF, ConfigError, Metric, SQuAD, require
+from research.config import BLEU, ROUGE, Accuracy, ChrF, ConfigError, Metric, SQuAD, require, score_names
 
 References = Sequence[Sequence[str]]  # one or more for each prediction
 
@@ -20,7 +20,8 @@ class Score(NamedTuple):
 
 
 def check(metrics: Sequence[Metric]) -> None:
-    """Raises ConfigError where a metric cannot be computed here, before there is anything to score."""
+    """Raises ConfigError where a metric cannot be computed here or stands twice, before there is anything to score."""
+    score_names(tuple(metrics))
     for metric in metrics:
         if isinstance(metric, BLEU | ChrF):
             _sacrebleu(metric)

@@ -250,15 +250,16 @@ def samples(directory: Path, step: int, by_task: Mapping[str, Sequence[Sample]])
             for sample in shown:
                 file.write(json.dumps({"step": step} | named | sample._asdict(), ensure_ascii=False) + "\n")
     for task, shown in by_task.items():
-        for number, sample in enumerate(shown, 1):
-            console.print(f"\nHeld-out example {number}{' of ' + task if task else ''}", style="bold")
-            show(sample)
+        show_samples(f"{task}: held-out example" if task else "Held-out example", shown)
 
 
-def show(sample: Sample) -> None:
-    """Prints an example, on one line each what is read, what was written and what should have been."""
-    for name, text in sample._asdict().items():
-        console.print(f"  {name:<9}  {' '.join(text.split())}", markup=False)
+def show_samples(title: str, samples: Sequence[Sample]) -> None:
+    """Prints examples, on a line each what is read, what was written and what should have been."""
+    for number, sample in enumerate(samples, 1):
+        console.print(f"\n{title} {number}", style="bold", markup=False)
+        for name, text in sample._asdict().items():
+            shown = "".join(each if each.isprintable() else " " for each in text)
+            console.print(f"  {name:<9}  {' '.join(shown.split())}", markup=False)
 
 
 def conclusion(
