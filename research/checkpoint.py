@@ -123,6 +123,12 @@ class Checkpoints:
         return self._manager.reached_preemption(step)
 
     def meta(self, step: int) -> dict[str, Any]:
+        """Raises ConfigError where there is none: of parameters alone."""
+        require(
+            (self.directory / str(step) / "meta").exists(),
+            f"{self.directory.parent} holds parameters alone, from which no run goes on: start one from them with"
+            f" --config.init={self.directory.parent}.",
+        )
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
     def restore(self, step: int, abstract_state: Any) -> Any:
@@ -179,6 +185,14 @@ def steps_on_disk(directory: Path) -> list[int]:
     if not directory.is_dir():
         return []
     return sorted((int(path.name) for path in directory.iterdir() if path.name.isdigit()), reverse=True)
+
+
+def write_parameters(directory: Path, step: int, kind: str, params: Any) -> None:
+    """A checkpoint of parameters alone, as `kind` of a state; to be read, not to go on from."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save((directory / str(step) / "state").absolute(), args=ocp.args.PyTreeSave({kind: params}))
+    whole = directory / str(step)
+    _write_manifest(whole, {str(path.relative_to(whole)): digest(path) for path in _files(whole)}, sealed=True)
 
 
 def verify(directory: Path, within: str = "") -> str:

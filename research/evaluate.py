@@ -24,10 +24,15 @@ from research.weights import with_controls
 
 @dataclass(frozen=True)
 class Passage:
-    """A held-out passage, its hidden spans in brackets as the model fills them and as they were."""
+    """A held-out passage as the model writes it and as it was.
+
+    Where the target lists what sentinels hide, `filled` and `original` are the input with its hidden spans in brackets;
+    elsewhere they are what was written and the target.
+    """
 
     filled: str
     original: str
+    input: str
 
 
 @dataclass(frozen=True)
@@ -144,22 +149,32 @@ def samples(asked: Asked, written: Sequence[str], count: int) -> list[Sample]:
 
 
 def fill_in(model: Model, params: Params, batch: Batch, tokenizer: Tokenizer) -> list[Passage]:
-    """The rows of a span corruption batch with their sentinels replaced by what greedy decoding writes for each."""
+    """The rows of a denoising batch, and what greedy decoding writes for each."""
     inputs, targets = np.asarray(batch.encoder_input_tokens), np.asarray(batch.decoder_target_tokens)
     if not len(inputs):
         return []
     generation = Generation(
-        start_token=tokenizer.pad_id,
-        eos_token=tokenizer.eos_id,
-        pad_token=tokenizer.pad_id,
-        max_length=targets.shape[1],
+        eos_token=last_token(batch, tokenizer), pad_token=tokenizer.pad_id, max_length=targets.shape[1]
     )
-    predictions = decode(model, params, inputs, batch.encoder_segment_ids, generation=generation)
+    starts = np.asarray(batch.decoder_input_tokens)[:, 0]
+    predictions = decode(model, params, inputs, batch.encoder_segment_ids, generation=generation, start_tokens=starts)
     written = multihost_utils.process_allgather(predictions.tokens[:, 0], tiled=True)
-    return [
-        Passage(replace_sentinels(row, predicted, tokenizer), replace_sentinels(row, target, tokenizer))
-        for row, predicted, target in zip(inputs, written, targets, strict=True)
-    ]
+    return [passage(*row, tokenizer) for row in zip(inputs, written, targets, strict=True)]
+
+
+def last_token(batch: Batch, tokenizer: Tokenizer) -> int:
+    """What every target ends with: EOS or, in mBART, a language; EOS where languages differ."""
+    targets, weights = np.asarray(batch.decoder_target_tokens), batch.decoder_loss_weights
+    lengths = np.full(len(targets), targets.shape[1]) if weights is None else np.sum(np.asarray(weights) > 0, axis=1)
+    ends = {int(row[length - 1]) for row, length in zip(targets, lengths, strict=True)}
+    return ends.pop() if len(ends) == 1 else tokenizer.eos_id
+
+
+def passage(inputs: np.ndarray, written: np.ndarray, targets: np.ndarray, tokenizer: Tokenizer) -> Passage:
+    if len(tokenizer.sentinel_ids) and targets[0] == tokenizer.sentinel_ids[0]:
+        filled, original = (replace_sentinels(inputs, tokens, tokenizer) for tokens in (written, targets))
+        return Passage(filled, original, tokenizer.decode(inputs))
+    return Passage(*map(tokenizer.decode, (written, targets, inputs)))
 
 
 def replace_sentinels(inputs: np.ndarray, targets: np.ndarray, tokenizer: Tokenizer) -> str:

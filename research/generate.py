@@ -52,8 +52,8 @@ class Notes:
 class Generator:
     """A model with all that stands between its tokens and text. `languages` are of the source and of the target.
 
-    Sources are cut to the model's positions, and to `input_length` where it is said. With a mesh over several hosts
-    all of them decode one program, and each has all outputs.
+    Sources are cut to the model's positions. Where they are said, they are cut to `input_length` too, and targets to
+    `target_length`. With a mesh over several hosts all of them decode one program, and each has all outputs.
     """
 
     model: Model
@@ -63,6 +63,7 @@ class Generator:
     languages: tuple[str | None, str | None] = (None, None)
     batch_size: int = 32
     input_length: int | None = None
+    target_length: int | None = None
     seed: int = 0
     scores: bool = False
     mesh: jax.sharding.Mesh | None = None
@@ -140,8 +141,8 @@ class Generator:
             ConfigError: a source or a target is longer than the model's positions.
         """
         limit = self.model.longest
-        sources = self.tokenizer.source([source for source, _ in pairs], self.languages[0])
-        targets = self.tokenizer.target([target for _, target in pairs], self.languages[1])
+        sources = self.tokenizer.source([source for source, _ in pairs], self.languages[0], self.input_length)
+        targets = self.tokenizer.target([target for _, target in pairs], self.languages[1], self.target_length)
         for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
             most = max(len(source), len(target))
             require(

@@ -4,7 +4,7 @@ Sums and counts, not means, so that micro-batches, devices and evaluation batche
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +28,21 @@ def cross_entropy(
     *,
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
+    smoothing: Literal["t5x", "fairseq", "marian"] = "t5x",
 ) -> Sums:
     """Sums over all target tokens, in float32; `weights=None` counts every token once.
 
     z-loss adds z_loss * log(Z)^2, Z the softmax's denominator, to every token's loss: it keeps the logits from drifting
     (Mesh TensorFlow's and T5X's; described in PaLM, arXiv:2204.02311, section 5).
 
-    Label smoothing is T5X's: the target has probability 1 - e and every other token e / (v - 1), and the entropy of
-    that distribution is subtracted, so that a perfect model has loss 0. (fairseq smooths alike but leaves the entropy
-    in; Marian spreads e over all v tokens: the three do not compare.)
+    Label smoothing by e takes the cross entropy with a softened target instead, over v tokens:
+
+        t5x      1 - e for the target and e / (v - 1) for every other token, less the entropy of that distribution, so
+                 that a perfect model has loss 0
+        fairseq  the same, its entropy left in
+        marian   1 - e for the target, and e / v for every token, the target among them
+
+    T5X's and fairseq's have the same gradients; no two have the same values.
     """
     logits = logits.astype(jnp.float32)
     log_z = jax.nn.logsumexp(logits, axis=-1)
@@ -45,9 +51,10 @@ def cross_entropy(
     z_term = z_loss * jnp.square(log_z)
     loss = nll + z_term
     if label_smoothing:
-        others = logits.shape[-1] - 1
-        on, off = 1.0 - label_smoothing, label_smoothing / others
-        entropy = -(on * math.log(on) + label_smoothing * math.log(off))
+        size = logits.shape[-1]
+        off = label_smoothing / (size if smoothing == "marian" else size - 1)
+        on = 1.0 - off * (size - 1)
+        entropy = -(on * math.log(on) + off * (size - 1) * math.log(off)) if smoothing == "t5x" else 0.0
         loss = log_z - (on - off) * target_logit - off * logits.sum(-1) - entropy + z_term
     correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
     ones = jnp.ones_like(nll)

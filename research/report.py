@@ -4,6 +4,7 @@ Metrics stay on the device until the step after them has been dispatched, so rep
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -233,9 +234,10 @@ def passages(directory: Path, step: int, passages: Sequence[Passage]) -> None:
         return
     with open(directory / "samples.jsonl", "a") as file:
         for passage in passages:
-            file.write(json.dumps({"step": step, "filled": passage.filled, "original": passage.original}) + "\n")
+            file.write(json.dumps({"step": step, **dataclasses.asdict(passage)}) + "\n")
     for number, passage in enumerate(passages, 1):
-        console.print(f"\nHeld-out passage {number}, hidden spans in brackets", style="bold")
+        console.print(f"\nHeld-out passage {number}", style="bold")
+        console.print(f"  input     {passage.input}", markup=False)
         console.print(f"  filled    {passage.filled}", markup=False)
         console.print(f"  original  {passage.original}", markup=False)
 
@@ -299,13 +301,13 @@ def launch_summary(
             f"{amount(flops_per_step(config, data), 'FLOP')}",
             "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
             + f" on {mesh.size} x {mesh.devices.flat[0].device_kind}",
-            "data": f"{data.train_rows:,} rows of {raw} raw tokens, {amount(data.train_rows * raw)} in all; "
+            "data": f"{data.train_rows:,} rows of {raw} raw tokens, from {amount(data.train_tokens)} in all; "
             f"{data.held_out_rows:,} rows held out",
             "vocabulary": f"{data.tokenizer.size} ids, {len(data.tokenizer.sentinel_ids)} of them sentinels; "
             f"{model.vocab_size} rows of embedding",
             "optimizer": f"{type(config.optimizer).__name__}, {type(schedule).__name__} with peak {schedule.peak:g}",
             "run": f"{config.steps:,} steps, {amount(config.steps * rows * raw)} raw tokens, "
-            f"{config.steps * rows / data.train_rows:.2f} epochs",
+            f"{config.steps * rows * raw / data.train_tokens:.2f} epochs",
             "compiled": f"in {compile_seconds:.1f} s",
         },
     )

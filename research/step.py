@@ -39,6 +39,12 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]  # steps taken, skipped ones too
     params: Tree  # float32
     opt_state: Tree
+    average: Tree | None = None  # of the parameters, where experiment.average_decay says so
+
+    @property
+    def evaluated(self) -> Tree:
+        """The parameters that are evaluated and used: their average, where there is one."""
+        return self.params if self.average is None else self.average
 
 
 class Metrics(NamedTuple):
@@ -68,7 +74,8 @@ def _updater(experiment: Experiment, params: Tree) -> Updater:
 def _initial_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
     params = initial_params(experiment.model, key)
     updater = _updater(experiment, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, updater.init(updater.split(params)[0]))
+    average = None if experiment.average_decay is None else params
+    return TrainState(jnp.zeros((), jnp.int32), params, updater.init(updater.split(params)[0]), average)
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
@@ -78,7 +85,9 @@ def abstract_state(experiment: Experiment) -> TrainState:
 
 def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
     state = abstract_state(experiment)
-    specs = PartitionSpec(), param_specs(state.params), state_specs(state.opt_state, state.params)
+    params = param_specs(state.params)
+    average = None if state.average is None else params
+    specs = PartitionSpec(), params, state_specs(state.opt_state, state.params), average
     return TrainState._make(shardings(mesh, specs))
 
 
@@ -108,6 +117,10 @@ def train_step(
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.global_norm(updated))
     updated, opt_state = jax.tree.map(partial(jnp.where, finite), (updated, opt_state), (trained, state.opt_state))
     params = _merge(updated, frozen)
+    average = state.average
+    if experiment.average_decay is not None:
+        moved = _moved(average, params, experiment.average_decay, state.step)
+        average = jax.tree.map(partial(jnp.where, finite), moved, average)
 
     def mean(total: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.where(finite, total / sums.weight, 0.0)
@@ -123,7 +136,13 @@ def train_step(
         learning_rate=learning_rate(experiment.optimizer.schedule, experiment.steps)(state.step),
         skipped=1 - finite.astype(jnp.int32),
     )
-    return TrainState(state.step + 1, params, opt_state), metrics
+    return TrainState(state.step + 1, params, opt_state, average), metrics
+
+
+def _moved(average: Tree, params: Tree, decay: float, step: Int[Array, ""]) -> Tree:
+    """The average a step later. Early steps count more: a decay of (1 + step) / (10 + step) at most, as Marian's."""
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda before, now: before + (1.0 - kept) * (now - before), average, params)
 
 
 def eval_step(experiment: Experiment, params: Tree, batch: Batch) -> Sums:
@@ -135,8 +154,15 @@ def _loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKeyArray 
     # Said here, or the partitioner may split them by the head's shards over fsdp and gather activations instead.
     logits = constrain(bind(experiment.model, params)(batch, key), PartitionSpec(BATCH_AXES, None, "tensor"))
     targets, weights = jax.tree.map(jnp.asarray, (batch.decoder_target_tokens, batch.decoder_loss_weights))
-    settings = experiment.loss
-    return cross_entropy(logits, targets, weights, z_loss=settings.z_loss, label_smoothing=settings.label_smoothing)
+    loss = experiment.loss
+    return cross_entropy(
+        logits,
+        targets,
+        weights,
+        z_loss=loss.z_loss,
+        label_smoothing=loss.label_smoothing,
+        smoothing=loss.smoothing,
+    )
 
 
 def _summed_gradients(

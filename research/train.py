@@ -39,7 +39,7 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
         found = weights.find_initial(config, config.init)
         say(f"Starting from {config.init}, of the format {found.format}.")
     if dry_run:
-        Run(config, mesh, prepare(config.data, config.seed, config.batch_size))
+        Run(config, mesh, prepared(config))
         say("Dry run: nothing was trained.")
         return 0
     with run_directory.claim(directory, config, file_config):
@@ -57,7 +57,7 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
                 return 0
         if made_from is not None:
             run_directory.check_same_experiment(directory, made_from["config"], config)
-        pipeline = prepare(config.data, config.seed, config.batch_size)
+        pipeline = prepared(config)
         if made_from is not None:
             check_same(made_from["data"], pipeline.fingerprint, directory)
             if made_from["config"]["steps"] != config.steps and isinstance(config.optimizer.schedule, Decay):
@@ -70,6 +70,10 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
                 pipeline.tokenizer.save(directory / "tokenizer.model")
             _fit(run, directory, checkpoints)
     return run.exit_code
+
+
+def prepared(config: Experiment) -> Pipeline:
+    return prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
 
 
 class Run:
@@ -103,7 +107,9 @@ class Run:
             key, data_key = jax.random.split(jax.random.key(self.config.seed))
             state = new_state(self.config, self.mesh, key)
             places = state_shardings(self.config, self.mesh).params
-            return state._replace(params=weights.initial(self.config, state.params, places)), data_key
+            params = weights.initial(self.config, state.params, places)
+            average = None if state.average is None else jax.tree.map(jnp.copy, params)
+            return state._replace(params=params, average=average), data_key
         meta = checkpoints.meta(checkpoints.newest)
         abstract = jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -119,10 +125,6 @@ class Run:
     def stopped(self) -> bool:
         """Whether it is over before its last step."""
         return self.step < self.config.steps and self.best.exhausts(self.config.evaluation.patience)
-
-    def evaluated_params(self, state: TrainState) -> Any:
-        """The parameters that evaluation is of."""
-        return state.params
 
     def evaluate(self, params: Any, on_progress: Callable[[int, int], None]) -> dict[str, float]:
         """The numbers by name; `on_progress` is told how many examples of how many have been written."""
@@ -180,7 +182,7 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
             evaluated = last or run.step % config.evaluation.every == 0
             if evaluated:
                 with reporter.pause():
-                    scores = run.evaluate(run.evaluated_params(state), on_progress)
+                    scores = run.evaluate(state.evaluated, on_progress)
                     reporter.held_out(run.step, scores)
                     report.plot_loss(directory, run.unigram_entropy, config)
                 # What comes amid updates that were skipped is not kept, so it is not the best either.
@@ -201,7 +203,7 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
                 checkpoints.wait()
                 raise Preempted
         checkpoints.wait()
-        params = run.evaluated_params(state)
+        params = state.evaluated
         scores = scores or run.evaluate(params, on_progress)
         if run.asked and not run.written:
             run.write(params, evaluate.greedy(config), on_progress)

@@ -50,6 +50,7 @@ class Weights(NamedTuple):
     params: Callable[..., Params]
     tokenizer: Callable[[], Tokenizer]
     generation: Callable[[Tokenizer | None, str | None], Generation]
+    stored_as: str = "params"  # of a run: which of its state's parameters these are
 
 
 def find(path: Path) -> Weights:
@@ -131,16 +132,16 @@ def _run(path: Path) -> Weights | None:
     if directory is None:
         return None
     experiment = override.from_json((directory / "config.json").read_text())
-    model = experiment.model
+    model, kind = experiment.model, "params" if experiment.average_decay is None else "average"
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
-        return _restore(checkpoint_of(path), model, shardings, fresh)
+        return _restore(checkpoint_of(path), kind, model, shardings, fresh)
 
     def tokenizer() -> Tokenizer:
         saved = directory / "tokenizer.model"
         match experiment.data.tokenizer:
-            case TrainedSentencePiece(sentinels=sentinels):
-                return open_tokenizer(SentencePiece(str(saved), sentinels))
+            case TrainedSentencePiece(sentinels=sentinels, languages=languages):
+                return open_tokenizer(SentencePiece(str(saved), sentinels, languages))
             case Marian() as vocabulary:
                 return open_tokenizer(dataclasses.replace(vocabulary, directory=str(saved)))
             case vocabulary if hasattr(vocabulary, "path"):
@@ -148,7 +149,7 @@ def _run(path: Path) -> Weights | None:
             case vocabulary:
                 return open_tokenizer(vocabulary)
 
-    return Weights("run", model, params, tokenizer, implied_generation(model))
+    return Weights("run", model, params, tokenizer, implied_generation(model), kind)
 
 
 def _checkpoint(directory: Path, step: str | None) -> Path:
@@ -164,8 +165,8 @@ def _checkpoint(directory: Path, step: str | None) -> Path:
     raise ConfigError(f"{directory} has no checkpoint that verifies: {wrong}.")
 
 
-def _restore(checkpoint: Path, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
-    """The parameters that are not `fresh`, alone; the optimizer's state is not read."""
+def _restore(checkpoint: Path, kind: str, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
+    """The parameters, or their average, that are not `fresh`, alone; the optimizer's state is not read."""
     shapes = flatten(abstract_params(model))
     shapes = {path: shapes[path] for path in shapes.keys() - fresh_paths(shapes, fresh)}
     kinds: dict[str, ocp.RestoreArgs] = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in shapes}
@@ -173,10 +174,10 @@ def _restore(checkpoint: Path, model: Model, shardings: Any, fresh: tuple[str, .
         places = flatten(shardings)
         kinds = {path: ocp.ArrayRestoreArgs(sharding=places[path]) for path in shapes}
     restore = ocp.args.PyTreeRestore(
-        item={"params": unflatten(shapes)}, restore_args={"params": unflatten(kinds)}, partial_restore=True
+        item={kind: unflatten(shapes)}, restore_args={kind: unflatten(kinds)}, partial_restore=True
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore((checkpoint / "state").absolute(), args=restore)["params"]
+        return checkpointer.restore((checkpoint / "state").absolute(), args=restore)[kind]
 
 
 def _huggingface(path: Path) -> Weights | None:

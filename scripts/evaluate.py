@@ -188,8 +188,9 @@ def evaluate_tasks(
     asked = evaluate.ask(data, facts["split"], options.examples)
     opened = open_model(options)
     generations = [generation_for(opened, one.task, default, data, chosen) for one in asked]
+    lengths = {"input_length": data.input_length, "target_length": data.target_length}
     generators = [
-        opened.generator(generation, one.task.languages, input_length=data.input_length, seed=options.seed)
+        opened.generator(generation, one.task.languages, seed=options.seed, **lengths)
         for one, generation in zip(asked, generations, strict=True)
     ]
     if output is not None:
@@ -292,8 +293,8 @@ def evaluate_denoising(
 ) -> None:
     """The loss of all whole batches that evaluation.rows asks for, by the step that training evaluates with."""
     from research import evaluate, sharding
-    from research.data.pipeline import prepare
     from research.step import compile_eval_step
+    from research.train import prepared
     from research.weights import check_same_model
 
     opened = open_model(options)
@@ -301,7 +302,7 @@ def evaluate_denoising(
     mesh = override.parse(Mesh, options.mesh, "--mesh")
     experiment = dataclasses.replace(experiment, model=opened.model, mesh=mesh)
     sharding.check_divisible(experiment, opened.mesh)
-    pipeline = prepare(experiment.data, experiment.seed, experiment.batch_size)
+    pipeline = prepared(experiment)
     same = pipeline.tokenizer.digest == opened.tokenizer.digest
     require(same, f"{options.model} was trained with another tokenizer than the experiment's data gives.")
     eval_step = compile_eval_step(experiment, opened.mesh, pipeline.batch_shapes)

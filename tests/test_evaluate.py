@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from research import evaluate
-from research.config import Bytes, Generation, Model, SpanCorruption
+from research.config import BART, Bytes, Generation, Model, ReplaceSpans, SpanCorruption
 from research.data.batch import Batch
 from research.data.objective import corrupt, lengths
 from research.data.tokenizer import open_tokenizer
 from research.decode import Decoded
-from research.evaluate import Passage, fill_in, held_out, replace_sentinels
+from research.evaluate import Passage, fill_in, held_out, last_token, passage, replace_sentinels
 from research.loss import Sums
 from research.model.transformer import initial_params
 
@@ -62,8 +62,9 @@ def test_passages_show_what_the_model_writes_and_what_was_hidden(monkeypatch):
     batch, _, tokenizer = corrupted()
     oracle = SimpleNamespace(asked=None)
 
-    def decode(model, params, inputs, segments, generation):
+    def decode(model, params, inputs, segments, generation, start_tokens):
         oracle.asked = generation
+        assert start_tokens.tolist() == [tokenizer.pad_id] * 3
         return Decoded(batch.decoder_target_tokens[:, None], None)
 
     params = initial_params(MODEL, jax.random.key(0))
@@ -74,3 +75,38 @@ def test_passages_show_what_the_model_writes_and_what_was_hidden(monkeypatch):
     assert [passage.filled for passage in perfect] == [passage.original for passage in perfect]
     assert [passage.original for passage in untrained] == [passage.original for passage in perfect]
     assert oracle.asked == Generation(max_length=batch.decoder_target_tokens.shape[1])
+
+
+def test_a_target_that_is_text_is_shown_beside_the_input():
+    tokenizer = open_tokenizer(Bytes())
+    tokens = np.array([tokenizer.encode(TEXT[:63])] * 2, np.uint16)
+    batch = corrupt(tokens, BART(), lengths(BART(), 64), tokenizer, np.random.default_rng(0))
+    inputs, targets = batch.encoder_input_tokens[0], batch.decoder_target_tokens[0]
+    shown = passage(inputs, np.array(tokenizer.encode("what was written")), targets, tokenizer)
+    assert shown.filled == "what was written"
+    assert shown.original == TEXT[:63]
+    assert "<extra_id_0>" in shown.input
+    assert fill_in(MODEL, initial_params(MODEL, jax.random.key(0)), batch, tokenizer)[0].original == TEXT[:63]
+
+
+def test_a_target_that_begins_with_noise_is_not_mistaken_for_a_list_of_spans():
+    tokenizer = open_tokenizer(Bytes())
+    row = lengths(ReplaceSpans(0.5), 24)
+    tokens = np.array([tokenizer.encode(TEXT[: row.raw])] * 50, np.uint16)
+    batch = corrupt(tokens, ReplaceSpans(0.5), row, tokenizer, np.random.default_rng(0))
+    for inputs, targets in zip(batch.encoder_input_tokens, batch.decoder_target_tokens, strict=True):
+        shown = passage(inputs, targets, targets, tokenizer)
+        assert shown.filled == shown.original
+        if inputs[0] == tokenizer.sentinel_ids[0]:
+            assert shown.original == tokenizer.decode(targets)
+        else:
+            assert re.sub(r"[\[\] ]", "", shown.original) == TEXT[: row.raw].replace(" ", "")
+
+
+def test_what_ends_a_target_ends_the_decoding():
+    tokenizer = open_tokenizer(Bytes())
+    tokens = np.array([[5, 6, 1, 300], [5, 6, 1, 301]], np.int32)
+    assert last_token(Batch(tokens, tokens, tokens), tokenizer) == tokenizer.eos_id
+    assert last_token(Batch(tokens[:1], tokens[:1], tokens[:1]), tokenizer) == 300
+    weights = np.array([[1, 1, 1, 0], [1, 1, 1, 0]], np.float32)
+    assert last_token(Batch(tokens, tokens, tokens + 9, weights), tokenizer) == 10

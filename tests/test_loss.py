@@ -18,30 +18,64 @@ def example(batch: int = 3, length: int = 5, vocabulary: int = 17, seed: int = 0
     return logits, targets, weights
 
 
-def naive_loss(logits, targets, weights, z_loss, label_smoothing):
-    """T5X's definition, with soft targets written out."""
+def naive_loss(logits, targets, weights, z_loss, label_smoothing, smoothing="t5x"):
+    """The definitions, with soft targets written out."""
     size = logits.shape[-1]
-    off = label_smoothing / (size - 1)
-    soft = jnp.full(logits.shape, off)
-    soft = jnp.where(jax.nn.one_hot(targets, size) > 0, 1 - label_smoothing, soft)
-    constant = -((1 - label_smoothing) * np.log(1 - label_smoothing) + (size - 1) * off * np.log(off + 1e-20))
+    log_probabilities = jax.nn.log_softmax(logits)
+    nll = -jnp.take_along_axis(log_probabilities, targets[..., None], -1)[..., 0]
+    e = label_smoothing
+    match smoothing:
+        case "t5x":  # t5x/losses.py: cross_entropy_with_logits of soft targets, minus the normalizing constant
+            off = e / (size - 1)
+            soft = jnp.where(jax.nn.one_hot(targets, size) > 0, 1 - e, off)
+            constant = -((1 - e) * np.log(1 - e) + (size - 1) * off * np.log(off + 1e-20))
+            per_token = -jnp.sum(soft * log_probabilities, -1) - constant
+        case "fairseq":  # fairseq/criterions/label_smoothed_cross_entropy.py: label_smoothed_nll_loss
+            eps_i = e / (size - 1)
+            per_token = (1 - e - eps_i) * nll + eps_i * -jnp.sum(log_probabilities, -1)
+        case "marian":  # marian/src/layers/loss.h: (1 - e) * ce + e * mean of -log p over the vocabulary
+            per_token = (1 - e) * nll + e * -jnp.mean(log_probabilities, -1)
     log_z = jnp.log(jnp.sum(jnp.exp(logits), -1))
-    per_token = -jnp.sum(soft * jax.nn.log_softmax(logits), -1) - constant + z_loss * log_z**2
-    return jnp.sum(per_token * weights)
+    return jnp.sum((per_token + z_loss * log_z**2) * weights)
 
 
+@pytest.mark.parametrize("smoothing", ["t5x", "fairseq", "marian"])
 @pytest.mark.parametrize("z_loss", [0.0, Z_LOSS])
 @pytest.mark.parametrize("label_smoothing", [0.0, SMOOTHING])
-def test_value_and_gradient_equal_the_definition(z_loss, label_smoothing):
+def test_value_and_gradient_equal_the_definition(z_loss, label_smoothing, smoothing):
     logits, targets, weights = example()
+    settings = {"label_smoothing": label_smoothing, "smoothing": smoothing}
 
     def ours(logits):
-        return cross_entropy(logits, targets, weights, z_loss=z_loss, label_smoothing=label_smoothing).loss
+        return cross_entropy(logits, targets, weights, z_loss=z_loss, **settings).loss
 
     value, gradient = jax.value_and_grad(ours)(logits)
-    expected, expected_gradient = jax.value_and_grad(naive_loss)(logits, targets, weights, z_loss, label_smoothing)
+    expected, expected_gradient = jax.value_and_grad(naive_loss)(logits, targets, weights, z_loss, **settings)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_the_three_smoothings_relate_as_said():
+    """T5X's and fairseq's differ by a constant a token; Marian's with e is fairseq's with e * (v - 1) / v."""
+    logits, targets, weights = example()
+
+    def value_and_gradient(smoothing, e):
+        return jax.value_and_grad(
+            lambda x: cross_entropy(x, targets, weights, label_smoothing=e, smoothing=smoothing).loss
+        )(logits)
+
+    (t5x, t5x_gradient), (fairseq, fairseq_gradient) = (
+        value_and_gradient(name, SMOOTHING) for name in ("t5x", "fairseq")
+    )
+    np.testing.assert_allclose(t5x_gradient, fairseq_gradient, rtol=1e-6, atol=1e-7)
+    off = SMOOTHING / 16
+    entropy = -((1 - SMOOTHING) * np.log(1 - SMOOTHING) + SMOOTHING * np.log(off))
+    np.testing.assert_allclose(fairseq - t5x, entropy * weights.sum(), rtol=1e-5)
+    marian, marian_gradient = value_and_gradient("marian", SMOOTHING)
+    assert abs(marian - fairseq) > 0.01
+    equal, equal_gradient = value_and_gradient("fairseq", SMOOTHING * 16 / 17)
+    np.testing.assert_allclose(marian, equal, rtol=1e-5)
+    np.testing.assert_allclose(marian_gradient, equal_gradient, rtol=1e-5, atol=1e-6)
 
 
 def test_gradient_of_the_z_loss_is_two_z_log_z():

@@ -87,7 +87,8 @@ def start(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
     """A new state, its parameters made once for all tests."""
     params = jax.tree.map(jnp.asarray, initial(experiment.model))
     updater = build(experiment.optimizer, experiment.steps, params)
-    state = TrainState(np.int32(0), params, updater.init(updater.split(params)[0]))
+    average = None if experiment.average_decay is None else params
+    state = TrainState(np.int32(0), params, updater.init(updater.split(params)[0]), average)
     return jax.device_put(state, state_shardings(experiment, mesh))
 
 
@@ -371,3 +372,51 @@ def test_a_run_compiles_one_program_and_donates_its_state():
     assert memory.alias_size_in_bytes > 0.9 * sum(
         leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state)
     )
+
+
+# --- The moving average -----------------------------------------------------------------------------------------------
+
+
+def averaged(decay: float) -> tuple[list, list]:
+    """Parameters and their averages before the first and after every step."""
+    experiment = replace(EXPERIMENT, average_decay=decay)
+    state = start(experiment, one_device())
+    state = state._replace(average=jax.tree.map(jnp.copy, state.params))
+    params, averages = [jax.device_get(state.params)], [jax.device_get(state.average)]
+    step = compile_train_step(experiment, one_device(), batches(1)[0])
+    for batch in batches(12):
+        state, _ = step(state, place_batch(one_device(), batch), KEY)
+        params.append(jax.device_get(state.params))
+        averages.append(jax.device_get(state.average))
+    return params, averages
+
+
+def test_the_average_follows_its_definition_and_is_what_is_evaluated():
+    params, averages = averaged(0.6)
+    for step in range(12):
+        kept = min(0.6, (1 + step) / (10 + step))
+        for path, before in flatten(averages[step]).items():
+            expected = kept * before + (1 - kept) * flatten(params[step + 1])[path]
+            np.testing.assert_allclose(flatten(averages[step + 1])[path], expected, rtol=1e-5, atol=1e-7, err_msg=path)
+    state = TrainState(np.int32(12), params[-1], {}, averages[-1])
+    assert state.evaluated is averages[-1]
+    assert state._replace(average=None).evaluated is params[-1]
+
+
+def test_a_skipped_update_leaves_the_average_as_it_is():
+    experiment = replace(EXPERIMENT, average_decay=0.9)
+    state = start(experiment, one_device())
+    state = state._replace(average=jax.tree.map(lambda leaf: leaf + 1, state.params))
+    before = jax.device_get(state.average)
+    nothing = batches(1)[0]
+    nothing = nothing._replace(decoder_loss_weights=np.zeros_like(nothing.decoder_loss_weights))
+    after, metrics = train_step(experiment, state, nothing, KEY)
+    assert metrics.skipped == 1
+    assert_equal_trees(before, after.average)
+
+
+def test_a_new_state_averages_from_its_own_parameters():
+    state = new_state(replace(EXPERIMENT, average_decay=0.9), one_device(), KEY)
+    assert_equal_trees(state.params, state.average)
+    step = compile_train_step(replace(EXPERIMENT, average_decay=0.9), one_device(), batches(1)[0])
+    step(state, place_batch(one_device(), batches(1)[0]), KEY)  # no buffer is donated twice

@@ -4,13 +4,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from research.config.base import require, require_positive
-from research.config.objective import Objective, SpanCorruption
+from research.config.objective import Denoiser, Mixture, Objective, SpanCorruption
 from research.config.task import Task
 from research.config.tokenizer import TrainedSentencePiece, Vocabulary
 
 
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What every corpus may say of its text."""
+
+    language: str | None = None  # its code in the tokenizer, where that has languages
+
+
 @dataclass(frozen=True)
-class TFDS:
+class TFDS(Corpus):
     """A TensorFlow Datasets builder by name ("python_docs" is shipped here; "c4/en:3.1.0" needs a network once)."""
 
     name: str
@@ -20,7 +27,7 @@ class TFDS:
 
 
 @dataclass(frozen=True)
-class JSONLines:
+class JSONLines(Corpus):
     """JSON objects, one a line; .gz is read too. `train` and `held_out` are paths or glob patterns.
 
     With `held_out=None`, documents are held out by a hash of their text, about one in a hundred.
@@ -32,7 +39,7 @@ class JSONLines:
 
 
 @dataclass(frozen=True)
-class PlainText:
+class PlainText(Corpus):
     """UTF-8 text; .gz is read too. A document is a block between blank lines, or a whole file."""
 
     train: str
@@ -61,14 +68,20 @@ class Denoising:
 
     corpora: tuple[TFDS | JSONLines | PlainText, ...]
     tokenizer: Vocabulary | TrainedSentencePiece = TrainedSentencePiece()
-    objective: Objective = SpanCorruption()
-    input_length: int = 512  # encoder tokens a row, EOS included; the raw and target lengths follow
+    objective: Objective | Mixture = SpanCorruption()
+    input_length: int = 512  # encoder tokens a row before padding, controls included; the other lengths follow
+    eos_after_lines: bool = False  # each line of a document that is not blank is a sentence, ended by EOS (as mBART)
     mixing: Mixing = Mixing()
     threads: int = 2  # reading and corrupting ahead of the device; never decides what is read
 
     def __post_init__(self) -> None:
         require(len(self.corpora) > 0, "data.corpora is empty: name at least one corpus.")
         require_positive("data.", self, "input_length", "threads")
+
+    @property
+    def denoisers(self) -> tuple[Denoiser, ...]:
+        """What rows go through: one of them each."""
+        return self.objective.denoisers if isinstance(self.objective, Mixture) else (Denoiser(self.objective),)
 
 
 @dataclass(frozen=True)

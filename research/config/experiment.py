@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from research.config.base import require, require_not_negative, require_positive
 from research.config.data import Denoising, Supervised
@@ -17,7 +18,8 @@ FORCED = ("held_out_loss", "held_out_accuracy")  # what forced decoding of held-
 @dataclass(frozen=True)
 class Loss:
     z_loss: float = 1e-4  # weight of the squared log-partition (T5X)
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # probability moved from the target to other tokens
+    smoothing: Literal["t5x", "fairseq", "marian"] = "t5x"  # by which of the three formulas: see loss.py
 
     def __post_init__(self) -> None:
         require_not_negative("loss.", self, "z_loss")
@@ -93,6 +95,7 @@ class Experiment:
     batch_size: int  # rows a step, over all devices and micro-batches
     microbatches: int = 1  # a step's gradient is accumulated over this many
     seed: int = 0
+    average_decay: float | None = None  # of a moving average of the parameters, which is evaluated in their place
     init: str | None = None  # trained weights to start from, of any format that is known; None starts from random ones
     init_fresh: tuple[str, ...] = ()  # patterns of whole parameter paths that stay random all the same
     loss: Loss = Loss()
@@ -107,6 +110,8 @@ class Experiment:
         require(
             0 <= self.seed < 2**32, f"seed is {self.seed}: it must lie in [0, 2**32), all that a JAX key tells apart."
         )
+        decay = self.average_decay
+        require(decay is None or 0 < decay < 1, f"average_decay is {decay}: None, or between 0 and 1.")
         require(self.init is not None or not self.init_fresh, "init_fresh is said without init: set both, or neither.")
         size, parts = self.batch_size, self.microbatches
         require(size % parts == 0, f"microbatches is {parts}: it must divide batch_size, which is {size}.")

@@ -6,25 +6,37 @@ from typing import Literal
 from research.config.base import require
 
 
+def require_languages(languages: tuple[str, ...]) -> None:
+    distinct = len(set(languages)) == len(languages)
+    require(distinct and all(languages), f"tokenizer.languages is {languages}: codes must be there and differ.")
+
+
 @dataclass(frozen=True)
 class SentencePiece:
     """A SentencePiece model on disk; `sentinels` ids are added above its pieces.
 
-    With sentinels=0 its own pieces <extra_id_0>, <extra_id_1>, ... serve, as in mT5's file.
+    With sentinels=0 its own pieces <extra_id_0>, <extra_id_1>, ... serve, as in mT5's file. With languages, an id for
+    each and one for the mask come between, and text is framed as mBART's CC25 frames it: `X </s> LANGUAGE`.
     """
 
     path: str
     sentinels: int = 100
+    languages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_languages(self.languages)
 
 
 @dataclass(frozen=True)
 class TrainedSentencePiece:
-    """A SentencePiece unigram model trained on the training split, once, and cached."""
+    """A SentencePiece unigram model trained on the training split, once, and cached; what is added is as above."""
 
     pieces: int = 32_000
     sentinels: int = 100
+    languages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        require_languages(self.languages)
         require(self.pieces > 300, f"tokenizer.pieces is {self.pieces}: at least 301, for 256 bytes and the controls.")
 
 

@@ -66,3 +66,10 @@ def written_out(batch: Batch, name: str) -> Array:
     if name.endswith("positions"):
         return np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
     return np.ones(shape, np.float32 if name.endswith("weights") else np.int32)
+
+
+def started(batch: Batch, start_token: int) -> Batch:
+    """The batch, the decoder starting from that token in every row and every segment."""
+    first = written_out(batch, "decoder_positions") == 0
+    real = first & (written_out(batch, "decoder_segment_ids") > 0)
+    return batch._replace(decoder_input_tokens=np.where(real, np.int32(start_token), batch.decoder_input_tokens))

@@ -11,6 +11,8 @@ from research.config import TFDS, ConfigError, JSONLines, PlainText, require
 from research.data import cache
 from research.data.text_files import TextFiles
 
+SHIPPED = ("python_docs", "multi30k", "dialogsum", "xquad")
+LISTED = "python_docs, python_docs/summaries, multi30k, dialogsum and xquad/en (de, ro, ...)"
 HOW_TO_LIST = "tensorflow_datasets.list_builders() lists those that TFDS knows"
 
 
@@ -80,10 +82,8 @@ def open_builder(name: str, manual_dir: str | None = None) -> Any:
     Those shipped here live in our cache, others where TFDS keeps them: $TFDS_DATA_DIR or ~/tensorflow_datasets. Files
     that are not to be downloaded are taken from `manual_dir`.
     """
-    if name == "python_docs":
-        from research.data.builders import python_docs
-
-        return python_docs.open_builder()
+    if name.split("/")[0] in SHIPPED:
+        return _open_shipped(name, manual_dir)
     builder = _find_builder(name)
     if not builder.is_prepared():
         with cache.writable():
@@ -92,6 +92,24 @@ def open_builder(name: str, manual_dir: str | None = None) -> Any:
             with cache.locked(lock):
                 _prepare(builder, name, manual_dir)
     return builder
+
+
+def _open_shipped(name: str, manual_dir: str | None) -> Any:
+    """Imported only where it is asked for: importing TFDS takes seconds."""
+    from research.data.builders import dialogsum, multi30k, python_docs, python_summaries, xquad
+
+    match name.split("/"):
+        case ["python_docs"]:
+            return python_docs.open_builder()
+        case ["python_docs", "summaries"]:
+            return python_summaries.open_builder()
+        case ["multi30k"]:
+            return multi30k.open_builder(manual_dir)
+        case ["dialogsum"]:
+            return dialogsum.open_builder(manual_dir)
+        case ["xquad", language]:
+            return xquad.open_builder(language, manual_dir)
+    raise ConfigError(f"There is no TFDS data set {name}: {LISTED} are shipped here, {HOW_TO_LIST}.")
 
 
 def _find_builder(name: str) -> Any:
@@ -106,7 +124,7 @@ def _find_builder(name: str) -> Any:
                 importlib.import_module(f"tensorflow_datasets.{group}")
         return _tfds_builder(name)
     except unknown:
-        raise ConfigError(f"There is no TFDS data set {name}: python_docs is shipped here, {HOW_TO_LIST}.") from None
+        raise ConfigError(f"There is no TFDS data set {name}: {LISTED} are shipped here, {HOW_TO_LIST}.") from None
     except (ValueError, AssertionError) as error:  # a config or a version that the data set does not have
         raise ConfigError(f"TFDS does not take the name {name} ({_first_line(error)}).") from error
 
@@ -127,7 +145,8 @@ def _prepare(builder: Any, name: str, manual_dir: str | None) -> None:
         builder.download_and_prepare(download_config=downloads, file_format="array_record")
     except Exception as error:  # whatever the builder, its download or its disk had to say, said by name
         raise ConfigError(
-            f"TFDS could not build {name} in {builder.data_dir} ({_first_line(_root(error))})."
+            f"TFDS could not build {name} in {builder.data_dir} ({_first_line(_root(error))}): it takes a network once,"
+            " or its files in a directory that --config.data.manual_dir=PATH names, as its page says."
         ) from error
 
 

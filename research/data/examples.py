@@ -19,7 +19,7 @@ from research.config import (
     TSVExamples,
     require,
 )
-from research.data import cache, corpus
+from research.data import cache, corpus, squad
 from research.data.text_files import FileIndex, Line, Span, choose, is_unicode, json_objects, plain_file
 
 FORMAT = 1  # raised when the same files would give other records
@@ -117,8 +117,8 @@ def _reader(files: JSONExamples | TSVExamples | SQuADFile, wanted: Wanted) -> Re
         case JSONExamples():
             return Reader(lambda path, lines: json_spans(path, lines, wanted), lambda content: _parsed(content, wanted))
         case SQuADFile():
-            _require_names(wanted, SQUAD_NAMES, "A SQuADFile")
-            return Reader(squad_spans(wanted), lambda content: _parsed(content, wanted), squad_lines)
+            _require_names(wanted, squad.NAMES, "A SQuADFile")
+            return Reader(squad_spans(wanted), lambda content: _parsed(content, wanted), squad.as_lines)
         case TSVExamples(columns=columns):
             _require_names(wanted, columns, f"{files.train}, by its columns,")
             return Reader(
@@ -177,11 +177,6 @@ def _cells(line: str) -> list[str]:
     return line.rstrip("\r\n").split("\t")
 
 
-# --- SQuAD ------------------------------------------------------------------------------------------------------------
-
-SQUAD_NAMES = ("question", "context", "answers/text", "title", "id")
-
-
 def squad_spans(wanted: Wanted) -> Callable[[Path, Iterator[Line]], Iterator[Span]]:
     def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
         for line, where, value in json_objects(path, lines):
@@ -190,40 +185,6 @@ def squad_spans(wanted: Wanted) -> Callable[[Path, Iterator[Line]], Iterator[Spa
             yield Span(line.start, line.stop, value["context"])
 
     return spans
-
-
-def squad_lines(path: Path, content: str) -> Path:
-    """SQuAD's JSON as JSON lines in the cache, one a question."""
-    key = cache.digest([FORMAT, content])
-    return cache.entry("squad", key, lambda folder: _write_squad(path, plain_file(path, content), folder)) / "text"
-
-
-def _write_squad(path: Path, plain: Path, folder: Path) -> None:
-    try:
-        articles = json.loads(plain.read_bytes())["data"]
-        with (folder / "text").open("w") as file:
-            for question in squad_questions(articles):
-                file.write(json.dumps(question) + "\n")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(
-            f"{path} is not JSON as SQuAD 1.1 publishes it ({type(error).__name__}: {said}): data, paragraphs, context,"
-            " qas, id, question, answers and text are its keys."
-        ) from None
-
-
-def squad_questions(articles: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each question, with its context and the texts of its answers. Raises KeyError or TypeError for another form."""
-    for article in articles:
-        for paragraph in article["paragraphs"]:
-            for asked in paragraph["qas"]:
-                yield {
-                    "id": asked["id"],
-                    "title": article.get("title", ""),
-                    "context": paragraph["context"],
-                    "question": asked["question"],
-                    "answers": {"text": [answer["text"] for answer in asked["answers"]]},
-                }
 
 
 # --- Parallel text ----------------------------------------------------------------------------------------------------

@@ -30,6 +30,14 @@ def weights(rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
     return tuple(max(1, round(power / sum(powers) * 2**30)) for power in powers)
 
 
+def crossed(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, ...]:
+    """Every product, those of the first of `outer` first; its shares are rounded where the total would be too large."""
+    largest = (LARGEST_TOTAL - 1) // sum(inner) - len(outer)
+    if sum(outer) > largest:
+        outer = tuple(max(1, weight * largest // sum(outer)) for weight in outer)
+    return tuple(weight * part for weight in outer for part in inner)
+
+
 def locate(
     positions: Int64[np.ndarray, " n"], weights: tuple[int, ...]
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from research.config import Denoising, Supervised, require
-from research.data import blocks, denoising
-from research.data.batch import Batch, interleaved
+from research.data import blocks, denoising, supervised
+from research.data.batch import Batch, interleaved, started
 from research.data.blocks import BLOCK_ROWS, Block, Order, Share
 from research.data.shuffle import counter_generator
 from research.data.source import Prepared, Source
@@ -25,8 +25,10 @@ HELD_OUT_SEED = 0
 ENDLESS = 2**40  # batches
 
 
-def prepare(data: Denoising | Supervised, seed: int, batch_size: int) -> "Pipeline":
+def prepare(data: Denoising | Supervised, seed: int, batch_size: int, start_token: int | None = None) -> "Pipeline":
     """Everything that batches need. What is slow is done once and cached, with its progress shown.
+
+    `start_token` stands for what the tokenizer would start the decoder with: a model's `zero_token`.
 
     Raises:
         ConfigError: what `data` asks for is missing, empty, damaged or does not fit together.
@@ -36,19 +38,22 @@ def prepare(data: Denoising | Supervised, seed: int, batch_size: int) -> "Pipeli
         case Denoising():
             prepared = denoising.prepare(data)
         case Supervised():
-            raise NotImplementedError
-    return Pipeline(prepared, seed, batch_size, data.threads)
+            prepared = supervised.prepare(data)
+    return Pipeline(prepared, seed, batch_size, data.threads, start_token)
 
 
 class Pipeline:
-    """Batches of prepared data. `train_rows` and `held_out_rows` count the rows of all sources together.
+    """Batches of prepared data. `train_rows` and `held_out_rows` count the rows of all sources together, `train_tokens`
+    the tokens of text that the former are made of.
 
     `fingerprint` has an entry for everything that decides the batches, so that a later run can say what is different.
     A row has `inputs` encoder tokens and `targets` decoder tokens, and is made of `raw` tokens of text, on average.
     """
 
-    def __init__(self, prepared: Prepared, seed: int, batch_size: int, threads: int) -> None:
-        self.seed, self.batch_size, self.threads = seed, batch_size, threads
+    def __init__(
+        self, prepared: Prepared, seed: int, batch_size: int, threads: int, start_token: int | None = None
+    ) -> None:
+        self.seed, self.batch_size, self.threads, self.start_token = seed, batch_size, threads, start_token
         self.tokenizer = prepared.tokenizer
         self._sources, self._held_out_sources = prepared.train, prepared.held_out
         sizes, held_out_sizes = tuple(map(len, prepared.train)), tuple(map(len, prepared.held_out))
@@ -56,6 +61,9 @@ class Pipeline:
         self.inputs = max(source.inputs for source in prepared.train)
         self.targets = max(source.targets for source in prepared.train)
         self.raw = round(np.average([source.raw for source in prepared.train], weights=prepared.weights))
+        # Under several objectives a text has a source of each, and counts once.
+        texts = {(source.name, source.digest): len(source) * source.raw for source in prepared.train}
+        self.train_tokens = sum(texts.values())
         self._train = Order(sizes, prepared.weights, (seed, ORDER))
         self._held_out = Order(held_out_sizes, held_out_sizes, None)
         self.fingerprint: dict[str, str | int] = {
@@ -122,7 +130,8 @@ class Pipeline:
         for part in order(start, stop):
             rng = counter_generator(noise, (start // BLOCK_ROWS, part.source))
             parts.append((part.where, sources[part.source](part.rows, rng)))
-        return Block(start, stop, interleaved(parts, self.inputs, self.targets, self.tokenizer.pad_id))
+        batch = interleaved(parts, self.inputs, self.targets, self.tokenizer.pad_id)
+        return Block(start, stop, batch if self.start_token is None else started(batch, self.start_token))
 
 
 def unigram_entropy(batches: Iterable[Batch]) -> float:

@@ -1,12 +1,12 @@
 """A split of a corpus as one long sequence of token ids: made once, kept on disk, mapped into memory.
 
 Documents follow one another in a fixed pseudo-random order without anything between them, as in T5's
-reduce_concat_tokens.
+reduce_concat_tokens; or each line of theirs is ended by EOS, as in fairseq's data for mBART.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,7 @@ DOCUMENTS_AT_ONCE = 512
 VERIFIED_BYTES = (
     1 << 28
 )  # up to here the tokens are hashed each time they are opened; above, only their length is checked
+Encode = Callable[[Sequence[str]], list[list[int]]]
 DOCUMENT_ORDER = (0, 0)  # the key and the position of the one order in which documents are tokenised
 
 
@@ -45,13 +46,18 @@ class TokenStream(NamedTuple):
         return self.tokens[: count * length].reshape(count, length)
 
 
-def token_stream(documents: Documents, tokenizer: Tokenizer) -> TokenStream:
-    """The stream of these documents, from the cache or made now."""
-    key = cache.digest([FORMAT, documents.identity, tokenizer.digest])
-    folder = cache.entry("tokens", key, lambda folder: _write(folder, documents, tokenizer))
+def token_stream(documents: Documents, tokenizer: Tokenizer, eos_after_lines: bool = False) -> TokenStream:
+    """The stream of these documents, from the cache or made now.
+
+    With `eos_after_lines` each of their lines that is not blank is tokenised by itself and ended by EOS.
+    """
+    key = cache.digest([FORMAT, documents.identity, tokenizer.digest, *["EOS after lines"] * eos_after_lines])
+    encode = (lambda texts: encode_lines(texts, tokenizer)) if eos_after_lines else tokenizer.encode_batch
+    dtype = np.dtype(np.uint16 if tokenizer.size <= 2**16 else np.uint32)
+    folder = cache.entry("tokens", key, lambda folder: _write(folder, documents, encode, dtype))
     if damage := _damage(folder):
         cache.set_aside(folder, damage)
-        folder = cache.entry("tokens", key, lambda folder: _write(folder, documents, tokenizer))
+        folder = cache.entry("tokens", key, lambda folder: _write(folder, documents, encode, dtype))
     meta = json.loads((folder / "meta.json").read_text())
     # An empty file cannot be mapped; rows() says what is wrong with an empty stream.
     tokens = np.memmap(folder / "tokens", meta["dtype"], "r") if meta["length"] else np.empty(0, meta["dtype"])
@@ -65,8 +71,12 @@ def document_order(documents: Documents) -> Iterator[list[str]]:
         yield documents.read(order(np.arange(start, min(start + DOCUMENTS_AT_ONCE, len(documents)))))
 
 
-def _write(folder: Path, documents: Documents, tokenizer: Tokenizer) -> None:
-    dtype = np.dtype(np.uint16 if tokenizer.size <= 2**16 else np.uint32)
+def encode_lines(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    lines = [line for text in texts for line in text.splitlines() if line.strip()]
+    return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(lines)]
+
+
+def _write(folder: Path, documents: Documents, encode: Encode, dtype: np.dtype) -> None:
     text_hash, tokens_hash, length = hashlib.sha256(), hashlib.sha256(), 0
     with (
         (folder / "tokens").open("wb") as file,
@@ -76,7 +86,7 @@ def _write(folder: Path, documents: Documents, tokenizer: Tokenizer) -> None:
             for text in texts:
                 content = text.encode()
                 text_hash.update(len(content).to_bytes(8, "little") + content)
-            ids = tokenizer.encode_batch(texts)
+            ids = encode(texts)
             tokens = np.fromiter(chain.from_iterable(ids), dtype, sum(map(len, ids)))
             tokens_hash.update(tokens.data)
             tokens.tofile(file)

@@ -25,7 +25,7 @@ def tokenizer_for(config: Vocabulary | TrainedSentencePiece, corpora: Sequence[D
     folder = cache.entry(
         "vocabulary", cache.digest([rules, identities]), lambda folder: _train(folder, config, corpora, mixing)
     )
-    return open_tokenizer(SentencePiece(str(folder / "tokenizer.model"), config.sentinels))
+    return open_tokenizer(SentencePiece(str(folder / "tokenizer.model"), config.sentinels, config.languages))
 
 
 def _train(folder: Path, config: TrainedSentencePiece, corpora: Sequence[Documents], mixing: Mixing) -> None:

@@ -3,7 +3,8 @@
 Engines, each in a process of its own on the same core, taking turns:
   collator    the per-example algorithm of the usual collators: a noise mask a row, drawn by shuffles, then sentinels
               by cumulative sums over the batch (the yardstick; written here)
-  objective   research.data.objective.corrupt on blocks of rows in memory
+  objective   research.data.objective.corrupt on blocks of rows in memory, by the objective of the options
+  bart ...    the same by the other objectives, each as published
   pipeline    research.data.pipeline: token cache -> mixing, shuffling, corruption, batches (reading threads included)
 """
 
@@ -14,7 +15,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +26,27 @@ from rich.console import Console
 from rich.table import Table
 
 from research import override, run_directory
-from research.config import Bytes, ConfigError, Denoising, SpanCorruption, require
+from research.config import (
+    BART,
+    BERTStyle,
+    Bytes,
+    ConfigError,
+    Denoiser,
+    Denoising,
+    Deshuffling,
+    DropTokens,
+    LanguageModelling,
+    MASSStyle,
+    Objective,
+    PrefixLM,
+    ReplaceSpans,
+    SpanCorruption,
+    TextInfilling,
+    TokenDeletion,
+    TokenMasking,
+    require,
+    ul2,
+)
 from research.data import objective
 from research.data.batch import Batch
 from research.data.objective import Lengths
@@ -34,17 +55,20 @@ from research.data.tokenizer import Tokenizer, open_tokenizer
 EPILOG = """
 reading the table
   rows/s and raw tokens/s are medians over the rounds, with the slowest and the fastest in brackets; "x collator" is the
-  median over the rounds of the ratio within a round. Raw tokens are those before corruption (568 a row of 512/114).
+  median over the rounds of the ratio within a round. Raw tokens are those before corruption (568 a row of 512/114). The
+  objectives named after their papers have a row length of their own.
   Other work on the machine shows in the spread and in the load average: read the ratios, repeat what looks odd.
 
 examples
-  python -m scripts.benchmark.data                                   all engines, 7 rounds, about a minute
+  python -m scripts.benchmark.data                                   span corruption, 7 rounds, about a minute
+  python -m scripts.benchmark.data --engines objective bart ul2 prefix_lm --rounds 3 --seconds 0.5
   python -m scripts.benchmark.data --engines collator objective --density 0.5
   python -m scripts.benchmark.data --experiment experiments/t5/v1_1_base_c4.py --json results.json
 
   The pipeline reads the corpora of --experiment, with the objective and input length given here; what it has to build
   (corpus, vocabulary, tokens) is built before the clock starts, and kept in the cache.
 """
+BASELINE = ("collator", "objective", "pipeline")
 RESERVE_ROWS = 4096  # in memory, so that no block is met twice in the processor's cache
 WARM_SECONDS = 0.5
 
@@ -60,16 +84,21 @@ class Settings:
 # --- Engines: each yields the number of rows it has just made, for ever -----------------------------------------------
 
 
-def run_objective(settings: Settings) -> Iterator[int]:
-    lengths, tokenizer, blocks = in_memory(settings)
+def run_objective(settings: Settings, denoisers: tuple[Denoiser, ...]) -> Iterator[int]:
+    """A block of each denoiser in turn."""
+    tokenizer = bytes_with_words()
+    lengths = [objective.lengths(denoiser.objective, settings.data.input_length) for denoiser in denoisers]
+    reserves = [in_memory(row.raw, settings.block_rows) for row in lengths]
     rng = np.random.default_rng(0)
     while True:
-        for block in blocks:
-            yield len(objective.corrupt(block, settings.data.objective, lengths, tokenizer, rng).encoder_input_tokens)
+        for blocks in zip(*reserves, strict=True):
+            for denoiser, row, block in zip(denoisers, lengths, blocks, strict=True):
+                yield len(objective.corrupt(block, denoiser.objective, row, tokenizer, rng).encoder_input_tokens)
 
 
 def run_collator(settings: Settings) -> Iterator[int]:
-    lengths, tokenizer, blocks = in_memory(settings)
+    lengths, tokenizer = row_lengths(settings.data), open_tokenizer(BYTES)
+    blocks = in_memory(lengths.raw, settings.block_rows)
     rng = np.random.default_rng(0)
     while True:
         for block in blocks:
@@ -83,25 +112,69 @@ def run_pipeline(settings: Settings) -> Iterator[int]:
         yield len(batch.encoder_input_tokens)
 
 
-ENGINES: dict[str, Callable[[Settings], Iterator[int]]] = {
-    "collator": run_collator,
-    "objective": run_objective,
-    "pipeline": run_pipeline,
+# As published, each by itself; UL2's seven take turns.
+OBJECTIVES: dict[str, Objective] = {
+    "bart": BART(),
+    "mbart": BART(TextInfilling(0.35), sentence_ends=()),
+    "text_infilling": BART(TextInfilling(), 0.0),
+    "token_masking": BART(TokenMasking(), 0.0),
+    "token_deletion": BART(TokenDeletion(), 0.0),
+    "sentence_permutation": BART(None, 1.0),
+    "document_rotation": BART(None, 0.0, rotate=1.0),
+    "replace_spans": ReplaceSpans(),
+    "drop_tokens": DropTokens(),
+    "bert_style": BERTStyle(),
+    "mass_style": MASSStyle(),
+    "deshuffling": Deshuffling(),
+    "prefix_lm": PrefixLM(),
+    "language_modelling": LanguageModelling(),
 }
+OURS = {"objective": None, **{name: (Denoiser(each),) for name, each in OBJECTIVES.items()}, "ul2": ul2().denoisers}
 
 
-def in_memory(settings: Settings) -> tuple[Lengths, Tokenizer, list[np.ndarray]]:
-    """Random rows of the right length in blocks; bytes serve as the vocabulary, whose size does not matter here."""
-    lengths, tokenizer = row_lengths(settings.data), open_tokenizer(Bytes(sentinels=259))
-    blocks = max(RESERVE_ROWS // settings.block_rows, 1)
-    shape = (blocks, settings.block_rows, lengths.raw)
-    sentinels = len(tokenizer.sentinel_ids)
-    return lengths, tokenizer, list(np.random.default_rng(1).integers(3, tokenizer.size - sentinels, shape, np.uint16))
+def denoisers_of(engine: str, data: Denoising) -> tuple[Denoiser, ...]:
+    """What an engine breaks text by: the objective of the options, but for those named after another."""
+    return OURS.get(engine) or data.denoisers
+
+
+def steps_of(engine: str, settings: Settings) -> Iterator[int]:
+    if engine in OURS:
+        return run_objective(settings, denoisers_of(engine, settings.data))
+    return {"collator": run_collator, "pipeline": run_pipeline}[engine](settings)
+
+
+ENGINES = ("collator", *OURS, "pipeline")
+
+
+def raw_length(engine: str, data: Denoising) -> float:
+    """Tokens of text a row is made of, on average."""
+    denoisers = denoisers_of(engine, data)
+    return statistics.mean(objective.lengths(each.objective, data.input_length).raw for each in denoisers)
+
+
+BYTES = Bytes(sentinels=259)
+
+
+def bytes_with_words() -> Tokenizer:
+    """Bytes serve as the vocabulary, whose size does not matter here; two in three begin a word, as English pieces."""
+    tokenizer = open_tokenizer(BYTES)
+    tokenizer.word_starts = np.arange(tokenizer.size) % 3 > 0
+    return tokenizer
+
+
+def in_memory(raw: int, block_rows: int) -> list[np.ndarray]:
+    """Random rows of the right length in blocks; a token in 26 ends a sentence."""
+    tokenizer, rng = open_tokenizer(BYTES), np.random.default_rng(1)
+    text = tokenizer.text_ids.astype(np.uint16)
+    shape = (max(RESERVE_ROWS // block_rows, 1), block_rows, raw)
+    ends = rng.random(shape, np.float32) < 1 / 26
+    return list(np.where(ends, np.uint16(tokenizer.encode(".")[0]), rng.choice(text, shape)))
 
 
 def row_lengths(data: Denoising) -> Lengths:
-    lengths = objective.lengths(data.objective, data.input_length)
-    objective.require_sentinels(lengths, open_tokenizer(Bytes(sentinels=259)))
+    (denoiser,) = data.denoisers
+    lengths = objective.lengths(denoiser.objective, data.input_length)
+    objective.check(denoiser.objective, lengths, open_tokenizer(BYTES))
     return lengths
 
 
@@ -147,7 +220,7 @@ def work(pipe: Connection, engine: str, settings: Settings, core: int | None) ->
     """In a process of its own: rows a second, each time it is asked."""
     if core is not None:
         os.sched_setaffinity(0, {core})
-    steps = ENGINES[engine](settings)
+    steps = steps_of(engine, settings)
     rows_per_second(steps, WARM_SECONDS)
     pipe.send("ready")
     while pipe.recv():
@@ -190,12 +263,12 @@ def receive(pipe: Connection, engine: str) -> Any:
         raise RuntimeError(f"The process of the engine {engine} has ended; its error stands above.") from None
 
 
-def summary(rates: dict[str, list[float]], raw_length: int) -> dict[str, dict[str, list[float]]]:
+def summary(rates: dict[str, list[float]], raw: dict[str, float]) -> dict[str, dict[str, list[float]]]:
     """{engine: {measure: [median, lowest, highest]}}."""
     result = {}
     for engine, rows in rates.items():
-        result[engine] = {"rows/s": spread(rows), "raw tokens/s": spread([rate * raw_length for rate in rows])}
-        if "collator" in rates and engine != "collator":
+        result[engine] = {"rows/s": spread(rows), "raw tokens/s": spread([rate * raw[engine] for rate in rows])}
+        if "collator" in rates and engine in ("objective", "pipeline"):
             ratios = [rate / yardstick for rate, yardstick in zip(rows, rates["collator"], strict=True)]
             result[engine]["x collator"] = spread(ratios)
     return result
@@ -274,7 +347,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     defaults = SpanCorruption()
     add = parser.add_argument
-    add("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="which of them (default: all)")
+    engines = f"which of them (default: {' '.join(BASELINE)})"
+    add("--engines", nargs="+", choices=ENGINES, default=list(BASELINE), help=engines)
     add("--rounds", type=int, default=7, help="each engine once a round (default: %(default)s)")
     add("--seconds", type=float, default=1.0, help="an engine runs in a round (default: %(default)s)")
     add("--input_length", type=int, default=512, help="encoder tokens a row (default: %(default)s)")
@@ -315,7 +389,7 @@ def benchmark(engines: list[str], settings: Settings, rounds: int) -> dict[str, 
         "hardware": hardware(),
         "settings": asdict(settings),
         "lengths": lengths._asdict(),
-        "summary": summary(rates, lengths.raw),
+        "summary": summary(rates, {engine: raw_length(engine, settings.data) for engine in engines}),
         "rows/s by round": rates,
         "load averages": loads,
     }

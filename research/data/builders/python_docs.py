@@ -142,7 +142,7 @@ def required_distributions(roots: tuple[str, ...]) -> dict[str, importlib.metada
 def documents(files: tuple[Source, ...]) -> list[Document]:
     """The documents of `files` in their order; of several that differ in spacing or case only, the first."""
     found: dict[str, Document] = {}
-    with Progress("Reading the documentation of this Python", len(files), "files") as progress, _without_collection():
+    with Progress("Reading the documentation of this Python", len(files), "files") as progress, without_collection():
         for source in files:
             for document in file_documents(source):
                 if len(document.text) >= MIN_CHARACTERS:
@@ -152,7 +152,7 @@ def documents(files: tuple[Source, ...]) -> list[Document]:
 
 
 @contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Syntax trees hold no cycles, and looking for some in them takes longer than parsing."""
     enabled = gc.isenabled()
     gc.disable()

@@ -11,26 +11,14 @@ ragged and nothing is padded:
 """
 
 from bisect import bisect_right
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt
 
 from research.config import SpanCorruption, require
 from research.data.batch import Batch
+from research.data.objective.rows import Array, Lengths
 from research.data.tokenizer import Tokenizer
-
-Array = np.ndarray
-
-
-class Lengths(NamedTuple):
-    """Tokens a row, the same in every row; inputs and targets count their sentinels and EOS."""
-
-    raw: int
-    inputs: int
-    targets: int
-    noise_tokens: int
-    spans: int
 
 
 def lengths(objective: SpanCorruption, input_length: int) -> Lengths:
@@ -69,8 +57,12 @@ def counts(objective: SpanCorruption, raw: int) -> Lengths:
     return Lengths(raw, inputs, noise_tokens + spans + 1, noise_tokens, spans)
 
 
-def require_sentinels(lengths: Lengths, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError where the vocabulary has fewer sentinels than a row has spans."""
+def check(lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
+    """Raises ConfigError where the vocabulary has fewer sentinels than a row has spans, or another frame than T5's."""
+    require(
+        tokenizer.frame(language) == ([], [tokenizer.eos_id]),
+        "data.objective is SpanCorruption, whose rows end in EOS alone: the tokenizer must frame text so, as T5's.",
+    )
     available = len(tokenizer.sentinel_ids)
     require(
         lengths.spans <= available,
@@ -83,9 +75,9 @@ def require_sentinels(lengths: Lengths, tokenizer: Tokenizer) -> None:
 def corrupt(tokens: UInt[Array, "n raw"], lengths: Lengths, tokenizer: Tokenizer, rng: np.random.Generator) -> Batch:
     """Rows of exactly `lengths.raw` tokens without EOS -> full rows of inputs and targets, all drawn from `rng`.
 
-    Raises ConfigError where sentinels run out, and TypeError where the tokens' type does not hold every id.
+    Raises ConfigError as `check`, and TypeError where the tokens' type does not hold every id.
     """
-    require_sentinels(lengths, tokenizer)
+    check(lengths, tokenizer)
     if tokenizer.size - 1 > np.iinfo(tokens.dtype).max:
         raise TypeError(f"{tokens.dtype} tokens cannot hold the sentinels of a vocabulary of {tokenizer.size} ids.")
     sentinels = tokenizer.sentinel_ids[: lengths.spans]

@@ -29,8 +29,9 @@ __all__ = [
 def open_tokenizer(config: Vocabulary) -> Tokenizer:
     """Raises ConfigError naming a vocabulary file that is missing, broken or not in its family's form."""
     match config:
-        case SentencePiece(path, sentinels):
-            return SentencePieceTokenizer(read(Path(path), "SentencePiece model"), sentinels, origin=path)
+        case SentencePiece(path, sentinels, languages):
+            model = read(Path(path), "SentencePiece model")
+            return SentencePieceTokenizer(model, sentinels, origin=path, languages=languages)
         case Bytes(sentinels):
             return ByteTokenizer(sentinels)
         case ByteLevelBPE(path):

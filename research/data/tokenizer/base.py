@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer, UInt
+from jaxtyping import Bool, Integer, UInt
 
 from research.config import Vocabulary, require
 
@@ -50,6 +50,33 @@ class Tokenizer(ABC):
         """In the order in which T5's objectives spend them; none in the other families."""
         return np.zeros(0, np.uint32)
 
+    # --- What ids stand for -------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def surfaces(self) -> Sequence[bytes]:
+        """What each id adds to a text amid others, in UTF-8; nothing for controls, sentinels, languages and the mask.
+
+        It may be a part of a character.
+        """
+
+    @cached_property
+    def text_ids(self) -> UInt[Array, " n"]:
+        """The ids that stand for text."""
+        return np.flatnonzero([len(surface) > 0 for surface in self.surfaces]).astype(np.uint32)
+
+    @cached_property
+    def ids_by_surface(self) -> Mapping[bytes, list[int]]:
+        ids: dict[bytes, list[int]] = {}
+        for id, surface in enumerate(self.surfaces):
+            ids.setdefault(surface, []).append(id)
+        return ids
+
+    @cached_property
+    def word_starts(self) -> Bool[Array, " ids"]:
+        """Which ids begin a word: those with a space in front, and what is no text (fairseq's get_whole_word_mask)."""
+        return np.array([not surface or surface.startswith(b" ") for surface in self.surfaces])
+
     @property
     def languages(self) -> tuple[str, ...]:
         return tuple(self.language_ids)
@@ -81,18 +108,21 @@ class Tokenizer(ABC):
         """
         return self._framed(self.encode_batch(texts), language, limit)
 
-    def target(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
-        """The ids of each text as the decoder's labels, controls included. Raises ConfigError as `language_id`."""
-        return self.source(texts, language)
+    def target(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
+        """The ids of each text as the decoder's labels, controls included, the text cut to `limit` ids in all.
+
+        Raises ConfigError as `language_id`.
+        """
+        return self.source(texts, language, limit)
 
     def _framed(self, batch: list[list[int]], language: str | None, limit: int | None = None) -> list[list[int]]:
-        before, after = self._frame(language)
+        before, after = self.frame(language)
         room = None if limit is None else max(limit - len(before) - len(after), 0)
         return [[*before, *ids[:room], *after] for ids in batch]
 
     @abstractmethod
-    def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
-        """What comes before and after the ids of a text."""
+    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
+        """What comes before and after the ids of a text. Raises ConfigError as `language_id`."""
 
     def _refuse(self, language: str | None) -> None:
         """For families whose frame has no place for a language."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,25 @@ class ByteLevelBPETokenizer(Tokenizer):
         whole = [utf8(text).decode() for text in texts]
         return [encoding.ids for encoding in self.backend.encode_batch_fast(whole, add_special_tokens=False)]
 
-    def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
+    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
         self._refuse(language)
         return [self.bos_id], [self.eos_id]
 
     def start_id(self, language: str | None = None) -> int:
         self._refuse(language)
         return self.eos_id
+
+    @cached_property
+    def surfaces(self) -> Sequence[bytes]:
+        letters = byte_of_letter()
+        added = self.backend.get_added_tokens_decoder()
+        surfaces = [b""] * self.size
+        for piece, id in self.backend.get_vocab(with_added_tokens=True).items():
+            if id in added:
+                surfaces[id] = b"" if id in self._special else utf8(piece)
+            elif id not in self._special:
+                surfaces[id] = bytes(letters[letter] for letter in piece)
+        return surfaces
 
     def decode(self, ids: Ids) -> str:
         """The mask as <mask>, and what it does not have as <unk>."""
@@ -83,6 +96,13 @@ def open_byte_level_bpe(path: Path) -> ByteLevelBPETokenizer:
         return ByteLevelBPETokenizer(from_merges(path), str(path))
     file = path / "tokenizer.json" if path.is_dir() else path
     return ByteLevelBPETokenizer(from_json(file), str(file))
+
+
+def byte_of_letter() -> dict[str, int]:
+    """The byte that each letter of a piece stands for: those that print themselves, the others from U+0100 on."""
+    printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (byte for byte in range(256) if byte not in printed)
+    return {chr(byte): byte for byte in printed} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
 
 
 def from_json(path: Path) -> Backend:

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt
+from jaxtyping import Bool, UInt
 
 from research.config import Bytes
 from research.data.tokenizer.base import Array, Ids
@@ -32,6 +32,16 @@ class ByteTokenizer(SentinelTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [(np.frombuffer(utf8(text), np.uint8).astype(int) + BYTE_OFFSET).tolist() for text in texts]
+
+    @cached_property
+    def surfaces(self) -> Sequence[bytes]:
+        text = self.pieces - BYTES_OUTSIDE_UTF8
+        return [*map(self._surface, range(text)), *[b""] * (self.size - text)]
+
+    @cached_property
+    def word_starts(self) -> Bool[Array, " ids"]:
+        """All of them: bytes know no words."""
+        return np.ones(self.size, bool)
 
     def text(self, ids: Ids) -> str:
         known = (id - BYTE_OFFSET for id in map(int, ids) if BYTE_OFFSET <= id < self.pieces)

@@ -77,17 +77,24 @@ class MarianTokenizer(Tokenizer):
         """`language` is that of the target, by its code in `languages`; a text may begin with the code instead."""
         return self._framed(self.encode_batch(texts), language, limit)
 
-    def target(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
+    def target(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
         """A target says nothing of its language; `language` is only checked."""
         self._refuse(language)
-        return self._framed(self.target_side.encode(texts), None)
+        return self._framed(self.target_side.encode(texts), None, limit)
 
-    def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
+    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
         return [] if language is None else [self.language_id(language)], [self.eos_id]
 
     def start_id(self, language: str | None = None) -> int:
         self._refuse(language)
         return self.pad_id
+
+    @cached_property
+    def surfaces(self) -> list[bytes]:
+        """By the vocabulary of the source."""
+        controls = {*CONTROLS, *self.languages}
+        pieces = sorted(self.source_side.ids, key=self.source_side.ids.__getitem__)
+        return [b"" if piece in controls else piece.replace(SPACE, " ").encode() for piece in pieces]
 
     def decode(self, ids: Ids) -> str:
         """By the vocabulary of the target; unknown as <unk>."""

@@ -60,7 +60,7 @@ class MBartTokenizer(Tokenizer):
         batch = self.processor.encode([utf8(text) for text in texts], num_threads=-1)
         return [[piece + OFFSET if piece else self.unknown_id for piece in pieces] for pieces in batch]
 
-    def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
+    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
         id = self.language_id(language)
         return ([], [self.eos_id, id]) if self.variant == "cc25" else ([id], [self.eos_id])
 
@@ -79,20 +79,19 @@ class MBartTokenizer(Tokenizer):
         return b"".join(shown).decode("utf-8", errors="replace").lstrip(" ")
 
     def text(self, ids: Ids) -> str:
-        return join(self._texts[id] for id in map(int, ids) if self._is_text(id))
+        return join(self.surfaces[id] for id in map(int, ids) if self._is_text(id))
 
     def _is_text(self, id: int) -> bool:
         return 0 < id - OFFSET < self.processor.get_piece_size() and not is_control(self.processor, id - OFFSET)
 
     @cached_property
-    def _texts(self) -> list[bytes]:
-        """What each id adds to the text, in UTF-8."""
+    def surfaces(self) -> list[bytes]:
         return [surface(self.processor, id - OFFSET) if self._is_text(id) else b"" for id in range(self.size)]
 
     @cached_property
     def _shown(self) -> list[bytes]:
         shown = {self.unknown_id: " \N{DOUBLE QUESTION MARK} ".encode(), self.mask_id: b" <mask>"}
-        return [shown.get(id, text) for id, text in enumerate(self._texts)]
+        return [shown.get(id, text) for id, text in enumerate(self.surfaces)]
 
     def save(self, path: str | Path) -> MBart:
         write_whole(Path(path), self.model)

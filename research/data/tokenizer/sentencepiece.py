@@ -24,7 +24,7 @@ class SentencePieceTokenizer(SentinelTokenizer):
     file does not need, and of two segmentations that are equally likely, as of "333", it may take the other.
     """
 
-    def __init__(self, model: bytes, sentinels: int, origin: str):
+    def __init__(self, model: bytes, sentinels: int, origin: str, languages: Sequence[str] = ()):
         self.model = model
         self.processor = load_processor(model, origin)
         controls = (self.processor.pad_id(), self.processor.eos_id(), self.processor.unk_id())
@@ -33,7 +33,7 @@ class SentencePieceTokenizer(SentinelTokenizer):
             f"The SentencePiece model {origin} has pad, EOS and unknown at {controls}: they must be (0, 1, 2), "
             "as in T5.",
         )
-        super().__init__(self.processor.get_piece_size(), sentinels, b"sentencepiece " + model)
+        super().__init__(self.processor.get_piece_size(), sentinels, b"sentencepiece " + model, languages)
 
     @cached_property
     def sentinel_ids(self) -> UInt[Array, " sentinels"]:
@@ -47,6 +47,16 @@ class SentencePieceTokenizer(SentinelTokenizer):
         name = f"<extra_id_{index}>"
         id = self.processor.piece_to_id(SPACE + name)
         return id if id != self.unknown_id else self.processor.piece_to_id(name)
+
+    @cached_property
+    def surfaces(self) -> list[bytes]:
+        own = set() if self.sentinels else set(self.sentinel_ids.tolist())
+        none = [b""] * (self.size - self.pieces)
+        pieces = (
+            b"" if id in own or is_control(self.processor, id) else surface(self.processor, id)
+            for id in range(self.pieces)
+        )
+        return [*pieces, *none]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.processor.encode([utf8(text) for text in texts], num_threads=-1)
@@ -67,7 +77,7 @@ class SentencePieceTokenizer(SentinelTokenizer):
 
     def save(self, path: str | Path) -> SentencePiece:
         write_whole(Path(path), self.model)
-        return SentencePiece(str(path), self.sentinels)
+        return SentencePiece(str(path), self.sentinels, self.languages)
 
 
 def is_control(processor: sentencepiece.SentencePieceProcessor, piece: int) -> bool:

@@ -1,4 +1,4 @@
-"""What T5's and ByT5's tokenizers share: three controls, `X </s>`, and sentinels counted down from the last id."""
+"""What T5's and ByT5's tokenizers share: three controls, and sentinels counted down from the last id."""
 
 import re
 from abc import abstractmethod
@@ -10,30 +10,41 @@ from jaxtyping import UInt
 
 from research.config import require
 from research.data.tokenizer.base import Array, Ids, Tokenizer
+from research.data.tokenizer.files import json_bytes
 
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 class SentinelTokenizer(Tokenizer):
-    """<pad> 0, </s> 1, <unk> 2. `pieces` ids come before the sentinels; `size` counts both."""
+    """<pad> 0, </s> 1, <unk> 2, the other pieces, then languages with a mask if there are any, then sentinels.
+
+    Text is framed as `X </s>` or, with languages, as mBART's: `X </s> LANGUAGE`, and the decoder starts from the
+    language of the target.
+    """
 
     pad_id = 0
     eos_id = 1
     unknown_id = 2
 
-    def __init__(self, pieces: int, sentinels: int, identity: bytes):
+    def __init__(self, pieces: int, sentinels: int, identity: bytes, languages: Sequence[str] = ()):
         require(
             0 <= sentinels <= pieces,
             f"tokenizer.sentinels is {sentinels}: from 0 to {pieces}, the pieces this vocabulary has without them.",
         )
-        super().__init__(pieces + sentinels, identity + b" sentinels %d" % sentinels)
+        identity += b" sentinels %d" % sentinels
+        if languages:
+            identity += b" languages " + json_bytes(list(languages))
+            self.mask_id = pieces + len(languages)
+        first_sentinel = pieces + len(languages) + (len(languages) > 0)
+        ids = {language: pieces + index for index, language in enumerate(languages)}
+        super().__init__(first_sentinel + sentinels, identity, ids)
         self.pieces = pieces
         self.sentinels = sentinels
 
     @cached_property
     def sentinel_ids(self) -> UInt[Array, " sentinels"]:
         """Descending from the last id, as T5 spends them."""
-        return np.arange(self.size - 1, self.pieces - 1, -1, dtype=np.uint32)
+        return np.arange(self.size - 1, self.size - 1 - self.sentinels, -1, dtype=np.uint32)
 
     def source(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
         """As every tokenizer's, but <extra_id_0> ... in a text are the sentinels: it asks what stands there."""
@@ -49,16 +60,21 @@ class SentinelTokenizer(Tokenizer):
                 ids += self.encode(f"<extra_id_{part}>" if place % 2 else part)
         return ids
 
-    def _frame(self, language: str | None) -> tuple[list[int], list[int]]:
+    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
+        if self.language_ids:
+            return [], [self.eos_id, self.language_id(language)]
         self._refuse(language)
         return [], [self.eos_id]
 
     def start_id(self, language: str | None = None) -> int:
+        """`language` is that of the target."""
+        if self.language_ids:
+            return self.language_id(language)
         self._refuse(language)
         return self.pad_id
 
     def decode(self, ids: Ids) -> str:
-        """Sentinels as <extra_id_0> ..., pad and EOS as nothing, ids that it does not have as unknown.
+        """Sentinels as <extra_id_0> ..., the mask as <mask>, pad, EOS and languages as nothing, absent ids as unknown.
 
         Pieces keep their leading spaces next to a sentinel, so filling the sentinels of an input with the spans of its
         target gives the text of the raw tokens.
@@ -69,7 +85,9 @@ class SentinelTokenizer(Tokenizer):
     @cached_property
     def _surfaces(self) -> list[bytes]:
         """What each id looks like in UTF-8; a piece may be a part of a character."""
-        surfaces = [*map(self._surface, range(self.pieces)), *[b""] * self.sentinels]
+        surfaces = [*map(self._surface, range(self.pieces)), *[b""] * (self.size - self.pieces)]
+        if self.mask_id is not None:
+            surfaces[self.mask_id] = b" <mask>"
         for index, id in enumerate(self._shown_sentinels()):
             surfaces[int(id)] = b"<extra_id_%d>" % index
         return surfaces

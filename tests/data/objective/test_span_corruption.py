@@ -132,7 +132,7 @@ def test_merging_inputs_and_targets_restores_the_raw_tokens(input_length, densit
     config = SpanCorruption(density, mean_span)
     try:
         lengths = objective.lengths(config, input_length)
-        objective.require_sentinels(lengths, BYTES)
+        objective.check(config, lengths, BYTES)
     except ConfigError:
         reject()
     tokens = raw_tokens(rows, lengths)

@@ -122,3 +122,55 @@ def test_many_languages_are_abbreviated(families):
     many = type("Many", (), {"languages": tuple(map(str, range(100))), "language_ids": dict.fromkeys(range(100))})()
     with pytest.raises(ConfigError, match=r"allowed is 0, 1, .*, 59 and 40 more\.$"):
         type(tokenizer).language_id(many, "xx")
+
+
+# --- Surfaces ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["t5", "fallback", "mt5", "byt5", "bart", "cc25", "50", "marian"])
+def test_surfaces_are_what_ids_add_to_a_text(families, name):
+    """Of ids of text one after the other; a first space may be lost, and broken characters become one sign or more."""
+    tokenizer, rng = families[name], np.random.default_rng(0)
+    word = next(id for id in tokenizer.text_ids.tolist() if tokenizer.surfaces[id].strip().isalpha())
+    for ids in rng.choice(tokenizer.text_ids, (200, 12)).tolist():
+        if name == "marian" and not set(ids) <= set(range(tokenizer.target_size)):
+            continue
+        joined = b"".join(tokenizer.surfaces[id] for id in (word, *ids, word)).decode("utf-8", errors="ignore")
+        assert squeezed(tokenizer.text([word, *ids, word])) == squeezed(joined)
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.replace("\ufffd", "").split())
+
+
+@pytest.mark.parametrize("name", ["t5", "fallback", "mt5", "byt5", "bart", "cc25", "50", "marian"])
+def test_controls_have_no_surface_and_all_that_text_gives_has_one(families, name):
+    tokenizer = families[name]
+    controls = {tokenizer.pad_id, tokenizer.eos_id, tokenizer.unknown_id, tokenizer.bos_id, tokenizer.mask_id}
+    sentinels = set() if name == "byt5" else set(tokenizer.sentinel_ids.tolist())
+    hidden = (controls | sentinels | set(tokenizer.language_ids.values())) - {None}
+    assert not hidden & set(tokenizer.text_ids.tolist())
+    given = {id for ids in tokenizer.encode_batch([line.replace(">>", "") for line in LINES]) for id in ids}
+    assert given - {tokenizer.unknown_id} <= set(tokenizer.text_ids.tolist())
+    assert tokenizer.word_starts[list(controls - {None})].all()
+    assert len(tokenizer.surfaces) == len(tokenizer.word_starts) == tokenizer.size
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "cc25", "marian"])
+def test_words_begin_after_a_space(families, name):
+    """Of a text of plain words as many tokens begin one as there are, but perhaps the first."""
+    tokenizer = families[name]
+    ids = tokenizer.encode("the house of reading letters quickly")
+    assert tokenizer.word_starts[ids].sum() == 6 - (name == "bart")
+
+
+def test_every_byte_begins_a_word(families):
+    assert families["byt5"].word_starts.all()
+
+
+def test_ids_by_surface_are_exact(families):
+    for name in ("t5", "bart", "cc25", "byt5"):
+        tokenizer = families[name]
+        for id in tokenizer.ids_by_surface[b"."]:
+            assert tokenizer.surfaces[id] == b"."
+        assert len(tokenizer.ids_by_surface[b"."]) == 1

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from research.config import Bytes, SpanCorruption
+from research.config import TFDS, Bytes, Denoising, SpanCorruption
 from research.data import objective
 from research.data.tokenizer import open_tokenizer
 from scripts.benchmark import data as benchmark
@@ -34,10 +34,18 @@ def merge(inputs: np.ndarray, targets: np.ndarray) -> list[int]:
 def test_rates_are_rows_over_seconds():
     assert benchmark.rows_per_second(iter([10] * 10**6), 0.01) > 0
     rates = {"collator": [10.0, 20.0, 10.0], "objective": [100.0, 220.0, 90.0]}
-    result = benchmark.summary(rates, raw_length=5)
+    result = benchmark.summary(rates, {"collator": 5, "objective": 5})
     assert result["objective"]["rows/s"] == [100.0, 90.0, 220.0]
     assert result["objective"]["raw tokens/s"] == [500.0, 450.0, 1100.0]
     assert result["objective"]["x collator"] == [10.0, 9.0, 11.0]
+
+
+@pytest.mark.parametrize("engine", [*benchmark.OBJECTIVES, "ul2"])
+def test_every_objective_makes_rows(engine):
+    settings = benchmark.Settings(Denoising((TFDS("none"),)), block_rows=8, batch_size=8, seconds=0.1)
+    steps = benchmark.steps_of(engine, settings)
+    assert [next(steps) for _ in range(8)] == [8] * 8
+    assert 500 < benchmark.raw_length(engine, settings.data) < 1000
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""The quickstart's T5 learns to say what a Python function does: its body in, its docstring's first sentence out.
+
+Commands:
+    ./scripts/quickstart
+    python -m scripts.train experiments/finetune/python_summaries.py --run_dir runs/summaries
+    python -m scripts.evaluate runs/summaries --split test
+    The same model from random weights, to compare with: --run_dir runs/summaries_scratch --config.init=None
+"""
+
+from research.config import (
+    Adafactor,
+    Checkpoint,
+    Constant,
+    Evaluation,
+    Experiment,
+    Generation,
+    Model,
+    Report,
+    SentencePiece,
+    Summarization,
+    Supervised,
+    TFDSExamples,
+)
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=Model(
+            vocab_size=2176,
+            width=128,
+            heads=4,
+            head_width=32,
+            feed_forward=384,
+            encoder_layers=2,
+            decoder_layers=2,
+            dropout=0.1,
+            compute="float32",
+            unroll=2,
+        ),
+        init="runs/quickstart",
+        data=Supervised(
+            tasks=(Summarization(examples=TFDSExamples("python_docs/summaries"), source="body", target="summary"),),
+            tokenizer=SentencePiece("runs/quickstart/tokenizer.model"),
+            input_length=256,
+            target_length=64,
+        ),
+        optimizer=Adafactor(schedule=Constant(peak=5e-3, warmup=50)),
+        steps=1_000,
+        batch_size=16,
+        evaluation=Evaluation(every=250, rows=256, generation=Generation(max_length=32), examples=256, best="rougeL"),
+        checkpoint=Checkpoint(every=250),
+        report=Report(every=20),
+    )

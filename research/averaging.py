@@ -1,0 +1,56 @@
+"""The mean of a run's last checkpoints, kept so that everything reads it as a run, though none can be trained in it.
+
+The parameters of neighbouring checkpoints average to a better model than any of them (Junczys-Dowmunt et al.,
+arXiv:1605.04809, 4; fairseq's average_checkpoints.py).
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from research import run_directory, weights
+from research.checkpoint import steps_on_disk, write_parameters
+from research.config import require
+from research.data.progress import Progress
+from research.pretrained.files import new_directory
+from research.sharding import flatten, unflatten
+
+
+def average(run: Path, target: Path, last: int) -> list[int]:
+    """Writes the mean of the newest `last` checkpoints of `run` to a new directory; returns their steps.
+
+    Sums are in float64, one checkpoint in memory at a time. Where the run keeps a moving average, that is averaged.
+
+    Raises:
+        ConfigError: `run` is no run directory or has fewer checkpoints, one is damaged, or `target` exists.
+    """
+    require(last > 0, f"--last is {last}: it must be above 0.")
+    found = weights.find(run)
+    is_run = found.format == "run" and run.parent.name != "checkpoints"
+    require(is_run, f"{run} is no run directory: only a run has several checkpoints.")
+    steps = steps_on_disk(run / "checkpoints")[:last]
+    require(
+        len(steps) == last,
+        f"{run} keeps {len(steps)} checkpoints, fewer than --last {last}: lower it, or train with"
+        f" --config.checkpoint.keep={last}.",
+    )
+    with new_directory(target) as unfinished:
+        write_parameters(unfinished / "checkpoints", steps[0], found.stored_as, _mean(run, steps))
+        shutil.copy(run / "config.json", unfinished)
+        found.tokenizer().save(unfinished / "tokenizer.model")
+        said = f"the mean of the checkpoints of steps {', '.join(map(str, steps[::-1]))} of {run}"
+        run_directory.write_result(unfinished, "done", steps[0], said)
+    return steps
+
+
+def _mean(run: Path, steps: list[int]) -> Any:
+    total: dict[str, np.ndarray] = {}
+    with Progress("Averaging", len(steps), "checkpoints") as progress:
+        for step in steps:
+            for path, leaf in flatten(weights.find(run / "checkpoints" / str(step)).params()).items():
+                total[path] = np.add(total.get(path, 0.0), leaf, dtype=np.float64)
+            progress.advance()
+    return jax.tree.map(lambda leaf: (leaf / len(steps)).astype(np.float32), unflatten(total))

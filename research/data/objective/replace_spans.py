@@ -1,0 +1,83 @@
+"""T5's baseline before span corruption: i.i.d. noise, whose runs become sentinels (arXiv:1910.10683, 3.1.4 and 3.3.2).
+
+    raw      Thank you for inviting me to your party last week
+    inputs   Thank you <X> me to your party <Y> week EOS
+    targets  <X> for inviting <Y> last <Z> EOS
+
+As T5's nonnoise_span_to_unique_sentinel the target has a sentinel for each run of kept tokens, the last one too, and
+none before noise with which a row begins: there the target's sentinels are those of the noise that follows.
+
+How many tokens and sentinels a row has varies. Both sides are as wide as all rows but one in 1e9 need, and padded (T5
+cuts its targets to 103, 192, 256 and 512 tokens at 10, 15, 25 and 50%). Rows that need more sentinels than there are
+would be drawn anew, which is refused unless it is next to never: of rows of 511 tokens at 15%, one in 10 million needs
+more than 100.
+"""
+
+import numpy as np
+from jaxtyping import Bool, UInt
+
+from research.config import require
+from research.data.batch import Batch
+from research.data.objective.iid import is_shown, most, noise_masks, starts_span
+from research.data.objective.rows import Array, Lengths, Rows, batch_of, kept, raw_for
+from research.data.tokenizer import Tokenizer
+
+TOO_MANY_SPANS = 1e-6  # the probability of a row that needs more sentinels than there are
+
+
+def lengths(noise_density: float, input_length: int, controls: int) -> Lengths:
+    """Rows as T5's: the text that would fill the encoder if none were noise. ConfigError without room for any."""
+    raw = raw_for(input_length, controls)
+    longest, longest_target = most(raw, noise_density, is_shown), most(raw, 1 - noise_density, is_shown)
+    return Lengths(raw, longest + controls, longest_target + controls)
+
+
+def check(noise_density: float, lengths: Lengths, tokenizer: Tokenizer) -> None:
+    """Raises ConfigError where sentinels would run out too often."""
+    densities = (noise_density, 1 - noise_density)  # of what the inputs hide and of what the targets do
+    needed = max(most(lengths.raw, density, starts_span, TOO_MANY_SPANS) for density in densities)
+    available = len(tokenizer.sentinel_ids)
+    require(
+        needed <= available,
+        f"data.objective needs up to {needed} sentinels in a row of {lengths.raw} tokens but the tokenizer has"
+        f" {available}: give it {needed}, or lower noise_density or data.input_length.",
+    )
+
+
+def corrupt(
+    tokens: UInt[Array, "n raw"],
+    noise_density: float,
+    lengths: Lengths,
+    tokenizer: Tokenizer,
+    language: str | None,
+    rng: np.random.Generator,
+) -> Batch:
+    rows, raw = tokens.shape
+    controls = sum(map(len, tokenizer.frame(language)))
+    sentinels = tokenizer.sentinel_ids
+
+    def fits(is_noise: Bool[Array, "n raw"]) -> Bool[Array, " n"]:
+        noise, spans, kept_spans = is_noise.sum(axis=1), first_of(is_noise).sum(axis=1), first_of(~is_noise).sum(axis=1)
+        shown = (raw - noise + spans <= lengths.inputs - controls) & (noise + kept_spans <= lengths.targets - controls)
+        return shown & (np.maximum(spans, kept_spans) <= len(sentinels))
+
+    is_noise = noise_masks(rows, raw, noise_density, rng, fits)
+    inputs, targets = hide(tokens, is_noise, sentinels), hide(tokens, ~is_noise, sentinels)
+    return batch_of(rows, inputs, targets, lengths, tokenizer, language)
+
+
+def first_of(mask: Bool[Array, "n raw"]) -> Bool[Array, "n raw"]:
+    """Where runs begin."""
+    first = mask.copy()
+    first[:, 1:] &= ~mask[:, :-1]
+    return first
+
+
+def hide(tokens: UInt[Array, "n raw"], hidden: Bool[Array, "n raw"], sentinels: UInt[Array, " sentinels"]) -> Rows:
+    """Each hidden run becomes a sentinel, those of a row in their order."""
+    first = first_of(hidden)
+    spans = first.sum(axis=1)
+    order = np.arange(spans.sum()) - np.repeat(np.cumsum(spans) - spans, spans)
+    text = tokens.copy()
+    text[first] = sentinels[order]
+    return kept(text, ~hidden | first)

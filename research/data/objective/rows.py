@@ -1,0 +1,116 @@
+"""What objectives share: how long rows are, and how broken text becomes a batch in the frame of its tokenizer."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt
+
+from research.config import require
+from research.data.batch import Batch
+from research.data.tokenizer import Tokenizer
+
+Array = np.ndarray
+
+
+class Lengths(NamedTuple):
+    """Tokens a row. Inputs and targets count controls and sentinels; where rows differ, they are as wide as any."""
+
+    raw: int
+    inputs: int
+    targets: int
+    noise_tokens: int = 0  # of span corruption, the same in every row
+    spans: int = 0
+
+
+class Rows(NamedTuple):
+    """Text of rows one after the other, and how much of it is each row's; None where all have the same share."""
+
+    tokens: UInt[Array, " total"]
+    counts: Int[Array, " n"] | None
+
+
+def kept(tokens: UInt[Array, "n raw"], keep: Bool[Array, "n raw"]) -> Rows:
+    return Rows(tokens[keep], keep.sum(axis=1))
+
+
+def whole(tokens: UInt[Array, "n raw"]) -> Rows:
+    return Rows(tokens.reshape(-1), None)
+
+
+def raw_for(input_length: int, controls: int) -> int:
+    """The text that fills rows of `input_length`. Raises ConfigError where there is no room for any."""
+    require(
+        input_length > controls,
+        f"data.input_length is {input_length}: {controls} controls and a token need at least {controls + 1}.",
+    )
+    return input_length - controls
+
+
+def batch_of(
+    rows: int, inputs: Rows, targets: Rows, lengths: Lengths, tokenizer: Tokenizer, language: str | None
+) -> Batch:
+    """Both sides in the tokenizer's frame. A side is padded, and says so, where its rows have counts."""
+    frame = tokenizer.frame(language)
+    encoder, encoder_real = _framed(rows, inputs, lengths.inputs, frame, tokenizer.pad_id)
+    decoder, decoder_real = _framed(rows, targets, lengths.targets, frame, tokenizer.pad_id)
+    shifted = np.empty_like(decoder)
+    shifted[:, 0] = tokenizer.start_id(language)
+    shifted[:, 1:] = decoder[:, :-1]
+    if decoder_real is not None:
+        shifted[~decoder_real] = tokenizer.pad_id
+    return Batch(
+        encoder_input_tokens=encoder,
+        decoder_input_tokens=shifted,
+        decoder_target_tokens=decoder,
+        decoder_loss_weights=None if decoder_real is None else decoder_real.astype(np.float32),
+        encoder_segment_ids=None if encoder_real is None else encoder_real.astype(np.int32),
+        decoder_segment_ids=None if decoder_real is None else decoder_real.astype(np.int32),
+    )
+
+
+def _framed(
+    rows: int, text: Rows, width: int, frame: tuple[list[int], list[int]], pad_id: int
+) -> tuple[Int[Array, "n width"], Bool[Array, "n width"] | None]:
+    """Rows with the frame around their text, and which of it is no padding; None where there is none."""
+    before, after = frame
+    room = width - len(before) - len(after)
+    framed = np.full((rows, width), pad_id, np.int32)
+    framed[:, : len(before)] = before
+    if text.counts is None:
+        framed[:, len(before) : len(before) + room] = text.tokens.reshape(rows, room)
+        framed[:, len(before) + room :] = after
+        return framed, None
+    columns, ends = np.arange(width), len(before) + text.counts[:, None]
+    framed[(columns >= len(before)) & (columns < ends)] = text.tokens
+    framed[np.arange(rows)[:, None], ends + np.arange(len(after))] = after
+    return framed, columns < ends + len(after)
+
+
+def mask_of(tokenizer: Tokenizer) -> int:
+    """What stands for hidden text: the mask or, in vocabularies without one, the first sentinel, as in T5.
+
+    Raises ConfigError where the tokenizer has neither.
+    """
+    if tokenizer.mask_id is not None:
+        return tokenizer.mask_id
+    require(len(tokenizer.sentinel_ids) > 0, "data.objective needs a mask or a sentinel: the tokenizer has neither.")
+    return int(tokenizer.sentinel_ids[0])
+
+
+def masks_or_random(
+    count: int, random_tokens: float, tokenizer: Tokenizer, rng: np.random.Generator
+) -> UInt[Array, " count"]:
+    """Masks, each of which a draw of its own turns into a random token of text."""
+    tokens = np.full(count, mask_of(tokenizer), np.uint32)
+    if random_tokens:
+        is_random = rng.random(count, np.float32) < random_tokens
+        tokens[is_random] = random_text(int(is_random.sum()), tokenizer, rng)
+    return tokens
+
+
+def random_text(count: int, tokenizer: Tokenizer, rng: np.random.Generator) -> UInt[Array, " count"]:
+    """Ids of text, all equally likely.
+
+    T5 and fairseq draw from all ids but the first few, and so now and then a control or a sentinel.
+    """
+    return tokenizer.text_ids[rng.integers(len(tokenizer.text_ids), size=count)]

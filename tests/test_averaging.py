@@ -1,0 +1,96 @@
+"""The mean of checkpoints is read as a run is, and nothing else takes it for one."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import experiment
+
+from research import weights
+from research.averaging import average
+from research.config import Checkpoint, ConfigError
+from research.sharding import flatten
+from research.train import train
+from scripts import average as script
+from scripts import generate
+
+
+@pytest.fixture(scope="module", params=[None, 0.8])
+def run(request, tmp_path_factory) -> Path:
+    """Four steps with a checkpoint each, with and without a moving average."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KINTSUGI_CACHE", str(folder / "cache"))
+        asked = experiment(folder, steps=4, checkpoint=Checkpoint(every=1, keep=4), average_decay=request.param)
+        assert train(asked, folder / "run") == 0
+        yield folder / "run"
+
+
+def params_of(path: Path) -> dict[str, np.ndarray]:
+    return flatten(weights.find(path).params())
+
+
+def test_it_is_the_mean_of_what_the_run_evaluates(run, tmp_path, capsys):
+    assert average(run, tmp_path / "mean", 3) == [4, 3, 2]
+    each = [params_of(run / "checkpoints" / str(step)) for step in (2, 3, 4)]
+    for path, mean in params_of(tmp_path / "mean").items():
+        np.testing.assert_allclose(mean, np.mean([one[path] for one in each], 0), rtol=1e-6, atol=1e-7, err_msg=path)
+        assert mean.dtype == np.float32
+    assert any(not np.array_equal(each[0][path], each[2][path]) for path in each[0])
+    assert generate.main([str(tmp_path / "mean"), "some text", "--generation.max_length=4"]) == 0
+    assert json.loads((tmp_path / "mean" / "RESULT.json").read_text())["reason"].startswith(
+        "the mean of the checkpoints of steps 2, 3, 4 of "
+    )
+
+
+def test_a_moving_average_is_not_the_parameters(run):
+    state = flatten(params_of(run))
+    config = json.loads((run / "config.json").read_text())
+    stored = weights.find(run).stored_as
+    assert stored == ("params" if config["average_decay"] is None else "average")
+    asked = weights.override.from_json((run / "config.json").read_text())
+    plain = dataclasses.replace(asked, average_decay=None)
+    (run / "config.json").write_text(weights.override.to_json(plain))
+    try:
+        same = jax.tree.all(jax.tree.map(np.array_equal, state, flatten(params_of(run))))
+    finally:
+        (run / "config.json").write_text(weights.override.to_json(asked))
+    assert same == (stored == "params")
+
+
+def test_a_moving_average_goes_on_bit_for_bit(run):
+    config = weights.override.from_json((run / "config.json").read_text())
+    whole, parts = run.parent / "whole", run.parent / "parts"
+    assert train(config, whole) == 0
+    for steps in (2, 4):
+        assert train(dataclasses.replace(config, steps=steps), parts) == 0
+    assert jax.tree.all(jax.tree.map(np.array_equal, params_of(whole), params_of(parts)))
+
+
+def test_no_run_goes_on_in_it_but_one_may_start_from_it(run, tmp_path):
+    average(run, tmp_path / "mean", 2)
+    asked = experiment(
+        run.parent, steps=6, average_decay=json.loads((run / "config.json").read_text())["average_decay"]
+    )
+    with pytest.raises(ConfigError, match=r"holds parameters alone, from which no run goes on: .* --config\.init="):
+        train(asked, tmp_path / "mean")
+    assert train(dataclasses.replace(asked, steps=1, init=str(tmp_path / "mean")), tmp_path / "next") == 0
+
+
+def test_bad_input_is_one_sentence(run, tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    for arguments, said in (
+        ([str(run), "mean", "--last", "9"], "keeps 4 checkpoints, fewer than --last 9"),
+        ([str(run), "mean", "--last", "0"], "--last is 0: it must be above 0."),
+        ([str(run / "checkpoints" / "4"), "mean"], "is no run directory"),
+        ([str(tmp_path / "absent"), "mean"], "does not exist"),
+        ([str(run), str(tmp_path / "there"), "--last", "2"], "must not exist, or be an empty directory"),
+    ):
+        assert script.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
