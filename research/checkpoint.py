@@ -5,7 +5,7 @@ checkpoint (Orbax restores a flipped bit without a word), falling back to the ne
 comparison of what the checkpoint was made from before any array is read. A step's directory holds
 
     state/          step, parameters, optimizer state
-    meta/           config, data fingerprint, next global row, random key
+    meta/           config, data fingerprint, next global row, random key, the best evaluation so far
     MANIFEST.json   blake2b of every file
 """
 
@@ -13,9 +13,11 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,11 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from research.best import merit
 from research.config import Checkpoint, require
 
 MANIFEST = "MANIFEST.json"
-METRICS = "metrics"  # the directory in a checkpoint that holds its held-out loss
+METRICS = "metrics"  # the directory in a checkpoint that holds the numbers of its evaluation, if there was one
 WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax, after a checkpoint's manifest
 
 
@@ -36,19 +39,23 @@ class CheckpointError(RuntimeError):
 
 
 class Checkpoints:
-    """The checkpoints of one run. `check` is called every step: it surfaces what went wrong in the background."""
+    """The checkpoints of one run, the best of them by the number of that name.
 
-    def __init__(self, directory: Path, config: Checkpoint) -> None:
+    `check` is called every step: it surfaces what went wrong in the background.
+    """
+
+    def __init__(self, directory: Path, config: Checkpoint, best: str = "held_out_loss") -> None:
         self.directory = directory = directory.absolute()  # as Orbax requires
         directory.mkdir(exist_ok=True)
         self._set_aside: list[Path] = []
         self._unsealed: int | None = None
         self.newest = _agreed(self._newest_that_verifies)
+        rank = partial(_rank, best)
         policies = [checkpoint_managers.LatestN(config.keep)]
         if config.keep_best:
             policies.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=_best, n=config.keep_best, keep_checkpoints_without_metrics=False
+                    get_metric_fn=rank, n=config.keep_best, keep_checkpoints_without_metrics=False
                 )
             )
         logging.getLogger("absl").addFilter(_is_news)
@@ -57,7 +64,7 @@ class Checkpoints:
             item_names=("state", "meta"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                best_fn=_best,  # makes Orbax write the metrics
+                best_fn=rank,  # makes Orbax write the metrics
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
             ),
         )
@@ -72,19 +79,24 @@ class Checkpoints:
         before_it = (step for step in steps_on_disk(self.directory) if step < before)
         return next((step for step in before_it if not verify(self.directory / str(step))), None)
 
-    def best_held_out(self) -> float | None:
-        """The lowest held-out loss of the checkpoints kept, in nats a target token."""
-        losses = [self._manager.metrics(step) for step in self._manager.all_steps()]
-        return min((metrics["held_out_loss"] for metrics in losses if metrics), default=None)
+    @property
+    def best(self) -> int | None:
+        """The step of the best that is kept, if any was evaluated."""
+        evaluated = [step for step in self._manager.all_steps() if self._manager.metrics(step)]
+        return self._manager.best_step() if evaluated else None
 
-    def save(self, step: int, state: Any, meta: Mapping[str, Any], held_out_loss: float | None) -> None:
-        """Starts writing; the arrays are copied off the device before this returns, so the state may be donated."""
+    def save(self, step: int, state: Any, meta: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+        """Starts writing; the arrays are copied off the device before this returns, so the state may be donated.
+
+        `scores` are those of the step's evaluation, or empty. Those that are not finite are left out.
+        """
         self.wait()
         if step in self._manager.all_steps():
             return
         self._unsealed = step
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta)))
-        metrics = None if held_out_loss is None else {"held_out_loss": held_out_loss}
+        finite = {name: value for name, value in scores.items() if math.isfinite(value)}
+        metrics = finite | {"step": step} if finite else None
         with self._reported():
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
@@ -246,12 +258,13 @@ def _free_name(directory: Path, name: str) -> Path:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not what Orbax warns of at every save without a held-out loss."""
+    """Not what Orbax warns of at every save without an evaluation."""
     return not record.getMessage().startswith("Requested `tracked_metric`")
 
 
-def _best(metrics: Mapping[str, float]) -> float:
-    return -metrics["held_out_loss"]
+def _rank(best: str, metrics: Mapping[str, float]) -> tuple[float, int]:
+    """What the best has most of. Of equals the first is the best; last comes what lacks the number."""
+    return (merit(best, metrics[best]) if best in metrics else -math.inf), -int(metrics.get("step", 0))
 
 
 def _agreed(choose: Any) -> int | None:

@@ -1,20 +1,25 @@
-"""Evaluation on held-out data: the loss, and what the model writes where text was hidden."""
+"""Evaluation on held-out data: the loss, what the model writes for a task, and where text was hidden."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from research.config import Generation, Model
+from research import metrics
+from research.config import Experiment, Generation, Model, Supervised, Task, require, task_labels
 from research.data.batch import Batch
+from research.data.task import Example, Split, open_task
 from research.data.tokenizer import Tokenizer
 from research.data.tokenizer.sentinels import SENTINEL
 from research.decode import decode
+from research.generate import Generator
 from research.loss import Sums
+from research.metrics import Score
 from research.model.transformer import Params
+from research.weights import with_controls
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,32 @@ class Passage:
     input: str
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Examples of a task whose targets are to be written. `label` stands before the names of its numbers."""
+
+    label: str
+    name: str
+    task: Task
+    examples: list[Example]
+
+    @property
+    def sources(self) -> list[str]:
+        return [example.source for example in self.examples]
+
+    @property
+    def references(self) -> list[tuple[str, ...]]:
+        return [example.references for example in self.examples]
+
+
+class Sample(NamedTuple):
+    """An example of a task, and what the model writes for it."""
+
+    source: str
+    written: str
+    reference: str
+
+
 def held_out(eval_step: Callable[[Params, Batch], Sums], params: Params, batches: Iterable[Batch]) -> dict[str, float]:
     """Mean negative log-likelihood in nats a target token, and accuracy under forced decoding."""
     sums: Any = None
@@ -41,6 +72,80 @@ def held_out(eval_step: Callable[[Params, Batch], Sums], params: Params, batches
         "held_out_loss": float(total.nll / total.weight),
         "held_out_accuracy": float(total.correct / total.weight),
     }
+
+
+# --- Tasks ------------------------------------------------------------------------------------------------------------
+
+
+def ask(data: Supervised, split: Split, most: int | None = None) -> list[Asked]:
+    """The first `most` examples of each task, or all.
+
+    Raises:
+        ConfigError: a split is missing, or holds what cannot be read; or a metric cannot be computed here.
+    """
+    asked = []
+    for label, task in zip(task_labels(data.tasks), data.tasks, strict=True):
+        metrics.check(task.metrics)
+        examples = open_task(task, split, data.manual_dir)
+        count = len(examples) if most is None else min(most, len(examples))
+        asked.append(Asked(label, f"{label}{examples.name}", task, examples.read(np.arange(count))))
+    return asked
+
+
+def generator_for(
+    experiment: Experiment, task: Task, generation: Generation, params: Params, tokenizer: Tokenizer, mesh: Any
+) -> Generator:
+    """What writes the targets of a task in a run: sources are cut as in training, in batches of as many rows."""
+    data = experiment.data
+    assert isinstance(data, Supervised)
+    return Generator(
+        experiment.model,
+        params,
+        tokenizer,
+        with_controls(generation, experiment.model, tokenizer, task.languages[1]),
+        task.languages,
+        batch_size=experiment.batch_size // experiment.microbatches,
+        input_length=data.input_length,
+        mesh=mesh,
+    )
+
+
+def check_length(model: Model, generation: Generation | None) -> None:
+    """Raises ConfigError where more is to be written than the model has positions."""
+    limit, most = model.longest, 0 if generation is None else generation.max_length
+    require(
+        limit is None or most <= limit, f"evaluation.generation.max_length is {most}: the model has {limit} positions."
+    )
+
+
+def greedy(experiment: Experiment) -> Generation:
+    """How tasks are written where an experiment does not say: as long as its targets are."""
+    assert isinstance(experiment.data, Supervised)
+    return Generation(max_length=min(experiment.data.target_length, experiment.model.longest or 2**31))
+
+
+def write(generator: Generator, sources: Sequence[str], advance: Callable[[int], None]) -> list[str]:
+    """The best output for each source; `advance` is told of every batch how many it had."""
+    framed, _ = generator.prepare(sources)
+    written = [""] * len(sources)
+    for outputs in generator.run(framed):
+        for number, (best, *_) in outputs.items():
+            written[number] = best.text
+        advance(len(outputs))
+    return written
+
+
+def score_written(asked: Asked, written: Sequence[str]) -> dict[str, Score]:
+    scores = metrics.score(asked.task.metrics, written, asked.references)
+    return {asked.label + name: score for name, score in scores.items()}
+
+
+def samples(asked: Asked, written: Sequence[str], count: int) -> list[Sample]:
+    shown = list(zip(asked.examples, written, strict=True))[:count]
+    return [Sample(example.source, text, example.target) for example, text in shown]
+
+
+# --- Denoising --------------------------------------------------------------------------------------------------------
 
 
 def fill_in(model: Model, params: Params, batch: Batch, tokenizer: Tokenizer) -> list[Passage]:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt
 
 from research.config import Generation, Model, Sampling, require
 from research.data.tokenizer import Tokenizer
 from research.decode import decode, score
 from research.model.transformer import Params
-from research.sharding import batch_sharding
+from research.sharding import place_rows
 
 SHORTEST = 16  # tokens; the lengths that batches are padded to double from here
 
@@ -49,7 +50,11 @@ class Notes:
 
 @dataclass(frozen=True)
 class Generator:
-    """A model with all that stands between its tokens and text. `languages` are of the source and of the target."""
+    """A model with all that stands between its tokens and text. `languages` are of the source and of the target.
+
+    Sources are cut to the model's positions. Where they are said, they are cut to `input_length` too, and targets to
+    `target_length`. With a mesh over several hosts all of them decode one program, and each has all outputs.
+    """
 
     model: Model
     params: Params
@@ -57,17 +62,19 @@ class Generator:
     generation: Generation
     languages: tuple[str | None, str | None] = (None, None)
     batch_size: int = 32
+    input_length: int | None = None
+    target_length: int | None = None
     seed: int = 0
     scores: bool = False
     mesh: jax.sharding.Mesh | None = None
 
     def prepare(self, lines: Sequence[str], strict: bool = False) -> tuple[list[list[int]], Notes]:
-        """The ids of each line, framed, and cut to the model's positions; an empty line has none.
+        """The ids of each line, framed, and cut to what the model takes; an empty line has none.
 
         Raises:
             ConfigError: a language is unknown; or with `strict` a line is empty or too long.
         """
-        limit, notes = self.model.longest, Notes()
+        limit, notes = self._longest, Notes()
         framed = self.tokenizer.source(lines, self.languages[0])
         for number, line in enumerate(lines):
             if not line.strip():
@@ -104,7 +111,7 @@ class Generator:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), of_rows)
         sources = self._placed((tokens, segments))
         found = decode(self.model, self.params, *sources, generation=self.generation, keys=keys, scores=self.scores)
-        written, scores = np.asarray(found.tokens), np.asarray(found.scores)
+        written, scores = fetched(found.tokens), fetched(found.scores)
         return {
             number: [self._hypothesis(*pair) for pair in zip(written[row], scores[row].tolist(), strict=True)]
             for row, number in enumerate(numbers)
@@ -115,6 +122,11 @@ class Generator:
         ids = tokens[: ends[0] + 1 if len(ends) else len(tokens)].tolist()
         sentinels = not self._sentinels.isdisjoint(ids)  # where they stand is what the model was asked
         return Hypothesis(self.tokenizer.decode(ids) if sentinels else self.tokenizer.text(ids), ids, score)
+
+    @property
+    def _longest(self) -> int | None:
+        """The most tokens of a source."""
+        return min((most for most in (self.model.longest, self.input_length) if most is not None), default=None)
 
     @cached_property
     def _sentinels(self) -> frozenset[int]:
@@ -129,8 +141,8 @@ class Generator:
             ConfigError: a source or a target is longer than the model's positions.
         """
         limit = self.model.longest
-        sources = self.tokenizer.source([source for source, _ in pairs], self.languages[0])
-        targets = self.tokenizer.target([target for _, target in pairs], self.languages[1])
+        sources = self.tokenizer.source([source for source, _ in pairs], self.languages[0], self.input_length)
+        targets = self.tokenizer.target([target for _, target in pairs], self.languages[1], self.target_length)
         for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
             most = max(len(source), len(target))
             require(
@@ -152,7 +164,7 @@ class Generator:
         start = np.full((self.batch_size, 1), self.generation.start_token, np.int32)
         inputs = np.concatenate([start, targets[:, :-1]], axis=1)
         placed = self._placed((sources, inputs, targets, source_segments, segments))
-        found = np.asarray(score(self.model, self.params, *placed))
+        found = fetched(score(self.model, self.params, *placed))
         return [row[: len(target)].tolist() for row, (_, target) in zip(found, pairs, strict=False)]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +172,13 @@ class Generator:
 
     def _placed(self, arrays: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
         """The rows of a batch where the mesh has them."""
-        return arrays if self.mesh is None else jax.device_put(arrays, batch_sharding(self.mesh))
+        return arrays if self.mesh is None else place_rows(self.mesh, arrays)
+
+
+def fetched(array: Any) -> np.ndarray:
+    """The whole of an array, also where other hosts hold parts of it."""
+    scattered = isinstance(array, jax.Array) and not array.is_fully_addressable
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True) if scattered else array)
 
 
 @jax.jit

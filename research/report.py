@@ -22,9 +22,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from research import plan
-from research.config import Experiment
+from research.best import Best
+from research.config import FORCED, Experiment
 from research.data.pipeline import Pipeline
-from research.evaluate import Passage
+from research.evaluate import Passage, Sample
 from research.model.transformer import abstract_params
 
 console = Console(highlight=False, soft_wrap=True)
@@ -103,6 +104,10 @@ class Reporter:
         self._file.flush()
         if self._board is not None:
             self._board.write(step, finite)
+
+    def writing(self, done: int, total: int) -> None:
+        """Says how far an evaluation has come with what it writes."""
+        self._progress.writing(done, total)
 
     def held_out(self, step: int, values: Mapping[str, float]) -> None:
         self.write(step, values)
@@ -200,6 +205,14 @@ class _Progress:
             rate = (now - self._began) / max(1, self._step - self._start)
             self.say(f"step {self._step}/{self._steps}  {self._text}  left {_clock((self._steps - self._step) * rate)}")
 
+    def writing(self, done: int, total: int) -> None:
+        said = f"evaluation: {done} of {total} examples written"
+        if self._live:
+            self._bar.update(self._task, text=self._text if done == total else said)
+        elif time.perf_counter() - self._said > 10:
+            self._said = time.perf_counter()
+            self.say(said)
+
     def say(self, text: str) -> None:
         if not self._quiet:
             console.print(text, markup=False)
@@ -215,10 +228,8 @@ def say(text: str) -> None:
         console.print(text, markup=False)
 
 
-def conclusion(
-    directory: Path, step: int, held_out_loss: float, unigram_entropy: float, passages: Sequence[Passage]
-) -> None:
-    """The passages as text and samples.jsonl, and the held-out loss beside what a model blind to context reaches."""
+def passages(directory: Path, step: int, passages: Sequence[Passage]) -> None:
+    """Held-out text that was broken and mended, to the person and to samples.jsonl."""
     if jax.process_index() != 0:
         return
     with open(directory / "samples.jsonl", "a") as file:
@@ -229,12 +240,45 @@ def conclusion(
         console.print(f"  input     {passage.input}", markup=False)
         console.print(f"  filled    {passage.filled}", markup=False)
         console.print(f"  original  {passage.original}", markup=False)
+
+
+def samples(directory: Path, step: int, by_task: Mapping[str, Sequence[Sample]]) -> None:
+    """Held-out examples and what was written for them, to the person and to samples.jsonl."""
+    if jax.process_index() != 0:
+        return
+    with open(directory / "samples.jsonl", "a") as file:
+        for task, shown in by_task.items():
+            named = {"task": task} if task else {}
+            for sample in shown:
+                file.write(json.dumps({"step": step} | named | sample._asdict(), ensure_ascii=False) + "\n")
+    for task, shown in by_task.items():
+        show_samples(f"{task}: held-out example" if task else "Held-out example", shown)
+
+
+def show_samples(title: str, samples: Sequence[Sample]) -> None:
+    """Prints examples, on a line each what is read, what was written and what should have been."""
+    for number, sample in enumerate(samples, 1):
+        console.print(f"\n{title} {number}", style="bold", markup=False)
+        for name, text in sample._asdict().items():
+            shown = "".join(each if each.isprintable() else " " for each in text)
+            console.print(f"  {name:<9}  {' '.join(shown.split())}", markup=False)
+
+
+def conclusion(
+    directory: Path, step: int, scores: Mapping[str, float], unigram_entropy: float, config: Experiment, best: Best
+) -> None:
+    """The scores, the loss beside what a model blind to context reaches; the plot, and where the best checkpoint is."""
+    if jax.process_index() != 0:
+        return
     rows = {
-        "held-out loss": f"{held_out_loss:.4f} nats a target token, after {step} steps",
+        "held-out loss": f"{scores['held_out_loss']:.4f} nats a target token, after {step} steps",
         "unigram entropy": f"{unigram_entropy:.4f} nats: the best that a model blind to context can do there",
-        "plot": str(plot_loss(directory, unigram_entropy)),
+        **{name: f"{scores[name]:.2f}" for name in config.scores if name not in FORCED},
+        "plot": str(plot_loss(directory, unigram_entropy, config)),
         "all of the run": str(directory),
     }
+    if best.value is not None and config.checkpoint.keep_best:
+        rows["best checkpoint"] = f"{directory / 'checkpoints' / str(best.step)}, by {best.name} {best.value:.4g}"
     console.print()
     table("Result", rows)
 
@@ -308,8 +352,11 @@ def gibibytes(size: float | int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
-def plot_loss(directory: Path, unigram_entropy: float) -> Path:
-    """Draws loss.png: training loss, held-out loss, and the entropy that a model blind to context can reach."""
+def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Path:
+    """Draws loss.png: training loss, held-out loss, and the entropy that a model blind to context can reach.
+
+    Below them the number that evaluations are judged by or, where that is the loss, the first of the tasks' scores.
+    """
     if jax.process_index() != 0:
         return directory / "loss.png"
     import matplotlib
@@ -318,18 +365,33 @@ def plot_loss(directory: Path, unigram_entropy: float) -> Path:
     import matplotlib.pyplot as plt
 
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    score = _plotted(config)
+    figure, panels = plt.subplots(1 + (score is not None), figsize=(8, 5), layout="constrained", squeeze=False)
+    axes = panels[0, 0]
     for name, label, style in (("nll", "training", "-"), ("held_out_loss", "held out", "o-")):
-        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-        if points:
+        if points := _points(lines, name):
             axes.plot(*zip(*points, strict=True), style, markersize=4, label=label)
     axes.axhline(unigram_entropy, color="0.4", linestyle="--", label="unigram entropy of held-out targets")
     axes.set(xlabel="step", ylabel="negative log-likelihood (nats a target token)", title=directory.name)
     axes.grid(alpha=0.3)
     axes.legend()
+    if score is not None:
+        if points := _points(lines, score):
+            panels[1, 0].plot(*zip(*points, strict=True), "o-", markersize=4)
+        panels[1, 0].set(xlabel="step", ylabel=score)
+        panels[1, 0].grid(alpha=0.3)
     figure.savefig(directory / "loss.png", dpi=120)
     plt.close(figure)
     return directory / "loss.png"
+
+
+def _points(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+
+
+def _plotted(config: Experiment) -> str | None:
+    best, of_tasks = config.evaluation.best, [name for name in config.scores if name not in FORCED]
+    return best if best != "held_out_loss" else next(iter(of_tasks), None)
 
 
 def _mean(values: list[dict[str, Any]]) -> dict[str, float | int | None]:

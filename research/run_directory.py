@@ -46,6 +46,8 @@ PACKAGES = (
     "grain",
     "tensorflow-datasets",
     "sentencepiece",
+    "sacrebleu",
+    "rouge-score",
     "numpy",
 )
 

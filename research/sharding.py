@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from research import config
@@ -190,6 +191,12 @@ def place_batch(mesh: jax.sharding.Mesh, local: Batch) -> Batch:
     """Global arrays on the mesh from the rows that this process holds, consecutive in the global batch."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)
+
+
+def place_rows(mesh: jax.sharding.Mesh, whole: tuple[np.ndarray, ...]) -> tuple[jax.Array, ...]:
+    """Global arrays on the mesh from rows that every process holds all of."""
+    sharding = batch_sharding(mesh)
+    return tuple(jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__) for rows in whole)
 
 
 # --- Hosts ------------------------------------------------------------------------------------------------------------

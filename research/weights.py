@@ -116,15 +116,26 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
 # --- The formats ------------------------------------------------------------------------------------------------------
 
 
+def run_of(path: Path) -> Path | None:
+    """The run directory that `path` is, or is a checkpoint of."""
+    directory = path.parent.parent if path.parent.name == "checkpoints" else path
+    return directory if (directory / "checkpoints").is_dir() and (directory / "config.json").is_file() else None
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint that `path` is or, of a run directory, the newest that verifies. Raises ConfigError."""
+    return _checkpoint(path.parent.parent, path.name) if path.parent.name == "checkpoints" else _checkpoint(path, None)
+
+
 def _run(path: Path) -> Weights | None:
-    directory, step = (path.parent.parent, path.name) if path.parent.name == "checkpoints" else (path, None)
-    if not (directory / "checkpoints").is_dir() or not (directory / "config.json").is_file():
+    directory = run_of(path)
+    if directory is None:
         return None
     experiment = override.from_json((directory / "config.json").read_text())
     model, kind = experiment.model, "params" if experiment.average_decay is None else "average"
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
-        return _restore(_checkpoint(directory, step), kind, model, shardings, fresh)
+        return _restore(checkpoint_of(path), kind, model, shardings, fresh)
 
     def tokenizer() -> Tokenizer:
         saved = directory / "tokenizer.model"
@@ -254,6 +265,22 @@ def implied_generation(
         return Generation(start, tokenizer.eos_id, tokenizer.pad_id, forced_first=forced)
 
     return generation
+
+
+def with_controls(generation: Generation, model: Model, tokenizer: Tokenizer, language: str | None) -> Generation:
+    """The same choice of tokens, with the control tokens that the tokenizer and the language to write imply.
+
+    Raises:
+        ConfigError: the language is unknown.
+    """
+    implied = implied_generation(model)(tokenizer, language)
+    return dataclasses.replace(
+        generation,
+        start_token=implied.start_token,
+        eos_token=implied.eos_token,
+        pad_token=implied.pad_token,
+        forced_first=implied.forced_first,
+    )
 
 
 def open_tokenizer_at(path: Path) -> Tokenizer:

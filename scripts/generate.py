@@ -5,11 +5,12 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from research import override
-from research.config import ConfigError, Mesh, require
+from research.config import ConfigError, Generation, Mesh, Model, require
 from research.data.progress import Progress
 
 EPILOG = """
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     add_model_options(made)
+    add_language_options(made)
     made.add_argument("text", nargs="*", help="lines of text")
     made.add_argument("--input", help="a file of lines, or of JSON objects (.jsonl); - for standard input")
     made.add_argument("--output", type=Path, help="where the outputs go; standard output without it")
@@ -66,11 +68,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def add_model_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("model", type=Path, help="where the weights are; see below")
-    made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the model has none")
+def add_language_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--source_language", help="code of the language that is read, as en_XX; >>deu<< for Marian")
     made.add_argument("--target_language", help="code of the language that is written (mBART)")
+
+
+def add_model_options(made: argparse.ArgumentParser, optional: bool = False) -> None:
+    made.add_argument("model", type=Path, nargs="?" if optional else None, help="where the weights are; see below")
+    made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the model has none")
     made.add_argument("--batch_size", type=int, default=32, help="lines decoded at once (%(default)s)")
     made.add_argument("--compute", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
     made.add_argument("--mesh", default="Mesh()", help="devices along each axis, as 'Mesh(tensor=4)' (all: data)")
@@ -78,31 +83,64 @@ def add_model_options(made: argparse.ArgumentParser) -> None:
 
 def open_generator(options: argparse.Namespace, overrides: dict[str, str], **settings: Any) -> Any:
     """The model of the options as a Generator, its parameters on the mesh."""
-    import jax  # here, after the options are known to be good: importing it takes seconds
+    opened = open_model(options)
+    opened.tokenizer.source([""], options.source_language)  # refuses an unknown language
+    generation = opened.generation(options.target_language, overrides)
+    return opened.generator(generation, (options.source_language, options.target_language), **settings)
 
-    from research import generate, sharding, weights
-    from research.model import transformer
+
+def open_model(options: argparse.Namespace) -> "Opened":
+    """The model of the options, without its parameters yet."""
+    from research import sharding, weights  # here, after the options are known to be good: JAX takes seconds
 
     require(options.batch_size > 0, f"--batch_size is {options.batch_size}: it must be above 0.")
     found = weights.find(options.model)
     tokenizer = found.tokenizer() if options.tokenizer is None else weights.open_tokenizer_at(options.tokenizer)
     weights.check_vocabulary(found.model, tokenizer)
-    tokenizer.source([""], options.source_language)  # refuses an unknown language
-    languages = options.source_language, options.target_language
-    generation = override.apply(found.generation(tokenizer, options.target_language), overrides)
-    limit = found.model.longest
-    if limit is not None and generation.max_length > limit and "max_length" not in overrides:
-        generation = dataclasses.replace(generation, max_length=limit)
-    most = generation.max_length
-    require(limit is None or most <= limit, f"generation.max_length is {most}: the model has {limit} positions.")
     mesh = sharding.make_mesh(override.parse(Mesh, options.mesh, "--mesh"))
-    model = dataclasses.replace(found.model, compute=options.compute)
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     size = -(-options.batch_size // rows) * rows
-    places = sharding.shardings(mesh, sharding.param_specs(transformer.abstract_params(model)))
-    params = found.params(places)
-    jax.block_until_ready(params)
-    return generate.Generator(model, params, tokenizer, generation, languages, batch_size=size, mesh=mesh, **settings)
+    return Opened(found, dataclasses.replace(found.model, compute=options.compute), tokenizer, mesh, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A model that was found, and where and how it is to compute."""
+
+    found: Any
+    model: Model
+    tokenizer: Any
+    mesh: Any
+    batch_size: int
+
+    def generation(
+        self, language: str | None, overrides: dict[str, str], default: Generation | None = None
+    ) -> Generation:
+        """How tokens are chosen: as the default says or the model's files, changed by the overrides."""
+        said = self.found.generation(self.tokenizer, language) if default is None else default
+        generation, limit = override.apply(said, overrides), self.model.longest
+        if limit is not None and generation.max_length > limit and "max_length" not in overrides:
+            generation = dataclasses.replace(generation, max_length=limit)
+        most = generation.max_length
+        require(limit is None or most <= limit, f"generation.max_length is {most}: the model has {limit} positions.")
+        return generation
+
+    @cached_property
+    def params(self) -> Any:
+        """The parameters on the mesh."""
+        import jax
+
+        from research import sharding
+        from research.model import transformer
+
+        specs = sharding.param_specs(transformer.abstract_params(self.model))
+        return jax.block_until_ready(self.found.params(sharding.shardings(self.mesh, specs)))
+
+    def generator(self, generation: Generation, languages: tuple[str | None, str | None], **settings: Any) -> Any:
+        from research.generate import Generator
+
+        where = {"batch_size": self.batch_size, "mesh": self.mesh}
+        return Generator(self.model, self.params, self.tokenizer, generation, languages, **where, **settings)
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -10,7 +10,14 @@ from typing import Any
 from research import override
 from research.config import ConfigError, require
 from research.data.progress import Progress
-from scripts.generate import add_model_options, json_objects, lines_of, open_generator, open_journal
+from scripts.generate import (
+    add_language_options,
+    add_model_options,
+    json_objects,
+    lines_of,
+    open_generator,
+    open_journal,
+)
 
 EPILOG = """
 input
@@ -34,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     add_model_options(made)
+    add_language_options(made)
     made.add_argument("--input", required=True, help="a file of pairs; - for standard input")
     made.add_argument("--output", type=Path, help="where the scores go; standard output without it")
     options, rest = made.parse_known_args(arguments)

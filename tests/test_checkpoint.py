@@ -1,5 +1,6 @@
 """A checkpoint is believed only when every byte of it is what was written."""
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -23,10 +24,15 @@ def abstract(state: dict) -> dict:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-def saved(directory: Path, *steps: int, losses: dict[int, float] | None = None, **config) -> Path:
-    checkpoints = Checkpoints(directory, Checkpoint(**config))
+def saved(directory: Path, *steps: int, losses: dict[int, float] | None = None, best="held_out_loss", **config) -> Path:
+    """`losses` are the numbers of that name of the steps that were evaluated."""
+
+    def scores(step: int) -> dict[str, float]:
+        return {best: losses[step]} if losses is not None and step in losses else {}
+
+    checkpoints = Checkpoints(directory, Checkpoint(**config), best)
     for step in steps:
-        checkpoints.save(step, new_state(float(step)), META | {"next_row": step}, (losses or {}).get(step))
+        checkpoints.save(step, new_state(float(step)), META | {"next_row": step}, scores(step))
     checkpoints.wait()
     checkpoints.close()
     return directory
@@ -43,13 +49,13 @@ def test_state_and_meta_come_back_bit_for_bit_though_the_state_was_donated(tmp_p
     state = new_state(3.0)
     expected = jax.tree.map(np.array, state)
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
-    checkpoints.save(3, state, META, held_out_loss=1.5)
+    checkpoints.save(3, state, META, {"held_out_loss": 1.5})
     for _ in range(3):
         state = overwrite(state)
     checkpoints.wait()
     jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(3, abstract(state)), expected)
     assert checkpoints.meta(3) == META
-    assert checkpoints.best_held_out() == 1.5
+    assert checkpoints.best == 3
     checkpoints.close()
 
 
@@ -92,7 +98,7 @@ def test_the_newest_that_verifies_is_taken_and_the_bad_one_set_aside(tmp_path: P
     assert (tmp_path / "set_aside" / "3" / "state").is_dir()
     assert "Checkpoint 3 does not verify: meta/metadata was changed" in capsys.readouterr().out
     assert float(checkpoints.restore(2, abstract(new_state(0.0)))["params"]["a"][0, 0]) == 2.0
-    checkpoints.save(3, new_state(3.5), META, None)
+    checkpoints.save(3, new_state(3.5), META, {})
     checkpoints.wait()
     checkpoints.close()
     assert verify(directory / "3") == ""
@@ -107,7 +113,7 @@ def test_without_any_that_verifies_nothing_starts_over_silently(tmp_path: Path) 
 
 def test_killed_before_the_seal_the_checkpoint_still_counts(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "c", Checkpoint())
-    checkpoints.save(1, new_state(1.0), META, None)
+    checkpoints.save(1, new_state(1.0), META, {})
     checkpoints._manager.wait_until_finished()  # committed, and the process ends before `check`
     checkpoints.close()
     directory = tmp_path / "c" / "1"
@@ -122,12 +128,32 @@ def test_kept_by_count_and_by_best_held_out_loss(tmp_path: Path) -> None:
     assert sorted(path.name for path in directory.iterdir() if path.name.isdigit()) == ["2", "4", "5"]
 
 
+def test_another_number_is_better_when_higher_and_of_equals_the_first_is_kept(tmp_path: Path) -> None:
+    scores = {1: 0.0, 2: 31.5, 3: 31.5, 4: 30.0, 5: math.nan}
+    directory = saved(tmp_path / "c", 1, 2, 3, 4, 5, 6, losses=scores, best="bleu", keep=1)
+    assert sorted(path.name for path in directory.iterdir() if path.name.isdigit()) == ["2", "6"]
+    checkpoints = Checkpoints(directory, Checkpoint(keep=1), "bleu")
+    assert checkpoints.best == 2
+    checkpoints.close()
+
+
+def test_a_number_asked_for_later_than_what_was_saved_ranks_what_has_it_first(tmp_path: Path) -> None:
+    directory = saved(tmp_path / "c", 1, 2, losses={1: 1.0, 2: 2.0})
+    checkpoints = Checkpoints(directory, Checkpoint(keep=1, keep_best=1), "bleu")
+    for step, scores in ((3, {"held_out_loss": 3.0, "bleu": 5.0}), (4, {}), (5, {})):
+        checkpoints.save(step, new_state(float(step)), META, scores)
+    checkpoints.wait()
+    assert checkpoints.best == 3
+    checkpoints.close()
+    assert sorted(path.name for path in directory.iterdir() if path.name.isdigit()) == ["3", "5"]
+
+
 def test_an_unfinished_save_is_not_taken(tmp_path: Path) -> None:
     directory = saved(tmp_path / "c", 1)
     shutil.copytree(directory / "1", directory / "2.orbax-checkpoint-tmp")
     checkpoints = Checkpoints(directory, Checkpoint())
     assert checkpoints.newest == 1
-    checkpoints.save(2, new_state(2.0), META, None)
+    checkpoints.save(2, new_state(2.0), META, {})
     checkpoints.wait()
     checkpoints.close()
     assert verify(directory / "2") == ""
@@ -136,7 +162,7 @@ def test_an_unfinished_save_is_not_taken(tmp_path: Path) -> None:
 def test_a_save_that_fails_is_found_and_deletes_nothing(tmp_path: Path, monkeypatch) -> None:
     """Also when it would have replaced the only checkpoint, and however often the loop asks."""
     checkpoints = Checkpoints(tmp_path / "c", Checkpoint(keep=1, keep_best=0))
-    checkpoints.save(1, new_state(1.0), META, None)
+    checkpoints.save(1, new_state(1.0), META, {})
     checkpoints.wait()
 
     def no_space(*_, **__) -> None:
@@ -144,7 +170,7 @@ def test_a_save_that_fails_is_found_and_deletes_nothing(tmp_path: Path, monkeypa
         raise OSError("No space left on device")
 
     monkeypatch.setattr("research.checkpoint._write_manifest", no_space)
-    checkpoints.save(2, new_state(2.0), META, None)
+    checkpoints.save(2, new_state(2.0), META, {})
     began = time.monotonic()
 
     def steps() -> None:
@@ -173,7 +199,7 @@ def test_an_older_checkpoint_whose_metrics_are_damaged_is_set_aside(tmp_path: Pa
     (directory / "1" / "metrics" / "metrics").write_text("{")
     checkpoints = Checkpoints(directory, Checkpoint())
     assert checkpoints.newest == 2
-    assert checkpoints.best_held_out() == 2.0
+    assert checkpoints.best == 2
     assert checkpoints.set_aside == [tmp_path / "set_aside" / "1"]
 
 

@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     {"config"}, {"override"}, {"data"}, {"model"}, {"pretrained"}, {"sharding"}, {"loss", "optimizer"}, {"step"},
-    {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal"}, {"decode", "weights"},
-    {"generate", "averaging"}, {"evaluate"}, {"report"}, {"train"}, {"sweep"},
+    {"best"}, {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs"},
+    {"decode", "weights"}, {"generate", "averaging"}, {"evaluate"}, {"report"}, {"train"}, {"sweep"},
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 MODULES = sorted((ROOT / "research").rglob("*.py"))

@@ -241,6 +241,142 @@ def test_killed_after_the_last_save_the_run_is_still_concluded(folder: Path) -> 
     assert (folder / "unsaid" / "samples.jsonl").read_text() == (folder / "whole" / "samples.jsonl").read_text()
 
 
+def test_a_killed_run_stops_when_its_patience_is_at_an_end_and_stays_so(folder: Path) -> None:
+    """Nothing is learned, so the first evaluation stays the best; kills in between change neither count nor end."""
+    nothing = "--config.optimizer=AdamW(schedule=Constant(peak=0.0, warmup=0))"
+    every = ["--config.evaluation.every=1", "--config.checkpoint.every=3", "--config.checkpoint.keep=1"]
+    arguments = [nothing, *every, "--config.steps=1000", "--config.evaluation.patience=40"]
+    checkpoints = folder / "patient" / "checkpoints"
+    for saved in (9, 21):
+        process = start(folder, "patient", *arguments)
+        until(process, lambda saved=saved: newest_save(checkpoints) >= saved)
+        process.kill()
+        process.wait()
+    assert run(folder, "patient", *arguments) == 0
+    lines = metrics(folder, "patient")
+    assert [line["step"] for line in lines if "held_out_loss" in line] == list(range(1, 42))
+    result = json.loads((folder / "patient" / "RESULT.json").read_text())
+    best = lines[1]["held_out_loss"]
+    assert result["best"] == {"held_out_loss": best, "step": 1}
+    said = f"stopped at step 41 of 1000, since no evaluation of the last 40 was better than held_out_loss {best:.4g}"
+    assert (result["status"], result["exit_code"], result["reason"]) == ("done", 0, f"{said} of step 1")
+    assert names(checkpoints) == {"1", "41"}
+    assert run(folder, "patient", *arguments) == 0
+    assert said in log(folder, "patient").splitlines()[-1]
+    assert metrics(folder, "patient") == lines
+    assert run(folder, "patient", *arguments[:-1], "--config.evaluation.patience=42") == 0
+    assert metrics(folder, "patient")[-1]["step"] == 43
+    assert metrics(folder, "patient")[: len(lines)] == lines
+
+
+def test_the_best_by_another_number_is_kept(folder: Path) -> None:
+    by = ["--config.evaluation.best=held_out_accuracy", "--config.evaluation.every=2", "--config.checkpoint.keep=1"]
+    assert run(folder, "accurate", *by) == 0
+    scores = {line["step"]: line["held_out_accuracy"] for line in metrics(folder, "accurate") if len(line) == 3}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert names(folder / "accurate" / "checkpoints") == {str(best), str(STEPS)}
+    assert f"checkpoints/{best}, by held_out_accuracy {scores[best]:.4g}" in log(folder, "accurate")
+
+
+TASKS = """
+from research.config import *
+
+def get_config():
+    return Experiment(
+        model=Model(400, 32, 2, 16, 64, 1, 1, compute="float32"),
+        data=Supervised(
+            (TextToText(examples=TSVExamples("{folder}/train.tsv", "{folder}/held_out.tsv"), prefix="say: ",
+                        metrics=(ChrF(), ROUGE(), Accuracy())),),
+            Bytes(), input_length=48, target_length=12,
+        ),
+        optimizer=AdamW(schedule=Constant(peak=1e-2, warmup=0)),
+        steps=12,
+        batch_size=4,
+        evaluation=Evaluation(every=4, rows=1000, samples=2, generation=Generation(method=Beam(2), max_length=12),
+                              examples=13, best="chrf"),
+        checkpoint=Checkpoint(every=4, keep=1),
+        report=Report(every=1),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def tasks(folder: Path) -> Path:
+    """A folder of an experiment of one task, and a run of it."""
+    inside = folder / "tasks"
+    inside.mkdir()
+    draw = random.Random(1)
+    for name, count in (("train", 300), ("held_out", 21)):
+        words = [draw.choice(["fee", "fie", "foe", "fum", "englishman"]) for _ in range(count)]
+        (inside / f"{name}.tsv").write_text(
+            "".join(f"{word} {n} words that are long\t{word}\n" for n, word in enumerate(words))
+        )
+    (inside / "experiment.py").write_text(TASKS.format(folder=inside))
+    assert run(inside, "whole") == 0, log(inside, "whole")
+    return inside
+
+
+def test_tasks_are_written_and_scored_at_every_evaluation(tasks: Path) -> None:
+    lines = [line for line in metrics(tasks, "whole") if "held_out_loss" in line]
+    names_of_scores = {"chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "sequence_accuracy"}
+    assert [line.keys() - {"step"} for line in lines] == [names_of_scores | {"held_out_loss", "held_out_accuracy"}] * 3
+    assert max(line["chrf"] for line in lines) > 0
+    result = json.loads((tasks / "whole" / "RESULT.json").read_text())
+    assert {name: result[name] for name in names_of_scores} == {name: lines[-1][name] for name in names_of_scores}
+    best = max(lines, key=lambda line: (line["chrf"], -line["step"]))
+    assert result["best"] == {"chrf": best["chrf"], "step": best["step"]}
+    assert names(tasks / "whole" / "checkpoints") == {str(best["step"]), "12"}
+    held_out = [line.split("\t") for line in (tasks / "held_out.tsv").read_text().splitlines()]
+    samples = [json.loads(line) for line in (tasks / "whole" / "samples.jsonl").read_text().splitlines()]
+    assert [(row["source"], row["reference"]) for row in samples] == [(f"say: {a}", b) for a, b in held_out[:2]]
+
+
+def test_what_a_run_said_of_itself_is_what_scripts_evaluate_says(tasks: Path) -> None:
+    """Rows of one, so that the last batch is whole, and every held-out example in the loss."""
+    assert run(tasks, "single", "--config.batch_size=1", "--config.steps=5") == 0, log(tasks, "single")
+    command = [sys.executable, "-m", "scripts.evaluate", str(tasks / "single"), "--split=held_out"]
+    for output, count in (("all", 21), ("some", 13)):
+        arguments = [f"--output={tasks / output}", f"--examples={count}"]
+        subprocess.run([*command, *arguments], cwd=ROOT, env=environment(folder=tasks), check=True)
+    every, some = (json.loads((tasks / name / "scores.json").read_text()) for name in ("all", "some"))
+    (every,), (some,) = every["results"].values(), some["results"].values()
+    said = json.loads((tasks / "single" / "RESULT.json").read_text())
+    assert every["loss"] == pytest.approx(said["held_out_loss"], rel=1e-5)
+    assert some["scores"] == {name: pytest.approx(said[name]) for name in some["scores"]}
+    rows = [json.loads(line) for line in (tasks / "some" / "predictions.jsonl").read_text().splitlines()]
+    samples = [json.loads(line) for line in (tasks / "single" / "samples.jsonl").read_text().splitlines()]
+    assert [row["prediction"] for row in rows[:2]] == [row["written"] for row in samples]
+
+
+def test_two_hosts_write_and_score_the_same(tasks: Path) -> None:
+    hosts = [start(tasks, "hosts", "--config.mesh.fsdp=2", env=env) for env in two_hosts(tasks)]
+    assert [host.wait(timeout=300) for host in hosts] == [0, 0], log(tasks, "hosts")
+    for expected, found in zip(metrics(tasks, "whole"), metrics(tasks, "hosts"), strict=True):
+        assert found == {name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in expected.items()}
+    written = [(tasks / name / "samples.jsonl").read_text() for name in ("whole", "hosts")]
+    assert written[0] == written[1]
+
+
+def test_a_run_of_tasks_that_writes_none_shows_some_at_its_end(tasks: Path) -> None:
+    arguments = ["--config.evaluation.generation=None", "--config.evaluation.best=held_out_loss"]
+    assert run(tasks, "silent", *arguments, "--config.steps=4") == 0, log(tasks, "silent")
+    assert len((tasks / "silent" / "samples.jsonl").read_text().splitlines()) == 2
+    assert "chrf" not in (tasks / "silent" / "metrics.jsonl").read_text()
+    assert run(tasks, "unwritten", arguments[0]) == 2
+    assert "with evaluation.generation the metrics of the tasks too." in log(tasks, "unwritten")
+
+
+def two_hosts(folder: Path) -> list[dict[str, str]]:
+    """The environments of two processes of two devices each, as SLURM would start them."""
+    job = str(free_port() - 61_440)
+    return [
+        environment(folder, devices=2)
+        | {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+        | {"SLURM_PROCID": host, "SLURM_LOCALID": host, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+        for host in "01"
+    ]
+
+
 def test_a_relative_run_directory_is_as_good(folder: Path) -> None:
     arguments = ["-m", "scripts.train", "experiment.py", "--run_dir", "runs/relative", "--config.steps=2"]
     path = {"PYTHONPATH": str(ROOT)}
@@ -259,14 +395,8 @@ def test_other_devices_go_on_to_within_rounding(folder: Path) -> None:
 
 
 def test_two_hosts_stop_together_and_one_goes_on_to_within_rounding(folder: Path) -> None:
-    """Two processes of two devices each, as SLURM would start them; the signal reaches the second alone."""
-    job = str(free_port() - 61_440)
-    environments = [
-        environment(folder, devices=2)
-        | {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
-        | {"SLURM_PROCID": host, "SLURM_LOCALID": host, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
-        for host in "01"
-    ]
+    """The signal reaches the second alone."""
+    environments = two_hosts(folder)
     hosts = [start(folder, "hosts", "--config.mesh.fsdp=2", env=env) for env in environments]
     try:
         until(hosts[0], lambda: (folder / "hosts" / "RUN.lock").exists())  # and both hosts have found each other
@@ -433,6 +563,8 @@ def test_dry_run_writes_nothing_and_bad_input_is_one_sentence(folder: Path) -> N
         (["--config.data.input_length=1"], "data.input_length is 1"),
         ([f"--config.data.corpora.0.train={folder}/absent.txt"], "absent.txt"),
         (["--stesp=3"], "--stesp=3 is not understood"),
+        (["--config.evaluation.best=bleu"], "gives held_out_loss, held_out_accuracy."),
+        (["--config.evaluation.generation=Generation()"], "evaluation.generation is for data of tasks"),
     ):
         assert run(folder, "bad", *arguments) == 2
         last = log(folder, "bad").splitlines()[-1]

@@ -16,8 +16,19 @@ from research.config.data import (
     PlainText,
     Supervised,
 )
-from research.config.experiment import Checkpoint, Evaluation, Experiment, Guard, Loss, Mesh, Report
+from research.config.experiment import (
+    FORCED,
+    Checkpoint,
+    Evaluation,
+    Experiment,
+    Guard,
+    Loss,
+    Mesh,
+    Report,
+    task_labels,
+)
 from research.config.generation import GNMT, Beam, Generation, Greedy, Power, Sampling
+from research.config.metric import BLEU, ROUGE, Accuracy, ChrF, Metric, SQuAD, score_names
 from research.config.model import (
     DROPOUTS,
     TRAINING_ONLY,
@@ -68,7 +79,6 @@ from research.config.task import (
     Examples,
     FileExamples,
     JSONExamples,
-    Metric,
     ParallelText,
     QuestionAnswering,
     SQuADFile,
@@ -91,10 +101,14 @@ from research.config.tokenizer import (
 
 __all__ = [
     "BART",
+    "BLEU",
     "DROPOUTS",
+    "FORCED",
     "GNMT",
+    "ROUGE",
     "TFDS",
     "TRAINING_ONLY",
+    "Accuracy",
     "Adafactor",
     "Adam",
     "AdamW",
@@ -103,6 +117,7 @@ __all__ = [
     "ByteLevelBPE",
     "Bytes",
     "Checkpoint",
+    "ChrF",
     "ConfigError",
     "Constant",
     "Corpus",
@@ -150,6 +165,7 @@ __all__ = [
     "Relative",
     "ReplaceSpans",
     "Report",
+    "SQuAD",
     "SQuADFile",
     "Sampling",
     "Schedule",
@@ -174,5 +190,7 @@ __all__ = [
     "require",
     "require_not_negative",
     "require_positive",
+    "score_names",
+    "task_labels",
     "ul2",
 ]

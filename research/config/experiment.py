@@ -1,12 +1,18 @@
 """The experiment, and what concerns the run rather than the data or the model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from research.config.base import require, require_not_negative, require_positive
 from research.config.data import Denoising, Supervised
+from research.config.generation import Generation
+from research.config.metric import score_names
 from research.config.model import Model
 from research.config.optimizer import Adafactor, AdamW, RMSScaledAdamW
+from research.config.task import Task, TFDSExamples
+
+FORCED = ("held_out_loss", "held_out_accuracy")  # what forced decoding of held-out targets gives, whatever the data
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,24 @@ class Mesh:
 class Evaluation:
     every: int = 1000  # steps
     rows: int = 2048  # held-out rows, rounded up to whole batches and never more than there are
-    samples: int = 3  # held-out passages filled in at the end
+    samples: int = 3  # held-out passages filled in, or examples of each task written, at the end
+    generation: Generation | None = None  # how tasks are written, with the tokenizer's control tokens; None: not
+    examples: int = 512  # held-out examples of each task that are written and scored, the first ones
+    best: str = "held_out_loss"  # the number that says which evaluation is the best; all others are better when higher
+    patience: int | None = None  # evaluations without a better one, after which the run is done
 
     def __post_init__(self) -> None:
-        require_positive("evaluation.", self, "every", "rows")
+        require_positive("evaluation.", self, "every", "rows", "examples")
         require_not_negative("evaluation.", self, "samples")
+        most = self.patience
+        require(most is None or most > 0, f"evaluation.patience is {most}: it must be above 0, or None.")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     every: int = 1000  # steps
     keep: int = 3  # newest
-    keep_best: int = 1  # by held-out loss
+    keep_best: int = 1  # by evaluation.best
 
     def __post_init__(self) -> None:
         require_positive("checkpoint.", self, "every", "keep")
@@ -103,3 +115,34 @@ class Experiment:
         require(self.init is not None or not self.init_fresh, "init_fresh is said without init: set both, or neither.")
         size, parts = self.batch_size, self.microbatches
         require(size % parts == 0, f"microbatches is {parts}: it must divide batch_size, which is {size}.")
+        self._check_evaluation()
+
+    def _check_evaluation(self) -> None:
+        evaluation, tasks = self.evaluation, isinstance(self.data, Supervised)
+        written = evaluation.generation is not None
+        require(tasks or not written, "evaluation.generation is for data of tasks: with Denoising it must be None.")
+        there = ", ".join(self.scores)
+        more = "; with evaluation.generation the metrics of the tasks too" if tasks and not written else ""
+        said = f"evaluation.best is {evaluation.best!r}: an evaluation of this experiment gives {there}{more}."
+        require(evaluation.best in self.scores, said)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The names of the numbers that an evaluation gives."""
+        if not isinstance(self.data, Supervised) or self.evaluation.generation is None:
+            return FORCED
+        labelled = zip(task_labels(self.data.tasks), self.data.tasks, strict=True)
+        return FORCED + tuple(f"{label}{name}" for label, task in labelled for name in score_names(task.metrics))
+
+
+def task_labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:
+    """What stands before the numbers of each: nothing for one task alone, else what its examples are, "multi30k/".
+
+    A number follows the label that others before it have.
+    """
+    if len(tasks) == 1:
+        return ("",)
+    sources = [task.examples for task in tasks]
+    plain = [it.name if isinstance(it, TFDSExamples) else Path(it.train).name.split(".")[0] for it in sources]
+    before = [plain[:place].count(name) for place, name in enumerate(plain)]
+    return tuple(f"{name}{count + 1 if count else ''}/" for name, count in zip(plain, before, strict=True))

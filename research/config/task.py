@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from research.config.base import ConfigError, require
-
-Metric = Literal["bleu", "chrf", "rouge", "squad", "accuracy"]
+from research.config.metric import BLEU, ROUGE, Accuracy, ChrF, Metric, SQuAD
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class TextToText:
     target: str = "target"
     prefix: str = ""
     languages: tuple[str | None, str | None] = (None, None)  # as the tokenizer's source() and target() take them
-    metrics: tuple[Metric, ...] = ("accuracy",)
+    metrics: tuple[Metric, ...] = (Accuracy(),)
 
     def __post_init__(self) -> None:
         for side, text in (("source", self.source), ("target", self.target)):
@@ -94,14 +93,14 @@ class Translation(TextToText):
     source: str = "en"
     target: str = "de"
     text: Literal["raw", "lower_tokenized"] = "raw"
-    metrics: tuple[Metric, ...] = ("bleu", "chrf")
+    metrics: tuple[Metric, ...] = (BLEU(), ChrF())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summarization(TextToText):
     source: str = "document"
     target: str = "summary"
-    metrics: tuple[Metric, ...] = ("rouge",)
+    metrics: tuple[Metric, ...] = (ROUGE(),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ class QuestionAnswering(TextToText):
 
     source: str = "question: {question} context: {context}"
     target: str = "answers/text"
-    metrics: tuple[Metric, ...] = ("squad",)
+    metrics: tuple[Metric, ...] = (SQuAD(),)
 
 
 Task = Translation | Summarization | QuestionAnswering | TextToText

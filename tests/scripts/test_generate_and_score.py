@@ -171,7 +171,7 @@ def test_bad_input_is_one_sentence(model, capsys, script, arguments, sentence):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["generate", "score", "convert"])
+@pytest.mark.parametrize("name", ["generate", "score", "convert", "evaluate"])
 def test_help(name):
     command = [sys.executable, "-m", f"scripts.{name}", "--help"]
     root = Path(__file__).resolve().parents[2]

@@ -1,0 +1,383 @@
+"""Scores what a trained model writes: python -m scripts.evaluate MODEL --split=test"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from research import override
+from research.config import (
+    ConfigError,
+    Denoising,
+    Experiment,
+    Generation,
+    Mesh,
+    Metric,
+    Supervised,
+    Task,
+    require,
+    score_names,
+)
+from research.data.progress import Progress
+from scripts.generate import Opened, add_model_options, open_model
+
+FORCED = (
+    ("loss", "nats a target token"),
+    ("perplexity", "of target tokens"),
+    ("token_accuracy", "of target tokens, each after the true ones"),
+)
+
+EPILOG = """
+what is evaluated
+  A run directory (or runs/NAME/checkpoints/STEP) on the tasks of its experiment. Any other model that scripts.generate
+  takes, or other tasks, with one of
+    --experiment=experiments/FILE.py        the tasks of another experiment
+    --config.data...                        that experiment's, or the run's, changed as in scripts.train
+    --task='Translation(examples=TSVExamples("train.tsv", test="test.tsv", columns=("en", "de")))'   (again for more)
+  Metrics are those of the tasks, from 0 to 100: BLEU(), ChrF(), ROUGE(), SQuAD(), Accuracy().
+  The loss and perplexity a target token are of the first reference. A run that denoises has no tasks: its held-out
+  loss, perplexity and token accuracy are given.
+
+how tokens are chosen
+  As in the run's evaluations, or greedily, or as the model's files say; any field of Generation changes it:
+    --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200
+
+what is written
+  OUTPUT/predictions.jsonl and OUTPUT/scores.json; OUTPUT is RUN/evaluations/SPLIT-STEP for a run. Nothing is
+  overwritten. What is done is kept in OUTPUT/predictions.jsonl.partial: the same command goes on from there.
+
+a file of outputs
+  Any system's, a line each, or .jsonl with "prediction" (as above) or "outputs" (as scripts.generate); references a
+  line each in files of their own, or the "references" of the .jsonl:
+    python -m scripts.evaluate --predictions hyp.txt --references ref1.txt ref2.txt --metrics 'BLEU()' 'ChrF()'
+    python -m scripts.evaluate --predictions hyp.tok --references ref.tok --metrics 'BLEU("none", lowercase=True)'
+    python -m scripts.evaluate --predictions runs/x/evaluations/test-9000/predictions.jsonl --metrics 'ROUGE()'
+
+examples
+  python -m scripts.evaluate runs/multi30k --split=held_out --examples=200
+  python -m scripts.evaluate runs/multi30k/checkpoints/9000 --generation.method='Beam(4)' --output=beam4
+  python -m scripts.evaluate t5-small --task='Summarization(examples=JSONExamples("a.jsonl", test="b.jsonl"),
+      prefix="summarize: ")' --output=t5-small-b
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options, rest = parser().parse_known_args(arguments)
+    chosen = [argument for argument in rest if argument.startswith("--generation.")]
+    try:
+        overrides = override.from_arguments([argument for argument in rest if argument not in chosen])
+        return run(options, overrides, override.from_arguments(chosen, "--generation."))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m scripts.evaluate", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    add_model_options(made, optional=True)
+    made.add_argument("--experiment", help="a Python file whose data is evaluated; it is run, so use what you trust")
+    made.add_argument("--task", action="append", default=[], help="a task to evaluate instead of the experiment's")
+    made.add_argument("--split", choices=("train", "held_out", "test"), help="(test; held_out for denoising)")
+    made.add_argument("--examples", type=int, help="the first so many of each task (all)")
+    made.add_argument("--samples", type=int, default=3, help="examples of each task to show (%(default)s)")
+    made.add_argument("--output", type=Path, help="a directory; for a file of outputs, scores.json's name")
+    made.add_argument("--seed", type=int, default=0, help="of sampling (%(default)s)")
+    made.add_argument("--predictions", help="score a file of outputs instead of a model")
+    made.add_argument("--references", nargs="+", default=[], help="files of references, one or more")
+    made.add_argument("--metrics", nargs="+", default=[], help="what the file of outputs is scored by")
+    return made
+
+
+def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str, str]) -> int:
+    if options.predictions is not None:
+        require(options.model is None, "Give a model or --predictions, not both.")
+        metrics: tuple[Metric, ...] = tuple(override.parse(Metric, text, "--metrics") for text in options.metrics)
+        require(len(metrics) > 0, "Say what to score by: --metrics 'BLEU()' 'ChrF()', or ROUGE(), SQuAD(), Accuracy().")
+        score_names(metrics)
+        evaluate_file(options, metrics)
+        return 0
+    require(options.model is not None, "Give a model, or --predictions.")
+    require(not options.references and not options.metrics, "--references and --metrics are for --predictions.")
+    require(options.examples is None or options.examples > 0, f"--examples is {options.examples}: above 0, or all.")
+    require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
+    experiment = base_experiment(options)
+    if experiment is not None:
+        experiment = override.apply(experiment, overrides)
+    else:
+        require(not overrides, "--config... changes an experiment: give a run directory, or --experiment.")
+    data = data_of(options, experiment)
+    split = options.split or ("test" if isinstance(data, Supervised) else "held_out")
+    output, step = place(options, split)
+    facts = {"model": str(options.model), "step": step, "split": split, "compute": options.compute}
+    if isinstance(data, Denoising):
+        assert experiment is not None
+        require(split == "held_out", f"--split is {split}: denoising has held_out alone.")
+        require(not chosen, "--generation... is for tasks, and this experiment denoises.")
+        evaluate_denoising(options, experiment, output, facts)
+    else:
+        default = None if experiment is None else experiment.evaluation.generation
+        evaluate_tasks(options, data, default, chosen, output, facts)
+    return 0
+
+
+def base_experiment(options: argparse.Namespace) -> Experiment | None:
+    """Of the file that is given, or of the run."""
+    if options.experiment is not None:
+        return override.load_experiment(options.experiment)
+    from research.weights import run_of
+
+    directory = run_of(options.model)
+    return None if directory is None else override.from_json((directory / "config.json").read_text())
+
+
+def data_of(options: argparse.Namespace, experiment: Experiment | None) -> Denoising | Supervised:
+    tasks = tuple(override.parse(Task, text, "--task") for text in options.task)
+    if not tasks:
+        if experiment is None:
+            raise ConfigError(f"{options.model} is no run directory: say what to evaluate by --task or --experiment.")
+        return experiment.data
+    if experiment is not None and isinstance(experiment.data, Supervised):
+        return dataclasses.replace(experiment.data, tasks=tasks)
+    return Supervised(tasks)
+
+
+def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | None]:
+    """Where the results go, a directory that may not be there yet, and the step of a run."""
+    from research.weights import checkpoint_of, run_of
+
+    directory = run_of(options.model)
+    checkpoint = None if directory is None else checkpoint_of(options.model)
+    step = None if checkpoint is None else int(checkpoint.name)
+    if checkpoint is not None:
+        options.model = checkpoint  # a run that goes on meanwhile has a newer one
+    output = options.output
+    if output is None and directory is not None:
+        output = directory / "evaluations" / f"{split}-{step}"
+    if output is not None:
+        parent = output.absolute().parent
+        require(options.output is None or parent.is_dir(), f"{output}: there is no directory {parent}.")
+        begun = (output / "predictions.jsonl.partial").exists()
+        free = begun or not output.exists() or (output.is_dir() and not any(output.iterdir()))
+        require(free, f"{output} exists: nothing is overwritten, so give another --output.")
+    return output, step
+
+
+# --- Tasks ------------------------------------------------------------------------------------------------------------
+
+
+def evaluate_tasks(
+    options: argparse.Namespace,
+    data: Supervised,
+    default: Generation | None,
+    chosen: dict[str, str],
+    output: Path | None,
+    facts: dict[str, Any],
+) -> None:
+    from research import evaluate, report
+    from research.journal import Journal
+
+    asked = evaluate.ask(data, facts["split"], options.examples)
+    opened = open_model(options)
+    generations = [generation_for(opened, one.task, default, data, chosen) for one in asked]
+    lengths = {"input_length": data.input_length, "target_length": data.target_length}
+    generators = [
+        opened.generator(generation, one.task.languages, seed=options.seed, **lengths)
+        for one, generation in zip(asked, generations, strict=True)
+    ]
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    identity = [[generator.identity(), one.examples] for generator, one in zip(generators, asked, strict=True)]
+    where = None if output is None else output / "predictions.jsonl"
+    with Journal(where, identity) as journal:
+        first, found = 0, []
+        for one, generator in zip(asked, generators, strict=True):
+            found.append(answers(one, generator, journal, first))
+            first += 2 * len(one.examples)
+        results = {one.name: part.result(one, by) for one, part, by in zip(asked, found, generations, strict=True)}
+        if output is not None:
+            write_scores(output / "scores.json", facts | {"seed": options.seed}, results)
+            rows = (row for one, part in zip(asked, found, strict=True) for row in part.rows(one))
+            numbered = ({"number": number} | row for number, row in enumerate(rows, 1))
+            journal.finish(json.dumps(row, ensure_ascii=False) for row in numbered)
+    for one, part in zip(asked, found, strict=True):
+        report.show_samples(f"{one.name}: example", evaluate.samples(one, part.written, options.samples))
+    show(results, output)
+
+
+def generation_for(
+    opened: Opened, task: Task, default: Generation | None, data: Supervised, chosen: dict[str, str]
+) -> Generation:
+    """As the run's evaluations choose tokens; without any, a run's as long as its targets are, or as the files say."""
+    from research.weights import with_controls
+
+    language = task.languages[1]
+    if default is None and opened.found.format == "run":
+        default = Generation(max_length=data.target_length)
+    said = None if default is None else with_controls(default, opened.model, opened.tokenizer, language)
+    return opened.generation(language, chosen, said)
+
+
+def answers(asked: Any, generator: Any, journal: Any, first: int) -> "Answers":
+    """What is written for a task and how probable its targets are, each batch kept in the journal as it is done.
+
+    Its numbers there begin at `first`: those of the outputs, then those of the targets.
+    """
+    count = len(asked.examples)
+    framed, notes = generator.prepare(asked.sources)
+    pairs = [(example.source, example.target) for example in asked.examples]
+    done = frozenset(number - first for number in journal.done)
+    with Progress(f"Writing {asked.name}", count, "examples") as progress:
+        progress.advance(len(done & frozenset(range(count))))
+        for outputs in generator.run(framed, done):
+            journal.add({first + number: found[0].text for number, found in outputs.items()})
+            progress.advance(len(outputs))
+    done = frozenset(number - first - count for number in journal.done)
+    with Progress(f"Scoring the targets of {asked.name}", count, "examples") as progress:
+        progress.advance(len(done & frozenset(range(count))))
+        for scores in generator.score_pairs(pairs, done):
+            journal.add({first + count + number: [sum(each), len(each)] for number, each in scores.items()})
+            progress.advance(len(scores))
+    written = [journal.done[first + number] for number in range(count)]
+    likelihoods = [tuple(journal.done[first + count + number]) for number in range(count)]
+    return Answers(written, likelihoods, len(notes.truncated))
+
+
+class Answers(NamedTuple):
+    """Of all the examples of a task."""
+
+    written: list[str]
+    likelihoods: list[tuple[float, int]]  # log-probability of the target in nats, and its tokens
+    truncated: int  # sources
+
+    def result(self, asked: Any, generation: Generation) -> dict[str, Any]:
+        from research import metrics
+
+        scores = metrics.score(asked.task.metrics, self.written, asked.references)
+        tokens = sum(tokens for _, tokens in self.likelihoods)
+        loss = -sum(likelihood for likelihood, _ in self.likelihoods) / tokens
+        return {
+            "examples": len(asked.examples),
+            "truncated sources": self.truncated,
+            "generation": json.loads(override.to_json(generation)),
+            "scores": {name: score.value for name, score in scores.items()},
+            "signatures": {name: score.signature for name, score in scores.items()},
+            "loss": loss,
+            "perplexity": math.exp(loss),
+            "target_tokens": tokens,
+        }
+
+    def rows(self, asked: Any) -> Iterator[dict[str, Any]]:
+        from research import metrics
+
+        each = metrics.score_each(asked.task.metrics, self.written, asked.references)
+        parts = zip(asked.examples, self.written, each, self.likelihoods, strict=True)
+        for example, written, scores, (likelihood, tokens) in parts:
+            texts = {"source": example.source, "prediction": written, "references": example.references}
+            yield {"task": asked.name} | texts | {"scores": scores, "target_nll": -likelihood, "target_tokens": tokens}
+
+
+# --- Denoising --------------------------------------------------------------------------------------------------------
+
+
+def evaluate_denoising(
+    options: argparse.Namespace, experiment: Experiment, output: Path | None, facts: dict[str, Any]
+) -> None:
+    """The loss of all whole batches that evaluation.rows asks for, by the step that training evaluates with."""
+    from research import evaluate, sharding
+    from research.step import compile_eval_step
+    from research.train import prepared
+    from research.weights import check_same_model
+
+    opened = open_model(options)
+    check_same_model(experiment.model, opened.found.model, options.model)
+    mesh = override.parse(Mesh, options.mesh, "--mesh")
+    experiment = dataclasses.replace(experiment, model=opened.model, mesh=mesh)
+    sharding.check_divisible(experiment, opened.mesh)
+    pipeline = prepared(experiment)
+    same = pipeline.tokenizer.digest == opened.tokenizer.digest
+    require(same, f"{options.model} was trained with another tokenizer than the experiment's data gives.")
+    eval_step = compile_eval_step(experiment, opened.mesh, pipeline.batch_shapes)
+    size, most = experiment.batch_size, experiment.evaluation.rows
+    with Progress("Evaluating", min(-(-most // size), pipeline.held_out_rows // size), "batches") as progress:
+
+        def batches() -> Iterator[Any]:
+            for batch in pipeline.held_out(most):
+                yield sharding.place_batch(opened.mesh, batch)
+                progress.advance()
+
+        found = evaluate.held_out(eval_step, opened.params, batches())
+    loss = found["held_out_loss"]
+    result = {
+        "rows": progress.done * size,
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "token_accuracy": 100 * found["held_out_accuracy"],
+    }
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_scores(output / "scores.json", facts, {"denoising": result})
+    show({"denoising": result}, output)
+
+
+# --- A file of outputs ------------------------------------------------------------------------------------------------
+
+
+def evaluate_file(options: argparse.Namespace, asked: tuple[Metric, ...]) -> None:
+    from research import metrics, outputs
+    from research.journal import check_new
+
+    check_new(options.output)
+    metrics.check(asked)
+    predictions, references = outputs.read_predictions(options.predictions)
+    if options.references:
+        references = outputs.read_references(options.references, len(predictions), options.predictions)
+    if references is None:
+        raise ConfigError(f"{options.predictions} has no references of its own: give files of them by --references.")
+    scores = metrics.score(asked, predictions, references)
+    result = {
+        "examples": len(predictions),
+        "scores": {name: score.value for name, score in scores.items()},
+        "signatures": {name: score.signature for name, score in scores.items()},
+    }
+    if options.output is not None:
+        files = {"predictions": options.predictions, "references": options.references}
+        write_scores(options.output, files, {options.predictions: result})
+    show({options.predictions: result}, options.output)
+
+
+# --- Results ----------------------------------------------------------------------------------------------------------
+
+
+def write_scores(path: Path, facts: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
+    from research import run_directory
+
+    run_directory.write_json(path, {**facts, **run_directory.environment(), "results": results})
+
+
+def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:
+    """Every number with its signature."""
+    from research import report
+
+    for name, result in results.items():
+        counted = next(f"{result[unit]:,} {unit}" for unit in ("examples", "rows") if unit in result)
+        signed = result.get("scores", {})
+        rows = {number: f"{value:10.2f}  {result['signatures'][number]}" for number, value in signed.items()}
+        for number, unit in FORCED:
+            if number in result:
+                rows[number] = f"{result[number]:10.5g}  {unit}"
+        report.table(f"\n{name}: {counted}", rows)
+    if output is not None:
+        report.say(f"\nAll of it is in {output}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
