@@ -9,7 +9,9 @@ import pytest
 from research import sharding
 from research.config import Mesh
 from research.data.objective import lengths
+from research.model.transformer import abstract_params
 from research.override import from_json, load_experiment, to_json
+from research.plan import parameter_count
 from research.step import abstract_state, state_shardings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +22,10 @@ FILES = sorted(path for path in (ROOT / "experiments").rglob("*.py") if path.nam
 def test_experiment_builds_shards_and_round_trips(path: Path) -> None:
     config = load_experiment(path)
     assert from_json(to_json(config)) == config
-    assert lengths(config.data.objective, config.data.input_length).inputs == config.data.input_length
+    for denoiser in config.data.denoisers:
+        found = lengths(denoiser.objective, config.data.input_length, controls=2)
+        assert found.inputs <= config.data.input_length
+        assert config.model.longest is None or max(found.inputs, found.targets) <= config.model.longest
     mesh = sharding.make_mesh(Mesh(data=2, fsdp=2, tensor=2))
     sharding.check_divisible(config, mesh)
     state, placed = abstract_state(config), state_shardings(config, mesh)
@@ -45,3 +50,28 @@ def test_experiment_is_one_expression_under_a_docstring_with_its_command(path: P
     assert f"python -m scripts.train {path.relative_to(ROOT)}" in (ast.get_docstring(tree) or "")
     (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "get_config"]
     assert [type(node) for node in function.body] == [ast.Return]
+
+
+# The papers' models, and what rows of embedding for a vocabulary that shards divide add to them.
+PARAMETERS = {
+    "t5/v1_1_small_c4.py": 76_961_152,
+    "t5/v1_1_base_c4.py": 247_577_856,
+    "t5/v1_1_large_c4.py": 783_150_080,
+    "t5/nanot5_base_c4.py": 247_577_856,
+    "t5/ul2_base_c4.py": 247_577_856,
+    "bart/base.py": 139_420_416 + 7 * 768,
+    "bart/large.py": 406_291_456 + 7 * 1024,
+    "mbart/cc25.py": 610_851_840 + 5 * 1024,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_full_sizes_have_the_parameters_of_the_published_models(name: str) -> None:
+    config = load_experiment(ROOT / "experiments" / name)
+    assert parameter_count(abstract_params(config.model)) == PARAMETERS[name]
+
+
+def test_every_other_experiment_is_small() -> None:
+    others = {str(path.relative_to(ROOT / "experiments")) for path in FILES} - PARAMETERS.keys()
+    for name in others:
+        assert parameter_count(abstract_params(load_experiment(ROOT / "experiments" / name).model)) < 3e6

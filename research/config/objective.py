@@ -163,6 +163,7 @@ class BART:
     permute_sentences: float = 1.0  # share of the sentences of a row, which change places among themselves
     rotate: float = 0.0  # share of the rows
     sentence_ends: tuple[str, ...] = (".",)  # tokens that end a sentence, beside EOS
+    unspaced: tuple[str, ...] = ()  # languages written without spaces, of which each token counts as a word
 
     def __post_init__(self) -> None:
         require_share("permute_sentences", self.permute_sentences)

@@ -59,7 +59,7 @@ def corrupt(
         source = permute_sentences(tokens, is_end, objective.permute_sentences, rng)
     rows = whole(source)
     if objective.corruption is not None:
-        rows = hide_words(source, objective.corruption, tokenizer, rng)
+        rows = hide_words(source, objective.corruption, language not in objective.unspaced, tokenizer, rng)
     if objective.rotate:
         rows = rotate(rows, objective.rotate, len(tokens), rng)
     if keeps_lengths(objective):

@@ -17,15 +17,21 @@ LEAST_PROBABLE = 1e-7  # where fairseq cuts the Poisson distribution off
 
 
 def hide_words(
-    tokens: UInt[Array, "n raw"], corruption: Corruption, tokenizer: Tokenizer, rng: np.random.Generator
+    tokens: UInt[Array, "n raw"],
+    corruption: Corruption,
+    spaced: bool,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator,
 ) -> Rows:
     """Rows without what is hidden, with what stands for it. What comes before the first word of a row is never hidden.
+
+    Text that is not `spaced` has a word in each token.
 
     Spans begin at different words, but may run into one another; then the latter's mask is hidden too, and less is
     hidden than the lengths of the spans together. A span ends with its row.
     """
     rows, raw = tokens.shape
-    is_start = tokenizer.word_starts[tokens] if corruption.whole_words else np.ones((rows, raw), bool)
+    is_start = tokenizer.word_starts[tokens] if corruption.whole_words and spaced else np.ones((rows, raw), bool)
     words = is_start.sum(axis=1)
     match corruption:
         case TextInfilling(noise_density=density, poisson_mean=mean, random_tokens=random_tokens):

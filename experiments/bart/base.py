@@ -1,0 +1,62 @@
+"""BART base (139 M parameters) pretrained by text infilling and sentence permutation, as its authors did.
+
+Paper: Lewis et al., arXiv:1910.13461, section 5: 500,000 steps of 8,000 rows; infilling of 30% of each row and all
+sentences permuted. The rest is the command that fairseq's authors gave for it (fairseq's issue 1899): spans of mean
+length 3.5 (the paper says 3), 10% of the masks random tokens, Adam with peak 4e-4 (of large), 10,000 steps of warm-up,
+then linear to 0 (fairseq's polynomial of power 1), weight decay 0.01 on everything, gradient norm clipped at 0.1.
+Neither says Adam's moments: here they are RoBERTa's (arXiv:1907.11692), whose text and batch BART shares. Documents
+follow one another without an EOS between.
+
+Command: python -m scripts.train experiments/bart/base.py --run_dir runs/bart_base
+Data: books and Wikipedia as JSON lines in books_wiki/, or by a TensorFlow Datasets name, as with
+    --config.data.corpora='[TFDS("wikipedia/20230601.en", "train[:99%]", "train[99%:]")]'.
+    BART's vocab.json and merges.txt in a directory: --config.data.tokenizer.path=PATH.
+    Where 8,000 rows do not fit the devices: --config.microbatches=N.
+Hardware, time, result: not run yet.
+"""
+
+from research.config import (
+    BART,
+    AdamW,
+    ByteLevelBPE,
+    Checkpoint,
+    Denoising,
+    Evaluation,
+    Experiment,
+    JSONLines,
+    Linear,
+    Loss,
+    Mesh,
+    TextInfilling,
+)
+from research.model import family
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=family.bart("base", vocab_size=50_272),  # 50,265 ids, and a multiple of the devices in a shard
+        data=Denoising(
+            corpora=(JSONLines("books_wiki/train-*.jsonl.gz", "books_wiki/held_out.jsonl.gz"),),
+            tokenizer=ByteLevelBPE("bart"),
+            objective=BART(
+                corruption=TextInfilling(noise_density=0.3, poisson_mean=3.5, random_tokens=0.1, whole_words=True),
+                permute_sentences=1.0,
+                rotate=0.0,
+            ),
+            input_length=512,
+        ),
+        optimizer=AdamW(
+            schedule=Linear(peak=4e-4, warmup=10_000),
+            clip_norm=0.1,
+            weight_decay=0.01,
+            no_decay=(),
+            b2=0.98,
+            epsilon=1e-6,
+        ),
+        loss=Loss(z_loss=0.0),
+        steps=500_000,
+        batch_size=8_000,
+        mesh=Mesh(data=-1),
+        evaluation=Evaluation(every=5_000, rows=32_000),
+        checkpoint=Checkpoint(every=2_500),
+    )
