@@ -2,8 +2,8 @@
 
 Paper: Lewis et al., arXiv:1910.13461, 5.3; 44.16 / 21.28 / 40.90 ROUGE-1 / 2 / L (fairseq, examples/bart/README.md).
 Recipe: fairseq, examples/bart/README.summarization.md: learning rate 3e-5, linear to 0 in 20,000 updates after 500 of
-    warm-up, Adam (0.9, 0.999, 1e-8), weight decay 0.01, clipping 0.1, label smoothing 0.1, dropout 0.1, attention dropout
-    0.1, 65,536 tokens an update; beam 4, length penalty 2, 55 to 140 tokens, no trigram twice.
+    warm-up, Adam (0.9, 0.999, 1e-8), weight decay 0.01, clipping 0.1, label smoothing 0.1, dropout 0.1, attention
+    dropout 0.1, 65,536 tokens an update; beam 4, length penalty 2, 55 to 140 tokens, no trigram twice.
 Commands:
     python -m scripts.train experiments/finetune/cnn_dailymail_bart_large.py --run_dir runs/cnn
     python -m scripts.evaluate runs/cnn --split test
