@@ -39,7 +39,7 @@ def get_config() -> Experiment:
         ),
         init="runs/quickstart",
         data=Supervised(
-            tasks=(Summarization(examples=TFDSExamples("python_docs/summaries"), source="source", target="summary"),),
+            tasks=(Summarization(examples=TFDSExamples("python_docs/summaries"), source="function", target="summary"),),
             tokenizer=SentencePiece("runs/quickstart/tokenizer.model"),
             input_length=256,
             target_length=64,

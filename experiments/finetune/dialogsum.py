@@ -1,0 +1,63 @@
+"""The quickstart's T5 on DialogSum's 500 development dialogues: far too few to learn to summarize, enough to try it out.
+
+Data: Chen et al., arXiv:2105.06762; dialogsum.dev.jsonl and dialogsum.test.jsonl in the directory that manual_dir names.
+Commands:
+    ./scripts/quickstart
+    python -m scripts.train experiments/finetune/dialogsum.py --run_dir runs/dialogsum --config.data.manual_dir=DIR
+    python -m scripts.evaluate runs/dialogsum --split test
+Does it learn at all? Overfitted on purpose to 32 examples, on which it is also evaluated:
+    python -m scripts.train experiments/finetune/dialogsum.py --run_dir runs/dialogsum_32 --config.data.manual_dir=DIR \
+        --config.data.tasks='[Summarization(source="dialogue",
+            examples=TFDSExamples("dialogsum", train="validation[:32]", held_out="validation[:32]"))]' \
+        --config.model.dropout=0 --config.steps=1500 --config.evaluation.rows=4 --config.batch_size=4
+"""
+
+from research.config import (
+    Adafactor,
+    Checkpoint,
+    Constant,
+    Evaluation,
+    Experiment,
+    Generation,
+    Model,
+    Report,
+    SentencePiece,
+    Summarization,
+    Supervised,
+    TFDSExamples,
+)
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=Model(
+            vocab_size=2176,
+            width=128,
+            heads=4,
+            head_width=32,
+            feed_forward=384,
+            encoder_layers=2,
+            decoder_layers=2,
+            dropout=0.1,
+            compute="float32",
+            unroll=2,
+        ),
+        init="runs/quickstart",
+        data=Supervised(
+            tasks=(
+                Summarization(
+                    examples=TFDSExamples("dialogsum", train="validation[:90%]", held_out="validation[90%:]"),
+                    source="dialogue",
+                ),
+            ),
+            tokenizer=SentencePiece("runs/quickstart/tokenizer.model"),
+            input_length=512,
+            target_length=128,
+        ),
+        optimizer=Adafactor(schedule=Constant(peak=5e-3, warmup=50)),
+        steps=1_000,
+        batch_size=8,
+        evaluation=Evaluation(every=250, rows=16, generation=Generation(max_length=96), examples=50, best="rougeL"),
+        checkpoint=Checkpoint(every=250),
+        report=Report(every=20),
+    )

@@ -1,0 +1,59 @@
+"""The quickstart's T5 on XQuAD's English questions: context and question in, answer out.
+
+Data: Artetxe et al., arXiv:1910.11856; its articles divided here, most for training, the others held out.
+Commands:
+    ./scripts/quickstart
+    python -m scripts.train experiments/finetune/xquad.py --run_dir runs/xquad --config.data.manual_dir=DIR
+    python -m scripts.evaluate runs/xquad --split test
+    Without manual_dir the file is downloaded.
+Does it learn at all? Overfitted on purpose to 32 examples, on which it is also evaluated:
+    python -m scripts.train experiments/finetune/xquad.py --run_dir runs/xquad_32 --config.data.manual_dir=DIR \
+        --config.data.tasks='[QuestionAnswering(
+            examples=TFDSExamples("xquad/en", train="train[:32]", held_out="train[:32]"))]' \
+        --config.model.dropout=0 --config.steps=1500 --config.evaluation.rows=4 --config.batch_size=4
+"""
+
+from research.config import (
+    Adafactor,
+    Checkpoint,
+    Constant,
+    Evaluation,
+    Experiment,
+    Generation,
+    Model,
+    QuestionAnswering,
+    Report,
+    SentencePiece,
+    Supervised,
+    TFDSExamples,
+)
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=Model(
+            vocab_size=2176,
+            width=128,
+            heads=4,
+            head_width=32,
+            feed_forward=384,
+            encoder_layers=2,
+            decoder_layers=2,
+            dropout=0.1,
+            compute="float32",
+            unroll=2,
+        ),
+        init="runs/quickstart",
+        data=Supervised(
+            tasks=(QuestionAnswering(examples=TFDSExamples("xquad/en")),),
+            tokenizer=SentencePiece("runs/quickstart/tokenizer.model"),
+            input_length=512,
+            target_length=64,
+        ),
+        optimizer=Adafactor(schedule=Constant(peak=5e-3, warmup=50)),
+        steps=1_000,
+        batch_size=8,
+        evaluation=Evaluation(every=250, rows=16, generation=Generation(max_length=32), examples=100, best="f1"),
+        checkpoint=Checkpoint(every=250),
+        report=Report(every=20),
+    )
