@@ -1,6 +1,6 @@
-"""The quickstart's T5 on DialogSum's 500 development dialogues: far too few to learn to summarize, enough to try it out.
+"""The quickstart's T5 on DialogSum's 500 development dialogues: too few to learn to summarize, enough to try it out.
 
-Data: Chen et al., arXiv:2105.06762; dialogsum.dev.jsonl and dialogsum.test.jsonl in the directory that manual_dir names.
+Data: Chen et al., arXiv:2105.06762; dialogsum.dev.jsonl and dialogsum.test.jsonl in the directory of manual_dir.
 Commands:
     ./scripts/quickstart
     python -m scripts.train experiments/finetune/dialogsum.py --run_dir runs/dialogsum --config.data.manual_dir=DIR
@@ -9,7 +9,7 @@ Does it learn at all? Overfitted on purpose to 32 examples, on which it is also 
     python -m scripts.train experiments/finetune/dialogsum.py --run_dir runs/dialogsum_32 --config.data.manual_dir=DIR \
         --config.data.tasks='[Summarization(source="dialogue",
             examples=TFDSExamples("dialogsum", train="validation[:32]", held_out="validation[:32]"))]' \
-        --config.model.dropout=0 --config.steps=1500 --config.evaluation.rows=4 --config.batch_size=4
+        --config.model.dropout=0 --config.steps=1500 --config.evaluation.every=500 --config.batch_size=4
 """
 
 from research.config import (

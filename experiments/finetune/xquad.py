@@ -10,7 +10,7 @@ Does it learn at all? Overfitted on purpose to 32 examples, on which it is also 
     python -m scripts.train experiments/finetune/xquad.py --run_dir runs/xquad_32 --config.data.manual_dir=DIR \
         --config.data.tasks='[QuestionAnswering(
             examples=TFDSExamples("xquad/en", train="train[:32]", held_out="train[:32]"))]' \
-        --config.model.dropout=0 --config.steps=1500 --config.evaluation.rows=4 --config.batch_size=4
+        --config.model.dropout=0 --config.steps=1500 --config.evaluation.every=500 --config.batch_size=4
 """
 
 from research.config import (
