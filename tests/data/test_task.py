@@ -12,6 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from research.config import (
+    BLEU,
     ConfigError,
     JSONExamples,
     ParallelText,
@@ -207,7 +208,7 @@ def test_identity_follows_what_decides_examples(tmp_path: Path) -> None:
     def identity(path: str = first, **fields: Any) -> str:
         return open_task(TextToText(examples=JSONExamples(path, path), **fields), "train").identity
 
-    assert identity() == identity(second) == identity(metrics=(config.BLEU(),)) == identity(languages=("en", None))
+    assert identity() == identity(second) == identity(metrics=(BLEU(),)) == identity(languages=("en", None))
     different = [identity(), identity(target="other"), identity(prefix="x"), identity(source="<{source}>")]
     write_lines(tmp_path / "b.jsonl", [{**rows[0], "target": "zwei"}])
     assert len({*different, identity(second)}) == 5
