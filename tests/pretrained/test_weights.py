@@ -150,10 +150,11 @@ def vocabularies(files: Path) -> list:
         (ByteLevelBPE(str(files / "bart")), ByteLevelBPE("gone")),
         (MBart(str(files / "mbart.model"), "50"), MBart("gone.model", "50")),
         (Marian(str(files / "marian")), Marian("gone")),
+        (dataclasses.replace(model, languages=("en_XX",)), TrainedSentencePiece(pieces=700, languages=("en_XX",))),
     ]
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_a_run_has_its_own_vocabulary_wherever_the_first_one_went(families, files, copy, number):
     given, said = vocabularies(files)[number]
     tokenizer = open_tokenizer(given)

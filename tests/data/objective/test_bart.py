@@ -333,6 +333,18 @@ def test_only_words_count_towards_the_budget(families):
     assert inputs_of(broken(none, BART(TextInfilling(), 0.0), tokenizer), tokenizer) == none.tolist()
 
 
+def test_languages_without_spaces_have_a_word_in_each_token(families):
+    tokenizer = families["cc25"]
+    config = BART(TokenDeletion(0.3, whole_words=True), 0.0, unspaced=("zh_CN",))
+    others = np.flatnonzero(~tokenizer.word_starts)[:60]
+    tokens = np.tile(others, (20, 1)).astype(np.uint16)
+    lengths = objective.lengths(config, 62, controls=2)
+    for language, left in (("zh_CN", 42), ("en_XX", 60)):
+        batch = objective.corrupt(tokens, config, lengths, tokenizer, rng(), language)
+        assert (batch.encoder_segment_ids.sum(axis=1) == left + 2).all()
+        assert (batch.decoder_target_tokens[:, -1] == tokenizer.language_id(language)).all()
+
+
 def test_sentences_stay_whole_and_what_ends_none_stays_in_place():
     end, text = BYTES.encode("."), BYTES.encode("abcdefghijkl")
     a, b, c = text[:4] + end, text[4:7] + end + end, text[7:12] + end
