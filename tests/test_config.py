@@ -88,6 +88,10 @@ def test_every_config_is_frozen_and_hashable() -> None:
         (lambda: config.RMSScaledAdamW(schedule=config.Constant(peak=0.1), b2=1.0), "optimizer.b2 is 1.0"),
         (lambda: config.Loss(label_smoothing=1.0), "loss.label_smoothing is 1.0"),
         (lambda: config.Evaluation(every=0), "evaluation.every is 0"),
+        (lambda: config.Evaluation(examples=0), "evaluation.examples is 0"),
+        (lambda: config.Evaluation(patience=0), "evaluation.patience is 0"),
+        (lambda: config.ChrF(word_order=-1), "metric.word_order is -1"),
+        (lambda: replace(EXPERIMENT, evaluation=config.Evaluation(best="bleu")), "evaluation.best is 'bleu'"),
         (lambda: config.Checkpoint(keep=0), "checkpoint.keep is 0"),
         (lambda: config.Report(every=0), "report.every is 0"),
         (lambda: config.Guard(hang_seconds=0), "guard.hang_seconds is 0"),
@@ -103,3 +107,14 @@ def test_an_impossible_value_is_refused_in_one_sentence(build, said: str) -> Non
         build()
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_scores_of_several_tasks_have_what_their_examples_are_before_them() -> None:
+    examples = (config.TFDSExamples("multi30k"), config.TSVExamples("a/x.tsv"), config.TSVExamples("b/x.tsv.gz"))
+    tasks = tuple(config.TextToText(examples=one) for one in examples)
+    written = config.Evaluation(generation=config.Generation(), best="x2/sequence_accuracy")
+    several = replace(EXPERIMENT, data=config.Supervised(tasks), evaluation=written)
+    assert several.scores[2:] == tuple(f"{name}/sequence_accuracy" for name in ("multi30k", "x", "x2"))
+    alone = replace(written, best="sequence_accuracy")
+    assert replace(several, data=config.Supervised(tasks[:1]), evaluation=alone).scores[2:] == ("sequence_accuracy",)
+    assert replace(several, evaluation=config.Evaluation()).scores == config.FORCED
