@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from research.config import Denoising, Supervised, require
-from research.data import blocks, denoising
+from research.data import blocks, denoising, supervised
 from research.data.batch import Batch, interleaved
 from research.data.blocks import BLOCK_ROWS, Block, Order, Share
 from research.data.shuffle import counter_generator
@@ -36,7 +36,7 @@ def prepare(data: Denoising | Supervised, seed: int, batch_size: int) -> "Pipeli
         case Denoising():
             prepared = denoising.prepare(data)
         case Supervised():
-            raise NotImplementedError
+            prepared = supervised.prepare(data, batch_size)
     return Pipeline(prepared, seed, batch_size, data.threads)
 
 
@@ -49,7 +49,7 @@ class Pipeline:
 
     def __init__(self, prepared: Prepared, seed: int, batch_size: int, threads: int) -> None:
         self.seed, self.batch_size, self.threads = seed, batch_size, threads
-        self.tokenizer = prepared.tokenizer
+        self.tokenizer, self.notes = prepared.tokenizer, prepared.notes
         self._sources, self._held_out_sources = prepared.train, prepared.held_out
         sizes, held_out_sizes = tuple(map(len, prepared.train)), tuple(map(len, prepared.held_out))
         self.train_rows, self.held_out_rows = sum(sizes), sum(held_out_sizes)
