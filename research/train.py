@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,18 @@ import jax.numpy as jnp
 
 from research import evaluate, report, run_directory, sharding, weights
 from research.checkpoint import CheckpointError, Checkpoints, check_same
-from research.config import ConfigError, Decay, Experiment, require
+from research.config import ConfigError, Decay, Denoising, Experiment, require
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
 from research.report import NotFiniteError, say
-from research.step import TrainState, abstract_state, compile_eval_step, compile_train_step, new_state, state_shardings
+from research.step import (
+    EachShape,
+    TrainState,
+    abstract_state,
+    compile_eval_step,
+    compile_train_step,
+    new_state,
+    state_shardings,
+)
 from research.watchdog import Watchdog
 
 
@@ -76,9 +85,9 @@ class Run:
         whole = self.held_out if self.host[1] == 1 else pipeline.held_out(config.evaluation.rows)
         self.unigram_entropy = unigram_entropy(whole)
         began = time.perf_counter()
-        self.train_step = compile_train_step(config, mesh, pipeline.batch_shapes)
-        self.eval_step = compile_eval_step(config, mesh, pipeline.batch_shapes)
-        report.launch_summary(config, mesh, pipeline, self.train_step, time.perf_counter() - began)
+        self.train_step = EachShape(partial(compile_train_step, config, mesh), pipeline.batch_shapes)
+        self.eval_step = EachShape(partial(compile_eval_step, config, mesh), pipeline.batch_shapes)
+        report.launch_summary(config, mesh, pipeline, self.train_step.largest, time.perf_counter() - began)
         self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
 
     def start(self, checkpoints: Checkpoints) -> tuple[TrainState, jax.Array]:
@@ -156,9 +165,11 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
 
 def _conclude(run: Run, directory: Path, params: Any, scores: dict[str, float]) -> None:
     """What a person looks at after a run: scores beside what they must beat, passages filled in, the plot."""
-    first = next(run.pipeline.held_out(1))  # the same rows on every host, since decoding is one program over all
-    shown = jax.tree.map(lambda rows: rows[: run.config.evaluation.samples], first)
-    passages = evaluate.fill_in(run.config.model, params, shown, run.pipeline.tokenizer)
+    passages = []
+    if isinstance(run.config.data, Denoising):
+        first = next(run.pipeline.held_out(1))  # the same rows on every host, since decoding is one program over all
+        shown = jax.tree.map(lambda rows: rows[: run.config.evaluation.samples], first)
+        passages = evaluate.fill_in(run.config.model, params, shown, run.pipeline.tokenizer)
     report.conclusion(directory, run.step, scores["held_out_loss"], run.unigram_entropy, passages)
     run.exit_code = run_directory.write_result(
         directory, "done", run.step, f"reached step {run.step}", unigram_entropy=run.unigram_entropy, **scores

@@ -8,6 +8,7 @@ names the field, the value and what is allowed.
 from research.config.base import ConfigError, require, require_not_negative, require_positive
 from research.config.data import (
     TFDS,
+    Buckets,
     Denoising,
     JSONLines,
     Mixing,
@@ -80,6 +81,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Beam",
+    "Buckets",
     "ByteLevelBPE",
     "Bytes",
     "Checkpoint",

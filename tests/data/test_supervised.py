@@ -14,6 +14,7 @@ import pytest
 from vocabularies import sentencepiece_model, sentences
 
 from research.config import (
+    Buckets,
     Bytes,
     ConfigError,
     JSONExamples,
@@ -28,6 +29,7 @@ from research.config import (
 from research.data import mixture
 from research.data.batch import Batch
 from research.data.pipeline import Pipeline, prepare
+from research.data.tokenizer import SentencePieceTokenizer
 
 Example = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -108,7 +110,7 @@ def test_an_epoch_has_each_example_once_in_a_new_order(one: Supervised) -> None:
     assert sorted(first) == sorted(second) == sorted(framed(one, "train"))
     assert first != second
     assert jax.tree.map(lambda rows: (rows.shape, rows.dtype), batches[0]) == jax.tree.map(
-        lambda rows: (rows.shape, rows.dtype), pipeline.batch_shapes
+        lambda rows: (rows.shape, rows.dtype), pipeline.batch_shapes[0]
     )
 
 
@@ -146,6 +148,99 @@ def test_rates_are_over_examples(two: Supervised) -> None:
     assert weights[0] / weights[1] == pytest.approx(2 * (100 / 400) / (50 / 100))
 
 
+# --- Buckets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucketed(two: Supervised) -> Supervised:
+    return dataclasses.replace(two, input_length=24, target_length=24, batching=Buckets((6, 8, 12, 24)))
+
+
+def epoch(pipeline: Pipeline, number: int) -> list[Batch]:
+    batches = pipeline.train_rows // pipeline.batch_size
+    return take(pipeline, batches, start=number * batches)
+
+
+def test_an_epoch_of_buckets_has_each_example_once(bucketed: Supervised) -> None:
+    pipeline = prepare(bucketed, 0, 8)
+    first, second = epoch(pipeline, 0), epoch(pipeline, 1)
+    assert sorted(examples_in(first)) == sorted(examples_in(second)) == sorted(framed(bucketed, "train"))
+    widths = [[batch.encoder_input_tokens.shape[1] for batch in batches] for batches in (first, second)]
+    assert sorted(widths[0]) == sorted(widths[1])
+    assert widths[0] != widths[1]
+    assert widths[0] != sorted(widths[0])
+    assert sorted(examples_in(list(pipeline.held_out(10**6)))) == sorted(framed(bucketed, "held_out"))
+
+
+def test_a_batch_is_as_wide_as_its_examples_want(bucketed: Supervised) -> None:
+    pipeline = prepare(bucketed, 0, 8)
+    shapes = {batch.encoder_input_tokens.shape: batch for batch in pipeline.batch_shapes}
+    assert list(shapes) == [(32, 6), (24, 8), (16, 12), (8, 24)]
+    narrower = {6: 0, 8: 6, 12: 8, 24: 12}
+    inputs, targets, room = 0, 0, 0
+    for batch in epoch(pipeline, 0):
+        rows, width = batch.encoder_input_tokens.shape
+        assert jax.tree.map(lambda field: (field.shape, field.dtype), batch) == jax.tree.map(
+            lambda field: (field.shape, field.dtype), shapes[rows, width]
+        )
+        lengths = [max(len(source), len(target)) for source, target in examples_in([batch])]
+        assert narrower[width] < min(lengths)
+        assert max(lengths) <= width
+        real = batch.decoder_segment_ids > 0
+        assert (batch.decoder_loss_weights == real).all()
+        assert (
+            batch.decoder_input_tokens[:, 1:][real[:, 1:]] == batch.decoder_target_tokens[:, :-1][real[:, 1:]]
+        ).all()
+        assert (batch.decoder_input_tokens[:, 0] == pipeline.tokenizer.pad_id).all()
+        inputs, targets = inputs + int(batch.encoder_segment_ids.sum()), targets + int(real.sum())
+        room += rows * width
+    assert f"{1 - inputs / room:.1%} of the inputs and {1 - targets / room:.1%} of the targets" in pipeline.notes[0]
+    assert room == pipeline.train_rows * pipeline.inputs
+
+
+def test_threads_starts_and_hosts_decide_nothing_in_buckets(bucketed: Supervised) -> None:
+    pipeline = prepare(bucketed, 3, 24)
+    whole = take(pipeline, 30)
+    assert same(take(prepare(dataclasses.replace(bucketed, threads=4), 3, 24), 30), whole)
+    assert same(take(pipeline, 10, start=20), whole[20:])
+    parts = [take(pipeline, 4, 5, (host, 3)) for host in range(3)]
+    for index, batch in enumerate(whole[5:9]):
+        joined = jax.tree.map(lambda *fields: np.concatenate(fields), *(part[index] for part in parts))
+        assert same([joined], [batch])
+    assert not same(epoch(prepare(bucketed, 4, 24), 0), epoch(pipeline, 0))
+    assert same(list(pipeline.held_out(10**6)), list(prepare(bucketed, 4, 24).held_out(10**6)))
+
+
+def test_targets_are_narrower_in_proportion(bucketed: Supervised) -> None:
+    data = dataclasses.replace(bucketed, target_length=12, too_long="drop")
+    shapes = [batch.decoder_target_tokens.shape for batch in prepare(data, 0, 8).batch_shapes]
+    assert shapes[-1] == (8, 12)
+    assert all(rows * width == 96 for rows, width in shapes)
+
+
+def test_bad_buckets(bucketed: Supervised) -> None:
+    for lengths, said in (
+        ((), "is empty"),
+        ((8, 20), "each must divide the last"),
+        ((24, 12), "must grow"),
+        ((0, 2), ""),
+    ):
+        with pytest.raises(ConfigError, match=f"batching.lengths.*{said}"):
+            Buckets(lengths)
+    for fields, said in (
+        ({"input_length": 20}, "input_length is 20: it must be the last of data.batching.lengths, 24"),
+        ({"target_length": 3}, "target_length is 3: it must be 4 or above"),
+        ({"mixing": Mixing(limit=4)}, "mix by Packed instead"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            dataclasses.replace(bucketed, **fields)
+    pipeline = prepare(bucketed, 0, 8)
+    with pytest.raises(ConfigError, match="row 12: it must be a multiple of batch_size"):
+        pipeline.train(12)
+    with pytest.raises(ConfigError, match="must be a multiple of the number of hosts"):
+        pipeline.train(0, (0, 3))
+
+
 # --- Too long ---------------------------------------------------------------------------------------------------------
 
 
@@ -176,12 +271,16 @@ def test_none_fits(two: Supervised) -> None:
 
 
 def test_a_joint_vocabulary_is_trained_on_both_sides(tmp_path: Path) -> None:
-    for name, word in (("en", "alpha"), ("de", "omega")):
-        lines = [f"{word} {line}".splitlines()[0] for line in sentences(300, seed=5) if line]
+    """Letters that only one side has are pieces, not bytes."""
+    for name, letter in (("en", "α"), ("de", "ω")):
+        lines = [f"{letter} {line}".splitlines()[0] for line in sentences(300, seed=5) if line]
         (tmp_path / f"train.{name}").write_text("\n".join(lines) + "\n")
     task = Translation(examples=ParallelText(str(tmp_path / "train.{name}")))
-    tokenizer = prepare(Supervised((task,), TrainedSentencePiece(pieces=900), 200, 200), 0, 2).tokenizer
-    assert [len(tokenizer.encode(word)) for word in ("alpha", "omega")] == [1, 1]
+    tokenizer = prepare(Supervised((task,), TrainedSentencePiece(pieces=750), 200, 200), 0, 2).tokenizer
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    for letter in "αω":
+        assert not any(tokenizer.processor.is_byte(id) for id in tokenizer.encode(letter))
+    assert any(tokenizer.processor.is_byte(id) for id in tokenizer.encode("ψ"))
 
 
 def test_the_languages_frame_both_sides(two: Supervised, tmp_path: Path) -> None:
