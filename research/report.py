@@ -303,6 +303,7 @@ def launch_summary(
             + f" on {mesh.size} x {mesh.devices.flat[0].device_kind}",
             "data": f"{data.train_rows:,} rows of {raw} raw tokens, from {amount(data.train_tokens)} in all; "
             f"{data.held_out_rows:,} rows held out",
+            **({"examples": "; ".join(data.notes)} if data.notes else {}),
             "vocabulary": f"{data.tokenizer.size} ids, {len(data.tokenizer.sentinel_ids)} of them sentinels; "
             f"{model.vocab_size} rows of embedding",
             "optimizer": f"{type(config.optimizer).__name__}, {type(schedule).__name__} with peak {schedule.peak:g}",

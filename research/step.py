@@ -4,8 +4,9 @@ A step's gradient is the sum over its target tokens divided once by their global
 the mesh change it, also where rows hold unequal numbers of tokens.
 """
 
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -239,6 +240,26 @@ def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Ba
     step = jax.jit(partial(eval_step, experiment), in_shardings=(params, batch_sharding(mesh)), out_shardings=whole)
     with jax.set_mesh(mesh):
         return step.lower(abstract_state(experiment).params, _shapes(batch)).compile()
+
+
+class EachShape:
+    """A step compiled once for every shape that batches have, which it chooses by the batch, its second argument."""
+
+    def __init__(self, compile: Callable[[Batch], jax.stages.Compiled], batches: Iterable[Batch]) -> None:
+        self.compiled = {batch.encoder_input_tokens.shape: compile(batch) for batch in batches}
+
+    def __call__(self, first: Any, batch: Batch, *others: Any) -> Any:
+        return self.compiled[batch.encoder_input_tokens.shape](first, batch, *others)
+
+    @property
+    def largest(self) -> jax.stages.Compiled:
+        """The one that needs most memory."""
+
+        def activations(step: jax.stages.Compiled) -> int:
+            memory: Any = step.memory_analysis()
+            return memory.temp_size_in_bytes
+
+        return max(self.compiled.values(), key=activations)
 
 
 def _shapes(batch: Batch) -> Batch:

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from research.config import ConfigError, Decay, Experiment, Generation, Supervis
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
 from research.evaluate import Asked, Passage, Sample
 from research.report import NotFiniteError, say
-from research.step import TrainState, abstract_state, compile_eval_step, compile_train_step, new_state, state_shardings
+from research.step import (
+    EachShape,
+    TrainState,
+    abstract_state,
+    compile_eval_step,
+    compile_train_step,
+    new_state,
+    state_shardings,
+)
 from research.watchdog import Watchdog
 
 
@@ -96,9 +105,9 @@ class Run:
         self.best = Best(evaluation.best) if best is None else best
         self.written: list[list[str]] = []  # for what is asked, at the last evaluation
         began = time.perf_counter()
-        self.train_step = compile_train_step(config, mesh, pipeline.batch_shapes)
-        self.eval_step = compile_eval_step(config, mesh, pipeline.batch_shapes)
-        report.launch_summary(config, mesh, pipeline, self.train_step, time.perf_counter() - began)
+        self.train_step = EachShape(partial(compile_train_step, config, mesh), pipeline.batch_shapes)
+        self.eval_step = EachShape(partial(compile_eval_step, config, mesh), pipeline.batch_shapes)
+        report.launch_summary(config, mesh, pipeline, self.train_step.largest, time.perf_counter() - began)
         self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
 
     def start(self, checkpoints: Checkpoints) -> tuple[TrainState, jax.Array]:

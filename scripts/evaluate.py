@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -293,7 +294,7 @@ def evaluate_denoising(
 ) -> None:
     """The loss of all whole batches that evaluation.rows asks for, by the step that training evaluates with."""
     from research import evaluate, sharding
-    from research.step import compile_eval_step
+    from research.step import EachShape, compile_eval_step
     from research.train import prepared
     from research.weights import check_same_model
 
@@ -305,7 +306,7 @@ def evaluate_denoising(
     pipeline = prepared(experiment)
     same = pipeline.tokenizer.digest == opened.tokenizer.digest
     require(same, f"{options.model} was trained with another tokenizer than the experiment's data gives.")
-    eval_step = compile_eval_step(experiment, opened.mesh, pipeline.batch_shapes)
+    eval_step = EachShape(partial(compile_eval_step, experiment, opened.mesh), pipeline.batch_shapes)
     size, most = experiment.batch_size, experiment.evaluation.rows
     with Progress("Evaluating", min(-(-most // size), pipeline.held_out_rows // size), "batches") as progress:
 

@@ -21,7 +21,7 @@ EXPERIMENT = config.Experiment(
     steps=10,
     batch_size=8,
 )
-CLASSES = [item for _, item in inspect.getmembers(config, dataclasses.is_dataclass)]
+CLASSES = list(dict.fromkeys(item for _, item in inspect.getmembers(config, dataclasses.is_dataclass)))
 
 
 def reads() -> Counter[str]:

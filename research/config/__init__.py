@@ -8,6 +8,7 @@ names the field, the value and what is allowed.
 from research.config.base import ConfigError, require, require_not_negative, require_positive
 from research.config.data import (
     TFDS,
+    Buckets,
     Corpus,
     Denoising,
     JSONLines,
@@ -114,6 +115,7 @@ __all__ = [
     "AdamW",
     "BERTStyle",
     "Beam",
+    "Buckets",
     "ByteLevelBPE",
     "Bytes",
     "Checkpoint",

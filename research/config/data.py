@@ -90,6 +90,27 @@ class Packed:
 
 
 @dataclass(frozen=True)
+class Buckets:
+    """Examples of like lengths share a batch, one a row, padded to the length of their bucket.
+
+    Lengths are those of the inputs, the last one data.input_length; targets have data.target_length in proportion. A
+    batch has room for as many tokens as batch_size rows of the longest have, so that shorter ones come in more rows.
+    """
+
+    lengths: tuple[int, ...]  # growing; each divides the last
+
+    def __post_init__(self) -> None:
+        lengths = self.lengths
+        require(len(lengths) > 0, "data.batching.lengths is empty: name the length of at least one bucket.")
+        require(
+            all(length > 0 and lengths[-1] % length == 0 for length in lengths)
+            and list(lengths) == sorted(set(lengths)),
+            f"data.batching.lengths is {lengths}: they must grow, and each must divide the last, so that all batches"
+            " have room for equally many tokens.",
+        )
+
+
+@dataclass(frozen=True)
 class Supervised:
     """Examples of tasks, from which the model learns to write targets."""
 
@@ -98,7 +119,7 @@ class Supervised:
     input_length: int = 512  # encoder tokens a row, controls included
     target_length: int = 128  # decoder tokens a row, controls included
     too_long: Literal["truncate", "drop"] = "truncate"  # examples that do not fit a row; counted and said
-    batching: Packed = Packed()
+    batching: Packed | Buckets = Packed()
     mixing: Mixing = Mixing()
     manual_dir: str | None = None  # where files lie that TFDS is not to download
     threads: int = 2  # reading ahead of the device; never decides what is read
@@ -106,3 +127,18 @@ class Supervised:
     def __post_init__(self) -> None:
         require(len(self.tasks) > 0, "data.tasks is empty: name at least one task.")
         require_positive("data.", self, "input_length", "target_length", "threads")
+        if isinstance(self.batching, Buckets):
+            longest, folds = self.batching.lengths[-1], self.batching.lengths[-1] // self.batching.lengths[0]
+            require(
+                self.input_length == longest,
+                f"data.input_length is {self.input_length}: it must be the last of data.batching.lengths, {longest}.",
+            )
+            require(
+                self.target_length >= folds,
+                f"data.target_length is {self.target_length}: it must be {folds} or above, so that the narrowest of"
+                " data.batching.lengths has a target.",
+            )
+            require(
+                self.mixing == Mixing(),
+                f"data.mixing is {self.mixing}: in Buckets every example comes once an epoch; mix by Packed instead.",
+            )

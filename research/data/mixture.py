@@ -38,6 +38,15 @@ def crossed(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(weight * part for weight in outer for part in inner)
 
 
+def row_weights(examples: tuple[int, ...], rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
+    """Weights of rows by which examples, some of which share a row, come at the rates that `weights` gives them."""
+    if mixing.temperature == 1 and (mixing.limit is None or max(examples) <= mixing.limit):
+        return weights(rows, Mixing())
+    rates = weights(examples, mixing)
+    shares = [rate * row / count for rate, row, count in zip(rates, rows, examples, strict=True)]
+    return tuple(max(1, round(share / sum(shares) * 2**30)) for share in shares)
+
+
 def locate(
     positions: Int64[np.ndarray, " n"], weights: tuple[int, ...]
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:

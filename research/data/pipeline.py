@@ -12,12 +12,14 @@ from functools import cached_property
 import jax
 import numpy as np
 
-from research.config import Denoising, Supervised, require
+from research.config import Buckets, Denoising, Supervised, require
 from research.data import blocks, denoising, supervised
 from research.data.batch import Batch, interleaved, started
 from research.data.blocks import BLOCK_ROWS, Block, Order, Share
+from research.data.buckets import BucketedExamples, HostBatches, PreparedBuckets
 from research.data.shuffle import counter_generator
 from research.data.source import Prepared, Source
+from research.data.tokenizer import Tokenizer
 
 FORMAT = 2  # raised when the same config, text and seed would give other batches
 ORDER, TRAIN_NOISE, HELD_OUT_NOISE = 1, 2, 3  # what random numbers are for: the second half of their keys
@@ -35,10 +37,13 @@ def prepare(data: Denoising | Supervised, seed: int, batch_size: int, start_toke
     """
     require(batch_size > 0, f"batch_size is {batch_size}: it must be above 0.")
     match data:
+        case Supervised(batching=Buckets() as batching):
+            buckets = supervised.prepare_buckets(data, batching, batch_size)
+            return BucketPipeline(buckets, seed, batch_size, data.threads, start_token)
+        case Supervised():
+            prepared = supervised.prepare(data, batch_size)
         case Denoising():
             prepared = denoising.prepare(data)
-        case Supervised():
-            prepared = supervised.prepare(data)
     return Pipeline(prepared, seed, batch_size, data.threads, start_token)
 
 
@@ -54,7 +59,7 @@ class Pipeline:
         self, prepared: Prepared, seed: int, batch_size: int, threads: int, start_token: int | None = None
     ) -> None:
         self.seed, self.batch_size, self.threads, self.start_token = seed, batch_size, threads, start_token
-        self.tokenizer = prepared.tokenizer
+        self.tokenizer, self.notes = prepared.tokenizer, prepared.notes
         self._sources, self._held_out_sources = prepared.train, prepared.held_out
         sizes, held_out_sizes = tuple(map(len, prepared.train)), tuple(map(len, prepared.held_out))
         self.train_rows, self.held_out_rows = sum(sizes), sum(held_out_sizes)
@@ -66,13 +71,7 @@ class Pipeline:
         self.train_tokens = sum(texts.values())
         self._train = Order(sizes, prepared.weights, (seed, ORDER))
         self._held_out = Order(held_out_sizes, held_out_sizes, None)
-        self.fingerprint: dict[str, str | int] = {
-            **prepared.fingerprint,
-            "data.tokenizer": self.tokenizer.digest,
-            "data format": FORMAT,
-            "seed": seed,
-            "batch_size": batch_size,
-        }
+        self.fingerprint = _fingerprint(prepared.fingerprint, self.tokenizer, seed, batch_size)
 
     def train(self, start_row: int = 0, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """This host's rows of global batch after global batch, without end, from a global row on.
@@ -80,11 +79,7 @@ class Pipeline:
         `shard` is (this host, hosts). In an epoch of a corpus each of its rows comes once, in an order of that
         epoch; noise is always new. Raises ConfigError where rows do not divide.
         """
-        require(
-            start_row >= 0 and start_row % self.batch_size == 0,
-            f"The data position is row {start_row}: it must be a multiple of batch_size, which is {self.batch_size}.",
-        )
-        return self._batches(self._train_block, shard, start_row // self.batch_size, ENDLESS)
+        return self._batches(self._train_block, shard, self._first(start_row), ENDLESS)
 
     def held_out(self, rows: int, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """This host's rows of the first `rows` held-out rows, the same rows and noise at every call and with any seed.
@@ -102,17 +97,28 @@ class Pipeline:
         return self._batches(self._held_out_block, shard, 0, min(-(-rows // self.batch_size), available))
 
     @cached_property
-    def batch_shapes(self) -> Batch:
-        """Shapes and types of a global batch, before it is read."""
+    def batch_shapes(self) -> tuple[Batch, ...]:
+        """Shapes and types of global batches, before one is read: of all that there can be."""
         batch = self._held_out_block(0).batch
-        return jax.tree.map(lambda rows: jax.ShapeDtypeStruct((self.batch_size, *rows.shape[1:]), rows.dtype), batch)
+        shape = jax.tree.map(lambda rows: jax.ShapeDtypeStruct((self.batch_size, *rows.shape[1:]), rows.dtype), batch)
+        return (shape,)
 
-    def _batches(self, make: Callable[[int], Block], shard: tuple[int, int], first: int, stop: int) -> Iterator[Batch]:
-        host, hosts = shard
+    def _first(self, start_row: int) -> int:
+        require(
+            start_row >= 0 and start_row % self.batch_size == 0,
+            f"The data position is row {start_row}: it must be a multiple of batch_size, which is {self.batch_size}.",
+        )
+        return start_row // self.batch_size
+
+    def _check_hosts(self, hosts: int) -> None:
         require(
             self.batch_size % hosts == 0,
             f"batch_size is {self.batch_size}: it must be a multiple of the number of hosts, which is {hosts}.",
         )
+
+    def _batches(self, make: Callable[[int], Block], shard: tuple[int, int], first: int, stop: int) -> Iterator[Batch]:
+        host, hosts = shard
+        self._check_hosts(hosts)
         return blocks.batches(make, Share(self.batch_size, host, hosts), first, stop, self.threads)
 
     def _train_block(self, number: int) -> Block:
@@ -131,7 +137,56 @@ class Pipeline:
             rng = counter_generator(noise, (start // BLOCK_ROWS, part.source))
             parts.append((part.where, sources[part.source](part.rows, rng)))
         batch = interleaved(parts, self.inputs, self.targets, self.tokenizer.pad_id)
-        return Block(start, stop, batch if self.start_token is None else started(batch, self.start_token))
+        return Block(start, stop, self._started(batch))
+
+    def _started(self, batch: Batch) -> Batch:
+        return batch if self.start_token is None else started(batch, self.start_token)
+
+
+class BucketPipeline(Pipeline):
+    """Batches of examples by their lengths. A row stands for the share of a batch that one of the longest has of it:
+    a batch is `batch_size` of them, however many rows it really has.
+    """
+
+    def __init__(
+        self, prepared: PreparedBuckets, seed: int, batch_size: int, threads: int, start_token: int | None = None
+    ) -> None:
+        self.seed, self.batch_size, self.threads, self.start_token = seed, batch_size, threads, start_token
+        self.tokenizer, self._buckets, self.notes = prepared.tokenizer, prepared.buckets, (str(prepared.buckets),)
+        train, held_out = prepared.buckets.train, prepared.buckets.held_out
+        self.train_rows, self.held_out_rows = len(train) * batch_size, len(held_out) * batch_size
+        _, self.inputs, self.targets = train.shapes[-1]
+        self.train_tokens = sum(train.tokens)
+        self.raw = round(self.train_tokens / self.train_rows)
+        self.fingerprint = _fingerprint(prepared.fingerprint, self.tokenizer, seed, batch_size)
+
+    def train(self, start_row: int = 0, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        return self._read(self._buckets.train, self._first(start_row), ENDLESS, (self.seed, ORDER), shard)
+
+    def held_out(self, rows: int, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        require(rows > 0, f"evaluation.rows is {rows}: it must be above 0.")
+        held_out = self._buckets.held_out
+        return self._read(held_out, 0, min(-(-rows // self.batch_size), len(held_out)), (HELD_OUT_SEED, ORDER), shard)
+
+    @property
+    def batch_shapes(self) -> tuple[Batch, ...]:
+        return self._buckets.batch_shapes
+
+    def _read(
+        self, examples: BucketedExamples, first: int, stop: int, key: tuple[int, int], shard: tuple[int, int]
+    ) -> Iterator[Batch]:
+        self._check_hosts(shard[1])
+        return map(self._started, HostBatches(examples, first, stop, key, shard).read(self.threads))
+
+
+def _fingerprint(data: dict[str, str | int], tokenizer: Tokenizer, seed: int, batch_size: int) -> dict[str, str | int]:
+    return {
+        **data,
+        "data.tokenizer": tokenizer.digest,
+        "data format": FORMAT,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
 
 
 def unigram_entropy(batches: Iterable[Batch]) -> float:

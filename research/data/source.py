@@ -34,3 +34,4 @@ class Prepared(NamedTuple):
     held_out: tuple[Source, ...]
     weights: tuple[int, ...]  # in which the training sources are mixed
     fingerprint: dict[str, str | int]  # an entry for everything in the config that decides the batches
+    notes: tuple[str, ...] = ()  # how the training sources came to be, for the launch summary

@@ -124,6 +124,10 @@ class Tokenizer(ABC):
     def frame(self, language: str | None) -> tuple[list[int], list[int]]:
         """What comes before and after the ids of a text. Raises ConfigError as `language_id`."""
 
+    def ending(self, language: str | None = None) -> int:
+        """How many controls end what `source` and `target` give: what a text that is cut must keep."""
+        return len(self.frame(language)[1])
+
     def _refuse(self, language: str | None) -> None:
         """For families whose frame has no place for a language."""
         if language is not None:
