@@ -56,7 +56,9 @@ def get_config() -> Experiment:
         ),
         steps=8_000,
         batch_size=64,
-        evaluation=Evaluation(every=500, rows=512, generation=Generation(method=Beam(5), max_length=80), best="bleu"),
+        evaluation=Evaluation(
+            every=500, rows=512, generation=Generation(method=Beam(5), max_length=80), best="bleu_none"
+        ),
         checkpoint=Checkpoint(every=100, keep=10),
         report=Report(every=20),
     )
