@@ -165,6 +165,8 @@ def test_an_epoch_of_buckets_has_each_example_once(bucketed: Supervised) -> None
     pipeline = prepare(bucketed, 0, 8)
     first, second = epoch(pipeline, 0), epoch(pipeline, 1)
     assert sorted(examples_in(first)) == sorted(examples_in(second)) == sorted(framed(bucketed, "train"))
+    together = [{frozenset(examples_in([batch])) for batch in batches} for batches in (first, second)]
+    assert len(together[0] & together[1]) <= 1  # examples share batches with others than before
     widths = [[batch.encoder_input_tokens.shape[1] for batch in batches] for batches in (first, second)]
     assert sorted(widths[0]) == sorted(widths[1])
     assert widths[0] != widths[1]
