@@ -11,6 +11,7 @@ value) in which every path must match exactly one row as a whole, so that a new 
 import math
 import re
 import socket
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -102,6 +103,16 @@ def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -
         message = f"mesh is {asked}, which takes {takes} devices, but there are {count}"
         raise ConfigError(f"{message}: (data, fsdp, tensor) may be {allowed}.")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def await_hosts(seconds: float) -> None:
+    """Leaves the distributed runtime together with the other hosts, or without them when the time is over.
+
+    A host whose first one has gone is ended by the runtime, whatever it was about to say.
+    """
+    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(seconds)
 
 
 def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:

@@ -54,6 +54,10 @@ if __name__ == "__main__":
     except Exception:
         traceback.print_exc()
         code = 1
+    if code == 2 and "jax" in sys.modules:
+        from research.sharding import await_hosts
+
+        await_hosts(seconds=10)  # who is told the same needs the first host until it has said so
     if code not in (0, 42, 44):
         # At once: the threads of a save that failed, or hosts that have not failed, would be waited for.
         sys.stdout.flush()
