@@ -29,8 +29,7 @@ def average(run: Path, target: Path, last: int) -> list[int]:
     """
     require(last > 0, f"--last is {last}: it must be above 0.")
     found = weights.find(run)
-    is_run = found.format == "run" and run.parent.name != "checkpoints"
-    require(is_run, f"{run} is no run directory: only a run has several checkpoints.")
+    require(weights.run_of(run) == run, f"{run} is no run directory: only a run has several checkpoints.")
     steps = steps_on_disk(run / "checkpoints")[:last]
     require(
         len(steps) == last,

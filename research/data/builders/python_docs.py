@@ -79,15 +79,19 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
 
 def open_builder(sources: Sources | None = None) -> PythonDocs:
     """The builder over `sources` (by default those of this installation), its data set in the cache, made if needed."""
-    sources = sources or installed_sources()
+    return open_cached("python_docs", FORMAT, PythonDocs, sources or installed_sources())
+
+
+def open_cached(kind: str, format: int, make: Any, sources: Sources) -> Any:
+    """A builder of Python's sources, its data set in the cache, made if needed."""
     tfds.disable_progress_bar()
-    key = cache.digest([FORMAT, str(PythonDocs.VERSION), sources.fingerprint])
-    return PythonDocs(sources, cache.entry("python_docs", key, lambda folder: _build(sources, folder)))
 
+    def build(folder: Path) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS would name a directory that is renamed when it is whole
+            make(sources, folder).download_and_prepare()
 
-def _build(sources: Sources, folder: Path) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS would name a directory that is renamed when it is whole
-        PythonDocs(sources, folder).download_and_prepare()
+    key = cache.digest([format, str(make.VERSION), sources.fingerprint])
+    return make(sources, cache.entry(kind, key, build))
 
 
 def installed_sources() -> Sources:

@@ -7,9 +7,7 @@ for train, 5 for validation and 5 for test.
 """
 
 import ast
-import contextlib
 import hashlib
-import io
 import re
 import textwrap
 import warnings
@@ -19,8 +17,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from research.data import cache
-from research.data.builders.python_docs import Source, Sources, installed_sources, without_collection
+from research.data.builders.python_docs import Source, Sources, installed_sources, open_cached, without_collection
 from research.data.progress import Progress
 from research.data.text_files import is_unicode
 
@@ -61,15 +58,7 @@ class PythonSummaries(tfds.core.GeneratorBasedBuilder):
 
 def open_builder(sources: Sources | None = None) -> PythonSummaries:
     """The builder over `sources` (by default those of this installation), its data set in the cache, made if needed."""
-    sources = sources or installed_sources()
-    tfds.disable_progress_bar()
-    key = cache.digest([FORMAT, str(PythonSummaries.VERSION), sources.fingerprint])
-    return PythonSummaries(sources, cache.entry("python_summaries", key, lambda folder: _build(sources, folder)))
-
-
-def _build(sources: Sources, folder: Path) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS would name a directory that is renamed when it is whole
-        PythonSummaries(sources, folder).download_and_prepare()
+    return open_cached("python_summaries", FORMAT, PythonSummaries, sources or installed_sources())
 
 
 def split_of(module: str) -> str:
