@@ -17,7 +17,7 @@ class Sums(NamedTuple):
     loss: Float[Array, ""]  # what training minimises: smoothed cross entropy plus z-loss, in nats
     nll: Float[Array, ""]  # -log p(target), in nats: what is compared between runs
     z_loss: Float[Array, ""]  # the z-loss inside `loss`
-    correct: Float[Array, ""]  # targets that are the most probable token
+    correct: Float[Array, ""]  # targets that no token is more probable than
     weight: Float[Array, ""]  # target tokens
 
 
@@ -56,7 +56,7 @@ def cross_entropy(
         on = 1.0 - off * (size - 1)
         entropy = -(on * math.log(on) + off * (size - 1) * math.log(off)) if smoothing == "t5x" else 0.0
         loss = log_z - (on - off) * target_logit - off * logits.sum(-1) - entropy + z_term
-    correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    correct = (target_logit == jnp.max(logits, axis=-1)).astype(jnp.float32)
     ones = jnp.ones_like(nll)
     weights = ones if weights is None else weights.astype(jnp.float32)
     return Sums(*(jnp.sum(term * weights) for term in (loss, nll, z_term, correct, ones)))

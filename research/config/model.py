@@ -96,7 +96,7 @@ class Normal:
 
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 # Fields of a model that its weights do not depend on, nor what it computes once trained.
-TRAINING_ONLY = ("initial", "compute", "remat", "unroll", *DROPOUTS)
+TRAINING_ONLY = ("initial", "compute", "remat", "unroll", "shared_dropout", *DROPOUTS)
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ class Model:
     attention_dropout: float = 0.0  # of attention's weights
     activation_dropout: float = 0.0  # inside the feed-forward
     output_dropout: float = 0.0  # of what leaves each stack
+    shared_dropout: bool = True  # alike at every position of a row (T5X), or drawn for each (fairseq, Marian)
     compute: Literal["float32", "bfloat16"] = "bfloat16"  # activations; master weights stay float32
     remat: Literal["none", "dots", "full"] = "none"  # what a layer keeps for its backward pass: all, products, nothing
     unroll: int = 1  # layers a scan step holds: 1 compiles fastest

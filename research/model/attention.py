@@ -50,7 +50,7 @@ class Attention(nnx.Module):
             # Finite, so that a row of padding that sees nothing gives a mean and not NaN.
             scores = jnp.where(mask[..., None, :, :], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        weights = dropout(weights, self.config.attention_dropout, dropout_key)
+        weights = dropout(weights, self.config.attention_dropout, dropout_key, shared=self.config.shared_dropout)
         # In this order each product is [t s] by [s k]; in the other one, beam search on a CPU takes 1.4 times as long.
         return self.output(jnp.einsum("bshk,bhts->bthk", value, weights))
 

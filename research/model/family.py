@@ -74,6 +74,7 @@ TRANSFORMER = {
     "head": Tied(scaled=False),
     "initial": Normal(0.02),
     "dropout": 0.1,
+    "shared_dropout": False,
 }
 V_BART = {**TRANSFORMER, "activation": "gelu", "positions": Learned(1024, offset=2), "embedding_norm": True}
 V_MBART = {**V_BART, "norm_first": True, "scaled_embedding": True}

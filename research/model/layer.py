@@ -81,14 +81,16 @@ def split_key(key: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | N
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
-def dropout(x: Float[Array, "*_ t x"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*_ t x"]:
-    """Zeroes features, the same ones at every position of a row (axis t), as T5X does.
+def dropout(
+    x: Float[Array, "*_ t x"], rate: float, key: PRNGKeyArray | None, *, shared: bool
+) -> Float[Array, "*_ t x"]:
+    """Zeroes features; shared, the same ones at every position of a row (axis t), as T5X does.
 
-    Attention probabilities [b h t s] lose the same keys for every query.
+    Attention probabilities [b h t s] then lose the same keys for every query.
     """
     if key is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, (*x.shape[:-2], 1, x.shape[-1]))
+    keep = jax.random.bernoulli(key, 1.0 - rate, (*x.shape[:-2], 1, x.shape[-1]) if shared else x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
@@ -128,9 +130,10 @@ class FeedForward(nnx.Module):
         self.config = config
 
     def __call__(self, x: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
-        activation = ACTIVATIONS[self.config.activation]
-        hidden = activation(self.gate(x)) * self.up(x) if self.config.gated else activation(self.up(x))
-        return self.down(dropout(hidden, self.config.activation_dropout, dropout_key))
+        config = self.config
+        activation = ACTIVATIONS[config.activation]
+        hidden = activation(self.gate(x)) * self.up(x) if config.gated else activation(self.up(x))
+        return self.down(dropout(hidden, config.activation_dropout, dropout_key, shared=config.shared_dropout))
 
 
 def relative_table(config: Model, keys: Keys, positions: Relative) -> nnx.Param:
@@ -195,7 +198,7 @@ class Layer(nnx.Module):
         self, norm: Norm, x: Float[Array, "b t d"], y: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None
     ) -> Float[Array, "b t d"]:
         """The residual stream with what the sublayer made of it added."""
-        x = x + dropout(y, self.config.dropout, dropout_key)
+        x = x + dropout(y, self.config.dropout, dropout_key, shared=self.config.shared_dropout)
         return x if self.config.norm_first else norm(x)
 
 
@@ -227,11 +230,12 @@ class Stack(nnx.Module):
                 x = x + jnp.asarray(sinusoids(positions, self.config.width))[places].astype(x.dtype)
         if self.config.embedding_norm:
             x = self.embedding_norm(x)
-        return dropout(x, self.config.dropout, dropout_key)
+        return dropout(x, self.config.dropout, dropout_key, shared=self.config.shared_dropout)
 
     def leave(self, x: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
         """What the last layer gives, normed where each sublayer's input was."""
-        return dropout(self.norm(x) if self.config.norm_first else x, self.config.output_dropout, dropout_key)
+        x = self.norm(x) if self.config.norm_first else x
+        return dropout(x, self.config.output_dropout, dropout_key, shared=self.config.shared_dropout)
 
     def position_bias(
         self, queries: Int[Array, "*b t"], keys: Int[Array, "*b s"], bidirectional: bool

@@ -186,6 +186,7 @@ def read_config(path: Path) -> Model:
         dropout=rate(arguments, "dropout", path),
         attention_dropout=rate(arguments, "attention_dropout", path),
         activation_dropout=rate(arguments, "activation_dropout", path),
+        shared_dropout=False,
     )
     refuse_disagreement(model, arguments, path)
     return model

@@ -68,14 +68,22 @@ def test_feed_forward_activates_the_gate(gated, activation):
 
 def test_dropout_keeps_the_mean_and_drops_alike_along_the_length():
     x = jnp.ones((4, 5, 10_000))
-    dropped = dropout(x, 0.2, jax.random.key(0))
+    dropped = dropout(x, 0.2, jax.random.key(0), shared=True)
     assert set(np.unique(dropped)) == {0.0, 1.25}
     assert abs(dropped.mean() - 1) < 0.01
     np.testing.assert_array_equal(dropped, jnp.broadcast_to(dropped[:, :1], x.shape))
     assert not np.array_equal(dropped[0], dropped[1])
-    assert dropout(x, 0.2, None) is x
-    assert dropout(x, 0.0, jax.random.key(0)) is x
-    assert dropout(x.astype(jnp.bfloat16), 0.2, jax.random.key(0)).dtype == jnp.bfloat16
+    assert dropout(x, 0.2, None, shared=True) is x
+    assert dropout(x, 0.0, jax.random.key(0), shared=True) is x
+    assert dropout(x.astype(jnp.bfloat16), 0.2, jax.random.key(0), shared=True).dtype == jnp.bfloat16
+
+
+def test_dropout_that_is_not_shared_is_drawn_for_every_position():
+    dropped = np.asarray(dropout(jnp.ones((4, 5, 10_000)), 0.2, jax.random.key(0), shared=False))
+    assert set(np.unique(dropped)) == {0.0, 1.25}
+    assert np.all(np.abs(dropped.mean(axis=-1) - 1) < 0.02)
+    both = (dropped[:, :1] > 0) & (dropped[:, 1:] > 0)
+    assert abs(both.mean() - 0.8**2) < 0.01  # as often as two independent draws
 
 
 def test_every_layer_has_its_own_dropout_key():

@@ -70,14 +70,14 @@ def assert_trees_close(first, second, tolerance: float = 1e-5) -> None:
         assert np.abs(first[path] - second[path]).max() <= tolerance * scale, path
 
 
-def primitives(program):
-    """The primitives of a program and of the programs it calls; the body of a scan counts once."""
+def equations(program):
+    """The equations of a program and of the programs it calls; the body of a scan counts once."""
     for equation in program.eqns:
-        yield equation.primitive.name
+        yield equation
         for value in jax.tree.leaves(equation.params):
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
-                yield from primitives(inner)
+                yield from equations(inner)
 
 
 # --- What sees what ---------------------------------------------------------------------------------------------------
@@ -215,11 +215,11 @@ def test_remat_keeps_less():
 
 
 def test_the_program_does_not_grow_with_depth():
-    def equations(config):
+    def count(config):
         program = jax.make_jaxpr(lambda params: loss_of(config, params, batch_of()))(abstract_params(config))
-        return len(list(primitives(program.jaxpr)))
+        return len(list(equations(program.jaxpr)))
 
-    assert equations(TINY) == equations(replace(TINY, encoder_layers=24, decoder_layers=24))
+    assert count(TINY) == count(replace(TINY, encoder_layers=24, decoder_layers=24))
 
 
 @pytest.mark.parametrize("config", [TINY, PER_LAYER, TIED], ids=["shared", "per_layer", "tied"])
@@ -289,14 +289,21 @@ def test_the_tied_head_is_the_embedding():
 def test_dropout_acts_in_its_places_and_only_with_a_key():
     config, batch = replace(TINY, **dict.fromkeys(RATES, 0.3)), batch_of()
     params = params_of(config)
-    program = jax.make_jaxpr(lambda params: bind(config, params)(batch, jax.random.key(0)))(params)
+
+    def drawn(config):
+        program = jax.make_jaxpr(lambda params: bind(config, params)(batch, jax.random.key(0)))(params).jaxpr
+        return [each.outvars[0].aval.shape for each in equations(program) if each.primitive.name == "random_bits"]
+
     # Encoder: embedding, final norm; a layer's probabilities, attention, feed-forward inside and after. Decoder: the
     # same, and cross-attention's two. A scanned layer counts once.
-    assert list(primitives(program.jaxpr)).count("random_bits") == 2 + 4 + 2 + 6
+    assert len(drawn(config)) == 2 + 4 + 2 + 6
+    lengths = {batch.encoder_input_tokens.shape[1], batch.decoder_input_tokens.shape[1]}
     for rate, places in zip(RATES, (2 + 2 + 3, 1 + 2, 1 + 1, 2), strict=True):
         alone = replace(TINY, **{rate: 0.3})
-        program = jax.make_jaxpr(lambda params, alone=alone: bind(alone, params)(batch, jax.random.key(0)))(params)
-        assert list(primitives(program.jaxpr)).count("random_bits") == places, rate
+        shared, own = drawn(alone), drawn(replace(alone, shared_dropout=False))
+        assert len(shared) == len(own) == places, rate
+        assert {shape[-2] for shape in shared} == {1}, rate
+        assert {shape[-2] for shape in own} == lengths, rate
     plain = logits_of(config, params, batch)
     np.testing.assert_array_equal(plain, logits_of(TINY, params, batch))
     first, again, other = (logits_of(config, params, batch, jax.random.key(seed)) for seed in (0, 0, 1))

@@ -156,6 +156,7 @@ def test_configuration_read(bart, tmp_path):
         head=Tied(scaled=False),
         initial=model.initial,
         dropout=0.1,
+        shared_dropout=False,
         attention_dropout=0.2,
     )
     # As since 0.10: a nested config of plain dictionaries, the model's part of it such or a namespace.

@@ -37,6 +37,7 @@ def test_configurations_read():
         head=Tied(scaled=False),
         initial=Normal(0.02),
         dropout=0.1,
+        shared_dropout=False,
     )
     assert mbart == replace(bart, norm_first=True, scaled_embedding=True, logits_bias=True)
     changes = {"activation": "silu", "embedding_norm": False, "scaled_embedding": True, "logits_bias": True}

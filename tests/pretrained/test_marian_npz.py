@@ -101,6 +101,7 @@ def test_configurations_read(tmp_path):
         zero_token=17,
         initial=model.initial,
         dropout=0.1,
+        shared_dropout=False,
     )
     generation = read_generation(base)
     assert (generation.start_token, generation.eos_token, generation.pad_token) == (17, 0, 0)

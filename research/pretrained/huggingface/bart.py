@@ -127,6 +127,7 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
         zero_token=_pad_token(config) if facts.zero_pad and family.zero_pad else None,
         initial=Normal(config.get("init_std", 0.02)),
         **{name: config.get(name, silent) for name, silent in DROPOUTS.items()},
+        shared_dropout=False,
     )
 
 

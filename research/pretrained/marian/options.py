@@ -104,6 +104,7 @@ def model_of(options: Options, path: Path) -> Model:
         zero_token=target,
         initial=Normal(0.02),
         dropout=0.1,
+        shared_dropout=False,
     )
 
 
