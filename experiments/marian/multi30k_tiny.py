@@ -11,6 +11,8 @@ Commands:
     python -m scripts.average runs/multi30k runs/multi30k_average --last 10
     python -m scripts.evaluate runs/multi30k_average --split test --generation.method='Beam(5)'
     Without manual_dir the files are downloaded.
+Result: 39.75 BLEU on test2016 as published (41.02 there) after 8,000 updates; 107 min on 2 cores of an AMD EPYC, the
+    first 15 of them beside other work, with --config.microbatches=4 (commit 37dbe8d; the curve is in LOG.md).
 Differs from the published recipe: the vocabulary is SentencePiece's unigram one instead of BPE, rows are packed, and
     the initial values are normal with fairseq's deviation for embeddings and square matrices, not its Xavier ones.
 """

@@ -33,22 +33,41 @@ class Batch(NamedTuple):
         return self.encoder_input_tokens.shape[1], self.decoder_target_tokens.shape[1]
 
 
-def interleaved(parts: Sequence[tuple[Int[np.ndarray, " _"], Batch]], inputs: int, targets: int, pad_id: int) -> Batch:
+def fields_of(batches: Sequence[Batch], inputs: int, targets: int) -> frozenset[str]:
+    """What a batch of `inputs` and `targets` tokens a row must write out that may have rows of any of `batches`: what
+    one of them has, or its padding calls for.
+    """
+
+    def needed(batch: Batch, name: str) -> bool:
+        side = name.startswith("decoder")
+        narrow = batch.widths[side] < (inputs, targets)[side] and not name.endswith("positions")
+        return narrow or getattr(batch, name) is not None
+
+    return frozenset(name for name in Batch._fields if any(needed(batch, name) for batch in batches))
+
+
+def interleaved(
+    parts: Sequence[tuple[Int[np.ndarray, " _"], Batch]],
+    inputs: int,
+    targets: int,
+    pad_id: int,
+    written: frozenset[str],
+) -> Batch:
     """One batch of `inputs` and `targets` tokens a row, of parts with the places of their rows in the whole.
 
-    Narrower parts are padded. What one part has, or padding calls for, and another leaves out as None is written out.
+    Narrower parts are padded. It has the fields `written`, of whatever parts it is: what a part leaves out as None is
+    written out.
     """
-    if len(parts) == 1 and parts[0][1].widths == (inputs, targets):
-        return parts[0][1]
+    only = parts[0][1]
+    if len(parts) == 1 and only.widths == (inputs, targets) and written == fields_of([only], *only.widths):
+        return only
     count = sum(len(where) for where, _ in parts)
     whole: list[np.ndarray | None] = []
     for name in Batch._fields:
-        side = name.startswith("decoder")
-        width = (inputs, targets)[side]
-        narrow = not name.endswith("positions") and any(batch.widths[side] < width for _, batch in parts)
-        if not narrow and all(getattr(batch, name) is None for _, batch in parts):
+        if name not in written:
             whole.append(None)
             continue
+        width = (inputs, targets)[name.startswith("decoder")]
         fields = [(where, written_out(batch, name)) for where, batch in parts]
         rows = np.full((count, width), pad_id if name.endswith("tokens") else 0, fields[0][1].dtype)
         for where, field in fields:

@@ -3,8 +3,10 @@
 Which examples share a row is decided once, not in each epoch. A row starts with the longest example that is left and
 takes, time after time, the one that leaves the least of both of its sides free (the norm-based greedy of Panigrahy et
 al., "Heuristics for Vector Bin Packing", 2011). Of examples of equal lengths a fixed pseudo-random order decides.
+The rows stand in such an order too, so that the first of them, which an evaluation reads, are like the others.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +20,9 @@ from research.data.pairs import Cut, Pairs, Spread, cut, gather, spread
 from research.data.progress import Progress
 from research.data.shuffle import Permutation
 
-FORMAT = 1  # raised when the same examples would be packed otherwise
-ORDER = (0, 1)  # the key and the position of the order among examples of equal lengths
+FORMAT = 2  # raised when the same examples would be packed otherwise
+ORDER = (0, 1)  # the key of fixed pseudo-random orders
+EQUALS, ROWS = (0, 1), (0, 2)  # their positions: among examples of equal lengths, of the rows
 
 
 class Plan(NamedTuple):
@@ -140,16 +143,16 @@ def pack(
     sources: Int64[np.ndarray, " n"], targets: Int64[np.ndarray, " n"], inputs: int, width: int, name: str = "examples"
 ) -> Plan:
     """Examples of these lengths in rows of `inputs` and `width`, none of which may be longer."""
-    order = Permutation(len(sources), ORDER, ORDER)(np.arange(len(sources)))
+    order = Permutation(len(sources), ORDER, EQUALS)(np.arange(len(sources)))
     classes = Classes(sources[order], targets[order], inputs, width)
-    members, counts = [], []
+    rows = []
     with Progress(f"Packing {name}", len(sources), "examples") as progress:
         while classes.left:
-            row = classes.row()
-            members.extend(row)
-            counts.append(len(row))
-            progress.advance(len(row))
-    return Plan(order[np.array(members, np.int64)], np.cumsum([0, *counts], dtype=np.int64))
+            rows.append(classes.row())
+            progress.advance(len(rows[-1]))
+    rows = [rows[place] for place in Permutation(len(rows), ORDER, ROWS)(np.arange(len(rows)))]
+    members = np.fromiter(chain.from_iterable(rows), np.int64, len(sources))
+    return Plan(order[members], np.cumsum([0, *map(len, rows)], dtype=np.int64))
 
 
 class Classes:

@@ -14,7 +14,7 @@ import numpy as np
 
 from research.config import Buckets, Denoising, Supervised, require
 from research.data import blocks, denoising, supervised
-from research.data.batch import Batch, interleaved, started
+from research.data.batch import Batch, fields_of, interleaved, started
 from research.data.blocks import BLOCK_ROWS, Block, Order, Share
 from research.data.buckets import BucketedExamples, HostBatches, PreparedBuckets
 from research.data.shuffle import counter_generator
@@ -65,6 +65,9 @@ class Pipeline:
         self.train_rows, self.held_out_rows = sum(sizes), sum(held_out_sizes)
         self.inputs = max(source.inputs for source in prepared.train)
         self.targets = max(source.targets for source in prepared.train)
+        # All batches have the same ones, also those that by chance have no row of a rare source.
+        firsts = [source(np.zeros(1, np.int64), np.random.default_rng(0)) for source in prepared.train]
+        self._fields = fields_of(firsts, self.inputs, self.targets)
         self.raw = round(np.average([source.raw for source in prepared.train], weights=prepared.weights))
         # Under several objectives a text has a source of each, and counts once.
         texts = {(source.name, source.digest): len(source) * source.raw for source in prepared.train}
@@ -136,7 +139,7 @@ class Pipeline:
         for part in order(start, stop):
             rng = counter_generator(noise, (start // BLOCK_ROWS, part.source))
             parts.append((part.where, sources[part.source](part.rows, rng)))
-        batch = interleaved(parts, self.inputs, self.targets, self.tokenizer.pad_id)
+        batch = interleaved(parts, self.inputs, self.targets, self.tokenizer.pad_id, self._fields)
         return Block(start, stop, self._started(batch))
 
     def _started(self, batch: Batch) -> Batch:

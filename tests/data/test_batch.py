@@ -2,7 +2,12 @@
 
 import numpy as np
 
-from research.data.batch import Batch, interleaved
+from research.data.batch import Batch, fields_of
+from research.data.batch import interleaved as interleave
+
+
+def interleaved(parts, inputs: int, targets: int, pad_id: int) -> Batch:
+    return interleave(parts, inputs, targets, pad_id, fields_of([batch for _, batch in parts], inputs, targets))
 
 
 def part(rows: int, inputs: int, targets: int, first: int, **fields) -> Batch:
@@ -44,3 +49,12 @@ def test_what_one_part_has_is_written_out_for_the_others() -> None:
     assert whole.encoder_positions.tolist() == [[0, 1, 2], [0, 0, 1]]
     assert whole.decoder_segment_ids is None
     assert whole.decoder_loss_weights is None
+
+
+def test_what_is_to_be_written_is_whatever_the_parts_are() -> None:
+    plain, narrow = part(2, 3, 2, 10), part(1, 2, 2, 20)
+    written = fields_of([plain, narrow], 3, 2)
+    assert written == {*Batch._fields[:3], "encoder_segment_ids"}
+    whole = interleave([(np.arange(2), plain)], 3, 2, 0, written)
+    assert whole.encoder_segment_ids.tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert whole.encoder_input_tokens.tolist() == plain.encoder_input_tokens.tolist()

@@ -157,6 +157,16 @@ def test_every_text_comes_once_an_epoch_under_each_denoiser_and_counts_once(text
     assert tokens - 64 <= pipeline.train_tokens <= tokens
 
 
+def test_a_rare_denoiser_leaves_all_batches_alike(data):
+    """Most blocks have no row of it, and are compiled for as those that have."""
+    rare = Mixture((Denoiser(SpanCorruption(), weight=200), Denoiser(PrefixLM())))
+    pipeline = prepare(dataclasses.replace(data, objective=rare), seed=0, batch_size=96)
+    (shape,) = pipeline.batch_shapes
+    for batch in itertools.islice(pipeline.train(), 12):
+        assert [field is None for field in batch] == [field is None for field in shape]
+        assert batch.encoder_segment_ids.shape == batch.encoder_input_tokens.shape
+
+
 @given(
     st.lists(st.integers(1, 2**31 - 1), min_size=1, max_size=8).map(tuple),
     st.lists(st.integers(1, 50), min_size=1, max_size=8).map(tuple),

@@ -137,3 +137,11 @@ def test_little_is_padding() -> None:
     targets = np.clip((sources * draw.lognormal(0, 0.2, 20_000)).astype(np.int64), 3, 64)
     rows = len(pack(sources, targets, 64, 64).offsets) - 1
     assert (sources.sum() + targets.sum()) / (rows * 128) > 0.95
+
+
+def test_the_first_rows_are_like_all_of_them() -> None:
+    rng = np.random.default_rng(0)
+    sources = np.clip(rng.lognormal(4.5, 0.6, 6000), 5, 512).astype(np.int64)
+    plan = pack(sources, np.clip(sources // 5, 2, 128), 512, 128)
+    first = sources[plan.members[: plan.offsets[len(plan.offsets) // 5]]]
+    assert abs(first.mean() / sources.mean() - 1) < 0.1

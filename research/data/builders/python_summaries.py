@@ -1,9 +1,8 @@
 """A TFDS builder that makes a task of the running Python installation: the body of a function, then what it does.
 
-The sources are those of python_docs. An example is a function whose docstring begins with a sentence of 4 to 40 words
-and whose body, its docstring left out, has two statements or more and at most `MAX_CHARACTERS`. Equal bodies count
-once. Modules are divided, by a hash of their names, so that no two splits share what was copied within one: 90 in 100
-for train, 5 for validation and 5 for test.
+The sources are those of python_docs, divided as there. An example is a function whose docstring begins with a sentence
+of 4 to 40 words and whose body, its docstring left out, has two statements or more and at most `MAX_CHARACTERS`. Equal
+bodies count once.
 """
 
 import ast
@@ -17,7 +16,14 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from research.data.builders.python_docs import Source, Sources, installed_sources, open_cached, without_collection
+from research.data.builders.python_docs import (
+    Source,
+    Sources,
+    divided,
+    installed_sources,
+    open_cached,
+    without_collection,
+)
 from research.data.progress import Progress
 from research.data.text_files import is_unicode
 
@@ -25,7 +31,6 @@ FORMAT = 1  # raised when the same sources would give other examples
 WORDS = range(4, 41)  # of a sentence
 MIN_STATEMENTS = 2
 MAX_CHARACTERS = 2000  # of a body: about 600 tokens
-SPLITS = {18: "validation", 19: "test"}  # of 20; the others are for train
 
 
 class Summary(NamedTuple):
@@ -46,10 +51,8 @@ class PythonSummaries(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, description=__doc__, features=features)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        splits: dict[str, list[Summary]] = {"train": [], "validation": [], "test": []}
-        for summary in summaries(self.sources.files):
-            splits[split_of(summary.source.partition(":")[0])].append(summary)
-        return {split: self._generate_examples(members) for split, members in splits.items() if members}
+        splits = divided(summaries(self.sources.files))
+        return {split: self._generate_examples(members) for split, members in splits.items()}
 
     def _generate_examples(self, members: Sequence[Summary]) -> Iterator[tuple[str, dict[str, str]]]:
         for summary in members:
@@ -59,11 +62,6 @@ class PythonSummaries(tfds.core.GeneratorBasedBuilder):
 def open_builder(sources: Sources | None = None) -> PythonSummaries:
     """The builder over `sources` (by default those of this installation), its data set in the cache, made if needed."""
     return open_cached("python_summaries", FORMAT, PythonSummaries, sources or installed_sources())
-
-
-def split_of(module: str) -> str:
-    number = int.from_bytes(hashlib.sha256(module.encode()).digest()[:8])
-    return SPLITS.get(number % 20, "train")
 
 
 def summaries(files: Sequence[Source]) -> list[Summary]:

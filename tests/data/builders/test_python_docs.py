@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from research.data.builders import python_docs
+from research.data.builders import python_docs, python_summaries
 from research.data.builders.python_docs import Source, Sources
 
 LONG = "a docstring that is long enough to be worth a place"
@@ -74,9 +74,10 @@ def texts(builder: python_docs.PythonDocs, split: str) -> list[str]:
 
 def test_splits_are_stable_and_disjoint(own_cache: Path, tmp_path: Path) -> None:
     builder = python_docs.open_builder(many(tmp_path / "a", 1000))
-    train, validation = texts(builder, "train"), texts(builder, "validation")
-    assert sorted(train + validation) == sorted(f"Number {number}, {LONG}." for number in range(1000))
-    assert 5 <= len(validation) <= 45
+    train, validation, test = (texts(builder, split) for split in ("train", "validation", "test"))
+    assert sorted(train + validation + test) == sorted(f"Number {number}, {LONG}." for number in range(1000))
+    assert 25 <= len(validation) <= 75
+    assert 25 <= len(test) <= 75
 
     more = python_docs.open_builder(many(tmp_path / "b", 1100))
     assert more.fingerprint != builder.fingerprint
@@ -89,6 +90,21 @@ def test_splits_are_stable_and_disjoint(own_cache: Path, tmp_path: Path) -> None
     assert "tensorflow" not in sys.modules
 
 
+def test_what_summaries_are_tested_on_is_not_in_the_training_text(own_cache: Path, tmp_path: Path) -> None:
+    root = tmp_path / "package"
+    root.mkdir()
+    for number in range(200):
+        body = f"    x = {number}\n    return x\n"
+        (root / f"file{number}.py").write_text(f'def function():\n    """Returns number {number}, {LONG}."""\n{body}')
+    sources = python_docs.tree_sources(root)
+    read = texts(python_docs.open_builder(sources), "train")
+    summaries = python_summaries.open_builder(sources)
+    for split, seen in (("train", True), ("validation", False), ("test", False)):
+        written = [example["summary"].decode() for example in summaries.as_data_source(split)]
+        assert len(written) > 0
+        assert all((summary in read) == seen for summary in written)
+
+
 def test_equal_sources_build_equal_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +114,7 @@ def test_equal_sources_build_equal_files(
         monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / name))
         python_docs.open_builder(sources)
         built.append({path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.array_record*")})
-    assert len(built[0]) == 2
+    assert len(built[0]) == 3
     assert built[0] == built[1]
     assert capsys.readouterr().out == ""
 
@@ -126,7 +142,7 @@ def test_a_killed_build_starts_afresh(own_cache: Path, tmp_path: Path) -> None:
     assert any("incomplete" in name for name in left)
 
     builder = python_docs.open_builder(sources)
-    assert len(texts(builder, "train") + texts(builder, "validation")) == 60
+    assert sum(len(texts(builder, split)) for split in builder.info.splits) == 60
     left = [path.name for path in own_cache.rglob("*")]
     assert not any("incomplete" in name or "partial" in name for name in left)
 

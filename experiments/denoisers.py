@@ -1,0 +1,60 @@
+"""Four ways to break Python's documentation, at equal compute, and how well each T5 then learns to summarize functions.
+
+Papers: Raffel et al., arXiv:1910.10683 (spans, prefix language modelling); Lewis et al., arXiv:1910.13461 (infilling
+    and permutation); Tay et al., arXiv:2205.05131 (UL2's mixture).
+Commands: pretrain, 21.5 TFLOP each (a step of 64 targets costs 1.94 times one of span corruption's 14), then fine-tune:
+    ./scripts/quickstart
+    python -m scripts.train experiments/denoisers.py --run_dir runs/spans
+    python -m scripts.train experiments/denoisers.py --run_dir runs/bart --config.steps=2580 \
+        --config.data.objective='BART(TextInfilling(), permute_sentences=1.0)'
+    python -m scripts.train experiments/denoisers.py --run_dir runs/prefix --config.steps=2580 \
+        --config.data.objective='PrefixLM()'
+    python -m scripts.train experiments/denoisers.py --run_dir runs/ul2 --config.steps=2580 \
+        --config.data.objective='ul2()'
+    python -m scripts.train experiments/finetune/python_summaries.py --run_dir runs/summaries_spans \
+        --config.init=runs/spans
+    python -m scripts.evaluate runs/summaries_spans --split test
+    and so on for the others, with three seeds each (--config.seed=1).
+The quickstart is there for its vocabulary. The held-out losses are of other targets each and cannot be compared.
+Hardware, time, result: not run yet.
+"""
+
+from research.config import (
+    TFDS,
+    Adafactor,
+    Checkpoint,
+    Denoising,
+    Evaluation,
+    Experiment,
+    InverseSquareRoot,
+    Model,
+    Report,
+    SentencePiece,
+)
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=Model(
+            vocab_size=2176,
+            width=128,
+            heads=4,
+            head_width=32,
+            feed_forward=384,
+            encoder_layers=2,
+            decoder_layers=2,
+            compute="float32",
+            unroll=2,
+        ),
+        data=Denoising(
+            corpora=(TFDS("python_docs"),),
+            tokenizer=SentencePiece("runs/quickstart/tokenizer.model"),
+            input_length=64,
+        ),
+        optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.02, timescale=400, warmup=50)),
+        steps=5000,
+        batch_size=16,
+        evaluation=Evaluation(every=500, rows=512),
+        checkpoint=Checkpoint(every=500),
+        report=Report(every=20),
+    )
