@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from research import run_directory, weights
+from research import override, run_directory, weights
 from research.checkpoint import steps_on_disk, write_parameters
 from research.config import require
 from research.data.progress import Progress
@@ -35,6 +35,13 @@ def average(run: Path, target: Path, last: int) -> list[int]:
         len(steps) == last,
         f"{run} keeps {len(steps)} checkpoints, fewer than --last {last}: lower it, or train with"
         f" --config.checkpoint.keep={last}.",
+    )
+    gaps = np.diff(steps[::-1])
+    every = override.from_json((run / "config.json").read_text()).checkpoint.every
+    require(
+        max(gaps.tolist(), default=0) <= every,
+        f"The newest {last} checkpoints of {run} are of steps {', '.join(map(str, steps[::-1]))}, further apart than"
+        f" the {every} steps between two: lower --last, or train with --config.checkpoint.keep={last}.",
     )
     with new_directory(target) as unfinished:
         write_parameters(unfinished / "checkpoints", steps[0], found.stored_as, _mean(run, steps))

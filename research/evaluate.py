@@ -81,14 +81,17 @@ def ask(data: Supervised, split: Split, most: int | None = None) -> list[Asked]:
     """The first `most` examples of each task, or all.
 
     Raises:
-        ConfigError: a split is missing, or holds what cannot be read; or a metric cannot be computed here.
+        ConfigError: a split is missing, or holds what cannot be read; or a metric cannot be computed here, or does not
+            fit what is to be written.
     """
     asked = []
     for label, task in zip(task_labels(data.tasks), data.tasks, strict=True):
         metrics.check(task.metrics)
         examples = open_task(task, split, data.manual_dir)
         count = len(examples) if most is None else min(most, len(examples))
-        asked.append(Asked(label, f"{label}{examples.name}", task, examples.read(np.arange(count))))
+        read = examples.read(np.arange(count))
+        metrics.check_fit(task.metrics, [example.references for example in read], examples.name)
+        asked.append(Asked(label, f"{label}{examples.name}", task, read))
     return asked
 
 

@@ -123,10 +123,21 @@ class Generator:
         sentinels = not self._sentinels.isdisjoint(ids)  # where they stand is what the model was asked
         return Hypothesis(self.tokenizer.decode(ids) if sentinels else self.tokenizer.text(ids), ids, score)
 
+    def cut_targets(self, targets: Sequence[str]) -> int:
+        """How many targets `score_pairs` cuts."""
+        most = self._within(self.target_length)
+        framed = self.tokenizer.target(targets, self.languages[1])
+        return 0 if most is None else sum(len(ids) > most for ids in framed)
+
     @property
     def _longest(self) -> int | None:
         """The most tokens of a source."""
-        return min((most for most in (self.model.longest, self.input_length) if most is not None), default=None)
+        return self.model.longest if self.input_length is None else self._within(self.input_length)
+
+    def _within(self, length: int | None) -> int | None:
+        """What a side of this length is cut to, the model's positions being fewer perhaps."""
+        limit = self.model.longest
+        return length if length is None or limit is None else min(length, limit)
 
     @cached_property
     def _sentinels(self) -> frozenset[int]:
@@ -137,12 +148,18 @@ class Generator:
     ) -> Iterator[dict[int, list[float]]]:
         """Log-probabilities in nats of every target token of (source, target) pairs, EOS and language codes among them.
 
+        Sides are cut where a length is given for them.
+
         Raises:
-            ConfigError: a source or a target is longer than the model's positions.
+            ConfigError: a source or a target that is not to be cut is longer than the model's positions.
         """
         limit = self.model.longest
-        sources = self.tokenizer.source([source for source, _ in pairs], self.languages[0], self.input_length)
-        targets = self.tokenizer.target([target for _, target in pairs], self.languages[1], self.target_length)
+        sources = self.tokenizer.source(
+            [source for source, _ in pairs], self.languages[0], self._within(self.input_length)
+        )
+        targets = self.tokenizer.target(
+            [target for _, target in pairs], self.languages[1], self._within(self.target_length)
+        )
         for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
             most = max(len(source), len(target))
             require(
@@ -156,7 +173,8 @@ class Generator:
     def identity(self) -> list[Any]:
         """All that a line's outputs follow from, besides the line."""
         texts = [repr(self.model), repr(self.generation), self.tokenizer.digest, self.languages]
-        return [*texts, self.seed, self.scores, int(checksum(self.params))]
+        lengths = [self.input_length, self.target_length]
+        return [*texts, *lengths, self.seed, self.scores, int(checksum(self.params))]
 
     def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[list[float]]:
         sources, source_segments = self._padded([source for source, _ in pairs])

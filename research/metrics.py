@@ -27,6 +27,19 @@ def check(metrics: Sequence[Metric]) -> None:
             _sacrebleu(metric)
 
 
+def check_fit(metrics: Sequence[Metric], references: References, what: str) -> None:
+    """Raises ConfigError where a metric sees nothing in the references of `what`, whatever is written.
+
+    The others compare texts as they are, of any task and language; ROUGE reads a to z and digits alone.
+    """
+    seen = any(re.search("[a-z0-9]", one.lower()) for given in references for one in given)
+    require(
+        seen or not any(isinstance(metric, ROUGE) for metric in metrics),
+        f"ROUGE() reads only the letters a to z and digits, of which the references of {what} have none: score by"
+        ' ChrF() or BLEU(tokenize="char").',
+    )
+
+
 def score(metrics: Sequence[Metric], predictions: Sequence[str], references: References) -> dict[str, Score]:
     """Each number by its name.
 

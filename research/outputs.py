@@ -18,9 +18,13 @@ def read_predictions(name: str) -> tuple[list[str], Texts | None]:
     if not name.endswith(".jsonl"):
         return _lines(name), None
     rows = _objects(name)
+    tasks = dict.fromkeys(str(row["task"]) for row in rows if "task" in row)
+    require(len(tasks) < 2, f"{name} has the outputs of several tasks, {', '.join(tasks)}: give those of one alone.")
     predictions = [_prediction(row, f"{name}, line {number}") for number, row in enumerate(rows, 1)]
-    if not all("references" in row for row in rows):
+    lacking = [number for number, row in enumerate(rows, 1) if "references" not in row]
+    if len(lacking) == len(rows):
         return predictions, None
+    require(not lacking, f'{name}, line {lacking[0] if lacking else 0} has no "references", which other lines have.')
     return predictions, [_texts(row["references"], f"{name}, line {n}", "references") for n, row in enumerate(rows, 1)]
 
 
@@ -67,8 +71,8 @@ def _texts(value: Any, where: str, key: str) -> tuple[str, ...]:
 
 def _lines(name: str) -> list[str]:
     require(Path(name).is_file(), f"{name}: there is no such file.")
-    with open(name, encoding="utf-8", errors="replace") as file:
-        return [line.rstrip("\n") for line in file]
+    with open(name, encoding="utf-8", errors="replace", newline="\n") as file:  # as sacreBLEU: "\r" ends no line
+        return [line.rstrip("\r\n") for line in file]
 
 
 def _objects(name: str) -> list[dict[str, Any]]:

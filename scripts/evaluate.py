@@ -39,7 +39,8 @@ what is evaluated
     --experiment=experiments/FILE.py        the tasks of another experiment
     --config.data...                        that experiment's, or the run's, changed as in scripts.train
     --task='Translation(examples=TSVExamples("train.tsv", test="test.tsv", columns=("en", "de")))'   (again for more)
-  Metrics are those of the tasks, from 0 to 100: BLEU(), ChrF(), ROUGE(), SQuAD(), Accuracy().
+  Tasks alone take --config.data.manual_dir, input_length and target_length: without lengths nothing is cut but to the
+  model's positions. Metrics are those of the tasks, from 0 to 100: BLEU(), ChrF(), ROUGE(), SQuAD(), Accuracy().
   The loss and perplexity a target token are of the first reference. A run that denoises has no tasks: its held-out
   loss, perplexity and token accuracy are given.
 
@@ -98,9 +99,18 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def given(options: argparse.Namespace, *but: str) -> list[str]:
+    """The options that differ from what they are when nothing is said, but for some."""
+    silent = vars(parser().parse_args([]))
+    return [f"--{name}" for name, value in vars(options).items() if value != silent[name] and name not in but]
+
+
 def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str, str]) -> int:
     if options.predictions is not None:
         require(options.model is None, "Give a model or --predictions, not both.")
+        unread = given(options, "predictions", "references", "metrics", "output")
+        unread += ["--config..."] * bool(overrides) + ["--generation..."] * bool(chosen)
+        require(not unread, f"{' and '.join(unread)} says nothing of a file of outputs, which is scored whole.")
         metrics: tuple[Metric, ...] = tuple(override.parse(Metric, text, "--metrics") for text in options.metrics)
         require(len(metrics) > 0, "Say what to score by: --metrics 'BLEU()' 'ChrF()', or ROUGE(), SQuAD(), Accuracy().")
         score_names(metrics)
@@ -110,23 +120,34 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
     require(not options.references and not options.metrics, "--references and --metrics are for --predictions.")
     require(options.examples is None or options.examples > 0, f"--examples is {options.examples}: above 0, or all.")
     require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
+    tasks = tuple(override.parse(Task, text, "--task") for text in options.task)
     experiment = base_experiment(options)
+    if experiment is not None and tasks and isinstance(experiment.data, Denoising):
+        experiment = None  # which says nothing of tasks
+    data: Denoising | Supervised
+    lengths: dict[str, int | None] = {}
     if experiment is not None:
         experiment = override.apply(experiment, overrides)
+        data = experiment.data
+        if isinstance(data, Supervised):
+            data = dataclasses.replace(data, tasks=tasks or data.tasks)
+            lengths = {"input_length": data.input_length, "target_length": data.target_length}
     else:
-        require(not overrides, "--config... changes an experiment: give a run directory, or --experiment.")
-    data = data_of(options, experiment)
+        require(len(tasks) > 0, f"{options.model} is no run directory: say what to evaluate by --task or --experiment.")
+        data, lengths = data_alone(tasks, overrides)
     split = options.split or ("test" if isinstance(data, Supervised) else "held_out")
     output, step = place(options, split)
     facts = {"model": str(options.model), "step": step, "split": split, "compute": options.compute}
     if isinstance(data, Denoising):
         assert experiment is not None
         require(split == "held_out", f"--split is {split}: denoising has held_out alone.")
-        require(not chosen, "--generation... is for tasks, and this experiment denoises.")
+        unread = given(options, "model", "experiment", "split", "output", "tokenizer", "compute", "mesh")
+        unread += ["--generation..."] * bool(chosen)
+        require(not unread, f"{' and '.join(unread)} is for tasks, and this experiment denoises.")
         evaluate_denoising(options, experiment, output, facts)
     else:
         default = None if experiment is None else experiment.evaluation.generation
-        evaluate_tasks(options, data, default, chosen, output, facts)
+        evaluate_tasks(options, data, lengths, default, chosen, output, facts)
     return 0
 
 
@@ -140,15 +161,17 @@ def base_experiment(options: argparse.Namespace) -> Experiment | None:
     return None if directory is None else override.from_json((directory / "config.json").read_text())
 
 
-def data_of(options: argparse.Namespace, experiment: Experiment | None) -> Denoising | Supervised:
-    tasks = tuple(override.parse(Task, text, "--task") for text in options.task)
-    if not tasks:
-        if experiment is None:
-            raise ConfigError(f"{options.model} is no run directory: say what to evaluate by --task or --experiment.")
-        return experiment.data
-    if experiment is not None and isinstance(experiment.data, Supervised):
-        return dataclasses.replace(experiment.data, tasks=tasks)
-    return Supervised(tasks)
+def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supervised, dict[str, int | None]]:
+    """Tasks without an experiment, and the lengths that are asked for: without them, the model's positions decide."""
+    others = [f"--config.{name}" for name in overrides if not name.startswith("data.")]
+    require(
+        not others,
+        f"{' and '.join(others)} changes an experiment: give a run directory, or --experiment; --task alone takes"
+        " --config.data...",
+    )
+    asked = {name.removeprefix("data."): text for name, text in overrides.items()}
+    data = override.apply(Supervised(tasks), asked)
+    return data, {name: getattr(data, name) if name in asked else None for name in ("input_length", "target_length")}
 
 
 def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | None]:
@@ -178,6 +201,7 @@ def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | N
 def evaluate_tasks(
     options: argparse.Namespace,
     data: Supervised,
+    lengths: dict[str, int | None],
     default: Generation | None,
     chosen: dict[str, str],
     output: Path | None,
@@ -189,7 +213,6 @@ def evaluate_tasks(
     asked = evaluate.ask(data, facts["split"], options.examples)
     opened = open_model(options)
     generations = [generation_for(opened, one.task, default, data, chosen) for one in asked]
-    lengths = {"input_length": data.input_length, "target_length": data.target_length}
     generators = [
         opened.generator(generation, one.task.languages, seed=options.seed, **lengths)
         for one, generation in zip(asked, generations, strict=True)
@@ -249,7 +272,7 @@ def answers(asked: Any, generator: Any, journal: Any, first: int) -> "Answers":
             progress.advance(len(scores))
     written = [journal.done[first + number] for number in range(count)]
     likelihoods = [tuple(journal.done[first + count + number]) for number in range(count)]
-    return Answers(written, likelihoods, len(notes.truncated))
+    return Answers(written, likelihoods, len(notes.truncated), generator.cut_targets([target for _, target in pairs]))
 
 
 class Answers(NamedTuple):
@@ -257,7 +280,8 @@ class Answers(NamedTuple):
 
     written: list[str]
     likelihoods: list[tuple[float, int]]  # log-probability of the target in nats, and its tokens
-    truncated: int  # sources
+    truncated: int  # sources, to what is read of them
+    truncated_targets: int  # to what is scored of them
 
     def result(self, asked: Any, generation: Generation) -> dict[str, Any]:
         from research import metrics
@@ -268,6 +292,7 @@ class Answers(NamedTuple):
         return {
             "examples": len(asked.examples),
             "truncated sources": self.truncated,
+            "truncated targets": self.truncated_targets,
             "generation": json.loads(override.to_json(generation)),
             "scores": {name: score.value for name, score in scores.items()},
             "signatures": {name: score.signature for name, score in scores.items()},
@@ -375,6 +400,9 @@ def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:
         for number, unit in FORCED:
             if number in result:
                 rows[number] = f"{result[number]:10.5g}  {unit}"
+        for number in ("truncated sources", "truncated targets"):
+            if result.get(number):
+                rows[number] = f"{result[number]:10,}  longer than what is read of them"
         report.table(f"\n{name}: {counted}", rows)
     if output is not None:
         report.say(f"\nAll of it is in {output}.")

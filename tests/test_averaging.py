@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -83,8 +84,14 @@ def test_no_run_goes_on_in_it_but_one_may_start_from_it(run, tmp_path):
 def test_bad_input_is_one_sentence(run, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
+    shutil.copytree(run, tmp_path / "gap")
+    shutil.rmtree(tmp_path / "gap" / "checkpoints" / "2")
     for arguments, said in (
         ([str(run), "mean", "--last", "9"], "keeps 4 checkpoints, fewer than --last 9"),
+        (
+            [str(tmp_path / "gap"), "mean", "--last", "3"],
+            "are of steps 1, 3, 4, further apart than the 1 steps between",
+        ),
         ([str(run), "mean", "--last", "0"], "--last is 0: it must be above 0."),
         ([str(run / "checkpoints" / "4"), "mean"], "is no run directory"),
         ([str(tmp_path / "absent"), "mean"], "does not exist"),

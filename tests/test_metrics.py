@@ -83,6 +83,13 @@ def test_examples_may_have_unequal_numbers_of_references():
     assert "nrefs:var" in metrics.score([BLEU()], PREDICTIONS, uneven)["bleu"].signature
 
 
+def test_rouge_is_refused_where_it_sees_nothing():
+    metrics.check_fit([ROUGE(), ChrF()], [("Слово",), ("1",)], "a")
+    metrics.check_fit([ChrF(), BLEU()], [("Слово",)], "a")
+    with pytest.raises(ConfigError, match="of which the references of a have none: score by ChrF"):
+        metrics.check_fit([ROUGE(), ChrF()], [("Слово",), ("文章",)], "a")
+
+
 @pytest.mark.parametrize("stemmer", [True, False])
 def test_rouge_is_that_of_its_command(tmp_path, stemmer):
     """Of each example; texts of several lines end in a form feed there."""

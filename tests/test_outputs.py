@@ -15,8 +15,9 @@ def write(path: Path, text: str) -> str:
 
 
 def test_only_the_ends_of_lines_part_lines(tmp_path: Path) -> None:
-    name = write(tmp_path / "a.txt", "one \u2028 line\r\n\nthird\x0bstill third")
-    assert read_predictions(name) == (["one \u2028 line", "", "third\x0bstill third"], None)
+    (tmp_path / "a.txt").write_bytes("one \u2028 line\r\n\nthird\x0bstill\rthird".encode())
+    expected = ["one \u2028 line", "", "third\x0bstill\rthird"]
+    assert read_predictions(str(tmp_path / "a.txt")) == (expected, None)
 
 
 def test_references_of_several_files_stand_beside_each_other(tmp_path: Path) -> None:
@@ -41,3 +42,18 @@ def test_references_of_several_files_stand_beside_each_other(tmp_path: Path) -> 
 def test_bad_references_are_refused_by_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         read_references([write(tmp_path / "a.jsonl", text + "\n")], 1, "hyp.txt")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"prediction": "a", "references": ["b"]}, {"prediction": "a"}], 'a.jsonl, line 2 has no "references"'),
+        (
+            [{"prediction": "a", "task": "x"}, {"prediction": "a", "task": "y"}],
+            "outputs of several tasks, x, y: give those",
+        ),
+    ],
+)
+def test_outputs_that_are_not_one_set_are_refused(tmp_path: Path, rows: list[dict[str, object]], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_predictions(write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows)))

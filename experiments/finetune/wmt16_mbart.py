@@ -38,7 +38,7 @@ def get_config() -> Experiment:
                     languages=("en_XX", "ro_RO"),
                 ),
             ),
-            tokenizer=MBart("mbart-large-cc25"),
+            tokenizer=MBart("mbart-large-cc25/sentencepiece.bpe.model"),
             input_length=256,
             target_length=256,
         ),

@@ -86,11 +86,14 @@ def prepare(data: Denoising) -> Prepared:
 
 def check_early(data: Denoising) -> None:
     """What can be known before a corpus is built, which can take hours."""
+    named = {corpus.language for corpus in data.corpora}
+    for denoiser in data.denoisers:
+        unknown = sorted(set(getattr(denoiser.objective, "unspaced", ())) - named)
+        require(not unknown, f"objective.unspaced names {', '.join(unknown)}, which is the language of no corpus.")
     if not isinstance(data.tokenizer, TrainedSentencePiece):
         return check_tokenizer(data, open_tokenizer(data.tokenizer))
     for denoiser in data.denoisers:
         lengths(denoiser.objective, data.input_length, controls=1 + (len(data.tokenizer.languages) > 0))
-    named = {corpus.language for corpus in data.corpora}
     known: set[str | None] = {*data.tokenizer.languages} if data.tokenizer.languages else {None}
     wrong = sorted(map(repr, named - known))
     require(

@@ -74,9 +74,11 @@ def pattern_of(files: FileExamples, split: Split) -> str:
 def check(record: Record, wanted: Wanted, where: str) -> str:
     """The source's text, by which a record is held out. Raises ConfigError where a side is empty."""
     for side, names in (("source", wanted.source), ("target", wanted.target)):
-        texts = [record[name] for name in names]
+        firsts = [text for name in names for text in record[name][:1]]
         told = " and ".join(f'"{name}"' for name in names)
-        require(any("".join(values).strip() for values in texts), f"{where} has an empty {side} ({told}).")
+        require(any(map(str.strip, firsts)), f"{where} has an empty {side} ({told}).")
+    for name in wanted.names:
+        require(len(record[name]) > 0, f'{where} has an empty list as "{name}".')
     for name in wanted.target:
         require(all(map(str.strip, record[name])), f'{where} has an empty text among those of "{name}".')
     return "\n".join(text for name in wanted.source for text in record[name])
@@ -162,7 +164,7 @@ def texts_at(value: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
 
 def tsv_spans(path: Path, lines: Iterable[Line], columns: tuple[str, ...], wanted: Wanted) -> Iterator[Span]:
     for line in lines:
-        if not line.text.strip():
+        if not line.text.rstrip("\r\n"):
             continue
         where, cells = f"{path}, line {line.number}", _cells(line.text)
         require(
@@ -202,11 +204,7 @@ class ParallelRecords:
         }
         first, *others = self._columns.values()
         for other in others:
-            require(
-                len(first) == len(other),
-                f"{first.name} has {len(first):,} lines and {other.name} has {len(other):,}: the same line of each must"
-                " be one example.",
-            )
+            _check_parallel(first, other)
         by_hash = split != "test" and files.held_out is None
         self._rows, _ = choose(first, split, by_hash, "example")
         identities = [(name, index.identity) for name, index in self._columns.items()]
@@ -219,6 +217,20 @@ class ParallelRecords:
         return [
             {name: (index[int(row)].decode(),) for name, index in self._columns.items()} for row in self._rows[indices]
         ]
+
+
+def _check_parallel(first: FileIndex, other: FileIndex) -> None:
+    """Raises ConfigError unless both have equally many files, and these, in their order, equally many lines."""
+    counts = len(first.files), len(other.files)
+    require(
+        counts[0] == counts[1],
+        f"{first.name} names {counts[0]} files and {other.name} {counts[1]}: each must have a counterpart.",
+    )
+    for one, lines, another, others in zip(first.files, first.counts, other.files, other.counts, strict=True):
+        require(
+            lines == others,
+            f"{one} has {lines:,} lines and {another} has {others:,}: the same line of each must be one example.",
+        )
 
 
 def line_spans(path: Path, lines: Iterable[Line]) -> Iterator[Span]:

@@ -26,7 +26,7 @@ def questions(path: Path) -> list[Question]:
     """Raises ConfigError where the file is not in SQuAD's form."""
     try:
         return [question for number, article in enumerate(_articles(path)) for question in _questions(number, article)]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(
             f"{path} is not JSON as SQuAD 1.1 publishes it ({type(error).__name__}: {said}): data, paragraphs, context,"
@@ -34,11 +34,11 @@ def questions(path: Path) -> list[Question]:
         ) from None
 
 
-def _articles(path: Path) -> list[dict[str, Any]]:
+def _articles(path: Path) -> Any:
     return json.loads(path.read_bytes())["data"]
 
 
-def _questions(number: int, article: dict[str, Any]) -> Iterator[Question]:
+def _questions(number: int, article: Any) -> Iterator[Question]:
     title = article.get("title", "")
     for paragraph in article["paragraphs"]:
         for asked in paragraph["qas"]:

@@ -59,7 +59,7 @@ class FileIndex:
         stored: Callable[[Path, str], Path] | None = None,
     ) -> None:
         self.name = pattern
-        named = find_files(pattern)
+        self.files = named = find_files(pattern)
         digests = [known_digest(path) for path in named]
         self._paths = [(stored or plain_file)(path, content) for path, content in zip(named, digests, strict=True)]
         self.identity = cache.digest([FORMAT, *rules, digests])
@@ -69,6 +69,11 @@ class FileIndex:
 
     def __len__(self) -> int:
         return len(self._spans)
+
+    @property
+    def counts(self) -> list[int]:
+        """Pieces of each file."""
+        return np.bincount(self._spans[:, 0], minlength=len(self.files)).tolist()
 
     def __getitem__(self, index: int) -> bytes:
         file, start, stop = (int(number) for number in self._spans[index])

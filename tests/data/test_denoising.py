@@ -157,6 +157,12 @@ def test_every_text_comes_once_an_epoch_under_each_denoiser_and_counts_once(text
     assert tokens - 64 <= pipeline.train_tokens <= tokens
 
 
+def test_a_language_without_spaces_must_be_one_of_a_corpus(data):
+    objective = BART(TextInfilling(), unspaced=("ja",))
+    with pytest.raises(ConfigError, match=r"objective\.unspaced names ja, which is the language of no corpus"):
+        prepare(dataclasses.replace(data, objective=objective), seed=0, batch_size=8)
+
+
 def test_a_rare_denoiser_leaves_all_batches_alike(data):
     """Most blocks have no row of it, and are compiled for as those that have."""
     rare = Mixture((Denoiser(SpanCorruption(), weight=200), Denoiser(PrefixLM())))

@@ -297,12 +297,23 @@ def test_unequal_numbers_of_lines(tmp_path: Path) -> None:
         open_task(Translation(examples=ParallelText(pattern)), "train")
 
 
+def test_files_that_are_parallel_only_as_a_whole(tmp_path: Path) -> None:
+    for name, lines in (("a.en", 2), ("a.de", 3), ("b.en", 2), ("b.de", 1)):
+        (tmp_path / name).write_text("line\n" * lines)
+    with pytest.raises(ConfigError, match=r"a\.en has 2 lines and .*a\.de has 3: the same line"):
+        open_task(Translation(examples=ParallelText(str(tmp_path / "?.{name}"))), "train")
+    (tmp_path / "b.de").unlink()
+    with pytest.raises(ConfigError, match=r"\?\.en names 2 files and .*\?\.de 1: each must have a counterpart"):
+        open_task(Translation(examples=ParallelText(str(tmp_path / "?.{name}"))), "train")
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"source": "x"}, r"""a\.jsonl, line 2 has no key "target": its keys are 'source'"""),
         ({"source": " ", "target": "y"}, r'line 2 has an empty source \("source"\)'),
         ({"source": "x", "target": []}, r'line 2 has an empty target \("target"\)'),
+        ({"source": ["", "x"], "target": "y"}, r'line 2 has an empty source \("source"\)'),
         ({"source": "x", "target": ["y", " "]}, 'line 2 has an empty text among those of "target"'),
         ({"source": "x", "target": 3}, 'the value of "target" is int, not a string or a list of strings'),
         ({"source": "x", "target": ["y", None]}, 'the value of "target" is NoneType'),
@@ -320,6 +331,9 @@ def test_bad_tsv(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("a\tb\nc\n")
     with pytest.raises(ConfigError, match=r"a\.tsv, line 2 has 1 columns: they must be 2, source, target"):
+        open_task(TextToText(examples=TSVExamples(str(path))), "train")
+    path.write_text("a\tb\n\t\n")
+    with pytest.raises(ConfigError, match="line 2 has an empty source"):
         open_task(TextToText(examples=TSVExamples(str(path))), "train")
     path.write_text("a\tb\nc\t \n")
     with pytest.raises(ConfigError, match="line 2 has an empty target"):
@@ -341,7 +355,12 @@ def test_bad_parallel_text(tmp_path: Path) -> None:
 
 def test_bad_squad(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    for content, said in (("{", "JSONDecodeError"), ("[]", "TypeError"), ('{"data": [{}]}', "KeyError: 'paragraphs'")):
+    for content, said in (
+        ("{", "JSONDecodeError"),
+        ("[]", "TypeError"),
+        ('{"data": [{}]}', "KeyError: 'paragraphs'"),
+        ('{"data": {"title": "T", "paragraphs": []}}', "AttributeError"),
+    ):
         path.write_text(content)
         with pytest.raises(ConfigError, match=f"is not JSON as SQuAD 1.1 publishes it.*{said}"):
             open_task(QuestionAnswering(examples=SQuADFile(str(path))), "train")

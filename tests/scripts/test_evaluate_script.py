@@ -106,6 +106,20 @@ def test_a_run_is_evaluated_on_its_own_tasks_beside_its_checkpoints(run, capsys)
     assert (run / "evaluations" / "held_out-1").is_dir()
 
 
+def test_a_model_alone_is_limited_by_its_positions_or_by_what_is_said(model, capsys):
+    lengths = ["--config.data.input_length=20", "--config.data.target_length=5"]
+    say(capsys, model, TASK, FEW, "--output=whole")
+    said = say(capsys, model, TASK, FEW, *lengths, "--output=cut")
+    results = [
+        next(iter(json.loads(Path(f"{name}/scores.json").read_text())["results"].values())) for name in ("whole", "cut")
+    ]
+    assert [result["truncated sources"] for result in results] == [0, len(PAIRS)]
+    assert [result["truncated targets"] for result in results] == [0, len(PAIRS)]
+    assert results[0]["target_tokens"] > results[1]["target_tokens"] == 5 * len(PAIRS)
+    assert results[0]["loss"] != results[1]["loss"]
+    assert "truncated targets" in said
+
+
 def test_scores_of_the_file_that_was_written_are_the_same(model, capsys):
     say(capsys, model, TASK, FEW, "--output=out")
     (whole,) = json.loads(Path("out/scores.json").read_text())["results"].values()
@@ -133,8 +147,9 @@ def test_a_killed_evaluation_goes_on_to_the_same_end(model, capsys, monkeypatch)
             assert evaluate.main([*arguments, "--output=killed"]) == 130
         assert Path("killed/predictions.jsonl.partial").read_bytes().count(b"\n") == lines
     capsys.readouterr()
-    assert evaluate.main([*arguments, "--output=killed", "--examples=3"]) == 2
-    assert "was begun by another command" in capsys.readouterr().err
+    for other in ("--examples=3", "--config.data.input_length=20", "--config.data.target_length=20"):
+        assert evaluate.main([*arguments, "--output=killed", other]) == 2
+        assert "was begun by another command" in capsys.readouterr().err
     assert evaluate.main([*arguments, "--output=killed"]) == 0
     assert Path("killed/predictions.jsonl").read_text() == Path("whole/predictions.jsonl").read_text()
     results = [json.loads(Path(f"{name}/scores.json").read_text())["results"] for name in ("whole", "killed")]
@@ -184,7 +199,8 @@ def test_files_are_scored_as_by_sacrebleus_command(capsys):
         ([], "Give a model, or --predictions."),
         (["MODEL", "--predictions=hyp.txt"], "Give a model or --predictions, not both."),
         (["MODEL"], "is no run directory: say what to evaluate by --task or --experiment."),
-        (["MODEL", TASK, "--config.steps=3"], "--config... changes an experiment"),
+        (["MODEL", TASK, "--config.steps=3"], "--config.steps changes an experiment"),
+        (["MODEL", TASK, "--config.data.lengths=3"], "lengths is no field"),
         (["MODEL", TASK, "--split=held_out", "--examples=0"], "--examples is 0: above 0, or all."),
         (["MODEL", TASK.replace("all.tsv", "absent.tsv")], "absent.tsv"),
         (["MODEL", '--task=TextToText(examples=TSVExamples("all.tsv"))'], "no test split"),
@@ -197,6 +213,12 @@ def test_files_are_scored_as_by_sacrebleus_command(capsys):
         (["MODEL", TASK, "--beams=3"], "--beams=3 is not understood"),
         (["RUN", "--split=test"], "--split is test: denoising has held_out alone."),
         (["RUN", "--generation.max_length=3"], "--generation... is for tasks"),
+        (["RUN", "--examples=3", "--seed=2"], "--examples and --seed is for tasks"),
+        (
+            ["--predictions=hyp.txt", "--metrics", "BLEU()", "--examples=3"],
+            "--examples says nothing of a file of outputs",
+        ),
+        (["--predictions=hyp.txt", "--metrics", "BLEU()", "--config.seed=3"], "--config... says nothing of a file"),
         (["--predictions=hyp.txt", "--metrics", "BLEU()"], "hyp.txt has no references of its own"),
         (["--predictions=hyp.txt", "--references=all.tsv"], "Say what to score by"),
         (["--predictions=absent.txt", "--metrics", "BLEU()"], "absent.txt: there is no such file."),

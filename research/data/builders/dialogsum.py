@@ -32,7 +32,9 @@ class DialogSum(FilesBuilder):
         return {split: self._generate_examples(path) for split, path in paths.items() if path}
 
     def _generate_examples(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 summaries = [row[name] for name in SUMMARIES if name in row]

@@ -41,7 +41,7 @@ class Multi30k(FilesBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, str]]]:
         texts = {name.split(".")[1]: path for name, path in self.files.items() if name.startswith(f"{split}.")}
-        lines = [path.read_text(encoding="utf-8").splitlines() for path in texts.values()]
+        lines = [path.read_text(encoding="utf-8").removesuffix("\n").split("\n") for path in texts.values()]
         for number, line in enumerate(zip(*lines, strict=True)):
             yield number, dict(zip(texts, line, strict=True))
 

@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
 
 def find(what: str, files: Sequence[Published], manual_dir: str | None) -> Found:
-    """Those of `files` that lie in `manual_dir` or its folder `what`, as published or with .gz.
+    """Those of `files` that lie in `manual_dir` or its folder `what`, as published, compressed by .gz or decompressed.
 
     Raises:
         ConfigError: one of them is not what was published.
@@ -38,7 +38,7 @@ def find(what: str, files: Sequence[Published], manual_dir: str | None) -> Found
     for folder in () if manual_dir is None else (Path(manual_dir).expanduser(), Path(manual_dir).expanduser() / what):
         require(folder.parent.is_dir(), f"data.manual_dir is {manual_dir}: there is no such directory.")
         for file in files:
-            for path in (folder / file.name, folder / f"{file.name}.gz"):
+            for path in (folder / file.name, folder / f"{file.name}.gz", folder / plain_name(file.name)):
                 if path.is_file():
                     found.setdefault(file.name, path)
     return checked(what, files, found)
