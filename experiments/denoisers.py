@@ -10,10 +10,10 @@ Commands: pretrain, 21.5 TFLOP each (a step of 64 targets costs 1.94 times one o
     python -m scripts.train experiments/denoisers.py --run_dir runs/prefix --config.steps=2580 \
         --config.data.objective='PrefixLM()'
     python -m scripts.train experiments/denoisers.py --run_dir runs/ul2 --config.steps=2580 \
-        --config.data.objective='ul2()'
+        --config.data.objective='UL2()'
     python -m scripts.train experiments/finetune/python_summaries.py --run_dir runs/summaries_spans \
         --config.init=runs/spans
-    python -m scripts.evaluate runs/summaries_spans --split test
+    python -m scripts.evaluate runs/summaries_spans/checkpoints/best --split test
     and so on for the others, with three seeds each (--config.seed=1).
 The quickstart is there for its vocabulary. The held-out losses are of other targets each and cannot be compared.
 Hardware, time, result: not run yet.

@@ -187,6 +187,13 @@ def steps_on_disk(directory: Path) -> list[int]:
     return sorted((int(path.name) for path in directory.iterdir() if path.name.isdigit()), reverse=True)
 
 
+def best_step(checkpoint: Path) -> int | None:
+    """The step of the best evaluation up to a checkpoint, as it says itself; None before the first."""
+    meta = checkpoint / "meta" / "metadata"
+    best = json.loads(meta.read_text()).get("best", {}) if meta.is_file() else {}
+    return best["step"] if best.get("value") is not None else None
+
+
 def write_parameters(directory: Path, step: int, kind: str, params: Any) -> None:
     """A checkpoint of parameters alone, as `kind` of a state; to be read, not to go on from."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from research import override
-from research.checkpoint import steps_on_disk, verify
+from research.checkpoint import best_step, steps_on_disk, verify
 from research.config import (
     TRAINING_ONLY,
     ConfigError,
@@ -33,6 +33,8 @@ KNOWN = (
     "a run directory or one of its checkpoints, a Hugging Face directory (config.json with model_type), a T5X"
     " checkpoint (a directory with a file named checkpoint), Marian's .npz, or fairseq's .pt"
 )
+
+BEST = "best"  # stands for the step of the best evaluation
 
 ROWS = ("vocab_size", "source_vocab_size")  # other numbers may be wanted, the parameters that have them fresh ...
 VOCABULARY = (*ROWS, "zero_token")  # ... and then another token to be zero
@@ -59,7 +61,8 @@ def find(path: Path) -> Weights:
     Raises:
         ConfigError: there is nothing of a known format, or it is damaged.
     """
-    require(path.exists(), f"{path} does not exist: give {KNOWN}.")
+    named = path.name == BEST and path.parent.name == "checkpoints"
+    require(path.exists() or named, f"{path} does not exist: give {KNOWN}.")
     for recognise in (_run, _huggingface, _t5x, _marian, _fairseq):
         if found := recognise(path):
             return found
@@ -123,7 +126,10 @@ def run_of(path: Path) -> Path | None:
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The checkpoint that `path` is or, of a run directory, the newest that verifies. Raises ConfigError."""
+    """The checkpoint that `path` is, checkpoints/best by evaluation.best or, of a run, the newest. Raises ConfigError.
+
+    Of the newest ones, that is the first that verifies.
+    """
     return _checkpoint(path.parent.parent, path.name) if path.parent.name == "checkpoints" else _checkpoint(path, None)
 
 
@@ -153,7 +159,12 @@ def _run(path: Path) -> Weights | None:
 
 
 def _checkpoint(directory: Path, step: str | None) -> Path:
-    """The directory of a step, or of the newest that verifies."""
+    """The directory of a step, of the best one, or of the newest that verifies."""
+    if step == BEST:
+        best = best_step(_checkpoint(directory, None))
+        there = best is not None and (directory / "checkpoints" / str(best)).is_dir()
+        require(there, f"{directory} keeps no best checkpoint: no evaluation has been kept for it, or keep_best is 0.")
+        step = str(best)
     newest_first = steps_on_disk(directory / "checkpoints")
     require(bool(newest_first), f"{directory} has no checkpoint yet.")
     wrong = ""

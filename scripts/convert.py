@@ -11,8 +11,8 @@ from research.config import ConfigError, require
 
 EPILOG = """
 formats
-  read      a run directory or runs/NAME/checkpoints/STEP, a Hugging Face directory, a T5X checkpoint, Marian's .npz,
-            fairseq's BART and mBART .pt (needs torch)
+  read      a run directory, its newest checkpoint (or runs/NAME/checkpoints/STEP or /best), a Hugging Face directory,
+            a T5X checkpoint, Marian's .npz, fairseq's BART and mBART .pt (needs torch)
   written   a Hugging Face directory, which transformers' from_pretrained loads with its tokenizer; or Marian's .npz, if
             TARGET ends in .npz
 

@@ -33,9 +33,12 @@ FORCED = (
 )
 
 EPILOG = """
+models
+  A run directory, its newest checkpoint (or runs/NAME/checkpoints/STEP or /best), a Hugging Face directory, a T5X
+  checkpoint, Marian's .npz, fairseq's .pt. T5X and fairseq need --tokenizer; Marian's vocabularies lie beside its .npz.
+
 what is evaluated
-  A run directory (or runs/NAME/checkpoints/STEP) on the tasks of its experiment. Any other model that scripts.generate
-  takes, or other tasks, with one of
+  A run on the tasks of its experiment. Any other model, or other tasks, with one of
     --experiment=experiments/FILE.py        the tasks of another experiment
     --config.data...                        that experiment's, or the run's, changed as in scripts.train
     --task='Translation(examples=TSVExamples("train.tsv", test="test.tsv", columns=("en", "de")))'   (again for more)
@@ -49,8 +52,9 @@ how tokens are chosen
     --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200
 
 what is written
-  OUTPUT/predictions.jsonl and OUTPUT/scores.json; OUTPUT is RUN/evaluations/SPLIT-STEP for a run. Nothing is
-  overwritten. What is done is kept in OUTPUT/predictions.jsonl.partial: the same command goes on from there.
+  OUTPUT/predictions.jsonl and OUTPUT/scores.json; OUTPUT is RUN/evaluations/SPLIT-STEP for a run, and for another
+  model nothing is kept without --output. Nothing is overwritten. What is done is kept in
+  OUTPUT/predictions.jsonl.partial: the same command goes on from there.
 
 a file of outputs
   Any system's, a line each, or .jsonl with "prediction" (as above) or "outputs" (as scripts.generate); references a

@@ -15,8 +15,8 @@ from research.data.progress import Progress
 
 EPILOG = """
 models
-  A run directory (or runs/NAME/checkpoints/STEP), a Hugging Face directory, a T5X checkpoint, Marian's .npz, fairseq's
-  .pt. T5X and fairseq need --tokenizer; Marian's vocabularies lie beside its .npz.
+  A run directory, its newest checkpoint (or runs/NAME/checkpoints/STEP or /best), a Hugging Face directory, a T5X
+  checkpoint, Marian's .npz, fairseq's .pt. T5X and fairseq need --tokenizer; Marian's vocabularies lie beside its .npz.
 
 how tokens are chosen
   As the model's files say; any field of Generation (research/config/generation.py) changes it:

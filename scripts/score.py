@@ -20,6 +20,10 @@ from scripts.generate import (
 )
 
 EPILOG = """
+models
+  A run directory, its newest checkpoint (or runs/NAME/checkpoints/STEP or /best), a Hugging Face directory, a T5X
+  checkpoint, Marian's .npz, fairseq's .pt. T5X and fairseq need --tokenizer; Marian's vocabularies lie beside its .npz.
+
 input
   Lines of SOURCE, a tab, TARGET; or JSON objects with "text" and "target", where the name ends in .jsonl; - is standard
   input, as lines.

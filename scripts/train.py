@@ -21,7 +21,7 @@ resuming
   The same command goes on where the run stopped, bit for bit; --config.steps=MORE goes further.
 
 exit codes
-  0 done   1 failed   2 bad input   42 preempted, saved   43 hung   44 loss or gradient not finite
+  0 done   1 failed   2 bad input   42 preempted, saved   43 hung   44 loss, gradient or update not finite
   RESULT.json in the run directory says why.
 """
 

@@ -1,6 +1,7 @@
 """Every experiment file builds, fits its own model, shards over 8 devices and survives JSON."""
 
 import ast
+import re
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ from research import sharding
 from research.config import Denoising, Mesh, Supervised
 from research.data.objective import lengths
 from research.model.transformer import abstract_params
-from research.override import from_json, load_experiment, to_json
+from research.override import apply, from_json, load_experiment, to_json
 from research.plan import parameter_count
 from research.step import abstract_state, state_shardings
 
@@ -88,3 +89,43 @@ def test_every_other_experiment_is_small() -> None:
     others = {str(path.relative_to(ROOT / "experiments")) for path in FILES} - PARAMETERS.keys()
     for name in others:
         assert parameter_count(abstract_params(load_experiment(ROOT / "experiments" / name).model)) < 3e6
+
+
+def test_every_experiment_is_in_the_index() -> None:
+    index = (ROOT / "experiments" / "README.md").read_text()
+    assert [name for path in FILES if f"]({(name := str(path.relative_to(ROOT / 'experiments')))})" not in index] == []
+
+
+# --- What is documented can be typed ----------------------------------------------------------------------------------
+
+OVERRIDE = re.compile(r"--config\.([\w.]+)=('[^']*'|[^\s`,;)]+)")
+
+
+def overrides_in(text: str) -> list[tuple[str, str]]:
+    """Paths and values, but for those that stand for any."""
+    found = [(path, " ".join(value.strip("'").split()).rstrip(".")) for path, value in OVERRIDE.findall(text)]
+    return [(path, value) for path, value in found if value not in ("MORE", "N", "value") and "..." not in value]
+
+
+def readme_commands() -> list[tuple[str, dict[str, str]]]:
+    """The indented commands with overrides, each with the experiment that it, or the last one before it, trains."""
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("    ")]
+    found, experiment = [], ""
+    for command in re.sub(r"\\\n|\n {8,}", " ", "\n".join(lines)).splitlines():
+        experiment = next(iter(re.findall(r"experiments/[\w/]+\.py", command)), experiment)
+        if overrides := overrides_in(command):
+            found.append((experiment, dict(overrides)))
+    return found
+
+
+@pytest.mark.parametrize(("experiment", "overrides"), readme_commands(), ids=lambda value: str(value)[:40])
+def test_overrides_in_the_readme_are_taken(experiment: str, overrides: dict[str, str]) -> None:
+    config = load_experiment(ROOT / experiment)
+    assert apply(config, overrides) != config
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_overrides_in_docstrings_are_taken(path: Path) -> None:
+    config = load_experiment(path)
+    for name, value in overrides_in(ast.get_docstring(ast.parse(path.read_text())) or ""):
+        apply(config, {name: value})

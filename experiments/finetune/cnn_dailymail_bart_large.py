@@ -6,7 +6,7 @@ Recipe: fairseq, examples/bart/README.summarization.md: learning rate 3e-5, line
     dropout 0.1, 65,536 tokens an update; beam 4, length penalty 2, 55 to 140 tokens, no trigram twice.
 Commands:
     python -m scripts.train experiments/finetune/cnn_dailymail_bart_large.py --run_dir runs/cnn
-    python -m scripts.evaluate runs/cnn --split test
+    python -m scripts.evaluate runs/cnn/checkpoints/best --split test
 Data: by its TensorFlow Datasets name; bart-large is a Hugging Face directory.
 Hardware, time, result: not run yet.
 """

@@ -4,7 +4,7 @@ Data: Chen et al., arXiv:2105.06762; dialogsum.dev.jsonl and dialogsum.test.json
 Commands:
     ./scripts/quickstart
     python -m scripts.train experiments/finetune/dialogsum.py --run_dir runs/dialogsum --config.data.manual_dir=DIR
-    python -m scripts.evaluate runs/dialogsum --split test
+    python -m scripts.evaluate runs/dialogsum/checkpoints/best --split test
 Does it learn at all? Overfitted on purpose to 32 examples, on which it is also evaluated:
     python -m scripts.train experiments/finetune/dialogsum.py --run_dir runs/dialogsum_32 --config.data.manual_dir=DIR \
         --config.data.tasks='[Summarization(source="dialogue",

@@ -3,7 +3,7 @@
 Commands:
     ./scripts/quickstart
     python -m scripts.train experiments/finetune/python_summaries.py --run_dir runs/summaries
-    python -m scripts.evaluate runs/summaries --split test
+    python -m scripts.evaluate runs/summaries/checkpoints/best --split test
     The same model from random weights, to compare with: --run_dir runs/summaries_scratch --config.init=None
 """
 

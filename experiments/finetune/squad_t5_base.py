@@ -4,7 +4,7 @@ Paper: Raffel et al., arXiv:1910.10683, 3.1.3 and table 14 (85.44 exact match, 9
 Recipe: the paper's 3.1.3: constant learning rate 0.001, Adafactor, dropout 0.1, 2**18 steps of 128 rows of 512.
 Commands:
     python -m scripts.train experiments/finetune/squad_t5_base.py --run_dir runs/squad
-    python -m scripts.evaluate runs/squad --split held_out
+    python -m scripts.evaluate runs/squad/checkpoints/best --split held_out
 Data: by its TensorFlow Datasets name; t5-base is a Hugging Face directory.
 Hardware, time, result: not run yet.
 """

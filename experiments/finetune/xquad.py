@@ -4,7 +4,7 @@ Data: Artetxe et al., arXiv:1910.11856; its articles divided here, most for trai
 Commands:
     ./scripts/quickstart
     python -m scripts.train experiments/finetune/xquad.py --run_dir runs/xquad --config.data.manual_dir=DIR
-    python -m scripts.evaluate runs/xquad --split test
+    python -m scripts.evaluate runs/xquad/checkpoints/best --split test
     Without manual_dir the file is downloaded.
 Does it learn at all? Overfitted on purpose to 32 examples, on which it is also evaluated:
     python -m scripts.train experiments/finetune/xquad.py --run_dir runs/xquad_32 --config.data.manual_dir=DIR \

@@ -16,6 +16,7 @@ Hardware, time, result: not run yet.
 
 from research.config import (
     TFDS,
+    UL2,
     Adafactor,
     Checkpoint,
     Denoising,
@@ -24,7 +25,6 @@ from research.config import (
     InverseSquareRoot,
     Mesh,
     SentencePiece,
-    ul2,
 )
 from research.model import family
 
@@ -35,7 +35,7 @@ def get_config() -> Experiment:
         data=Denoising(
             corpora=(TFDS("c4/en:2.2.0"),),
             tokenizer=SentencePiece("sentencepiece.model", sentinels=128),
-            objective=ul2(regular="[R]", extreme="[X]", sequential="[S]"),
+            objective=UL2(regular="[R]", extreme="[X]", sequential="[S]"),
             input_length=512,
         ),
         optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.01, timescale=10_000)),

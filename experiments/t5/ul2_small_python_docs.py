@@ -10,6 +10,7 @@ Hardware, time, result: not run yet.
 
 from research.config import (
     TFDS,
+    UL2,
     Adafactor,
     Checkpoint,
     Denoising,
@@ -19,7 +20,6 @@ from research.config import (
     Model,
     Report,
     TrainedSentencePiece,
-    ul2,
 )
 
 
@@ -39,7 +39,7 @@ def get_config() -> Experiment:
         data=Denoising(
             corpora=(TFDS("python_docs"),),
             tokenizer=TrainedSentencePiece(pieces=2048),
-            objective=ul2(regular="[R]", extreme="[X]", sequential="[S]"),
+            objective=UL2(regular="[R]", extreme="[X]", sequential="[S]"),
             input_length=128,
         ),
         optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.02, timescale=400, warmup=50)),

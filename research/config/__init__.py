@@ -46,6 +46,7 @@ from research.config.model import (
 )
 from research.config.objective import (
     BART,
+    UL2,
     BERTStyle,
     Denoiser,
     Deshuffling,
@@ -60,7 +61,6 @@ from research.config.objective import (
     TextInfilling,
     TokenDeletion,
     TokenMasking,
-    ul2,
 )
 from research.config.optimizer import (
     Adafactor,
@@ -109,6 +109,7 @@ __all__ = [
     "ROUGE",
     "TFDS",
     "TRAINING_ONLY",
+    "UL2",
     "Accuracy",
     "Adafactor",
     "Adam",
@@ -194,5 +195,4 @@ __all__ = [
     "require_positive",
     "score_names",
     "task_labels",
-    "ul2",
 ]

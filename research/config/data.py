@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from research.config.base import require, require_positive
-from research.config.objective import Denoiser, Mixture, Objective, SpanCorruption
+from research.config.objective import UL2, Denoiser, Mixture, Objective, SpanCorruption
 from research.config.task import Task
 from research.config.tokenizer import TrainedSentencePiece, Vocabulary
 
@@ -68,7 +68,7 @@ class Denoising:
 
     corpora: tuple[TFDS | JSONLines | PlainText, ...]
     tokenizer: Vocabulary | TrainedSentencePiece = TrainedSentencePiece()
-    objective: Objective | Mixture = SpanCorruption()
+    objective: Objective | Mixture | UL2 = SpanCorruption()
     input_length: int = 512  # encoder tokens a row before padding, controls included; the other lengths follow
     eos_after_lines: bool = False  # each line of a document that is not blank is a sentence, ended by EOS (as mBART)
     mixing: Mixing = Mixing()
@@ -81,7 +81,8 @@ class Denoising:
     @property
     def denoisers(self) -> tuple[Denoiser, ...]:
         """What rows go through: one of them each."""
-        return self.objective.denoisers if isinstance(self.objective, Mixture) else (Denoiser(self.objective),)
+        objective = self.objective
+        return objective.denoisers if isinstance(objective, Mixture | UL2) else (Denoiser(objective),)
 
 
 @dataclass(frozen=True)

@@ -208,16 +208,22 @@ class Mixture:
         require(len(self.denoisers) > 0, "objective.denoisers is empty: name at least one.")
 
 
-def ul2(regular: str = "[R]", extreme: str = "[X]", sequential: str = "[S]") -> Mixture:
+@dataclass(frozen=True)
+class UL2:
     """UL2's seven denoisers in equal parts (table 1); the released models' prefixes are [NLU], [NLG] and [S2S]."""
-    return Mixture(
-        (
-            Denoiser(SpanCorruption(0.15, 3.0), regular),
-            Denoiser(SpanCorruption(0.15, 8.0), regular),
-            Denoiser(SpanCorruption(0.5, 3.0), extreme),
-            Denoiser(SpanCorruption(0.5, 8.0), extreme),
-            Denoiser(SpanCorruption(0.15, 64.0), extreme),
-            Denoiser(SpanCorruption(0.5, 64.0), extreme),
-            Denoiser(PrefixLM(0.25), sequential),
+
+    regular: str = "[R]"
+    extreme: str = "[X]"
+    sequential: str = "[S]"
+
+    @property
+    def denoisers(self) -> tuple[Denoiser, ...]:
+        return (
+            Denoiser(SpanCorruption(0.15, 3.0), self.regular),
+            Denoiser(SpanCorruption(0.15, 8.0), self.regular),
+            Denoiser(SpanCorruption(0.5, 3.0), self.extreme),
+            Denoiser(SpanCorruption(0.5, 8.0), self.extreme),
+            Denoiser(SpanCorruption(0.15, 64.0), self.extreme),
+            Denoiser(SpanCorruption(0.5, 64.0), self.extreme),
+            Denoiser(PrefixLM(0.25), self.sequential),
         )
-    )

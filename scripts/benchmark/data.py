@@ -28,6 +28,7 @@ from rich.table import Table
 from research import override, run_directory
 from research.config import (
     BART,
+    UL2,
     BERTStyle,
     Bytes,
     ConfigError,
@@ -45,7 +46,6 @@ from research.config import (
     TokenDeletion,
     TokenMasking,
     require,
-    ul2,
 )
 from research.data import objective
 from research.data.batch import Batch
@@ -129,7 +129,7 @@ OBJECTIVES: dict[str, Objective] = {
     "prefix_lm": PrefixLM(),
     "language_modelling": LanguageModelling(),
 }
-OURS = {"objective": None, **{name: (Denoiser(each),) for name, each in OBJECTIVES.items()}, "ul2": ul2().denoisers}
+OURS = {"objective": None, **{name: (Denoiser(each),) for name, each in OBJECTIVES.items()}, "ul2": UL2().denoisers}
 
 
 def denoisers_of(engine: str, data: Denoising) -> tuple[Denoiser, ...]:

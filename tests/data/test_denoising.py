@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from research.config import (
     BART,
+    UL2,
     BERTStyle,
     Bytes,
     ConfigError,
@@ -28,7 +29,6 @@ from research.config import (
     TextInfilling,
     TokenMasking,
     TrainedSentencePiece,
-    ul2,
 )
 from research.data import mixture
 from research.data.batch import Batch
@@ -55,7 +55,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlainText, PlainTex
 
 @pytest.fixture
 def data(texts: tuple[PlainText, PlainText]) -> Denoising:
-    return Denoising(texts, Bytes(), ul2(), input_length=128)
+    return Denoising(texts, Bytes(), UL2(), input_length=128)
 
 
 def take(pipeline: Pipeline, batches: int, start_row: int = 0, shard: tuple[int, int] = (0, 1)) -> list[Batch]:
@@ -76,7 +76,7 @@ def beginnings(batches: list[Batch], tokenizer, length: int = 3) -> list[str]:
 
 
 EVERY = [
-    ul2(),
+    UL2(),
     BART(),
     BART(TextInfilling(0.35), 0.6, rotate=0.5, sentence_ends=("0", "5")),
     BART(TokenMasking()),
@@ -250,7 +250,7 @@ def test_the_fingerprint_names_what_changed(data, multilingual):
         assert prints[0].keys() == prints[1].keys()
         return {name for name in prints[0] if prints[0][name] != prints[1][name]}
 
-    heavier = Mixture((dataclasses.replace(ul2().denoisers[0], weight=2), *ul2().denoisers[1:]))
+    heavier = Mixture((dataclasses.replace(UL2().denoisers[0], weight=2), *UL2().denoisers[1:]))
     assert changed(data, objective=heavier) == {"data.objective"}
     assert changed(data, objective=BART()) == {"data.objective"}
     assert changed(data, eos_after_lines=True) == {"data.corpora"}

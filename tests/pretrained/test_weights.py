@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -79,6 +80,16 @@ def test_a_run_and_its_checkpoints(tiny_run):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
     tokenizer = whole.tokenizer()
     assert whole.generation(tokenizer, None) == Generation(0, 1, 0)
+
+
+def test_the_best_checkpoint_by_its_name(tiny_run, copy, monkeypatch):
+    best = json.loads((tiny_run / "RESULT.json").read_text())["best"]["step"]
+    assert weights.checkpoint_of(tiny_run / "checkpoints" / "best") == tiny_run / "checkpoints" / str(best)
+    monkeypatch.setattr(weights, "best_step", lambda checkpoint: 1)
+    assert same(weights.find(copy / "checkpoints/best").params(), weights.find(copy / "checkpoints/1").params())
+    shutil.rmtree(copy / "checkpoints" / "1")
+    with pytest.raises(ConfigError, match="copy keeps no best checkpoint"):
+        weights.find(copy / "checkpoints" / "best").params()
 
 
 def test_a_hugging_face_directory(tiny_run, hugging_face):
