@@ -14,6 +14,12 @@ from jaxtyping import install_import_hook
 
 install_import_hook("research", "beartype.beartype")
 
+# Once for all tests of a process: a small run, and a small tokenizer of each family.
+from tiny_run import tiny_run  # noqa: E402
+from vocabularies import families, files  # noqa: E402
+
+__all__ = ["families", "files", "tiny_run"]
+
 
 def pytest_configure() -> None:
     from research.sharding import initialize_hosts

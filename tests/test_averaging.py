@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_run import experiment
 
-from research import weights
+from research import override, weights
 from research.averaging import average
 from research.config import Checkpoint, ConfigError
 from research.sharding import flatten
@@ -19,13 +19,13 @@ from scripts import average as script
 from scripts import generate
 
 
-@pytest.fixture(scope="module", params=[None, 0.8])
-def run(request, tmp_path_factory) -> Path:
-    """Four steps with a checkpoint each, with and without a moving average."""
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """Four steps with a checkpoint each, and a moving average."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KINTSUGI_CACHE", str(folder / "cache"))
-        asked = experiment(folder, steps=4, checkpoint=Checkpoint(every=1, keep=4), average_decay=request.param)
+        asked = experiment(folder, steps=4, checkpoint=Checkpoint(every=1, keep=4), average_decay=0.8)
         assert train(asked, folder / "run") == 0
         yield folder / "run"
 
@@ -34,48 +34,39 @@ def params_of(path: Path) -> dict[str, np.ndarray]:
     return flatten(weights.find(path).params())
 
 
-def test_it_is_the_mean_of_what_the_run_evaluates(run, tmp_path, capsys):
-    assert average(run, tmp_path / "mean", 3) == [4, 3, 2]
-    each = [params_of(run / "checkpoints" / str(step)) for step in (2, 3, 4)]
+@pytest.mark.parametrize(("name", "steps"), [("run", (4, 3, 2)), ("tiny_run", (2, 1))])
+def test_it_is_the_mean_of_what_the_run_evaluates(request, name, steps, tmp_path, capsys):
+    """The parameters of a run without a moving average, else that."""
+    run = request.getfixturevalue(name)
+    assert average(run, tmp_path / "mean", len(steps)) == list(steps)
+    each = [params_of(run / "checkpoints" / str(step)) for step in steps]
     for path, mean in params_of(tmp_path / "mean").items():
         np.testing.assert_allclose(mean, np.mean([one[path] for one in each], 0), rtol=1e-6, atol=1e-7, err_msg=path)
         assert mean.dtype == np.float32
-    assert any(not np.array_equal(each[0][path], each[2][path]) for path in each[0])
+    assert any(not np.array_equal(each[0][path], each[-1][path]) for path in each[0])
     assert generate.main([str(tmp_path / "mean"), "some text", "--generation.max_length=4"]) == 0
-    assert json.loads((tmp_path / "mean" / "RESULT.json").read_text())["reason"].startswith(
-        "the mean of the checkpoints of steps 2, 3, 4 of "
-    )
+    said = f"the mean of the checkpoints of steps {', '.join(map(str, steps[::-1]))} of "
+    assert json.loads((tmp_path / "mean" / "RESULT.json").read_text())["reason"].startswith(said)
 
 
-def test_a_moving_average_is_not_the_parameters(run):
-    state = flatten(params_of(run))
-    config = json.loads((run / "config.json").read_text())
-    stored = weights.find(run).stored_as
-    assert stored == ("params" if config["average_decay"] is None else "average")
-    asked = weights.override.from_json((run / "config.json").read_text())
-    plain = dataclasses.replace(asked, average_decay=None)
-    (run / "config.json").write_text(weights.override.to_json(plain))
-    try:
-        same = jax.tree.all(jax.tree.map(np.array_equal, state, flatten(params_of(run))))
-    finally:
-        (run / "config.json").write_text(weights.override.to_json(asked))
-    assert same == (stored == "params")
+def test_a_moving_average_is_not_the_parameters(run, tmp_path):
+    assert weights.find(run).stored_as == "average"
+    shutil.copytree(run, tmp_path / "plain")
+    asked = override.from_json((run / "config.json").read_text())
+    (tmp_path / "plain" / "config.json").write_text(override.to_json(dataclasses.replace(asked, average_decay=None)))
+    assert not jax.tree.all(jax.tree.map(np.array_equal, params_of(run), params_of(tmp_path / "plain")))
 
 
 def test_a_moving_average_goes_on_bit_for_bit(run):
-    config = weights.override.from_json((run / "config.json").read_text())
-    whole, parts = run.parent / "whole", run.parent / "parts"
-    assert train(config, whole) == 0
+    config = override.from_json((run / "config.json").read_text())
     for steps in (2, 4):
-        assert train(dataclasses.replace(config, steps=steps), parts) == 0
-    assert jax.tree.all(jax.tree.map(np.array_equal, params_of(whole), params_of(parts)))
+        assert train(dataclasses.replace(config, steps=steps), run.parent / "parts") == 0
+    assert jax.tree.all(jax.tree.map(np.array_equal, params_of(run), params_of(run.parent / "parts")))
 
 
 def test_no_run_goes_on_in_it_but_one_may_start_from_it(run, tmp_path):
     average(run, tmp_path / "mean", 2)
-    asked = experiment(
-        run.parent, steps=6, average_decay=json.loads((run / "config.json").read_text())["average_decay"]
-    )
+    asked = dataclasses.replace(override.from_json((run / "config.json").read_text()), steps=6)
     with pytest.raises(ConfigError, match=r"holds parameters alone, from which no run goes on: .* --config\.init="):
         train(asked, tmp_path / "mean")
     assert train(dataclasses.replace(asked, steps=1, init=str(tmp_path / "mean")), tmp_path / "next") == 0

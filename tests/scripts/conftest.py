@@ -1,14 +1,10 @@
-"""A small tokenizer of each family, a small run, and standard input."""
+"""Standard input."""
 
 import io
 import os
 import tempfile
 
 import pytest
-from tiny_run import tiny_run
-from vocabularies import families, files
-
-__all__ = ["families", "files", "standard_input", "tiny_run"]
 
 
 @pytest.fixture
