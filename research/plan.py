@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from research.config import Experiment, Model
+from research.data.pipeline import Pipeline
 from research.step import abstract_state, state_shardings
 
 # Dense bfloat16 FLOP/s of one device, by `jax.Device.device_kind`; from the makers' data sheets, without sparsity.
@@ -38,6 +39,10 @@ def train_flops(model: Model, input_length: int, target_length: int) -> int:
     decoder_layer += _cross_projection(model, input_length) + _feed_forward(model) * t
     logits = 2 * d * model.vocab_size * t
     return 3 * (_encoder(model, input_length) + model.decoder_layers * decoder_layer + logits)
+
+
+def flops_per_step(experiment: Experiment, data: Pipeline) -> int:
+    return experiment.batch_size * train_flops(experiment.model, data.inputs, data.targets)
 
 
 def decode_flops(model: Model, input_length: int, output_length: int, hypotheses: int = 1) -> int:

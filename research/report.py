@@ -1,34 +1,28 @@
-"""What a person sees of a run: the launch summary, progress, metrics as JSON lines and TensorBoard, and a plot.
+"""A run while it goes on: progress, metrics as JSON lines and TensorBoard.
 
 Metrics stay on the device until the step after them has been dispatched, so reporting never makes the device wait.
 """
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from research import plan
-from research.best import Best
-from research.config import FORCED, Experiment
+from research.config import Experiment
+from research.console import clock, console
 from research.data.pipeline import Pipeline
-from research.evaluate import Passage, Sample
-from research.model.transformer import abstract_params
-
-console = Console(highlight=False, soft_wrap=True)
 
 
 class NotFiniteError(RuntimeError):
@@ -203,7 +197,7 @@ class _Progress:
         elif now - self._said > 10 or self._step == self._steps:
             self._said = now
             rate = (now - self._began) / max(1, self._step - self._start)
-            self.say(f"step {self._step}/{self._steps}  {self._text}  left {_clock((self._steps - self._step) * rate)}")
+            self.say(f"step {self._step}/{self._steps}  {self._text}  left {clock((self._steps - self._step) * rate)}")
 
     def writing(self, done: int, total: int) -> None:
         said = f"evaluation: {done} of {total} examples written"
@@ -222,102 +216,6 @@ class _Progress:
             self._bar.stop()
 
 
-def say(text: str) -> None:
-    """Prints on the first host."""
-    if jax.process_index() == 0:
-        console.print(text, markup=False)
-
-
-def passages(directory: Path, step: int, passages: Sequence[Passage]) -> None:
-    """Held-out text that was broken and mended, to the person and to samples.jsonl."""
-    if jax.process_index() != 0:
-        return
-    with open(directory / "samples.jsonl", "a") as file:
-        for passage in passages:
-            file.write(json.dumps({"step": step, **dataclasses.asdict(passage)}) + "\n")
-    for number, passage in enumerate(passages, 1):
-        console.print(f"\nHeld-out passage {number}", style="bold")
-        console.print(f"  input     {passage.input}", markup=False)
-        console.print(f"  filled    {passage.filled}", markup=False)
-        console.print(f"  original  {passage.original}", markup=False)
-
-
-def samples(directory: Path, step: int, by_task: Mapping[str, Sequence[Sample]]) -> None:
-    """Held-out examples and what was written for them, to the person and to samples.jsonl."""
-    if jax.process_index() != 0:
-        return
-    with open(directory / "samples.jsonl", "a") as file:
-        for task, shown in by_task.items():
-            named = {"task": task} if task else {}
-            for sample in shown:
-                file.write(json.dumps({"step": step} | named | sample._asdict(), ensure_ascii=False) + "\n")
-    for task, shown in by_task.items():
-        show_samples(f"{task}: held-out example" if task else "Held-out example", shown)
-
-
-def show_samples(title: str, samples: Sequence[Sample]) -> None:
-    """Prints examples, on a line each what is read, what was written and what should have been."""
-    for number, sample in enumerate(samples, 1):
-        console.print(f"\n{title} {number}", style="bold", markup=False)
-        for name, text in sample._asdict().items():
-            shown = "".join(each if each.isprintable() else " " for each in text)
-            console.print(f"  {name:<9}  {' '.join(shown.split())}", markup=False)
-
-
-def conclusion(
-    directory: Path, step: int, scores: Mapping[str, float], unigram_entropy: float, config: Experiment, best: Best
-) -> None:
-    """The scores, the loss beside what a model blind to context reaches; the plot, and where the best checkpoint is."""
-    if jax.process_index() != 0:
-        return
-    rows = {
-        "held-out loss": f"{scores['held_out_loss']:.4f} nats a target token, after {step} steps",
-        "unigram entropy": f"{unigram_entropy:.4f} nats: the best that a model blind to context can do there",
-        **{name: f"{scores[name]:.2f}" for name in config.scores if name not in FORCED},
-        "plot": str(plot_loss(directory, unigram_entropy, config)),
-        "all of the run": str(directory),
-    }
-    if best.value is not None and config.checkpoint.keep_best:
-        rows["best checkpoint"] = f"{directory / 'checkpoints' / str(best.step)}, by {best.name} {best.value:.4g}"
-    console.print()
-    table("Result", rows)
-
-
-def launch_summary(
-    config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, train_step: jax.stages.Compiled, compile_seconds: float
-) -> None:
-    """Prints what is about to run: sizes, memory a device by the compiler's own account, FLOPs, mesh, data, length."""
-    model, schedule = config.model, config.optimizer.schedule
-    memory: Any = train_step.memory_analysis()
-    raw, rows = data.raw, config.batch_size
-    table(
-        "Launch",
-        {
-            "model": f"{amount(plan.parameter_count(abstract_params(model)))} parameters, "
-            f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}",
-            "memory a device": f"{gibibytes(memory.argument_size_in_bytes)} state and batch, "
-            f"{gibibytes(memory.temp_size_in_bytes)} activations and gradients",
-            "a step": f"{rows} rows of {data.inputs} inputs and {data.targets} targets, "
-            f"{amount(flops_per_step(config, data), 'FLOP')}",
-            "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-            + f" on {mesh.size} x {mesh.devices.flat[0].device_kind}",
-            "data": f"{data.train_rows:,} rows of {raw} raw tokens, from {amount(data.train_tokens)} in all; "
-            f"{data.held_out_rows:,} rows held out",
-            **({"examples": "; ".join(data.notes)} if data.notes else {}),
-            "vocabulary": f"{data.tokenizer.size} ids, {len(data.tokenizer.sentinel_ids)} of them sentinels; "
-            f"{model.vocab_size} rows of embedding",
-            "optimizer": f"{type(config.optimizer).__name__}, {type(schedule).__name__} with peak {schedule.peak:g}",
-            "run": f"{config.steps:,} steps, {amount(config.steps * rows * raw)} raw tokens, "
-            f"{config.steps * rows * raw / data.train_tokens:.2f} epochs",
-            "compiled": f"in {compile_seconds:.1f} s",
-        },
-    )
-
-
-def flops_per_step(config: Experiment, data: Pipeline) -> int:
-    return config.batch_size * plan.train_flops(config.model, data.inputs, data.targets)
-
-
 def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, start: int) -> Reporter:
     peak = plan.peak_flops(mesh.devices.flat[0])
     return Reporter(
@@ -327,72 +225,9 @@ def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, 
         every=config.report.every,
         nonfinite_limit=config.guard.nonfinite_limit,
         tokens_per_step=config.batch_size * (data.inputs + data.targets),
-        flops_per_step=flops_per_step(config, data),
+        flops_per_step=plan.flops_per_step(config, data),
         peak_flops=None if peak is None else peak * mesh.size,
     )
-
-
-def table(title: str, rows: Mapping[str, str]) -> None:
-    """Prints name and value pairs, on the first host."""
-    if jax.process_index() == 0:
-        console.print(title, style="bold")
-        width = max(map(len, rows))
-        for name, value in rows.items():
-            console.print(f"  {name:<{width}}  {value}", markup=False)
-
-
-def amount(value: float | int, unit: str = "") -> str:
-    """A count with a decimal prefix: 247.6 M."""
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.4g} {prefix}{unit}"
-    return f"{value:.4g} {unit}".strip()
-
-
-def gibibytes(size: float | int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
-
-
-def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Path:
-    """Draws loss.png: training loss, held-out loss, and the entropy that a model blind to context can reach.
-
-    Below them the number that evaluations are judged by or, where that is the loss, the first of the tasks' scores.
-    """
-    if jax.process_index() != 0:
-        return directory / "loss.png"
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    score = _plotted(config)
-    figure, panels = plt.subplots(1 + (score is not None), figsize=(8, 5), layout="constrained", squeeze=False)
-    axes = panels[0, 0]
-    for name, label, style in (("nll", "training", "-"), ("held_out_loss", "held out", "o-")):
-        if points := _points(lines, name):
-            axes.plot(*zip(*points, strict=True), style, markersize=4, label=label)
-    axes.axhline(unigram_entropy, color="0.4", linestyle="--", label="unigram entropy of held-out targets")
-    axes.set(xlabel="step", ylabel="negative log-likelihood (nats a target token)", title=directory.name)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    if score is not None:
-        if points := _points(lines, score):
-            panels[1, 0].plot(*zip(*points, strict=True), "o-", markersize=4)
-        panels[1, 0].set(xlabel="step", ylabel=score)
-        panels[1, 0].grid(alpha=0.3)
-    figure.savefig(directory / "loss.png", dpi=120)
-    plt.close(figure)
-    return directory / "loss.png"
-
-
-def _points(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
-    return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-
-
-def _plotted(config: Experiment) -> str | None:
-    best, of_tasks = config.evaluation.best, [name for name in config.scores if name not in FORCED]
-    return best if best != "held_out_loss" else next(iter(of_tasks), None)
 
 
 def _mean(values: list[dict[str, Any]]) -> dict[str, float | int | None]:
@@ -418,9 +253,3 @@ def _keep_up_to(path: Path, step: int) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(kept))
     os.replace(temporary, path)
-
-
-def _clock(seconds: float | int) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

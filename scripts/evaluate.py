@@ -211,7 +211,7 @@ def evaluate_tasks(
     output: Path | None,
     facts: dict[str, Any],
 ) -> None:
-    from research import evaluate, report
+    from research import evaluate, summary
     from research.journal import Journal
 
     asked = evaluate.ask(data, facts["split"], options.examples)
@@ -237,7 +237,7 @@ def evaluate_tasks(
             numbered = ({"number": number} | row for number, row in enumerate(rows, 1))
             journal.finish(json.dumps(row, ensure_ascii=False) for row in numbered)
     for one, part in zip(asked, found, strict=True):
-        report.show_samples(f"{one.name}: example", evaluate.samples(one, part.written, options.samples))
+        summary.show_samples(f"{one.name}: example", evaluate.samples(one, part.written, options.samples))
     show(results, output)
 
 
@@ -323,8 +323,8 @@ def evaluate_denoising(
 ) -> None:
     """The loss of all whole batches that evaluation.rows asks for, by the step that training evaluates with."""
     from research import evaluate, sharding
+    from research.run import prepared
     from research.step import EachShape, compile_eval_step
-    from research.train import prepared
     from research.weights import check_same_model
 
     opened = open_model(options)
@@ -395,7 +395,7 @@ def write_scores(path: Path, facts: dict[str, Any], results: dict[str, dict[str,
 
 def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:
     """Every number with its signature."""
-    from research import report
+    from research import console
 
     for name, result in results.items():
         counted = next(f"{result[unit]:,} {unit}" for unit in ("examples", "rows") if unit in result)
@@ -407,9 +407,9 @@ def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:
         for number in ("truncated sources", "truncated targets"):
             if result.get(number):
                 rows[number] = f"{result[number]:10,}  longer than what is read of them"
-        report.table(f"\n{name}: {counted}", rows)
+        console.table(f"\n{name}: {counted}", rows)
     if output is not None:
-        report.say(f"\nAll of it is in {output}.")
+        console.say(f"\nAll of it is in {output}.")
 
 
 if __name__ == "__main__":

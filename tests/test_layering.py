@@ -8,8 +8,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     {"config"}, {"override"}, {"data"}, {"model"}, {"pretrained"}, {"sharding"}, {"loss", "optimizer"}, {"step"},
-    {"best"}, {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs"},
-    {"decode", "weights"}, {"generate", "averaging"}, {"evaluate"}, {"report"}, {"train"}, {"sweep"},
+    {"best", "console"},
+    {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot"},
+    {"decode", "weights"}, {"generate", "averaging"}, {"evaluate"}, {"report", "summary"}, {"run"}, {"outcome"},
+    {"train"}, {"sweep"},
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 MODULES = sorted((ROOT / "research").rglob("*.py"))

@@ -2,17 +2,14 @@
 
 import json
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
-from tiny_run import experiment
 
 from research import report
-from research.evaluate import Sample
 from research.report import NotFiniteError, Reporter
 from research.step import Metrics
 
@@ -123,30 +120,3 @@ def events(records: bytes):
         (length,) = struct.unpack("<Q", records[:8])
         yield Event.FromString(records[12 : 12 + length])
         records = records[12 + length + 4 :]
-
-
-def test_the_plot_is_a_picture_of_both_losses(tmp_path: Path) -> None:
-    with open_reporter(tmp_path) as reporter:
-        reporter.step(1, metrics(2.5), 0.0)
-        reporter.held_out(1, {"held_out_loss": 3.0})
-    config = experiment(tmp_path)
-    assert report.plot_loss(tmp_path, 4.0, config).read_bytes().startswith(b"\x89PNG")
-    with open_reporter(tmp_path) as reporter:
-        reporter.held_out(1, {"held_out_loss": 3.0, "held_out_accuracy": 0.5})
-    by_accuracy = replace(config, evaluation=replace(config.evaluation, best="held_out_accuracy"))
-    assert report.plot_loss(tmp_path, 4.0, by_accuracy).read_bytes().startswith(b"\x89PNG")
-
-
-def test_samples_are_kept_whole_and_shown_on_a_line_each(tmp_path: Path, capsys) -> None:
-    report.samples(tmp_path, 7, {"a": [Sample("x\ny", "z", "w")], "b": []})
-    kept = json.loads((tmp_path / "samples.jsonl").read_text())
-    assert kept == {"step": 7, "task": "a", "source": "x\ny", "written": "z", "reference": "w"}
-    assert "source     x y\n" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "said"),
-    [(247_577_856.0, "", "247.6 M"), (55.82e9, "FLOP", "55.82 GFLOP"), (12.0, "", "12"), (1500.0, "", "1.5 k")],
-)
-def test_amounts_are_said_with_a_prefix(value: float, unit: str, said: str) -> None:
-    assert report.amount(value, unit) == said

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_run import experiment, held_out_losses
 
-from research import train as loop
+from research import run as launch
 from research.config import Buckets, Bytes, Experiment, JSONExamples, Packed, Supervised, TextToText
 from research.data.batch import Batch
 from research.train import train
@@ -37,10 +37,10 @@ def test_a_run_goes_on_and_compiles_each_shape_once(
             compiled.append((name, batch.encoder_input_tokens.shape))
             return compile(config, mesh, batch)
 
-        monkeypatch.setattr(loop, name, counted)
+        monkeypatch.setattr(launch, name, counted)
 
     for name in ("compile_train_step", "compile_eval_step"):
-        count(name, getattr(loop, name))
+        count(name, getattr(launch, name))
     config = supervised(tmp_path, batching)
     assert train(config, tmp_path / "whole") == 0
     assert len(compiled) == len(set(compiled)) == 2 * shapes

@@ -246,26 +246,26 @@ def test_a_killed_run_stops_when_its_patience_is_at_an_end_and_stays_so(folder: 
     """Nothing is learned, so the first evaluation stays the best; a kill in between changes neither count nor end."""
     nothing = "--config.optimizer=AdamW(schedule=Constant(peak=0.0, warmup=0))"
     every = ["--config.evaluation.every=1", "--config.checkpoint.every=3", "--config.checkpoint.keep=1"]
-    arguments = [nothing, *every, "--config.steps=1000", "--config.evaluation.patience=40"]
+    arguments = [nothing, *every, "--config.steps=1000", "--config.evaluation.patience=14"]
     checkpoints = folder / "patient" / "checkpoints"
     process = start(folder, "patient", *arguments)
-    until(process, lambda: newest_save(checkpoints) >= 9)
+    until(process, lambda: newest_save(checkpoints) >= 3)
     process.kill()
     process.wait()
     assert run(folder, "patient", *arguments) == 0
     lines = metrics(folder, "patient")
-    assert [line["step"] for line in lines if "held_out_loss" in line] == list(range(1, 42))
+    assert [line["step"] for line in lines if "held_out_loss" in line] == list(range(1, 16))
     result = json.loads((folder / "patient" / "RESULT.json").read_text())
     best = lines[1]["held_out_loss"]
     assert result["best"] == {"held_out_loss": best, "step": 1}
-    said = f"stopped at step 41 of 1000, since no evaluation of the last 40 was better than held_out_loss {best:.4g}"
+    said = f"stopped at step 15 of 1000, since no evaluation of the last 14 was better than held_out_loss {best:.4g}"
     assert (result["status"], result["exit_code"], result["reason"]) == ("done", 0, f"{said} of step 1")
-    assert names(checkpoints) == {"1", "41"}
+    assert names(checkpoints) == {"1", "15"}
     assert run(folder, "patient", *arguments) == 0
     assert said in log(folder, "patient").splitlines()[-1]
     assert metrics(folder, "patient") == lines
-    assert run(folder, "patient", *arguments[:-1], "--config.evaluation.patience=42") == 0
-    assert metrics(folder, "patient")[-1]["step"] == 43
+    assert run(folder, "patient", *arguments[:-1], "--config.evaluation.patience=16") == 0
+    assert metrics(folder, "patient")[-1]["step"] == 17
     assert metrics(folder, "patient")[: len(lines)] == lines
 
 

@@ -231,7 +231,7 @@ def refused(config: Experiment, directory: Path, monkeypatch) -> str:
         raise AssertionError("too late")
 
     for name in ("compile_train_step", "prepare", "new_state"):
-        monkeypatch.setattr(f"research.train.{name}", never)
+        monkeypatch.setattr(f"research.run.{name}", never)
     with pytest.raises(ConfigError) as error:
         train(config, directory)
     assert not directory.exists()

@@ -1,0 +1,41 @@
+"""What is printed: on the first host alone, and numbers as people read them."""
+
+from collections.abc import Mapping
+
+import jax
+from rich.console import Console
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Prints on the first host."""
+    if jax.process_index() == 0:
+        console.print(text, markup=False)
+
+
+def table(title: str, rows: Mapping[str, str]) -> None:
+    """Prints name and value pairs, on the first host."""
+    if jax.process_index() == 0:
+        console.print(title, style="bold")
+        width = max(map(len, rows))
+        for name, value in rows.items():
+            console.print(f"  {name:<{width}}  {value}", markup=False)
+
+
+def amount(value: float | int, unit: str = "") -> str:
+    """A count with a decimal prefix: 247.6 M."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.4g} {prefix}{unit}"
+    return f"{value:.4g} {unit}".strip()
+
+
+def byte_amount(size: float | int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def clock(seconds: float | int) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,72 @@
+"""How a run ends: what is said of it, to the person and in RESULT.json, and its exit code."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from research import run_directory
+from research.checkpoint import CheckpointError, Checkpoints
+from research.config import ConfigError
+from research.console import say
+from research.report import NotFiniteError
+from research.run import Run
+
+
+class Preempted(Exception):
+    """The run was asked to stop; what it did is saved."""
+
+
+@contextlib.contextmanager
+def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[None]:
+    """Says how the run ended, to the person and in RESULT.json, and sets the exit code."""
+
+    def end(status: str, reason: str) -> None:
+        run.exit_code = run_directory.write_result(directory, status, run.step, reason)
+        say(reason)
+
+    try:
+        run_directory.write_result(directory, "running", run.step, f"process {os.getpid()}")
+        yield
+    except Preempted:
+        end("preempted", f"Preempted at step {run.step}, which is saved: the same command goes on from it.")
+    except NotFiniteError as error:
+        with contextlib.suppress(CheckpointError):
+            checkpoints.wait()
+        whole = checkpoints.latest(before=error.first)
+        back = "there is no checkpoint before it" if whole is None else f"go back to the checkpoint of step {whole}"
+        again = "the same command would repeat it: give another --run_dir, with a lower learning rate or other data"
+        end("not finite", f"{error}: {back}; {again}.")
+    except (CheckpointError, OSError) as error:
+        whole = checkpoints.latest(before=run.step + 1)
+        kept = "there is no whole checkpoint" if whole is None else f"the checkpoint of step {whole} is whole"
+        end("failed", f"{directory} stopped at step {run.step}: {error}; {kept}. Mend that, then repeat the command.")
+    except ConfigError as error:
+        run_directory.write_result(directory, "bad input", run.step, str(error))
+        raise
+    except BaseException as error:
+        run_directory.write_result(directory, "failed", run.step, f"{type(error).__name__}: {error}")
+        raise
+
+
+def hung(run: Run, directory: Path) -> None:
+    seconds = run.config.guard.hang_seconds
+    run_directory.write_result(directory, "hung", run.step, f"no step finished for {seconds} s after step {run.step}")
+
+
+@contextlib.contextmanager
+def ctrl_c_is_sigterm() -> Iterator[None]:
+    """The first Ctrl-C saves and stops as a scheduler's SIGTERM would; the second stops at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        say("Saving, then stopping. Ctrl-C again to stop at once.")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,51 @@
+"""The curves of a run as a picture."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from research.config import FORCED, Experiment
+
+
+def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Path:
+    """Draws loss.png: training loss, held-out loss, and the entropy that a model blind to context can reach.
+
+    Below them the number that evaluations are judged by or, where that is the loss, the first of the tasks' scores.
+    """
+    if jax.process_index() != 0:
+        return directory / "loss.png"
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    score = _plotted(config)
+    figure, panels = plt.subplots(1 + (score is not None), figsize=(8, 5), layout="constrained", squeeze=False)
+    axes = panels[0, 0]
+    for name, label, style in (("nll", "training", "-"), ("held_out_loss", "held out", "o-")):
+        if points := _points(lines, name):
+            axes.plot(*zip(*points, strict=True), style, markersize=4, label=label)
+    axes.axhline(unigram_entropy, color="0.4", linestyle="--", label="unigram entropy of held-out targets")
+    axes.set(xlabel="step", ylabel="negative log-likelihood (nats a target token)", title=directory.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    if score is not None:
+        if points := _points(lines, score):
+            panels[1, 0].plot(*zip(*points, strict=True), "o-", markersize=4)
+        panels[1, 0].set(xlabel="step", ylabel=score)
+        panels[1, 0].grid(alpha=0.3)
+    figure.savefig(directory / "loss.png", dpi=120)
+    plt.close(figure)
+    return directory / "loss.png"
+
+
+def _points(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+
+
+def _plotted(config: Experiment) -> str | None:
+    best, of_tasks = config.evaluation.best, [name for name in config.scores if name not in FORCED]
+    return best if best != "held_out_loss" else next(iter(of_tasks), None)

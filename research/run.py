@@ -1,0 +1,140 @@
+"""What a launch builds and the training loop uses, and where it stands."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from research import evaluate, run_directory, sharding, summary, weights
+from research.best import Best
+from research.checkpoint import Checkpoints
+from research.config import Experiment, Generation, Supervised, require
+from research.console import say
+from research.data.pipeline import Pipeline, prepare, unigram_entropy
+from research.evaluate import Asked, Passage, Sample
+from research.step import (
+    EachShape,
+    TrainState,
+    abstract_state,
+    compile_eval_step,
+    compile_train_step,
+    new_state,
+    state_shardings,
+)
+
+
+def prepared(config: Experiment) -> Pipeline:
+    return prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
+
+
+class Run:
+    """What a launch builds and the loop uses: data, compiled steps, and where the run stands."""
+
+    def __init__(
+        self, config: Experiment, mesh: jax.sharding.Mesh, pipeline: Pipeline, best: Best | None = None
+    ) -> None:
+        size, rows = pipeline.tokenizer.size, config.model.vocab_size
+        require(size <= rows, f"model.vocab_size is {rows}: it must be at least the tokenizer's size, which is {size}.")
+        self.config, self.mesh, self.pipeline = config, mesh, pipeline
+        self.host = (jax.process_index(), jax.process_count())
+        self.held_out = list(pipeline.held_out(config.evaluation.rows, self.host))
+        whole = self.held_out if self.host[1] == 1 else pipeline.held_out(config.evaluation.rows)
+        self.unigram_entropy = unigram_entropy(whole)
+        evaluation, self.asked = config.evaluation, list[Asked]()
+        if isinstance(config.data, Supervised):
+            most = evaluation.samples if evaluation.generation is None else evaluation.examples
+            self.asked = evaluate.ask(config.data, "held_out", most)
+        self.best = Best(evaluation.best) if best is None else best
+        self.written: list[list[str]] = []  # for what is asked, at the last evaluation
+        began = time.perf_counter()
+        self.train_step = EachShape(partial(compile_train_step, config, mesh), pipeline.batch_shapes)
+        self.eval_step = EachShape(partial(compile_eval_step, config, mesh), pipeline.batch_shapes)
+        summary.launch_summary(config, mesh, pipeline, self.train_step.largest, time.perf_counter() - began)
+        self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
+
+    def start(self, checkpoints: Checkpoints) -> tuple[TrainState, jax.Array]:
+        """The state and random key to go on from: the newest checkpoint's, or new ones."""
+        if checkpoints.newest is None:
+            key, data_key = jax.random.split(jax.random.key(self.config.seed))
+            state = new_state(self.config, self.mesh, key)
+            places = state_shardings(self.config, self.mesh).params
+            params = weights.initial(self.config, state.params, places)
+            average = None if state.average is None else jax.tree.map(jnp.copy, params)
+            return state._replace(params=params, average=average), data_key
+        meta = checkpoints.meta(checkpoints.newest)
+        abstract = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            abstract_state(self.config),
+            state_shardings(self.config, self.mesh),
+        )
+        state = checkpoints.restore(checkpoints.newest, abstract)
+        self.step, self.next_row = checkpoints.newest, meta["next_row"]
+        say(f"Going on from the checkpoint of step {self.step}.")
+        return state, jax.random.wrap_key_data(jnp.asarray(meta["random_key"], jnp.uint32))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is over before its last step."""
+        return self.step < self.config.steps and self.best.exhausts(self.config.evaluation.patience)
+
+    def evaluate(self, params: Any, on_progress: Callable[[int, int], None]) -> dict[str, float]:
+        """The numbers by name; `on_progress` is told how many examples of how many have been written."""
+        placed = (sharding.place_batch(self.mesh, batch) for batch in self.held_out)
+        scores = evaluate.held_out(self.eval_step, params, placed)
+        if self.config.evaluation.generation is not None:
+            self.write(params, self.config.evaluation.generation, on_progress)
+            for asked, written in zip(self.asked, self.written, strict=True):
+                scores |= {name: score.value for name, score in evaluate.score_written(asked, written).items()}
+        return scores
+
+    def write(self, params: Any, generation: Generation, on_progress: Callable[[int, int], None]) -> None:
+        """Writes what is asked. All hosts decode one program, and all of them score what it gives."""
+        done, total = 0, sum(len(asked.examples) for asked in self.asked)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress(done, total)
+
+        self.written = []
+        for asked in self.asked:
+            settings = (generation, params, self.pipeline.tokenizer, self.mesh)
+            generator = evaluate.generator_for(self.config, asked.task, *settings)
+            self.written.append(evaluate.write(generator, asked.sources, advance))
+
+    def samples(self) -> dict[str, list[Sample]]:
+        """The first examples of each task with what was written for them, by what the examples are."""
+        shown = zip(self.asked, self.written, strict=True)
+        count = self.config.evaluation.samples
+        return {asked.label.rstrip("/"): evaluate.samples(asked, written, count) for asked, written in shown}
+
+    def passages(self, params: Any) -> list[Passage]:
+        """The first held-out rows, mended."""
+        first = next(self.pipeline.held_out(1))  # the same rows on every host, since decoding is one program over all
+        shown = jax.tree.map(lambda rows: rows[: self.config.evaluation.samples], first)
+        return evaluate.fill_in(self.config.model, params, shown, self.pipeline.tokenizer)
+
+    def meta(self, key: jax.Array) -> dict[str, Any]:
+        """What a checkpoint holds besides the state."""
+        return {
+            "config": run_directory.as_data(self.config),
+            "data": self.pipeline.fingerprint,
+            "next_row": self.next_row,
+            "random_key": jax.random.key_data(key).tolist(),
+            "best": self.best._asdict(),
+        }
+
+
+def best_of(meta: dict[str, Any] | None, config: Experiment) -> Best:
+    """As the checkpoint has it; counted anew where another number is asked for."""
+    new = Best(config.evaluation.best)
+    kept = new if meta is None else Best(**meta.get("best", new._asdict()))
+    return kept if kept.name == new.name else new
+
+
+def out_of_patience(config: Experiment, step: int, best: Best) -> str:
+    counted = f"no evaluation of the last {best.since} was better than {best.said()}"
+    return f"stopped at step {step} of {config.steps}, since {counted}"
