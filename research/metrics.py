@@ -119,7 +119,7 @@ def _sacrebleu(metric: BLEU | ChrF) -> Any:
             return sacrebleu.CHRF(word_order=order)
         case BLEU(tokenize=tokenize, lowercase=lowercase):
             try:
-                # Text that shall not be tokenised is so already, and no reason for sacreBLEU to warn at every scoring.
+                # Text for tokenize="none" is tokenised already; forced, sacreBLEU does not warn of it at every scoring.
                 return sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase, force=tokenize == "none")
             except Exception as error:  # whatever MeCab or a download has to say
                 said = " ".join(str(error).split())[:200]

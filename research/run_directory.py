@@ -116,7 +116,7 @@ def write_result(directory: Path, status: str, step: int, reason: str, **facts: 
 
 
 def is_done(directory: Path) -> bool:
-    """Whether RESULT.json says that the run reached its last step and was concluded."""
+    """Whether RESULT.json says that the run ended as it should, at its last step or out of patience."""
     path = directory / "RESULT.json"
     return path.is_file() and _read_json(path)["status"] == "done"
 

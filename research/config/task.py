@@ -78,7 +78,7 @@ class TextToText:
     source: str = "source"
     target: str = "target"
     prefix: str = ""
-    languages: tuple[str | None, str | None] = (None, None)  # as the tokenizer's source() and target() take them
+    languages: tuple[str | None, str | None] = (None, None)  # codes of both sides, as en_XX; None without
     metrics: tuple[Metric, ...] = (Accuracy(),)
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class TextToText:
 
 @dataclass(frozen=True, kw_only=True)
 class Translation(TextToText):
-    """`lower_tokenized` is what Multi30k's published scores are about: its own Moses scripts, by sacremoses."""
+    """Text "lower_tokenized" is lower-cased and tokenised as Multi30k's published scores are: by Moses' scripts."""
 
     source: str = "en"
     target: str = "de"

@@ -34,8 +34,8 @@ class Batch(NamedTuple):
 
 
 def fields_of(batches: Sequence[Batch], inputs: int, targets: int) -> frozenset[str]:
-    """What a batch of `inputs` and `targets` tokens a row must write out that may have rows of any of `batches`: what
-    one of them has, or its padding calls for.
+    """Names of the fields that must be arrays, not None, in a batch of `inputs` and `targets` tokens a row which may
+    hold rows of any of `batches`.
     """
 
     def needed(batch: Batch, name: str) -> bool:

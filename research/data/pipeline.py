@@ -147,8 +147,9 @@ class Pipeline:
 
 
 class BucketPipeline(Pipeline):
-    """Batches of examples by their lengths. A row stands for the share of a batch that one of the longest has of it:
-    a batch is `batch_size` of them, however many rows it really has.
+    """Batches of examples by their lengths.
+
+    Positions and `train_rows` count `batch_size` rows a batch, however many rows a batch of shorter ones really has.
     """
 
     def __init__(

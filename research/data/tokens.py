@@ -23,9 +23,7 @@ from research.data.tokenizer import Tokenizer
 
 FORMAT = 1  # raised when the same documents would give other tokens or other files
 DOCUMENTS_AT_ONCE = 512
-VERIFIED_BYTES = (
-    1 << 28
-)  # up to here the tokens are hashed each time they are opened; above, only their length is checked
+VERIFIED_BYTES = 1 << 28  # of larger streams only the length is checked when they are opened, not every byte
 Encode = Callable[[Sequence[str]], list[list[int]]]
 DOCUMENT_ORDER = (0, 0)  # the key and the position of the one order in which documents are tokenised
 
