@@ -6,7 +6,6 @@ from typing import Any
 import jax
 
 from research.config import Experiment, Model
-from research.data.pipeline import Pipeline
 from research.step import abstract_state, state_shardings
 
 # Dense bfloat16 FLOP/s of one device, by `jax.Device.device_kind`; from the makers' data sheets, without sparsity.
@@ -41,8 +40,8 @@ def train_flops(model: Model, input_length: int, target_length: int) -> int:
     return 3 * (_encoder(model, input_length) + model.decoder_layers * decoder_layer + logits)
 
 
-def flops_per_step(experiment: Experiment, data: Pipeline) -> int:
-    return experiment.batch_size * train_flops(experiment.model, data.inputs, data.targets)
+def flops_per_step(experiment: Experiment, input_length: int, target_length: int) -> int:
+    return experiment.batch_size * train_flops(experiment.model, input_length, target_length)
 
 
 def decode_flops(model: Model, input_length: int, output_length: int, hypotheses: int = 1) -> int:

@@ -225,7 +225,7 @@ def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, 
         every=config.report.every,
         nonfinite_limit=config.guard.nonfinite_limit,
         tokens_per_step=config.batch_size * (data.inputs + data.targets),
-        flops_per_step=plan.flops_per_step(config, data),
+        flops_per_step=plan.flops_per_step(config, data.inputs, data.targets),
         peak_flops=None if peak is None else peak * mesh.size,
     )
 

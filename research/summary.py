@@ -33,7 +33,7 @@ def launch_summary(
             "memory a device": f"{byte_amount(memory.argument_size_in_bytes)} state and batch, "
             f"{byte_amount(memory.temp_size_in_bytes)} activations and gradients",
             "a step": f"{rows} rows of {data.inputs} inputs and {data.targets} targets, "
-            f"{amount(plan.flops_per_step(config, data), 'FLOP')}",
+            f"{amount(plan.flops_per_step(config, data.inputs, data.targets), 'FLOP')}",
             "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
             + f" on {mesh.size} x {mesh.devices.flat[0].device_kind}",
             "data": f"{data.train_rows:,} rows of {raw} raw tokens, from {amount(data.train_tokens)} in all; "

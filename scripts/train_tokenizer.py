@@ -44,10 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text", required=True, nargs="+", metavar="FILE_OR_GLOB", help="UTF-8 text; .gz is read too")
     parser.add_argument("--key", help="the files are JSON lines, and this key holds the text")
     parser.add_argument("--pieces", type=int, default=8000, help="ids before the sentinels (default: %(default)s)")
+    parser.add_argument("--algorithm", choices=("unigram", "bpe"), default="unigram", help="default: %(default)s")
     parser.add_argument("--output", required=True, type=Path, help="a new file")
     options = parser.parse_args(arguments)
     try:
-        train_tokenizer(options.text, options.key, TrainedSentencePiece(options.pieces, sentinels=0), options.output)
+        config = TrainedSentencePiece(options.pieces, options.algorithm, sentinels=0)
+        train_tokenizer(options.text, options.key, config, options.output)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

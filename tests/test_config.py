@@ -27,18 +27,23 @@ CLASSES = list(dict.fromkeys(item for _, item in inspect.getmembers(config, data
 def reads() -> Counter[str]:
     """How many different expressions read each attribute anywhere in research/, or bind it by a class pattern.
 
-    Validation in config itself does not count.
+    Of config itself only properties count: its other methods validate.
     """
     read: set[tuple[str, str]] = set()
     for path in (ROOT / "research").rglob("*.py"):
-        if path.parent.name == "config":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        parsed = ast.parse(path.read_text())
+        parts = _properties(parsed) if path.parent.name == "config" else [parsed]
+        for node in (node for part in parts for node in ast.walk(part)):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 read.add((node.attr, ast.unparse(node.value)))
             elif isinstance(node, ast.MatchClass):
                 read |= {(name, ast.unparse(node.cls)) for name in (*node.kwd_attrs, *_positional(node))}
     return Counter(name for name, _ in read)
+
+
+def _properties(parsed: ast.Module) -> list[ast.FunctionDef]:
+    functions = (node for node in ast.walk(parsed) if isinstance(node, ast.FunctionDef))
+    return [each for each in functions if "property" in (ast.unparse(item) for item in each.decorator_list)]
 
 
 def _positional(node: ast.MatchClass) -> list[str]:

@@ -43,6 +43,7 @@ from research.config.model import (
     Separate,
     Sinusoidal,
     Tied,
+    Xavier,
 )
 from research.config.objective import (
     BART,
@@ -190,6 +191,7 @@ __all__ = [
     "Translation",
     "Vocabulary",
     "Warmup",
+    "Xavier",
     "require",
     "require_not_negative",
     "require_positive",

@@ -94,6 +94,11 @@ class Normal:
         require_positive("model.initial.", self, "deviation")
 
 
+@dataclass(frozen=True)
+class Xavier:
+    """Initial values as fairseq's: uniform by the widths read and written (Glorot and Bengio, 2010), tables normal."""
+
+
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 # Fields of a model that its weights do not depend on, nor what it computes once trained.
 TRAINING_ONLY = ("initial", "compute", "remat", "unroll", "shared_dropout", *DROPOUTS)
@@ -121,7 +126,7 @@ class Model:
     head: Tied | Separate = Separate()
     logits_bias: bool = False
     zero_token: int | None = None  # the token whose embedding is zero and stays so: what Marian's decoder starts from
-    initial: FanIn | Normal = FanIn()
+    initial: FanIn | Normal | Xavier = FanIn()
     dropout: float = 0.0  # of the residual stream: embeddings and what each sublayer adds
     attention_dropout: float = 0.0  # of attention's weights
     activation_dropout: float = 0.0  # inside the feed-forward

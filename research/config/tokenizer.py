@@ -29,9 +29,10 @@ class SentencePiece:
 
 @dataclass(frozen=True)
 class TrainedSentencePiece:
-    """A SentencePiece unigram model trained on the training split, once, and cached; what is added is as above."""
+    """A SentencePiece model trained on the training split, once, and cached; what is added is as above."""
 
     pieces: int = 32_000
+    algorithm: Literal["unigram", "bpe"] = "unigram"
     sentinels: int = 100
     languages: tuple[str, ...] = ()
 

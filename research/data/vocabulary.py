@@ -12,7 +12,7 @@ from research.data.corpus import Documents
 from research.data.tokenizer import Tokenizer, open_tokenizer, train_sentencepiece
 from research.data.tokens import document_order
 
-FORMAT = 1  # raised when the same documents would give another vocabulary
+FORMAT = 2  # raised when the same documents would give another vocabulary
 TEXT_CHARACTERS = 50_000_000  # of all corpora together, from which SentencePiece samples its lines
 
 
@@ -21,7 +21,7 @@ def tokenizer_for(config: Vocabulary | TrainedSentencePiece, corpora: Sequence[D
     if not isinstance(config, TrainedSentencePiece):
         return open_tokenizer(config)
     identities = [documents.identity for documents in corpora]
-    rules = [FORMAT, sentencepiece.__version__, TEXT_CHARACTERS, mixing.temperature, config.pieces]
+    rules = [FORMAT, sentencepiece.__version__, TEXT_CHARACTERS, mixing.temperature, config.pieces, config.algorithm]
     folder = cache.entry(
         "vocabulary", cache.digest([rules, identities]), lambda folder: _train(folder, config, corpora, mixing)
     )

@@ -15,14 +15,14 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Model, keys: Keys) -> None:
         d, h, k = config.width, config.heads, config.head_width
-        query, key, value = draw(config, keys, (3, d, h, k), d)
+        query, key, value = draw(config, keys, (3, d, h, k), d, h * k, gain=0.5**0.5)
         match config.initial:
             case FanIn():
                 query = query * k**-0.5
         self.query = Linear(config, "btd,dhk->bthk", query)
         self.key = Linear(config, "bsd,dhk->bshk", key)
         self.value = Linear(config, "bsd,dhk->bshk", value)
-        self.output = Linear(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), h * k))
+        self.output = Linear(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), h * k, d))
         self.config = config
 
     def project(self, x: Float[Array, "b s d"]) -> tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]:

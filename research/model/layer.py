@@ -17,7 +17,9 @@ embedding  1                  query       (d k) ** -0.5, which stands in for a s
 head       d ** -0.5          key, value  d ** -0.5            gate, up  d ** -0.5
 relative bias  d ** -0.5      output      (h k) ** -0.5        down      f ** -0.5
 
-`Normal` gives all of these the same deviation (BART's is 0.02).
+`Normal` gives all of these the same deviation (BART's is 0.02). `Xavier` gives tables and heads d ** -0.5 and draws
+matrices from a uniform distribution of deviation (2 / (widths read + written)) ** 0.5, for query, key and value 0.5 **
+0.5 of it (fairseq 0.12.2).
 """
 
 import math
@@ -35,7 +37,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from research import config as schema
-from research.config import FanIn, Learned, Model, Normal, Relative, Sinusoidal, require
+from research.config import FanIn, Learned, Model, Normal, Relative, Sinusoidal, Xavier, require
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -50,13 +52,25 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 Keys = Iterator[PRNGKeyArray]
 
 
-def draw(config: Model, keys: Keys, shape: Sequence[int], fan_in: int) -> Array:
-    """Initial values of a matrix or a table, whose deviation with `FanIn` is fan_in ** -0.5."""
+def draw(config: Model, keys: Keys, shape: Sequence[int], reads: int, writes: int, gain: float = 1.0) -> Array:
+    """Initial values of matrices from `reads` to `writes` features; `gain` is `Xavier`'s."""
+    match config.initial:
+        case Xavier():
+            bound = gain * math.sqrt(6 / (reads + writes))
+            return jax.random.uniform(next(keys), shape, jnp.float32, -bound, bound)
+        case _:
+            return draw_table(config, keys, shape, reads)
+
+
+def draw_table(config: Model, keys: Keys, shape: Sequence[int], fan_in: int) -> Array:
+    """Initial values of a table, normal, whose deviation with `FanIn` is fan_in ** -0.5."""
     match config.initial:
         case FanIn():
             deviation = fan_in**-0.5
         case Normal(deviation=deviation):
             pass
+        case Xavier():
+            deviation = config.width**-0.5
     return deviation * jax.random.normal(next(keys), shape, jnp.float32)
 
 
@@ -122,11 +136,11 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: Model, keys: Keys) -> None:
         d, f = config.width, config.feed_forward
-        up, *gate = draw(config, keys, (2 if config.gated else 1, d, f), d)
+        up, *gate = draw(config, keys, (2 if config.gated else 1, d, f), d, f)
         self.up = Linear(config, "btd,df->btf", up)
         if config.gated:
             self.gate = Linear(config, "btd,df->btf", gate[0])
-        self.down = Linear(config, "btf,fd->btd", draw(config, keys, (f, d), f))
+        self.down = Linear(config, "btf,fd->btd", draw(config, keys, (f, d), f, d))
         self.config = config
 
     def __call__(self, x: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
@@ -137,7 +151,7 @@ class FeedForward(nnx.Module):
 
 
 def relative_table(config: Model, keys: Keys, positions: Relative) -> nnx.Param:
-    return nnx.Param(draw(config, keys, (positions.buckets, config.heads), config.width))
+    return nnx.Param(draw_table(config, keys, (positions.buckets, config.heads), config.width))
 
 
 def sinusoids(positions: Sinusoidal, width: int) -> Float[np.ndarray, "n d"]:
@@ -216,7 +230,7 @@ class Stack(nnx.Module):
             case Relative(per_layer=False) as positions:
                 self.relative_bias = relative_table(config, keys, positions)
             case Learned(length, offset):
-                self.position_embedding = nnx.Param(draw(config, keys, (length + offset, config.width), 1))
+                self.position_embedding = nnx.Param(draw_table(config, keys, (length + offset, config.width), 1))
         self.config = config
 
     def enter(

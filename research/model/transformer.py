@@ -16,7 +16,7 @@ from research.config import Model, Separate, Tied, require
 from research.data.batch import Batch
 from research.model.attention import Attention, SelfAttention, ancestors, causal, cross_mask, same_segment
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
-from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, constrain, draw, layer_keys, split_key
+from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, constrain, draw_table, layer_keys, split_key
 
 Params = dict[str, Any]  # nested; the leaves are arrays
 
@@ -167,17 +167,17 @@ class EncoderDecoder(nnx.Module):
 
     def __init__(self, config: Model, key: PRNGKeyArray) -> None:
         keys = iter(jax.random.split(key, 8))
-        embedding = draw(config, keys, (config.vocab_size, config.width), 1)
+        embedding = draw_table(config, keys, (config.vocab_size, config.width), 1)
         self.embedding = nnx.Param(without_row(embedding, config.zero_token))
         self.encoder = Encoder(config, keys)
         self.decoder = Decoder(config, keys)
         match config.head:
             case Separate():
-                self.head = nnx.Param(draw(config, keys, (config.width, config.vocab_size), config.width))
+                self.head = nnx.Param(draw_table(config, keys, (config.width, config.vocab_size), config.width))
         if config.logits_bias:
             self.logits_bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
         if config.source_vocab_size is not None:
-            self.source_embedding = nnx.Param(draw(config, keys, (config.source_vocab_size, config.width), 1))
+            self.source_embedding = nnx.Param(draw_table(config, keys, (config.source_vocab_size, config.width), 1))
         self.config = config
 
     def __call__(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t v"]:

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.config import ConfigError, Model, Relative, Separate, Tied
+from research.config import ConfigError, Model, Relative, Separate, Tied, Xavier
 from research.data.batch import Batch
 from research.model.transformer import abstract_params, bind, initial_params
 
@@ -336,6 +336,25 @@ def test_initial_values():
         error = 5 / math.sqrt(2 * array.size)  # five standard errors of a standard deviation
         assert abs(array.std() / deviations[name] - 1) < error, path
         assert len(np.unique(array)) > 0.99 * array.size, path  # no layer and no matrix is a copy of another
+
+
+def test_xavier_is_uniform_by_both_widths_and_smaller_in_attention():
+    """fairseq 0.12.2: MultiheadAttention.reset_parameters, transformer_layer's and transformer_base's builders."""
+    sizes = {"vocab_size": 500, "width": 96, "head_width": 8, "heads": 6, "feed_forward": 150, "encoder_layers": 4}
+    config = replace(TINY, **sizes, gated=False, initial=Xavier())
+    params = flatten_dict(jax.jit(lambda key: initial_params(config, key))(jax.random.key(0)), sep="/")
+    d, inner, f = 96, 48, 150
+    squares = dict.fromkeys(("query", "key", "value"), 3 / (d + inner)) | {"output": 6 / (d + inner)}
+    squares |= dict.fromkeys(("up", "down"), 6 / (d + f))
+    for path, array in params.items():
+        name = path.removesuffix("/weight").split("/")[-1]
+        if name in squares:
+            bound = squares[name] ** 0.5
+            assert 0.99 * bound < np.abs(array).max() <= bound, path
+            assert abs(array.std() / (bound / 3**0.5) - 1) < 5 / math.sqrt(2 * array.size), path
+        elif name != "scale":
+            assert abs(array.std() / d**-0.5 - 1) < 5 / math.sqrt(2 * array.size), path
+            assert np.abs(array).max() > 2 * d**-0.5, path
 
 
 def test_initial_values_are_the_same_under_any_sharding():

@@ -18,7 +18,7 @@ TRAINING_THREADS = 16  # fixed, since float sums over threads decide the pieces
 
 
 def train_sentencepiece(texts: Iterable[str], config: TrainedSentencePiece, path: str | Path) -> None:
-    """Trains a unigram model with byte fallback and writes it to `path`, whole or not at all.
+    """Trains a model with byte fallback and writes it to `path`, whole or not at all.
 
     The same texts give the same file. Every text is read, and a sample of their lines is kept in memory and trained on.
     Raises ConfigError, saying what is possible, where the text does not allow that number of pieces.
@@ -28,7 +28,7 @@ def train_sentencepiece(texts: Iterable[str], config: TrainedSentencePiece, path
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sample(training_lines(texts), LINES_A_PIECE * config.pieces)),
             model_writer=model,
-            model_type="unigram",
+            model_type=config.algorithm,
             vocab_size=config.pieces,
             byte_fallback=True,
             pad_id=SentinelTokenizer.pad_id,

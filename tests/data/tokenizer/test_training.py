@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import sentencepiece
 from scipy import stats
 
 from research.config import ConfigError, SentencePiece, TrainedSentencePiece
@@ -64,11 +65,21 @@ def test_text_that_does_not_allow_the_pieces_is_refused_and_nothing_is_written(t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_number_of_pieces_that_a_refusal_names_is_possible(tmp_path):
+def test_byte_pairs_are_merged_where_asked(tmp_path):
+    """Scores are then the order of the merges, and not logarithms of probabilities."""
+    train_sentencepiece(TEXTS[:30], TrainedSentencePiece(500, "bpe"), tmp_path / "v.model")
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "v.model"))
+    learned = range(3 + 256, 500)
+    assert [processor.get_score(piece) for piece in learned] == [-float(place) for place in range(len(learned))]
+    assert len(processor.id_to_piece(learned[0])) == 2
+
+
+@pytest.mark.parametrize("algorithm", ["unigram", "bpe"])
+def test_the_number_of_pieces_that_a_refusal_names_is_possible(tmp_path, algorithm):
     with pytest.raises(ConfigError) as refusal:
-        train_sentencepiece(TEXTS[:3], TrainedSentencePiece(8000), tmp_path / "v.model")
+        train_sentencepiece(TEXTS[:3], TrainedSentencePiece(8000, algorithm), tmp_path / "v.model")
     possible = int(str(refusal.value).split("allows ")[1].split()[0])
-    train_sentencepiece(TEXTS[:3], TrainedSentencePiece(possible), tmp_path / "v.model")
+    train_sentencepiece(TEXTS[:3], TrainedSentencePiece(possible, algorithm), tmp_path / "v.model")
     assert open_tokenizer(SentencePiece(str(tmp_path / "v.model"))).pieces == possible
 
 
