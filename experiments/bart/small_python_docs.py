@@ -4,7 +4,8 @@ Paper: Lewis et al., arXiv:1910.13461: text infilling and sentence permutation, 
 Command: python -m scripts.train experiments/bart/small_python_docs.py --run_dir runs/bart_small
 Other noise of the paper's table 1: --config.data.objective='BART(TokenMasking(), 0.0)', 'BART(TokenDeletion(), 0.0)',
     'BART(None, 0.0, 1.0)' (rotation), 'BART(None, 1.0)' (sentences), 'BART(TextInfilling(), 0.0)' (infilling alone).
-Hardware, time, result: not run yet.
+Result: held-out loss 1.373 nats a target token, accuracy 74.3 %; on one NVIDIA H200, shared with a
+    dozen other runs (commit 5db4c41; the curve is in LOG.md).
 """
 
 from research.config import (

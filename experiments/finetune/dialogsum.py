@@ -10,6 +10,8 @@ Does it learn at all? Overfitted on purpose to 32 examples, on which it is also 
         --config.data.tasks='[Summarization(source="dialogue",
             examples=TFDSExamples("dialogsum", train="validation[:32]", held_out="validation[:32]"))]' \
         --config.model.dropout=0 --config.steps=1500 --config.evaluation.every=500 --config.batch_size=4
+Result: ROUGE-L 18.95 on the 500 test dialogues; 98.78 on the 32 overfitted ones; on one NVIDIA H200, shared with
+    a dozen other runs (commit 5db4c41; LOG.md).
 """
 
 from research.config import (

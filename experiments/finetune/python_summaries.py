@@ -5,15 +5,17 @@ Commands:
     python -m scripts.train experiments/finetune/python_summaries.py --run_dir runs/summaries
     python -m scripts.evaluate runs/summaries/checkpoints/best --split test
     The same model from random weights, to compare with: --run_dir runs/summaries_scratch --config.init=None
+Result: ROUGE-L 17.03 on the test examples, 16.43 from random weights, means of three seeds each; on one NVIDIA H200,
+    shared with a dozen other runs (commit 5db4c41; LOG.md).
 """
 
 from research.config import (
     Adafactor,
     Checkpoint,
-    Constant,
     Evaluation,
     Experiment,
     Generation,
+    Linear,
     Model,
     Report,
     SentencePiece,
@@ -44,10 +46,10 @@ def get_config() -> Experiment:
             input_length=256,
             target_length=64,
         ),
-        optimizer=Adafactor(schedule=Constant(peak=5e-3, warmup=50)),
-        steps=1_000,
+        optimizer=Adafactor(schedule=Linear(peak=1e-2, warmup=100)),
+        steps=4_000,
         batch_size=16,
-        evaluation=Evaluation(every=250, rows=256, generation=Generation(max_length=32), examples=256, best="rougeL"),
-        checkpoint=Checkpoint(every=250),
+        evaluation=Evaluation(every=500, rows=256, generation=Generation(max_length=32), examples=256, best="rougeL"),
+        checkpoint=Checkpoint(every=500),
         report=Report(every=20),
     )

@@ -11,6 +11,8 @@ Does it learn at all? Overfitted on purpose to 32 examples, on which it is also 
         --config.data.tasks='[QuestionAnswering(
             examples=TFDSExamples("xquad/en", train="train[:32]", held_out="train[:32]"))]' \
         --config.model.dropout=0 --config.steps=1500 --config.evaluation.every=500 --config.batch_size=4
+Result: no exact match among the 88 test questions, F1 0.25: 994 questions teach a model of this size nothing; exact
+    match 100 on the 32 overfitted ones; on one NVIDIA H200, shared with a dozen other runs (commit 5db4c41; LOG.md).
 """
 
 from research.config import (

@@ -23,13 +23,14 @@ from research.config import (
     TFDSExamples,
     TrainedSentencePiece,
     Translation,
+    Xavier,
 )
 from research.model import family
 
 
 def get_config() -> Experiment:
     return Experiment(
-        model=family.marian("tiny", vocab_size=4_000, dropout=0.2, compute="float32"),
+        model=family.marian("tiny", vocab_size=4_000, dropout=0.2, initial=Xavier(), compute="float32"),
         data=Supervised(
             tasks=(Translation(examples=TFDSExamples("multi30k"), source="en", target="de"),),
             tokenizer=TrainedSentencePiece(pieces=4_000, sentinels=0),

@@ -9,7 +9,8 @@ Data: plain text, a verse a line, as genesis/LANGUAGE.train.txt and genesis/LANG
     Where it lies elsewhere, or of other languages: --config.data.corpora='[PlainText("PATH/de.train.txt",
     "PATH/de.held_out.txt", "file", language="de_DE"), ...]', and where codes are not these,
     --config.data.tokenizer.languages='["de_DE", ...]'.
-Hardware, time, result: not run yet.
+Result: held-out loss 3.325 nats a target token, accuracy 36.1 %; on one NVIDIA H200, shared with a
+    dozen other runs (commit 5db4c41; the curve is in LOG.md).
 """
 
 from research.config import (

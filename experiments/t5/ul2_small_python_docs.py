@@ -5,7 +5,8 @@ Command: python -m scripts.train experiments/t5/ul2_small_python_docs.py --run_d
 One objective alone, to compare: --config.data.objective='PrefixLM()', 'SpanCorruption()', 'ReplaceSpans()',
     'BERTStyle()', 'MASSStyle()', 'DropTokens()', 'Deshuffling()' or 'LanguageModelling()'; where targets differ, losses
     cannot be compared.
-Hardware, time, result: not run yet.
+Result: held-out loss 3.967 nats a target token, of all seven denoisers; on one NVIDIA H200, shared with a
+    dozen other runs (commit 5db4c41; the curve is in LOG.md).
 """
 
 from research.config import (
