@@ -39,9 +39,9 @@ class Run:
         size, rows = pipeline.tokenizer.size, config.model.vocab_size
         require(size <= rows, f"model.vocab_size is {rows}: it must be at least the tokenizer's size, which is {size}.")
         self.config, self.mesh, self.pipeline = config, mesh, pipeline
-        self.host = (jax.process_index(), jax.process_count())
-        self.held_out = list(pipeline.held_out(config.evaluation.rows, self.host))
-        whole = self.held_out if self.host[1] == 1 else pipeline.held_out(config.evaluation.rows)
+        self.shard = sharding.host_shard(mesh)
+        self.held_out = list(pipeline.held_out(config.evaluation.rows, self.shard))
+        whole = self.held_out if jax.process_count() == 1 else pipeline.held_out(config.evaluation.rows)
         self.unigram_entropy = unigram_entropy(whole)
         evaluation, self.asked = config.evaluation, list[Asked]()
         if isinstance(config.data, Supervised):

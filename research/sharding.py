@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from research import config
 from research.config import ConfigError, Experiment, require
-from research.data.batch import Batch
+from research.data.batch import Batch, Shard
 
 Value = TypeVar("Value")
 Tree = Any  # a pytree of arrays, of their shapes, or of what is said of them
@@ -92,7 +93,13 @@ def factorisations(count: int) -> list[tuple[int, int, int]]:
 def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """A mesh over all devices (or those given), whose product of sizes must be their number; else a ConfigError."""
     devices = jax.devices() if devices is None else devices
-    count, shape = len(devices), [sizes.data, sizes.fsdp, sizes.tensor]
+    shape = mesh_shape(sizes, len(devices))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def mesh_shape(sizes: config.Mesh, count: int) -> tuple[int, ...]:
+    """The size of each axis, for so many devices; else a ConfigError."""
+    shape = [sizes.data, sizes.fsdp, sizes.tensor]
     product = math.prod(size for size in shape if size != -1)
     if -1 in shape and count % product == 0:
         shape[shape.index(-1)] = count // product
@@ -102,7 +109,7 @@ def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -
         takes = f"a multiple of {product}" if -1 in shape else str(product)
         message = f"mesh is {asked}, which takes {takes} devices, but there are {count}"
         raise ConfigError(f"{message}: (data, fsdp, tensor) may be {allowed}.")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return tuple(shape)
 
 
 def await_hosts(seconds: float) -> None:
@@ -137,22 +144,6 @@ def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
             size is None or size == padded,
             f"model.{name} is {size}: {need} mesh.tensor * mesh.fsdp, which is {shards}; pad to {padded}.",
         )
-    require(
-        hosts_have_own_rows(mesh),
-        f"mesh.tensor is {tensor}, so that devices of several hosts hold the same rows of a batch: it must divide"
-        f" the devices of a host, which are {len(mesh.local_devices)}.",
-    )
-
-
-def hosts_have_own_rows(mesh: jax.sharding.Mesh) -> bool:
-    """Whether each host's devices hold an equal part of a batch, these parts in the order of the hosts."""
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    held: dict[int, set[int]] = {}
-    places: dict[Any, Any] = dict(batch_sharding(mesh).devices_indices_map((rows,)))
-    for device, (place, *_) in places.items():
-        held.setdefault(device.process_index, set()).add(place.start or 0)
-    part = rows // len(held)
-    return all(sorted(mine) == list(range(host * part, (host + 1) * part)) for host, mine in held.items())
 
 
 # --- Placing ----------------------------------------------------------------------------------------------------------
@@ -198,10 +189,36 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def host_shard(mesh: jax.sharding.Mesh) -> Shard:
+    """What the devices of this host hold of every batch."""
+    hosts = [device.process_index for device in mesh.devices.flat]
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    return shard_of(jax.process_index(), np.array(hosts).reshape(parts, -1))
+
+
+def shard_of(host: int, hosts: Int[np.ndarray, "parts copies"]) -> Shard:
+    """What a host holds of every batch, whose parts lie on devices of these hosts.
+
+    The parts need not be neighbours, for a mesh lies over a torus as suits it; and where the tensor axis crosses hosts,
+    several of them hold the same ones.
+    """
+    return Shard(len(hosts), tuple(np.flatnonzero((hosts == host).any(axis=1)).tolist()))
+
+
 def place_batch(mesh: jax.sharding.Mesh, local: Batch) -> Batch:
-    """Global arrays on the mesh from the rows that this process holds, consecutive in the global batch."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)
+    """Global arrays on the mesh from the rows that this host's shard of a batch has."""
+    sharding, shard = batch_sharding(mesh), host_shard(mesh)
+
+    def place(rows: np.ndarray) -> jax.Array:
+        part = len(rows) // len(shard.held)
+
+        def piece(index: Any) -> np.ndarray:
+            first = shard.held.index((index[0].start or 0) // part) * part
+            return rows[first : first + part]
+
+        return jax.make_array_from_callback((part * shard.parts, *rows.shape[1:]), sharding, piece)
+
+    return jax.tree.map(place, local)
 
 
 def place_rows(mesh: jax.sharding.Mesh, whole: tuple[np.ndarray, ...]) -> tuple[jax.Array, ...]:

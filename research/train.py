@@ -68,7 +68,7 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
     due = False
     scores: dict[str, float] = {}
     watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: hung(run, directory))
-    batches = run.pipeline.train(run.next_row, run.host)
+    batches = run.pipeline.train(run.next_row, run.shard)
     with report.open_reporter(directory, config, run.mesh, run.pipeline, run.step) as reporter, ctrl_c_is_sigterm():
 
         def on_progress(done: int, total: int) -> None:

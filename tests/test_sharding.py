@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from research.config import AdamW, ConfigError, Constant, Denoising, Experiment, Mesh, Model, PlainText, Relative, Tied
-from research.data.batch import Batch
+from research.data.batch import Batch, Shard
 from research.model.transformer import abstract_params
 from research.sharding import (
     check_divisible,
@@ -18,6 +18,7 @@ from research.sharding import (
     match_once,
     param_specs,
     place_batch,
+    shard_of,
     state_specs,
     unflatten,
 )
@@ -122,6 +123,19 @@ def test_flatten_and_unflatten_are_inverse():
     tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     assert flatten(tree) == {"a/b": 1, "a/c/d": 2, "e": 3}
     assert unflatten(flatten(tree)) == tree
+
+
+@pytest.mark.parametrize(
+    ("hosts", "held"),
+    [
+        ([[0, 0], [0, 0], [1, 1], [1, 1]], [(0, 1), (2, 3)]),
+        ([[0], [0], [1], [1], [0], [0], [1], [1]], [(0, 1, 4, 5), (2, 3, 6, 7)]),  # squares of a torus
+        ([[0, 0, 1, 1], [2, 2, 3, 3]], [(0,), (0,), (1,), (1,)]),  # the tensor axis crosses hosts
+    ],
+)
+def test_a_host_reads_the_rows_that_its_devices_hold(hosts, held):
+    found = [shard_of(host, np.array(hosts)) for host in range(len(held))]
+    assert found == [Shard(len(hosts), parts) for parts in held]
 
 
 def test_a_batch_keeps_its_rows_and_is_split_over_the_batch_axes():

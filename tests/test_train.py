@@ -405,13 +405,17 @@ def test_two_hosts_stop_together_and_one_goes_on_to_within_rounding(folder: Path
             host.kill()
     assert run(folder, "hosts") == 0
     assert_close_to_whole(folder, "hosts")
-    wide = ["--config.model.heads=4", "--config.model.head_width=4"]
-    hosts = [
-        start(folder, "crossed", "--config.mesh.data=1", "--config.mesh.tensor=4", *wide, env=env)
-        for env in environments
-    ]
-    assert [host.wait(timeout=200) for host in hosts] == [2, 2]
-    assert "mesh.tensor is 4, so that devices of several hosts hold the same rows" in log(folder, "crossed")
+
+
+def test_an_axis_that_crosses_hosts_gives_the_same_losses(folder: Path) -> None:
+    """Both hosts then hold all the rows of a batch."""
+    wide = ["--config.model.heads=4", "--config.model.head_width=4", "--config.steps=3"]
+    mesh = ["--config.mesh.data=1", "--config.mesh.tensor=4"]
+    hosts = [start(folder, "crossed", *mesh, *wide, env=env) for env in two_hosts(folder)]
+    assert [host.wait(timeout=200) for host in hosts] == [0, 0], log(folder, "crossed")
+    assert run(folder, "alone", *wide) == 0
+    crossed, alone = (metrics(folder, name)[-1]["held_out_loss"] for name in ("crossed", "alone"))
+    np.testing.assert_allclose(crossed, alone, rtol=1e-5)
 
 
 def free_port() -> int:

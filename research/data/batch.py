@@ -33,6 +33,26 @@ class Batch(NamedTuple):
         return self.encoder_input_tokens.shape[1], self.decoder_target_tokens.shape[1]
 
 
+class Shard(NamedTuple):
+    """What a host has of every batch: of so many equal parts, those in `held`, in their order."""
+
+    parts: int = 1
+    held: tuple[int, ...] = (0,)
+
+    def spans(self, rows: int) -> list[tuple[int, int]]:
+        """Its rows of a batch of so many, as first ones and ones past the last, neighbours joined."""
+        part, found = rows // self.parts, list[tuple[int, int]]()
+        for number in self.held:
+            start, stop = number * part, (number + 1) * part
+            if found and found[-1][1] == start:
+                start, _ = found.pop()
+            found.append((start, stop))
+        return found
+
+
+WHOLE = Shard()
+
+
 def fields_of(batches: Sequence[Batch], inputs: int, targets: int) -> frozenset[str]:
     """Names of the fields that must be arrays, not None, in a batch of `inputs` and `targets` tokens a row which may
     hold rows of any of `batches`.

@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from research.data import mixture
-from research.data.batch import Batch
+from research.data.batch import Batch, Shard
 from research.data.shuffle import Permutation
 
 BLOCK_ROWS = 128
+Spans = list[tuple[int, int]]  # of global rows: the first of each, and one past its last
 
 
 class Block(NamedTuple):
@@ -60,17 +61,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Share:
-    """The host-th of `hosts` equal parts of each global batch, and the blocks these parts lie in, in order."""
+    """A host's shard of each global batch, and the blocks its rows lie in, in order."""
 
     batch_size: int
-    host: int
-    hosts: int
+    shard: Shard
 
-    def rows(self, batch: int) -> tuple[int, int]:
-        """The global rows that this host has of a batch, first and one past the last."""
-        part = self.batch_size // self.hosts
-        start = batch * self.batch_size + self.host * part
-        return start, start + part
+    def rows(self, batch: int) -> Spans:
+        """The global rows that this host has of a batch."""
+        start = batch * self.batch_size
+        return [(start + low, start + high) for low, high in self.shard.spans(self.batch_size)]
 
     def block(self, index: int) -> int:
         """The number of the index-th block that this host needs, counted from row 0."""
@@ -91,8 +90,8 @@ class Share:
     def _needed(self) -> list[int]:
         needed: set[int] = set()
         for batch in range(self._period * BLOCK_ROWS // self.batch_size):
-            start, stop = self.rows(batch)
-            needed.update(range(start // BLOCK_ROWS, (stop - 1) // BLOCK_ROWS + 1))
+            for start, stop in self.rows(batch):
+                needed.update(range(start // BLOCK_ROWS, (stop - 1) // BLOCK_ROWS + 1))
         return sorted(needed)
 
 
@@ -101,8 +100,8 @@ class NeededBlocks:
 
     def __init__(self, make: Callable[[int], Block], share: Share, first: int, stop: int) -> None:
         self.make, self.share = make, share
-        self.offset = share.index(share.rows(first)[0])
-        self.length = share.index(share.rows(stop - 1)[1] - 1) + 1 - self.offset
+        self.offset = share.index(share.rows(first)[0][0])
+        self.length = share.index(share.rows(stop - 1)[-1][1] - 1) + 1 - self.offset
 
     def __len__(self) -> int:
         return self.length
@@ -113,7 +112,8 @@ class NeededBlocks:
 
 def batches(make: Callable[[int], Block], share: Share, first: int, stop: int, threads: int) -> Iterator[Batch]:
     """The host's parts of global batches `first` ... `stop - 1`; blocks are made ahead of their use by `threads`."""
-    ahead = 2 * max(threads, -(-share.batch_size // share.hosts // BLOCK_ROWS))
+    rows = sum(high - low for low, high in share.rows(0))
+    ahead = 2 * max(threads, -(-rows // BLOCK_ROWS))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     blocks = iter(grain.MapDataset.source(NeededBlocks(make, share, first, stop)).to_iter_dataset(options))
     try:
@@ -122,14 +122,17 @@ def batches(make: Callable[[int], Block], share: Share, first: int, stop: int, t
         blocks.close()
 
 
-def cut(blocks: Iterator[Block], parts: Iterable[tuple[int, int]]) -> Iterator[Batch]:
-    """The global rows start ... stop - 1 of each part, from blocks that come in their order and hold them all."""
+def cut(blocks: Iterator[Block], parts: Iterable[Spans]) -> Iterator[Batch]:
+    """The global rows of each part, from blocks that come in their order and hold them all."""
     held: list[Block] = []
-    for start, stop in parts:
-        while not held or held[-1].stop < stop:
-            held.append(next(blocks))
-        held = [block for block in held if block.stop > start]
-        yield join([rows_of(block, start, stop) for block in held])
+    for spans in parts:
+        found: list[Batch] = []
+        for start, stop in spans:
+            while not held or held[-1].stop < stop:
+                held.append(next(blocks))
+            held = [block for block in held if block.stop > start]
+            found += [rows_of(block, start, stop) for block in held if block.start < stop]
+        yield join(found)
 
 
 def rows_of(block: Block, start: int, stop: int) -> Batch:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from research.config import Buckets, require
-from research.data.batch import Batch
+from research.data.batch import Batch, Shard
 from research.data.pairs import Pairs, cut, gather, spread
 from research.data.shuffle import Permutation
 from research.data.tokenizer import Tokenizer
@@ -74,19 +74,17 @@ class BucketedExamples:
         source, target = self.tokens
         return 1 - source / int((counts * rows * inputs).sum()), 1 - target / int((counts * rows * targets).sum())
 
-    def batch(self, position: int, key: tuple[int, int], shard: tuple[int, int]) -> Batch:
+    def batch(self, position: int, key: tuple[int, int], shard: Shard) -> Batch:
         """This host's rows of the batch at a position of the endless sequence of epochs."""
         epoch, place = divmod(position, len(self))
         number = int(Permutation(len(self), key, (epoch, 0))(np.array([place]))[0])
         index = int(np.searchsorted(self._ends, number, side="right"))
         within = number - (int(self._ends[index - 1]) if index else 0)
         shape, members = self.shapes[index], self._members[index]
-        host, hosts = shard
-        part = shape.rows // hosts
-        first = within * shape.rows + host * part
-        wanted = np.arange(first, max(first, min(first + part, len(members))))
-        rows = members[Permutation(len(members), key, (epoch, index + 1))(wanted)]
-        return self._padded(rows, Shape(part, shape.inputs, shape.targets))
+        wanted = within * shape.rows + np.concatenate([np.arange(*span) for span in shard.spans(shape.rows)])
+        real = wanted[wanted < len(members)]
+        rows = members[Permutation(len(members), key, (epoch, index + 1))(real)]
+        return self._padded(rows, Shape(len(wanted), shape.inputs, shape.targets))
 
     def _padded(self, rows: Int64[np.ndarray, "n 4"], shape: Shape) -> Batch:
         sides = [np.full((shape.rows, width), self._pad_id, np.int32) for width in shape[1:]]
@@ -115,9 +113,7 @@ class BucketedExamples:
 class HostBatches:
     """This host's rows of the batches from `first` to `stop`, by index, as Grain reads them."""
 
-    def __init__(
-        self, examples: BucketedExamples, first: int, stop: int, key: tuple[int, int], shard: tuple[int, int]
-    ) -> None:
+    def __init__(self, examples: BucketedExamples, first: int, stop: int, key: tuple[int, int], shard: Shard) -> None:
         self.examples, self.first, self.stop, self.key, self.shard = examples, first, stop, key, shard
 
     def __len__(self) -> int:

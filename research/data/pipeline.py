@@ -14,7 +14,7 @@ import numpy as np
 
 from research.config import Buckets, Denoising, Supervised, require
 from research.data import blocks, denoising, supervised
-from research.data.batch import Batch, fields_of, interleaved, started
+from research.data.batch import WHOLE, Batch, Shard, fields_of, interleaved, started
 from research.data.blocks import BLOCK_ROWS, Block, Order, Share
 from research.data.buckets import BucketedExamples, HostBatches, PreparedBuckets
 from research.data.shuffle import counter_generator
@@ -76,15 +76,15 @@ class Pipeline:
         self._held_out = Order(held_out_sizes, held_out_sizes, None)
         self.fingerprint = _fingerprint(prepared.fingerprint, self.tokenizer, seed, batch_size)
 
-    def train(self, start_row: int = 0, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+    def train(self, start_row: int = 0, shard: Shard = WHOLE) -> Iterator[Batch]:
         """This host's rows of global batch after global batch, without end, from a global row on.
 
-        `shard` is (this host, hosts). In an epoch of a corpus each of its rows comes once, in an order of that
-        epoch; noise is always new. Raises ConfigError where rows do not divide.
+        In an epoch of a corpus each of its rows comes once, in an order of that epoch; noise is always new. Raises
+        ConfigError where rows do not divide.
         """
         return self._batches(self._train_block, shard, self._first(start_row), ENDLESS)
 
-    def held_out(self, rows: int, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+    def held_out(self, rows: int, shard: Shard = WHOLE) -> Iterator[Batch]:
         """This host's rows of the first `rows` held-out rows, the same rows and noise at every call and with any seed.
 
         Whole batches: `rows` is rounded up to them and cut to as many as there are. Corpora are in it by their sizes,
@@ -113,16 +113,16 @@ class Pipeline:
         )
         return start_row // self.batch_size
 
-    def _check_hosts(self, hosts: int) -> None:
+    def _check(self, shard: Shard) -> None:
         require(
-            self.batch_size % hosts == 0,
-            f"batch_size is {self.batch_size}: it must be a multiple of the number of hosts, which is {hosts}.",
+            self.batch_size % shard.parts == 0,
+            f"batch_size is {self.batch_size}: it must be a multiple of the parts it is split into, which are"
+            f" {shard.parts}.",
         )
 
-    def _batches(self, make: Callable[[int], Block], shard: tuple[int, int], first: int, stop: int) -> Iterator[Batch]:
-        host, hosts = shard
-        self._check_hosts(hosts)
-        return blocks.batches(make, Share(self.batch_size, host, hosts), first, stop, self.threads)
+    def _batches(self, make: Callable[[int], Block], shard: Shard, first: int, stop: int) -> Iterator[Batch]:
+        self._check(shard)
+        return blocks.batches(make, Share(self.batch_size, shard), first, stop, self.threads)
 
     def _train_block(self, number: int) -> Block:
         start = number * BLOCK_ROWS
@@ -164,10 +164,10 @@ class BucketPipeline(Pipeline):
         self.raw = round(self.train_tokens / self.train_rows)
         self.fingerprint = _fingerprint(prepared.fingerprint, self.tokenizer, seed, batch_size)
 
-    def train(self, start_row: int = 0, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+    def train(self, start_row: int = 0, shard: Shard = WHOLE) -> Iterator[Batch]:
         return self._read(self._buckets.train, self._first(start_row), ENDLESS, (self.seed, ORDER), shard)
 
-    def held_out(self, rows: int, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+    def held_out(self, rows: int, shard: Shard = WHOLE) -> Iterator[Batch]:
         require(rows > 0, f"evaluation.rows is {rows}: it must be above 0.")
         held_out = self._buckets.held_out
         return self._read(held_out, 0, min(-(-rows // self.batch_size), len(held_out)), (HELD_OUT_SEED, ORDER), shard)
@@ -177,9 +177,9 @@ class BucketPipeline(Pipeline):
         return self._buckets.batch_shapes
 
     def _read(
-        self, examples: BucketedExamples, first: int, stop: int, key: tuple[int, int], shard: tuple[int, int]
+        self, examples: BucketedExamples, first: int, stop: int, key: tuple[int, int], shard: Shard
     ) -> Iterator[Batch]:
-        self._check_hosts(shard[1])
+        self._check(shard)
         return map(self._started, HostBatches(examples, first, stop, key, shard).read(self.threads))
 
 

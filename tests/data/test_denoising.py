@@ -31,7 +31,7 @@ from research.config import (
     TrainedSentencePiece,
 )
 from research.data import mixture
-from research.data.batch import Batch
+from research.data.batch import Batch, Shard
 from research.data.corpus import open_documents
 from research.data.pipeline import Pipeline, prepare
 from research.data.tokenizer import open_tokenizer
@@ -58,8 +58,8 @@ def data(texts: tuple[PlainText, PlainText]) -> Denoising:
     return Denoising(texts, Bytes(), UL2(), input_length=128)
 
 
-def take(pipeline: Pipeline, batches: int, start_row: int = 0, shard: tuple[int, int] = (0, 1)) -> list[Batch]:
-    return list(itertools.islice(pipeline.train(start_row, shard), batches))
+def take(pipeline: Pipeline, batches: int, start_row: int = 0, host: int = 0, hosts: int = 1) -> list[Batch]:
+    return list(itertools.islice(pipeline.train(start_row, Shard(hosts, (host,))), batches))
 
 
 def same(left: list[Batch], right: list[Batch]) -> bool:
@@ -95,7 +95,7 @@ def test_rows_are_the_same_from_any_start_with_any_threads_and_on_any_hosts(data
     assert same(take(prepare(dataclasses.replace(data, threads=4), 0, 96), 4), whole)
     for start in (1, 5, 11):
         assert same(take(pipeline, 12 - start, start * 32), whole[start:])
-    parts = [take(pipeline, 12, 0, (host, 4)) for host in range(4)]
+    parts = [take(pipeline, 12, 0, host, 4) for host in range(4)]
     assert same([part for batch in zip(*parts, strict=True) for part in batch], whole)
     assert not same(take(prepare(data, 1, 32), 12), whole)
     held_out = list(pipeline.held_out(64))

@@ -26,7 +26,7 @@ from research.config import (
     SpanCorruption,
     TrainedSentencePiece,
 )
-from research.data.batch import Batch
+from research.data.batch import Batch, Shard
 from research.data.blocks import BLOCK_ROWS, Block, Share, cut
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
 
@@ -68,8 +68,8 @@ def rows_of(batches: list[Batch]) -> list[Row]:
     return [tuple(row) for row in np.concatenate(fields).tolist()] if fields else []
 
 
-def take(pipeline: Pipeline, batches: int, start_row: int = 0, shard: tuple[int, int] = (0, 1)) -> list[Batch]:
-    return list(itertools.islice(pipeline.train(start_row, shard), batches))
+def take(pipeline: Pipeline, batches: int, start_row: int = 0, host: int = 0, hosts: int = 1) -> list[Batch]:
+    return list(itertools.islice(pipeline.train(start_row, Shard(hosts, (host,))), batches))
 
 
 def raw_rows(pipeline: Pipeline, batches: list[Batch]) -> list[tuple[int, ...]]:
@@ -120,7 +120,7 @@ def test_hosts_have_disjoint_parts_whose_union_is_the_batch(two: Denoising) -> N
         pipeline = prepare(two, 0, batch_size)
         start = batch_size * 3
         whole = take(pipeline, 3, start)
-        parts = [take(pipeline, 3, start, (host, hosts)) for host in range(hosts)]
+        parts = [take(pipeline, 3, start, host, hosts) for host in range(hosts)]
         for index, batch in enumerate(whole):
             mine = [rows_of([part[index]]) for part in parts]
             assert {len(rows) for rows in mine} == {batch_size // hosts}
@@ -193,7 +193,7 @@ def test_held_out_rows_are_whole_batches(two: Denoising) -> None:
     assert len(available) * 24 > BLOCK_ROWS
     raw = raw_rows(pipeline, available)
     assert len(set(raw)) == len(raw)
-    parts = [list(pipeline.held_out(50, (host, 3))) for host in range(3)]
+    parts = [list(pipeline.held_out(50, Shard(3, (host,)))) for host in range(3)]
     for index, batch in enumerate(pipeline.held_out(50)):
         assert list(itertools.chain(*(rows_of([part[index]]) for part in parts))) == rows_of([batch])
 
@@ -249,10 +249,12 @@ def test_bad_input_is_refused_before_a_batch_is_asked_for(two: Denoising, tmp_pa
     pipeline = prepare(two, 0, 8)
     with pytest.raises(ConfigError, match="row 12: it must be a multiple of batch_size, which is 8"):
         pipeline.train(12)
-    with pytest.raises(ConfigError, match="batch_size is 8: it must be a multiple of the number of hosts, which is 3"):
-        pipeline.train(0, (0, 3))
-    with pytest.raises(ConfigError, match="multiple of the number of hosts"):
-        pipeline.held_out(8, (0, 3))
+    with pytest.raises(
+        ConfigError, match="batch_size is 8: it must be a multiple of the parts it is split into, which are 3"
+    ):
+        pipeline.train(0, Shard(3))
+    with pytest.raises(ConfigError, match="multiple of the parts"):
+        pipeline.held_out(8, Shard(3))
     with pytest.raises(ConfigError, match="fewer than one row of"):
         prepare(dataclasses.replace(two, input_length=40_000, objective=SpanCorruption(0.15, 1000.0)), 0, 8)
     with pytest.raises(ConfigError, match="sentinels"):
@@ -290,29 +292,43 @@ def test_a_reader_that_goes_away_leaves_no_threads(one: Denoising) -> None:
 # --- Parts ------------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 300), st.integers(1, 8), st.integers(0, 1000), st.data())
-def test_shares_need_exactly_the_blocks_of_their_rows(part: int, hosts: int, first: int, data: st.DataObject) -> None:
-    share = Share(part * hosts, data.draw(st.integers(0, hosts - 1)), hosts)
-    rows = [row for batch in range(first, first + 5) for row in range(*share.rows(batch))]
+@st.composite
+def shards(draw: st.DrawFn) -> Shard:
+    parts = draw(st.integers(1, 8))
+    return Shard(parts, tuple(sorted(draw(st.sets(st.integers(0, parts - 1), min_size=1)))))
+
+
+@given(shards(), st.integers(1, 40))
+def test_the_spans_of_a_shard_are_its_parts(shard: Shard, part: int) -> None:
+    spans = shard.spans(part * shard.parts)
+    rows = [row for span in spans for row in range(*span)]
+    assert rows == [number * part + row for number in shard.held for row in range(part)]
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
+
+
+@given(shards(), st.integers(1, 300), st.integers(0, 1000))
+def test_shares_need_exactly_the_blocks_of_their_rows(shard: Shard, part: int, first: int) -> None:
+    share = Share(part * shard.parts, shard)
+    rows = [row for batch in range(first, first + 5) for span in share.rows(batch) for row in range(*span)]
     needed = sorted({row // BLOCK_ROWS for row in rows})
     start = share.index(rows[0])
     assert [share.block(start + offset) for offset in range(len(needed))] == needed
     assert share.index(rows[-1]) == start + len(needed) - 1
 
 
-@given(st.integers(1, 300), st.integers(1, 8), st.data())
-def test_batches_cut_from_blocks_are_the_rows_asked_for(part: int, hosts: int, data: st.DataObject) -> None:
-    share = Share(part * hosts, data.draw(st.integers(0, hosts - 1)), hosts)
+@given(shards(), st.integers(1, 300))
+def test_batches_cut_from_blocks_are_the_rows_asked_for(shard: Shard, part: int) -> None:
+    share = Share(part * shard.parts, shard)
     parts = [share.rows(batch) for batch in range(3, 8)]
-    start = share.index(parts[0][0])
+    start = share.index(parts[0][0][0])
 
     def block(number: int) -> Block:
         rows = np.arange(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)[:, None]
         return Block(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS, Batch(rows, rows, rows))
 
     blocks = (block(share.block(index)) for index in itertools.count(start))
-    for (low, high), batch in zip(parts, cut(blocks, parts), strict=True):
-        assert batch.encoder_input_tokens[:, 0].tolist() == list(range(low, high))
+    for spans, batch in zip(parts, cut(blocks, parts), strict=True):
+        assert batch.encoder_input_tokens[:, 0].tolist() == [row for span in spans for row in range(*span)]
         assert batch.decoder_loss_weights is None
 
 

@@ -27,7 +27,7 @@ from research.config import (
     Translation,
 )
 from research.data import mixture
-from research.data.batch import Batch
+from research.data.batch import Batch, Shard
 from research.data.pipeline import Pipeline, prepare
 from research.data.tokenizer import SentencePieceTokenizer
 
@@ -79,8 +79,8 @@ def examples_in(batches: list[Batch]) -> list[Example]:
     return found
 
 
-def take(pipeline: Pipeline, batches: int, start: int = 0, shard: tuple[int, int] = (0, 1)) -> list[Batch]:
-    return list(itertools.islice(pipeline.train(start * pipeline.batch_size, shard), batches))
+def take(pipeline: Pipeline, batches: int, start: int = 0, host: int = 0, hosts: int = 1) -> list[Batch]:
+    return list(itertools.islice(pipeline.train(start * pipeline.batch_size, Shard(hosts, (host,))), batches))
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
@@ -119,7 +119,7 @@ def test_threads_starts_and_hosts_decide_nothing(two: Supervised) -> None:
     whole = take(pipeline, 9)
     assert same(take(prepare(dataclasses.replace(two, threads=4), 3, 24), 9), whole)
     assert same(take(pipeline, 4, start=5), whole[5:])
-    parts = [take(pipeline, 4, 5, (host, 3)) for host in range(3)]
+    parts = [take(pipeline, 4, 5, host, 3) for host in range(3)]
     for index, batch in enumerate(whole[5:]):
         joined = jax.tree.map(lambda *fields: np.concatenate(fields), *(part[index] for part in parts))
         assert same([joined], [batch])
@@ -205,7 +205,7 @@ def test_threads_starts_and_hosts_decide_nothing_in_buckets(bucketed: Supervised
     whole = take(pipeline, 30)
     assert same(take(prepare(dataclasses.replace(bucketed, threads=4), 3, 24), 30), whole)
     assert same(take(pipeline, 10, start=20), whole[20:])
-    parts = [take(pipeline, 4, 5, (host, 3)) for host in range(3)]
+    parts = [take(pipeline, 4, 5, host, 3) for host in range(3)]
     for index, batch in enumerate(whole[5:9]):
         joined = jax.tree.map(lambda *fields: np.concatenate(fields), *(part[index] for part in parts))
         assert same([joined], [batch])
@@ -239,8 +239,8 @@ def test_bad_buckets(bucketed: Supervised) -> None:
     pipeline = prepare(bucketed, 0, 8)
     with pytest.raises(ConfigError, match="row 12: it must be a multiple of batch_size"):
         pipeline.train(12)
-    with pytest.raises(ConfigError, match="must be a multiple of the number of hosts"):
-        pipeline.train(0, (0, 3))
+    with pytest.raises(ConfigError, match="must be a multiple of the parts"):
+        pipeline.train(0, Shard(3))
 
 
 # --- Too long ---------------------------------------------------------------------------------------------------------
