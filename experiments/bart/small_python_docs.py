@@ -1,4 +1,4 @@
-"""A small BART learns, in about 10 minutes on 2 CPU cores, to mend Python's own documentation.
+"""A small BART learns, in minutes on 2 CPU cores, to mend Python's own documentation.
 
 Paper: Lewis et al., arXiv:1910.13461: text infilling and sentence permutation, as in base.py beside this file.
 Command: python -m scripts.train experiments/bart/small_python_docs.py --run_dir runs/bart_small

@@ -1,4 +1,4 @@
-"""A small mBART learns six languages from the book of Genesis in each, in about 10 minutes on 2 CPU cores.
+"""A small mBART learns six languages from the book of Genesis in each, in minutes on 2 CPU cores.
 
 Paper: Liu et al., arXiv:2001.08210; the objective is that of cc25.py beside this file. The vocabulary is trained on the
 text and has the languages in it.

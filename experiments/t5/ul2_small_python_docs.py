@@ -1,4 +1,4 @@
-"""A small T5 learns UL2's seven denoisers at once on Python's own documentation, in about 10 minutes on 2 CPU cores.
+"""A small T5 learns UL2's seven denoisers at once on Python's own documentation, in minutes on 2 CPU cores.
 
 Paper: Tay et al., arXiv:2205.05131, table 1.
 Command: python -m scripts.train experiments/t5/ul2_small_python_docs.py --run_dir runs/ul2_small
