@@ -41,7 +41,7 @@ def get_config() -> Experiment:
         optimizer=AdamW(
             schedule=InverseSquareRoot(peak=5e-3, timescale=1_000, warmup=1_000), b2=0.98, weight_decay=0.0
         ),
-        steps=6_000,
+        steps=4_000,
         batch_size=32,
         evaluation=Evaluation(every=500, rows=256, generation=Generation(max_length=64), examples=256, best="bleu"),
         checkpoint=Checkpoint(every=100, keep=10),
