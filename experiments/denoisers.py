@@ -16,7 +16,8 @@ Commands: pretrain, 21.5 TFLOP each (a step of 64 targets costs 1.94 times one o
     python -m scripts.evaluate runs/summaries_spans/checkpoints/best --split test
     and so on for the others, with three seeds each (--config.seed=1).
 The quickstart is there for its vocabulary. The held-out losses are of other targets each and cannot be compared.
-Hardware, time, result: not run yet.
+Result: ROUGE-L of held-out summaries 17.2 from spans, 19.0 from BART's noise, 16.1 from prefix LM, 16.7 from UL2, 16.2
+    from random weights; seeds, losses, hardware and commits are in LOG.md.
 """
 
 from research.config import (
