@@ -8,15 +8,19 @@ Parameters and states are nested dicts; a path is the keys joined by "/". A tabl
 value) in which every path must match exactly one row as a whole, so that a new parameter cannot be overlooked.
 """
 
+import hashlib
 import math
+import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
@@ -93,8 +97,27 @@ def factorisations(count: int) -> list[tuple[int, int, int]]:
 def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """A mesh over all devices (or those given), whose product of sizes must be their number; else a ConfigError."""
     devices = jax.devices() if devices is None else devices
-    shape = mesh_shape(sizes, len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    laid = laid_out(mesh_shape(sizes, len(devices)), devices)
+    return jax.sharding.Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def abstract_mesh(sizes: config.Mesh, count: int) -> jax.sharding.AbstractMesh:
+    """A mesh of so many devices that are not here."""
+    return jax.sharding.AbstractMesh(mesh_shape(sizes, count), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def laid_out(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices as suits their links. Where only a network joins parts of them, the first axes that can cross it."""
+    if devices[0].platform == "cpu":
+        return np.array(devices).reshape(shape)
+    parts = len({getattr(device, "slice_index", 0) for device in devices})
+    if parts == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    across: list[int] = []
+    for size in shape:
+        across.append(math.gcd(size, parts // math.prod(across)))
+    within = [size // part for size, part in zip(shape, across, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
 
 def mesh_shape(sizes: config.Mesh, count: int) -> tuple[int, ...]:
@@ -122,7 +145,7 @@ def await_hosts(seconds: float) -> None:
     leaving.join(seconds)
 
 
-def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
     """A ConfigError names the first size that the mesh does not divide, before anything is compiled."""
     data, fsdp, tensor = (mesh.shape[axis] for axis in AXES)
     model, rows = experiment.model, experiment.batch_size // experiment.microbatches
@@ -172,7 +195,7 @@ def state_specs(state: Tree, params: Tree) -> Tree:
     return unflatten({path: spec(path, leaf.shape) for path, leaf in flatten(state).items()})
 
 
-def shardings(mesh: jax.sharding.Mesh, specs: Tree) -> Tree:
+def shardings(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, specs: Tree) -> Tree:
     """The same tree of specs, on a mesh."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
@@ -230,16 +253,32 @@ def place_rows(mesh: jax.sharding.Mesh, whole: tuple[np.ndarray, ...]) -> tuple[
 # --- Hosts ------------------------------------------------------------------------------------------------------------
 
 
-def initialize_hosts() -> None:
-    """Starts JAX's runtime over the hosts that the cluster's environment names, or over this one alone.
+class Cluster(NamedTuple):
+    """Who takes part, where no environment says so."""
+
+    coordinator: str  # address:port, at which host 0 listens
+    hosts: int
+    host: int  # this one's number, from 0
+
+
+def initialize_hosts(cluster: Cluster | None = None, patience: int = 300) -> None:
+    """Starts JAX's runtime over this cluster, or the one that the environment names, or over this one alone.
 
     Alone too, because without the runtime's client SIGTERM ends a process before it can save. Called again, it does
-    nothing.
+    nothing. Where the hosts do not meet within `patience` seconds, the process ends, with a sentence and exit code 2:
+    left to itself, the runtime would abort it.
     """
     if jax.distributed.is_initialized():
         return
+    late = threading.Timer(patience, _end_unmet, [cluster, patience])
+    late.daemon = True
+    late.start()
     try:
-        jax.distributed.initialize()
+        if cluster is None:
+            jax.distributed.initialize(initialization_timeout=2 * patience)
+        else:
+            settings: Any = {"initialization_timeout": 2 * patience, "cluster_detection_method": "deactivate"}
+            jax.distributed.initialize(*cluster, **settings)
     except ValueError as error:
         # JAX raises this, and nothing more telling, where it finds no cluster in the environment.
         if "coordinator_address" not in str(error):
@@ -250,3 +289,32 @@ def initialize_hosts() -> None:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         jax.distributed.initialize(f"localhost:{port}", num_processes=1, process_id=0)
+    finally:
+        late.cancel()
+
+
+def _end_unmet(cluster: Cluster | None, seconds: int) -> None:
+    who = "The hosts that the environment names" if cluster is None else f"{cluster.hosts} hosts"
+    where = "" if cluster is None else f" at {cluster.coordinator}"
+    each = "" if cluster is None else f", with --host_id 0 to {cluster.hosts - 1}"
+    print(
+        f"error: {who} did not meet{where} in {seconds} s. Start the same command on each{each}; the address must be"
+        " the first one's, and its port open.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
+
+
+def check_agreement(said: Mapping[str, str]) -> None:
+    """Raises ConfigError, on every host, where hosts say other things; it names them."""
+    if jax.process_count() == 1:
+        return
+    digests = [hashlib.sha256(text.encode()).digest() for text in said.values()]
+    mine = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
+    everyone = np.asarray(multihost_utils.process_allgather(mine))
+    differs = (everyone != everyone[0]).any(axis=-1)
+    if differs.any():
+        names = ", ".join(name for name, column in zip(said, differs.T, strict=True) if column.any())
+        others = ", ".join(str(host) for host in np.flatnonzero(differs.any(axis=1)))
+        raise ConfigError(f"Hosts disagree about {names}: host {others} differs from host 0. Start the same on all.")

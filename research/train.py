@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from research import evaluate, report, run_directory, sharding, summary, weights
+from research import evaluate, override, report, run_directory, sharding, summary, weights
 from research.checkpoint import Checkpoints, check_same
 from research.config import Decay, Experiment, Supervised
 from research.console import say
@@ -16,12 +16,20 @@ from research.run import Run, best_of, out_of_patience, prepared
 from research.watchdog import Watchdog
 
 
-def train(config: Experiment, directory: Path, *, file_config: Experiment | None = None, dry_run: bool = False) -> int:
+def train(
+    config: Experiment,
+    directory: Path,
+    *,
+    file_config: Experiment | None = None,
+    dry_run: bool = False,
+    cluster: sharding.Cluster | None = None,
+) -> int:
     """Trains up to `config.steps`, from the directory's newest checkpoint if there is one. Returns the exit code.
 
     Raises ConfigError, before any training, for what a person can mend. A dry run writes nothing to the directory.
     """
-    sharding.initialize_hosts()
+    sharding.initialize_hosts(cluster)
+    sharding.check_agreement({"the experiment": override.to_json(config), "the commit": run_directory.commit()})
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(config, mesh)
     evaluate.check_length(config.model, config.evaluation.generation)
@@ -48,6 +56,7 @@ def train(config: Experiment, directory: Path, *, file_config: Experiment | None
         if made_from is not None:
             run_directory.check_same_experiment(directory, made_from["config"], config)
         pipeline = prepared(config)
+        sharding.check_agreement({name: str(entry) for name, entry in pipeline.fingerprint.items()})
         if made_from is not None:
             check_same(made_from["data"], pipeline.fingerprint, directory)
             if made_from["config"]["steps"] != config.steps and isinstance(config.optimizer.schedule, Decay):

@@ -5,9 +5,13 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from research import override
-from research.config import ConfigError
+from research.config import ConfigError, require
+
+if TYPE_CHECKING:
+    from research.sharding import Cluster
 
 EPILOG = """
 overrides
@@ -35,6 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--run_dir", required=True, type=Path, help="where everything of the run goes; new, or the run's"
     )
+    for name, kind, said in (
+        ("--coordinator", str, "address:port of the first host, where no cluster's environment names the hosts"),
+        ("--num_hosts", int, "how many there are"),
+        ("--host_id", int, "this one's number, from 0"),
+    ):
+        parser.add_argument(name, type=kind, help=said)
     parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
     options, rest = parser.parse_known_args(arguments)
     try:
@@ -42,10 +52,24 @@ def main(arguments: list[str] | None = None) -> int:
         config = override.apply(file_config, override.from_arguments(rest))
         from research.train import train  # after the config is known to be good: importing JAX takes seconds
 
-        return train(config, options.run_dir, file_config=file_config, dry_run=options.dry_run)
+        cluster = cluster_of(options.coordinator, options.num_hosts, options.host_id)
+        return train(config, options.run_dir, file_config=file_config, dry_run=options.dry_run, cluster=cluster)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def cluster_of(coordinator: str | None, count: int | None, number: int | None) -> "Cluster | None":
+    """Raises ConfigError unless all three are said, or none is."""
+    from research.sharding import Cluster
+
+    if coordinator is None and count is None and number is None:
+        return None
+    if coordinator is None or count is None or number is None:
+        raise ConfigError("--coordinator, --num_hosts and --host_id belong together: give all three, or none.")
+    require(0 <= number < count, f"--host_id is {number}: of {count} hosts they are 0 to {count - 1}.")
+    require(":" in coordinator, f"--coordinator is {coordinator}: it must be address:port, as 10.0.0.1:8476.")
+    return Cluster(coordinator, count, number)
 
 
 if __name__ == "__main__":

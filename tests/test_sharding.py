@@ -1,6 +1,7 @@
 """The mesh, the table of specs, and the sentences that say what a mesh cannot do."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from research.sharding import (
     check_divisible,
     factorisations,
     flatten,
+    laid_out,
     make_mesh,
     match_once,
     param_specs,
@@ -117,6 +119,22 @@ def test_statistics_are_split_as_their_parameters_along_the_axes_they_keep():
         f"row/{query}": PartitionSpec(None, "fsdp", None, None),
         f"column/{query}": PartitionSpec(None, None, "tensor", None),
     }
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts", "near"),
+    [((4, 2, 1), 2, (2, 2, 1)), ((1, 8, 1), 2, (1, 4, 1)), ((2, 2, 2), 4, (1, 1, 2)), ((1, 1, 8), 2, (1, 1, 4))],
+)
+def test_the_first_axes_that_can_cross_a_slow_network(shape, parts, near):
+    """A block of `near` devices lies in one part."""
+    devices = [
+        SimpleNamespace(platform="gpu", device_kind="any", id=number, slice_index=number * parts // 8, process_index=0)
+        for number in range(8)
+    ]
+    laid = laid_out(shape, devices)
+    assert laid.shape == shape
+    assert {device.id for device in laid.flat} == set(range(8))
+    assert len({device.slice_index for device in laid[tuple(slice(size) for size in near)].flat}) == 1
 
 
 def test_flatten_and_unflatten_are_inverse():

@@ -418,6 +418,49 @@ def test_an_axis_that_crosses_hosts_gives_the_same_losses(folder: Path) -> None:
     np.testing.assert_allclose(crossed, alone, rtol=1e-5)
 
 
+def test_hosts_that_are_named_meet_and_those_that_disagree_are_told_so(folder: Path) -> None:
+    port = free_port()
+
+    def named(host: int) -> list[str]:
+        return ["--coordinator", f"127.0.0.1:{port}", "--num_hosts", "2", "--host_id", str(host)]
+
+    together = {"env": environment(folder) | {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}}
+    hosts = [start(folder, "disagree", *named(host), f"--config.seed={host}", **together) for host in range(2)]
+    assert [host.wait(timeout=200) for host in hosts] == [2, 2], log(folder, "disagree")
+    assert "error: Hosts disagree about the experiment: host 1 differs from host 0." in log(folder, "disagree")
+    assert not (folder / "disagree").exists()
+
+
+def test_hosts_that_do_not_meet_say_so(folder: Path) -> None:
+    code = (
+        "from research.sharding import Cluster, initialize_hosts; initialize_hosts(Cluster('127.0.0.1:{}', 2, {}), 2)"
+    )
+    for host in range(2):
+        alone = [sys.executable, "-c", code.format(free_port(), host)]
+        ended = subprocess.run(alone, cwd=ROOT, env=environment(folder), capture_output=True, text=True, timeout=100)
+        assert ended.returncode == 2
+        assert ended.stderr.splitlines()[-1].startswith("error: 2 hosts did not meet at 127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--num_hosts", "2"], "--coordinator, --num_hosts and --host_id belong together"),
+        (
+            ["--coordinator", "here:1", "--num_hosts", "2", "--host_id", "2"],
+            "--host_id is 2: of 2 hosts they are 0 to 1.",
+        ),
+        (
+            ["--coordinator", "here", "--num_hosts", "2", "--host_id", "0"],
+            "--coordinator is here: it must be address:port",
+        ),
+    ],
+)
+def test_half_a_cluster_is_refused(folder: Path, arguments: list[str], said: str, capsys) -> None:
+    assert train.main([str(folder / "experiment.py"), "--run_dir", str(folder / "half"), *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
 def free_port() -> int:
     """One of those among which JAX picks a SLURM job's, by its number."""
     for port in random.sample(range(61_440, 65_536), 100):
