@@ -6,25 +6,8 @@ from typing import Any
 import jax
 
 from research.config import Experiment, Model
+from research.hardware import PEAK_FLOPS
 from research.step import abstract_state, state_shardings
-
-# Dense bfloat16 FLOP/s of one device, by `jax.Device.device_kind`; from the makers' data sheets, without sparsity.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,  # cloud.google.com/tpu/docs/v4
-    "TPU v5 lite": 197e12,  # cloud.google.com/tpu/docs/v5e
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,  # cloud.google.com/tpu/docs/v5p
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,  # cloud.google.com/tpu/docs/v6e
-    "NVIDIA A100-SXM4-40GB": 312e12,  # NVIDIA A100 data sheet
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 PCIe": 756e12,  # NVIDIA H100 data sheet
-    "NVIDIA H100 80GB HBM3": 989.4e12,
-    "NVIDIA H200": 989.4e12,  # NVIDIA H200 data sheet
-    "NVIDIA GH200 480GB": 989.4e12,  # NVIDIA GH200 data sheet
-    "NVIDIA B200": 2250e12,  # NVIDIA HGX B200 data sheet, an eighth of eight
-}
 
 
 def train_flops(model: Model, input_length: int, target_length: int) -> int:
@@ -98,7 +81,7 @@ def state_bytes(experiment: Experiment) -> int:
     return sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_state(experiment)))
 
 
-def device_bytes(experiment: Experiment, mesh: jax.sharding.Mesh) -> int:
+def device_bytes(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
     """Of parameters and optimizer state together, on each device of the mesh."""
     leaves = zip(
         jax.tree.leaves(abstract_state(experiment)), jax.tree.leaves(state_shardings(experiment, mesh)), strict=True

@@ -84,7 +84,7 @@ def abstract_state(experiment: Experiment) -> TrainState:
     return jax.eval_shape(partial(_initial_state, experiment), _abstract_key())
 
 
-def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
+def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:
     state = abstract_state(experiment)
     params = param_specs(state.params)
     average = None if state.average is None else params

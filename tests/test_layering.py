@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     {"config"}, {"override"}, {"data"}, {"model"}, {"pretrained"}, {"sharding"}, {"loss", "optimizer"}, {"step"},
-    {"best", "console"},
+    {"best", "console", "hardware"},
     {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot"},
-    {"decode", "weights"}, {"generate", "averaging"}, {"evaluate"}, {"report", "summary"}, {"run"}, {"outcome"},
-    {"train"}, {"sweep"},
+    {"decode", "weights", "roofline", "aot"}, {"generate", "averaging"}, {"evaluate"},
+    {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"}, {"sweep"},
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 MODULES = sorted((ROOT / "research").rglob("*.py"))

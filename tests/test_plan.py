@@ -9,10 +9,10 @@ import pytest
 
 from research.config import Adafactor, AdamW, Constant, Denoising, Experiment, Mesh, Model, PlainText
 from research.data.batch import Batch
+from research.hardware import PEAK_FLOPS
 from research.model.family import preset
 from research.model.transformer import abstract_params, bind
 from research.plan import (
-    PEAK_FLOPS,
     decode_flops,
     device_bytes,
     encode_flops,

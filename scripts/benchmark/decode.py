@@ -26,6 +26,7 @@ from rich.table import Table
 
 from research import plan, run_directory
 from research.config import ConfigError, FanIn, Generation, LayerNorm, Model, Sinusoidal, require
+from research.hardware import PEAK_FLOPS
 from research.model.family import preset
 from research.model.transformer import Params, initial_params
 from research.pretrained import huggingface
@@ -255,7 +256,7 @@ def print_table(result: dict[str, Any], console: Console) -> None:
     for case in result["cases"]:
         for engine, measures in case["summary"].items():
             rate = case["flops"] / statistics.median(case["seconds"][engine])
-            peak = plan.PEAK_FLOPS.get(result["engines"][engine]["device"])
+            peak = PEAK_FLOPS.get(result["engines"][engine]["device"])
             flops = f"{rate / 1e9:,.0f}" + (f" ({rate / peak:.1%} MFU)" if peak else "")
             figures = [cell(measures.get(heading), digits)
                        for heading, digits in (("tokens/s", 0), ("ours / theirs", 2), ("x greedy", 2))]  # fmt: skip

@@ -1,0 +1,114 @@
+"""What accelerators can do at most, and which sets of them one can rent; from the makers' documents."""
+
+import math
+import re
+from typing import NamedTuple
+
+from research.config import ConfigError
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """The peaks of one chip. Bytes a second between chips are those that one chip sends, over all its links at once."""
+
+    flops: float | int  # dense bfloat16 FLOP/s, without sparsity
+    memory: float | int  # bytes
+    bandwidth: float | int  # bytes/s of its memory
+    links: float | int  # bytes/s to the other chips of its domain: a TPU slice, or GPUs joined by NVLink
+    domain: int  # chips that `links` join, at most
+    network: float | int  # bytes/s a chip, between domains
+    host: int  # chips that one host drives
+    cores: int = 1  # by which the names of slices count
+    dimensions: int = 0  # of the torus; 0 where every chip of a domain reaches every other one at the same rate
+
+
+# cloud.google.com/tpu/docs/v4, v5e, v5p and v6e: FLOP/s, memory and its bandwidth; links are half of the interconnect's
+# bidirectional bandwidth there; the network between slices is a host's, over its chips: 50, 25, 50 and 100 Gbit/s each.
+# NVIDIA's data sheets of A100, H100, H200, and of HGX B200, an eighth of eight: NVLink is half of the bidirectional
+# figure, the network one adapter a GPU, as in DGX systems (200, 400, 400 and 400 Gbit/s).
+CHIPS = {
+    "v4": Chip(275e12, 32 * GIB, 1200e9, 150e9, 4096, 6.25e9, 4, cores=2, dimensions=3),
+    "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, 256, 3.125e9, 4, dimensions=2),
+    "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, 6144, 6.25e9, 4, cores=2, dimensions=3),
+    "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9, 256, 12.5e9, 4, dimensions=2),
+    "A100": Chip(312e12, 80e9, 2039e9, 300e9, 8, 25e9, 8),
+    "H100": Chip(989.4e12, 80e9, 3350e9, 450e9, 8, 50e9, 8),
+    "H200": Chip(989.4e12, 141e9, 4800e9, 450e9, 8, 50e9, 8),
+    "B200": Chip(2250e12, 180e9, 8000e9, 900e9, 8, 50e9, 8),
+}
+# Dense bfloat16 FLOP/s of one device, by `jax.Device.device_kind`.
+PEAK_FLOPS = {
+    "TPU v4": CHIPS["v4"].flops,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5e": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v5p": CHIPS["v5p"].flops,
+    "TPU v6 lite": CHIPS["v6e"].flops,
+    "NVIDIA A100-SXM4-40GB": CHIPS["A100"].flops,
+    "NVIDIA A100-SXM4-80GB": CHIPS["A100"].flops,
+    "NVIDIA A100 80GB PCIe": CHIPS["A100"].flops,
+    "NVIDIA H100 PCIe": 756e12,  # NVIDIA H100 data sheet
+    "NVIDIA H100 80GB HBM3": CHIPS["H100"].flops,
+    "NVIDIA H200": CHIPS["H200"].flops,
+    "NVIDIA GH200 480GB": 989.4e12,  # NVIDIA GH200 data sheet
+    "NVIDIA B200": CHIPS["B200"].flops,
+}
+HELP = "a TPU slice by its name (v5p-512: v4 and v5p count cores, two a chip) or its torus (v5p:8x8x4), several slices"
+HELP += " as 2xv5e-256, or GPUs as 8xH100"
+
+
+class Hardware(NamedTuple):
+    """So many chips, in domains of equal size."""
+
+    name: str
+    chip: Chip
+    chips: int
+    topology: str | None = None  # of a TPU slice, as libtpu names it: v5p:8x8x4
+
+    @property
+    def domains(self) -> int:
+        return math.ceil(self.chips / self.chip.domain) if self.topology is None else self.chips // self.slice
+
+    @property
+    def slice(self) -> int:
+        """Chips of one domain."""
+        if self.topology is None:
+            return min(self.chips, self.chip.domain)
+        return math.prod(map(int, self.topology.partition(":")[2].split("x")))
+
+
+def find(name: str) -> Hardware:
+    """Hardware by a name as `HELP` has it; else a ConfigError that says what there is."""
+    gpus = re.fullmatch(r"(?:(\d+)x)?([A-Z]+\d+)", name)
+    if gpus and gpus[2] in CHIPS:
+        chip, count = CHIPS[gpus[2]], int(gpus[1] or 1)
+        if count > 0 and (count <= chip.domain or count % chip.domain == 0):
+            return Hardware(name, chip, count)
+        raise ConfigError(f"--hardware {name}: hosts have {chip.domain} of them: up to {chip.domain}, or a multiple.")
+    tpus = re.fullmatch(r"(?:(\d+)x)?(v\d\w?)(?:-(\d+)|:(\d+(?:x\d+)+))", name)
+    if not tpus or tpus[2] not in CHIPS or CHIPS[tpus[2]].dimensions == 0:
+        raise ConfigError(f"--hardware {name} is not known: {', '.join(CHIPS)} are; {HELP}.")
+    slices, kind, chip = int(tpus[1] or 1), tpus[2], CHIPS[tpus[2]]
+    torus = tuple(map(int, tpus[4].split("x"))) if tpus[4] else _torus(chip, int(tpus[3]))
+    if torus is None or len(torus) != chip.dimensions or slices < 1 or not 1 <= math.prod(torus) <= chip.domain:
+        sizes = [chip.cores * size for size in _sizes(chip)]
+        raise ConfigError(f"--hardware {name}: there is no such slice; {kind} has {', '.join(map(str, sizes))}.")
+    return Hardware(name, chip, slices * math.prod(torus), f"{kind}:{'x'.join(map(str, torus))}")
+
+
+def _sizes(chip: Chip) -> list[int]:
+    """Chips of the slices that have a name, each twice the one before."""
+    return [size for size in (2**power for power in range(2, 13)) if size <= chip.domain]
+
+
+def _torus(chip: Chip, named: int) -> tuple[int, ...] | None:
+    """The shape of the slice of that name: the sides are powers of two, as near to one another as they can be."""
+    chips, rest = divmod(named, chip.cores)
+    if rest or chips not in _sizes(chip):
+        return None
+    sides = [2, 2] + [1] * (chip.dimensions - 2)
+    while math.prod(sides) < chips:
+        shortest = min(range(len(sides)), key=lambda side: (sides[side], -side))
+        sides[shortest] *= 2
+    return tuple(sorted(sides, key=lambda side: (side == 1, side)))
