@@ -8,6 +8,8 @@ Commands:
     python -m scripts.average runs/multi30k_cpu runs/multi30k_cpu_average --last 10
     python -m scripts.evaluate runs/multi30k_cpu_average --split test --generation.method='Beam(5)'
     Without manual_dir the files are downloaded.
+Hardware, time, result: 2 cores of an Intel Xeon, 28 min beside some tests (commit 0bb6f25): sacreBLEU 37.06 and chrF
+    60.75 on test2016, raw text, after 4,000 updates; the curve is in LOG.md.
 """
 
 from research.config import (
