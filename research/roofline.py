@@ -17,6 +17,7 @@ Over `tensor`, what each sublayer returns is summed, and what its input receives
 over `data`, gradients are summed. That happens beside products: only what it takes longer than they do counts.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 from research.config import Adafactor, Experiment, Mesh, Model
@@ -62,7 +63,7 @@ def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_len
     rows = experiment.batch_size / (mesh.data * mesh.fsdp)
     row = _row(model, input_length, target_length)
     logits = model.vocab_size * target_length / mesh.tensor
-    parameters = parameter_count(abstract_params(model))
+    parameters = _parameters(model)
     more_products, more_traffic = AGAIN[model.remat]
 
     flops = train_flops(model, input_length, target_length) / mesh.tensor
@@ -79,6 +80,11 @@ def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_len
         tensor=_around(mesh.tensor, 2 * rows * size * (1 + more_products) * row.summed) / chip.links,
         exchange=max(0.0, exchange - products - memory),
     )
+
+
+@cache  # a search asks for every mesh, and tracing the model takes longer than all else
+def _parameters(model: Model) -> int:
+    return parameter_count(abstract_params(model))
 
 
 def _row(model: Model, s: int, t: int) -> Row:
@@ -126,7 +132,7 @@ def _exchange(experiment: Experiment, hardware: Hardware, mesh: Mesh, weights: f
     if hardware.domains == 1:
         return (gathered + summed) / chip.links
     if mesh.fsdp * mesh.tensor > hardware.slice:  # the fsdp axis itself leaves the domain
-        return gathered / chip.network + summed / chip.network
+        return (gathered + summed) / chip.network
     across = 2 * _around(hardware.domains, part / mesh.fsdp / min(copies, mesh.data))
     return (gathered + summed) / chip.links + across / chip.network
 
@@ -137,7 +143,7 @@ def _exchange(experiment: Experiment, hardware: Hardware, mesh: Mesh, weights: f
 def working_bytes(experiment: Experiment, input_length: int, target_length: int) -> float | int:
     """What a chip needs beside the state: gradients, weights in the compute dtype, and activations of a micro-batch."""
     model, mesh, size = experiment.model, experiment.mesh, SIZES[experiment.model.compute]
-    parameters = parameter_count(abstract_params(model))
+    parameters = _parameters(model)
     rows = experiment.batch_size / experiment.microbatches / (mesh.data * mesh.fsdp)
     weights = parameters / (mesh.tensor * mesh.fsdp) * (size + 4)
     return weights + rows * _saved(model, mesh.tensor, size, input_length, target_length)

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -212,6 +213,7 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+@cache  # it is asked for every batch, and looks at every device
 def host_shard(mesh: jax.sharding.Mesh) -> Shard:
     """What the devices of this host hold of every batch."""
     hosts = [device.process_index for device in mesh.devices.flat]
