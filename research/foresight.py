@@ -115,11 +115,11 @@ def show_search(experiment: Experiment, hardware: Hardware) -> None:
     if jax.process_index() != 0:
         return
     shown = Table(title=f"The fastest on {hardware.name} that fit, {experiment.batch_size:,} rows a step", box=None)
-    for name in ("data", "fsdp", "tensor", "micro-batches", "remat", "GiB a chip", "s a step", "MFU", "limit"):
+    for name in (*sharding.AXES, "micro-batches", "remat", "GiB a chip", "s a step", "MFU", "limit"):
         shown.add_column(name, justify="right")
     for each in search(experiment, hardware)[:SHOWN]:
-        mesh, made = each.experiment.mesh, each.experiment
-        sizes = map(str, (mesh.data, mesh.fsdp, mesh.tensor, made.microbatches))
+        made = each.experiment
+        sizes = map(str, (*dataclasses.astuple(made.mesh), made.microbatches))
         numbers = f"{each.memory / 2**30:.1f}", f"{each.times.step:.3g}", f"{each.mfu:.1%}", each.times.limit
         shown.add_row(*sizes, made.model.remat, *numbers)
     console.print(shown)

@@ -12,9 +12,10 @@ logits       9 a target token and token of the vocabulary
 
 and every parameter 3 times a micro-batch, and once more by the optimizer with its states, in float32.
 
-Over `tensor`, what each sublayer returns is summed, and what its input receives backward: nothing hides that. Over
-`fsdp`, weights are gathered for the forward and the backward pass of every micro-batch, and gradients are scattered;
-over `data`, gradients are summed. That happens beside products: only what it takes longer than they do counts.
+Over `tensor`, what each sublayer returns is summed, and what its input receives backward; over `sequence`, keys and
+values are gathered, and their gradients scattered: nothing hides that. Over `fsdp`, weights are gathered for the
+forward and the backward pass of every micro-batch, and gradients are scattered; over `data` and `sequence`, gradients
+are summed. That happens beside products: only what it takes longer than they do counts.
 """
 
 from functools import cache
@@ -36,7 +37,7 @@ class Times(NamedTuple):
 
     products: float | int
     memory: float | int  # traffic of all else
-    tensor: float | int  # sums over the tensor axis
+    activations: float | int  # what is exchanged of them, over tensor and sequence
     exchange: float | int  # of weights and gradients, what products and memory do not hide
 
     @property
@@ -55,12 +56,13 @@ class Row(NamedTuple):
     split: float | int
     whole: float | int
     summed: float | int  # over the tensor axis
+    attended: float | int  # keys and values, gathered over the sequence axis
 
 
 def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_length: int, target_length: int) -> Times:
     """On a mesh of as many chips as there are; no size of it is -1."""
     model, chip, size = experiment.model, hardware.chip, SIZES[experiment.model.compute]
-    rows = experiment.batch_size / (mesh.data * mesh.fsdp)
+    rows = experiment.batch_size / (mesh.data * mesh.fsdp * mesh.sequence)
     row = _row(model, input_length, target_length)
     logits = model.vocab_size * target_length / mesh.tensor
     parameters = _parameters(model)
@@ -77,9 +79,15 @@ def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_len
     return Times(
         products=products,
         memory=memory,
-        tensor=_around(mesh.tensor, 2 * rows * size * (1 + more_products) * row.summed) / chip.links,
+        activations=(1 + more_products) * rows * size * _moved(mesh, row) / chip.links,
         exchange=max(0.0, exchange - products - memory),
     )
+
+
+def _moved(mesh: Mesh, row: Row) -> float | int:
+    """Features that a chip sends of its part of a row: summed over tensor, gathered and scattered over sequence."""
+    gathered = 2 * row.attended / mesh.tensor * mesh.sequence
+    return 2 * _around(mesh.tensor, row.summed) + _around(mesh.sequence, gathered)
 
 
 @cache  # a search asks for every mesh, and tracing the model takes longer than all else
@@ -90,16 +98,16 @@ def _parameters(model: Model) -> int:
 def _row(model: Model, s: int, t: int) -> Row:
     """Of s inputs and t targets."""
     d, f, inner, gates = model.width, model.feed_forward, model.heads * model.head_width, 2 if model.gated else 1
-    block = Row(3 * (gates + 1) * f + (12 if model.gated else 8) * f, 3 * (gates + 1) * d + 10 * d, 2 * d)
-    attention = Row(3 * 4 * inner, 3 * 4 * d + 10 * d, 2 * d)  # queries as long as keys
-    over_inputs = Row(3 * 2 * inner, 3 * 2 * d, d)  # keys and values of what the encoder returned
-    across = Row(3 * 2 * inner, 3 * 2 * d + 10 * d, 2 * d)
+    block = Row(3 * (gates + 1) * f + (12 if model.gated else 8) * f, 3 * (gates + 1) * d + 10 * d, 2 * d, 0)
+    attention = Row(3 * 4 * inner, 3 * 4 * d + 10 * d, 2 * d, 2 * inner)  # queries as long as keys
+    over_inputs = Row(3 * 2 * inner, 3 * 2 * d, d, 2 * inner)  # keys and values of what the encoder returned
+    across = Row(3 * 2 * inner, 3 * 2 * d + 10 * d, 2 * d, 0)
 
     def times(part: Row, tokens: int) -> Row:
         return Row(*(tokens * features for features in part))
 
     def scores(queries: int, keys: int) -> Row:
-        return Row(15.0 * model.heads * queries * keys, 0, 0)
+        return Row(15.0 * model.heads * queries * keys, 0, 0, 0)
 
     encoder = [times(block, s), times(attention, s), scores(s, s)]
     decoder = [
@@ -111,7 +119,7 @@ def _row(model: Model, s: int, t: int) -> Row:
         scores(t, s),
     ]
     parts = [(model.encoder_layers, part) for part in encoder] + [(model.decoder_layers, part) for part in decoder]
-    return Row(*(sum(layers * part[kind] for layers, part in parts) for kind in range(3)))
+    return Row(*(sum(layers * part[kind] for layers, part in parts) for kind in range(len(Row._fields))))
 
 
 def _around(chips: int, sent: float | int) -> float | int:
@@ -120,20 +128,20 @@ def _around(chips: int, sent: float | int) -> float | int:
 
 
 def _exchange(experiment: Experiment, hardware: Hardware, mesh: Mesh, weights: float | int) -> float | int:
-    """Seconds that weights and gradients, of so many bytes in all, take over fsdp and data.
+    """Seconds that weights and gradients, of so many bytes in all, take over fsdp, and over data and sequence.
 
     What one domain holds is exchanged over its links first, then each chip's part of it over the network.
     """
     chip, part = hardware.chip, weights / mesh.tensor
     gathered = 3 * _around(mesh.fsdp, part) * experiment.microbatches
     inside = min(mesh.fsdp * mesh.tensor, hardware.slice)
-    copies = max(1, hardware.slice // inside)  # of the data axis, in one domain
-    summed = 2 * _around(min(copies, mesh.data), part / mesh.fsdp)
+    copies = min(mesh.data * mesh.sequence, max(1, hardware.slice // inside))  # of the weights, in one domain
+    summed = 2 * _around(copies, part / mesh.fsdp)
     if hardware.domains == 1:
         return (gathered + summed) / chip.links
     if mesh.fsdp * mesh.tensor > hardware.slice:  # the fsdp axis itself leaves the domain
         return (gathered + summed) / chip.network
-    across = 2 * _around(hardware.domains, part / mesh.fsdp / min(copies, mesh.data))
+    across = 2 * _around(hardware.domains, part / mesh.fsdp / copies)
     return (gathered + summed) / chip.links + across / chip.network
 
 
@@ -144,7 +152,7 @@ def working_bytes(experiment: Experiment, input_length: int, target_length: int)
     """What a chip needs beside the state: gradients, weights in the compute dtype, and activations of a micro-batch."""
     model, mesh, size = experiment.model, experiment.mesh, SIZES[experiment.model.compute]
     parameters = _parameters(model)
-    rows = experiment.batch_size / experiment.microbatches / (mesh.data * mesh.fsdp)
+    rows = experiment.batch_size / experiment.microbatches / (mesh.data * mesh.fsdp * mesh.sequence)
     weights = parameters / (mesh.tensor * mesh.fsdp) * (size + 4)
     return weights + rows * _saved(model, mesh.tensor, size, input_length, target_length)
 

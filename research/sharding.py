@@ -1,8 +1,9 @@
 """The mesh, and one table that says how every parameter is split over it.
 
-The mesh has three axes. Rows of a batch are split over `data` and `fsdp`; parameters and optimizer state are split
+The mesh has four axes. Rows of a batch are split over `data` and `fsdp`; parameters and optimizer state are split
 over `fsdp` (gathered where used, as ZeRO stage 3, arXiv:1910.02054) and over `tensor` (heads, feed-forward and
-vocabulary, as Megatron, arXiv:1909.08053). Every mesh gives the same numbers, up to the rounding of sums.
+vocabulary, as Megatron, arXiv:1909.08053). Over `sequence` every activation is split along its length, and attention
+gathers keys and values. Every mesh gives the same numbers, up to the rounding of sums.
 
 Parameters and states are nested dicts; a path is the keys joined by "/". A table over parameters is rows of (pattern,
 value) in which every path must match exactly one row as a whole, so that a new parameter cannot be overlooked.
@@ -28,12 +29,10 @@ from jaxtyping import Int
 from research import config
 from research.config import ConfigError, Experiment, require
 from research.data.batch import Batch, Shard
+from research.model.layout import AXES, BATCH_AXES
 
 Value = TypeVar("Value")
 Tree = Any  # a pytree of arrays, of their shapes, or of what is said of them
-
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
 
 # The embedding and the head are split along the vocabulary alone: with the width split, XLA's partitioner falls back to
 # gathering the whole table.
@@ -89,10 +88,12 @@ def match_once(table: Sequence[tuple[str, Value]], paths: Iterable[str]) -> dict
 # --- The mesh ---------------------------------------------------------------------------------------------------------
 
 
-def factorisations(count: int) -> list[tuple[int, int, int]]:
-    """All (data, fsdp, tensor) with that product."""
-    sizes = [size for size in range(1, count + 1) if count % size == 0]
-    return [(data, fsdp, count // (data * fsdp)) for data in sizes for fsdp in sizes if count % (data * fsdp) == 0]
+def factorisations(count: int, axes: int = len(AXES)) -> list[tuple[int, ...]]:
+    """All sizes of so many axes with that product."""
+    if axes == 1:
+        return [(count,)]
+    sizes = (size for size in range(1, count + 1) if count % size == 0)
+    return [(size, *others) for size in sizes for others in factorisations(count // size, axes - 1)]
 
 
 def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -123,16 +124,15 @@ def laid_out(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
 
 def mesh_shape(sizes: config.Mesh, count: int) -> tuple[int, ...]:
     """The size of each axis, for so many devices; else a ConfigError."""
-    shape = [sizes.data, sizes.fsdp, sizes.tensor]
+    shape = [getattr(sizes, axis) for axis in AXES]
     product = math.prod(size for size in shape if size != -1)
     if -1 in shape and count % product == 0:
         shape[shape.index(-1)] = count // product
     if math.prod(shape) != count:
         asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
-        allowed = ", ".join(str(sizes).replace(" ", "") for sizes in factorisations(count))
         takes = f"a multiple of {product}" if -1 in shape else str(product)
         message = f"mesh is {asked}, which takes {takes} devices, but there are {count}"
-        raise ConfigError(f"{message}: (data, fsdp, tensor) may be {allowed}.")
+        raise ConfigError(f"{message}: the sizes must multiply to {count}, and one may be -1, which takes the rest.")
     return tuple(shape)
 
 
@@ -148,7 +148,7 @@ def await_hosts(seconds: float) -> None:
 
 def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
     """A ConfigError names the first size that the mesh does not divide, before anything is compiled."""
-    data, fsdp, tensor = (mesh.shape[axis] for axis in AXES)
+    data, fsdp, _, tensor = (mesh.shape[axis] for axis in AXES)
     model, rows = experiment.model, experiment.batch_size // experiment.microbatches
     need = "it must be a multiple of"
     require(
@@ -199,13 +199,6 @@ def state_specs(state: Tree, params: Tree) -> Tree:
 def shardings(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, specs: Tree) -> Tree:
     """The same tree of specs, on a mesh."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-
-
-def constrain(tree: Tree, specs: Tree) -> Tree:
-    """Values inside a jitted function laid out as said on the mesh that is set; without a mesh, as they are."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return tree
-    return jax.lax.with_sharding_constraint(tree, specs)
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:

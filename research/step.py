@@ -17,13 +17,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from research.config import Experiment
 from research.data.batch import Batch
 from research.loss import Sums, cross_entropy
+from research.model.layout import BATCH_AXES, LOGITS, constrain
 from research.model.transformer import bind, initial_params
 from research.optimizer import Updater, build, learning_rate
 from research.sharding import (
-    BATCH_AXES,
     Tree,
     batch_sharding,
-    constrain,
     flatten,
     param_specs,
     shardings,
@@ -153,7 +152,7 @@ def eval_step(experiment: Experiment, params: Tree, batch: Batch) -> Sums:
 
 def _loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKeyArray | None) -> Sums:
     # Said here, or the partitioner may split them by the head's shards over fsdp and gather activations instead.
-    logits = constrain(bind(experiment.model, params)(batch, key), PartitionSpec(BATCH_AXES, None, "tensor"))
+    logits = constrain(bind(experiment.model, params)(batch, key), LOGITS)
     targets, weights = jax.tree.map(jnp.asarray, (batch.decoder_target_tokens, batch.decoder_loss_weights))
     loss = experiment.loss
     return cross_entropy(

@@ -77,7 +77,7 @@ def test_every_config_is_frozen_and_hashable() -> None:
         (lambda: SpanCorruption(mean_span_length=0.5), "objective.mean_span_length is 0.5"),
         (lambda: Mixing(temperature=0.0), "mixing.temperature is 0.0"),
         (lambda: Mixing(limit=0), "mixing.limit is 0"),
-        (lambda: Mesh(data=0), "mesh is (0, 1, 1)"),
+        (lambda: Mesh(data=0), "mesh is (0, 1, 1, 1)"),
         (lambda: Mesh(data=-1, fsdp=-1), "only one axis may be -1"),
         (lambda: Model(128, 0, 1, 8, 32, 1, 1), "model.width is 0"),
         (lambda: Model(128, 8, 1, 8, 32, 1, 1, dropout=1.0), "model.dropout is 1.0"),

@@ -45,7 +45,7 @@ def test_the_plan_says_what_a_run_takes(capsys):
     for said in (
         "32 chips of 459 TFLOP/s and 95.00 GiB",
         "247.6 M parameters, bfloat16, remat dots",
-        "data 32, fsdp 1, tensor 1",
+        "data 32, fsdp 1, sequence 1, tensor 1",
         "fits (estimated)",
         "2,048 rows of 512 inputs and 114 targets, 872.3 TFLOP",
     ):

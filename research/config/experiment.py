@@ -33,10 +33,11 @@ class Mesh:
 
     data: int = -1
     fsdp: int = 1
+    sequence: int = 1
     tensor: int = 1
 
     def __post_init__(self) -> None:
-        sizes = (self.data, self.fsdp, self.tensor)
+        sizes = (self.data, self.fsdp, self.sequence, self.tensor)
         require(all(size > 0 or size == -1 for size in sizes), f"mesh is {sizes}: sizes are above 0, or -1 to fill.")
         require(sizes.count(-1) <= 1, f"mesh is {sizes}: only one axis may be -1.")
 

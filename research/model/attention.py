@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research.config import FanIn, Model, Relative
 from research.model.layer import Keys, Linear, draw, dropout, relative_table
+from research.model.layout import gather_length
 
 
 class Attention(nnx.Module):
@@ -26,8 +27,8 @@ class Attention(nnx.Module):
         self.config = config
 
     def project(self, x: Float[Array, "b s d"]) -> tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]:
-        """Keys and values of what is attended to."""
-        return self.key(x), self.value(x)
+        """Keys and values of what is attended to, at all of its length on every device."""
+        return gather_length(self.key(x)), gather_length(self.value(x))
 
     def attend(
         self,

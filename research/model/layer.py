@@ -33,11 +33,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from research import config as schema
 from research.config import FanIn, Learned, Model, Normal, Relative, Sinusoidal, Xavier, require
+from research.model.layout import batch_parts, own_copies
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -252,16 +252,29 @@ class Stack(nnx.Module):
         return dropout(x, self.config.output_dropout, dropout_key, shared=self.config.shared_dropout)
 
     def position_bias(
-        self, queries: Int[Array, "*b t"], keys: Int[Array, "*b s"], bidirectional: bool
-    ) -> Callable[[Any], Float[Array, "*b h t s"] | None]:
-        """A function from a layer to what its self-attention adds to its scores, computed once where it is shared."""
+        self, queries: Int[Array, "*b t"], keys: Int[Array, "*b s"], bidirectional: bool, rows: int = 1
+    ) -> Callable[[Any], Float[Array, "*_ h t s"] | None]:
+        """A function from a layer to what its self-attention adds to its scores, computed once where it is shared.
+
+        `rows` are those of the batch, each of whose parts on the mesh has a bias of its own.
+        """
         match self.config.positions:
             case Relative(per_layer=per_layer) as positions:
                 buckets = relative_bucket(keys[..., None, :] - queries[..., :, None], positions, bidirectional)
+                parts = batch_parts(rows) if buckets.ndim == 2 else 1
+
+                def bias(table: Array) -> Array:
+                    if parts == 1:
+                        return relative_bias(table, buckets)
+                    return jax.vmap(relative_bias, (0, None))(own_copies(table, parts), buckets)
+
+                def for_rows(bias: Array) -> Array:
+                    return bias if parts == 1 else jnp.repeat(bias, rows // parts, axis=0)
+
                 if per_layer:
-                    return lambda layer: relative_bias(layer.self_attention.relative_bias[...], buckets)
-                shared = relative_bias(self.relative_bias[...], buckets)
-                return lambda layer: shared
+                    return lambda layer: for_rows(bias(layer.self_attention.relative_bias[...]))
+                shared = bias(self.relative_bias[...])
+                return lambda layer: for_rows(shared)
         return lambda layer: None
 
     def check_length(self, tokens: int) -> None:
@@ -294,10 +307,3 @@ class Stack(nnx.Module):
 def layer_keys(key: PRNGKeyArray | None, count: int) -> Array | None:
     """A key a layer, along the first axis."""
     return None if key is None else jax.random.split(key, count)
-
-
-def constrain(x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-    """The residual stream, divided over the batch axes of the mesh that is set; unchanged where none is."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(("data", "fsdp"), None, None))

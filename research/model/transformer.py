@@ -16,7 +16,8 @@ from research.config import Model, Separate, Tied, require
 from research.data.batch import Batch
 from research.model.attention import Attention, SelfAttention, ancestors, causal, cross_mask, same_segment
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
-from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, constrain, draw_table, layer_keys, split_key
+from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, draw_table, layer_keys, split_key
+from research.model.layout import RESIDUAL, constrain
 
 Params = dict[str, Any]  # nested; the leaves are arrays
 
@@ -97,12 +98,12 @@ class Encoder(Stack):
         embedding_key, layers_key, norm_key = split_key(dropout_key, 3)
         mask = None if segment_ids is None else same_segment(segment_ids, segment_ids)
         places = jnp.arange(x.shape[1]) if positions is None else positions
-        bias = self.position_bias(places, places, bidirectional=True)
+        bias = self.position_bias(places, places, bidirectional=True, rows=len(x))
 
         def body(x: Array, layer: EncoderLayer, key: PRNGKeyArray | None) -> Array:
-            return constrain(layer(x, mask, bias(layer), key))
+            return constrain(layer(x, mask, bias(layer), key), RESIDUAL)
 
-        x = constrain(self.enter(x, places, embedding_key))
+        x = constrain(self.enter(x, places, embedding_key), RESIDUAL)
         return self.leave(self.scan(body, x, (layer_keys(layers_key, self.config.encoder_layers),)), norm_key)
 
 
@@ -125,13 +126,13 @@ class Decoder(Stack):
         if segment_ids is not None:
             mask = mask & same_segment(segment_ids, segment_ids)
         places = jnp.arange(x.shape[1]) if positions is None else positions
-        bias = self.position_bias(places, places, bidirectional=False)
+        bias = self.position_bias(places, places, bidirectional=False, rows=len(x))
 
         def body(x: Array, layer: DecoderLayer, key: PRNGKeyArray | None) -> Array:
             cross_projection = layer.cross_attention.project(encoded)
-            return constrain(layer(x, cross_projection, mask, cross_mask, bias(layer), key)[0])
+            return constrain(layer(x, cross_projection, mask, cross_mask, bias(layer), key)[0], RESIDUAL)
 
-        x = constrain(self.enter(x, places, embedding_key))
+        x = constrain(self.enter(x, places, embedding_key), RESIDUAL)
         return self.leave(self.scan(body, x, (layer_keys(layers_key, self.config.decoder_layers),)), norm_key)
 
     def step(

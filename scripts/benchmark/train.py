@@ -110,7 +110,7 @@ def experiment_of(options: argparse.Namespace, overrides: dict[str, str]) -> Exp
 
 
 def mesh_of(text: str) -> config.Mesh:
-    """data=2,fsdp=4 -> Mesh(data=2, fsdp=4, tensor=1); an axis that is not named has 1 device."""
+    """data=2,fsdp=4 -> Mesh(data=2, fsdp=4); an axis that is not named has 1 device."""
     sizes = {field.name: 1 for field in dataclasses.fields(config.Mesh)}
     for part in text.split(","):
         axis, _, size = part.partition("=")

@@ -60,7 +60,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(change, sentence, capsys):
 
 
 def test_a_mesh_is_read_axis_by_axis():
-    assert mesh_of("fsdp=4,data=2") == Mesh(data=2, fsdp=4, tensor=1)
+    assert mesh_of("fsdp=4,data=2") == Mesh(data=2, fsdp=4)
     assert mesh_of("data=-1") == Mesh(data=-1)
     with pytest.raises(ConfigError, match=r"--mesh has 'data'"):
         mesh_of("data")
