@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from research.config import ConfigError, Denoising, Experiment, SpanCorruption
-from research.data.batch import Batch
-from research.data.objective import lengths
+from research.config import ConfigError, Experiment
+from research.data.shapes import abstract_batch
 from research.hardware import Hardware
 from research.sharding import AXES, check_divisible, make_mesh
 from research.step import compile_train_step
@@ -94,31 +93,6 @@ def too_large(message: str) -> str:
         f"It does not fit: {needed:.1f} GiB of activations and gradients beside the state, in {available:.1f} GiB a"
         " chip. Lower batch_size, raise microbatches or mesh.fsdp, or set model.remat."
     )
-
-
-def abstract_batch(experiment: Experiment) -> Batch:
-    """Shapes of a global batch, without its data: full rows of span corruption, masked ones of all else."""
-    rows, (inputs, targets) = experiment.batch_size, row_lengths(experiment)
-
-    def field(width: int, kind: type = np.int32) -> Any:
-        return jax.ShapeDtypeStruct((rows, width), kind)
-
-    data, source, target = experiment.data, field(inputs), field(targets)
-    if isinstance(data, Denoising):
-        made = {(type(each.objective), lengths(each.objective, data.input_length)) for each in data.denoisers}
-        if len(made) == 1 and {kind for kind, _ in made} == {SpanCorruption}:
-            return Batch(source, target, target)
-    weights = field(targets, np.float32)
-    return Batch(source, target, target, weights, source, source, target, target)
-
-
-def row_lengths(experiment: Experiment) -> tuple[int, int]:
-    """Tokens of the encoder's and of the decoder's rows."""
-    data = experiment.data
-    if not isinstance(data, Denoising):
-        return data.input_length, data.target_length
-    found = [lengths(each.objective, data.input_length) for each in data.denoisers]
-    return max(each.inputs for each in found), max(each.targets for each in found)
 
 
 # --- Collectives ------------------------------------------------------------------------------------------------------

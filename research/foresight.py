@@ -1,14 +1,16 @@
 """What a person sees of a run on hardware that is not here: whether it fits, how fast it can be, and what it costs."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 
-from research import aot, plan, roofline, sharding
+from research import aot, memory, plan, roofline, sharding
 from research.config import ConfigError, Experiment, Mesh
 from research.console import amount, byte_amount, console, table
+from research.data.shapes import row_lengths
 from research.hardware import Hardware
 from research.model.transformer import abstract_params
 
@@ -33,12 +35,12 @@ def foresee(experiment: Experiment, hardware: Hardware) -> Foreseen:
     mesh = sharding.abstract_mesh(experiment.mesh, hardware.chips)
     sharding.check_divisible(experiment, mesh)
     experiment = dataclasses.replace(experiment, mesh=Mesh(*mesh.axis_sizes))
-    lengths = aot.row_lengths(experiment)
+    lengths = row_lengths(experiment)
     times = roofline.step_times(experiment, hardware, experiment.mesh, *lengths)
-    memory = plan.device_bytes(experiment, mesh) + roofline.working_bytes(experiment, *lengths)
+    held = memory.chip_bytes(experiment, hardware.chip)
     flops = plan.flops_per_step(experiment, *lengths)
     mfu = flops / (times.step * hardware.chip.flops * hardware.chips)
-    return Foreseen(experiment, memory, memory < ROOM * hardware.chip.memory, times, flops, mfu)
+    return Foreseen(experiment, held, held < ROOM * hardware.chip.memory, times, flops, mfu)
 
 
 def show(experiment: Experiment, hardware: Hardware, *, compile: bool) -> None:
@@ -46,7 +48,7 @@ def show(experiment: Experiment, hardware: Hardware, *, compile: bool) -> None:
     rows = _rows(found, hardware)
     if compile:
         compiled = aot.compile_for(found.experiment, hardware)
-        rows["memory a chip"] = _memory(compiled.memory.total, hardware) + (
+        rows["memory, compiled"] = _memory(compiled.memory.total, hardware) + (
             f": {byte_amount(compiled.memory.arguments)} state and batch,"
             f" {byte_amount(compiled.memory.temporaries)} activations and gradients"
         )
@@ -58,7 +60,7 @@ def show(experiment: Experiment, hardware: Hardware, *, compile: bool) -> None:
 
 def _rows(found: Foreseen, hardware: Hardware) -> dict[str, str]:
     experiment, times = found.experiment, found.times
-    model, (inputs, targets) = experiment.model, aot.row_lengths(experiment)
+    model, (inputs, targets) = experiment.model, row_lengths(experiment)
     hours = experiment.steps * times.step / 3600
     parts = ", ".join(f"{name} {part * 1000:.3g} ms" for name, part in times._asdict().items() if part)
     tokens = experiment.batch_size * (inputs + targets)
@@ -87,26 +89,31 @@ def _memory(size: float | int, hardware: Hardware) -> str:
 
 
 def search(experiment: Experiment, hardware: Hardware) -> list[Foreseen]:
-    """What fits, the fastest first, with the rows of a step as they are. ConfigError where nothing does."""
-    found = [foreseen for foreseen in _candidates(experiment, hardware) if foreseen.fits]
+    """The fastest that fit, with the rows of a step as they are. ConfigError where nothing does."""
+    fastest_first = sorted(_candidates(experiment, hardware), key=lambda timed: timed[0])
+    # One by one, because what they hold takes longer to find out.
+    foreseen = (foresee(candidate, hardware) for _, candidate in fastest_first)
+    found = list(itertools.islice((each for each in foreseen if each.fits), SHOWN))
     if not found:
         raise ConfigError(
             f"Nothing fits {hardware.name}: no mesh, with any remat and up to {MICROBATCHES[-1]} micro-batches, holds"
             f" {experiment.batch_size} rows a step. Lower batch_size, or take more chips."
         )
-    return sorted(found, key=lambda foreseen: (foreseen.times.step, foreseen.memory))
+    return found
 
 
-def _candidates(experiment: Experiment, hardware: Hardware) -> Iterator[Foreseen]:
+def _candidates(experiment: Experiment, hardware: Hardware) -> Iterator[tuple[float | int, Experiment]]:
+    """Seconds a step, and of what."""
     for sizes in sharding.factorisations(hardware.chips):
         for microbatches in MICROBATCHES:
             for remat in ("none", "dots", "full"):
                 try:
                     model = dataclasses.replace(experiment.model, remat=remat)
-                    changed = dataclasses.replace(experiment, mesh=Mesh(*sizes), microbatches=microbatches)
-                    yield foresee(dataclasses.replace(changed, model=model), hardware)
+                    changed = dataclasses.replace(experiment, model=model, mesh=Mesh(*sizes), microbatches=microbatches)
+                    sharding.check_divisible(changed, sharding.abstract_mesh(changed.mesh, hardware.chips))
                 except ConfigError:
                     continue  # it divides something unevenly
+                yield roofline.step_times(changed, hardware, changed.mesh, *row_lengths(changed)).step, changed
 
 
 def show_search(experiment: Experiment, hardware: Hardware) -> None:
@@ -115,9 +122,9 @@ def show_search(experiment: Experiment, hardware: Hardware) -> None:
     if jax.process_index() != 0:
         return
     shown = Table(title=f"The fastest on {hardware.name} that fit, {experiment.batch_size:,} rows a step", box=None)
-    for name in (*sharding.AXES, "micro-batches", "remat", "GiB a chip", "s a step", "MFU", "limit"):
+    for name in (*sharding.AXES, "micro", "remat", "GiB", "s a step", "MFU", "limit"):
         shown.add_column(name, justify="right")
-    for each in search(experiment, hardware)[:SHOWN]:
+    for each in search(experiment, hardware):
         made = each.experiment
         sizes = map(str, (*dataclasses.astuple(made.mesh), made.microbatches))
         numbers = f"{each.memory / 2**30:.1f}", f"{each.times.step:.3g}", f"{each.mfu:.1%}", each.times.limit

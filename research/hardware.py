@@ -22,6 +22,11 @@ class Chip(NamedTuple):
     cores: int = 1  # by which the names of slices count
     dimensions: int = 0  # of the torus; 0 where every chip of a domain reaches every other one at the same rate
 
+    @property
+    def lanes(self) -> int:
+        """To a multiple of which the last axis of an array is padded in memory: TPUs' vector registers have so many."""
+        return 128 if self.dimensions else 1
+
 
 # cloud.google.com/tpu/docs/v4, v5e, v5p and v6e: FLOP/s, memory and its bandwidth; links are half of the interconnect's
 # bidirectional bandwidth there; the network between slices is a host's, over its chips: 50, 25, 50 and 100 Gbit/s each.

@@ -143,29 +143,3 @@ def _exchange(experiment: Experiment, hardware: Hardware, mesh: Mesh, weights: f
         return (gathered + summed) / chip.network
     across = 2 * _around(hardware.domains, part / mesh.fsdp / copies)
     return (gathered + summed) / chip.links + across / chip.network
-
-
-# --- Memory -----------------------------------------------------------------------------------------------------------
-
-
-def working_bytes(experiment: Experiment, input_length: int, target_length: int) -> float | int:
-    """What a chip needs beside the state: gradients, weights in the compute dtype, and activations of a micro-batch."""
-    model, mesh, size = experiment.model, experiment.mesh, SIZES[experiment.model.compute]
-    parameters = _parameters(model)
-    rows = experiment.batch_size / experiment.microbatches / (mesh.data * mesh.fsdp * mesh.sequence)
-    weights = parameters / (mesh.tensor * mesh.fsdp) * (size + 4)
-    return weights + rows * _saved(model, mesh.tensor, size, input_length, target_length)
-
-
-def _saved(model: Model, tensor: int, size: int, s: int, t: int) -> float | int:
-    """Bytes that a row keeps for its backward pass, and the most that one layer needs at once."""
-    d, f, inner, gates = model.width, model.feed_forward, model.heads * model.head_width, 2 if model.gated else 1
-    block = 2 * d + (gates + 2) * f / tensor
-    attention = 2 * d + 4 * inner / tensor
-    probabilities = 3 * model.heads / tensor
-    encoder = s * (block + attention) + probabilities * s * s
-    decoder = t * (block + 2 * attention) + 2 * s * inner / tensor + probabilities * (t * t + t * s)
-    logits = t * model.vocab_size / tensor * (size + 8)
-    kept = {"none": (encoder, decoder), "dots": (0.6 * encoder, 0.6 * decoder), "full": (s * d, t * d)}[model.remat]
-    layers = model.encoder_layers * kept[0] + model.decoder_layers * kept[1]
-    return size * (layers + 2 * max(encoder, decoder)) + logits

@@ -147,10 +147,11 @@ def _moved(average: Tree, params: Tree, decay: float, step: Int[Array, ""]) -> T
 
 def eval_step(experiment: Experiment, params: Tree, batch: Batch) -> Sums:
     """Sums over a batch's target tokens, without dropout; add those of several batches, then divide."""
-    return _loss(experiment, _cast(experiment, params), batch, None)
+    return summed_loss(experiment, _cast(experiment, params), batch, None)
 
 
-def _loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKeyArray | None) -> Sums:
+def summed_loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKeyArray | None) -> Sums:
+    """Of parameters in the dtypes that they are used in; dropout only where a key is given."""
     # Said here, or the partitioner may split them by the head's shards over fsdp and gather activations instead.
     logits = constrain(bind(experiment.model, params)(batch, key), LOGITS)
     targets, weights = jax.tree.map(jnp.asarray, (batch.decoder_target_tokens, batch.decoder_loss_weights))
@@ -175,7 +176,7 @@ def _summed_gradients(
 
     def gradients_and_sums(rows: Batch, key: PRNGKeyArray) -> tuple[Tree, Sums]:
         def summed(params: Tree) -> tuple[Float[Array, ""], Sums]:
-            sums = _loss(experiment, _merge(params, frozen), rows, key if experiment.model.dropped else None)
+            sums = summed_loss(experiment, _merge(params, frozen), rows, key if experiment.model.dropped else None)
             return sums.loss, sums
 
         gradients, sums = jax.grad(summed, has_aux=True)(cast)

@@ -20,6 +20,7 @@ from research.config import (
     PlainText,
     SpanCorruption,
 )
+from research.data.shapes import abstract_batch, row_lengths
 from research.model.transformer import abstract_params
 from research.plan import parameter_count
 from research.sharding import flatten, make_mesh
@@ -37,7 +38,7 @@ EXPERIMENT = Experiment(
 
 def exchanged(mesh: Mesh) -> dict[tuple[str, str], float]:
     made = make_mesh(mesh)
-    return aot.exchanged(compile_train_step(EXPERIMENT, made, aot.abstract_batch(EXPERIMENT)).as_text(), made)
+    return aot.exchanged(compile_train_step(EXPERIMENT, made, abstract_batch(EXPERIMENT)).as_text(), made)
 
 
 def test_over_data_alone_gradients_are_summed():
@@ -61,7 +62,7 @@ def test_over_the_sequence_keys_and_values_are_gathered_and_each_device_projects
     places = 3 * 16 + 2 * (5 + 16)  # of the layers' attentions
     gathered = 4 * EXPERIMENT.batch_size * 2 * 32 * places * 7 / 8
     assert gathered < found["all-gather", "sequence"] < 1.2 * gathered
-    batch = aot.abstract_batch(EXPERIMENT)
+    batch = abstract_batch(EXPERIMENT)
     whole, part = (
         compile_train_step(EXPERIMENT, mesh, batch).cost_analysis()["flops"]
         for mesh in (make_mesh(Mesh(), jax.devices()[:1]), make_mesh(Mesh(data=1, sequence=8)))
@@ -71,7 +72,7 @@ def test_over_the_sequence_keys_and_values_are_gathered_and_each_device_projects
 
 @pytest.mark.parametrize("mesh", [Mesh(1, 4, 1, 2), Mesh(2, 2, 2, 1), Mesh(1, 2, 2, 2)], ids=str)
 def test_nothing_is_gathered_whole_because_the_partitioner_knows_no_better(mesh, capfd):
-    compile_train_step(EXPERIMENT, make_mesh(mesh), aot.abstract_batch(EXPERIMENT))
+    compile_train_step(EXPERIMENT, make_mesh(mesh), abstract_batch(EXPERIMENT))
     assert "rematerialization" not in capfd.readouterr().err
 
 
@@ -82,12 +83,12 @@ def test_tensor_sums_are_over_tensor():
 
 
 def test_rows_without_data_are_those_with_it():
-    assert aot.row_lengths(replace(EXPERIMENT, data=replace(EXPERIMENT.data, input_length=512))) == (512, 114)
-    plain = aot.abstract_batch(EXPERIMENT)
+    assert row_lengths(replace(EXPERIMENT, data=replace(EXPERIMENT.data, input_length=512))) == (512, 114)
+    plain = abstract_batch(EXPERIMENT)
     assert plain.encoder_segment_ids is None
     for objective in (BART(), UL2()):
         data = replace(EXPERIMENT.data, objective=objective, input_length=64)
-        assert aot.abstract_batch(replace(EXPERIMENT, data=data)).encoder_segment_ids is not None
+        assert abstract_batch(replace(EXPERIMENT, data=data)).encoder_segment_ids is not None
     assert isinstance(EXPERIMENT.data.objective, SpanCorruption)
 
 
