@@ -2,17 +2,19 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-import jax
+from rich.table import Table
 
 from research import aot, memory, plan, roofline, sharding
-from research.config import ConfigError, Experiment, Mesh
+from research.config import ConfigError, Experiment, Mesh, require
 from research.console import amount, byte_amount, console, table
 from research.data.shapes import row_lengths
 from research.hardware import Hardware
 from research.model.transformer import abstract_params
+from research.plot import plot_scaling
 
 ROOM = 0.92  # of a chip's memory, the rest being the runtime's
 SHOWN = 8  # of what a search finds
@@ -117,16 +119,63 @@ def _candidates(experiment: Experiment, hardware: Hardware) -> Iterator[tuple[fl
 
 
 def show_search(experiment: Experiment, hardware: Hardware) -> None:
-    from rich.table import Table
-
-    if jax.process_index() != 0:
-        return
     shown = Table(title=f"The fastest on {hardware.name} that fit, {experiment.batch_size:,} rows a step", box=None)
-    for name in (*sharding.AXES, "micro", "remat", "GiB", "s a step", "MFU", "limit"):
+    for name in COLUMNS:
         shown.add_column(name, justify="right")
     for each in search(experiment, hardware):
-        made = each.experiment
-        sizes = map(str, (*dataclasses.astuple(made.mesh), made.microbatches))
-        numbers = f"{each.memory / 2**30:.1f}", f"{each.times.step:.3g}", f"{each.mfu:.1%}", each.times.limit
-        shown.add_row(*sizes, made.model.remat, *numbers)
+        shown.add_row(*_row(each))
     console.print(shown)
+
+
+COLUMNS = (*sharding.AXES, "micro", "remat", "GiB", "s a step", "MFU", "limit")
+
+
+def _row(each: Foreseen) -> tuple[str, ...]:
+    made = each.experiment
+    sizes = map(str, (*dataclasses.astuple(made.mesh), made.microbatches))
+    numbers = f"{each.memory / 2**30:.1f}", f"{each.times.step:.3g}", f"{each.mfu:.1%}", each.times.limit
+    return (*sizes, made.model.remat, *numbers)
+
+
+# --- Several ----------------------------------------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """The fastest that fits of one experiment on one kind of hardware; None where nothing does."""
+
+    name: str
+    hardware: Hardware
+    best: Foreseen | None
+
+
+def plans(
+    experiments: Mapping[str, Experiment], hardware: Sequence[Hardware], rows_a_chip: int | None = None
+) -> Iterator[Plan]:
+    """Of each experiment on each hardware, with its own rows a step or so many for every chip."""
+    for (name, experiment), each in itertools.product(experiments.items(), hardware):
+        rows = experiment.batch_size if rows_a_chip is None else rows_a_chip * each.chips
+        asked = dataclasses.replace(experiment, batch_size=rows, microbatches=1)
+        try:
+            yield Plan(name, each, search(asked, each)[0])
+        except ConfigError:
+            yield Plan(name, each, None)
+
+
+def compare(
+    experiments: Mapping[str, Experiment], hardware: Sequence[Hardware], rows_a_chip: int | None, picture: Path | None
+) -> None:
+    """Prints a table in Markdown, a row as soon as it is known, and draws it."""
+    require(rows_a_chip is None or rows_a_chip > 0, f"--rows_a_chip is {rows_a_chip}: it must be above 0.")
+    columns = ("experiment", "hardware", "rows a step", *COLUMNS, "tokens/s a chip", "days")
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+    lines: dict[str, list[tuple[int, float | int]]] = {name: [] for name in experiments}
+    for name, each, best in plans(experiments, hardware, rows_a_chip):
+        cells = ["", "does not fit"] + [""] * (len(COLUMNS) + 1)
+        if best is not None:
+            made, seconds = best.experiment, best.times.step
+            tokens = made.batch_size * sum(row_lengths(made)) / seconds / each.chips
+            cells = [f"{made.batch_size:,}", *_row(best), amount(tokens), f"{made.steps * seconds / 86_400:.2f}"]
+            lines[name].append((each.chips, tokens))
+        print(f"| {name} | {each.name} | {' | '.join(cells)} |", flush=True)
+    if picture is not None:
+        plot_scaling(picture, lines)

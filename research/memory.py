@@ -28,8 +28,10 @@ from research.step import summed_loss
 def chip_bytes(experiment: Experiment, chip: Chip) -> int:
     """Of everything; no size of the mesh is -1."""
     mesh = experiment.mesh
-    chips = math.prod(astuple(mesh))
-    return plan.device_bytes(experiment, abstract_mesh(mesh, chips)) + working_bytes(experiment, chip.lanes)
+    # The state of experiments that differ in nothing but how they are computed is traced once.
+    stored = replace(experiment, model=replace(experiment.model, remat="none"), mesh=Mesh(), microbatches=1)
+    held = plan.device_bytes(stored, abstract_mesh(mesh, math.prod(astuple(mesh))))
+    return held + working_bytes(experiment, chip.lanes)
 
 
 def working_bytes(experiment: Experiment, lanes: int = 1) -> int:

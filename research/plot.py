@@ -1,6 +1,7 @@
 """The curves of a run as a picture."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,7 @@ def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Pa
     """
     if jax.process_index() != 0:
         return directory / "loss.png"
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     score = _plotted(config)
     figure, panels = plt.subplots(1 + (score is not None), figsize=(8, 5), layout="constrained", squeeze=False)
@@ -40,6 +37,32 @@ def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Pa
     figure.savefig(directory / "loss.png", dpi=120)
     plt.close(figure)
     return directory / "loss.png"
+
+
+def plot_scaling(path: Path, lines: Mapping[str, Sequence[tuple[int, float | int]]]) -> None:
+    """Tokens a second and chip against the number of chips, a line an experiment."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for name, points in lines.items():
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=name)
+    chips = sorted({chips for points in lines.values() for chips, _ in points})
+    axes.set(xlabel="chips", ylabel="tokens a second and chip, at most", xscale="log", yscale="log")
+    axes.set_xticks(chips, labels=map(str, chips))
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
 
 
 def _points(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:

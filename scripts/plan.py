@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from research import override
-from research.config import ConfigError
+from research.config import ConfigError, require
 
 EPILOG = """
 hardware
@@ -19,9 +20,15 @@ what is printed
                  chips exchange. Needs libtpu (pip install --requirement requirements-tpu.txt) and a minute or so.
     --search     tries meshes, remat and micro-batches, and prints the fastest that fit.
 
+several experiments, or --hardware with commas
+  The fastest that fits of each on each, as a table in Markdown. --rows_a_chip N gives every chip as many rows, however
+  many chips there are (weak scaling), and --plot draws tokens a second and chip against the number of chips.
+
 examples
   python -m scripts.plan experiments/t5/v1_1_large_c4.py --hardware v5e-256 --config.mesh.fsdp=8 --compile
   python -m scripts.plan experiments/bart/large.py --hardware 64xH100 --search
+  python -m scripts.plan experiments/t5/v1_1_*_c4.py --hardware v5e-16,v5p-64,8xH100
+  python -m scripts.plan experiments/t5/v1_1_xl_c4.py --hardware v5p-16,v5p-64,v5p-256 --rows_a_chip 16 --plot xl.png
 """
 
 
@@ -30,20 +37,29 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m scripts.plan", description=__doc__, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("experiment", help="a Python file with get_config(); it is run, so use only files you trust")
-    parser.add_argument("--hardware", required=True, help="v5p-64, 8xH100 ...")
+    parser.add_argument(
+        "experiment", nargs="+", help="a Python file with get_config(); it is run, so use only files you trust"
+    )
+    parser.add_argument("--hardware", required=True, help="v5p-64, 8xH100 ...; several with commas")
     parser.add_argument("--compile", action="store_true", help="compile the step for that TPU, without one")
     parser.add_argument("--search", action="store_true", help="try meshes, remat and micro-batches")
+    parser.add_argument("--rows_a_chip", type=int, help="rows a step for every chip, in place of batch_size")
+    parser.add_argument("--plot", type=Path, help="draw what several plans reach into this file")
     options, rest = parser.parse_known_args(arguments)
     try:
-        experiment = override.apply(override.load_experiment(options.experiment), override.from_arguments(rest))
+        overrides = override.from_arguments(rest)
+        files = {Path(file).stem: override.load_experiment(file) for file in options.experiment}
+        experiments = {name: override.apply(file, overrides) for name, file in files.items()}
         from research import foresight, hardware  # after the config is known to be good: importing JAX takes seconds
 
-        found = hardware.find(options.hardware)
-        if options.search:
-            foresight.show_search(experiment, found)
+        found = [hardware.find(name) for name in options.hardware.split(",")]
+        if len(experiments) * len(found) > 1 or options.rows_a_chip or options.plot:
+            require(not options.compile, "--compile is for one experiment on one --hardware, with its own batch_size.")
+            foresight.compare(experiments, found, options.rows_a_chip, options.plot)
+        elif options.search:
+            foresight.show_search(*experiments.values(), *found)
         else:
-            foresight.show(experiment, found, compile=options.compile)
+            foresight.show(*experiments.values(), *found, compile=options.compile)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

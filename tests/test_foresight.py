@@ -68,6 +68,8 @@ def test_a_search_is_a_table(capsys):
         (["--hardware", "8xH100", "--config.mesh.data=3"], "there are 8"),
         (["--hardware", "8xH100", "--config.mesh.tensor=8"], "model.heads is 12"),
         (["--hardware", "8xH100", "--compile"], "only TPUs can be compiled for"),
+        (["--hardware", "8xH100,v5e-4", "--compile"], "--compile is for one experiment"),
+        (["--hardware", "8xH100", "--rows_a_chip", "-1"], "--rows_a_chip is -1"),
         (["--hardware", "8xH100", "--config.model.depth=3"], "depth"),
     ],
 )
@@ -76,3 +78,26 @@ def test_bad_input_is_one_sentence(arguments, said, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_several_are_a_table_in_markdown_and_a_picture(tmp_path, capsys):
+    small = FILE.replace("base", "small")
+    picture = tmp_path / "scaling.png"
+    hardware = ["--hardware", "v5p-16,v5e-4", "--rows_a_chip", "64", "--plot", str(picture)]
+    assert main([FILE, small, *hardware]) == 0
+    head, line, *rows = capsys.readouterr().out.splitlines()
+    assert set(line) == set("| -")
+    assert head.count("|") == line.count("|")
+    assert all(row.count("|") == head.count("|") for row in rows)
+    assert [row.split(" | ")[:3] for row in rows] == [
+        [f"| {name}", chips, count]
+        for name in ("v1_1_base_c4", "v1_1_small_c4")
+        for chips, count in (("v5p-16", "512"), ("v5e-4", "256"))
+    ]
+    assert picture.stat().st_size > 10_000
+
+
+def test_what_fits_nowhere_says_so_in_the_table(capsys):
+    xxl = FILE.replace("base", "xxl")
+    assert main([xxl, FILE, "--hardware", "v5e-4", "--config.optimizer=AdamW(schedule=Constant(peak=1.0))"]) == 0
+    assert "| v1_1_xxl_c4 | v5e-4 |  | does not fit |" in capsys.readouterr().out

@@ -1,0 +1,45 @@
+"""T5 v1.1 XL (2.8 billion parameters) pretrained on C4 by span corruption, as its authors did.
+
+Paper: Raffel et al., arXiv:1910.10683 (the objective); Shazeer, arXiv:2002.05202 (gated GELU). The v1.1 recipe: 2048
+rows of 512 inputs and 114 targets, Adafactor with the inverse square root schedule (0.01 for 10,000 steps, then
+1 / sqrt(step)), no dropout, 1,000,000 steps.
+
+Command: python -m scripts.train experiments/t5/v1_1_xl_c4.py --run_dir runs/t5_v1_1_xl_c4
+Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache Beam), or the JSON lines that AllenAI
+    publishes, with --config.data.corpora='[JSONLines("en/c4-train.*.json.gz", "en/c4-validation.*.json.gz")]'.
+    T5's SentencePiece model: --config.data.tokenizer.path=PATH.
+Hardware: TPU slices of 64 chips and more; python -m scripts.plan experiments/t5/v1_1_xl_c4.py --hardware v5p-512 says
+    what a run takes. Time, result: not run yet.
+"""
+
+from research.config import (
+    TFDS,
+    Adafactor,
+    Checkpoint,
+    Denoising,
+    Evaluation,
+    Experiment,
+    InverseSquareRoot,
+    Mesh,
+    SentencePiece,
+    SpanCorruption,
+)
+from research.model import family
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=family.t5_v1_1("xl", remat="dots"),
+        data=Denoising(
+            corpora=(TFDS("c4/en:2.2.0"),),
+            tokenizer=SentencePiece("sentencepiece.model"),
+            objective=SpanCorruption(noise_density=0.15, mean_span_length=3.0),
+            input_length=512,
+        ),
+        optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.01, timescale=10_000)),
+        steps=1_000_000,
+        batch_size=2048,
+        mesh=Mesh(data=-1, fsdp=8),
+        evaluation=Evaluation(every=10_000, rows=32_768),
+        checkpoint=Checkpoint(every=5_000),
+    )
