@@ -158,13 +158,16 @@ def command() -> str:
 
 
 def commit() -> str:
-    """The git commit of this source tree, "+changes" when files differ from it, or "unknown" without git."""
+    """The git commit of this source tree, "+changes" when files differ from it.
+
+    Without git, as in an image, it is what $KINTSUGI_COMMIT says, or "unknown".
+    """
     root = Path(__file__).resolve().parents[1]
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("KINTSUGI_COMMIT", "unknown")
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from research.config import TFDS, Adafactor, Checkpoint, ConfigError, Denoising, Experiment, Model
 from research.override import apply, from_json
-from research.run_directory import claim, is_done, write_result
+from research.run_directory import claim, commit, is_done, write_result
 
 CONFIG = Experiment(
     model=Model(128, 16, 2, 8, 32, 2, 2),
@@ -34,6 +34,14 @@ def test_the_directory_tells_what_was_run(tmp_path: Path) -> None:
     assert start["packages"].keys() >= {"jax", "flax", "optax"}
     assert start["command"]
     assert start["commit"]
+
+
+def test_without_git_the_commit_is_what_the_image_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(commit().split("+")[0]) == 40
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert commit() == "unknown"
+    monkeypatch.setenv("KINTSUGI_COMMIT", "abc")
+    assert commit() == "abc"
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
