@@ -5,7 +5,7 @@ the mesh change it, also where rows hold unequal numbers of tokens.
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +79,7 @@ def _initial_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, updater.init(updater.split(params)[0]), average)
 
 
+@cache
 def abstract_state(experiment: Experiment) -> TrainState:
     """The shapes of a state, at no cost. A ConfigError if the optimizer does not fit the model."""
     return jax.eval_shape(partial(_initial_state, experiment), _abstract_key())
