@@ -1,8 +1,8 @@
 """What a launch builds and the training loop uses, and where it stands."""
 
-import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from research.config import Experiment, Generation, Supervised, require
 from research.console import say
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
 from research.evaluate import Asked, Passage, Sample
+from research.startup import Startup
 from research.step import (
     EachShape,
     TrainState,
@@ -34,11 +35,16 @@ class Run:
     """What a launch builds and the loop uses: data, compiled steps, and where the run stands."""
 
     def __init__(
-        self, config: Experiment, mesh: jax.sharding.Mesh, pipeline: Pipeline, best: Best | None = None
+        self,
+        config: Experiment,
+        mesh: jax.sharding.Mesh,
+        pipeline: Pipeline,
+        startup: Startup,
+        best: Best | None = None,
     ) -> None:
         size, rows = pipeline.tokenizer.size, config.model.vocab_size
         require(size <= rows, f"model.vocab_size is {rows}: it must be at least the tokenizer's size, which is {size}.")
-        self.config, self.mesh, self.pipeline = config, mesh, pipeline
+        self.config, self.mesh, self.pipeline, self.startup = config, mesh, pipeline, startup
         self.shard = sharding.host_shard(mesh)
         self.held_out = list(pipeline.held_out(config.evaluation.rows, self.shard))
         whole = self.held_out if jax.process_count() == 1 else pipeline.held_out(config.evaluation.rows)
@@ -49,10 +55,11 @@ class Run:
             self.asked = evaluate.ask(config.data, "held_out", most)
         self.best = Best(evaluation.best) if best is None else best
         self.written: list[list[str]] = []  # for what is asked, at the last evaluation
-        began = time.perf_counter()
+        startup.done("data")
         self.train_step = EachShape(partial(compile_train_step, config, mesh), pipeline.batch_shapes)
         self.eval_step = EachShape(partial(compile_eval_step, config, mesh), pipeline.batch_shapes)
-        summary.launch_summary(config, mesh, pipeline, self.train_step.largest, time.perf_counter() - began)
+        startup.done("tracing")
+        summary.launch_summary(config, mesh, pipeline, self.train_step.largest, startup.compiled())
         self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
 
     def start(self, checkpoints: Checkpoints) -> tuple[TrainState, jax.Array]:
@@ -74,6 +81,13 @@ class Run:
         self.step, self.next_row = checkpoints.newest, meta["next_row"]
         say(f"Going on from the checkpoint of step {self.step}.")
         return state, jax.random.wrap_key_data(jnp.asarray(meta["random_key"], jnp.uint32))
+
+    def started(self, directory: Path, metrics: Any) -> None:
+        """Called after every step: after the first it says and records where the time before it went."""
+        if not self.startup.finished:
+            jax.block_until_ready(metrics)
+            run_directory.record_startup(directory, self.startup.finish())
+            say(self.startup.said())
 
     @property
     def stopped(self) -> bool:

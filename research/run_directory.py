@@ -103,6 +103,17 @@ def _record_start(directory: Path, config: Experiment, file_config: Experiment |
         history.write(json.dumps(environment()) + "\n")
 
 
+def record_startup(directory: Path, startup: dict[str, Any]) -> None:
+    """Adds to the line of this start what is known of it after its first step."""
+    if jax.process_index() != 0:
+        return
+    path = directory / "history.jsonl"
+    *before, last = path.read_text().splitlines(keepends=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join([*before, json.dumps(json.loads(last) | startup) + "\n"]))
+    os.replace(temporary, path)
+
+
 def write_result(directory: Path, status: str, step: int, reason: str, **facts: Any) -> int:
     """Writes RESULT.json and returns the exit code of the status. "running" stays there if the process is killed."""
     code = EXIT_CODES[status]

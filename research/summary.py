@@ -19,7 +19,7 @@ from research.plot import plot_loss
 
 
 def launch_summary(
-    config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, train_step: jax.stages.Compiled, compile_seconds: float
+    config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, train_step: jax.stages.Compiled, compiled: str
 ) -> None:
     """Prints what is about to run: sizes, memory a device by the compiler's own account, FLOPs, mesh, data, length."""
     model, schedule = config.model, config.optimizer.schedule
@@ -44,7 +44,7 @@ def launch_summary(
             "optimizer": f"{type(config.optimizer).__name__}, {type(schedule).__name__} with peak {schedule.peak:g}",
             "run": f"{config.steps:,} steps, {amount(config.steps * rows * raw)} raw tokens, "
             f"{config.steps * rows * raw / data.train_tokens:.2f} epochs",
-            "compiled": f"in {compile_seconds:.1f} s",
+            "compiled": compiled,
         },
     )
 

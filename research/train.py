@@ -8,11 +8,13 @@ import jax
 
 from research import evaluate, override, report, run_directory, sharding, summary, weights
 from research.checkpoint import Checkpoints, check_same
+from research.compilation import keep_compiled
 from research.config import Decay, Experiment, Supervised
 from research.console import say
 from research.outcome import Preempted, ctrl_c_is_sigterm, hung, outcome
 from research.plot import plot_loss
 from research.run import Run, best_of, out_of_patience, prepared
+from research.startup import Startup
 from research.watchdog import Watchdog
 
 
@@ -23,12 +25,16 @@ def train(
     file_config: Experiment | None = None,
     dry_run: bool = False,
     cluster: sharding.Cluster | None = None,
+    startup: Startup | None = None,
 ) -> int:
     """Trains up to `config.steps`, from the directory's newest checkpoint if there is one. Returns the exit code.
 
     Raises ConfigError, before any training, for what a person can mend. A dry run writes nothing to the directory.
     """
+    startup = Startup() if startup is None else startup
+    startup.done("imports")
     sharding.initialize_hosts(cluster)
+    keep_compiled()
     sharding.check_agreement({"the experiment": override.to_json(config), "the commit": run_directory.commit()})
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(config, mesh)
@@ -36,8 +42,9 @@ def train(
     if config.init is not None and not any((directory / "checkpoints").glob("[0-9]*")):
         found = weights.find_initial(config, config.init)
         say(f"Starting from {config.init}, of the format {found.format}.")
+    startup.done("hosts")
     if dry_run:
-        Run(config, mesh, prepared(config))
+        Run(config, mesh, prepared(config), startup)
         say("Dry run: nothing was trained.")
         return 0
     with run_directory.claim(directory, config, file_config):
@@ -55,6 +62,7 @@ def train(
                 return 0
         if made_from is not None:
             run_directory.check_same_experiment(directory, made_from["config"], config)
+        startup.done("checkpoints")
         pipeline = prepared(config)
         sharding.check_agreement({name: str(entry) for name, entry in pipeline.fingerprint.items()})
         if made_from is not None:
@@ -63,7 +71,7 @@ def train(
                 say(
                     "steps has changed, and with it the learning rate from here on: its schedule ends at the last step."
                 )
-        run = Run(config, mesh, pipeline, best)
+        run = Run(config, mesh, pipeline, startup, best)
         with outcome(run, directory, checkpoints):
             if jax.process_index() == 0:
                 pipeline.tokenizer.save(directory / "tokenizer.model")
@@ -74,6 +82,7 @@ def train(
 def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
     config = run.config
     state, key = run.start(checkpoints)
+    run.startup.done("state")
     due = False
     scores: dict[str, float] = {}
     watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: hung(run, directory))
@@ -92,6 +101,7 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
             state, metrics = run.train_step(state, batch, key)
             run.step, run.next_row = run.step + 1, run.next_row + config.batch_size
             reporter.step(run.step, metrics, data_wait)
+            run.started(directory, metrics)
 
             checkpoints.check()
             watchdog.beat()

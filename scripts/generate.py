@@ -92,7 +92,9 @@ def open_generator(options: argparse.Namespace, overrides: dict[str, str], **set
 def open_model(options: argparse.Namespace) -> "Opened":
     """The model of the options, without its parameters yet."""
     from research import sharding, weights  # here, after the options are known to be good: JAX takes seconds
+    from research.compilation import keep_compiled
 
+    keep_compiled()
     require(options.batch_size > 0, f"--batch_size is {options.batch_size}: it must be above 0.")
     found = weights.find(options.model)
     tokenizer = found.tokenizer() if options.tokenizer is None else weights.open_tokenizer_at(options.tokenizer)

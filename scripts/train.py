@@ -50,10 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         file_config = override.load_experiment(options.experiment)
         config = override.apply(file_config, override.from_arguments(rest))
-        from research.train import train  # after the config is known to be good: importing JAX takes seconds
+        from research.startup import Startup, process_began  # after the config is known to be good: JAX takes seconds
+        from research.train import train
 
+        startup = Startup(process_began())
         cluster = cluster_of(options.coordinator, options.num_hosts, options.host_id)
-        return train(config, options.run_dir, file_config=file_config, dry_run=options.dry_run, cluster=cluster)
+        return train(
+            config, options.run_dir, file_config=file_config, dry_run=options.dry_run, cluster=cluster, startup=startup
+        )
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -22,6 +22,9 @@ __all__ = ["families", "files", "tiny_run"]
 
 
 def pytest_configure() -> None:
+    import jax
+
     from research.sharding import initialize_hosts
 
+    jax.config.update("jax_enable_compilation_cache", False)  # in this process: what one test compiles, no other finds
     initialize_hosts()  # before anything else of JAX, as in every run: some tests train in this process

@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     {"config"}, {"override"}, {"data"}, {"model"}, {"pretrained"}, {"sharding"}, {"loss", "optimizer"}, {"step"},
     {"best", "console", "hardware"},
-    {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot"},
+    {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot",
+     "compilation", "startup"},
     {"decode", "weights", "roofline", "aot"}, {"generate", "averaging", "memory"}, {"evaluate"},
     {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"}, {"sweep"},
 ]  # fmt: skip

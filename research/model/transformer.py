@@ -285,6 +285,7 @@ def initial_params(config: Model, key: PRNGKeyArray) -> Params:
     return nnx.to_pure_dict(nnx.state(EncoderDecoder(config, key)))
 
 
+@cache
 def abstract_params(config: Model) -> Params:
     """The shapes of `initial_params`, at no cost."""
     return jax.eval_shape(partial(initial_params, config), jax.eval_shape(jax.random.key, 0))

@@ -18,7 +18,7 @@ import platform
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +52,12 @@ class Document(NamedTuple):
 
 
 class Sources(NamedTuple):
-    files: tuple[Source, ...]
     fingerprint: str  # of what the files hold
+    find: Callable[[], Iterable[Source]]  # only asked where they are read, since looking for them takes seconds
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        return tuple(sorted(self.find()))
 
 
 class PythonDocs(tfds.core.GeneratorBasedBuilder):
@@ -110,19 +114,22 @@ def installed_sources() -> Sources:
     """The standard library and the distributions of `PACKAGES` with all they require, identified by their versions."""
     standard = Path(sysconfig.get_path("stdlib"))
     distributions = required_distributions(PACKAGES)
-    files = tree(standard)
-    for distribution in distributions.values():
-        files += distribution_files(distribution)
+
+    def find() -> Iterator[Source]:
+        yield from tree(standard)
+        for distribution in distributions.values():
+            yield from distribution_files(distribution)
+
     versions = sorted(f"{name}=={distribution.version}" for name, distribution in distributions.items())
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return Sources(tuple(sorted(files)), cache.digest([python, versions]))
+    return Sources(cache.digest([python, versions]), find)
 
 
 def tree_sources(*roots: Path) -> Sources:
     """The Python files below some directories, identified by their contents."""
     files = sorted(source for root in roots for source in tree(root))
     contents = [(source.name, cache.file_digest(source.path)) for source in files]
-    return Sources(tuple(files), cache.digest(contents))
+    return Sources(cache.digest(contents), lambda: files)
 
 
 def tree(root: Path) -> list[Source]:
