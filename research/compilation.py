@@ -21,14 +21,17 @@ from research.data import cache
 UNREADABLE = re.compile(r"Error reading persistent compilation cache entry for '(\w+)'")
 
 
-def keep_compiled() -> None:
+def keep_compiled(by_names: bool = False) -> None:
     """Turns it on, on all hosts together. Where nothing can be kept that is said, and the run goes on without.
+
+    By names, programs differ by those of their scopes and files too, as a trace of them will show them.
 
     JAX's own variables are heeded: JAX_COMPILATION_CACHE_DIR names another directory, JAX_ENABLE_COMPILATION_CACHE=0
     turns it off.
     """
     directory = cache.directory() / "compiled"
     settings: Any = jax.config
+    settings.update("jax_compilation_cache_include_metadata_in_key", by_names)
     free = settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir is None
     obstacle = _obstacle(directory) if free else ""
     if jax.process_count() > 1 and not _shared(directory, free and not obstacle):

@@ -32,7 +32,8 @@ from research.config import ConfigError, Experiment, require
 # What may change between two starts of one run. Beyond float rounding it decides no number, but for `steps`, to the end
 # of which linear and cosine schedules run.
 CHANGEABLE = (
-    "steps", "evaluation", "checkpoint", "report", "guard", "mesh", "data.threads", "model.remat", "model.unroll",
+    "steps", "evaluation", "checkpoint", "report", "profile", "guard", "mesh", "data.threads",
+    "model.remat", "model.unroll",
 )  # fmt: skip
 
 EXIT_CODES = {"running": 1, "done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44}

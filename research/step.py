@@ -114,7 +114,8 @@ def train_step(
     gradients, sums = _summed_gradients(experiment, trained, frozen, batch, jax.random.fold_in(key, state.step))
     gradients = jax.tree.map(lambda gradient: gradient / sums.weight, gradients)
     gradient_norm = optax.global_norm(gradients)
-    updated, opt_state = updater.update(gradients, state.opt_state, trained, state.step)
+    with jax.named_scope("optimizer"):
+        updated, opt_state = updater.update(gradients, state.opt_state, trained, state.step)
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.global_norm(updated))
     updated, opt_state = jax.tree.map(partial(jnp.where, finite), (updated, opt_state), (trained, state.opt_state))
     params = _merge(updated, frozen)
@@ -157,14 +158,15 @@ def summed_loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKey
     logits = constrain(bind(experiment.model, params)(batch, key), LOGITS)
     targets, weights = jax.tree.map(jnp.asarray, (batch.decoder_target_tokens, batch.decoder_loss_weights))
     loss = experiment.loss
-    return cross_entropy(
-        logits,
-        targets,
-        weights,
-        z_loss=loss.z_loss,
-        label_smoothing=loss.label_smoothing,
-        smoothing=loss.smoothing,
-    )
+    with jax.named_scope("loss"):
+        return cross_entropy(
+            logits,
+            targets,
+            weights,
+            z_loss=loss.z_loss,
+            label_smoothing=loss.label_smoothing,
+            smoothing=loss.smoothing,
+        )
 
 
 def _summed_gradients(

@@ -13,6 +13,7 @@ from research.config import Decay, Experiment, Supervised
 from research.console import say
 from research.outcome import Preempted, ctrl_c_is_sigterm, hung, outcome
 from research.plot import plot_loss
+from research.profile import Trace
 from research.run import Run, best_of, out_of_patience, prepared
 from research.startup import Startup
 from research.watchdog import Watchdog
@@ -34,7 +35,7 @@ def train(
     startup = Startup() if startup is None else startup
     startup.done("imports")
     sharding.initialize_hosts(cluster)
-    keep_compiled()
+    keep_compiled(by_names=config.profile is not None)
     sharding.check_agreement({"the experiment": override.to_json(config), "the commit": run_directory.commit()})
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(config, mesh)
@@ -87,13 +88,18 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
     scores: dict[str, float] = {}
     watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: hung(run, directory))
     batches = run.pipeline.train(run.next_row, run.shard)
-    with report.open_reporter(directory, config, run.mesh, run.pipeline, run.step) as reporter, ctrl_c_is_sigterm():
+    with (
+        report.open_reporter(directory, config, run.mesh, run.pipeline, run.step) as reporter,
+        Trace(config.profile, directory / "profile", run.step) as trace,
+        ctrl_c_is_sigterm(),
+    ):
 
         def on_progress(done: int, total: int) -> None:
             watchdog.beat()
             reporter.writing(done, total)
 
         while run.step < config.steps and not run.stopped:
+            trace.begin(run.step, state)
             began = time.perf_counter()
             batch = sharding.place_batch(run.mesh, next(batches))
             data_wait = time.perf_counter() - began
@@ -102,6 +108,7 @@ def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
             run.step, run.next_row = run.step + 1, run.next_row + config.batch_size
             reporter.step(run.step, metrics, data_wait)
             run.started(directory, metrics)
+            trace.end(run.step, metrics)
 
             checkpoints.check()
             watchdog.beat()

@@ -10,7 +10,7 @@ ORDER = [
     {"config"}, {"override"}, {"data"}, {"model"}, {"pretrained"}, {"sharding"}, {"loss", "optimizer"}, {"step"},
     {"best", "console", "hardware"},
     {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot",
-     "compilation", "startup"},
+     "compilation", "startup", "profile"},
     {"decode", "weights", "roofline", "aot"}, {"generate", "averaging", "memory"}, {"evaluate"},
     {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"}, {"sweep"},
 ]  # fmt: skip

@@ -31,6 +31,7 @@ COMPILED = (
     ("t5/v1_1_large_c4", 512, Mesh(data=32), "dots", 11.990),
     ("t5/v1_1_large_c4", 2048, Mesh(data=32, fsdp=8), "none", 20.528),
     ("bart/large", 256, Mesh(data=32), "full", 3.346),
+    ("t5/v1_1_xxl_c4", 1024, Mesh(data=4, fsdp=128), "full", 3.18),
 )
 
 

@@ -25,6 +25,7 @@ from research.config.experiment import (
     Guard,
     Loss,
     Mesh,
+    Profile,
     Report,
     task_labels,
 )
@@ -163,6 +164,7 @@ __all__ = [
     "PlainText",
     "Power",
     "PrefixLM",
+    "Profile",
     "QuestionAnswering",
     "RMSNorm",
     "RMSScaledAdamW",

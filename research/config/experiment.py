@@ -79,6 +79,17 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """A trace of some steps, in the run directory, for XProf, TensorBoard or Perfetto."""
+
+    first: int = 10  # the first step that is traced, counted from where this process began; those before warm up
+    steps: int = 5
+
+    def __post_init__(self) -> None:
+        require_positive("profile.", self, "first", "steps")
+
+
+@dataclass(frozen=True)
 class Guard:
     nonfinite_limit: int = 8  # skipped updates in a row that stop the run
     hang_seconds: int = 1800  # without a finished step, before the run is declared hung
@@ -104,6 +115,7 @@ class Experiment:
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     report: Report = Report()
+    profile: Profile | None = None
     guard: Guard = Guard()
 
     def __post_init__(self) -> None:

@@ -143,6 +143,7 @@ class FeedForward(nnx.Module):
         self.down = Linear(config, "btf,fd->btd", draw(config, keys, (f, d), f, d))
         self.config = config
 
+    @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
         config = self.config
         activation = ACTIVATIONS[config.activation]

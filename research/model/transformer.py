@@ -39,7 +39,8 @@ class EncoderLayer(Layer):
     ) -> Float[Array, "b s d"]:
         keys = split_key(dropout_key, 4)
         y = self.before(self.self_attention_norm, x)
-        attended = self.self_attention.attend(y, *self.self_attention.project(y), mask, bias, keys[0])
+        with jax.named_scope("self_attention"):
+            attended = self.self_attention.attend(y, *self.self_attention.project(y), mask, bias, keys[0])
         x = self.after(self.self_attention_norm, x, attended, keys[1])
         hidden = self.feed_forward(self.before(self.feed_forward_norm, x), keys[2])
         return self.after(self.feed_forward_norm, x, hidden, keys[3])
@@ -71,13 +72,15 @@ class DecoderLayer(Layer):
         """
         keys = split_key(dropout_key, 6)
         y = self.before(self.self_attention_norm, x)
-        projection = self.self_attention.project(y)
-        if past is not None:
-            projection = past.write(projection)
-        attended = self.self_attention.attend(y, *projection, self_mask, bias, keys[0])
+        with jax.named_scope("self_attention"):
+            projection = self.self_attention.project(y)
+            if past is not None:
+                projection = past.write(projection)
+            attended = self.self_attention.attend(y, *projection, self_mask, bias, keys[0])
         x = self.after(self.self_attention_norm, x, attended, keys[1])
         y = self.before(self.cross_attention_norm, x)
-        attended = self.cross_attention.attend(y, *cross_projection, cross_mask, None, keys[2])
+        with jax.named_scope("cross_attention"):
+            attended = self.cross_attention.attend(y, *cross_projection, cross_mask, None, keys[2])
         x = self.after(self.cross_attention_norm, x, attended, keys[3])
         hidden = self.feed_forward(self.before(self.feed_forward_norm, x), keys[4])
         return self.after(self.feed_forward_norm, x, hidden, keys[5]), projection
@@ -87,6 +90,7 @@ class Encoder(Stack):
     def __init__(self, config: Model, keys: Keys) -> None:
         super().__init__(config, EncoderLayer, config.encoder_layers, keys)
 
+    @jax.named_scope("encoder")
     def __call__(
         self,
         x: Float[Array, "b s d"],
@@ -111,6 +115,7 @@ class Decoder(Stack):
     def __init__(self, config: Model, keys: Keys) -> None:
         super().__init__(config, DecoderLayer, config.decoder_layers, keys)
 
+    @jax.named_scope("decoder")
     def __call__(
         self,
         x: Float[Array, "b t d"],
@@ -129,12 +134,14 @@ class Decoder(Stack):
         bias = self.position_bias(places, places, bidirectional=False, rows=len(x))
 
         def body(x: Array, layer: DecoderLayer, key: PRNGKeyArray | None) -> Array:
-            cross_projection = layer.cross_attention.project(encoded)
+            with jax.named_scope("cross_attention"):
+                cross_projection = layer.cross_attention.project(encoded)
             return constrain(layer(x, cross_projection, mask, cross_mask, bias(layer), key)[0], RESIDUAL)
 
         x = constrain(self.enter(x, places, embedding_key), RESIDUAL)
         return self.leave(self.scan(body, x, (layer_keys(layers_key, self.config.decoder_layers),)), norm_key)
 
+    @jax.named_scope("decoder")
     def step(
         self,
         x: Float[Array, "b n d"],
@@ -220,6 +227,7 @@ class EncoderDecoder(nnx.Module):
         mask = cross_mask(tokens, segment_ids, encoder_segment_ids)
         return self.decoder(self.embed(tokens), encoded, segment_ids, positions, mask, dropout_key)
 
+    @jax.named_scope("logits")
     def logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         match self.config.head:
             case Separate():

@@ -77,6 +77,12 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m scripts.benchmark.train", description=__doc__, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
+    add_step_options(made)
+    made.add_argument("--gemm", type=int, help="side of the matrices that are multiplied (8192; on a CPU 1024)")
+    return made
+
+
+def add_step_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--preset", default="t5_v1_1/small", help="a published model's sizes, family/size (%(default)s)")
     made.add_argument("--batch_size", type=int, default=8, help="rows a step, over all devices (%(default)s)")
     made.add_argument("--input_length", type=int, default=512, help="encoder tokens a row (%(default)s)")
@@ -86,10 +92,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=10, help="steps a round (%(default)s)")
     made.add_argument("--rounds", type=int, default=5, help="at least 5 tell a spread (%(default)s)")
     made.add_argument("--warmup", type=int, default=3, help="steps before the clock starts (%(default)s)")
-    made.add_argument("--gemm", type=int, help="side of the matrices that are multiplied (8192; on a CPU 1024)")
     made.add_argument("--json", type=Path, help="write all figures, every round, versions, hardware and commit there")
     made.add_argument_group("--config.FIELD=VALUE", "any other field of the experiment, as for scripts.train")
-    return made
 
 
 # --- What is measured -------------------------------------------------------------------------------------------------
