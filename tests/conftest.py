@@ -14,11 +14,16 @@ from jaxtyping import install_import_hook
 
 install_import_hook("research", "beartype.beartype")
 
-# Once for all tests of a process: a small run, and a small tokenizer of each family.
+# Once for all tests of a process: small runs, and a small tokenizer of each family.
+from real_runs import folder  # noqa: E402
 from tiny_run import tiny_run  # noqa: E402
 from vocabularies import families, files  # noqa: E402
 
-__all__ = ["families", "files", "tiny_run"]
+__all__ = ["families", "files", "folder", "tiny_run"]
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--soak", type=int, default=4, help="how often tests/faults/test_soak.py kills its run")
 
 
 def pytest_configure() -> None:

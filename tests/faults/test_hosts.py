@@ -1,0 +1,106 @@
+"""Hosts that are lost, hang, do not meet or disagree; and other numbers of hosts and devices."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from real_runs import (
+    ROOT,
+    STEPS,
+    assert_close_to_whole,
+    environment,
+    free_port,
+    log,
+    metrics,
+    run,
+    start,
+    two_hosts,
+    until,
+)
+
+from scripts import train
+
+pytestmark = pytest.mark.slow
+
+
+def test_other_devices_go_on_to_within_rounding(folder: Path) -> None:
+    shutil.copytree(folder / "whole", folder / "moved")
+    for step in (STEPS, STEPS - 4):
+        assert (folder / "moved" / "checkpoints" / str(step)).is_dir()
+    shutil.rmtree(folder / "moved" / "checkpoints" / str(STEPS))
+    arguments = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"]
+    assert run(folder, "moved", *arguments, env=environment(folder, devices=4)) == 0
+    assert_close_to_whole(folder, "moved")
+
+
+def test_two_hosts_stop_together_and_one_goes_on_to_within_rounding(folder: Path) -> None:
+    """The signal reaches the second alone."""
+    environments = two_hosts(folder)
+    hosts = [start(folder, "hosts", "--config.mesh.fsdp=2", env=env) for env in environments]
+    try:
+        until(hosts[0], lambda: (folder / "hosts" / "RUN.lock").exists())  # and both hosts have found each other
+        hosts[1].send_signal(signal.SIGTERM)
+        assert [host.wait(timeout=200) for host in hosts] == [42, 42], log(folder, "hosts")
+    finally:
+        for host in hosts:
+            host.kill()
+    assert run(folder, "hosts") == 0
+    assert_close_to_whole(folder, "hosts")
+
+
+def test_an_axis_that_crosses_hosts_gives_the_same_losses(folder: Path) -> None:
+    """Both hosts then hold all the rows of a batch."""
+    wide = ["--config.model.heads=4", "--config.model.head_width=4", "--config.steps=3"]
+    mesh = ["--config.mesh.data=1", "--config.mesh.tensor=4"]
+    hosts = [start(folder, "crossed", *mesh, *wide, env=env) for env in two_hosts(folder)]
+    assert [host.wait(timeout=200) for host in hosts] == [0, 0], log(folder, "crossed")
+    assert run(folder, "alone", *wide) == 0
+    crossed, alone = (metrics(folder, name)[-1]["held_out_loss"] for name in ("crossed", "alone"))
+    np.testing.assert_allclose(crossed, alone, rtol=1e-5)
+
+
+def test_hosts_that_are_named_meet_and_those_that_disagree_are_told_so(folder: Path) -> None:
+    port = free_port()
+
+    def named(host: int) -> list[str]:
+        return ["--coordinator", f"127.0.0.1:{port}", "--num_hosts", "2", "--host_id", str(host)]
+
+    together = {"env": environment(folder) | {"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}}
+    hosts = [start(folder, "disagree", *named(host), f"--config.seed={host}", **together) for host in range(2)]
+    assert [host.wait(timeout=200) for host in hosts] == [2, 2], log(folder, "disagree")
+    assert "error: Hosts disagree about the experiment: host 1 differs from host 0." in log(folder, "disagree")
+    assert not (folder / "disagree").exists()
+
+
+def test_hosts_that_do_not_meet_say_so(folder: Path) -> None:
+    code = (
+        "from research.sharding import Cluster, initialize_hosts; initialize_hosts(Cluster('127.0.0.1:{}', 2, {}), 2)"
+    )
+    for host in range(2):
+        alone = [sys.executable, "-c", code.format(free_port(), host)]
+        ended = subprocess.run(alone, cwd=ROOT, env=environment(folder), capture_output=True, text=True, timeout=100)
+        assert ended.returncode == 2
+        assert ended.stderr.splitlines()[-1].startswith("error: 2 hosts did not meet at 127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--num_hosts", "2"], "--coordinator, --num_hosts and --host_id belong together"),
+        (
+            ["--coordinator", "here:1", "--num_hosts", "2", "--host_id", "2"],
+            "--host_id is 2: of 2 hosts they are 0 to 1.",
+        ),
+        (
+            ["--coordinator", "here", "--num_hosts", "2", "--host_id", "0"],
+            "--coordinator is here: it must be address:port",
+        ),
+    ],
+)
+def test_half_a_cluster_is_refused(folder: Path, arguments: list[str], said: str, capsys) -> None:
+    assert train.main([str(folder / "experiment.py"), "--run_dir", str(folder / "half"), *arguments]) == 2
+    assert said in capsys.readouterr().err
