@@ -3,9 +3,12 @@
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from research import run_directory
 from research.checkpoint import CheckpointError, Checkpoints
@@ -43,6 +46,17 @@ def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
         whole = checkpoints.latest(before=run.step + 1)
         kept = "there is no whole checkpoint" if whole is None else f"the checkpoint of step {whole} is whole"
         end("failed", f"{directory} stopped at step {run.step}: {error}; {kept}. Mend that, then repeat the command.")
+    except jax.errors.JaxRuntimeError as error:
+        run_directory.write_result(directory, "failed", run.step, f"{type(error).__name__}: {error}")
+        if jax.process_count() > 1:  # said by every host, since it may be the first that is lost
+            whole = checkpoints.latest(before=run.step + 1)
+            goes_on = "begins again" if whole is None else f"goes on from the checkpoint of step {whole}"
+            print(
+                f"Host {jax.process_index()} of {jax.process_count()} stopped at step {run.step}. If another one was"
+                f" lost, the same command on all of them {goes_on}.",
+                file=sys.stderr,
+            )
+        raise
     except ConfigError as error:
         run_directory.write_result(directory, "bad input", run.step, str(error))
         raise

@@ -256,24 +256,25 @@ class Cluster(NamedTuple):
     host: int  # this one's number, from 0
 
 
-def initialize_hosts(cluster: Cluster | None = None, patience: int = 300) -> None:
+def initialize_hosts(cluster: Cluster | None = None, patience: int = 300, heartbeat: int = 60) -> None:
     """Starts JAX's runtime over this cluster, or the one that the environment names, or over this one alone.
 
     Alone too, because without the runtime's client SIGTERM ends a process before it can save. Called again, it does
     nothing. Where the hosts do not meet within `patience` seconds, the process ends, with a sentence and exit code 2:
-    left to itself, the runtime would abort it.
+    left to itself, the runtime would abort it. Once they have met it does: when a host has given no sign of life for
+    `heartbeat` seconds, the runtime says so and aborts the others.
     """
     if jax.distributed.is_initialized():
         return
     late = threading.Timer(patience, _end_unmet, [cluster, patience])
     late.daemon = True
     late.start()
+    settings: Any = {"initialization_timeout": 2 * patience, "heartbeat_timeout_seconds": heartbeat}
     try:
         if cluster is None:
-            jax.distributed.initialize(initialization_timeout=2 * patience)
+            jax.distributed.initialize(**settings)
         else:
-            settings: Any = {"initialization_timeout": 2 * patience, "cluster_detection_method": "deactivate"}
-            jax.distributed.initialize(*cluster, **settings)
+            jax.distributed.initialize(*cluster, cluster_detection_method="deactivate", **settings)
     except ValueError as error:
         # JAX raises this, and nothing more telling, where it finds no cluster in the environment.
         if "coordinator_address" not in str(error):

@@ -34,7 +34,7 @@ def train(
     """
     startup = Startup() if startup is None else startup
     startup.done("imports")
-    sharding.initialize_hosts(cluster)
+    sharding.initialize_hosts(cluster, heartbeat=config.guard.heartbeat_seconds)
     keep_compiled(by_names=config.profile is not None)
     sharding.check_agreement({"the experiment": override.to_json(config), "the commit": run_directory.commit()})
     mesh = sharding.make_mesh(config.mesh)

@@ -140,13 +140,17 @@ def began_at(folder: Path, name: str) -> int:
 
 
 def two_hosts(folder: Path) -> list[dict[str, str]]:
-    """The environments of two processes of two devices each, as SLURM would start them."""
+    return hosts(folder, 2)
+
+
+def hosts(folder: Path, count: int) -> list[dict[str, str]]:
+    """The environments of so many processes of two devices each, as SLURM would start them."""
     job = str(free_port() - 61_440)
     return [
         environment(folder, devices=2)
-        | {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+        | {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count)}
         | {"SLURM_PROCID": host, "SLURM_LOCALID": host, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
-        for host in "01"
+        for host in map(str, range(count))
     ]
 
 

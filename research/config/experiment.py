@@ -93,9 +93,10 @@ class Profile:
 class Guard:
     nonfinite_limit: int = 8  # skipped updates in a row that stop the run
     hang_seconds: int = 1800  # without a finished step, before the run is declared hung
+    heartbeat_seconds: int = 60  # without a sign of life from a host, before the others end
 
     def __post_init__(self) -> None:
-        require_positive("guard.", self, "nonfinite_limit", "hang_seconds")
+        require_positive("guard.", self, "nonfinite_limit", "hang_seconds", "heartbeat_seconds")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Hosts that are lost, hang, do not meet or disagree; and other numbers of hosts and devices."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -12,8 +13,10 @@ from real_runs import (
     ROOT,
     STEPS,
     assert_close_to_whole,
+    assert_every_row_once,
     environment,
     free_port,
+    hosts,
     log,
     metrics,
     run,
@@ -50,6 +53,36 @@ def test_two_hosts_stop_together_and_one_goes_on_to_within_rounding(folder: Path
             host.kill()
     assert run(folder, "hosts") == 0
     assert_close_to_whole(folder, "hosts")
+
+
+def test_8_devices_then_4_then_2_on_other_meshes(folder: Path) -> None:
+    meshes = ((8, "Mesh(data=2, fsdp=4)"), (4, "Mesh(data=1, fsdp=2, tensor=2)"), (2, "Mesh(data=1, tensor=2)"))
+    for part, (devices, mesh) in enumerate(meshes, 1):
+        arguments = [f"--config.mesh={mesh}", f"--config.steps={8 * part}"]
+        assert run(folder, "shrunk", *arguments, env=environment(folder, devices), faults={}) == 0, log(
+            folder, "shrunk"
+        )
+    assert_close_to_whole(folder, "shrunk")
+    assert_every_row_once(folder, "shrunk", STEPS)
+
+
+def test_2_hosts_then_1_then_4(folder: Path) -> None:
+    """The same rows at every step, each once, and only the first host writes."""
+    for part, count in enumerate((2, 1, 4), 1):
+        steps = f"--config.steps={8 * part}"
+        started = [start(folder, "moving", steps, env=env, faults={}) for env in hosts(folder, count)]
+        assert [host.wait(timeout=300) for host in started] == [0] * count, log(folder, "moving")
+        assert log(folder, "moving").count(f"after {8 * part} steps") == 1
+    assert_close_to_whole(folder, "moving")
+    assert_every_row_once(folder, "moving", STEPS)
+    rows = [set(held_by(folder, "moving", host)) for host in range(4)]
+    assert rows == [{2 * host, 2 * host + 1} for host in range(4)]
+
+
+def held_by(folder: Path, name: str, host: int) -> list[int]:
+    """Of the last step's rows, by their place in the batch, those that a host read."""
+    *_, last = (folder / f"{name}.rows.{host}").read_text().splitlines()
+    return [row % 8 for row, _ in json.loads(last)[1]]
 
 
 def test_an_axis_that_crosses_hosts_gives_the_same_losses(folder: Path) -> None:

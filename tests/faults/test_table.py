@@ -1,0 +1,18 @@
+"""The README's table of faults names tests that there are."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_test_of_the_table_exists() -> None:
+    section = (ROOT / "README.md").read_text().partition("## What can go wrong")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    named = [re.findall(r"`(test_\w+)`", row) for row in rows]
+    assert len(rows) > 30
+    assert all(named)
+    defined = set(
+        re.findall(r"^def (test_\w+)", "".join(path.read_text() for path in ROOT.glob("tests/**/*.py")), re.M)
+    )
+    assert {name for names in named for name in names} <= defined
