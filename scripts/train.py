@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("experiment", help="a Python file with get_config(); it is run, so use only files you trust")
     parser.add_argument(
-        "--run_dir", required=True, type=Path, help="where everything of the run goes; new, or the run's"
+        "--run_dir",
+        required=True,
+        help="where everything of the run goes: a directory, new or the run's, or a mounted bucket",
     )
     for name, kind, said in (
         ("--coordinator", str, "address:port of the first host, where no cluster's environment names the hosts"),
@@ -48,6 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
     options, rest = parser.parse_known_args(arguments)
     try:
+        require(
+            "://" not in options.run_dir,
+            f"--run_dir is {options.run_dir}: it must be a path. Mount the bucket, as the files of scripts/launch do,"
+            " and give the path where it is mounted.",
+        )
         file_config = override.load_experiment(options.experiment)
         config = override.apply(file_config, override.from_arguments(rest))
         from research.startup import Startup, process_began  # after the config is known to be good: JAX takes seconds
@@ -56,7 +63,12 @@ def main(arguments: list[str] | None = None) -> int:
         startup = Startup(process_began())
         cluster = cluster_of(options.coordinator, options.num_hosts, options.host_id)
         return train(
-            config, options.run_dir, file_config=file_config, dry_run=options.dry_run, cluster=cluster, startup=startup
+            config,
+            Path(options.run_dir),
+            file_config=file_config,
+            dry_run=options.dry_run,
+            cluster=cluster,
+            startup=startup,
         )
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
