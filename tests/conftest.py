@@ -24,6 +24,13 @@ __all__ = ["families", "files", "folder", "tiny_run"]
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--soak", type=int, default=4, help="how often tests/faults/test_soak.py kills its run")
+    parser.addoption("--nightly", action="store_true", help="the tests that take minutes each, too")
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    left_out = [item for item in items if item.get_closest_marker("nightly") and not config.getoption("--nightly")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_configure() -> None:

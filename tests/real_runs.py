@@ -67,11 +67,11 @@ def start(folder: Path, name: str, *arguments: str, **options) -> subprocess.Pop
 
 
 def environment(folder: Path, devices: int = 1) -> dict[str, str]:
-    """Most of a small run is compiling, so what is compiled is kept."""
+    """Most of a small run is compiling, so what is compiled is kept, and not optimised."""
     return os.environ | {
         "KINTSUGI_CACHE": str(folder / "cache"),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -55,6 +55,7 @@ def test_two_hosts_stop_together_and_one_goes_on_to_within_rounding(folder: Path
     assert_close_to_whole(folder, "hosts")
 
 
+@pytest.mark.nightly
 def test_8_devices_then_4_then_2_on_other_meshes(folder: Path) -> None:
     meshes = ((8, "Mesh(data=2, fsdp=4)"), (4, "Mesh(data=1, fsdp=2, tensor=2)"), (2, "Mesh(data=1, tensor=2)"))
     for part, (devices, mesh) in enumerate(meshes, 1):
@@ -66,6 +67,7 @@ def test_8_devices_then_4_then_2_on_other_meshes(folder: Path) -> None:
     assert_every_row_once(folder, "shrunk", STEPS)
 
 
+@pytest.mark.nightly
 def test_2_hosts_then_1_then_4(folder: Path) -> None:
     """The same rows at every step, each once, and only the first host writes."""
     for part, count in enumerate((2, 1, 4), 1):

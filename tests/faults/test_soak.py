@@ -1,6 +1,6 @@
 """Kills in a row, at random moments of starting, training and saving.
 
-python -m pytest tests/faults/test_soak.py --soak 200 -s
+python -m pytest tests/faults/test_soak.py --nightly --soak 200 -s
 """
 
 import json
@@ -22,7 +22,7 @@ from real_runs import (
     until,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 STEPS_A_KILL = 6  # more than the run comes forward by between two kills, on average
 
