@@ -26,6 +26,7 @@ def test_losses_that_stay_not_finite_stop_the_run_with_44(folder: Path) -> None:
     assert [line["skipped"] for line in metrics(folder, "nan") if line["step"] >= int(first)] == [1, 1, 1]
 
 
+@pytest.mark.nightly
 def test_one_step_that_is_not_finite_is_skipped_and_counted(folder: Path) -> None:
     """The step after it starts from the parameters before it."""
     assert run(folder, "once", "--config.steps=12", faults={"POISON": "7"}) == 0, log(folder, "once")
