@@ -1,8 +1,6 @@
 """scripts.train as it is, with a record of the rows that each step saw, and with faults on request.
 
 ROWS=file      file.HOST gets a line of JSON a step: the step, and a digest of each global row that this host had
-POISON=7       the loss weights of step 7 are not numbers
-SPIKE=7        step 7 is told to write nonsense
 HANG=1:7       host 1 hangs before step 7
 UNREADABLE=7   the rows of step 7 cannot be read: an error in the thread that makes them
 """
@@ -15,13 +13,12 @@ import threading
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 
 from research.data.batch import WHOLE, Batch, Shard
 from research.data.blocks import BLOCK_ROWS, Block
 from research.data.pipeline import Pipeline
 
-AT = {name: int(os.environ.get(name, 0)) for name in ("POISON", "SPIKE", "UNREADABLE")}
+UNREADABLE = int(os.environ.get("UNREADABLE", 0))
 HANG = os.environ.get("HANG", "-1:0").split(":")
 real_train, real_block = Pipeline.train, Pipeline._train_block
 
@@ -36,19 +33,11 @@ def train(self: Pipeline, start_row: int = 0, shard: Shard = WHOLE) -> Iterator[
             record.write("\n" + json.dumps(line))
         if [str(jax.process_index()), str(number + 1)] == HANG:
             threading.Event().wait()
-        yield broken(batch, number + 1)
-
-
-def broken(batch: Batch, step: int) -> Batch:
-    if step == AT["POISON"]:
-        return batch._replace(decoder_loss_weights=batch.decoder_loss_weights * np.float32("nan"))
-    if step == AT["SPIKE"]:
-        return batch._replace(decoder_target_tokens=np.full_like(batch.decoder_target_tokens, 400))
-    return batch
+        yield batch
 
 
 def block(self: Pipeline, number: int) -> Block:
-    if AT["UNREADABLE"] and number == (AT["UNREADABLE"] - 1) * self.batch_size // BLOCK_ROWS:
+    if UNREADABLE and number == (UNREADABLE - 1) * self.batch_size // BLOCK_ROWS:
         raise OSError(5, "Input/output error", "the corpus")
     return real_block(self, number)
 

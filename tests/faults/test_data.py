@@ -36,7 +36,6 @@ def test_another_tokenizer_of_the_same_size_is_refused(folder: Path) -> None:
     assert "data.tokenizer was" in log(folder, "renamed").splitlines()[-1]
 
 
-@pytest.mark.nightly
 def test_rows_that_cannot_be_read_end_the_run_and_nothing_is_lost(folder: Path) -> None:
     """The error is one of the threads that make rows; it ends the run, and is the reason that it gives."""
     assert run(folder, "unreadable", faults={"UNREADABLE": "17"}) == 1

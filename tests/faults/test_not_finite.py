@@ -24,17 +24,3 @@ def test_losses_that_stay_not_finite_stop_the_run_with_44(folder: Path) -> None:
     assert verify(folder / "nan" / "checkpoints" / str(int(first) - 1)) == ""
     assert max(int(path.name) for path in (folder / "nan" / "checkpoints").iterdir()) == int(first) - 1
     assert [line["skipped"] for line in metrics(folder, "nan") if line["step"] >= int(first)] == [1, 1, 1]
-
-
-@pytest.mark.nightly
-def test_one_step_that_is_not_finite_is_skipped_and_counted(folder: Path) -> None:
-    """The step after it starts from the parameters before it."""
-    assert run(folder, "once", "--config.steps=12", faults={"POISON": "7"}) == 0, log(folder, "once")
-    lines = {line["step"]: line for line in metrics(folder, "once") if "loss" in line}
-    whole = {line["step"]: line for line in metrics(folder, "whole") if "loss" in line}
-    assert [step for step, line in lines.items() if line["skipped"]] == [7]
-    assert all(lines[step] == whole[step] for step in range(1, 7))
-    assert lines[7]["parameter_norm"] == lines[6]["parameter_norm"]
-    assert lines[8]["loss"] != whole[8]["loss"]
-    assert lines[12]["loss"] < lines[1]["loss"]
-    assert "not finite" in log(folder, "once")
