@@ -4,7 +4,6 @@ The parameters of neighbouring checkpoints average to a better model than any of
 arXiv:1605.04809, 4; fairseq's average_checkpoints.py).
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from research import override, run_directory, weights
+from research.bucket import AnyPath
 from research.checkpoint import steps_on_disk, write_parameters
 from research.config import require
 from research.data.progress import Progress
@@ -19,7 +19,7 @@ from research.pretrained.files import new_directory
 from research.sharding import flatten, unflatten
 
 
-def average(run: Path, target: Path, last: int) -> list[int]:
+def average(run: AnyPath, target: Path, last: int) -> list[int]:
     """Writes the mean of the newest `last` checkpoints of `run` to a new directory; returns their steps.
 
     Sums are in float64, one checkpoint in memory at a time. Where the run keeps a moving average, that is averaged.
@@ -45,14 +45,14 @@ def average(run: Path, target: Path, last: int) -> list[int]:
     )
     with new_directory(target) as unfinished:
         write_parameters(unfinished / "checkpoints", steps[0], found.stored_as, _mean(run, steps))
-        shutil.copy(run / "config.json", unfinished)
+        (unfinished / "config.json").write_text((run / "config.json").read_text())
         found.tokenizer().save(unfinished / "tokenizer.model")
         said = f"the mean of the checkpoints of steps {', '.join(map(str, steps[::-1]))} of {run}"
         run_directory.write_result(unfinished, "done", steps[0], said)
     return steps
 
 
-def _mean(run: Path, steps: list[int]) -> Any:
+def _mean(run: AnyPath, steps: list[int]) -> Any:
     total: dict[str, np.ndarray] = {}
     with Progress("Averaging", len(steps), "checkpoints") as progress:
         for step in steps:

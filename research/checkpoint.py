@@ -6,7 +6,9 @@ comparison of what the checkpoint was made from before any array is read. A step
 
     state/          step, parameters, optimizer state
     meta/           config, data fingerprint, next global row, random key, the best evaluation so far
-    MANIFEST.json   blake2b of every file
+    MANIFEST.json   blake2b of every file; in a bucket, MD5 as that keeps it of every object
+
+In a bucket there is no renaming: there Orbax commits by writing commit_success.txt last.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,16 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from research import bucket
 from research.best import merit
+from research.bucket import AnyPath, is_remote
 from research.config import Checkpoint, require
 
 MANIFEST = "MANIFEST.json"
+MD5 = "md5:"
 METRICS = "metrics"  # the directory in a checkpoint that holds the numbers of its evaluation, if there was one
-WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by Orbax, after a checkpoint's manifest
+COMMITTED = "commit_success.txt"
+WRITTEN_LAST = ("_CHECKPOINT_METADATA", COMMITTED)  # by Orbax, after a checkpoint's manifest
 
 
 class CheckpointError(RuntimeError):
@@ -41,13 +47,21 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints of one run, the best of them by the number of that name.
 
-    `check` is called every step: it surfaces what went wrong in the background.
+    `check` is called every step: it surfaces what went wrong in the background. There the first process calls
+    `before_commit`, before a checkpoint counts.
     """
 
-    def __init__(self, directory: Path, config: Checkpoint, best: str = "held_out_loss") -> None:
-        self.directory = directory = directory.absolute()  # as Orbax requires
+    def __init__(
+        self,
+        directory: AnyPath,
+        config: Checkpoint,
+        best: str = "held_out_loss",
+        before_commit: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.directory = directory = absolute(directory)  # as Orbax requires
+        self._before_commit = before_commit
         directory.mkdir(exist_ok=True)
-        self._set_aside: list[Path] = []
+        self._set_aside: list[AnyPath] = []
         self._unsealed: int | None = None
         self.newest = _agreed(self._newest_that_verifies)
         rank = partial(_rank, best)
@@ -70,7 +84,7 @@ class Checkpoints:
         )
 
     @property
-    def set_aside(self) -> list[Path]:
+    def set_aside(self) -> list[AnyPath]:
         """Where checkpoints went that did not verify, newest first."""
         return self._set_aside
 
@@ -149,16 +163,18 @@ class Checkpoints:
             raise CheckpointError(f"The checkpoint of step {self._unsealed} could not be written: {cause}") from error
 
     def _write_manifest(self) -> None:
-        """Runs in the background between the last byte of a checkpoint and the rename that commits it."""
+        """Runs in the background between the last byte of a checkpoint and what commits it."""
         if jax.process_index() == 0:
-            (temporary,) = self.directory.glob(f"{self._unsealed}.orbax-checkpoint-tmp*")
-            files = [path for path in _files(temporary) if path.name not in WRITTEN_LAST or path.parent != temporary]
-            hashes = {str(path.relative_to(temporary)): digest(path) for path in files}
-            _write_manifest(temporary, hashes, sealed=False)
+            self._before_commit()
+            name = str(self._unsealed)
+            unfinished = self.directory / name  # in a bucket it has its name from the first
+            if not is_remote(self.directory):
+                (unfinished,) = self.directory.glob(f"{name}.orbax-checkpoint-tmp*")
+            _write_manifest(unfinished, _digests(unfinished, but=WRITTEN_LAST), sealed=False)
 
     def _newest_that_verifies(self) -> int | None:
-        for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(unfinished)  # left by a kill; Orbax would do it too, on a thread that can outlive the process
+        for unfinished in _unfinished(self.directory):
+            remove(unfinished)  # left by a kill; Orbax would do it too, on a thread that can outlive the process
         newest, steps = None, steps_on_disk(self.directory)
         for step in steps:
             # Of those before the newest that verifies only the metrics are read, by Orbax, as soon as it starts.
@@ -167,8 +183,7 @@ class Checkpoints:
                 newest = step if newest is None else newest
                 continue
             aside = _free_name(self.directory.parent / "set_aside", str(step))
-            aside.parent.mkdir(exist_ok=True)
-            os.rename(self.directory / str(step), aside)
+            move(self.directory / str(step), aside)
             self._set_aside.append(aside)
             taken = "; the one before is taken" if newest is None else ""
             print(f"Checkpoint {step} does not verify: {wrong}. It was moved to {aside}{taken}.")
@@ -180,29 +195,39 @@ class Checkpoints:
         return newest
 
 
-def steps_on_disk(directory: Path) -> list[int]:
-    """Those that have a checkpoint on disk, newest first."""
+def steps_on_disk(directory: AnyPath) -> list[int]:
+    """Those that have a checkpoint there, newest first."""
     if not directory.is_dir():
         return []
-    return sorted((int(path.name) for path in directory.iterdir() if path.name.isdigit()), reverse=True)
+    steps = [path for path in directory.iterdir() if path.name.isdigit()]
+    return sorted(
+        (int(path.name) for path in steps if not is_remote(path) or (path / COMMITTED).exists()), reverse=True
+    )
 
 
-def best_step(checkpoint: Path) -> int | None:
+def _unfinished(directory: AnyPath) -> list[AnyPath]:
+    if not is_remote(directory):
+        return list(directory.glob("*.orbax-checkpoint-tmp*"))
+    committed = steps_on_disk(directory)
+    there = list(directory.iterdir()) if directory.is_dir() else []
+    return [path for path in there if path.name.isdigit() and int(path.name) not in committed]
+
+
+def best_step(checkpoint: AnyPath) -> int | None:
     """The step of the best evaluation up to a checkpoint, as it says itself; None before the first."""
     meta = checkpoint / "meta" / "metadata"
     best = json.loads(meta.read_text()).get("best", {}) if meta.is_file() else {}
     return best["step"] if best.get("value") is not None else None
 
 
-def write_parameters(directory: Path, step: int, kind: str, params: Any) -> None:
+def write_parameters(directory: AnyPath, step: int, kind: str, params: Any) -> None:
     """A checkpoint of parameters alone, as `kind` of a state; to be read, not to go on from."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save((directory / str(step) / "state").absolute(), args=ocp.args.PyTreeSave({kind: params}))
-    whole = directory / str(step)
-    _write_manifest(whole, {str(path.relative_to(whole)): digest(path) for path in _files(whole)}, sealed=True)
+        checkpointer.save(absolute(directory) / str(step) / "state", args=ocp.args.PyTreeSave({kind: params}))
+    _write_manifest(directory / str(step), _digests(directory / str(step)), sealed=True)
 
 
-def verify(directory: Path, within: str = "") -> str:
+def verify(directory: AnyPath, within: str = "") -> str:
     """What is wrong with a step's directory, or with one directory in it; empty when all is as its manifest says."""
     try:
         text = (directory / MANIFEST).read_text()
@@ -213,41 +238,45 @@ def verify(directory: Path, within: str = "") -> str:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     listed = {name: hash for name, hash in listed.items() if name.startswith(within)}
-    present = {str(path.relative_to(directory)): path for path in _files(directory / within)}
+    present = {name: kept for name, kept in _files(directory).items() if name.startswith(within)}
     late = set() if sealed else set(WRITTEN_LAST)
     for name in sorted(listed.keys() | present.keys() - late):
         if name not in present:
             return f"{name} is missing"
         if name not in listed:
             return f"{name} is not in its manifest"
-        if digest(present[name]) != listed[name]:
+        if listed[name] != present[name] and listed[name] != digest(directory / name, listed[name].startswith(MD5)):
             return f"{name} was changed"
     return ""
 
 
-def digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def digest(path: AnyPath, md5: bool = False) -> str:
+    """BLAKE2b of a file, or MD5, which buckets keep of theirs, after the word for it."""
+    hash = partial(hashlib.md5, usedforsecurity=False) if md5 else partial(hashlib.blake2b, digest_size=16)
+    with path.open("rb") as file:
+        return MD5 * md5 + hashlib.file_digest(file, hash).hexdigest()
 
 
-def check_same(before: Mapping[str, Any], after: Mapping[str, Any], where: Path) -> None:
+def check_same(before: Mapping[str, Any], after: Mapping[str, Any], where: AnyPath) -> None:
     """Raises ConfigError naming every entry in which two data fingerprints differ."""
     changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     said = "; ".join(f"{name} was {before.get(name)!r} and is now {after.get(name)!r}" for name in changed)
     require(not changed, f"{where} was trained on other data: {said}. Restore that data, or give another --run_dir.")
 
 
-def _seal(directory: Path) -> None:
+def _seal(directory: AnyPath) -> None:
     """Adds to the manifest the small files that Orbax writes after it."""
     listed = json.loads((directory / MANIFEST).read_text())["files"]
     late = {name: digest(directory / name) for name in WRITTEN_LAST if (directory / name).is_file()}
     _write_manifest(directory, listed | late, sealed=True)
 
 
-def _write_manifest(directory: Path, files: dict[str, str], sealed: bool) -> None:
-    temporary = directory / (MANIFEST + ".tmp")
+def _write_manifest(directory: AnyPath, files: dict[str, str], sealed: bool) -> None:
+    """Whole or not at all, as every object of a bucket is."""
+    temporary = directory / (MANIFEST + ("" if is_remote(directory) else ".tmp"))
     temporary.write_text(_manifest_text(files, sealed))
-    os.replace(temporary, directory / MANIFEST)
+    if not is_remote(directory):
+        os.replace(temporary, directory / MANIFEST)
 
 
 def _manifest_text(files: dict[str, str], sealed: bool) -> str:
@@ -255,11 +284,37 @@ def _manifest_text(files: dict[str, str], sealed: bool) -> str:
     return json.dumps({"sealed": sealed, "own": own, "files": files}, indent=1, sort_keys=True)
 
 
-def _files(directory: Path) -> list[Path]:
-    return [path for path in sorted(directory.rglob("*")) if path.is_file() and not path.name.startswith(MANIFEST)]
+def _digests(directory: AnyPath, but: tuple[str, ...] = ()) -> dict[str, str]:
+    there = {name: kept for name, kept in _files(directory).items() if name not in but}
+    return {name: kept or digest(directory / name) for name, kept in there.items()}
 
 
-def _free_name(directory: Path, name: str) -> Path:
+def _files(directory: AnyPath) -> dict[str, str | None]:
+    """All in it but its manifest, by name, with the digest that a bucket keeps."""
+    if is_remote(directory):
+        there = {name: kept and MD5 + kept for name, kept in bucket.digests(directory).items()}
+    else:
+        there = {str(path.relative_to(directory)): None for path in sorted(directory.rglob("*")) if path.is_file()}
+    return {name: kept for name, kept in there.items() if not name.rpartition("/")[2].startswith(MANIFEST)}
+
+
+def absolute(path: AnyPath) -> AnyPath:
+    return path if is_remote(path) else path.absolute()
+
+
+def remove(directory: AnyPath) -> None:
+    shutil.rmtree(directory) if isinstance(directory, Path) else directory.rmtree()
+
+
+def move(directory: AnyPath, target: AnyPath) -> None:
+    if is_remote(directory):
+        bucket.move(directory, target)
+    else:
+        target.parent.mkdir(exist_ok=True)
+        os.rename(directory, target)
+
+
+def _free_name(directory: AnyPath, name: str) -> AnyPath:
     names = (name, *(f"{name}.{count}" for count in range(1, 1000)))
     return next(directory / free for free in names if not (directory / free).exists())
 

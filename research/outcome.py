@@ -16,6 +16,7 @@ from research.config import ConfigError
 from research.console import say
 from research.report import NotFiniteError
 from research.run import Run
+from research.run_directory import Claimed
 
 
 class Preempted(Exception):
@@ -45,17 +46,12 @@ def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
     except (CheckpointError, OSError) as error:
         whole = checkpoints.latest(before=run.step + 1)
         kept = "there is no whole checkpoint" if whole is None else f"the checkpoint of step {whole} is whole"
-        end("failed", f"{directory} stopped at step {run.step}: {error}; {kept}. Mend that, then repeat the command.")
+        where = f"{checkpoints.directory.parent} stopped at step {run.step}"
+        end("failed", f"{where}: {error}; {kept}. Mend that, then repeat the command.")
+        _say_on_every_host(run, checkpoints)
     except jax.errors.JaxRuntimeError as error:
         run_directory.write_result(directory, "failed", run.step, f"{type(error).__name__}: {error}")
-        if jax.process_count() > 1:  # said by every host, since it may be the first that is lost
-            whole = checkpoints.latest(before=run.step + 1)
-            goes_on = "begins again" if whole is None else f"goes on from the checkpoint of step {whole}"
-            print(
-                f"Host {jax.process_index()} of {jax.process_count()} stopped at step {run.step}. If another one was"
-                f" lost, the same command on all of them {goes_on}.",
-                file=sys.stderr,
-            )
+        _say_on_every_host(run, checkpoints)
         raise
     except ConfigError as error:
         run_directory.write_result(directory, "bad input", run.step, str(error))
@@ -65,9 +61,25 @@ def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
         raise
 
 
-def hung(run: Run, directory: Path) -> None:
+def _say_on_every_host(run: Run, checkpoints: Checkpoints) -> None:
+    """Of several, since it may be the first that is lost."""
+    if jax.process_count() > 1:
+        whole = checkpoints.latest(before=run.step + 1)
+        goes_on = "begins again" if whole is None else f"goes on from the checkpoint of step {whole}"
+        print(
+            f"Host {jax.process_index()} of {jax.process_count()} stopped at step {run.step}. If another one was lost,"
+            f" the same command on all of them {goes_on}.",
+            file=sys.stderr,
+        )
+
+
+def hung(run: Run, claimed: Claimed) -> None:
     seconds = run.config.guard.hang_seconds
-    run_directory.write_result(directory, "hung", run.step, f"no step finished for {seconds} s after step {run.step}")
+    run_directory.write_result(
+        claimed.here, "hung", run.step, f"no step finished for {seconds} s after step {run.step}"
+    )
+    with contextlib.suppress(Exception):  # it ends in any case
+        claimed.publish()
 
 
 @contextlib.contextmanager

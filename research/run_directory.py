@@ -4,7 +4,8 @@
     diff.json     against the experiment file   history.jsonl   one line a start: when, command, commit, versions
     RUN.lock      held while a process trains   checkpoints/, metrics.jsonl, tensorboard/, loss.png, samples.jsonl
 
-Only process 0 writes here, checkpoints apart.
+Only process 0 writes here, checkpoints apart. A directory in a bucket has a copy here, where all but checkpoints are
+written first.
 """
 
 import contextlib
@@ -18,15 +19,16 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from research import override
+from research import bucket, override
+from research.bucket import AnyPath, is_remote
 from research.config import ConfigError, Experiment, require
 
 # What may change between two starts of one run. Beyond float rounding it decides no number, but for `steps`, to the end
@@ -53,24 +55,37 @@ PACKAGES = (
 )
 
 
+class Claimed(NamedTuple):
+    """A run directory that is held: where its files are written, and what copies them to a bucket."""
+
+    here: Path
+    publish: Callable[[], None] = lambda: None
+
+
 @contextlib.contextmanager
-def claim(directory: Path, config: Experiment, file_config: Experiment | None = None) -> Iterator[None]:
+def claim(directory: AnyPath, config: Experiment, file_config: Experiment | None = None) -> Iterator[Claimed]:
     """Holds the directory for this process and records what is run in it.
 
     Raises ConfigError when it cannot be written, is held by another process, is no run directory, or holds a run whose
     config differs in a field that decides its numbers.
     """
     with contextlib.ExitStack() as held:
-        claimed, refusal = True, ConfigError("The first process could not claim the run directory; it says why.")
+        refusal = ConfigError("The first process could not claim the run directory; it says why.")
+        claimed = Claimed(bucket.here(directory) if is_remote(directory) else directory)
+        whether = True
         if jax.process_index() == 0:
             try:
-                held.enter_context(_claimed(directory, config, file_config))
+                if is_remote(directory):
+                    mirror = held.enter_context(bucket.mirrored(directory))
+                    claimed = Claimed(mirror.here, mirror.publish)
+                held.enter_context(_claimed(claimed.here, config, file_config))
+                claimed.publish()
             except ConfigError as error:
-                claimed, refusal = False, error
+                whether, refusal = False, ConfigError(str(error).replace(str(claimed.here), str(directory)))
         # All wait for the first here, and none goes on without it.
-        if not multihost_utils.broadcast_one_to_all(np.int32(claimed)):
+        if not multihost_utils.broadcast_one_to_all(np.int32(whether)):
             raise refusal
-        yield
+        yield claimed
 
 
 @contextlib.contextmanager
@@ -214,7 +229,7 @@ def _check_same_run(directory: Path, config: Experiment) -> None:
         check_same_experiment(directory, _read_json(path), config)
 
 
-def check_same_experiment(directory: Path, before: Any, config: Experiment) -> None:
+def check_same_experiment(directory: AnyPath, before: Any, config: Experiment) -> None:
     """Raises ConfigError naming every field in which the config differs from the one `before`, as JSON holds it."""
     free = CHANGEABLE if config.model.dropped else (*CHANGEABLE, "microbatches")  # each draws dropout of its own
     changes = {

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from research import evaluate, override, report, run_directory, sharding, summary, weights
+from research.bucket import AnyPath
 from research.checkpoint import Checkpoints, check_same
 from research.compilation import keep_compiled
 from research.config import Decay, Experiment, Supervised
@@ -15,13 +16,14 @@ from research.outcome import Preempted, ctrl_c_is_sigterm, hung, outcome
 from research.plot import plot_loss
 from research.profile import Trace
 from research.run import Run, best_of, out_of_patience, prepared
+from research.run_directory import Claimed
 from research.startup import Startup
 from research.watchdog import Watchdog
 
 
 def train(
     config: Experiment,
-    directory: Path,
+    directory: AnyPath,
     *,
     file_config: Experiment | None = None,
     dry_run: bool = False,
@@ -48,12 +50,13 @@ def train(
         Run(config, mesh, prepared(config), startup)
         say("Dry run: nothing was trained.")
         return 0
-    with run_directory.claim(directory, config, file_config):
-        checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, config.evaluation.best)
+    with run_directory.claim(directory, config, file_config) as claimed:
+        best_by = config.evaluation.best
+        checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, best_by, claimed.publish)
         newest = checkpoints.newest
         made_from = None if newest is None else checkpoints.meta(newest)
         best = best_of(made_from, config)
-        if newest is not None and run_directory.is_done(directory):
+        if newest is not None and run_directory.is_done(claimed.here):
             if newest >= config.steps:
                 say(f"{directory} is complete at step {newest}. To go on: the same command with --config.steps=MORE.")
                 return 0
@@ -73,20 +76,20 @@ def train(
                     "steps has changed, and with it the learning rate from here on: its schedule ends at the last step."
                 )
         run = Run(config, mesh, pipeline, startup, best)
-        with outcome(run, directory, checkpoints):
+        with outcome(run, claimed.here, checkpoints):
             if jax.process_index() == 0:
-                pipeline.tokenizer.save(directory / "tokenizer.model")
-            _fit(run, directory, checkpoints)
+                pipeline.tokenizer.save(claimed.here / "tokenizer.model")
+            _fit(run, claimed, checkpoints)
     return run.exit_code
 
 
-def _fit(run: Run, directory: Path, checkpoints: Checkpoints) -> None:
-    config = run.config
+def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints) -> None:
+    config, directory = run.config, claimed.here
     state, key = run.start(checkpoints)
     run.startup.done("state")
     due = False
     scores: dict[str, float] = {}
-    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: hung(run, directory))
+    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: hung(run, claimed))
     batches = run.pipeline.train(run.next_row, run.shard)
     with (
         report.open_reporter(directory, config, run.mesh, run.pipeline, run.step) as reporter,

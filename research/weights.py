@@ -10,7 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from research import override
-from research.checkpoint import best_step, steps_on_disk, verify
+from research.bucket import AnyPath, any_path, check_reachable, is_remote, local_file
+from research.checkpoint import absolute, best_step, steps_on_disk, verify
 from research.config import (
     TRAINING_ONLY,
     ConfigError,
@@ -55,21 +56,25 @@ class Weights(NamedTuple):
     stored_as: str = "params"  # of a run: which of its state's parameters these are
 
 
-def find(path: Path) -> Weights:
+def find(path: AnyPath) -> Weights:
     """The model at `path`, of which only the configuration and the names of its tensors are read yet.
 
     Raises:
         ConfigError: there is nothing of a known format, or it is damaged.
     """
+    check_reachable(path)
     named = path.name == BEST and path.parent.name == "checkpoints"
     require(path.exists() or named, f"{path} does not exist: give {KNOWN}.")
-    for recognise in (_run, _huggingface, _t5x, _marian, _fairseq):
-        if found := recognise(path):
+    if found := _run(path):
+        return found
+    require(not is_remote(path), f"{path} is no run directory: of a bucket only those are read, so copy others here.")
+    for recognise in (_huggingface, _t5x, _marian, _fairseq):
+        if found := recognise(Path(path)):
             return found
     raise ConfigError(f"{path} is none of the formats that are known here: {KNOWN}.")
 
 
-def check_same_model(asked: Model, found: Model, path: Path, free: tuple[str, ...] = ()) -> None:
+def check_same_model(asked: Model, found: Model, path: AnyPath, free: tuple[str, ...] = ()) -> None:
     """Raises ConfigError naming each field, but for those `free`, in which the model at `path` is not the one asked."""
     may = {*TRAINING_ONLY, *free}
     changes = {name: pair for name, pair in override.diff(found, asked).items() if name.split(".")[0] not in may}
@@ -96,8 +101,9 @@ def find_initial(experiment: Experiment, init: str) -> Weights:
         ConfigError: there are none, or of another model; a parameter of another shape is not `init_fresh`; or an
             expression of that matches nothing.
     """
-    found = find(Path(init))
-    check_same_model(experiment.model, found.model, Path(init), VOCABULARY if experiment.init_fresh else ROWS)
+    path = any_path(init)
+    found = find(path)
+    check_same_model(experiment.model, found.model, path, VOCABULARY if experiment.init_fresh else ROWS)
     there, here = (flatten(abstract_params(model)) for model in (found.model, experiment.model))
     taken = there.keys() - fresh_paths(there, experiment.init_fresh)
     unlike = sorted(path for path in taken if path not in here or there[path].shape != here[path].shape)
@@ -119,13 +125,13 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
 # --- The formats ------------------------------------------------------------------------------------------------------
 
 
-def run_of(path: Path) -> Path | None:
+def run_of(path: AnyPath) -> AnyPath | None:
     """The run directory that `path` is, or is a checkpoint of."""
     directory = path.parent.parent if path.parent.name == "checkpoints" else path
     return directory if (directory / "checkpoints").is_dir() and (directory / "config.json").is_file() else None
 
 
-def checkpoint_of(path: Path) -> Path:
+def checkpoint_of(path: AnyPath) -> AnyPath:
     """The checkpoint that `path` is, checkpoints/best by evaluation.best or, of a run, the newest. Raises ConfigError.
 
     Of the newest ones, that is the first that verifies.
@@ -133,7 +139,7 @@ def checkpoint_of(path: Path) -> Path:
     return _checkpoint(path.parent.parent, path.name) if path.parent.name == "checkpoints" else _checkpoint(path, None)
 
 
-def _run(path: Path) -> Weights | None:
+def _run(path: AnyPath) -> Weights | None:
     directory = run_of(path)
     if directory is None:
         return None
@@ -145,6 +151,7 @@ def _run(path: Path) -> Weights | None:
 
     def tokenizer() -> Tokenizer:
         saved = directory / "tokenizer.model"
+        saved = local_file(saved) if is_remote(saved) and saved.exists() else saved
         match experiment.data.tokenizer:
             case TrainedSentencePiece(sentinels=sentinels, languages=languages):
                 return open_tokenizer(SentencePiece(str(saved), sentinels, languages))
@@ -158,7 +165,7 @@ def _run(path: Path) -> Weights | None:
     return Weights("run", model, params, tokenizer, implied_generation(model), kind)
 
 
-def _checkpoint(directory: Path, step: str | None) -> Path:
+def _checkpoint(directory: AnyPath, step: str | None) -> AnyPath:
     """The directory of a step, of the best one, or of the newest that verifies."""
     if step == BEST:
         best = best_step(_checkpoint(directory, None))
@@ -176,7 +183,7 @@ def _checkpoint(directory: Path, step: str | None) -> Path:
     raise ConfigError(f"{directory} has no checkpoint that verifies: {wrong}.")
 
 
-def _restore(checkpoint: Path, kind: str, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
+def _restore(checkpoint: AnyPath, kind: str, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
     """The parameters, or their average, that are not `fresh`, alone; the optimizer's state is not read."""
     shapes = flatten(abstract_params(model))
     shapes = {path: shapes[path] for path in shapes.keys() - fresh_paths(shapes, fresh)}
@@ -188,7 +195,7 @@ def _restore(checkpoint: Path, kind: str, model: Model, shardings: Any, fresh: t
         item={kind: unflatten(shapes)}, restore_args={kind: unflatten(kinds)}, partial_restore=True
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore((checkpoint / "state").absolute(), args=restore)[kind]
+        return checkpointer.restore(absolute(checkpoint) / "state", args=restore)[kind]
 
 
 def _huggingface(path: Path) -> Weights | None:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from research.bucket import any_path
 from research.config import ConfigError
 
 EPILOG = """
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m scripts.average", description=__doc__, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("run", type=any_path, help="a run directory")
     parser.add_argument("target", type=Path, help="a new directory")
     parser.add_argument("--last", type=int, default=10, help="newest checkpoints, of which the mean is taken (10)")
     options = parser.parse_args(arguments)

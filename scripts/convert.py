@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from research import override
+from research.bucket import any_path
 from research.config import ConfigError, require
 
 EPILOG = """
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m scripts.convert", description=__doc__, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    made.add_argument("source", type=Path, help="where the weights are; see below")
+    made.add_argument("source", type=any_path, help="where the weights are; see below")
     made.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
     made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
     made.add_argument("--target_language", help="mBART: the language that generation_config.json is to write")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research import override
+from research.bucket import is_remote
 from research.config import (
     ConfigError,
     Denoising,
@@ -189,7 +190,8 @@ def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | N
         options.model = checkpoint  # a run that goes on meanwhile has a newer one
     output = options.output
     if output is None and directory is not None:
-        output = directory / "evaluations" / f"{split}-{step}"
+        require(not is_remote(directory), f"{directory} is in a bucket: say by --output where the results go here.")
+        output = Path(directory) / "evaluations" / f"{split}-{step}"
     if output is not None:
         parent = output.absolute().parent
         require(options.output is None or parent.is_dir(), f"{output}: there is no directory {parent}.")

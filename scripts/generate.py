@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from research import override
+from research.bucket import any_path
 from research.config import ConfigError, Generation, Mesh, Model, require
 from research.data.progress import Progress
 
@@ -74,7 +75,7 @@ def add_language_options(made: argparse.ArgumentParser) -> None:
 
 
 def add_model_options(made: argparse.ArgumentParser, optional: bool = False) -> None:
-    made.add_argument("model", type=Path, nargs="?" if optional else None, help="where the weights are; see below")
+    made.add_argument("model", type=any_path, nargs="?" if optional else None, help="where the weights are; see below")
     made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the model has none")
     made.add_argument("--batch_size", type=int, default=32, help="lines decoded at once (%(default)s)")
     made.add_argument("--compute", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")

@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from research import override
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--run_dir",
         required=True,
-        help="where everything of the run goes: a directory, new or the run's, or a mounted bucket",
+        help="where everything of the run goes: a directory, new or the run's; gs://BUCKET/NAME too",
     )
     for name, kind, said in (
         ("--coordinator", str, "address:port of the first host, where no cluster's environment names the hosts"),
@@ -50,13 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
     options, rest = parser.parse_known_args(arguments)
     try:
-        require(
-            "://" not in options.run_dir,
-            f"--run_dir is {options.run_dir}: it must be a path. Mount the bucket, as the files of scripts/launch do,"
-            " and give the path where it is mounted.",
-        )
         file_config = override.load_experiment(options.experiment)
         config = override.apply(file_config, override.from_arguments(rest))
+        from research.bucket import any_path
         from research.startup import Startup, process_began  # after the config is known to be good: JAX takes seconds
         from research.train import train
 
@@ -64,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         cluster = cluster_of(options.coordinator, options.num_hosts, options.host_id)
         return train(
             config,
-            Path(options.run_dir),
+            any_path(options.run_dir),
             file_config=file_config,
             dry_run=options.dry_run,
             cluster=cluster,

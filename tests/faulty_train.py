@@ -2,6 +2,7 @@
 
 ROWS=file      file.HOST gets a line of JSON a step: the step, and a digest of each global row that this host had
 HANG=1:7       host 1 hangs before step 7
+LEASE=2        the lock of a bucket is another's after so many seconds
 UNREADABLE=7   the rows of step 7 cannot be read: an error in the thread that makes them
 """
 
@@ -14,11 +15,13 @@ from collections.abc import Iterator
 
 import jax
 
+from research import bucket
 from research.data.batch import WHOLE, Batch, Shard
 from research.data.blocks import BLOCK_ROWS, Block
 from research.data.pipeline import Pipeline
 
 UNREADABLE = int(os.environ.get("UNREADABLE", 0))
+bucket.LEASE = float(os.environ.get("LEASE", bucket.LEASE))
 HANG = os.environ.get("HANG", "-1:0").split(":")
 real_train, real_block = Pipeline.train, Pipeline._train_block
 

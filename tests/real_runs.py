@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from research.bucket import AnyPath
 from research.checkpoint import verify
 from research.sharding import flatten
 
@@ -91,11 +93,12 @@ def metrics(folder: Path, name: str) -> list[dict]:
     return [{key: line[key] for key in line if "second" not in key} for line in lines]
 
 
-def final_arrays(folder: Path, name: str, steps: int) -> dict[str, np.ndarray]:
-    directory = folder / name / "checkpoints" / str(steps)
-    assert verify(directory) == ""
+def arrays(checkpoint: AnyPath) -> dict[str, np.ndarray]:
+    assert verify(checkpoint) == ""
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.restore(directory / "state")
+        there = checkpointer.metadata(checkpoint / "state").item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), there)
+        tree = checkpointer.restore(checkpoint / "state", restore_args=as_numpy)
     return {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
 
 
@@ -105,11 +108,16 @@ def assert_as_if_nothing_had_happened(folder: Path, name: str) -> None:
 
 
 def assert_same_end(folder: Path, name: str, expected_name: str, steps: int) -> None:
-    expected, found = final_arrays(folder, expected_name, steps), final_arrays(folder, name, steps)
+    found, expected = (folder / run / "checkpoints" / str(steps) for run in (name, expected_name))
+    assert_same_arrays(found, expected)
+    assert json.loads((folder / name / "RESULT.json").read_text())["status"] == "done"
+
+
+def assert_same_arrays(found_at: AnyPath, expected_at: AnyPath) -> None:
+    found, expected = arrays(found_at), arrays(expected_at)
     assert expected.keys() == found.keys()
     for path, leaf in expected.items():
         np.testing.assert_array_equal(found[path], leaf, err_msg=path, strict=True)
-    assert json.loads((folder / name / "RESULT.json").read_text())["status"] == "done"
 
 
 def until(process: subprocess.Popen, happened: Callable[[], bool]) -> None:

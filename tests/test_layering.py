@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     {"config"}, {"override"}, {"data"}, {"model"}, {"pretrained"}, {"sharding"}, {"loss", "optimizer"}, {"step"},
-    {"best", "console", "hardware"},
+    {"best", "bucket", "console", "hardware"},
     {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot",
      "compilation", "startup", "profile"},
     {"decode", "weights", "roofline", "aot"}, {"generate", "averaging", "memory"}, {"evaluate"},
