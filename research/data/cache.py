@@ -12,8 +12,9 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from research.config import ConfigError
 
@@ -38,6 +39,17 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class Entry(NamedTuple):
+    """The name of one, there or not."""
+
+    kind: str
+    key: str
+
+    @property
+    def path(self) -> Path:
+        return directory() / self.kind / self.key
+
+
 def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """The directory `kind/key` of the cache, filled by `build(directory)` if it is not there yet.
 
@@ -46,7 +58,7 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     Raises:
         ConfigError: the cache cannot be written, or the disk is full.
     """
-    path = directory() / kind / key
+    path = Entry(kind, key).path
     if path.exists():
         return path
     with writable():
@@ -79,6 +91,14 @@ def set_aside(path: Path, reason: str) -> None:
             shutil.rmtree(damaged, ignore_errors=True)
             path.rename(damaged)
     print(f"The cache entry {path} is damaged ({reason}): it is now {damaged} and is built again.", file=sys.stderr)
+
+
+def drop(path: Path) -> None:
+    """Deletes what is there, if anything, so that at no moment a part of it could be taken for it."""
+    dropped = path.with_name(f"{path.name}.dropped-{os.getpid()}")
+    with suppress(FileNotFoundError):
+        path.rename(dropped)
+    shutil.rmtree(dropped, ignore_errors=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -76,11 +77,12 @@ class DataSource:
             raise ConfigError(f'A document of {self.name} is not UTF-8 in its feature "{self._text}".') from error
 
 
-def open_builder(name: str, manual_dir: str | None = None) -> Any:
+def open_builder(name: str, manual_dir: str | None = None, beam: Mapping[str, Any] | None = None) -> Any:
     """The TFDS builder of that name, its data set prepared as array_record files, which need no TensorFlow.
 
     Those shipped here live in our cache, others where TFDS keeps them: $TFDS_DATA_DIR or ~/tensorflow_datasets. Files
-    that are not to be downloaded are taken from `manual_dir`.
+    that are not to be downloaded are taken from `manual_dir`. What Apache Beam builds needs `beam`, the fields
+    beam_runner and beam_options of TFDS's DownloadConfig.
     """
     if name.split("/")[0] in SHIPPED:
         return _open_shipped(name, manual_dir)
@@ -90,7 +92,7 @@ def open_builder(name: str, manual_dir: str | None = None) -> Any:
             lock = cache.directory() / "tfds" / cache.digest(str(builder.data_dir))
             lock.parent.mkdir(parents=True, exist_ok=True)
             with cache.locked(lock):
-                _prepare(builder, name, manual_dir)
+                _prepare(builder, name, manual_dir, beam)
     return builder
 
 
@@ -135,13 +137,17 @@ def _tfds_builder(name: str) -> Any:
     return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
 
 
-def _prepare(builder: Any, name: str, manual_dir: str | None) -> None:
+def _prepare(builder: Any, name: str, manual_dir: str | None, beam: Mapping[str, Any] | None) -> None:
     import tensorflow_datasets as tfds
 
     if builder.is_prepared():
         return  # by another process, while this one waited
+    require(
+        beam is not None or not isinstance(builder, tfds.core.BeamBasedBuilder),
+        f"{name} is built with Apache Beam: prepare it by python -m scripts.prepare EXPERIMENT.py --beam_runner NAME.",
+    )
     try:
-        downloads = tfds.download.DownloadConfig(manual_dir=manual_dir)
+        downloads = tfds.download.DownloadConfig(manual_dir=manual_dir, **(beam or {}))
         builder.download_and_prepare(download_config=downloads, file_format="array_record")
     except Exception as error:  # whatever the builder, its download or its disk had to say, said by name
         raise ConfigError(

@@ -8,11 +8,11 @@ from jaxtyping import Int32, Int64
 from research.config import Denoiser, Denoising, TrainedSentencePiece, require
 from research.data import cache, mixture
 from research.data.batch import Batch
-from research.data.corpus import Documents, open_documents
+from research.data.corpus import open_documents
 from research.data.objective import check, corrupt, lengths
 from research.data.source import Prepared
 from research.data.tokenizer import Tokenizer, open_tokenizer
-from research.data.tokens import TokenStream, token_stream
+from research.data.tokens import Recipe, TokenStream
 from research.data.vocabulary import tokenizer_for
 
 
@@ -53,16 +53,12 @@ def prepare(data: Denoising) -> Prepared:
 
     Raises ConfigError where what `data` asks for is missing, empty, damaged or does not fit together.
     """
-    check_early(data)
-    train = [open_documents(corpus, "train") for corpus in data.corpora]
-    held_out = [open_documents(corpus, "held_out") for corpus in data.corpora]
-    tokenizer = tokenizer_for(data.tokenizer, train, data.mixing)
-    check_tokenizer(data, tokenizer)
+    tokenizer, train, held_out = recipes(data)
     languages = [corpus.language for corpus in data.corpora]
 
-    def broken(split: Sequence[Documents]) -> tuple[BrokenText, ...]:
+    def broken(split: Sequence[Recipe]) -> tuple[BrokenText, ...]:
         """Every corpus under every denoiser, those of the first corpus first."""
-        streams = [token_stream(documents, tokenizer, data.eos_after_lines) for documents in split]
+        streams = [recipe.stream() for recipe in split]
         return tuple(
             BrokenText(stream, denoiser, data.input_length, tokenizer, language)
             for stream, language in zip(streams, languages, strict=True)
@@ -82,6 +78,17 @@ def prepare(data: Denoising) -> Prepared:
     }
     weights = mixture.crossed(of_corpora, tuple(shares))
     return Prepared(tokenizer, train_sources, held_out_sources, weights, fingerprint)
+
+
+def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
+    """The vocabulary trained or opened, and how the training and the held-out text of each corpus become streams."""
+    check_early(data)
+    train = [open_documents(corpus, "train") for corpus in data.corpora]
+    held_out = [open_documents(corpus, "held_out") for corpus in data.corpora]
+    tokenizer = tokenizer_for(data.tokenizer, train, data.mixing)
+    check_tokenizer(data, tokenizer)
+    made = [[Recipe(documents, tokenizer, data.eos_after_lines) for documents in split] for split in (train, held_out)]
+    return tokenizer, made[0], made[1]
 
 
 def check_early(data: Denoising) -> None:

@@ -401,6 +401,19 @@ def test_jax_finds_the_hosts_of_a_slice(
         assert detected() == (f"{pods[0]}:8482", len(pods), index, None)
 
 
+# --- Data -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_array_makes_every_shard() -> None:
+    variables = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "16", "SLURM_CPUS_PER_TASK": "8"}
+    variables |= {"PYTHON": "echo"}
+    command = ["bash", str(LAUNCH / "prepare.sbatch"), "experiments/quickstart.py", "--config.seed=1"]
+    said = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["-m", "scripts.prepare", *command[2:], "--jobs", "8", "--shard", "3/16"]
+    text = (LAUNCH / "prepare.sbatch").read_text()
+    assert "#SBATCH --array=1-" in text  # shards are counted from 1, as prepare.share does
+
+
 # --- SkyPilot ---------------------------------------------------------------------------------------------------------
 
 

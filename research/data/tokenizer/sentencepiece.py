@@ -16,6 +16,8 @@ from research.data.tokenizer.sentinels import SentinelTokenizer
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # stands for a space in a piece
 
+THREADS = -1  # as many as the machine has
+
 
 class SentencePieceTokenizer(SentinelTokenizer):
     """A SentencePiece model; `origin` names it in errors. Raises ConfigError where it is broken or not in T5's form.
@@ -59,7 +61,7 @@ class SentencePieceTokenizer(SentinelTokenizer):
         return [*pieces, *none]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self.processor.encode([utf8(text) for text in texts], num_threads=-1)
+        return self.processor.encode([utf8(text) for text in texts], num_threads=THREADS)
 
     def decode(self, ids: Ids) -> str:
         return super().decode(ids).lstrip(" ")  # SentencePiece puts one before a first word

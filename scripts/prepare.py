@@ -1,0 +1,177 @@
+"""Prepares an experiment's text: python -m scripts.prepare experiments/t5/v1_1_base_c4.py --jobs 16
+
+Corpora are found or built, the vocabulary is opened or trained, and all text is tokenised into the cache, from which
+training reads it. What training would do itself on one core is done here by all of them, and of many machines.
+"""
+
+import argparse
+import multiprocessing
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from research import override
+from research.config import TFDS, ConfigError, Denoising, Experiment, require
+from research.data.progress import Progress
+
+if TYPE_CHECKING:
+    from research.data.tokens import Recipe
+
+EPILOG = """
+several machines
+  They share $KINTSUGI_CACHE, on a file system that knows locks (NFS, Lustre). Each makes a share of the pieces:
+    python -m scripts.prepare EXPERIMENT.py --shard 3/16
+    sbatch scripts/launch/prepare.sbatch             # a SLURM array; its number is the shard
+  On Kubernetes, an indexed job: --shard $((JOB_COMPLETION_INDEX + 1))/16. The last to end puts the pieces together.
+  A shard that is killed is started again, and goes on; what is done is not done twice.
+
+data sets that TFDS builds with Apache Beam (c4, wiki40b)
+  Once, before any shard, in an environment of its own with requirements-beam.txt:
+    python -m scripts.prepare EXPERIMENT.py --beam_runner DirectRunner
+    python -m scripts.prepare EXPERIMENT.py --beam_runner DataflowRunner --beam_options=--project=P --beam_options=...
+
+exit codes
+  0 done, this shard at least   1 failed, and the same command goes on   2 bad input
+"""
+
+
+class Work(NamedTuple):
+    """A piece of one of the streams."""
+
+    stream: int
+    piece: int
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.prepare", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("experiment", help="a Python file with get_config(); it is run, so use only files you trust")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: the cores, %(default)s)")
+    parser.add_argument("--shard", default="1/1", help="which share of how many, as 3/16 (default: all)")
+    parser.add_argument("--beam_runner", help="builds what Apache Beam builds, by this runner, and ends")
+    parser.add_argument("--beam_options", action="append", default=[], help="one of the runner's; may be repeated")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        require(options.jobs > 0, f"--jobs is {options.jobs}: it must be above 0.")
+        shard = share(options.shard)
+        config = override.apply(override.load_experiment(options.experiment), override.from_arguments(rest))
+        if options.beam_runner is not None:
+            build(config, options.beam_runner, options.beam_options)
+        else:
+            prepare(config, options.jobs, *shard)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenProcessPool:
+        print("error: a process was killed, perhaps for want of memory: lower --jobs; it goes on.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def share(text: str) -> tuple[int, int]:
+    """The number of a shard, from 1, and of how many. Raises ConfigError."""
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, count = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    require(1 <= number <= count, f"--shard is {text}: it must be one of how many, as 3/16, from 1/16 to 16/16.")
+    return number, count
+
+
+def build(config: Experiment, runner: str, runner_options: Sequence[str]) -> None:
+    """Lets TFDS build the experiment's data sets with Apache Beam."""
+    require(
+        find_spec("apache_beam") is not None,
+        "--beam_runner needs Apache Beam: python -m pip install -r requirements-beam.txt in an environment of its own.",
+    )
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from research.data.corpus import open_builder
+
+    require(isinstance(config.data, Denoising), "--beam_runner builds corpora of text, and the experiment has none.")
+    corpora = [corpus for corpus in getattr(config.data, "corpora", ()) if isinstance(corpus, TFDS)]
+    require(len(corpora) > 0, "--beam_runner builds TFDS data sets, and the experiment has none.")
+    for corpus in corpora:
+        beam = {"beam_runner": runner, "beam_options": PipelineOptions(list(runner_options))}
+        builder = open_builder(corpus.name, beam=beam)
+        print(f"{corpus.name}: {builder.data_dir}")
+
+
+def prepare(config: Experiment, jobs: int, number: int, count: int) -> None:
+    """Makes every `count`-th of the pieces from the `number`-th on, and the streams once all their pieces are there."""
+    data = config.data
+    if not isinstance(data, Denoising):
+        require(count == 1, "--shard shares text among machines; examples of tasks are few, and one makes them.")
+        from research.data.pipeline import prepare as prepare_examples
+
+        pipeline = prepare_examples(data, config.seed, config.batch_size, config.model.zero_token)
+        print(f"{pipeline.train_rows:,} rows to train on, {pipeline.held_out_rows:,} held out")
+        return
+    streams = opened(data)
+    mine = [Work(stream, piece) for stream, recipe in enumerate(streams) for piece in recipe.missing()]
+    mine = [work for work in mine if work.piece % count == number - 1]
+    began = time.monotonic()
+    if jobs == 1 or len(mine) == 1:
+        with Progress("Tokenising", len(mine), "pieces") as progress:
+            for stream, piece in mine:
+                streams[stream].make(piece)
+                progress.advance()
+    elif mine:
+        make_in_processes(data, mine, min(jobs, len(mine)))
+    missing = sum(len(recipe.missing()) for recipe in streams)
+    print(f"{len(mine)} pieces made in {time.monotonic() - began:.0f} s, {missing} are missing")
+    if missing:
+        print("Other shards make them; the last to end puts all together, or this command without --shard.")
+        return
+    for recipe in streams:
+        name, tokens, _ = recipe.stream()
+        print(f"{name}: {len(tokens):,} tokens, {tokens.nbytes / 1e9:.2f} GB")
+
+
+def opened(data: Denoising) -> "list[Recipe]":
+    from research.data.denoising import recipes
+
+    _, train, held_out = recipes(data)
+    return [*train, *held_out]
+
+
+def make_in_processes(data: Denoising, mine: Sequence[Work], jobs: int) -> None:
+    spawned = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(jobs, mp_context=spawned, initializer=_open, initargs=(data,)) as pool,
+        Progress(f"Tokenising in {jobs} processes", len(mine), "pieces") as progress,
+    ):
+        made: list[Future[None]] = [pool.submit(_make, work) for work in mine]
+        try:
+            for future in as_completed(made):
+                future.result()
+                progress.advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _open(data: Denoising) -> None:
+    """In each process, once: it has one core, of which neither library may take more."""
+    from research.data.tokenizer import sentencepiece
+
+    os.environ["RAYON_NUM_THREADS"] = "1"  # of Hugging Face's tokenizers
+    sentencepiece.THREADS = 1
+    _streams[:] = opened(data)
+
+
+def _make(work: Work) -> None:
+    _streams[work.stream].make(work.piece)
+
+
+_streams: list[Any] = []
+
+
+if __name__ == "__main__":
+    sys.exit(main())
