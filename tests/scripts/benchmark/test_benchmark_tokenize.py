@@ -10,16 +10,16 @@ def test_rounds_are_counted_and_worked_out(tmp_path: Path, monkeypatch, capsys) 
     monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))
     words = Path(json.__file__).read_text().split()
     (tmp_path / "text.txt").write_text("\n\n".join(" ".join(words[start : start + 50]) for start in range(0, 900, 7)))
-    arguments = ["--text", str(tmp_path / "text.txt"), "--unigram", "330", "--bpe", "300", "--rounds", "2"]
+    arguments = ["--text", str(tmp_path / "text.txt"), "--unigram", "350", "--bpe", "300", "--rounds", "2"]
     assert main([*arguments, "--json", str(tmp_path / "result.json")]) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["bytes"] > 10_000
-    assert result["ids"] == {"unigram 330": 430, "byte-level BPE 300": 300}
+    assert result["ids"] == {"unigram 350": 450, "byte-level BPE 300": 300}
     for rounds in result["rounds"].values():
         assert len(rounds) == 2
         assert all(result["bytes"] > one["tokens"] > result["bytes"] / 10 for one in rounds)
         assert all(one["seconds"] > 0 for one in rounds)
-    assert "| unigram 330 |" in capsys.readouterr().out
+    assert "| unigram 350 |" in capsys.readouterr().out
     assert not (tmp_path / "cache" / "tokens").exists()
 
 
