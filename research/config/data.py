@@ -24,6 +24,7 @@ class TFDS(Corpus):
     train: str = "train"
     held_out: str = "validation"
     text: str = "text"  # the feature that holds a document
+    damaged: Literal["refuse", "skip"] = "refuse"  # what becomes of documents that cannot be read
 
 
 @dataclass(frozen=True)

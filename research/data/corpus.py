@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -57,24 +58,73 @@ class DataSource:
             f" {', '.join(texts) or 'none'}.",
         )
         self.name = f"{corpus.name} ({split})"
-        self._text = corpus.text
-        self._examples = open_split(builder, corpus.name, split)
-        self.identity = cache.digest([*builder_identity(builder, split), corpus.text])
+        self._text, self._skips = corpus.text, corpus.damaged == "skip"
+        self._examples = Examples(builder, corpus.name, split)
+        self._left_out = 0
+        what = [*builder_identity(builder, split), corpus.text, *["without damaged"] * self._skips]
+        self.identity = cache.digest(what)
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> str:
-        return self._decoded(self._examples[index])
+        return self._decoded(self._examples.read([index])[0])
 
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
-        return [self._decoded(example) for example in self._examples.__getitems__(indices.tolist())]
+        """Raises ConfigError for a document that cannot be read, or leaves it out and says how many there were."""
+        try:
+            return [self._decoded(example) for example in self._examples.read(indices.tolist())]
+        except ConfigError:
+            if not self._skips:
+                raise
+        documents = []
+        for index in indices.tolist():
+            try:
+                documents.append(self[index])
+            except ConfigError as error:
+                self._left_out += 1
+                print(f"Left out, {self._left_out} by now: {error}", file=sys.stderr, flush=True)
+        return documents
 
     def _decoded(self, example: dict[str, Any]) -> str:
         try:
             return example[self._text].decode()
         except UnicodeDecodeError as error:
             raise ConfigError(f'A document of {self.name} is not UTF-8 in its feature "{self._text}".') from error
+
+
+class Examples:
+    """A split's examples by index."""
+
+    def __init__(self, builder: Any, name: str, split: str) -> None:
+        self._source, self._files = open_split(builder, name, split), builder.info.splits[split].file_instructions
+        self._called = f"{name} ({split})"
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Raises ConfigError naming the first that cannot be read, and its file."""
+        try:
+            return self._source.__getitems__(indices)
+        except RuntimeError:
+            for index in indices:
+                try:
+                    self._source[index]
+                except RuntimeError as error:
+                    said = " ".join(str(error).split())[:200]
+                    raise ConfigError(
+                        f"Example {index} of {self._called} cannot be read: {self._file(index)} is damaged or missing"
+                        f" ({said}). Build the data set anew, or for a corpus set damaged='skip' to leave it out."
+                    ) from error
+            raise
+
+    def _file(self, index: int) -> str:
+        for part in self._files:
+            if index < part.take:
+                break
+            index -= part.take
+        return part.filename
 
 
 def open_builder(name: str, manual_dir: str | None = None, beam: Mapping[str, Any] | None = None) -> Any:

@@ -252,7 +252,7 @@ class DataSetRecords:
         self._features = dict(sorted(text_features(builder.info.features), key=lambda pair: pair[0]))
         self._wanted = wanted
         _require_names(wanted, self._features, f"The TFDS data set {name}")
-        self._examples = corpus.open_split(builder, name, split)
+        self._examples = corpus.Examples(builder, name, split)
         self.identity = cache.digest([FORMAT, corpus.builder_identity(builder, split), wanted])
         require(len(self._examples) > 0, f"{self.name} has no example.")
 
@@ -262,8 +262,7 @@ class DataSetRecords:
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[Record]:
         numbers = indices.tolist()
         return [
-            self._record(example, number)
-            for number, example in zip(numbers, self._examples.__getitems__(numbers), strict=True)
+            self._record(example, number) for number, example in zip(numbers, self._examples.read(numbers), strict=True)
         ]
 
     def _record(self, example: dict[str, Any], number: int) -> Record:

@@ -52,4 +52,4 @@ def training_text(corpora: Sequence[Documents], mixing: Mixing) -> Iterator[str]
 
 def _estimated_characters(documents: Documents) -> int:
     sample = next(document_order(documents))
-    return 1 + sum(map(len, sample)) * len(documents) // len(sample)
+    return 1 + sum(map(len, sample)) * len(documents) // max(1, len(sample))

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from research.config import TFDS, ConfigError, JSONLines, PlainText
+from research.config import TFDS, Bytes, ConfigError, JSONLines, PlainText
 from research.data import text_files
 from research.data.corpus import Documents, open_documents
+from research.data.tokenizer import open_tokenizer
+from research.data.tokens import token_stream
 
 
 def texts(documents: Documents) -> list[str]:
@@ -255,6 +258,52 @@ def test_any_tfds_name(tfds_example: Path) -> None:
 def test_bad_tfds_corpora(tfds_example: Path, corpus: TFDS, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         open_documents(corpus, "train")
+
+
+@pytest.fixture
+def damaged(tfds_example: Path) -> Path:
+    """The records of a built data set, with a flipped bit in the text of number 3."""
+    open_documents(TFDS("kintsugi_example", text="document"), "train")
+    (path,) = tfds_example.rglob("*-train.array_record*")
+    content = bytearray(path.read_bytes())
+    content[content.index("dokument é 3".encode()) + 4] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def test_a_damaged_record_is_named_with_its_file(damaged: Path) -> None:
+    documents = open_documents(TFDS("kintsugi_example", text="document"), "train")
+    named = rf"Example \d of kintsugi_example \(train\) cannot be read: {re.escape(str(damaged))} is damaged or missing"
+    with pytest.raises(ConfigError, match=rf"{named} \(Corrupted .*\)\. Build .* or for a corpus set damaged='skip'"):
+        documents.read(np.arange(5))
+    bad = [index for index in range(5) if not readable(documents, index)]
+    assert len(bad) == 1
+    (part,) = (open_documents(TFDS("kintsugi_example", train=f"train[{bad[0]}:]", text="document"), "train"),)
+    with pytest.raises(ConfigError, match=r"Example 0 of kintsugi_example"):
+        part.read(np.arange(len(part)))
+
+
+def readable(documents: Documents, index: int) -> bool:
+    try:
+        return bool(documents[index])
+    except ConfigError:
+        return False
+
+
+def test_or_left_out_by_choice_and_counted(damaged: Path, capsys: pytest.CaptureFixture) -> None:
+    refusing = open_documents(TFDS("kintsugi_example", text="document"), "train")
+    documents = open_documents(TFDS("kintsugi_example", text="document", damaged="skip"), "train")
+    assert sorted(documents.read(np.arange(5))) == [f"dokument é {number}" for number in (0, 1, 2, 4)]
+    assert "Left out, 1 by now: Example " in capsys.readouterr().err
+    assert documents.identity != refusing.identity  # what was cached of it is not taken for the whole
+    stream = token_stream(documents, open_tokenizer(Bytes()))
+    assert len(stream.tokens) == 4 * len("dokument é 3".encode())
+
+
+def test_a_shard_that_is_missing_is_named(damaged: Path) -> None:
+    damaged.unlink()
+    with pytest.raises(ConfigError, match=rf"{re.escape(str(damaged))} is damaged or missing \(open\(\) failed"):
+        open_documents(TFDS("kintsugi_example", text="document"), "train").read(np.arange(5))
 
 
 def test_why_a_tfds_build_failed_is_said(tfds_example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
