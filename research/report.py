@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,33 @@ class NotFiniteError(RuntimeError):
         self.first = first
 
 
+class Losses:
+    """The last finite losses, beside which a step's is a spike. It changes nothing but what is said.
+
+    A spike is above the median by more than ten times the median distance from it, and by a tenth of it. It stays out
+    of the window, as what is not finite does, unless half a window of them comes: then the loss is on another level.
+    """
+
+    def __init__(self, size: int = 128) -> None:
+        self.window: deque[float] = deque(maxlen=size)
+        self._in_a_row = 0
+
+    @property
+    def usual(self) -> float:
+        return float(np.median(self.window))
+
+    def spikes(self, loss: float) -> bool:
+        if not math.isfinite(loss):
+            return False
+        known = len(self.window) == self.window.maxlen
+        spread = float(np.median(np.abs(np.array(self.window) - self.usual))) if known else math.inf
+        spike = known and loss - self.usual > max(10 * spread, 0.1 * abs(self.usual))
+        self._in_a_row = self._in_a_row + 1 if spike else 0
+        if not spike or self._in_a_row > len(self.window) // 2:
+            self.window.append(loss)
+        return spike
+
+
 class Reporter:
     """Metrics of one run, from `start` on; lines of later steps, left by a killed process, are dropped."""
 
@@ -54,6 +82,7 @@ class Reporter:
         self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak_flops
         self._pending: list[tuple[int, Any, float]] = []
         self._skipped_in_a_row = 0
+        self._losses = Losses()
         self._clock = time.perf_counter()
         leads = jax.process_index() == 0
         if leads:
@@ -85,10 +114,16 @@ class Reporter:
             "tokens_per_second": self._tokens / seconds,
             "data_wait_seconds": waits,
         }
+        made = [(step, value) for step, value in zip(steps, values, strict=True) if not value["skipped"]]
+        losses = [(step, float(value["loss"])) for step, value in made]
+        spikes = [(step, loss) for step, loss in losses if self._losses.spikes(loss)]
         if self._peak is not None:
             line["mfu"] = self._flops / seconds / self._peak
         self.write(steps[-1], line)
         self._progress.show(line)
+        for step, loss in spikes:
+            usual = f"{self._losses.usual:.4g}, the median of the {len(self._losses.window)} steps before"
+            self._progress.say(f"step {step}: the loss of {loss:.4g} spikes above {usual}")
         self._count_skipped(steps, [bool(value["skipped"]) for value in values])
 
     def write(self, step: int, values: Mapping[str, float | int | None]) -> None:

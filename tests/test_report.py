@@ -1,6 +1,7 @@
 """What a run reports: averages a target token, nothing of a step that was skipped, and never a wait for the device."""
 
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from research import report
-from research.report import NotFiniteError, Reporter
+from research.report import Losses, NotFiniteError, Reporter
 from research.step import Metrics
 
 
@@ -120,3 +121,34 @@ def events(records: bytes):
         (length,) = struct.unpack("<Q", records[:8])
         yield Event.FromString(records[12 : 12 + length])
         records = records[12 + length + 4 :]
+
+
+def test_a_loss_that_spikes_is_said_and_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    with open_reporter(tmp_path, steps=400, every=1) as reporter:
+        for step in range(1, 300):
+            loss = {5: 90.0, 200: 30.0}.get(step, 4.0 + 0.1 * rng.normal())  # of the first no one can tell
+            given = SKIPPED._replace(loss=np.float32(0.0)) if step % 3 == 0 else metrics(0.0)
+            reporter.step(step, given._replace(loss=np.float32(loss)) if step % 3 else given, 0.0)
+    said = [line for line in capsys.readouterr().out.splitlines() if "spike" in line]
+    assert len(said) == 1
+    assert re.match(r"step 200: the loss of 30 spikes above [34]\.\d+, the median of the 128 steps before", said[0])
+    assert lines(tmp_path)[199]["loss"] == 30.0
+
+
+def test_another_level_of_loss_is_not_spikes_for_ever() -> None:
+    losses = Losses(size=16)
+    assert not any(losses.spikes(loss) for loss in [4.0, 4.1] * 8)
+    spikes = [losses.spikes(9.0) for _ in range(40)]
+    assert spikes[0]
+    assert not any(spikes[-10:])
+
+
+def test_what_is_not_finite_does_not_enter_the_window() -> None:
+    losses = Losses(size=16)
+    for loss in [4.0, 4.1] * 8:
+        losses.spikes(loss)
+    assert not losses.spikes(float("nan"))
+    assert not losses.spikes(float("inf"))
+    assert np.isfinite(losses.window).all()
+    assert losses.spikes(20.0)
