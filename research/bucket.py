@@ -141,10 +141,9 @@ class Mirror:
                 (self.here / path.rsplit("/", 1)[1]).write_bytes(_storage().cat_file(path))
 
     def publish(self) -> None:
-        """Copies what has changed. Raises OSError where that fails, or the run is another process's by now."""
+        """Copies what has changed. Raises ConfigError where the run is another process's by now."""
         with self._copying:
-            if self._lost:
-                raise OSError(self._lost)
+            require(not self._lost, self._lost)
             for path in sorted(self.here.rglob("*")):
                 if path.is_file() and path.name != LOCK and path.suffix != ".tmp":
                     self._copy(path)
@@ -155,7 +154,8 @@ class Mirror:
             try:
                 held = self._read_lock()
                 if held is None or held.token != self.lock.token:
-                    self._lost = f"{self.directory} was taken over by {held.holder if held else 'another process'}"
+                    holder = held.holder if held else "another process"
+                    self._lost = f"{self.directory} was taken over by {holder}: this one saves nothing more."
                     return
                 self.lock = self.lock._replace(renewed=self.lock.renewed + 1)
                 self._write_lock()

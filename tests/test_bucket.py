@@ -215,7 +215,7 @@ def test_who_was_taken_over_publishes_nothing_more(storage, monkeypatch, tmp_pat
     bucket.Mirror(there)._write_lock()
     mirror.keep()  # it returns only when it is not ours any more
     (mirror.here / "metrics.jsonl").write_text("{}")
-    with pytest.raises(OSError, match="gs://bucket/runs/taken was taken over by process"):
+    with pytest.raises(ConfigError, match="gs://bucket/runs/taken was taken over by process"):
         mirror.publish()
     mirror.release()
     assert not (there / "metrics.jsonl").exists()
