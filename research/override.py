@@ -81,15 +81,34 @@ def load_experiment(file: str | Path) -> Experiment:
 
     Raises ConfigError when there is no such file, or no `get_config` that returns an Experiment.
     """
+    module = _module(file)
+    require(hasattr(module, "get_config"), f"{file} has no get_config() that returns an Experiment.")
+    config = module.get_config()
+    require(isinstance(config, Experiment), f"get_config() of {file} returned {type(config).__name__}, no Experiment.")
+    return config
+
+
+def load_sweep(file: str | Path) -> list[dict[str, str]]:
+    """What `sweep()` of the Python file gives, as overrides on the command line would say it.
+
+    Raises ConfigError when there is none, or it gives something else than dicts by dotted names.
+    """
+    module = _module(file)
+    require(hasattr(module, "sweep"), f"{file} has no sweep() that gives dicts of overrides, and so is no sweep.")
+    found = list(module.sweep())
+    named = all(isinstance(one, dict) and all(isinstance(name, str) for name in one) for one in found)
+    require(named, f"sweep() of {file} gives {found[:1]}...: it must give dicts, such as {{'seed': 1}}.")
+    require(len(found) > 0, f"sweep() of {file} gives no variant.")
+    return [{name: value if isinstance(value, str) else repr(value) for name, value in one.items()} for one in found]
+
+
+def _module(file: str | Path) -> Any:
     path = Path(file)
     require(path.suffix == ".py" and path.is_file(), f"{file} is no experiment: give the path of a Python file.")
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
     exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
-    require(hasattr(module, "get_config"), f"{file} has no get_config() that returns an Experiment.")
-    config = module.get_config()
-    require(isinstance(config, Experiment), f"get_config() of {file} returned {type(config).__name__}, no Experiment.")
-    return config
+    return module
 
 
 # --- Overrides --------------------------------------------------------------------------------------------------------

@@ -225,6 +225,19 @@ def _lock(lock: Any, directory: Path) -> None:
     lock.flush()
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a process trains there now."""
+    path = directory / "RUN.lock"
+    if not path.is_file():
+        return False
+    with open(path) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def _check_same_run(directory: Path, config: Experiment) -> None:
     """A run that has begun may go on only as the run it was."""
     path = directory / "config.json"

@@ -78,6 +78,7 @@ from research.config.optimizer import (
     Schedule,
     Warmup,
 )
+from research.config.sweep import chain, grid, product, seeds, together
 from research.config.task import (
     Examples,
     FileExamples,
@@ -194,9 +195,14 @@ __all__ = [
     "Vocabulary",
     "Warmup",
     "Xavier",
+    "chain",
+    "grid",
+    "product",
     "require",
     "require_not_negative",
     "require_positive",
     "score_names",
+    "seeds",
     "task_labels",
+    "together",
 ]

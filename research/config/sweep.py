@@ -1,0 +1,50 @@
+"""Variants of an experiment: dicts of dotted overrides, put together.
+
+    def sweep():
+        return product(grid({"optimizer.schedule.peak": (1e-3, 3e-3)}), seeds(3))
+
+A sweep is a list, so what is conditional is Python: [variant for variant in grid(...) if ...]. Values are the
+config's own objects, or text as on the command line.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from research.config.base import require
+
+Variant = dict[str, Any]
+
+
+def grid(choices: Mapping[str, Iterable[Any]]) -> list[Variant]:
+    """Every combination of the fields' values, the last field changing fastest."""
+    values = [list(of_one) for of_one in choices.values()]
+    return [dict(zip(choices, combination, strict=True)) for combination in itertools.product(*values)]
+
+
+def together(choices: Mapping[str, Sequence[Any]]) -> list[Variant]:
+    """The fields' first values, their second ones, and so on. Raises ConfigError where they are not as many."""
+    counts = {name: len(values) for name, values in choices.items()}
+    require(len(set(counts.values())) <= 1, f"together takes as many values of each field: there are {counts}.")
+    return [dict(zip(choices, combination, strict=True)) for combination in zip(*choices.values(), strict=True)]
+
+
+def chain(*sweeps: Iterable[Variant]) -> list[Variant]:
+    """One sweep after the other."""
+    return list(itertools.chain(*sweeps))
+
+
+def product(*sweeps: Iterable[Variant]) -> list[Variant]:
+    """Each variant of one sweep with each of the others. Raises ConfigError where two of them set one field."""
+    found = []
+    for parts in itertools.product(*map(list, sweeps)):
+        names = [name for part in parts for name in part]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        require(not twice, f"product: {', '.join(twice)} is set by several of the sweeps.")
+        found.append({name: value for part in parts for name, value in part.items()})
+    return found
+
+
+def seeds(count: int) -> list[Variant]:
+    """Seeds 0 to count - 1."""
+    return grid({"seed": range(count)})

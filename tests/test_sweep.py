@@ -1,0 +1,234 @@
+"""Variants named by what differs, trained by processes; what is done is kept, what breaks does not stop the rest."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from real_runs import EXPERIMENT, ROOT, environment
+
+from research import override, sweep
+from research.config import ConfigError, chain, grid, product, seeds, together
+from research.sweep import Sweep, variants
+from scripts import sweep as script
+
+# --- Variants ---------------------------------------------------------------------------------------------------------
+
+
+def test_sweeps_are_put_together() -> None:
+    assert grid({"a": (1, 2), "b": "xy"}) == [
+        {"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"},
+    ]  # fmt: skip
+    assert together({"a": (1, 2), "b": (3, 4)}) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
+    assert chain(grid({"a": (1,)}), seeds(2)) == [{"a": 1}, {"seed": 0}, {"seed": 1}]
+    assert product(grid({"a": (1, 2)}), seeds(2)) == [
+        {"a": 1, "seed": 0}, {"a": 1, "seed": 1}, {"a": 2, "seed": 0}, {"a": 2, "seed": 1},
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"together takes as many values of each field: there are {'a': 1, 'b': 2}"):
+        together({"a": (1,), "b": (1, 2)})
+    with pytest.raises(ConfigError, match="product: seed is set by several of the sweeps"):
+        product(seeds(2), grid({"a": (1,), "seed": (3,)}))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """An experiment whose sweep has four variants, over text that is not there."""
+    content = EXPERIMENT.format(folder=tmp_path, steps=6)
+    content += "\n\ndef sweep():\n    return product(grid({'optimizer.schedule.peak': (1e-3, 2e-3)}), seeds(2))\n"
+    (tmp_path / "experiment.py").write_text(content)
+    return tmp_path / "experiment.py"
+
+
+def opened(file: Path, directory: Path, **changes: str) -> Sweep:
+    base = override.apply(override.load_experiment(file), changes)
+    return Sweep(str(file), base, variants(base, [changes | one for one in override.load_sweep(file)]), directory)
+
+
+def test_variants_are_named_by_what_differs(file: Path) -> None:
+    base = override.load_experiment(file)
+    names = [variant.name for variant in variants(base, override.load_sweep(file))]
+    assert names == ["peak=0.001,seed=0", "peak=0.001,seed=1", "peak=0.002,seed=0", "peak=0.002,seed=1"]
+    several = grid({"checkpoint.every": ("1", "2"), "evaluation.every": ("3", "4"), "steps": ("7",)})
+    assert variants(base, several)[0].name == "checkpoint.every=1,evaluation.every=3"
+    (only,) = variants(base, [{"steps": "9"}])
+    assert (only.name, only.config.steps) == ("base", 9)
+    constructors = [{"optimizer": f"{name}(schedule=Constant(peak=1e-3))"} for name in ("AdamW", "Adafactor")]
+    found = [variant.name for variant in variants(base, constructors)]
+    assert found == [f"optimizer={name}-schedule=Constant-peak=1e-3" for name in ("AdamW", "Adafactor")]
+    long = [{"init": f"{'runs/' * 40}{digit}"} for digit in "12"]
+    names = [variant.name for variant in variants(base, long)]
+    assert [len(name) for name in names] == [sweep.LONGEST_NAME] * 2
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has no sweep() that gives dicts of overrides"),
+        ("def sweep(): return []", "gives no variant"),
+        ("def sweep(): return [3]", "it must give dicts, such as {'seed': 1}"),
+        ("def sweep(): return seeds(2) + seeds(1)", "Variants 1 and 3 are one and the same: {'seed': '0'}."),
+        ("def sweep(): return [{'seed': 0}, {}]", "Variants 1 and 2 are one and the same: {}."),
+        ("def sweep(): return [{'optimizer.pek': 1}]", "optimizer.pek is no field"),
+        ("def sweep(): return [{'steps': 'many'}]", "steps is 'many': allowed is an integer"),
+    ],
+)
+def test_sweeps_refused(file: Path, text: str, said: str, capsys) -> None:
+    content = file.read_text().partition("\n\ndef sweep")[0]
+    file.write_text(f"{content}\n{text}\n")
+    directory = file.parent / "sweep"
+    assert script.main([str(file), "--dir", str(directory)]) == 2
+    assert said in capsys.readouterr().err
+    assert not directory.exists()
+
+
+def test_a_list_of_them_before_anything_runs(file: Path, capsys) -> None:
+    assert script.main([str(file), "--dir", str(file.parent / "sweep"), "--list"]) == 0
+    said = capsys.readouterr().out
+    assert "4 variants of " in said
+    assert "peak=0.002,seed=1" in said
+    assert not (file.parent / "sweep").exists()
+
+
+# --- What runs, under a stand-in for the training ---------------------------------------------------------------------
+
+TRAINING = """
+import fcntl, json, os, sys, time
+from pathlib import Path
+run = Path(sys.argv[sys.argv.index("--run_dir") + 1])
+run.mkdir(exist_ok=True)
+lock = open(run / "RUN.lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+with open(run.parent / "starts", "a") as starts:
+    starts.write(json.dumps([run.name, sys.argv[1:], sorted(os.sched_getaffinity(0))]) + "\\n")
+ends = json.loads(os.environ.get("ENDS", "{}")).get(run.name, [0])
+starts = sum(json.loads(line)[0] == run.name for line in open(run.parent / "starts"))
+code = ends[min(starts, len(ends)) - 1]
+time.sleep(float(os.environ.get("SECONDS", 0)))
+if code == 0:
+    (run / "metrics.jsonl").write_text('{"step": 6, "loss": 1.5, "step_seconds": 0.5}\\n')
+    (run / "RESULT.json").write_text(json.dumps({"status": "done", "step": 6, "reason": ""}))
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def stand_in(file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where its sweep goes."""
+    (file.parent / "training.py").write_text(TRAINING)
+    monkeypatch.setattr(Sweep, "program", (str(file.parent / "training.py"),))
+    return file.parent / "sweep"
+
+
+def starts(directory: Path) -> list[list]:
+    path = directory / "starts"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_all_are_trained_and_what_is_done_is_kept(file: Path, stand_in: Path, capsys) -> None:
+    assert script.main([str(file), "--dir", str(stand_in), "--jobs", "2", "--config.batch_size=4"]) == 0
+    assert sorted(name for name, _, _ in starts(stand_in)) == [
+        "peak=0.001,seed=0", "peak=0.001,seed=1", "peak=0.002,seed=0", "peak=0.002,seed=1",
+    ]  # fmt: skip
+    arguments = next(arguments for name, arguments, _ in starts(stand_in) if name == "peak=0.001,seed=0")
+    changes = ["--config.batch_size=4", "--config.optimizer.schedule.peak=0.001", "--config.seed=0"]
+    assert arguments[3:] == changes
+    assert "peak=0.002,seed=1  6/6  loss 1.5000    done" in capsys.readouterr().out
+    held = json.loads((stand_in / "sweep.json").read_text())
+    assert held["variants"]["peak=0.002,seed=1"]["seed"] == 1
+    assert script.main([str(file), "--dir", str(stand_in), "--config.batch_size=4"]) == 0
+    assert len(starts(stand_in)) == 4
+    assert script.main([str(file), "--dir", str(stand_in), "--config.batch_size=8"]) == 2
+    assert "holds another experiment: batch_size was 4 and is now 8" in capsys.readouterr().err
+    assert script.main([str(file), "--dir", str(stand_in), "--config.batch_size=4", "--list"]) == 0
+    assert " 0:03 " in capsys.readouterr().out  # 6 steps of half a second, as was timed
+
+
+def test_what_breaks_is_tried_again_or_left_and_the_rest_goes_on(file: Path, stand_in: Path, monkeypatch) -> None:
+    ends = {
+        "peak=0.001,seed=0": [1, 43, 0],
+        "peak=0.001,seed=1": [1, 1, 1],
+        "peak=0.002,seed=0": [44],
+        "peak=0.002,seed=1": [42, 42, 42, 42, 0],
+    }
+    monkeypatch.setenv("ENDS", json.dumps(ends))
+    made = opened(file, stand_in)
+    with made.held():
+        assert not made.train(jobs=2)
+    assert {run.variant.name: run.state for run in made.runs} == dict(
+        zip(ends, ("done", "failed", "diverged", "done"), strict=True)
+    )
+    counted = [name for name, _, _ in starts(stand_in)]
+    assert [counted.count(name) for name in ends] == [3, 3, 1, 5]
+
+
+def test_each_job_has_its_share_of_cores_and_gpus(file: Path, stand_in: Path, monkeypatch) -> None:
+    made = opened(file, stand_in)
+    with made.held():
+        made.train(jobs=2)
+    cores = {tuple(cores) for _, _, cores in starts(stand_in)}
+    every = sorted(os.sched_getaffinity(0))
+    assert cores <= {tuple(every[0::2]), tuple(every[1::2])}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert sweep.share_of_gpus(1, 2) == {"CUDA_VISIBLE_DEVICES": "5,7"}
+    assert sweep.share_of_gpus(0, 1) == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert sweep.share_of_gpus(0, 2) == {}
+
+
+def test_what_a_killed_sweep_left_running_is_waited_for(file: Path, stand_in: Path, monkeypatch) -> None:
+    stand_in.mkdir()
+    (stand_in / "sweep.json").write_text(json.dumps({}))
+    monkeypatch.setenv("SECONDS", "2")
+    made = opened(file, stand_in)
+    first = made.runs[0]
+    command = [sys.executable, *Sweep.program, str(file), "--run_dir", str(first.directory)]
+    orphan = subprocess.Popen(command)
+    while not (first.directory / "RUN.lock").exists() or not starts(stand_in):
+        time.sleep(0.01)
+    with made.held():
+        assert made.train(jobs=4)
+    assert orphan.poll() == 0
+    assert [run.state for run in made.runs] == ["done"] * 4
+
+
+@pytest.mark.parametrize("what", ["file", "lock"])
+def test_directories_refused(file: Path, stand_in: Path, what: str, capsys) -> None:
+    stand_in.mkdir()
+    if what == "file":
+        (stand_in / "thesis.tex").write_text("text")
+        assert script.main([str(file), "--dir", str(stand_in)]) == 2
+        assert "is not empty and holds no sweep: give another --dir" in capsys.readouterr().err
+        return
+    with opened(file, stand_in).held():
+        assert script.main([str(file), "--dir", str(stand_in)]) == 2
+    assert "is in use by another sweep: wait for it" in capsys.readouterr().err
+
+
+# --- Real training ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_stopped_and_started_again_it_ends_as_if_nothing_had_happened(folder: Path) -> None:
+    """SIGTERM in the middle of the first variant: it is saved, and goes on."""
+    file = folder / "swept.py"
+    file.write_text((folder / "experiment.py").read_text() + "\n\ndef sweep():\n    return seeds(2)\n")
+    command = [sys.executable, "-m", "scripts.sweep", str(file), "--dir", str(folder / "sweep")]
+    started = subprocess.Popen(command, cwd=ROOT, env=environment(folder))
+    metrics = folder / "sweep" / "seed=0" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.read_text():
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(timeout=120) == 1
+    assert json.loads((folder / "sweep" / "seed=0" / "RESULT.json").read_text())["status"] in ("preempted", "done")
+    assert subprocess.run(command, cwd=ROOT, env=environment(folder), timeout=300).returncode == 0
+    whole, again = (
+        [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+        for path in (folder / "whole", folder / "sweep" / "seed=0")
+    )
+    assert whole == again
