@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from research import run_directory, weights
+from research import override, run_directory, weights
 from research.bucket import AnyPath
 from research.checkpoint import steps_on_disk, write_parameters
 from research.config import require
@@ -37,7 +37,7 @@ def average(run: AnyPath, target: Path, last: int) -> list[int]:
         f" --config.checkpoint.keep={last}.",
     )
     gaps = np.diff(steps[::-1])
-    every = weights.experiment_of(run).checkpoint.every
+    every = override.from_json((run / "config.json").read_text()).checkpoint.every
     require(
         max(gaps.tolist(), default=0) <= every,
         f"The newest {last} checkpoints of {run} are of steps {', '.join(map(str, steps[::-1]))}, further apart than"

@@ -1,11 +1,11 @@
 """A system's outputs and their references, from files of lines or of JSON objects."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from research.config import ConfigError, require
-from research.config.base import parse_json
 
 Texts = list[tuple[str, ...]]  # one or more for each example
 
@@ -79,7 +79,7 @@ def _objects(name: str) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(_lines(name), 1):
         try:
-            rows.append(parse_json(line))
+            rows.append(json.loads(line))
         except ValueError as error:
             raise ConfigError(f"{name}, line {number} is not JSON: {error}.") from error
         require(isinstance(rows[-1], dict), f"{name}, line {number} is no JSON object.")

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from research import config as schema
 from research.config import ConfigError, Experiment, require
-from research.config.base import parse_json
 
 EXAMPLES = {
     "--config.": "optimizer.schedule.peak=3e-3",
@@ -54,10 +53,9 @@ def to_json(config: Any) -> str:
 def from_json(text: str, annotation: Any = Experiment) -> Any:
     """Raises ConfigError when the text is not JSON or does not fit the annotation."""
     try:
-        value = parse_json(text)
-    except ValueError as error:
+        return _decode(annotation, json.loads(text), "config")
+    except json.JSONDecodeError as error:
         raise ConfigError(f"The config is not JSON: {error}.") from error
-    return _decode(annotation, value, "config")
 
 
 def diff(before: Any, after: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

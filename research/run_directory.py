@@ -30,7 +30,6 @@ from jax.experimental import multihost_utils
 from research import bucket, override
 from research.bucket import AnyPath, is_remote
 from research.config import ConfigError, Experiment, require
-from research.config.base import parse_json
 
 # What may change between two starts of one run. Beyond float rounding it decides no number, but for `steps`, to the end
 # of which linear and cosine schedules run.
@@ -146,7 +145,7 @@ def write_result(directory: Path, status: str, step: int, reason: str, **facts: 
 def is_done(directory: Path) -> bool:
     """Whether RESULT.json says that the run ended as it should, at its last step or out of patience."""
     path = directory / "RESULT.json"
-    return path.is_file() and _read_json(path).get("status") == "done"
+    return path.is_file() and _read_json(path)["status"] == "done"
 
 
 def as_data(config: Experiment) -> Any:
@@ -156,11 +155,9 @@ def as_data(config: Experiment) -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        content = parse_json(path.read_bytes())
+        return json.loads(path.read_text())
     except ValueError as error:
         raise ConfigError(f"{path} is damaged, it is not JSON ({error}): give another --run_dir.") from error
-    require(isinstance(content, dict), f"{path} is damaged, it is no JSON object: give another --run_dir.")
-    return content
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -131,15 +131,6 @@ def run_of(path: AnyPath) -> AnyPath | None:
     return directory if (directory / "checkpoints").is_dir() and (directory / "config.json").is_file() else None
 
 
-def experiment_of(directory: AnyPath) -> Experiment:
-    """What a run directory's config.json says. Raises ConfigError."""
-    path = directory / "config.json"
-    try:
-        return override.from_json(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is no experiment: {error}") from error
-
-
 def checkpoint_of(path: AnyPath) -> AnyPath:
     """The checkpoint that `path` is, checkpoints/best by evaluation.best or, of a run, the newest. Raises ConfigError.
 
@@ -152,7 +143,7 @@ def _run(path: AnyPath) -> Weights | None:
     directory = run_of(path)
     if directory is None:
         return None
-    experiment = experiment_of(directory)
+    experiment = override.from_json((directory / "config.json").read_text())
     model, kind = experiment.model, "params" if experiment.average_decay is None else "average"
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
@@ -161,8 +152,7 @@ def _run(path: AnyPath) -> Weights | None:
     def tokenizer() -> Tokenizer:
         saved = directory / "tokenizer.model"
         saved = local_file(saved) if is_remote(saved) and saved.exists() else saved
-        trained_with: Any = experiment.data.tokenizer
-        match trained_with:
+        match experiment.data.tokenizer:
             case TrainedSentencePiece(sentinels=sentinels, languages=languages):
                 return open_tokenizer(SentencePiece(str(saved), sentinels, languages))
             case Marian() as vocabulary:

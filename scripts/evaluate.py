@@ -160,10 +160,10 @@ def base_experiment(options: argparse.Namespace) -> Experiment | None:
     """Of the file that is given, or of the run."""
     if options.experiment is not None:
         return override.load_experiment(options.experiment)
-    from research.weights import experiment_of, run_of
+    from research.weights import run_of
 
     directory = run_of(options.model)
-    return None if directory is None else experiment_of(directory)
+    return None if directory is None else override.from_json((directory / "config.json").read_text())
 
 
 def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supervised, dict[str, int | None]]:

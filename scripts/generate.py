@@ -12,7 +12,6 @@ from typing import Any
 from research import override
 from research.bucket import any_path
 from research.config import ConfigError, Generation, Mesh, Model, require
-from research.config.base import parse_json
 from research.data.progress import Progress
 
 EPILOG = """
@@ -192,7 +191,7 @@ def json_objects(name: str, *keys: str) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = parse_json(line)
+            row = json.loads(line)
         except ValueError as error:
             raise ConfigError(f"{name}, line {number} is not JSON: {error}.") from error
         fits = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)

@@ -104,11 +104,6 @@ DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropou
 TRAINING_ONLY = ("initial", "compute", "remat", "unroll", "shared_dropout", *DROPOUTS)
 
 
-# The most that a size may be: what is beyond is a mistake, or a file's made to take all memory.
-SIZES = dict.fromkeys(("vocab_size", "width", "heads", "head_width", "feed_forward"), 2**30)
-SIZES |= dict.fromkeys(("encoder_layers", "decoder_layers"), 2**12)
-
-
 @dataclass(frozen=True)
 class Model:
     vocab_size: int  # rows of the embedding, and logits; at least the tokenizer's size, often padded up
@@ -144,9 +139,6 @@ class Model:
     def __post_init__(self) -> None:
         require_positive("model.", self, "vocab_size", "width", "heads", "head_width", "feed_forward")
         require_positive("model.", self, "encoder_layers", "decoder_layers", "unroll")
-        for name, most in SIZES.items():
-            size = getattr(self, name)
-            require(size <= most, f"model.{name} is {size}: it must be at most {most}.")
         for name in DROPOUTS:
             require(0 <= getattr(self, name) < 1, f"model.{name} is {getattr(self, name)}: it must lie in [0, 1).")
         source, zero = self.source_vocab_size, self.zero_token

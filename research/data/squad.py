@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research.config import ConfigError
-from research.config.base import parse_json
 from research.data import cache
 from research.data.text_files import plain_file
 
@@ -36,7 +35,7 @@ def questions(path: Path) -> list[Question]:
 
 
 def _articles(path: Path) -> Any:
-    return parse_json(path.read_bytes())["data"]
+    return json.loads(path.read_bytes())["data"]
 
 
 def _questions(number: int, article: Any) -> Iterator[Question]:

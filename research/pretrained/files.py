@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from research.config import ConfigError, require
-from research.config.base import parse_json
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
@@ -64,9 +63,6 @@ def import_torch(path: Path) -> Any:
         import torch
     except ImportError as error:
         raise ConfigError(f"{path} is a file of PyTorch: pip install torch to read it.") from error
-    # Before, weights_only could be led to run code (CVE-2025-32434).
-    safe = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
-    require(safe, f"{path} is a file of PyTorch, which {torch.__version__} reads unsafely: install 2.6 or later.")
     return torch
 
 
@@ -139,7 +135,7 @@ def is_plain(name: str) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     require(path.is_file(), f"{path} is missing.")
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}.") from error
     require(isinstance(content, dict), f"{path} is not a JSON object.")

@@ -238,8 +238,7 @@ def _fill(
     model: Model,
 ) -> tuple[np.ndarray | jax.Array | None, list[str]]:
     """A parameter from its sources, or what is wrong with them."""
-    filling: Filling | None = None
-    errors = []
+    filling, errors = Filling(shape, sharding), []
     for name, row, layer in sources:
         tensor, expected = tensors[name], shape if layer is None else shape[1:]
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
@@ -250,12 +249,11 @@ def _fill(
         except (ValueError, IndexError):  # it cannot even be reshaped
             converted = None
         if converted is not None and converted.shape == expected:
-            filling = Filling(shape, sharding) if filling is None else filling
             filling.fill(converted, layer)
         else:
             place = _spell((path, layer))
             errors.append(f"{name} has shape {tensor.shape}, which does not fit {place} of shape {expected}")
-    return (None if errors or filling is None else filling.done()), errors
+    return (None if errors else filling.done()), errors
 
 
 def _spell(place: Place) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from research.config import ConfigError, require
-from research.config.base import parse_json
 
 
 def read(path: Path, what: str) -> bytes:
@@ -20,7 +19,7 @@ def read(path: Path, what: str) -> bytes:
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in a file. Raises ConfigError where it is missing or something else."""
     try:
-        content = parse_json(read(path, what))
+        content = json.loads(read(path, what))
     except ValueError as error:  # of the encoding too
         raise ConfigError(f"The {what} {path} is not JSON: {error}.") from error
     require(isinstance(content, dict), f"The {what} {path} is not a JSON object.")

@@ -3,8 +3,7 @@
 A file a family holds what is its own: how config.json tells of the model, and the table of its tensors.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from research.config import TRAINING_ONLY, ConfigError, Generation, Model, RMSNorm, require
+from research.config import TRAINING_ONLY, Generation, Model, RMSNorm, require
 from research.model.transformer import Params
 from research.pretrained.files import Tensors, new_directory, read_json, write_json, write_tensors
 from research.pretrained.huggingface import bart, t5
@@ -37,19 +36,7 @@ def read_config(directory: Path) -> Model:
     family = family_of(config, path)
     check_types(config, family.TYPES, family.WHOLE, path)
     tensors = Tensors(directory)
-    facts = family.read_facts(config, tensors, path)
-    with named(path):
-        return family.read_model(config, facts, path)
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """An error of a configuration that no model can have says in which file it is."""
-    try:
-        yield
-    except ConfigError as error:
-        said = str(error)
-        raise error if str(path) in said else ConfigError(f"{path}: {said}") from error
+    return family.read_model(config, family.read_facts(config, tensors, path), path)
 
 
 def family_of(config: dict[str, Any], path: Path) -> ModuleType:
