@@ -64,7 +64,11 @@ def find(path: Path) -> Weights:
     named = path.name == BEST and path.parent.name == "checkpoints"
     require(path.exists() or named, f"{path} does not exist: give {KNOWN}.")
     for recognise in (_run, _huggingface, _t5x, _marian, _fairseq):
-        if found := recognise(path):
+        try:
+            found = recognise(path)
+        except ConfigError as error:  # a field's own check does not know where its value comes from
+            raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from error
+        if found:
             return found
     raise ConfigError(f"{path} is none of the formats that are known here: {KNOWN}.")
 

@@ -5,7 +5,13 @@ what needs files or devices is checked by the module that meets them. A bad valu
 names the field, the value and what is allowed.
 """
 
-from research.config.base import ConfigError, require, require_not_negative, require_positive
+from research.config.base import (
+    ConfigError,
+    parse_json,
+    require,
+    require_not_negative,
+    require_positive,
+)
 from research.config.data import (
     TFDS,
     Buckets,
@@ -194,6 +200,7 @@ __all__ = [
     "Vocabulary",
     "Warmup",
     "Xavier",
+    "parse_json",
     "require",
     "require_not_negative",
     "require_positive",
