@@ -14,7 +14,7 @@ from research.console import say
 from research.outcome import Preempted, ctrl_c_is_sigterm, hung, outcome
 from research.plot import plot_loss
 from research.profile import Trace
-from research.run import Run, best_of, out_of_patience, prepared
+from research.run import Run, best_of, checked_meta, out_of_patience, prepared
 from research.startup import Startup
 from research.watchdog import Watchdog
 
@@ -51,7 +51,7 @@ def train(
     with run_directory.claim(directory, config, file_config):
         checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, config.evaluation.best)
         newest = checkpoints.newest
-        made_from = None if newest is None else checkpoints.meta(newest)
+        made_from = None if newest is None else checked_meta(checkpoints.meta(newest), directory)
         best = best_of(made_from, config)
         if newest is not None and run_directory.is_done(directory):
             if newest >= config.steps:

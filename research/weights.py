@@ -141,7 +141,7 @@ def _run(path: Path) -> Weights | None:
     directory = run_of(path)
     if directory is None:
         return None
-    experiment = override.from_json((directory / "config.json").read_text())
+    experiment = override.read(directory / "config.json")
     model, kind = experiment.model, "params" if experiment.average_decay is None else "average"
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:

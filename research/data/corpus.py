@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -82,6 +83,8 @@ def open_builder(name: str, manual_dir: str | None = None) -> Any:
     Those shipped here live in our cache, others where TFDS keeps them: $TFDS_DATA_DIR or ~/tensorflow_datasets. Files
     that are not to be downloaded are taken from `manual_dir`.
     """
+    # TFDS would download its code and run it.
+    require(not re.match(r"\w+:[a-zA-Z_]", name), f"{name} is a data set of a community, whose code is not to be run.")
     if name.split("/")[0] in SHIPPED:
         return _open_shipped(name, manual_dir)
     builder = _find_builder(name)
