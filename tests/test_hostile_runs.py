@@ -287,3 +287,20 @@ def test_lines_to_read_that_are_hostile_json(line, run, tmp_path, capsys):
     assert f"{path}, line 1 is not JSON" in capsys.readouterr().err
     assert evaluate.main(["--predictions", str(path), "--metrics=BLEU()"]) == 2
     assert f"{path}, line 1 is not JSON" in capsys.readouterr().err
+
+
+# --- The network ------------------------------------------------------------------------------------------------------
+
+LISTENS = "0A"
+LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
+
+
+def test_a_process_alone_is_reached_from_no_other_machine():
+    """Its runtime, which asks nobody who he is, listens to this machine alone; conftest.py started it."""
+    own = {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]
+    ]
+    listening = {line[1].split(":")[0] for line in lines if line[3] == LISTENS and f"socket:[{line[9]}]" in own}
+    assert listening
+    assert listening <= set(LOOPBACK)

@@ -194,6 +194,17 @@ def test_calls_with_bad_arguments_are_refused(is_legacy, tmp_path):
         refusal(path)
 
 
+def test_a_compressed_file_of_pytorch_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"shared.weight": torch.ones(1)}, tmp_path / "stored")
+    with zipfile.ZipFile(tmp_path / "stored") as stored, zipfile.ZipFile(tmp_path / "packed", "w", 8) as packed:
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    content = (tmp_path / "packed").read_bytes()
+    assert "is compressed" in refusal(without_weights(tmp_path / "model", {"pytorch_model.bin": content}))
+    assert "is compressed" in refusal(named(tmp_path / "model.pt", content))
+
+
 def odd_tensors(torch) -> dict[object, object]:
     return {
         1: torch.ones(1),
