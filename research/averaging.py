@@ -37,7 +37,7 @@ def average(run: AnyPath, target: Path, last: int) -> list[int]:
         f" --config.checkpoint.keep={last}.",
     )
     gaps = np.diff(steps[::-1])
-    every = override.from_json((run / "config.json").read_text()).checkpoint.every
+    every = override.read(run / "config.json").checkpoint.every
     require(
         max(gaps.tolist(), default=0) <= every,
         f"The newest {last} checkpoints of {run} are of steps {', '.join(map(str, steps[::-1]))}, further apart than"

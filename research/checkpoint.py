@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -31,7 +32,7 @@ from orbax.checkpoint import checkpoint_managers
 from research import bucket
 from research.best import merit
 from research.bucket import AnyPath, is_remote
-from research.config import Checkpoint, require
+from research.config import Checkpoint, ConfigError, parse_json, require
 
 MANIFEST = "MANIFEST.json"
 MD5 = "md5:"
@@ -143,7 +144,10 @@ class Checkpoints:
             f"{self.directory.parent} holds parameters alone, from which no run goes on: start one from them with"
             f" --config.init={self.directory.parent}.",
         )
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{self.directory / str(step) / 'meta'} is not JSON: {_one_line(error)}.") from error
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state, each array placed as its ShapeDtypeStruct's sharding says."""
@@ -159,8 +163,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            cause = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"The checkpoint of step {self._unsealed} could not be written: {cause}") from error
+            said = f"The checkpoint of step {self._unsealed} could not be written: {_one_line(error)}"
+            raise CheckpointError(said) from error
 
     def _write_manifest(self) -> None:
         """Runs in the background between the last byte of a checkpoint and what commits it."""
@@ -199,10 +203,9 @@ def steps_on_disk(directory: AnyPath) -> list[int]:
     """Those that have a checkpoint there, newest first."""
     if not directory.is_dir():
         return []
-    steps = [path for path in directory.iterdir() if path.name.isdigit()]
-    return sorted(
-        (int(path.name) for path in steps if not is_remote(path) or (path / COMMITTED).exists()), reverse=True
-    )
+    named = [path for path in directory.iterdir() if re.fullmatch("[0-9]+", path.name)]
+    steps = [int(path.name) for path in named if not is_remote(path) or (path / COMMITTED).exists()]
+    return sorted(steps, reverse=True)
 
 
 def _unfinished(directory: AnyPath) -> list[AnyPath]:
@@ -216,8 +219,10 @@ def _unfinished(directory: AnyPath) -> list[AnyPath]:
 def best_step(checkpoint: AnyPath) -> int | None:
     """The step of the best evaluation up to a checkpoint, as it says itself; None before the first."""
     meta = checkpoint / "meta" / "metadata"
-    best = json.loads(meta.read_text()).get("best", {}) if meta.is_file() else {}
-    return best["step"] if best.get("value") is not None else None
+    match parse_json(meta.read_bytes(), str(meta)) if meta.is_file() else None:
+        case {"best": {"step": int(step), "value": int() | float()}}:
+            return step
+    return None
 
 
 def write_parameters(directory: AnyPath, step: int, kind: str, params: Any) -> None:
@@ -235,7 +240,7 @@ def verify(directory: AnyPath, within: str = "") -> str:
         listed, sealed = dict(manifest["files"]), bool(manifest["sealed"])
         if text != _manifest_text(listed, sealed):
             return f"{MANIFEST} was changed"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({type(error).__name__})"
     listed = {name: hash for name, hash in listed.items() if name.startswith(within)}
     present = {name: kept for name, kept in _files(directory).items() if name.startswith(within)}
@@ -262,6 +267,10 @@ def check_same(before: Mapping[str, Any], after: Mapping[str, Any], where: AnyPa
     changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     said = "; ".join(f"{name} was {before.get(name)!r} and is now {after.get(name)!r}" for name in changed)
     require(not changed, f"{where} was trained on other data: {said}. Restore that data, or give another --run_dir.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _seal(directory: AnyPath) -> None:

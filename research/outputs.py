@@ -1,11 +1,10 @@
 """A system's outputs and their references, from files of lines or of JSON objects."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from research.config import ConfigError, require
+from research.config import ConfigError, parse_json, require
 
 Texts = list[tuple[str, ...]]  # one or more for each example
 
@@ -78,9 +77,6 @@ def _lines(name: str) -> list[str]:
 def _objects(name: str) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(_lines(name), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ConfigError(f"{name}, line {number} is not JSON: {error}.") from error
+        rows.append(parse_json(line, f"{name}, line {number}"))
         require(isinstance(rows[-1], dict), f"{name}, line {number} is no JSON object.")
     return rows

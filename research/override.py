@@ -12,8 +12,12 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from etils import epath
+
 from research import config as schema
-from research.config import ConfigError, Experiment, require
+from research.config import ConfigError, Experiment, parse_json, require
+
+SHOWN = 200  # letters of a value, in an error
 
 EXAMPLES = {
     "--config.": "optimizer.schedule.peak=3e-3",
@@ -50,12 +54,17 @@ def to_json(config: Any) -> str:
     return json.dumps(_encode(type(config), config), indent=2) + "\n"
 
 
-def from_json(text: str, annotation: Any = Experiment) -> Any:
+def from_json(text: str | bytes, annotation: Any = Experiment) -> Any:
     """Raises ConfigError when the text is not JSON or does not fit the annotation."""
+    return _decode(annotation, parse_json(text, "The config"), "config")
+
+
+def read(path: Path | epath.Path) -> Any:
+    """The experiment in a run's config.json. Raises ConfigError, naming the file, where it holds none."""
     try:
-        return _decode(annotation, json.loads(text), "config")
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"The config is not JSON: {error}.") from error
+        return from_json(path.read_bytes())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def diff(before: Any, after: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
@@ -146,7 +155,8 @@ def _child(value: Any, name: str) -> Any:
 def _parse(annotation: Any, text: str, path: str) -> Any:
     try:
         literal = _from_syntax(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, TypeError, RecursionError):
+        json.dumps(literal)  # what JSON cannot hold is no value here
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # the last where nesting has no end
         literal = text
     for candidate in (literal, {"true": True, "false": False}.get(text, text), text):
         if _fits(annotation, candidate):
@@ -196,7 +206,8 @@ def _decode(annotation: Any, value: Any, path: str) -> Any:
         if _fits(option, value):
             return _build(option, value, path)
     allowed = " or ".join(_describe(option) for option in _options(annotation))
-    shown = value["type"] + "(...)" if isinstance(value, dict) and "type" in value else repr(value)
+    shown = f"{value['type']}(...)" if isinstance(value, dict) and "type" in value else repr(value)
+    shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
     raise ConfigError(f"{path} is {shown}: allowed is {allowed}.")
 
 
@@ -212,8 +223,8 @@ def _fits(annotation: Any, value: Any) -> bool:
         return value in typing.get_args(option)
     if typing.get_origin(option) is tuple:
         return isinstance(value, list | tuple)
-    if option is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+    if option in (int, float) and type(value) is int:
+        return abs(value) < 2**63  # a larger one is no number to NumPy
     return type(value) is option
 
 

@@ -277,12 +277,12 @@ def _mean(values: list[dict[str, Any]]) -> dict[str, float | int | None]:
 
 
 def _keep_up_to(path: Path, step: int) -> None:
-    """Drops the lines after a step, and one that a kill cut short."""
+    """Drops the lines after a step, one that a kill cut short, and what is no line of a report."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(ValueError):
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
     temporary = path.with_name(path.name + ".tmp")

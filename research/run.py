@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from research import evaluate, run_directory, sharding, summary, weights
 from research.best import Best
+from research.bucket import AnyPath
 from research.checkpoint import Checkpoints
-from research.config import Experiment, Generation, Supervised, require
+from research.config import ConfigError, Experiment, Generation, Supervised, require
 from research.console import say
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
 from research.evaluate import Asked, Passage, Sample
@@ -140,6 +141,19 @@ class Run:
             "random_key": jax.random.key_data(key).tolist(),
             "best": self.best._asdict(),
         }
+
+
+def checked_meta(meta: Any, directory: AnyPath) -> dict[str, Any]:
+    """What a checkpoint holds besides the state. Raises ConfigError where it is not what `Run.meta` gives."""
+    match meta:
+        case {"config": dict(), "data": dict(), "next_row": int(row), "random_key": [*words]} if 0 <= row < 2**63:
+            best = meta.get("best", {})
+            known = isinstance(best, dict) and (not best or best.keys() == set(Best._fields))
+            if known and all(type(word) is int and 0 <= word < 2**32 for word in words):
+                return meta
+    raise ConfigError(
+        f"The newest checkpoint of {directory} does not say what a run needs to go on: use --config.init."
+    )
 
 
 def best_of(meta: dict[str, Any] | None, config: Experiment) -> Best:

@@ -29,7 +29,7 @@ from jax.experimental import multihost_utils
 
 from research import bucket, override
 from research.bucket import AnyPath, is_remote
-from research.config import ConfigError, Experiment, require
+from research.config import ConfigError, Experiment, parse_json, require
 
 # What may change between two starts of one run. Beyond float rounding it decides no number, but for `steps`, to the end
 # of which linear and cosine schedules run.
@@ -92,6 +92,7 @@ def claim(directory: AnyPath, config: Experiment, file_config: Experiment | None
 def _claimed(directory: Path, config: Experiment, file_config: Experiment | None) -> Iterator[None]:
     with _writable(directory):
         _check_new_or_run(directory)
+        check_contained(directory)
         directory.mkdir(parents=True, exist_ok=True)
         lock = open(directory / "RUN.lock", "a+")  # noqa: SIM115 (closed below, with the lock)
     with lock:
@@ -124,7 +125,7 @@ def record_startup(directory: Path, startup: dict[str, Any]) -> None:
     if jax.process_index() != 0:
         return
     path = directory / "history.jsonl"
-    *before, last = path.read_text().splitlines(keepends=True)
+    *before, last = path.read_text(errors="replace").splitlines(keepends=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join([*before, json.dumps(json.loads(last) | startup) + "\n"]))
     os.replace(temporary, path)
@@ -145,7 +146,8 @@ def write_result(directory: Path, status: str, step: int, reason: str, **facts: 
 def is_done(directory: Path) -> bool:
     """Whether RESULT.json says that the run ended as it should, at its last step or out of patience."""
     path = directory / "RESULT.json"
-    return path.is_file() and _read_json(path)["status"] == "done"
+    result = _read_json(path) if path.is_file() else None
+    return isinstance(result, dict) and result.get("status") == "done"
 
 
 def as_data(config: Experiment) -> Any:
@@ -155,9 +157,9 @@ def as_data(config: Experiment) -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged, it is not JSON ({error}): give another --run_dir.") from error
+        return parse_json(path.read_bytes(), str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path} is damaged, it is not JSON ({error.__cause__}): give another --run_dir.") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -208,6 +210,15 @@ def _check_new_or_run(directory: Path) -> None:
         not held or (directory / "config.json").is_file(),
         f"{directory} is not empty and holds no run: give a new or empty --run_dir, nothing is overwritten.",
     )
+
+
+def check_contained(directory: Path) -> None:
+    """Raises ConfigError for what would have a run write elsewhere: links that lead out, and what is no file."""
+    for path in directory.rglob("*"):
+        target = Path(os.path.realpath(path))
+        inside = not path.is_symlink() or target.is_relative_to(os.path.realpath(directory))
+        require(inside, f"{path} is a link out of the run directory, to {target}: link the whole directory instead.")
+        require(path.is_file() or path.is_dir() or not path.exists(), f"{path} is neither a file nor a directory.")
 
 
 def _lock(lock: Any, directory: Path) -> None:

@@ -284,7 +284,8 @@ def initialize_hosts(cluster: Cluster | None = None, patience: int = 300, heartb
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        jax.distributed.initialize(f"localhost:{port}", num_processes=1, process_id=0)
+        alone = f"localhost:{port}"  # where JAX would listen to every machine, and let each take part
+        jax.distributed.initialize(alone, num_processes=1, process_id=0, coordinator_bind_address=alone)
     finally:
         late.cancel()
 

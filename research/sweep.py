@@ -6,6 +6,7 @@ DIR/NAME/        a variant's run directory                           DIR/NAME.lo
 
 import contextlib
 import fcntl
+import json
 import os
 import queue
 import re
@@ -23,8 +24,7 @@ from rich.live import Live
 from rich.table import Table
 
 from research import override, plan, run_directory
-from research.config import ConfigError, Experiment, require
-from research.config.base import parse_json
+from research.config import ConfigError, Experiment, parse_json, require
 from research.console import amount, clock, console
 from research.data import cache
 from research.data.shapes import row_lengths
@@ -97,12 +97,12 @@ class Progress:
         """The newest line of its metrics that has a loss."""
         with contextlib.suppress(OSError, ValueError):
             lines = (self.directory / "metrics.jsonl").read_text().splitlines()
-            return next((line for line in map(parse_json, reversed(lines)) if "loss" in line), {})
+            return next((line for line in map(json.loads, reversed(lines)) if "loss" in line), {})
         return {}
 
     def result(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):  # what is damaged is for the training to refuse
-            return parse_json((self.directory / "RESULT.json").read_bytes())
+            return json.loads((self.directory / "RESULT.json").read_bytes())
         return {}
 
     def is_done(self) -> bool:
@@ -144,10 +144,7 @@ class Sweep:
             yield
 
     def _recorded(self, path: Path) -> dict[str, Any]:
-        try:
-            return parse_json(path.read_bytes()) if path.is_file() else {}
-        except ValueError as error:
-            raise ConfigError(f"{path} is damaged ({error}): give another --dir.") from error
+        return parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
 
     def _check_same(self, path: Path) -> None:
         recorded = self._recorded(path)

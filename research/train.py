@@ -15,7 +15,7 @@ from research.console import say
 from research.outcome import Preempted, ctrl_c_is_sigterm, hung, outcome
 from research.plot import plot_loss
 from research.profile import Trace
-from research.run import Run, best_of, out_of_patience, prepared
+from research.run import Run, best_of, checked_meta, out_of_patience, prepared
 from research.run_directory import Claimed
 from research.startup import Startup
 from research.watchdog import Watchdog
@@ -54,7 +54,7 @@ def train(
         best_by = config.evaluation.best
         checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, best_by, claimed.publish)
         newest = checkpoints.newest
-        made_from = None if newest is None else checkpoints.meta(newest)
+        made_from = None if newest is None else checked_meta(checkpoints.meta(newest), directory)
         best = best_of(made_from, config)
         if newest is not None and run_directory.is_done(claimed.here):
             if newest >= config.steps:

@@ -65,11 +65,16 @@ def find(path: AnyPath) -> Weights:
     check_reachable(path)
     named = path.name == BEST and path.parent.name == "checkpoints"
     require(path.exists() or named, f"{path} does not exist: give {KNOWN}.")
-    if found := _run(path):
-        return found
-    require(not is_remote(path), f"{path} is no run directory: of a bucket only those are read, so copy others here.")
-    for recognise in (_huggingface, _t5x, _marian, _fairseq):
-        if found := recognise(Path(path)):
+    for recognise in (_run, _huggingface, _t5x, _marian, _fairseq):
+        try:
+            found = recognise(path)
+        except ConfigError as error:  # a field's own check does not know where its value comes from
+            raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from error
+        require(
+            found is not None or not is_remote(path),
+            f"{path} is no run directory: of a bucket only those are read, so copy others here.",
+        )
+        if found:
             return found
     raise ConfigError(f"{path} is none of the formats that are known here: {KNOWN}.")
 
@@ -143,7 +148,7 @@ def _run(path: AnyPath) -> Weights | None:
     directory = run_of(path)
     if directory is None:
         return None
-    experiment = override.from_json((directory / "config.json").read_text())
+    experiment = override.read(directory / "config.json")
     model, kind = experiment.model, "params" if experiment.average_decay is None else "average"
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:

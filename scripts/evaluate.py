@@ -163,7 +163,7 @@ def base_experiment(options: argparse.Namespace) -> Experiment | None:
     from research.weights import run_of
 
     directory = run_of(options.model)
-    return None if directory is None else override.from_json((directory / "config.json").read_text())
+    return None if directory is None else override.read(directory / "config.json")
 
 
 def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supervised, dict[str, int | None]]:
@@ -181,6 +181,7 @@ def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supe
 
 def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | None]:
     """Where the results go, a directory that may not be there yet, and the step of a run."""
+    from research import run_directory
     from research.weights import checkpoint_of, run_of
 
     directory = run_of(options.model)
@@ -191,6 +192,7 @@ def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | N
     output = options.output
     if output is None and directory is not None:
         require(not is_remote(directory), f"{directory} is in a bucket: say by --output where the results go here.")
+        run_directory.check_contained(Path(directory))
         output = Path(directory) / "evaluations" / f"{split}-{step}"
     if output is not None:
         parent = output.absolute().parent

@@ -11,7 +11,7 @@ from typing import Any
 
 from research import override
 from research.bucket import any_path
-from research.config import ConfigError, Generation, Mesh, Model, require
+from research.config import ConfigError, Generation, Mesh, Model, parse_json, require
 from research.data.progress import Progress
 
 EPILOG = """
@@ -190,10 +190,7 @@ def json_objects(name: str, *keys: str) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines_of(name), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{name}, line {number} is not JSON: {error}.") from error
+        row = parse_json(line, f"{name}, line {number}")
         fits = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)
         require(fits, f"{name}, line {number} is no JSON object with text under {' and '.join(keys)}.")
         yield row

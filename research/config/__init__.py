@@ -5,7 +5,13 @@ what needs files or devices is checked by the module that meets them. A bad valu
 names the field, the value and what is allowed.
 """
 
-from research.config.base import ConfigError, require, require_not_negative, require_positive
+from research.config.base import (
+    ConfigError,
+    parse_json,
+    require,
+    require_not_negative,
+    require_positive,
+)
 from research.config.data import (
     TFDS,
     Buckets,
@@ -197,6 +203,7 @@ __all__ = [
     "Xavier",
     "chain",
     "grid",
+    "parse_json",
     "product",
     "require",
     "require_not_negative",

@@ -1,6 +1,8 @@
 """The one error of bad input, and the checks that raise it."""
 
+import json
 import math
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -18,7 +20,21 @@ def require_positive(section: str, config: object, *names: str) -> None:
         require(0 < value < math.inf, f"{section}{name} is {value}: it must be above 0 and finite.")
 
 
+def require_at_most(section: str, config: object, most: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value <= most, f"{section}{name} is {value}: it must be at most {most:,}.")
+
+
 def require_not_negative(section: str, config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(0 <= value < math.inf, f"{section}{name} is {value}: it must be 0 or above, and finite.")
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """What JSON text holds; `what` names it in the error. Nesting without end is refused as damage is."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # of the encoding and of endless numbers too
+        raise ConfigError(f"{what} is not JSON: {error}.") from error

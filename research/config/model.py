@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from research.config.base import require, require_not_negative, require_positive
+from research.config.base import require, require_at_most, require_not_negative, require_positive
+
+# What a file may say, so that a few characters of it cannot ask for all memory.
+LARGEST, LONGEST = 2**24, 2**17
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class Relative:
         buckets, reach = self.buckets, self.max_distance
         require(buckets >= 4 and buckets % 2 == 0, f"model.positions.buckets is {buckets}: even, and at least 4.")
         require(reach > buckets // 2, f"model.positions.max_distance is {reach}: above buckets / 2, {buckets // 2}.")
+        require_at_most("model.positions.", self, LONGEST, "buckets", "max_distance")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Learned:
     def __post_init__(self) -> None:
         require_positive("model.positions.", self, "length")
         require_not_negative("model.positions.", self, "offset")
+        require_at_most("model.positions.", self, LONGEST, "length", "offset")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Sinusoidal:
 
     def __post_init__(self) -> None:
         require_positive("model.positions.", self, "length")
+        require_at_most("model.positions.", self, LONGEST, "length")
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,8 @@ class Model:
     def __post_init__(self) -> None:
         require_positive("model.", self, "vocab_size", "width", "heads", "head_width", "feed_forward")
         require_positive("model.", self, "encoder_layers", "decoder_layers", "unroll")
+        require_at_most("model.", self, LARGEST, "vocab_size", "source_vocab_size", "width", "heads", "head_width")
+        require_at_most("model.", self, LARGEST, "feed_forward", "encoder_layers", "decoder_layers")
         for name in DROPOUTS:
             require(0 <= getattr(self, name) < 1, f"model.{name} is {getattr(self, name)}: it must lie in [0, 1).")
         source, zero = self.source_vocab_size, self.zero_token

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -134,6 +135,8 @@ def open_builder(name: str, manual_dir: str | None = None, beam: Mapping[str, An
     that are not to be downloaded are taken from `manual_dir`. What Apache Beam builds needs `beam`, the fields
     beam_runner and beam_options of TFDS's DownloadConfig.
     """
+    # TFDS would download its code and run it.
+    require(not re.match(r"\w+:[a-zA-Z_]", name), f"{name} is a data set of a community, whose code is not to be run.")
     if name.split("/")[0] in SHIPPED:
         return _open_shipped(name, manual_dir)
     builder = _find_builder(name)

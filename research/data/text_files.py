@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from jaxtyping import Int64
 
 from research.config import ConfigError, JSONLines, PlainText, require
 from research.data import cache
+from research.data.inflation import check_inflation
 from research.data.progress import Progress
 
 FORMAT = 1  # raised when the same files would give other documents or another index
@@ -273,7 +273,9 @@ def plain_file(path: Path, content: str) -> Path:
 def _decompress(path: Path, folder: Path) -> None:
     try:
         with gzip.open(path) as packed, (folder / "text").open("wb") as plain:
-            shutil.copyfileobj(packed, plain, cache.CHUNK_BYTES)
+            while piece := packed.read(cache.CHUNK_BYTES):
+                plain.write(piece)
+                check_inflation(path, path.stat().st_size, plain.tell())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ConfigError(f"{path} is not a whole gzip file ({error}).") from None
 

@@ -10,7 +10,6 @@ The rows of the embedding are those of the file's dictionary (<s> 0, <pad> 1, </
 
 import argparse
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,7 +19,7 @@ import numpy as np
 
 from research.config import ConfigError, LayerNorm, Learned, Model, Normal, Tied, require
 from research.model.transformer import Params
-from research.pretrained.files import import_torch
+from research.pretrained.files import check_tensors, import_torch, load_torch
 from research.pretrained.huggingface import bart
 from research.pretrained.table import Alias, Table, fill_params, layer_count
 
@@ -58,8 +57,7 @@ def load(path: Path) -> dict[str, Any]:
         allowed: list[Any] = [argparse.Namespace, *((inert, name) for name, inert in stands_for.items())]
         try:
             with torch.serialization.safe_globals(allowed):
-                mapped = zipfile.is_zipfile(path)
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+                content = load_torch(torch, path)
             break
         except UnpicklingError as error:
             wanted = re.search(r"GLOBAL (\S+)", str(error))
@@ -70,7 +68,9 @@ def load(path: Path) -> dict[str, Any]:
             refused = "blocked" in str(error) or name in stands_for or len(stands_for) == MOST_CLASSES
             require(not refused, f"{path} wants to load {name}, which is not done.")
             stands_for[name] = type("Inert", (Inert,), {"wanted": name})
-        except (RuntimeError, EOFError, ValueError) as error:
+        except (OSError, ConfigError):
+            raise
+        except Exception as error:  # what is no pickle can fail anywhere in the reading of it
             raise ConfigError(f"{path} is not a whole file of PyTorch.") from error
     require(isinstance(content, dict), f"{path} is not a dictionary, and so is not fairseq's.")
     return content
@@ -83,18 +83,18 @@ class Tensors(Mapping[str, np.ndarray]):
     """The tensors of a file's "model" by name, those that are three in one by three names."""
 
     def __init__(self, content: Mapping[str, Any], path: Path) -> None:
-        import torch  # there, since the file is loaded
-
         model = content.get("model")
-        if not isinstance(model, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in model.values()):
-            raise ConfigError(f"{path} has no tensors by name under 'model', and so is not fairseq's.")
+        require(isinstance(model, dict), f"{path} has no tensors by name under 'model', and so is not fairseq's.")
+        check_tensors(model, path)
+        self.path = path
         self.model: dict[str, Any] = {}
-        for name, tensor in model.items():
+        for name, tensor in content["model"].items():
             fused = FUSED.fullmatch(name)
             if fused is None:
                 self.model[name] = tensor
                 continue
-            require(len(tensor) % 3 == 0, f"{path}: {name} has {len(tensor)} rows, which are not three in one.")
+            rows = len(tensor) if tensor.ndim else 1
+            require(rows % 3 == 0, f"{path}: {name} has {rows} rows, which are not three in one.")
             prefix, kind = fused.groups()
             for part, third in zip("qkv", tensor.chunk(3), strict=True):
                 self.model[f"{prefix}{part}_proj.{kind}"] = third
@@ -102,7 +102,10 @@ class Tensors(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self.model[name].detach()
         # NumPy has no bfloat16; the type of what is not floating is for the table to refuse.
-        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        try:
+            return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        except (TypeError, RuntimeError) as error:
+            raise ConfigError(f"{self.path}: {name} cannot be read as an array: {error}.") from error
 
     def __contains__(self, name: object) -> bool:
         return name in self.model
@@ -141,7 +144,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 }
 
 EMBEDDING, POSITIONS = "encoder.embed_tokens.weight", "encoder.embed_positions.weight"
-LAYERS = r"\.layers\.(\d+)\."
+LAYERS = r"\.layers\.(\d{1,9})\."
 OFFSET = 2  # positions are counted from the number of <pad>, 1, and one more
 
 
@@ -194,7 +197,9 @@ def read_config(path: Path) -> Model:
 
 def read_arguments(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """How the model was made: the command's arguments, or since fairseq 0.10 the part "model" of a nested config."""
-    found = content.get("cfg") or content.get("args")
+    import torch  # there, since the file is loaded
+
+    found = content.get("args") if content.get("cfg") is None else content["cfg"]
     if isinstance(found, dict):
         found = found.get("model")
     if isinstance(found, Inert):
@@ -206,6 +211,9 @@ def read_arguments(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
         found = vars(found)
     if not isinstance(found, dict):
         raise ConfigError(f"{path} has neither 'args' nor 'cfg' with 'model', and so is not fairseq's.")
+    # Their comparison with a value is no truth but another tensor.
+    wrong = [str(name) for name, value in found.items() if isinstance(value, torch.Tensor)]
+    require(not wrong, f"{path}: {', '.join(wrong)} is a tensor, which no argument is.")
     return found
 
 

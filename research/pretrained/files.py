@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from research.config import ConfigError, require
+from research.config import ConfigError, parse_json, require
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
@@ -31,6 +31,7 @@ class Tensors(Mapping[str, np.ndarray]):
         Raises:
             ConfigError: there is no such file, one is damaged, or the index and the files do not agree.
         """
+        self.directory = directory
         self.files: dict[str, Any] = {}  # the open file that holds each tensor
         for path, expected in shards(directory).items():
             require(path.is_file(), f"{path} is missing.")
@@ -40,7 +41,10 @@ class Tensors(Mapping[str, np.ndarray]):
             self.files |= dict.fromkeys(names, file)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.files[name].get_tensor(name)
+        try:
+            return self.files[name].get_tensor(name)
+        except (SafetensorError, AttributeError, TypeError, RuntimeError) as error:  # of a type that NumPy has not
+            raise ConfigError(f"{self.directory}: {name} cannot be read as an array: {error}.") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self.files))
@@ -57,13 +61,48 @@ def open_safetensors(path: Path) -> Any:
         raise ConfigError(f"{path} is not a whole safetensors file: {error}.") from error
 
 
+# Before it a file could run code in spite of weights_only (CVE-2025-32434, CVE-2026-24747).
+SAFE_TORCH = (2, 10)
+
+
 def import_torch(path: Path) -> Any:
-    """PyTorch, which nothing but its own files needs; ConfigError where it is not installed."""
+    """PyTorch, which nothing but its own files needs; ConfigError where it is not installed, or not safe."""
     try:
         import torch
     except ImportError as error:
         raise ConfigError(f"{path} is a file of PyTorch: pip install torch to read it.") from error
+    version = torch.__version__
+    safe = tuple(map(int, version.split(".")[:2])) >= SAFE_TORCH
+    oldest = ".".join(map(str, SAFE_TORCH))
+    require(safe, f"{path} is a file of PyTorch, which can run code in torch {version}: install {oldest} or later.")
     return torch
+
+
+def load_torch(torch: Any, path: Path) -> Any:
+    """What a file of PyTorch holds, of which no code is run; it is mapped, or read whole if of before PyTorch 1.6."""
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        with zipfile.ZipFile(path) as file:
+            # PyTorch compresses nothing: what is compressed could be a small file that fills the memory.
+            require(
+                all(record.compress_type == zipfile.ZIP_STORED for record in file.infolist()), f"{path} is compressed."
+            )
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+
+
+def check_tensors(found: Any, path: Path) -> None:
+    """Raises ConfigError unless they are tensors by name, with no more elements than the file has."""
+    import torch  # there, since the file is loaded
+
+    named = isinstance(found, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
+    )
+    require(named, f"{path} does not hold tensors by name alone.")
+    for name, tensor in found.items():
+        dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+        require(dense, f"{path}: {name} is not an array of numbers.")
+        whole = tensor.nbytes <= tensor.untyped_storage().nbytes()
+        require(whole, f"{path}: {name} has {tensor.numel()} elements, more than are stored.")
 
 
 class Pickle:
@@ -78,8 +117,8 @@ class Pickle:
         torch = import_torch(path)
         self.narrow, self.bits = torch.bfloat16, torch.int16
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except OSError:
+            found = load_torch(torch, path)
+        except (OSError, ConfigError):
             raise
         except Exception as error:  # what is no pickle can fail anywhere in the reading of it
             wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
@@ -87,8 +126,7 @@ class Pickle:
                 f"wants to load {wanted[1]}, but only tensors are read" if wanted else "is not a whole file of PyTorch"
             )
             raise ConfigError(f"{path} {what}.") from error
-        tensors = isinstance(found, dict) and all(isinstance(tensor, torch.Tensor) for tensor in found.values())
-        require(tensors, f"{path} does not hold tensors by name alone.")
+        check_tensors(found, path)
         self.tensors = found
 
     def keys(self) -> Iterable[str]:
@@ -129,15 +167,13 @@ def indexed(path: Path, suffix: str) -> dict[Path, set[str] | None]:
 
 def is_plain(name: str) -> bool:
     """Whether it names something beside the file that says it, and nothing elsewhere."""
-    return Path(name).name == name and name not in ("", "..") and "\\" not in name
+    plain = Path(name).name == name and name not in ("", "..") and "\\" not in name
+    return plain and name.isprintable() and len(name.encode()) < 256
 
 
 def read_json(path: Path) -> dict[str, Any]:
     require(path.is_file(), f"{path} is missing.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}.") from error
+    content = parse_json(path.read_bytes(), str(path))
     require(isinstance(content, dict), f"{path} is not a JSON object.")
     return content
 

@@ -5,6 +5,7 @@ lies in the file itself; for a large one the file names a zarr array beside it (
 taken of what the file says about such an array: neither another place nor another driver is ever opened.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -17,6 +18,7 @@ from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
 
 from research.config import ConfigError, Model, Relative, Separate, Tied, require
+from research.data.inflation import check_inflation
 from research.model.transformer import Params
 from research.pretrained.files import is_plain
 from research.pretrained.table import AS_IS, HEADS_FIRST, HEADS_LAST, TRANSPOSED, Row, Table, fill_params, layer_count
@@ -51,6 +53,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
         for name, leaf in read_target(self.path).items():
             name = name.replace("/relative_posemb/", "/relpos_bias/")  # as the scanned models call it
             array = open_array(self.path, name, leaf, context)
+            require(0 not in array.shape, f"{self.path}: {name} has shape {array.shape}, and so no elements.")
             stacked = STACKED.fullmatch(name)
             if stacked is None:
                 self.sources[name] = array, None
@@ -84,14 +87,19 @@ def read_target(path: Path) -> dict[str, Any]:
     require(path.is_file(), f"{path} is missing.")
     try:
         content = msgpack_restore(path.read_bytes())
-    except (ValueError, TypeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what is no such file can fail anywhere in the reading of it
         raise ConfigError(f"{path} is not flax's msgpack: {error}.") from error
     match content:
         case {"optimizer": {"target": dict(target)}}:
             version = content.get("version", VERSIONS[-1])
             allowed = ", ".join(map(str, VERSIONS))
             require(version in VERSIONS, f"{path} is of version {version!r}; only {allowed} are read.")
-            return flatten_dict(target, sep="/", is_leaf=lambda _, node: "kvstore" in node)
+            try:
+                return flatten_dict(target, sep="/", is_leaf=lambda _, node: "kvstore" in node)
+            except (TypeError, RecursionError) as error:
+                raise ConfigError(f"{path}: its arrays have no names, or endless ones: {error}.") from error
     raise ConfigError(f"{path} has no optimizer/target, and so is not a T5X checkpoint.")
 
 
@@ -112,16 +120,22 @@ def open_array(path: Path, name: str, leaf: Any, context: tensorstore.Context) -
     # A missing chunk would else be read as zeros.
     spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}
     try:
-        return tensorstore.open(spec, open=True, read=True, context=context).result()
+        array = tensorstore.open(spec, open=True, read=True, context=context).result()
     except ValueError as error:
         raise ConfigError(f"{path}: the zarr array {folder} of {name} cannot be opened: {error}.") from error
+    # A chunk may be larger than the array, and is read whole.
+    chunk = array.chunk_layout.read_chunk.shape or ()
+    elements = math.prod(max(size, piece or 1) for size, piece in zip(array.shape, chunk, strict=True))
+    stored = sum(file.stat().st_size for file in (path.parent / folder).rglob("*") if file.is_file())
+    check_inflation(path.parent / folder, stored, elements * array.dtype.numpy_dtype.itemsize)
+    return array
 
 
 # --- The configuration ------------------------------------------------------------------------------------------------
 
 EMBEDDING, HEAD = "token_embedder/embedding", "decoder/logits_dense/kernel"
 LAYER = "encoder/layers_0/"
-LAYERS = r"/layers_(\d+)/"
+LAYERS = r"/layers_(\d{1,9})/"
 
 
 def read_config(path: Path, **changes: Any) -> Model:

@@ -88,9 +88,10 @@ class Alias(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """A tensor that fills nothing: it must hold what `value` gives, to within `tolerance`."""
+    """A tensor that fills nothing: it must have the shape, and hold what `value` gives to within `tolerance`."""
 
     foreign: str
+    shape: tuple[int, ...]
     value: Callable[[], np.ndarray]
     written: bool = False
     tolerance: float = 0.0
@@ -127,6 +128,8 @@ def fill_params(
         ConfigError: a tensor is not matched by exactly one row, a parameter not filled exactly once, a shape or a type
             does not fit, or a copy differs from its original; all that is wrong is said. Or nothing matches a `fresh`.
     """
+    layers = model.encoder_layers + model.decoder_layers
+    require(layers <= len(tensors), f"{source} holds {len(tensors)} tensors, too few for {layers} layers.")
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model), sep="/").items()}
     left_out = fresh_paths(shapes, fresh)
     sources, errors = _sources(tensors, rows, shapes)
@@ -196,9 +199,9 @@ def _check(tensors: Mapping[str, np.ndarray], name: str, row: Row | Alias | Cons
         case Alias(original=str(original)):
             if original not in tensors or not np.array_equal(tensors[name], tensors[original]):
                 return [f"{name} differs from {original}, of which the configuration makes it a copy"]
-        case Constant(value=value, tolerance=tolerance):
-            found, expected = tensors[name], value()
-            if found.shape != expected.shape or not np.allclose(np.float32(found), expected, rtol=0, atol=tolerance):
+        case Constant(shape=shape, value=value, tolerance=tolerance):
+            found = tensors[name]
+            if found.shape != shape or not np.allclose(np.float32(found), value(), rtol=0, atol=tolerance):
                 return [f"{name} does not hold what the configuration makes it hold"]
     return []
 
@@ -212,7 +215,7 @@ def _compiled(foreign: str, parts: tuple[str, ...]) -> re.Pattern[str]:
     """The expression of a template; what stands between its braces becomes a group of that name."""
     groups = {
         "stack": f"(?P<stack>{'|'.join(STACKS)})",
-        "layer": "(?P<layer>[0-9]+)",
+        "layer": "(?P<layer>[0-9]{1,9})",
         "part": f"(?P<part>{'|'.join(map(re.escape, parts))})",
     }
     pieces = re.split(r"\{(stack|layer|part)\}", foreign)  # literal, group, literal, ...
@@ -238,7 +241,7 @@ def _fill(
     model: Model,
 ) -> tuple[np.ndarray | jax.Array | None, list[str]]:
     """A parameter from its sources, or what is wrong with them."""
-    filling, errors = Filling(shape, sharding), []
+    filling, errors = None, []
     for name, row, layer in sources:
         tensor, expected = tensors[name], shape if layer is None else shape[1:]
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
@@ -249,11 +252,12 @@ def _fill(
         except (ValueError, IndexError):  # it cannot even be reshaped
             converted = None
         if converted is not None and converted.shape == expected:
+            filling = filling or Filling(shape, sharding)  # no room is made for what no tensor has the shape of
             filling.fill(converted, layer)
         else:
             place = _spell((path, layer))
             errors.append(f"{name} has shape {tensor.shape}, which does not fit {place} of shape {expected}")
-    return (None if errors else filling.done()), errors
+    return (None if errors or filling is None else filling.done()), errors
 
 
 def _spell(place: Place) -> str:

@@ -88,6 +88,7 @@ def class_name(directory: Path, config: dict[str, Any]) -> str | None:
 def sentinels(config: dict[str, Any], default: int) -> int:
     """How many ids Hugging Face adds for <extra_id_0> ... It prefers the names it finds listed to the number."""
     listed = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
+    require(isinstance(listed, list | dict), f"{CONFIG}: special tokens are {listed!r}, which is not a list.")
     names = [token.get("content") if isinstance(token, dict) else token for token in listed]
     found = sum(str(name).startswith("<extra_id_") for name in names)
     number = config.get("extra_ids", default)

@@ -1,6 +1,7 @@
 """SentencePiece unigram models as tokenizer.json, and back: the form in which transformers 5 saves T5 and mBART."""
 
 import base64
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from research.config import require
+from research.config import ConfigError, require
+from research.data.text_files import is_unicode
 from research.data.tokenizer import MBartTokenizer, SentencePieceTokenizer
 from research.data.tokenizer.files import utf8
 from research.data.tokenizer.mbart import LANGUAGES, Variant
@@ -21,7 +23,10 @@ FAIRSEQ_CONTROLS = ["<s>", "<pad>", "</s>", "<unk>"]
 
 def is_unigram(content: dict[str, Any]) -> bool:
     """Whether the content of a tokenizer.json is of this kind."""
-    return (content.get("model") or {}).get("type") == "Unigram"
+    match content:
+        case {"model": {"type": "Unigram"}}:
+            return True
+    return False
 
 
 # --- To tokenizer.json ------------------------------------------------------------------------------------------------
@@ -58,7 +63,7 @@ def read_t5(content: dict[str, Any], origin: Path) -> SentencePieceTokenizer:
     """Its sentinels are the <extra_id_0> ... that end the vocabulary."""
     pieces = vocabulary(content, origin)
     sentinels = 0
-    while pieces[-1 - sentinels][0] == f"<extra_id_{sentinels}>":
+    while sentinels < len(pieces) and pieces[-1 - sentinels][0] == f"<extra_id_{sentinels}>":
         sentinels += 1
     model = sentencepiece_model(pieces[: len(pieces) - sentinels], content, origin, ["<pad>", "</s>", "<unk>"])
     return SentencePieceTokenizer(model, sentinels, str(origin))
@@ -80,15 +85,16 @@ def read_mbart(content: dict[str, Any], origin: Path, variant: Variant) -> MBart
 
 def vocabulary(content: dict[str, Any], origin: Path) -> list[tuple[str, float]]:
     pieces = content["model"].get("vocab")
-    whole = (
-        isinstance(pieces, list)
-        and len(pieces) > 3
-        and all(
-            isinstance(piece, list) and [type(part) for part in piece] in ([str, float], [str, int]) for piece in pieces
-        )
-    )
+    whole = isinstance(pieces, list) and len(pieces) > 3 and all(map(_is_piece, pieces))
     require(whole, f"{origin}: model.vocab must be a list of [piece, score].")
     return [(name, float(score)) for name, score in pieces]
+
+
+def _is_piece(value: Any) -> bool:
+    match value:
+        case [str(name), int() | float() as score]:
+            return is_unicode(name) and abs(score) < 2**63
+    return False
 
 
 def sentencepiece_model(
@@ -119,9 +125,14 @@ def _type(name: str, control: bool, fallback: bool) -> int:
 
 def _charsmap(content: dict[str, Any], origin: Path) -> bytes:
     """SentencePiece's rules of normalisation, which turn every kind of space into one."""
-    normalizer = content.get("normalizer") or {}
-    for part in normalizer.get("normalizers", [normalizer]):
-        if part.get("type") == "Precompiled":
-            return base64.b64decode(part["precompiled_charsmap"])
-    require(False, f"{origin} has no normalizer of type Precompiled: put the SentencePiece model itself beside it.")
-    raise AssertionError
+    match content.get("normalizer"):
+        case {"normalizers": [*parts]}:
+            found = parts
+        case part:
+            found = [part]
+    for part in found:
+        match part:
+            case {"type": "Precompiled", "precompiled_charsmap": str(charsmap)}:
+                with contextlib.suppress(ValueError):
+                    return base64.b64decode(charsmap)
+    raise ConfigError(f"{origin} has no normalizer of type Precompiled: put the SentencePiece model itself beside it.")

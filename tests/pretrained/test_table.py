@@ -55,7 +55,7 @@ ROWS = [
     Row("bias", "logits_bias", ONE_ROW),
     Alias("again", "embed", written=True),
     Alias("{stack}.unused.{layer}", None),
-    Constant("waves", lambda: np.float32([[0.5, 1]]), written=True),
+    Constant("waves", (1, 2), lambda: np.float32([[0.5, 1]]), written=True),
 ]
 
 

@@ -107,10 +107,14 @@ def byte_of_letter() -> dict[str, int]:
 
 def from_json(path: Path) -> Backend:
     content = read_object(path, "byte-level BPE vocabulary")
-    kinds = [(content.get(name) or {}).get("type") for name in ("model", "pre_tokenizer", "decoder")]
-    fits = kinds[0] in ("BPE", None) and kinds[1:] == ["ByteLevel", "ByteLevel"] and not content.get("normalizer")
+    match content:
+        case {"model": {**model}, "pre_tokenizer": {"type": "ByteLevel", **before}, "decoder": {"type": "ByteLevel"}}:
+            fits = model.get("type") in ("BPE", None) and not before.get("add_prefix_space")
+            fits = fits and not model.get("continuing_subword_prefix") and not content.get("normalizer")
+        case _:
+            fits = False
     require(
-        fits and not content["pre_tokenizer"].get("add_prefix_space"),
+        fits,
         f"{path} is not byte-level BPE as BART's: it must have a BPE model, a pre_tokenizer and a decoder of type "
         "ByteLevel without add_prefix_space, and no normalizer.",
     )

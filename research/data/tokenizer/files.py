@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from research.config import ConfigError, require
+from research.config import ConfigError, parse_json, require
 
 
 def read(path: Path, what: str) -> bytes:
@@ -18,10 +18,7 @@ def read(path: Path, what: str) -> bytes:
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in a file. Raises ConfigError where it is missing or something else."""
-    try:
-        content = json.loads(read(path, what))
-    except ValueError as error:  # of the encoding too
-        raise ConfigError(f"The {what} {path} is not JSON: {error}.") from error
+    content = parse_json(read(path, what), f"The {what} {path}")
     require(isinstance(content, dict), f"The {what} {path} is not a JSON object.")
     return content
 

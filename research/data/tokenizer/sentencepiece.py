@@ -104,6 +104,8 @@ def join(surfaces: Iterable[bytes]) -> str:
 def load_processor(model: bytes, origin: str) -> sentencepiece.SentencePieceProcessor:
     require(len(model) > 0, f"The SentencePiece model {origin} is an empty file.")
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
-    except RuntimeError as error:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        processor.id_to_piece(list(range(processor.get_piece_size())))
+    except (RuntimeError, UnicodeDecodeError) as error:  # the last where a piece is no text
         raise ConfigError(f"{origin} is not a SentencePiece model, or a damaged one.") from error
+    return processor

@@ -83,7 +83,7 @@ def read_facts(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], pat
     if family.zero_pad and pad is not None:
         names = [name for embedding in reversed(EMBEDDINGS) for name in (embedding, _bare(embedding))]
         embedding = next((tensors[name] for name in names if name in tensors), np.ones((0, 1)))
-        zero = pad < len(embedding) and not np.any(embedding[pad])
+        zero = 0 <= pad < len(embedding) and not np.any(embedding[pad])
     return Facts("lm_head.weight" in tensors, biased, zero)
 
 
@@ -102,7 +102,7 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
     for name in ("encoder_layerdrop", "decoder_layerdrop"):
         require(not config.get(name), f"{path}: {name} is {config.get(name)}; only 0 is known.")
     width, heads = config["d_model"], equal["heads"]
-    require(width % heads == 0, f"{path}: d_model is {width}, which {heads} heads do not divide.")
+    require(heads > 0 and width % heads == 0, f"{path}: d_model is {width}, which {heads} heads do not divide.")
     activation, allowed = config.get("activation_function", "gelu"), ", ".join(ACTIVATIONS)
     require(activation in ACTIVATIONS, f"{path}: activation_function is {activation!r}, not one of {allowed}.")
     length, size = config.get("max_position_embeddings", 1024), config["vocab_size"]
@@ -235,12 +235,13 @@ def _outer(model: Model) -> list[Row | Alias | Constant]:
     """The rows of the output's bias and of the positions."""
     rows: list[Row | Alias | Constant] = [Row("final_logits_bias", "logits_bias", ONE_ROW)]
     if not model.logits_bias:
-        rows = [Constant("final_logits_bias", partial(np.zeros, (1, model.vocab_size), np.float32), written=True)]
+        shape = (1, model.vocab_size)
+        rows = [Constant("final_logits_bias", shape, partial(np.zeros, shape, np.float32), written=True)]
     match model.positions:
         case Sinusoidal() as positions:
-            waves = partial(sinusoids, positions, model.width)
+            shape, waves = (positions.length, model.width), partial(sinusoids, positions, model.width)
             # As exactly as half precision holds it; another convention differs by far more.
-            rows.append(Constant("model.{stack}.embed_positions.weight", waves, tolerance=1e-3))
+            rows.append(Constant("model.{stack}.embed_positions.weight", shape, waves, tolerance=1e-3))
         case _:
             rows.append(Row("model.{stack}.embed_positions.weight", "{stack}/position_embedding"))
     return rows

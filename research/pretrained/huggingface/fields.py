@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from research.config import Model, Separate, Tied, require
 from research.pretrained.table import TRANSPOSED, Alias, Row
 
+LARGEST_INTEGER = 2**63  # larger ones, which JSON may hold, are no floats nor NumPy's
+
 
 class Facts(NamedTuple):
     """What config.json leaves to the tensors."""
@@ -32,6 +34,7 @@ def check_types(
     for name, allowed in types.items():
         value = config.get(name)
         fits = isinstance(value, allowed) and not (isinstance(value, bool) and bool not in allowed)
+        fits = fits and not (isinstance(value, int) and abs(value) > LARGEST_INTEGER)
         said = " or ".join(type.__name__ for type in allowed)
         require(fits or name not in config, f"{path}: {name} is {value!r}, which is not {said}.")
     wrong = [name for name in whole if not isinstance(config.get(name), int) or isinstance(config[name], bool)]

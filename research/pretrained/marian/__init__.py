@@ -4,7 +4,9 @@ Names and meaning are those of src/models/transformer.h, in which a matrix is [i
 Models with norms first are read as Marian has computed them since it norms keys and values too, not the query alone.
 """
 
+import lzma
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from research.config import ConfigError, Generation, Model, require
+from research.data.inflation import check_inflation
 from research.model.transformer import Params
 from research.pretrained.marian import options
 from research.pretrained.table import (
@@ -33,7 +36,10 @@ from research.pretrained.table import (
 OPTIONS = "special:model.yml"  # YAML as int8, with a 0 at the end
 
 
-DAMAGE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)  # what reading a bad file raises
+# What reading a bad file raises; RuntimeError where it is encrypted, or compressed as nothing here reads. NumPy reads the
+# header of an array as Python's tokens.
+DAMAGE = (ValueError, OSError, EOFError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError)
+DAMAGE += (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -47,13 +53,17 @@ class Arrays(Mapping[str, np.ndarray]):
         except DAMAGE as error:
             raise ConfigError(f"{path} is not a whole .npz file: {error}.") from error
         require(isinstance(self.file, np.lib.npyio.NpzFile), f"{path} is not an .npz file, but a single array.")
+        # Arrays may lie over one another in a file, so that only all of them together say what it becomes.
+        check_inflation(path, path.stat().st_size, sum(part.file_size for part in self.file.zip.infolist()))
 
     def read(self, name: str) -> np.ndarray:
         require(name in self.file, f"{self.path} has no {name}, and so is not Marian's.")
         try:
-            return self.file[name]
+            array = self.file[name]
         except DAMAGE as error:
             raise ConfigError(f"{self.path}: {name} is not whole: {error}.") from error
+        require(isinstance(array, np.ndarray), f"{self.path}: {name} is no array.")
+        return array
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.read(name)

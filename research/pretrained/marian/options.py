@@ -3,6 +3,7 @@
 What Marian knows and this model does not is refused by the name of the option.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -50,10 +51,14 @@ LENGTH = 1024  # Marian's own positions have no end
 def parse(content: bytes, path: Path) -> Options:
     """The options in YAML that ends with a 0."""
     try:
+        text = content.rstrip(b"\0").decode()
+        # A few lines of what stands for what can spell out more than any memory holds.
+        aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+        require(not aliases, f"{path}: its options have aliases, which Marian does not write.")
         # BaseLoader keeps every scalar a string: "n" and "no" are values of options.
-        options = yaml.load(content.rstrip(b"\0").decode(), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: its options are not YAML: {error}.") from error
+        options = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: its options are not YAML: {' '.join(str(error).split())}.") from error
     require(isinstance(options, dict), f"{path}: its options are not a mapping.")
     return options
 
@@ -110,7 +115,7 @@ def model_of(options: Options, path: Path) -> Model:
 
 def number(options: Options, name: str, path: Path) -> int:
     value = options.get(name)
-    whole = isinstance(value, str) and value.isascii() and value.isdigit() and int(value) > 0
+    whole = isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) is not None and int(value) > 0
     require(whole, f"{path}: option {name} is {value!r}: it must be there, as a whole number above 0.")
     return int(str(value))
 
