@@ -36,10 +36,12 @@ from research.pretrained.table import (
 OPTIONS = "special:model.yml"  # YAML as int8, with a 0 at the end
 
 
-# What reading a bad file raises; RuntimeError where it is encrypted, or compressed as nothing here reads. NumPy reads the
-# header of an array as Python's tokens.
-DAMAGE = (ValueError, OSError, EOFError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError)
-DAMAGE += (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+# What reading a bad file raises; RuntimeError where it is encrypted, or compressed as nothing here reads. NumPy reads
+# the header of an array as tokens of Python.
+DAMAGE = (
+    *(ValueError, OSError, EOFError, RuntimeError, MemoryError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 
 
 class Arrays(Mapping[str, np.ndarray]):
