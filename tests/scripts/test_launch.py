@@ -23,6 +23,7 @@ from jax._src import clusters
 from jax._src.clusters import cloud_tpu_cluster
 
 import research.train
+from research import override
 from research.config import Experiment
 from research.run_directory import EXIT_CODES
 from scripts import train
@@ -412,6 +413,28 @@ def test_an_array_makes_every_shard() -> None:
     assert said.split() == ["-m", "scripts.prepare", *command[2:], "--jobs", "8", "--shard", "3/16"]
     text = (LAUNCH / "prepare.sbatch").read_text()
     assert "#SBATCH --array=1-" in text  # shards are counted from 1, as prepare.share does
+
+
+def test_an_indexed_job_makes_every_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what bad input ends with ends the job."""
+    job = read_yaml("prepare.yaml")["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    variables = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert int(variables["N"]) == job["completions"]
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    variables |= {"JOB_COMPLETION_INDEX": str(job["completions"] - 1), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [*container["command"], *container["args"]]
+    said = subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said == ["-m", "scripts.prepare", *container["args"], "--shard", f"{variables['N']}/{variables['N']}"]
+    overrides = [argument for argument in container["args"][1:] if argument.startswith("--config.")]
+    override.apply(override.load_experiment(ROOT / container["args"][0]), override.from_arguments(overrides))
+    refused, _ = job["podFailurePolicy"]["rules"]
+    assert refused["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
+    (volume,) = job["template"]["spec"]["volumes"]
+    (mount,) = container["volumeMounts"]
+    assert mount["name"] == volume["name"]
+    assert variables["KINTSUGI_CACHE"].startswith(mount["mountPath"])
 
 
 # --- SkyPilot ---------------------------------------------------------------------------------------------------------
