@@ -208,7 +208,6 @@ def test_a_compressed_file_of_pytorch_is_refused(tmp_path):
 def odd_tensors(torch) -> dict[object, object]:
     return {
         1: torch.ones(1),
-        "small, called large": torch.ones(1).expand(10**5, 10**5),
         "sparse": torch.eye(3).to_sparse(),
         "of no memory": torch.ones(3, device="meta"),
         "of 8 bits": torch.ones(3).to(torch.float8_e4m3fn),
@@ -227,6 +226,16 @@ def test_tensors_that_are_no_plain_arrays_are_refused(tmp_path):
         torch.save({"args": argparse.Namespace(), "model": found}, path)
         refusal(directory)
         refusal(path)
+
+
+def test_a_tensor_is_no_larger_than_what_is_stored_of_it(tmp_path):
+    torch = pytest.importorskip("torch")
+    found = {"encoder.embed_tokens.weight": torch.ones(1).expand(10**5, 10**5)}
+    directory = without_weights(tmp_path / "model", {})
+    torch.save(found, directory / "pytorch_model.bin")
+    torch.save({"args": argparse.Namespace(), "model": found}, tmp_path / "model.pt")
+    for path in (directory, tmp_path / "model.pt"):
+        assert "has 10000000000 elements, more than are stored" in refusal(path)
 
 
 def test_an_argument_that_is_a_tensor_is_refused(tmp_path):
