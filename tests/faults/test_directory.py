@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 from real_runs import STEPS, log, metrics, run, start, until
 
-from scripts import train
-
 pytestmark = pytest.mark.slow
 
 
@@ -18,13 +16,6 @@ def test_another_experiment_in_the_directory_is_refused_by_its_fields(folder: Pa
     last = log(folder, "whole").splitlines()[-1]
     assert all(f"{name} was {was} and is now {now}" in last for name, (was, now) in changes.items())
     assert before == {path: path.stat().st_mtime_ns for path in before}
-
-
-def test_a_bucket_is_refused_and_no_directory_of_its_name_is_made(folder: Path, capsys, monkeypatch) -> None:
-    monkeypatch.chdir(folder)
-    assert train.main(["experiment.py", "--run_dir", "gs://bucket/run"]) == 2
-    assert "--run_dir is gs://bucket/run: it must be a path. Mount the bucket" in capsys.readouterr().err
-    assert not (folder / "gs:").exists()
 
 
 def test_a_second_run_in_the_directory_is_refused(folder: Path) -> None:
