@@ -18,6 +18,8 @@ from research.train import train
 from scripts import average as script
 from scripts import generate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:

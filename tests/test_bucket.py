@@ -37,6 +37,8 @@ from research.sharding import flatten
 from research.train import train
 from scripts import generate
 
+pytestmark = pytest.mark.slow
+
 FILES = {"config.json", "diff.json", "RESULT.json", "history.jsonl", "metrics.jsonl", "loss.png"}
 
 
@@ -263,7 +265,6 @@ def test_without_credentials_one_sentence_says_what_to_do(runs, monkeypatch) -> 
     assert "gcloud auth application-default login" in str(said.value)
 
 
-@pytest.mark.slow
 def test_killed_it_goes_on_from_the_bucket(storage, folder: Path) -> None:
     address = "gs://bucket/runs/killed"
     process = start(folder, "killed_there", "--run_dir", address, faults={"LEASE": "2"})
@@ -281,7 +282,6 @@ def newest_there(address: str) -> int:
     return max(steps_on_disk(any_path(address) / "checkpoints"), default=0)
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_two_hosts_write_one_run_in_a_bucket(storage, folder: Path) -> None:
     address = "gs://bucket/runs/hosts"

@@ -14,6 +14,8 @@ from research.model.family import preset
 from research.sharding import make_mesh
 from research.step import compile_train_step
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENT = Experiment(
     model=replace(preset("t5_v1_1/small"), encoder_layers=4, decoder_layers=4, compute="float32"),
     data=Denoising(corpora=(PlainText("unread"),), input_length=256),

@@ -6,6 +6,8 @@ import pytest
 
 from scripts.benchmark.checkpoint import main
 
+pytestmark = pytest.mark.slow
+
 TINY = {"vocab_size": 64, "width": 32, "heads": 8, "head_width": 4, "feed_forward": 48, "encoder_layers": 1}
 ARGUMENTS = [
     *("--batch_size", "8", "--input_length", "16", "--target_length", "6", "--mesh", "data=2,fsdp=2,tensor=2"),

@@ -10,6 +10,8 @@ from research.config import ConfigError
 from scripts.benchmark import decode as benchmark
 from scripts.benchmark import engines
 
+pytestmark = pytest.mark.slow
+
 LIVELY = np.arange(32).reshape(2, 16)
 
 
