@@ -129,16 +129,16 @@ class Mirror:
 
     def fetch(self) -> None:
         """Makes the copy: the files at the top, of which some are gone on with. Others are only written."""
-        files = [path for path in _storage().ls(str(self.directory), detail=False) if not path.endswith("/" + LOCK)]
-        names = {path.rsplit("/", 1)[1] for path in files}
+        there = {entry["name"].rsplit("/", 1)[1]: entry for entry in _storage().ls(str(self.directory), detail=True)}
+        names = there.keys() - {LOCK}
         require(
             not names or "config.json" in names,
             f"{self.directory} is not empty and holds no run: give a new or empty --run_dir, nothing is overwritten.",
         )
         self.here.mkdir()
-        for path in files:
-            if _storage().isfile(path):
-                (self.here / path.rsplit("/", 1)[1]).write_bytes(_storage().cat_file(path))
+        for name in names:
+            if there[name]["type"] == "file":
+                (self.here / name).write_bytes(_storage().cat_file(there[name]["name"]))
 
     def publish(self) -> None:
         """Copies what has changed. Raises ConfigError where the run is another process's by now."""

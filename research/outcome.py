@@ -48,10 +48,11 @@ def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
         kept = "there is no whole checkpoint" if whole is None else f"the checkpoint of step {whole} is whole"
         where = f"{checkpoints.directory.parent} stopped at step {run.step}"
         end("failed", f"{where}: {error}; {kept}. Mend that, then repeat the command.")
-        _say_on_every_host(run, checkpoints)
+        _say_on_every_host(run, whole)
     except jax.errors.JaxRuntimeError as error:
         run_directory.write_result(directory, "failed", run.step, f"{type(error).__name__}: {error}")
-        _say_on_every_host(run, checkpoints)
+        if jax.process_count() > 1:
+            _say_on_every_host(run, checkpoints.latest(before=run.step + 1))
         raise
     except ConfigError as error:
         run_directory.write_result(directory, "bad input", run.step, str(error))
@@ -61,10 +62,9 @@ def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
         raise
 
 
-def _say_on_every_host(run: Run, checkpoints: Checkpoints) -> None:
-    """Of several, since it may be the first that is lost."""
+def _say_on_every_host(run: Run, whole: int | None) -> None:
+    """Of several, since it may be the first that is lost; `whole` is the newest step that verifies."""
     if jax.process_count() > 1:
-        whole = checkpoints.latest(before=run.step + 1)
         goes_on = "begins again" if whole is None else f"goes on from the checkpoint of step {whole}"
         print(
             f"Host {jax.process_index()} of {jax.process_count()} stopped at step {run.step}. If another one was lost,"

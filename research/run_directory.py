@@ -71,8 +71,7 @@ def claim(directory: AnyPath, config: Experiment, file_config: Experiment | None
     """
     with contextlib.ExitStack() as held:
         refusal = ConfigError("The first process could not claim the run directory; it says why.")
-        claimed = Claimed(bucket.here(directory) if is_remote(directory) else directory)
-        whether = True
+        claimed, whether = Claimed(Path(directory)), True
         if jax.process_index() == 0:
             try:
                 if is_remote(directory):
@@ -82,6 +81,8 @@ def claim(directory: AnyPath, config: Experiment, file_config: Experiment | None
                 claimed.publish()
             except ConfigError as error:
                 whether, refusal = False, ConfigError(str(error).replace(str(claimed.here), str(directory)))
+        elif is_remote(directory):
+            claimed = Claimed(bucket.here(directory))
         # All wait for the first here, and none goes on without it.
         if not multihost_utils.broadcast_one_to_all(np.int32(whether)):
             raise refusal

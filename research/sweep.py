@@ -136,18 +136,15 @@ class Sweep:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ConfigError(f"{self.directory} is in use by another sweep: wait for it.") from error
-            self._check_same(path)
-            known = self._recorded(path).get("variants", {})
+            recorded = parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
+            self._check_same(recorded)
+            known = recorded.get("variants", {})
             named = {run.variant.name: run_directory.as_data(run.variant.config) for run in self.runs}
             content = {"file": self.file, "experiment": run_directory.as_data(self.base), "variants": known | named}
             run_directory.write_json(path, content)
             yield
 
-    def _recorded(self, path: Path) -> dict[str, Any]:
-        return parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
-
-    def _check_same(self, path: Path) -> None:
-        recorded = self._recorded(path)
+    def _check_same(self, recorded: dict[str, Any]) -> None:
         if recorded:
             run_directory.check_same_experiment(self.directory, recorded["experiment"], self.base)
         for run in self.runs:
