@@ -22,6 +22,7 @@ from research.data.corpus import Documents, open_documents
 from research.data.tokenizer import Tokenizer, open_tokenizer, sentencepiece, train_sentencepiece
 from research.data.tokens import Recipe
 from research.run_directory import commit
+from scripts.benchmark.data import cpu_model
 
 C4_BYTES = 750e9  # Raffel et al. 2020, section 2.2: about 750 GB of text
 MC4_TOKENS = 6.3e12  # Xue et al. 2021, section 3.1, of mT5's vocabulary, whose 250,112 ids take 4 bytes each
@@ -75,7 +76,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
                 rounds[name].append({"tokens": len(tokens), "seconds": time.perf_counter() - began})
     size = sum(len(documents[index].encode()) for index in range(len(documents)))
     sizes = {name: tokenizer.size for name, tokenizer in tokenizers.items()}
-    machine = {"processor": processor(), "python": platform.python_version(), "commit": commit()}
+    machine = {"processor": cpu_model(), "python": platform.python_version(), "commit": commit()}
     return {"bytes": size, "documents": len(documents), "ids": sizes, "rounds": rounds, **machine}
 
 
@@ -96,14 +97,6 @@ def trained_bpe(documents: Documents, folder: Path, size: int) -> Tokenizer:
     )
     made.save_model(str(folder))
     return open_tokenizer(ByteLevelBPE(str(folder)))
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
 
 
 def table(result: dict[str, Any]) -> str:
