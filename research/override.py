@@ -106,7 +106,22 @@ def load_sweep(file: str | Path) -> list[dict[str, str]]:
     named = all(isinstance(one, dict) and all(isinstance(name, str) for name in one) for one in found)
     require(named, f"sweep() of {file} gives {found[:1]}...: it must give dicts, such as {{'seed': 1}}.")
     require(len(found) > 0, f"sweep() of {file} gives no variant.")
-    return [{name: value if isinstance(value, str) else repr(value) for name, value in one.items()} for one in found]
+    return [{name: value if isinstance(value, str) else as_text(value) for name, value in one.items()} for one in found]
+
+
+def as_text(value: Any) -> str:
+    """A value as an override writes it: of a constructor only what is not its default."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_text, value))}]"
+    if not dataclasses.is_dataclass(value):
+        return repr(value)
+    given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    said = {
+        field.name: given[field.name]
+        for field in dataclasses.fields(value)
+        if _required(field) or given[field.name] != field.default
+    }
+    return f"{type(value).__name__}({', '.join(f'{name}={as_text(one)}' for name, one in said.items())})"
 
 
 def _module(file: str | Path) -> Any:

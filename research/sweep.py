@@ -53,9 +53,10 @@ def variants(base: Experiment, changes: Sequence[dict[str, str]]) -> list[Varian
     for number, config in enumerate(configs):
         first = configs.index(config)
         require(first == number, f"Variants {first + 1} and {number + 1} are one and the same: {changes[number]}.")
-    names = short_names(changes)
+    shown = short_values(changes)
     found = [
-        Variant(directory_name(names, change), change, config) for change, config in zip(changes, configs, strict=True)
+        Variant(directory_name(short_names(changes), one), change, config)
+        for one, change, config in zip(shown, changes, configs, strict=True)
     ]
     alike = {variant.name for variant in found if sum(variant.name == other.name for other in found) > 1}
     require(not alike, f"Variants differ, but their names do not: {', '.join(sorted(alike))}.")
@@ -75,6 +76,18 @@ def short_names(changes: Sequence[Mapping[str, str]]) -> dict[str, str]:
             (end for end in ends if not any(f".{other}".endswith(f".{end}") for other in taken)), name
         )
     return shortest
+
+
+def short_values(changes: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The same, but of a field's constructors only the names, where these tell its values apart."""
+    values: dict[str, set[str]] = {}
+    for change in changes:
+        for name, text in change.items():
+            values.setdefault(name, set()).add(text)
+    apart = {name for name, texts in values.items() if len({text.partition("(")[0] for text in texts}) == len(texts)}
+    return [
+        {name: text.partition("(")[0] if name in apart else text for name, text in change.items()} for change in changes
+    ]
 
 
 def directory_name(names: Mapping[str, str], change: Mapping[str, str]) -> str:

@@ -11,9 +11,10 @@ from research import sharding
 from research.config import Denoising, Mesh, Supervised
 from research.data.objective import lengths
 from research.model.transformer import abstract_params
-from research.override import apply, from_json, load_experiment, to_json
+from research.override import apply, from_json, load_experiment, load_sweep, to_json
 from research.plan import parameter_count
 from research.step import abstract_state, state_shardings
+from research.sweep import variants
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for path in (ROOT / "experiments").rglob("*.py") if path.name != "__init__.py")
@@ -57,7 +58,9 @@ def _size(shape: tuple[int, ...]) -> int:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_experiment_is_one_expression_under_a_docstring_with_its_command(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    assert f"python -m scripts.train {path.relative_to(ROOT)}" in (ast.get_docstring(tree) or "")
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    script = "sweep" if "sweep" in functions else "train"
+    assert f"python -m scripts.{script} {path.relative_to(ROOT)}" in (ast.get_docstring(tree) or "")
     (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "get_config"]
     assert [type(node) for node in function.body] == [ast.Return]
 
@@ -90,7 +93,15 @@ def test_full_sizes_have_the_parameters_of_the_published_models(name: str) -> No
 def test_every_other_experiment_is_small() -> None:
     others = {str(path.relative_to(ROOT / "experiments")) for path in FILES} - PARAMETERS.keys()
     for name in others:
-        assert parameter_count(abstract_params(load_experiment(ROOT / "experiments" / name).model)) < 3e6
+        assert parameter_count(abstract_params(load_experiment(ROOT / "experiments" / name).model)) < 10e6
+
+
+SWEEPS = [path for path in FILES if "\ndef sweep()" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_has_variants_that_differ(path: Path) -> None:
+    assert len(variants(load_experiment(path), load_sweep(path))) > 1
 
 
 def test_every_experiment_is_in_the_index() -> None:

@@ -58,7 +58,9 @@ def test_variants_are_named_by_what_differs(file: Path) -> None:
     assert (only.name, only.config.steps) == ("base", 9)
     constructors = [{"optimizer": f"{name}(schedule=Constant(peak=1e-3))"} for name in ("AdamW", "Adafactor")]
     found = [variant.name for variant in variants(base, constructors)]
-    assert found == [f"optimizer={name}-schedule=Constant-peak=1e-3" for name in ("AdamW", "Adafactor")]
+    assert found == ["optimizer=AdamW", "optimizer=Adafactor"]
+    constructors.append({"optimizer": "AdamW(schedule=Constant(peak=2e-3))"})
+    assert variants(base, constructors)[0].name == "optimizer=AdamW-schedule=Constant-peak=1e-3"
     long = [{"init": f"{'runs/' * 40}{digit}"} for digit in "12"]
     names = [variant.name for variant in variants(base, long)]
     assert [len(name) for name in names] == [sweep.LONGEST_NAME] * 2

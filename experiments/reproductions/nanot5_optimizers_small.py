@@ -1,0 +1,78 @@
+"""nanoT5's four optimizers and schedules, and plain AdamW, with a model of 5.9 M parameters on Python's documentation.
+
+Source: Nawrot, "nanoT5", arXiv:2309.02373, section 3: a T5 v1.1 base after 65,536 steps of 128 rows; its numbers stand
+in nanot5_optimizers.py beside this file, and in the report beside ours. Every combination has the same peak, 0.02, and
+warm-up, from half of it over the first 15 % of the steps. Smaller than there: 2 + 2 layers of width 256, 128 tokens a
+row, 1,000 steps of 8 rows.
+
+Commands:
+    python -m scripts.sweep experiments/reproductions/nanot5_optimizers_small.py --dir sweeps/nanot5_optimizers --jobs 2
+    python -m scripts.report sweeps/nanot5_optimizers
+Hardware, time, result: being run.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from research.config import (
+    TFDS,
+    Adafactor,
+    AdamW,
+    Checkpoint,
+    Constant,
+    Cosine,
+    Denoising,
+    Evaluation,
+    Experiment,
+    InverseSquareRoot,
+    Loss,
+    Model,
+    Report,
+    RMSScaledAdamW,
+    TrainedSentencePiece,
+    grid,
+    product,
+    seeds,
+)
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=Model(
+            vocab_size=4224,
+            width=256,
+            heads=4,
+            head_width=64,
+            feed_forward=704,
+            encoder_layers=2,
+            decoder_layers=2,
+            compute="float32",
+            unroll=2,
+        ),
+        data=Denoising(
+            corpora=(TFDS("python_docs"),),
+            tokenizer=TrainedSentencePiece(pieces=4096),
+            input_length=128,
+        ),
+        optimizer=RMSScaledAdamW(schedule=Cosine(peak=2e-2, warmup=150, warmup_start=0.5, final=1e-5), clip_norm=1.0),
+        loss=Loss(z_loss=0.0),
+        steps=1000,
+        batch_size=8,
+        evaluation=Evaluation(every=200, rows=256),
+        checkpoint=Checkpoint(every=500),
+        report=Report(every=20),
+    )
+
+
+def sweep() -> Iterable[dict[str, Any]]:
+    peak = Constant(peak=2e-2)  # replaced by each of the schedules
+    optimizers = (
+        Adafactor(schedule=peak, clip_norm=1.0),
+        RMSScaledAdamW(schedule=peak, clip_norm=1.0),
+        AdamW(schedule=peak, clip_norm=1.0),
+    )
+    schedules = (
+        InverseSquareRoot(peak=2e-2, timescale=150, warmup=150, warmup_start=0.5),
+        Cosine(peak=2e-2, warmup=150, warmup_start=0.5, final=1e-5),
+    )
+    return product(seeds(3), grid({"optimizer": optimizers, "optimizer.schedule": schedules}))
