@@ -15,7 +15,7 @@ from typing import Any, Literal
 from etils import epath
 
 from research import config as schema
-from research.config import ConfigError, Experiment, parse_json, require
+from research.config import ConfigError, Experiment, Published, parse_json, require
 
 SHOWN = 200  # letters of a value, in an error
 
@@ -107,6 +107,14 @@ def load_sweep(file: str | Path) -> list[dict[str, str]]:
     require(named, f"sweep() of {file} gives {found[:1]}...: it must give dicts, such as {{'seed': 1}}.")
     require(len(found) > 0, f"sweep() of {file} gives no variant.")
     return [{name: value if isinstance(value, str) else as_text(value) for name, value in one.items()} for one in found]
+
+
+def load_published(file: str | Path) -> list[Published]:
+    """What `published()` of the Python file gives: a paper's numbers for variants of its sweep; [] without it."""
+    module = _module(file)
+    found = list(module.published()) if hasattr(module, "published") else []
+    require(all(isinstance(one, Published) for one in found), f"published() of {file} must give a list of Published.")
+    return found
 
 
 def as_text(value: Any) -> str:

@@ -6,11 +6,13 @@ DIR/NAME/        a variant's run directory                           DIR/NAME.lo
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import queue
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -18,82 +20,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.live import Live
 from rich.table import Table
 
-from research import override, plan, run_directory
-from research.config import ConfigError, Experiment, parse_json, require
+from research import plan, run_directory
+from research.config import FORCED, ConfigError, Experiment, parse_json, require
 from research.console import amount, clock, console
-from research.data import cache
 from research.data.shapes import row_lengths
 from research.model.transformer import abstract_params
+from research.variants import Place, Variant, total_flops
 
-LONGEST_NAME = 100  # of a directory
 TRIES = 3  # of a variant that crashes or hangs
 LINES_EVERY = 30.0  # seconds, where there is no terminal
-OVER = ("done", "failed", "refused", "diverged")  # states that no further try would change
-
-
-class Variant(NamedTuple):
-    """What differs from the experiment's file, as text, and the whole config."""
-
-    name: str
-    overrides: dict[str, str]
-    config: Experiment
-
-
-def variants(base: Experiment, changes: Sequence[dict[str, str]]) -> list[Variant]:
-    """The base under every change, named by what differs between them.
-
-    Raises ConfigError for a change that cannot be applied, and for two that give the same config.
-    """
-    configs = [override.apply(base, change) for change in changes]
-    for number, config in enumerate(configs):
-        first = configs.index(config)
-        require(first == number, f"Variants {first + 1} and {number + 1} are one and the same: {changes[number]}.")
-    shown = short_values(changes)
-    found = [
-        Variant(directory_name(short_names(changes), one), change, config)
-        for one, change, config in zip(shown, changes, configs, strict=True)
-    ]
-    alike = {variant.name for variant in found if sum(variant.name == other.name for other in found) > 1}
-    require(not alike, f"Variants differ, but their names do not: {', '.join(sorted(alike))}.")
-    return found
-
-
-def short_names(changes: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Of the fields that differ, by their dotted names, the shortest ends of those that tell them apart."""
-    fields = {name: None for change in changes for name in change}
-    differ = [name for name in fields if len({change.get(name) for change in changes}) > 1]
-    shortest = {}
-    for name in differ:
-        parts = name.split(".")
-        ends = [".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
-        taken = [other for other in fields if other != name]
-        shortest[name] = next(
-            (end for end in ends if not any(f".{other}".endswith(f".{end}") for other in taken)), name
-        )
-    return shortest
-
-
-def short_values(changes: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The same, but of a field's constructors only the names, where these tell its values apart."""
-    values: dict[str, set[str]] = {}
-    for change in changes:
-        for name, text in change.items():
-            values.setdefault(name, set()).add(text)
-    apart = {name for name, texts in values.items() if len({text.partition("(")[0] for text in texts}) == len(texts)}
-    return [
-        {name: text.partition("(")[0] if name in apart else text for name, text in change.items()} for change in changes
-    ]
-
-
-def directory_name(names: Mapping[str, str], change: Mapping[str, str]) -> str:
-    said = [f"{short}={change[name]}" for name, short in names.items() if name in change]
-    plain = ",".join(re.sub(r"[^A-Za-z0-9_.+=-]+", "-", one).strip("-") for one in said) or "base"
-    return plain if len(plain) <= LONGEST_NAME else f"{plain[: LONGEST_NAME - 9]}-{cache.digest(said)[:8]}"
+OVER = ("done", "failed", "refused", "diverged", "hopeless")  # states that no further try would change
 
 
 @dataclass
@@ -108,10 +49,18 @@ class Progress:
 
     def last(self) -> dict[str, Any]:
         """The newest line of its metrics that has a loss."""
+        return next((line for line in reversed(self.lines()) if "loss" in line), {})
+
+    def lines(self) -> list[dict[str, Any]]:
         with contextlib.suppress(OSError, ValueError):
-            lines = (self.directory / "metrics.jsonl").read_text().splitlines()
-            return next((line for line in map(json.loads, reversed(lines)) if "loss" in line), {})
-        return {}
+            return [json.loads(line) for line in (self.directory / "metrics.jsonl").read_text().splitlines()]
+        return []
+
+    def judged(self) -> dict[float, float]:
+        """The number that evaluations are judged by, turned so that lower is better, by the share of the steps done."""
+        name, steps = self.variant.config.evaluation.best, self.variant.config.steps
+        sign = 1.0 if name == FORCED[0] else -1.0
+        return {line["step"] / steps: sign * line[name] for line in self.lines() if line.get(name) is not None}
 
     def result(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):  # what is damaged is for the training to refuse
@@ -129,8 +78,19 @@ class Sweep:
 
     program = ("-m", "scripts.train")
 
-    def __init__(self, file: str, base: Experiment, found: Sequence[Variant], directory: Path) -> None:
+    def __init__(
+        self,
+        file: str,
+        base: Experiment,
+        found: Sequence[Variant],
+        directory: Path,
+        *,
+        published: Sequence[dict[str, Any]] = (),
+        hopeless_after: float | None = None,
+    ) -> None:
+        """`published` is what `matched` gives, for the report; `hopeless_after` as in `is_hopeless`."""
         self.file, self.base, self.directory = file, base, directory
+        self.published, self.hopeless_after = list(published), hopeless_after
         self.runs = [Progress(variant, directory / variant.name) for variant in found]
         self._stop = threading.Event()
 
@@ -153,7 +113,8 @@ class Sweep:
             self._check_same(recorded)
             known = recorded.get("variants", {})
             named = {run.variant.name: run_directory.as_data(run.variant.config) for run in self.runs}
-            content = {"file": self.file, "experiment": run_directory.as_data(self.base), "variants": known | named}
+            base = run_directory.as_data(self.base)
+            content = {"file": self.file, "experiment": base, "variants": known | named, "published": self.published}
             run_directory.write_json(path, content)
             yield
 
@@ -194,6 +155,8 @@ class Sweep:
                 if run_directory.is_held(run.directory):  # by what a sweep that was killed had started
                     run.state = "held by another process"
                     self._stop.wait(1.0)
+                elif self.is_hopeless(run):
+                    run.state = "hopeless"
                 else:
                     self._train_one(run, share_of_gpus(number, jobs))
 
@@ -206,7 +169,10 @@ class Sweep:
             run.state = "running"
             if self._stop.is_set():
                 run.process.send_signal(signal.SIGTERM)
-            code = run.process.wait()
+            code = self._ended(run, run.process)
+        if code == 42 and self.is_hopeless(run):
+            run.state = "hopeless"
+            return
         match code:
             case 0:
                 run.state = "done"
@@ -218,6 +184,32 @@ class Sweep:
                 run.state = "diverged"
             case _:
                 run.state = "failed" if run.tries >= TRIES else "to be tried again"
+
+    def _ended(self, run: Progress, process: subprocess.Popen) -> int:
+        """The exit code of a process, which is stopped, as by a scheduler, where its variant is hopeless."""
+        told = False
+        while True:
+            try:
+                return process.wait(1.0)
+            except subprocess.TimeoutExpired:
+                if not told and self.is_hopeless(run):
+                    process.send_signal(signal.SIGTERM)
+                    told = True
+
+    def is_hopeless(self, run: Progress) -> bool:
+        """Whether after a share `hopeless_after` of its steps an evaluation is worse than the median of the others.
+
+        Each of the others counts by its last evaluation up to the same share of its own steps, if it has come that
+        far; there must be three of them. Numbers of unlike targets are not comparable: this is for the user to know.
+        """
+        share = self.hopeless_after
+        mine = {} if share is None else run.judged()
+        if share is None or not mine or max(mine) < share or max(mine) >= 1:
+            return False
+        now = max(mine)
+        others = [one.judged() for one in self.runs if one is not run]
+        reached = [one[max(at for at in one if at <= now)] for one in others if one and min(one) <= now <= max(one)]
+        return len(reached) >= 3 and mine[now] > statistics.median(reached)
 
     @contextlib.contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:
@@ -265,6 +257,13 @@ class Sweep:
         shown = "-" if loss is None else f"{loss:.4f}"
         return [f"{step}/{steps}", f"loss {shown}", "" if left is None else f"left {clock(left)}", run.state]
 
+    def say_what_is_not_done(self) -> None:
+        """The variants that did not end as they should, each with why and where to look."""
+        for run in (run for run in self.runs if run.state in OVER and run.state != "done"):
+            why = run.result().get("reason") or "its process ended before it could say why"
+            said = "worse than most at the same share of the steps" if run.state == "hopeless" else why
+            console.print(f"{run.variant.name} {run.state}: {said} ({run.directory}.log)", markup=False)
+
     def table(self) -> Table:
         table = Table("variant", "step", "loss", "left", "state", title=str(self.directory))
         for run in self.runs:
@@ -285,10 +284,6 @@ class Sweep:
         return table
 
 
-def total_flops(config: Experiment) -> int:
-    return config.steps * plan.flops_per_step(config, *row_lengths(config))
-
-
 def flops_per_second(run: Progress) -> float | None:
     seconds = run.last().get("step_seconds")
     config = run.variant.config
@@ -297,8 +292,28 @@ def flops_per_second(run: Progress) -> float | None:
 
 def share_of_gpus(number: int, jobs: int) -> dict[str, str]:
     """What shows a slot its share of the GPUs; nothing where there are fewer than slots."""
+    visible = visible_gpus()
+    return {"CUDA_VISIBLE_DEVICES": ",".join(visible[number::jobs])} if len(visible) >= jobs > 1 else {}
+
+
+def visible_gpus() -> list[str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     cards = Path("/proc/driver/nvidia/gpus")
     all_of_them = [str(card) for card in range(len(list(cards.iterdir())))] if cards.is_dir() else []
-    visible = [card for card in listed.split(",") if card] if listed is not None else all_of_them
-    return {"CUDA_VISIBLE_DEVICES": ",".join(visible[number::jobs])} if len(visible) >= jobs > 1 else {}
+    return [card for card in listed.split(",") if card] if listed is not None else all_of_them
+
+
+def here(jobs: int) -> Place | None:
+    """What one of so many jobs has of this machine; None where that cannot be told, as on TPUs."""
+    gpus = visible_gpus()
+    if gpus:
+        asked = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+        with contextlib.suppress(OSError, subprocess.CalledProcessError, ValueError):
+            sizes = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+            return Place("a GPU here", max(1, len(gpus) // jobs), max(map(int, sizes)) * 2**20)
+        return None
+    if importlib.util.find_spec("libtpu") and os.environ.get("JAX_PLATFORMS") != "cpu":
+        return None
+    simulated = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    devices = int(simulated[1]) if simulated else 1
+    return Place("this machine", devices, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / devices)

@@ -14,6 +14,7 @@ from research.bucket import AnyPath, any_path, check_reachable, is_remote, local
 from research.checkpoint import absolute, best_step, steps_on_disk, verify
 from research.config import (
     TRAINING_ONLY,
+    Bytes,
     ConfigError,
     Experiment,
     Generation,
@@ -21,6 +22,7 @@ from research.config import (
     Model,
     SentencePiece,
     TrainedSentencePiece,
+    Vocabulary,
     require,
 )
 from research.data.tokenizer import Tokenizer, open_tokenizer
@@ -155,19 +157,24 @@ def _run(path: AnyPath) -> Weights | None:
         return _restore(checkpoint_of(path), kind, model, shardings, fresh)
 
     def tokenizer() -> Tokenizer:
-        saved = directory / "tokenizer.model"
-        saved = local_file(saved) if is_remote(saved) and saved.exists() else saved
-        match experiment.data.tokenizer:
-            case TrainedSentencePiece(sentinels=sentinels, languages=languages):
-                return open_tokenizer(SentencePiece(str(saved), sentinels, languages))
-            case Marian() as vocabulary:
-                return open_tokenizer(dataclasses.replace(vocabulary, directory=str(saved)))
-            case vocabulary if hasattr(vocabulary, "path"):
-                return open_tokenizer(dataclasses.replace(vocabulary, path=str(saved)))
-            case vocabulary:
-                return open_tokenizer(vocabulary)
+        return open_tokenizer(saved_vocabulary(directory, experiment.data.tokenizer))
 
     return Weights("run", model, params, tokenizer, implied_generation(model), kind)
+
+
+def saved_vocabulary(directory: AnyPath, tokenizer: Vocabulary | TrainedSentencePiece) -> Vocabulary:
+    """The vocabulary of a run as its directory keeps it."""
+    saved = directory / "tokenizer.model"
+    saved = local_file(saved) if is_remote(saved) and saved.exists() else saved
+    match tokenizer:
+        case TrainedSentencePiece(sentinels=sentinels, languages=languages):
+            return SentencePiece(str(saved), sentinels, languages)
+        case Marian():
+            return dataclasses.replace(tokenizer, directory=str(saved))
+        case Bytes():
+            return tokenizer
+        case _:
+            return dataclasses.replace(tokenizer, path=str(saved))
 
 
 def _checkpoint(directory: AnyPath, step: str | None) -> AnyPath:

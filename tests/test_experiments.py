@@ -14,7 +14,7 @@ from research.model.transformer import abstract_params
 from research.override import apply, from_json, load_experiment, load_sweep, to_json
 from research.plan import parameter_count
 from research.step import abstract_state, state_shardings
-from research.sweep import variants
+from research.variants import variants
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for path in (ROOT / "experiments").rglob("*.py") if path.name != "__init__.py")

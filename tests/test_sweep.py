@@ -12,8 +12,9 @@ import pytest
 from real_runs import EXPERIMENT, ROOT, environment
 
 from research import override, sweep
-from research.config import ConfigError, chain, grid, product, seeds, together
-from research.sweep import Sweep, variants
+from research.config import ConfigError, Published, chain, equal, grid, product, seeds, together
+from research.sweep import Sweep
+from research.variants import LONGEST_NAME, matched, total_flops, total_tokens, variants
 from scripts import sweep as script
 
 # --- Variants ---------------------------------------------------------------------------------------------------------
@@ -63,8 +64,57 @@ def test_variants_are_named_by_what_differs(file: Path) -> None:
     assert variants(base, constructors)[0].name == "optimizer=AdamW-schedule=Constant-peak=1e-3"
     long = [{"init": f"{'runs/' * 40}{digit}"} for digit in "12"]
     names = [variant.name for variant in variants(base, long)]
-    assert [len(name) for name in names] == [sweep.LONGEST_NAME] * 2
+    assert [len(name) for name in names] == [LONGEST_NAME] * 2
     assert names[0] != names[1]
+
+
+def test_equal_compute_decides_the_number_of_steps(file: Path) -> None:
+    base = override.apply(override.load_experiment(file), {"steps": "1000"})
+    widths = grid({"model.width": ("16", "64"), "data.input_length": ("48",)})
+    for cost, counted in (("flops", total_flops), ("tokens", total_tokens)):
+        as_written = [
+            {name: value if isinstance(value, str) else override.as_text(value) for name, value in change.items()}
+            for change in equal(widths, cost)
+        ]
+        narrow, wide = variants(base, as_written)
+        assert narrow.config.steps == 1000
+        assert (wide.config.steps < 1000) == (cost == "flops")
+        assert counted(wide.config) == pytest.approx(counted(base), rel=5e-3)
+        assert [narrow.name, wide.name] == ["width=16", "width=64"]
+
+
+def test_a_vocabulary_cannot_change_under_weights_that_stay(file: Path) -> None:
+    base = override.load_experiment(file)
+    vocabularies = grid({"data.tokenizer": ("Bytes()", "Bytes(sentinels=50)")})
+    assert len(variants(base, vocabularies)) == 2
+    with pytest.raises(ConfigError, match=r"Bytes-.* begin from the same weights, runs/a, and have other vocabularies"):
+        variants(base, product([{"init": "runs/a"}], vocabularies))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--hardware=H100", "--config.model.width=65536", "--config.model.feed_forward=200000"], "can never fit H100"),
+        (["--hardware", "8xH100", "--config.mesh.fsdp=3"], "seed=0 can never run on 8xH100: mesh"),
+        (["--hardware", "H900"], "--hardware H900 is not known"),
+        (["--hopeless_after", "2"], "--hopeless_after is 2.0: a share of the steps, between 0 and 1"),
+        (["--jobs", "0"], "--jobs is 0: it must be above 0"),
+        (["--from", "nowhere"], "nowhere holds no sweep: there is no sweep.json in it"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused_before_anything_does(file: Path, arguments: list[str], said: str, capsys) -> None:
+    assert script.main([str(file), "--dir", str(file.parent / "sweep"), *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not (file.parent / "sweep").exists()
+
+
+def test_a_papers_numbers_stand_for_the_variants_that_set_what_a_row_sets(file: Path) -> None:
+    found = variants(override.load_experiment(file), override.load_sweep(file))
+    rows = (({"optimizer.schedule.peak": 1e-3}, (1.0, None)), ({"optimizer.schedule.peak": 5.0}, (2.0, 3.0)))
+    (table,) = matched([Published("A paper, table 1", ("loss", "bleu"), rows, lower_is_better=("loss",))], found)
+    assert [row["variants"] for row in table["rows"]] == [["peak=0.001,seed=0", "peak=0.001,seed=1"], []]
+    with pytest.raises(ConfigError, match=r"Published numbers of {'seed': 1} are 1: table 2 has 2 columns"):
+        Published("table 2", ("a", "b"), (({"seed": 1}, (1.0,)),))
 
 
 @pytest.mark.parametrize(
@@ -132,21 +182,21 @@ def starts(directory: Path) -> list[list]:
 
 
 def test_all_are_trained_and_what_is_done_is_kept(file: Path, stand_in: Path, capsys) -> None:
-    assert script.main([str(file), "--dir", str(stand_in), "--jobs", "2", "--config.batch_size=4"]) == 0
+    assert script.main([str(file), "--dir", str(stand_in), "--jobs", "2", "--config.batch_size=16"]) == 0
     assert sorted(name for name, _, _ in starts(stand_in)) == [
         "peak=0.001,seed=0", "peak=0.001,seed=1", "peak=0.002,seed=0", "peak=0.002,seed=1",
     ]  # fmt: skip
     arguments = next(arguments for name, arguments, _ in starts(stand_in) if name == "peak=0.001,seed=0")
-    changes = ["--config.batch_size=4", "--config.optimizer.schedule.peak=0.001", "--config.seed=0"]
+    changes = ["--config.batch_size=16", "--config.optimizer.schedule.peak=0.001", "--config.seed=0"]
     assert arguments[3:] == changes
     assert "peak=0.002,seed=1  6/6  loss 1.5000    done" in capsys.readouterr().out
     held = json.loads((stand_in / "sweep.json").read_text())
     assert held["variants"]["peak=0.002,seed=1"]["seed"] == 1
-    assert script.main([str(file), "--dir", str(stand_in), "--config.batch_size=4"]) == 0
+    assert script.main([str(file), "--dir", str(stand_in), "--config.batch_size=16"]) == 0
     assert len(starts(stand_in)) == 4
     assert script.main([str(file), "--dir", str(stand_in), "--config.batch_size=8"]) == 2
-    assert "holds another experiment: batch_size was 4 and is now 8" in capsys.readouterr().err
-    assert script.main([str(file), "--dir", str(stand_in), "--config.batch_size=4", "--list"]) == 0
+    assert "holds another experiment: batch_size was 16 and is now 8" in capsys.readouterr().err
+    assert script.main([str(file), "--dir", str(stand_in), "--config.batch_size=16", "--list"]) == 0
     assert " 0:03 " in capsys.readouterr().out  # 6 steps of half a second, as was timed
 
 
@@ -209,6 +259,55 @@ def test_directories_refused(file: Path, stand_in: Path, what: str, capsys) -> N
     with opened(file, stand_in).held():
         assert script.main([str(file), "--dir", str(stand_in)]) == 2
     assert "is in use by another sweep: wait for it" in capsys.readouterr().err
+
+
+def test_variants_begin_from_every_run_of_another_sweep(file: Path, stand_in: Path, monkeypatch, capsys) -> None:
+    table = "Published('paper', ('a',), (({'optimizer.schedule.peak': 2e-3}, (1.0,)),))"
+    file.write_text(f"{file.read_text()}\n\ndef published(): return [{table}]\n")
+    monkeypatch.setenv("ENDS", json.dumps({"peak=0.001,seed=1": [44]}))
+    assert script.main([str(file), "--dir", str(stand_in)]) == 1
+    assert "peak=0.001,seed=1 diverged: " in capsys.readouterr().out
+    for run in (path for path in stand_in.iterdir() if (path / "RESULT.json").exists()):
+        config = json.loads((stand_in / "sweep.json").read_text())["variants"][run.name]
+        (run / "config.json").write_text(json.dumps(config))
+    after = file.parent / "after"
+    later = file.parent / "later.py"
+    later.write_text(
+        file.read_text().partition("\n\ndef sweep")[0] + "\n\ndef sweep(): return grid({'steps': (6, 7)})\n"
+    )
+    monkeypatch.setenv("ENDS", "{}")
+    assert script.main([str(later), "--dir", str(after), "--from", str(stand_in), "--jobs", "2", "--list"]) == 0
+    assert "Left out, not done in" in capsys.readouterr().out
+    assert script.main([str(later), "--dir", str(after), "--from", str(stand_in), "--jobs", "2"]) == 0
+    held = json.loads((after / "sweep.json").read_text())
+    assert list(held["variants"]) == [
+        f"{name},steps={steps}" for name in ("peak=0.001,seed=0", "peak=0.002,seed=0", "peak=0.002,seed=1")
+        for steps in (6, 7)
+    ]  # fmt: skip
+    third = held["variants"]["peak=0.002,seed=1,steps=7"]
+    assert (third["init"], third["seed"], third["steps"]) == (str(stand_in / "peak=0.002,seed=1"), 1, 7)
+    (row,) = held["published"][0]["rows"]
+    assert row["variants"] == [name for name in held["variants"] if "0.002" in name]
+
+
+def test_what_is_worse_than_most_is_hopeless(file: Path, tmp_path: Path) -> None:
+    def lines(run: str, *losses: float) -> None:
+        (tmp_path / "sweep" / run).mkdir(parents=True)
+        written = [{"step": 2 * (number + 1), "held_out_loss": loss} for number, loss in enumerate(losses)]
+        (tmp_path / "sweep" / run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
+
+    made = opened(file, tmp_path / "sweep")
+    first, second, _, last = made.runs
+    for run, losses in zip(made.runs, ([5.0, 4.0, 3.0], [5.0, 4.2, 3.0], [5.0, 4.4, 3.0], [4.9, 4.3]), strict=True):
+        lines(run.variant.name, *losses)
+    assert not made.is_hopeless(last)  # nobody asked
+    made.hopeless_after = 0.5
+    assert made.is_hopeless(last)  # 4.3 after two thirds, where the others' median is 4.2
+    assert not made.is_hopeless(first)  # it is at its end
+    made.hopeless_after = 0.8
+    assert not made.is_hopeless(last)
+    made.hopeless_after, made.runs = 0.5, [first, second, last]
+    assert not made.is_hopeless(last)  # two others are no majority
 
 
 # --- Real training ----------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ from research.config.optimizer import (
     Schedule,
     Warmup,
 )
-from research.config.sweep import chain, grid, product, seeds, together
+from research.config.sweep import Equal, Published, chain, equal, grid, product, seeds, together
 from research.config.task import (
     Examples,
     FileExamples,
@@ -139,6 +139,7 @@ __all__ = [
     "Denoising",
     "Deshuffling",
     "DropTokens",
+    "Equal",
     "Evaluation",
     "Examples",
     "Experiment",
@@ -172,6 +173,7 @@ __all__ = [
     "Power",
     "PrefixLM",
     "Profile",
+    "Published",
     "QuestionAnswering",
     "RMSNorm",
     "RMSScaledAdamW",
@@ -202,6 +204,7 @@ __all__ = [
     "Warmup",
     "Xavier",
     "chain",
+    "equal",
     "grid",
     "parse_json",
     "product",

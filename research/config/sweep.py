@@ -9,11 +9,42 @@ config's own objects, or text as on the command line.
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from research.config.base import require
 
 Variant = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Equal:
+    """In the place of a number of steps: so many that the whole training costs what that of get_config() does.
+
+    Tokens are those of the encoder's and the decoder's rows.
+    """
+
+    cost: Literal["flops", "tokens"] = "flops"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A paper's numbers for variants of a sweep; a row stands for the variants that set what it sets.
+
+    A value is None where the paper has none.
+    """
+
+    source: str  # the paper, and which of its tables
+    scores: tuple[str, ...]  # the columns
+    rows: tuple[tuple[Variant, tuple[float | None, ...]], ...]
+    lower_is_better: tuple[str, ...] = ()  # of the columns
+
+    def __post_init__(self) -> None:
+        for variant, values in self.rows:
+            count, there = len(values), len(self.scores)
+            require(count == there, f"Published numbers of {variant} are {count}: {self.source} has {there} columns.")
+        unknown = sorted(set(self.lower_is_better) - set(self.scores))
+        require(not unknown, f"lower_is_better names {', '.join(unknown)}, which is no column of {self.source}.")
 
 
 def grid(choices: Mapping[str, Iterable[Any]]) -> list[Variant]:
@@ -48,3 +79,8 @@ def product(*sweeps: Iterable[Variant]) -> list[Variant]:
 def seeds(count: int) -> list[Variant]:
     """Seeds 0 to count - 1."""
     return grid({"seed": range(count)})
+
+
+def equal(variants: Iterable[Variant], cost: Literal["flops", "tokens"] = "flops") -> list[Variant]:
+    """The variants, each with as many steps as make its training cost what that of get_config() does."""
+    return product(variants, [{"steps": Equal(cost)}])
