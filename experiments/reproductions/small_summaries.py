@@ -1,0 +1,71 @@
+"""What a small pretrained model learns next: to say what a Python function does. For the small series beside this file.
+
+Papers fine-tune every model that they compare on the same tasks, since losses of unlike objectives say nothing beside
+one another; here the task is the embedded one, the first sentence of a function's docstring from its body, with equally
+few steps for all. The model must be that of the series: width 256, 2 + 2 layers (t5_objectives_small.py).
+
+Commands:
+    python -m scripts.sweep experiments/reproductions/small_summaries.py --dir sweeps/t5_objectives_summaries --jobs 2 \
+        --from sweeps/t5_objectives
+    From random weights, to compare with, and so on with --config.seed=1 and 2:
+    python -m scripts.train experiments/reproductions/small_summaries.py --run_dir sweeps/scratch_summaries/seed=0 \
+        --config.init=None --config.seed=0
+    python -m scripts.report sweeps/t5_objectives_summaries sweeps/scratch_summaries/seed=*
+Hardware, time, result: being run.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from research.config import (
+    Adafactor,
+    Checkpoint,
+    Evaluation,
+    Experiment,
+    Generation,
+    Linear,
+    Model,
+    Report,
+    SentencePiece,
+    Summarization,
+    Supervised,
+    TFDSExamples,
+    Tied,
+)
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=Model(
+            vocab_size=4224,
+            width=256,
+            heads=4,
+            head_width=64,
+            feed_forward=1024,
+            encoder_layers=2,
+            decoder_layers=2,
+            activation="relu",
+            gated=False,
+            head=Tied(scaled=True),
+            dropout=0.1,
+            compute="float32",
+            unroll=2,
+        ),
+        init="sweeps/t5_objectives/seed=0,objective=ReplaceSpans",
+        data=Supervised(
+            tasks=(Summarization(examples=TFDSExamples("python_docs/summaries"), source="function", target="summary"),),
+            tokenizer=SentencePiece("sweeps/t5_objectives/seed=0,objective=ReplaceSpans/tokenizer.model"),
+            input_length=128,
+            target_length=32,
+        ),
+        optimizer=Adafactor(schedule=Linear(peak=1e-2, warmup=50)),
+        steps=800,
+        batch_size=8,
+        evaluation=Evaluation(every=400, rows=512, generation=Generation(max_length=32), examples=512, best="rougeL"),
+        checkpoint=Checkpoint(every=400, keep=1),
+        report=Report(every=20),
+    )
+
+
+def sweep() -> Iterable[dict[str, Any]]:
+    return [{}]  # one for each run that --from names
