@@ -30,6 +30,8 @@ def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
     def end(status: str, reason: str) -> None:
         run.exit_code = run_directory.write_result(directory, status, run.step, reason)
         say(reason)
+        with contextlib.suppress(OSError):  # the reason may be a full disk
+            run_directory.record_event(directory, run.step, f"{status}: {reason}")
 
     try:
         run_directory.write_result(directory, "running", run.step, f"process {os.getpid()}")

@@ -20,7 +20,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from research import plan
+from research import plan, run_directory
 from research.config import Experiment
 from research.console import clock, console
 from research.data.pipeline import Pipeline
@@ -87,6 +87,7 @@ class Reporter:
         leads = jax.process_index() == 0
         if leads:
             _keep_up_to(self._path, start)
+            _keep_up_to(directory / "samples.jsonl", start)
         self._file = open(self._path if leads else os.devnull, "a")  # noqa: SIM115 (closed on leaving)
         self._board = _Board(directory / "tensorboard", start + 1) if leads else None
         self._progress = _Progress(start, steps)
@@ -123,7 +124,7 @@ class Reporter:
         self._progress.show(line)
         for step, loss in spikes:
             usual = f"{self._losses.usual:.4g}, the median of the {len(self._losses.window)} steps before"
-            self._progress.say(f"step {step}: the loss of {loss:.4g} spikes above {usual}")
+            self._event(step, f"the loss of {loss:.4g} spikes above {usual}")
         self._count_skipped(steps, [bool(value["skipped"]) for value in values])
 
     def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
@@ -174,7 +175,11 @@ class Reporter:
             if self._skipped_in_a_row >= self._limit:
                 raise NotFiniteError(step - self._skipped_in_a_row + 1, self._skipped_in_a_row)
         if any(skipped):
-            self._progress.say(f"step {steps[-1]}: {sum(skipped)} of {len(steps)} updates were not finite and skipped")
+            self._event(steps[-1], f"{sum(skipped)} of {len(steps)} updates were not finite and skipped")
+
+    def _event(self, step: int, what: str) -> None:
+        self._progress.say(f"step {step}: {what}")
+        run_directory.record_event(self.directory, step, what)
 
 
 class _Board:

@@ -13,9 +13,9 @@ from research.best import Best
 from research.bucket import AnyPath
 from research.checkpoint import Checkpoints
 from research.config import ConfigError, Experiment, Generation, Supervised, require
-from research.console import say
+from research.console import say, table
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
-from research.evaluate import Asked, Passage, Sample
+from research.evaluate import Asked
 from research.startup import Startup
 from research.step import (
     EachShape,
@@ -26,6 +26,7 @@ from research.step import (
     new_state,
     state_shardings,
 )
+from research.summary import Example
 
 
 def prepared(config: Experiment) -> Pipeline:
@@ -60,7 +61,8 @@ class Run:
         self.train_step = EachShape(partial(compile_train_step, config, mesh), pipeline.batch_shapes)
         self.eval_step = EachShape(partial(compile_eval_step, config, mesh), pipeline.batch_shapes)
         startup.done("tracing")
-        summary.launch_summary(config, mesh, pipeline, self.train_step.largest, startup.compiled())
+        self.summary = summary.launch(config, mesh, pipeline, self.train_step.largest, startup.compiled())
+        table("Launch", self.summary)
         self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
 
     def start(self, checkpoints: Checkpoints) -> tuple[TrainState, jax.Array]:
@@ -120,17 +122,20 @@ class Run:
             generator = evaluate.generator_for(self.config, asked.task, *settings)
             self.written.append(evaluate.write(generator, asked.sources, advance))
 
-    def samples(self) -> dict[str, list[Sample]]:
-        """The first examples of each task with what was written for them, by what the examples are."""
-        shown = zip(self.asked, self.written, strict=True)
+    def examples(self, params: Any) -> list[Example]:
+        """What a person looks at: held-out rows mended, or the first examples of each task with what was written."""
         count = self.config.evaluation.samples
-        return {asked.label.rstrip("/"): evaluate.samples(asked, written, count) for asked, written in shown}
-
-    def passages(self, params: Any) -> list[Passage]:
-        """The first held-out rows, mended."""
+        if isinstance(self.config.data, Supervised):
+            shown = zip(self.asked, self.written, strict=False)  # nothing is written before something asks for it
+            return [
+                Example(asked.label.rstrip("/"), sample._asdict())
+                for asked, written in shown
+                for sample in evaluate.samples(asked, written, count)
+            ]
         first = next(self.pipeline.held_out(1))  # the same rows on every host, since decoding is one program over all
-        shown = jax.tree.map(lambda rows: rows[: self.config.evaluation.samples], first)
-        return evaluate.fill_in(self.config.model, params, shown, self.pipeline.tokenizer)
+        rows = jax.tree.map(lambda rows: rows[:count], first)
+        mended = evaluate.fill_in(self.config.model, params, rows, self.pipeline.tokenizer)
+        return [Example("", {"input": it.input, "filled": it.filled, "original": it.original}) for it in mended]
 
     def meta(self, key: jax.Array) -> dict[str, Any]:
         """What a checkpoint holds besides the state."""

@@ -2,6 +2,7 @@
 
     config.json   the whole experiment          RESULT.json     how the run ended, and why
     diff.json     against the experiment file   history.jsonl   one line a start: when, command, commit, versions
+    launch.json   what was said before a start  events.jsonl    starts, saves, spikes, skipped updates, ends
     RUN.lock      held while a process trains   checkpoints/, metrics.jsonl, tensorboard/, loss.png, samples.jsonl
 
 Only process 0 writes here, checkpoints apart. A directory in a bucket has a copy here, where all but checkpoints are
@@ -19,6 +20,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,6 +134,13 @@ def record_startup(directory: Path, startup: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
+def record_event(directory: Path, step: int, event: str) -> None:
+    """Adds a line to events.jsonl, which nothing of the run depends on."""
+    if jax.process_index() == 0:
+        with open(directory / "events.jsonl", "a") as file:
+            file.write(json.dumps({"time": _now(), "step": step, "event": event}) + "\n")
+
+
 def write_result(directory: Path, status: str, step: int, reason: str, **facts: Any) -> int:
     """Writes RESULT.json and returns the exit code of the status. "running" stays there if the process is killed."""
     code = EXIT_CODES[status]
@@ -165,8 +174,13 @@ def _read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_text(text)
     os.replace(temporary, path)
 
 
@@ -223,12 +237,17 @@ def check_contained(directory: Path) -> None:
 
 
 def _lock(lock: Any, directory: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        raise ConfigError(f"{directory} is in use by {holder}: wait for it, or give another --run_dir.") from error
+    for attempt in range(10):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if attempt < 9:
+                time.sleep(0.05)  # who asks `is_held` has it for an instant
+                continue
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise ConfigError(f"{directory} is in use by {holder}: wait for it, or give another --run_dir.") from error
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()

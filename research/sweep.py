@@ -257,6 +257,20 @@ class Sweep:
         shown = "-" if loss is None else f"{loss:.4f}"
         return [f"{step}/{steps}", f"loss {shown}", "" if left is None else f"left {clock(left)}", run.state]
 
+    def write_page(self) -> None:
+        """The sweep's report, once something has begun; what may go wrong with it is said and changes nothing."""
+        from research import sweep_page  # drawing takes a second to import, which a start need not wait for
+
+        try:
+            runs, waiting, published = sweep_page.runs_of(self.directory)
+            if runs:
+                made = sweep_page.write(
+                    self.directory / "report", f"Sweep {self.directory.name}", runs, waiting, published
+                )
+                console.print(f"Report: {made}", markup=False)
+        except (OSError, ValueError) as error:
+            console.print(f"The sweep's page could not be written: {error}", markup=False)
+
     def say_what_is_not_done(self) -> None:
         """The variants that did not end as they should, each with why and where to look."""
         for run in (run for run in self.runs if run.state in OVER and run.state != "done"):

@@ -79,14 +79,29 @@ def train(
         with outcome(run, claimed.here, checkpoints):
             if jax.process_index() == 0:
                 pipeline.tokenizer.save(claimed.here / "tokenizer.model")
+                run_directory.write_json(claimed.here / "launch.json", run.summary)
             _fit(run, claimed, checkpoints)
+        _write_page(run, claimed.here)
     return run.exit_code
+
+
+def _write_page(run: Run, directory: Path) -> None:
+    """Of a run that has ended; its result is written, so what may go wrong here is said and changes nothing."""
+    if run.exit_code == run_directory.EXIT_CODES["preempted"] or jax.process_index() != 0:
+        return
+    from research import record, run_page  # drawing takes a second to import, which a start need not wait for
+
+    try:
+        say(f"  its page         {run_page.write(record.read(directory))}")
+    except (OSError, ValueError) as error:
+        say(f"The run's page could not be written: {error}")
 
 
 def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints) -> None:
     config, directory = run.config, claimed.here
     state, key = run.start(checkpoints)
     run.startup.done("state")
+    run_directory.record_event(directory, run.step, "went on from its checkpoint" if run.step else "started")
     due = False
     scores: dict[str, float] = {}
     watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: hung(run, claimed))
@@ -123,6 +138,7 @@ def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints) -> None:
                 with reporter.pause():
                     scores = run.evaluate(state.evaluated, on_progress)
                     reporter.held_out(run.step, scores)
+                    summary.keep_examples(directory, run.step, run.examples(state.evaluated))
                     plot_loss(directory, run.unigram_entropy, config)
                 # What comes amid updates that were skipped is not kept, so it is not the best either.
                 run.best = run.best.after(run.step, scores, valid=not reporter.skipping)
@@ -135,6 +151,7 @@ def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints) -> None:
                     # Not amid updates that were skipped: what should be kept is what stood before them.
                     if last or preempted or not reporter.skipping:
                         checkpoints.save(run.step, state, run.meta(key), scores if evaluated else {})
+                        run_directory.record_event(directory, run.step, "checkpoint")
                         due = False
                 watchdog.beat()
 
@@ -152,10 +169,9 @@ def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints) -> None:
 
 def _conclude(run: Run, directory: Path, params: Any, scores: dict[str, float]) -> None:
     """What a person looks at after a run: scores beside what they must beat, examples of what it writes, the plot."""
-    if isinstance(run.config.data, Supervised):
-        summary.samples(directory, run.step, run.samples())
-    else:
-        summary.passages(directory, run.step, run.passages(params))
+    examples = run.examples(params)
+    summary.keep_examples(directory, run.step, examples)
+    summary.show_examples(examples, isinstance(run.config.data, Supervised))
     summary.conclusion(directory, run.step, scores, run.unigram_entropy, run.config, run.best)
     end = out_of_patience(run.config, run.step, run.best) if run.stopped else f"reached step {run.step}"
     best = {} if run.best.value is None else {"best": {run.best.name: run.best.value, "step": run.best.step}}

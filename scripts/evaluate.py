@@ -241,7 +241,8 @@ def evaluate_tasks(
             numbered = ({"number": number} | row for number, row in enumerate(rows, 1))
             journal.finish(json.dumps(row, ensure_ascii=False) for row in numbered)
     for one, part in zip(asked, found, strict=True):
-        summary.show_samples(f"{one.name}: example", evaluate.samples(one, part.written, options.samples))
+        shown = evaluate.samples(one, part.written, options.samples)
+        summary.show_samples(f"{one.name}: example", [sample._asdict() for sample in shown])
     show(results, output)
 
 

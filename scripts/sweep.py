@@ -101,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         with sweep.held():
             done = sweep.train(options.jobs)
+            sweep.write_page()
         sweep.say_what_is_not_done()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,11 +8,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     {"config"}, {"override"}, {"data"}, {"model"}, {"pretrained"}, {"sharding"}, {"loss", "optimizer"}, {"step"},
-    {"best", "bucket", "console", "hardware"},
+    {"best", "bucket", "console", "hardware", "table", "chart"},
     {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot",
      "compilation", "startup", "profile"},
-    {"decode", "weights", "roofline", "aot"}, {"generate", "averaging", "memory"}, {"evaluate"},
-    {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"}, {"variants"}, {"sweep"},
+    {"decode", "weights", "roofline", "aot", "record"}, {"page"}, {"run_page"},
+    {"generate", "averaging", "memory"}, {"evaluate"},
+    {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"}, {"variants"},
+    {"comparison"}, {"sweep_page"}, {"sweep"},
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 MODULES = sorted((ROOT / "research").rglob("*.py"))

@@ -1,0 +1,241 @@
+"""The page of a sweep, or of any runs beside one another."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import kendalltau
+
+from research import page, run_page
+from research.chart import SMOOTHED, Number, Points, Series, curves, dots, smoothed, thinned
+from research.comparison import Fields, Group, compared, field_columns, lower_is_better, runs_table, scores_table
+from research.config import FORCED, parse_json, require
+from research.data.progress import Progress
+from research.record import Record
+from research.table import Cell, Table
+
+AXES: tuple[tuple[str, Callable[[Record], int]], ...] = (
+    ("steps", lambda record: 1),
+    ("tokens", lambda record: record.tokens_per_step),
+    ("FLOPs", lambda record: record.flops_per_step),
+)
+UNLIKE = "The objectives have other targets each, so that their losses cannot be compared with one another."
+
+
+def runs_of(sweep: Path) -> tuple[list[Path], list[str], list[dict[str, Any]]]:
+    """The run directories of a sweep that have begun, the names of those that have not, and a paper's tables."""
+    path = sweep / "sweep.json"
+    content = parse_json(path.read_bytes(), str(path))
+    names = list(content.get("variants", {}))
+    begun = [name for name in names if (sweep / name / "config.json").is_file()]
+    return [sweep / name for name in begun], [n for n in names if n not in begun], content.get("published", [])
+
+
+def write(
+    path: Path, title: str, runs: Sequence[Path], waiting: Sequence[str] = (), published: Sequence[dict[str, Any]] = ()
+) -> Path:
+    """Writes PATH.html, .md, .csv and .tex, and every run's own page. Raises ConfigError where there is no run yet."""
+    require(len(runs) > 0, f"{path.parent} holds no run that has begun: there is nothing to report yet.")
+    groups = compared(runs)
+    stale = [record for group in groups for record in group.records if not run_page.is_fresh(record)]
+    with Progress("Pages of runs", len(stale), "runs") as progress:
+        for record in stale:
+            run_page.write(record)
+            progress.advance()
+    tables = [scores_table(groups), *(published_table(table, groups) for table in published)]
+    tables = [*(table for table in tables if table.rows), runs_table(groups, path.parent)]
+    page.write(path, title, body(groups, tables, waiting), tables)
+    return path.with_suffix(".html")
+
+
+def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str]) -> str:
+    count, done = sum(len(group.records) for group in groups), sum(len(group.done) for group in groups)
+    said = f"{len(groups)} variants, {count} runs, {done} of them done"
+    said += (
+        f"; {len(waiting)} not begun: {', '.join(waiting[:5])}{' and so on' if len(waiting) > 5 else ''}."
+        if waiting
+        else "."
+    )
+    unlike = any("objective" in name and not name.startswith("init.") for group in groups for name in group.fields)
+    return "".join(
+        (
+            page.paragraph(said, "state"),
+            page.section("Scores", tables[0], page.charts(*score_charts(groups))),
+            page.section("What was swept", page.charts(*dimension_charts(groups))),
+            page.section(
+                "Curves", page.paragraph(UNLIKE, "note") if unlike else "", page.charts(*curve_switches(groups))
+            ),
+            page.section("Published", *tables[1:-1]),
+            page.section("Every run", tables[-1]),
+        )
+    )
+
+
+# --- Scores -----------------------------------------------------------------------------------------------------------
+
+
+def judged(groups: Sequence[Group]) -> list[str]:
+    """The scores that are drawn: what evaluations are judged by, and the held-out loss."""
+    best = [group.records[0].config.evaluation.best for group in groups]
+    return list(dict.fromkeys([*best, FORCED[0]]))
+
+
+def score_charts(groups: Sequence[Group]) -> list[str]:
+    """The variants from the best to the worst."""
+    found = []
+    for score in judged(groups):
+        known = [(group.label, values) for group in groups if (values := group.values(score))]
+        if len(known) < 2:
+            continue
+        known.sort(key=lambda item: statistics.mean(item[1]), reverse=not lower_is_better(score))
+        direction = "lower is better" if lower_is_better(score) else "higher is better"
+        name = score.replace("_", " ")
+        drawn = dots(*zip(*known, strict=True), title=f"{name}, {direction}", x_label=name)
+        said = "; ".join(f"{label} {statistics.mean(values):.4g}" for label, values in known)
+        found.append(page.chart(drawn, f"{name} by variant: {said}.", "A dot a seed, a bar at their mean."))
+    return found
+
+
+def dimension_charts(groups: Sequence[Group]) -> list[str]:
+    """For each number that was swept, the scores against it: a line for what else is alike."""
+    names = list({name: None for group in groups for name in group.fields})
+    found = []
+    for name in (name for name in names if name != "steps"):
+        for score in judged(groups):
+            series = [line for line in _lines(groups, name, score) if len(line.x) > 1]
+            if not series:
+                continue
+            values = [x for line in series for x in line.x]
+            wide = min(values) > 0 and max(values) / min(values) >= 20
+            short, said = name.split(".")[-1].replace("_", " "), score.replace("_", " ")
+            drawn = curves(
+                series, title=f"{said} against {short}", x_label=name, y_label=said, logarithmic=(wide, False),
+                joined=False,
+            )  # fmt: skip
+            best = "; ".join(f"{line.label}: best at {_best(line, score):g}" for line in series)
+            found.append(
+                page.chart(drawn, f"{said} against {short}. {best}.", "Mean and standard deviation over seeds.")
+            )
+    return found
+
+
+def _lines(groups: Sequence[Group], name: str, score: str) -> list[Series]:
+    by_rest: dict[str, list[tuple[float, list[float]]]] = {}
+    for group in groups:
+        value, scores = group.fields.get(name), group.values(score)
+        if isinstance(value, int | float) and not isinstance(value, bool) and scores:
+            by_rest.setdefault(_rest(group.fields, name), []).append((float(value), scores))
+    found = []
+    for rest, points in by_rest.items():
+        ordered = sorted(points)
+        means = [statistics.mean(scores) for _, scores in ordered]
+        spreads = [statistics.stdev(scores) if len(scores) > 1 else 0.0 for _, scores in ordered]
+        found.append(Series(rest or "mean", [value for value, _ in ordered], means, spreads))
+    return found
+
+
+def _rest(fields: Fields, name: str) -> str:
+    """What else a variant is; not the steps, which equal compute makes follow from the rest."""
+    return ", ".join(f"{other.split('.')[-1]}={leaf}" for other, leaf in fields.items() if other not in (name, "steps"))
+
+
+def _best(line: Series, score: str) -> Number:
+    choose = min if lower_is_better(score) else max
+    return choose(zip(line.y, line.x, strict=True))[1]
+
+
+# --- Curves -----------------------------------------------------------------------------------------------------------
+
+
+def curve_switches(groups: Sequence[Group]) -> list[str]:
+    """Each curve against steps, tokens or FLOPs."""
+    wanted = [("nll", "training loss"), (FORCED[0], "held-out loss")]
+    wanted += [(score, score.replace("_", " ")) for score in judged(groups) if score != FORCED[0]]
+    found = []
+    for name, said in wanted:
+        panels = [(axis, _overlaid(groups, name, said, axis, scale)) for axis, scale in AXES]
+        if panels[0][1]:
+            found.append(page.switch(f"axis-{name}", f"{said} against", panels))
+    return found
+
+
+def _overlaid(groups: Sequence[Group], name: str, said: str, axis: str, scale: Callable[[Record], int]) -> str:
+    series, windows = [], set()
+    for group in groups:
+        share = SMOOTHED if name == "nll" else 0.0  # evaluations are few
+        points, window = smoothed(mean_curve([record.curve(name) for record in group.done or group.records]), share)
+        if points:
+            windows.add(window)
+            factor = scale(group.records[0])
+            shown = thinned(points)
+            series.append(Series(group.label, [step * factor for step, _ in shown], [value for _, value in shown]))
+    if not series:
+        return ""
+    window = max(windows)
+    caption = "The mean over seeds" + (f"; the running mean over {window} lines of metrics." if window > 1 else ".")
+    caption += " The scale is that of the last nine tenths."
+    drawn = curves(series, title=f"{said} against {axis}", x_label=axis, y_label=said, settled=True)
+    ends = "; ".join(f"{one.label} ends at {one.y[-1]:.4g}" for one in series)
+    return page.chart(drawn, f"{said} against {axis}: {ends}.", caption)
+
+
+def mean_curve(curves_of_seeds: Sequence[Points]) -> Points:
+    """At the steps that all of the curves have that have begun."""
+    begun = [dict(points) for points in curves_of_seeds if points]
+    if not begun:
+        return []
+    shared = set(begun[0]).intersection(*begun[1:])
+    return [(step, statistics.mean(points[step] for points in begun)) for step in sorted(shared)]
+
+
+# --- A paper's numbers ------------------------------------------------------------------------------------------------
+
+
+def published_table(published: Mapping[str, Any], groups: Sequence[Group]) -> Table:
+    """The paper's rows beside the mean of what stands for each here, and how far the two orders agree."""
+    score = judged(groups)[0]
+    names = [str(name) for name in published["scores"]]
+    rows: list[list[Cell]] = []
+    ours: list[Number | None] = []
+    fields = {record.name: group for group in groups for record in group.records}
+    columns = field_columns(groups)
+    cells = {group.label: texts for group, texts in zip(groups, columns.values_by_group, strict=True)}
+    kept = []
+    for row in published["rows"]:
+        group = next((fields[name] for name in row["variants"] if name in fields), None)
+        if group is not None:
+            values = group.values(score)
+            kept.append(row["values"])
+            ours.append(statistics.mean(values) if values else None)
+            rows.append([*cells[group.label], Cell("-") if not values else _value(ours[-1])])
+    for column in range(len(names)):
+        theirs = [values[column] for values in kept]
+        for row, value in zip(rows, theirs, strict=True):
+            row.append(Cell("-") if value is None else _value(value))
+    header = (*columns.names, f"{score.replace('_', ' ')}, here", *names)
+    note = agreement(ours, kept, names, published.get("lower_is_better", ()), score)
+    return Table(str(published["source"]), header, rows, note)
+
+
+def _value(value: Number | None) -> Cell:
+    return Cell("-") if value is None else Cell(f"{value:.2f}", raw=repr(value))
+
+
+def agreement(
+    ours: Sequence[Number | None],
+    theirs: Sequence[Sequence[Number | None]], names: Sequence[str],
+    lower: Sequence[str], score: str,
+) -> str:  # fmt: skip
+    """Kendall's tau of the order here with that of each published column: 1 the same, -1 the reverse, 0 unrelated."""
+    said = []
+    for column, name in enumerate(names):
+        sign = (-1 if lower_is_better(score) else 1) * (-1 if name in lower else 1)
+        pairs = [
+            (sign * mine, paper)
+            for mine, row in zip(ours, theirs, strict=True)
+            if mine is not None and (paper := row[column]) is not None
+        ]
+        if len(pairs) > 2:
+            said.append(f"{name} {kendalltau(*zip(*pairs, strict=True)).statistic:.2f}")
+    return f"Kendall's tau of the order here with each published column: {', '.join(said)}." if said else ""

@@ -1,0 +1,96 @@
+"""A table as a page, a terminal, a paper or a spreadsheet needs it."""
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
+    }
+)  # fmt: skip
+
+
+class Cell(NamedTuple):
+    text: str
+    best: bool = False  # of its column
+    link: str = ""  # relative, for pages
+    raw: str | None = None  # for spreadsheets, where it is not the text
+
+    @property
+    def is_number(self) -> bool:
+        return self.text[:1].lstrip("-−").isdigit() or self.text in ("-", "")
+
+
+class Table(NamedTuple):
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+    def html(self, caption: bool = True) -> str:
+        """With a scroll bar of its own, that the keyboard reaches, where the screen is narrower."""
+        numeric = [all(row[column].is_number for row in self.rows) for column in range(len(self.header))]
+        kinds = [" class=number" if is_number else "" for is_number in numeric]
+        head = "".join(
+            f"<th scope=col{kind}>{html.escape(name)}</th>" for name, kind in zip(self.header, kinds, strict=True)
+        )
+        body = "".join(
+            "<tr>" + "".join(_html(cell, kind) for cell, kind in zip(row, kinds, strict=True)) + "</tr>\n"
+            for row in self.rows
+        )
+        said = f"<caption>{html.escape(self.title)}</caption>" if caption else ""
+        note = f"<p class=note>{html.escape(self.note)}</p>" if self.note else ""
+        name = html.escape(self.title, quote=True)
+        return (
+            f'<div class=scroll tabindex=0 role=region aria-label="{name}"><table>{said}<thead><tr>{head}</tr>'
+            f"</thead>\n<tbody>{body}</tbody></table></div>{note}\n"
+        )
+
+    def markdown(self) -> str:
+        def line(texts: Sequence[str]) -> str:
+            return "| " + " | ".join(" ".join(text.split()).replace("|", r"\|") for text in texts) + " |\n"
+
+        rows = "".join(line([f"**{cell.text}**" if cell.best else cell.text for cell in row]) for row in self.rows)
+        title = f"{self.title}\n\n" if self.title else ""
+        note = f"\n{self.note}\n" if self.note else ""
+        return title + line(self.header) + line(["---"] * len(self.header)) + rows + note
+
+    def csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows([[cell.text if cell.raw is None else cell.raw for cell in row] for row in self.rows])
+        return text.getvalue()
+
+    def latex(self) -> str:
+        """For booktabs: \\usepackage{booktabs}."""
+
+        def shown(cell: Cell) -> str:
+            text = cell.text.translate(LATEX)
+            return rf"\textbf{{{text}}}" if cell.best else text
+
+        columns = "".join("r" if all(row[column].is_number for row in self.rows) else "l" for column in _range(self))
+        head = " & ".join(name.translate(LATEX) for name in self.header) + r" \\"
+        body = "".join("    " + " & ".join(map(shown, row)) + " \\\\\n" for row in self.rows)
+        caption = f"  \\caption{{{' '.join(filter(None, (self.title, self.note))).translate(LATEX)}}}\n"
+        return (
+            "\\begin{table}\n  \\centering\n"
+            + caption
+            + f"  \\begin{{tabular}}{{{columns}}}\n    \\toprule\n    {head}\n"
+            f"    \\midrule\n{body}    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
+        )
+
+
+def _range(table: Table) -> range:
+    return range(len(table.header))
+
+
+def _html(cell: Cell, kind: str) -> str:
+    text = html.escape(cell.text)
+    if cell.link:
+        text = f'<a href="{html.escape(cell.link, quote=True)}">{text}</a>'
+    return f"<td{kind}>" + (f"<strong>{text}</strong> <span class=mark>best</span>" if cell.best else text) + "</td>"

@@ -1,0 +1,65 @@
+"""Pages of runs and sweeps: python -m scripts.report sweeps/NAME, or runs/a runs/b to compare any"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from research.config import ConfigError, require
+
+EPILOG = """
+what is given
+  a run        its page: launch, curves, events, what it writes, scores, how to repeat it; while it runs too
+  a sweep      what differs against the scores (mean and spread over seeds), curves against steps, tokens and FLOPs, a
+               plot for each number that was swept, a paper's numbers beside ours; and every run's page
+  several      runs and sweeps, compared in the same way
+
+what is written
+  OUT.html, one file that opens from disk and needs no network; its tables as OUT.md, OUT.tex and, the first, OUT.csv.
+  OUT is DIR/report, and for several directories what --out says. A training run and a sweep write theirs at their end.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.report", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of a run or of a sweep")
+    parser.add_argument("--out", type=Path, help="the pages' path without its ending")
+    options = parser.parse_args(arguments)
+    try:
+        print(write(options.directories, options.out))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write(directories: list[Path], out: Path | None) -> Path:
+    """Raises ConfigError for a directory of neither a run nor a sweep, and for an --out that cannot be written."""
+    from research import record, run_page, sweep_page
+
+    for directory in directories:
+        require(directory.is_dir(), f"{directory}: there is no such directory.")
+        known = any((directory / name).is_file() for name in ("config.json", "sweep.json"))
+        require(
+            known, f"{directory} holds neither a run (config.json) nor a sweep (sweep.json): there is none to report."
+        )
+    require(out is None or out.absolute().parent.is_dir(), f"--out {out}: there is no directory {out and out.parent}.")
+    only = directories[0]
+    if len(directories) == 1 and (only / "sweep.json").is_file():
+        runs, waiting, published = sweep_page.runs_of(only)
+        return sweep_page.write(out or only / "report", f"Sweep {only.absolute().name}", runs, waiting, published)
+    if len(directories) == 1 and out is None:
+        return run_page.write(record.read(only))
+    require(out is not None, "Several directories are compared: say by --out where, as --out runs/comparison.")
+    assert out is not None
+    found = [sweep_page.runs_of(one) if (one / "sweep.json").is_file() else ([one], [], []) for one in directories]
+    runs = [run for of_one, _, _ in found for run in of_one]
+    waiting = [name for _, of_one, _ in found for name in of_one]
+    published = [table for _, _, of_one in found for table in of_one]
+    return sweep_page.write(out, f"Comparison {out.name}", runs, waiting, published)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
