@@ -25,7 +25,7 @@ def table(title: str, rows: Mapping[str, str]) -> None:
 
 def amount(value: float | int, unit: str = "") -> str:
     """A count with a decimal prefix: 247.6 M."""
-    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{value / factor:.4g} {prefix}{unit}"
     return f"{value:.4g} {unit}".strip()

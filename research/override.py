@@ -95,12 +95,15 @@ def load_experiment(file: str | Path) -> Experiment:
     return config
 
 
-def load_sweep(file: str | Path) -> list[dict[str, str]]:
+def load_sweep(file: str | Path, optional: bool = False) -> list[dict[str, str]]:
     """What `sweep()` of the Python file gives, as overrides on the command line would say it.
 
-    Raises ConfigError when there is none, or it gives something else than dicts by dotted names.
+    Raises ConfigError when there is none, unless `optional` says that get_config() alone will do, or when it gives
+    something else than dicts by dotted names.
     """
     module = _module(file)
+    if optional and not hasattr(module, "sweep"):
+        return [{}]
     require(hasattr(module, "sweep"), f"{file} has no sweep() that gives dicts of overrides, and so is no sweep.")
     found = list(module.sweep())
     named = all(isinstance(one, dict) and all(isinstance(name, str) for name in one) for one in found)

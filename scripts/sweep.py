@@ -31,7 +31,7 @@ what runs
 
 from trained runs
   --from sweeps/NAME begins every variant from each run of that sweep that is done: with its weights, its vocabulary and
-  its seed. So a pretraining sweep is judged by what its models learn next.
+  its seed. So a pretraining sweep is judged by what its models learn next. EXPERIMENT.py needs no sweep() then.
 
 hopeless variants
   --hopeless_after 0.3 stops a variant when, 30 % of its steps done, an evaluation of it (by evaluation.best) is worse
@@ -78,7 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
         check(options)
         common = override.from_arguments(rest)
         base = override.apply(override.load_experiment(options.experiment), common)
-        changes = [common | change for change in override.load_sweep(options.experiment)]
+        changes = [
+            common | change for change in override.load_sweep(options.experiment, optional=options.begun is not None)
+        ]
         published = override.load_published(options.experiment)
         from research.console import console, say  # after the config is known to be good: importing JAX takes seconds
         from research.sweep import Sweep, here

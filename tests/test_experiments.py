@@ -11,13 +11,14 @@ from research import sharding
 from research.config import Denoising, Mesh, Supervised
 from research.data.objective import lengths
 from research.model.transformer import abstract_params
-from research.override import apply, from_json, load_experiment, load_sweep, to_json
+from research.override import apply, from_json, load_experiment, load_published, load_sweep, to_json
 from research.plan import parameter_count
 from research.step import abstract_state, state_shardings
-from research.variants import variants
+from research.variants import matched, variants
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for path in (ROOT / "experiments").rglob("*.py") if path.name != "__init__.py")
+SWEEPS = [path for path in FILES if "\ndef sweep()" in path.read_text()]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -58,9 +59,8 @@ def _size(shape: tuple[int, ...]) -> int:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_experiment_is_one_expression_under_a_docstring_with_its_command(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    script = "sweep" if "sweep" in functions else "train"
-    assert f"python -m scripts.{script} {path.relative_to(ROOT)}" in (ast.get_docstring(tree) or "")
+    commands = [f"python -m scripts.{script} {path.relative_to(ROOT)}" for script in ("train", "sweep")]
+    assert any(command in (ast.get_docstring(tree) or "") for command in commands)
     (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "get_config"]
     assert [type(node) for node in function.body] == [ast.Return]
 
@@ -81,6 +81,10 @@ PARAMETERS = {
     "finetune/wmt16_mbart.py": 610_851_840,
     "finetune/squad_t5_base.py": 222_903_552,
     "marian/wmt14_base.py": 60_554_496,
+    "reproductions/t5_objectives.py": 222_903_552,
+    "reproductions/t5_repeats.py": 222_903_552,
+    "reproductions/nanot5_optimizers.py": 247_577_856,
+    "reproductions/bart_noise.py": 139_420_416 + 7 * 768,
 }
 
 
@@ -96,12 +100,12 @@ def test_every_other_experiment_is_small() -> None:
         assert parameter_count(abstract_params(load_experiment(ROOT / "experiments" / name).model)) < 10e6
 
 
-SWEEPS = [path for path in FILES if "\ndef sweep()" in path.read_text()]
-
-
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_can_be_applied(path: Path) -> None:
-    assert len(variants(load_experiment(path), load_sweep(path))) > 0
+    found = variants(load_experiment(path), load_sweep(path))
+    assert len(found) > 0
+    for table in matched(load_published(path), found):
+        assert [row for row in table["rows"] if not row["variants"]] == []
 
 
 def test_every_experiment_is_in_the_index() -> None:

@@ -272,6 +272,9 @@ def test_variants_begin_from_every_run_of_another_sweep(file: Path, stand_in: Pa
         (run / "config.json").write_text(json.dumps(config))
     after = file.parent / "after"
     later = file.parent / "later.py"
+    later.write_text(file.read_text().partition("\n\ndef sweep")[0])
+    assert script.main([str(later), "--dir", str(after), "--list"]) == 2  # nothing is swept
+    assert script.main([str(later), "--dir", str(after), "--from", str(stand_in), "--list"]) == 0
     later.write_text(
         file.read_text().partition("\n\ndef sweep")[0] + "\n\ndef sweep(): return grid({'steps': (6, 7)})\n"
     )

@@ -14,12 +14,10 @@ Hardware, time, result: being run.
 from collections.abc import Iterable
 from typing import Any
 
+from experiments.reproductions.nanot5_optimizers import OPTIMIZERS, numbers
 from research.config import (
     TFDS,
-    Adafactor,
-    AdamW,
     Checkpoint,
-    Constant,
     Cosine,
     Denoising,
     Evaluation,
@@ -27,6 +25,7 @@ from research.config import (
     InverseSquareRoot,
     Loss,
     Model,
+    Published,
     Report,
     RMSScaledAdamW,
     TrainedSentencePiece,
@@ -64,15 +63,15 @@ def get_config() -> Experiment:
     )
 
 
+SCHEDULES = (
+    InverseSquareRoot(peak=2e-2, timescale=150, warmup=150, warmup_start=0.5),
+    Cosine(peak=2e-2, warmup=150, warmup_start=0.5, final=1e-5),
+)
+
+
 def sweep() -> Iterable[dict[str, Any]]:
-    peak = Constant(peak=2e-2)  # replaced by each of the schedules
-    optimizers = (
-        Adafactor(schedule=peak, clip_norm=1.0),
-        RMSScaledAdamW(schedule=peak, clip_norm=1.0),
-        AdamW(schedule=peak, clip_norm=1.0),
-    )
-    schedules = (
-        InverseSquareRoot(peak=2e-2, timescale=150, warmup=150, warmup_start=0.5),
-        Cosine(peak=2e-2, warmup=150, warmup_start=0.5, final=1e-5),
-    )
-    return product(seeds(3), grid({"optimizer": optimizers, "optimizer.schedule": schedules}))
+    return product(seeds(3), grid({"optimizer": OPTIMIZERS, "optimizer.schedule": SCHEDULES}))
+
+
+def published() -> Iterable[Published]:
+    return [numbers(SCHEDULES)]

@@ -14,9 +14,6 @@ Commands:
 Hardware, time, result: being run.
 """
 
-from collections.abc import Iterable
-from typing import Any
-
 from research.config import (
     Adafactor,
     Checkpoint,
@@ -65,7 +62,3 @@ def get_config() -> Experiment:
         checkpoint=Checkpoint(every=400, keep=1),
         report=Report(every=20),
     )
-
-
-def sweep() -> Iterable[dict[str, Any]]:
-    return [{}]  # one for each run that --from names

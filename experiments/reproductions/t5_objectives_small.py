@@ -18,27 +18,21 @@ Hardware, time, result: being run.
 from collections.abc import Iterable
 from typing import Any
 
+from experiments.reproductions import t5_objectives
+from experiments.reproductions.t5_objectives import published as published
 from research.config import (
     TFDS,
     Adafactor,
-    BERTStyle,
     Checkpoint,
     Denoising,
-    Deshuffling,
-    DropTokens,
     Evaluation,
     Experiment,
     InverseSquareRoot,
-    MASSStyle,
     Model,
-    PrefixLM,
     ReplaceSpans,
     Report,
-    SpanCorruption,
     Tied,
     TrainedSentencePiece,
-    chain,
-    grid,
     product,
     seeds,
 )
@@ -77,7 +71,4 @@ def get_config() -> Experiment:
 
 def sweep() -> Iterable[dict[str, Any]]:
     """Seed by seed, so that what is there after hours is a whole series."""
-    spans = grid({"data.objective": [SpanCorruption(0.15, length) for length in (2.0, 3.0, 5.0, 10.0)]})
-    rates = grid({"data.objective": [ReplaceSpans(density) for density in (0.15, 0.1, 0.25, 0.5)]})
-    others = grid({"data.objective": [PrefixLM(), BERTStyle(), MASSStyle(), DropTokens(), Deshuffling()]})
-    return product(seeds(3), chain(rates, spans, others))
+    return product(seeds(3), t5_objectives.sweep())

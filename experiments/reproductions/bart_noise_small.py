@@ -1,0 +1,76 @@
+"""BART's comparison of noise, its table 1, with a model of 4.8 M parameters on Python's documentation.
+
+Paper: Lewis et al., arXiv:1910.13461, section 4; its table stands in bart_noise.py beside this file, and in the report
+beside ours. Smaller than there: 2 + 2 layers of width 256, 128 tokens a row, 1,000 steps of 8 rows. All targets are the
+whole text, but what is left of it to read differs, so losses cannot be compared: bart_small_summaries.py fine-tunes
+every model.
+
+Commands:
+    python -m scripts.sweep experiments/reproductions/bart_noise_small.py --dir sweeps/bart_noise --jobs 2
+    python -m scripts.sweep experiments/reproductions/bart_small_summaries.py --dir sweeps/bart_noise_summaries \
+        --jobs 2 --from sweeps/bart_noise
+    python -m scripts.report sweeps/bart_noise_summaries
+Hardware, time, result: not run yet.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from experiments.reproductions import bart_noise
+from experiments.reproductions.bart_noise import published as published
+from research.config import (
+    BART,
+    TFDS,
+    AdamW,
+    Checkpoint,
+    Denoising,
+    Evaluation,
+    Experiment,
+    Learned,
+    Linear,
+    Loss,
+    Report,
+    TextInfilling,
+    TrainedSentencePiece,
+    product,
+    seeds,
+)
+from research.model import family
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=family.bart(
+            "base",
+            vocab_size=4104,
+            width=256,
+            heads=4,
+            head_width=64,
+            feed_forward=1024,
+            encoder_layers=2,
+            decoder_layers=2,
+            positions=Learned(128),
+            dropout=0.0,
+            compute="float32",
+            unroll=2,
+        ),
+        data=Denoising(
+            corpora=(TFDS("python_docs"),),
+            tokenizer=TrainedSentencePiece(pieces=4096, sentinels=1),  # which is the mask
+            objective=BART(TextInfilling(), permute_sentences=1.0),
+            input_length=128,
+        ),
+        optimizer=AdamW(
+            schedule=Linear(peak=2e-3, warmup=100), clip_norm=1.0, weight_decay=0.01, b2=0.98, epsilon=1e-6
+        ),
+        loss=Loss(z_loss=0.0),
+        steps=1000,
+        batch_size=8,
+        evaluation=Evaluation(every=200, rows=256),
+        checkpoint=Checkpoint(every=500),
+        report=Report(every=20),
+    )
+
+
+def sweep() -> Iterable[dict[str, Any]]:
+    return product(seeds(3), bart_noise.sweep())

@@ -1,0 +1,59 @@
+"""What a small BART learns next: to say what a Python function does. For bart_noise_small.py beside this file.
+
+As small_summaries.py, with the model of that series and BART's optimizer.
+
+Commands:
+    python -m scripts.sweep experiments/reproductions/bart_small_summaries.py --dir sweeps/bart_noise_summaries \
+        --jobs 2 --from sweeps/bart_noise
+Hardware, time, result: not run yet.
+"""
+
+from research.config import (
+    AdamW,
+    Checkpoint,
+    Evaluation,
+    Experiment,
+    Generation,
+    Learned,
+    Linear,
+    Loss,
+    Report,
+    SentencePiece,
+    Summarization,
+    Supervised,
+    TFDSExamples,
+)
+from research.model import family
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=family.bart(
+            "base",
+            vocab_size=4104,
+            width=256,
+            heads=4,
+            head_width=64,
+            feed_forward=1024,
+            encoder_layers=2,
+            decoder_layers=2,
+            positions=Learned(128),
+            dropout=0.1,
+            compute="float32",
+            unroll=2,
+        ),
+        init="sweeps/bart_noise/seed=0",
+        data=Supervised(
+            tasks=(Summarization(examples=TFDSExamples("python_docs/summaries"), source="function", target="summary"),),
+            tokenizer=SentencePiece("sweeps/bart_noise/seed=0/tokenizer.model", sentinels=1),
+            input_length=128,
+            target_length=32,
+        ),
+        optimizer=AdamW(schedule=Linear(peak=1e-3, warmup=50), clip_norm=1.0, weight_decay=0.01, b2=0.98, epsilon=1e-6),
+        loss=Loss(z_loss=0.0),
+        steps=800,
+        batch_size=8,
+        evaluation=Evaluation(every=400, rows=512, generation=Generation(max_length=32), examples=512, best="rougeL"),
+        checkpoint=Checkpoint(every=400, keep=1),
+        report=Report(every=20),
+    )

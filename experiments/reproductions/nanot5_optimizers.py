@@ -1,0 +1,92 @@
+"""nanoT5's optimizers and schedules: which of Adafactor and RMS-scaled AdamW, with which decay, and plain AdamW.
+
+Source: Nawrot, "nanoT5", arXiv:2309.02373, section 3, and its repository's README. T5 v1.1 base on C4, 65,536 steps of
+128 rows, peak 0.02 with 10,000 steps of warm-up from half of it, gradient norm clipped at 1. As published, held-out
+negative log-likelihood in nats a target token; plain AdamW diverges at this learning rate:
+
+                         inverse square root    cosine
+    Adafactor                  1.995             1.993
+    RMS-scaled AdamW           2.040             1.953
+
+To know when comparing: see ../t5/nanot5_base_c4.py, the best of them alone.
+
+Commands:
+    python -m scripts.sweep experiments/reproductions/nanot5_optimizers.py --dir sweeps/nanot5_optimizers --jobs 8
+    python -m scripts.report sweeps/nanot5_optimizers
+Data: as in ../t5/nanot5_base_c4.py.
+Hardware, time, result: not run yet (its authors: one A100, 10 hours each); nanot5_optimizers_small.py beside this file
+    is, in small.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from research.config import (
+    TFDS,
+    Adafactor,
+    AdamW,
+    Constant,
+    Cosine,
+    Denoising,
+    Evaluation,
+    Experiment,
+    InverseSquareRoot,
+    Loss,
+    Published,
+    RMSScaledAdamW,
+    SentencePiece,
+    SpanCorruption,
+    grid,
+)
+from research.model import family
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=family.t5_v1_1("base"),
+        data=Denoising(
+            corpora=(TFDS("c4/en:3.1.0"),),
+            tokenizer=SentencePiece("sentencepiece.model"),
+            objective=SpanCorruption(noise_density=0.15, mean_span_length=3.0),
+            input_length=512,
+        ),
+        optimizer=RMSScaledAdamW(
+            schedule=Cosine(peak=2e-2, warmup=10_000, warmup_start=0.5, final=1e-5),
+            clip_norm=1.0,
+        ),
+        loss=Loss(z_loss=0.0),
+        steps=65_536,
+        batch_size=128,
+        evaluation=Evaluation(every=10_000, rows=16_384),
+    )
+
+
+PEAK = Constant(peak=2e-2)  # replaced by each of the schedules
+OPTIMIZERS = (
+    Adafactor(schedule=PEAK, clip_norm=1.0),
+    RMSScaledAdamW(schedule=PEAK, clip_norm=1.0),
+    AdamW(schedule=PEAK, clip_norm=1.0),
+)
+SCHEDULES = (
+    InverseSquareRoot(peak=2e-2, timescale=10_000, warmup=10_000, warmup_start=0.5),
+    Cosine(peak=2e-2, warmup=10_000, warmup_start=0.5, final=1e-5),
+)
+
+
+def sweep() -> Iterable[dict[str, Any]]:
+    return grid({"optimizer": OPTIMIZERS, "optimizer.schedule": SCHEDULES})
+
+
+def published() -> Iterable[Published]:
+    return [numbers(SCHEDULES)]
+
+
+def numbers(schedules: tuple[InverseSquareRoot, Cosine]) -> Published:
+    """nanoT5's, for these schedules; plain AdamW has none, since it diverges."""
+    losses = {"Adafactor": (1.995, 1.993), "RMSScaledAdamW": (2.040, 1.953)}
+    rows = tuple(
+        ({"optimizer": optimizer, "optimizer.schedule": schedule}, (loss,))
+        for optimizer in OPTIMIZERS[:2]
+        for schedule, loss in zip(schedules, losses[type(optimizer).__name__], strict=True)
+    )
+    return Published("nanoT5, arXiv:2309.02373", ("held-out loss",), rows, lower_is_better=("held-out loss",))

@@ -1,0 +1,79 @@
+"""How often T5 may read the same text, its table 9: C4 cut down and repeated, at the same number of tokens in all.
+
+Paper: Raffel et al., arXiv:1910.10683, section 3.4.2: the baseline of t5_objectives.py beside this file, its 2**35
+tokens drawn from 2**35, 2**29, 2**27, 2**25 or 2**23 different ones. As published (columns as there):
+
+    different tokens   times    GLUE   CNNDM  SQuAD  SGLUE  EnDe   EnFr   EnRo
+    all                    0    83.28  19.24  80.88  71.36  26.98  39.82  27.65
+    2**29                 64    82.87  19.19  80.97  72.03  26.83  39.74  27.63
+    2**27                256    82.62  19.20  79.78  69.97  27.02  39.71  27.33
+    2**25              1,024    79.55  18.57  76.27  64.76  26.38  39.56  26.80
+    2**23              4,096    76.34  18.33  70.92  59.29  26.3      -      -
+
+The last row stands here as far as it was at hand. What is kept is a number of documents, by C4's mean of about 430
+tokens a document: 2**29 tokens are the first 1,248,537 of them.
+
+Commands:
+    python -m scripts.sweep experiments/reproductions/t5_repeats.py --dir sweeps/t5_repeats --hardware v5p-64
+    python -m scripts.report sweeps/t5_repeats
+Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache Beam). T5's SentencePiece model:
+    --config.data.tokenizer.path=PATH.
+Hardware, time, result: not run yet; t5_repeats_small.py beside this file is there in small.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from research.config import (
+    TFDS,
+    Adafactor,
+    Checkpoint,
+    Denoising,
+    Evaluation,
+    Experiment,
+    InverseSquareRoot,
+    Mesh,
+    Published,
+    ReplaceSpans,
+    SentencePiece,
+    grid,
+)
+from research.model import family
+
+DOCUMENTS = tuple(2**power // 430 for power in (29, 27, 25, 23))
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=family.t5("base"),
+        data=Denoising(
+            corpora=(TFDS("c4/en:2.2.0"),),
+            tokenizer=SentencePiece("sentencepiece.model"),
+            objective=ReplaceSpans(noise_density=0.15),
+            input_length=512,
+        ),
+        optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.01, timescale=10_000)),
+        steps=2**19,
+        batch_size=128,
+        mesh=Mesh(data=-1),
+        evaluation=Evaluation(every=10_000, rows=16_384),
+        checkpoint=Checkpoint(every=5_000),
+    )
+
+
+def sweep() -> Iterable[dict[str, Any]]:
+    return grid({"data.corpora.0.train": ("train", *(f"train[:{count}]" for count in DOCUMENTS))})
+
+
+def published() -> Iterable[Published]:
+    values = (
+        (83.28, 19.24, 80.88, 71.36, 26.98, 39.82, 27.65),
+        (82.87, 19.19, 80.97, 72.03, 26.83, 39.74, 27.63),
+        (82.62, 19.20, 79.78, 69.97, 27.02, 39.71, 27.33),
+        (79.55, 18.57, 76.27, 64.76, 26.38, 39.56, 26.80),
+        (76.34, 18.33, 70.92, 59.29, None, None, None),
+    )
+    scores = ("GLUE", "CNNDM", "SQuAD", "SGLUE", "EnDe", "EnFr", "EnRo")
+    return [
+        Published("Raffel et al., arXiv:1910.10683, table 9", scores, tuple(zip(sweep(), values, strict=True))),
+    ]

@@ -1,0 +1,72 @@
+"""How often T5 may read the same text, its table 9, with a model of 4.8 M parameters on Python's documentation.
+
+Paper: Raffel et al., arXiv:1910.10683, section 3.4.2; its table stands in t5_repeats.py beside this file. Smaller than
+there: the model of t5_objectives_small.py, 1,000 steps of 8 rows, 1.1 M raw tokens, which is a quarter of the corpus;
+cut to a share of its documents they are read 1, 4, 16, 64 and 256 times. What is held out is the same for all, so that
+the held-out loss says what repeating costs.
+
+Commands:
+    python -m scripts.sweep experiments/reproductions/t5_repeats_small.py --dir sweeps/t5_repeats --jobs 2
+    python -m scripts.report sweeps/t5_repeats
+    The vocabulary is that of t5_objectives_small.py, which is trained on the whole corpus.
+Hardware, time, result: not run yet.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from research.config import (
+    TFDS,
+    Adafactor,
+    Checkpoint,
+    Denoising,
+    Evaluation,
+    Experiment,
+    InverseSquareRoot,
+    Model,
+    ReplaceSpans,
+    Report,
+    SentencePiece,
+    Tied,
+    grid,
+    product,
+    seeds,
+)
+
+DOCUMENTS = (7874, 1969, 492, 123, 31)  # of 31,498; each a quarter of the one before
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=Model(
+            vocab_size=4224,
+            width=256,
+            heads=4,
+            head_width=64,
+            feed_forward=1024,
+            encoder_layers=2,
+            decoder_layers=2,
+            activation="relu",
+            gated=False,
+            head=Tied(scaled=True),
+            compute="float32",
+            unroll=2,
+        ),
+        data=Denoising(
+            corpora=(TFDS("python_docs"),),
+            tokenizer=SentencePiece("sweeps/t5_objectives/seed=0,objective=ReplaceSpans/tokenizer.model"),
+            objective=ReplaceSpans(noise_density=0.15),
+            input_length=128,
+        ),
+        optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.02, timescale=400, warmup=50)),
+        steps=1000,
+        batch_size=8,
+        evaluation=Evaluation(every=100, rows=256),
+        checkpoint=Checkpoint(every=500),
+        report=Report(every=20),
+    )
+
+
+def sweep() -> Iterable[dict[str, Any]]:
+    cut = grid({"data.corpora.0.train": [f"train[:{count}]" for count in DOCUMENTS]})
+    return product(seeds(3), cut)
