@@ -17,18 +17,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from research import plan, run_directory
 from research.config import FORCED, ConfigError, Experiment, parse_json, require
 from research.console import amount, clock, console
 from research.data.shapes import row_lengths
+from research.hardware import PEAK_FLOPS
 from research.model.transformer import abstract_params
 from research.variants import Place, Variant, total_flops
 
@@ -279,21 +281,25 @@ class Sweep:
             console.print(f"{run.variant.name} {run.state}: {said} ({run.directory}.log)", markup=False)
 
     def table(self) -> Table:
-        table = Table("variant", "step", "loss", "left", "state", title=str(self.directory))
+        name = Column("variant", overflow="fold")
+        table = Table(name, "step", "loss", "left", "state", title=str(self.directory))
         for run in self.runs:
             table.add_row(
                 run.variant.name, *(cell.removeprefix("loss ").removeprefix("left ") for cell in self._cells(run))
             )
         return table
 
-    def listing(self) -> Table:
-        """Before anything runs: parameters, FLOPs, and the time of each where one has been timed."""
-        table = Table("variant", "parameters", "FLOPs", "time", title=f"{len(self.runs)} variants of {self.file}")
+    def listing(self, place: Place | None) -> Table:
+        """Before anything runs: parameters, FLOPs, and time, by what was timed here or at least what a place takes."""
+        name = Column("variant", overflow="fold")
+        table = Table(name, "parameters", "FLOPs", "time", title=f"{len(self.runs)} variants of {self.file}")
         speeds = [speed for run in self.runs if (speed := flops_per_second(run)) is not None]
         for run in self.runs:
             flops = total_flops(run.variant.config)
             parameters = plan.parameter_count(abstract_params(run.variant.config.model))
-            time_needed = clock(flops / (sum(speeds) / len(speeds))) if speeds else "-"
+            least = None if place is None else place.seconds(run.variant.config)
+            bound = "-" if least is None else f"at least {clock(least)}"
+            time_needed = clock(flops / (sum(speeds) / len(speeds))) if speeds else bound
             table.add_row(run.variant.name, amount(parameters), amount(flops), time_needed)
         return table
 
@@ -321,13 +327,31 @@ def here(jobs: int) -> Place | None:
     """What one of so many jobs has of this machine; None where that cannot be told, as on TPUs."""
     gpus = visible_gpus()
     if gpus:
-        asked = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+        asked = ("nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits")
         with contextlib.suppress(OSError, subprocess.CalledProcessError, ValueError):
-            sizes = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
-            return Place("a GPU here", max(1, len(gpus) // jobs), max(map(int, sizes)) * 2**20)
+            lines = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+            mebibytes, _, name = lines[0].partition(", ")
+            devices = max(1, len(gpus) // jobs)
+            return Place(name, devices, int(mebibytes) * 2**20, at_peak(PEAK_FLOPS.get(name), devices))
         return None
     if importlib.util.find_spec("libtpu") and os.environ.get("JAX_PLATFORMS") != "cpu":
         return None
     simulated = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     devices = int(simulated[1]) if simulated else 1
-    return Place("this machine", devices, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / devices)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Place("this machine", devices, memory / devices, at_peak(processor_flops() / jobs, 1))
+
+
+def at_peak(flops: float | int | None, devices: int) -> Callable[[Experiment], float | int | None]:
+    return lambda config: None if flops is None else total_flops(config) / (flops * devices)
+
+
+def processor_flops(size: int = 1024) -> float:
+    """FLOP/s of all cores together, in a float32 matrix product of NumPy's, the best of three."""
+    matrix = np.ones((size, size), np.float32)
+    seconds = []
+    for _ in range(4):  # the first starts threads
+        began = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds[1:])

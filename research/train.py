@@ -86,8 +86,9 @@ def train(
 
 
 def _write_page(run: Run, directory: Path) -> None:
-    """Of a run that has ended; its result is written, so what may go wrong here is said and changes nothing."""
-    if run.exit_code == run_directory.EXIT_CODES["preempted"] or jax.process_index() != 0:
+    """Of a run that is done or was not finite; its result is written: what may go wrong here changes nothing."""
+    ended = [run_directory.EXIT_CODES[status] for status in ("done", "not finite")]
+    if run.exit_code not in ended or jax.process_index() != 0:
         return
     from research import record, run_page  # drawing takes a second to import, which a start need not wait for
 

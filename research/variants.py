@@ -1,15 +1,16 @@
 """The variants of a sweep: every change applied to the experiment, and named by what differs."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research import override, plan, run_directory, sharding, weights
+from research import foresight, override, plan, run_directory, sharding, weights
 from research.config import ConfigError, Equal, Experiment, Published, parse_json, require
 from research.console import byte_amount
 from research.data import cache
 from research.data.shapes import row_lengths
+from research.hardware import Hardware
 
 LONGEST_NAME = 100  # of a directory
 
@@ -90,6 +91,16 @@ class Place(NamedTuple):
     name: str
     devices: int
     memory: float | int  # bytes a device
+    seconds: Callable[[Experiment], float | int | None]  # that its training takes at least; None where not known
+
+
+def place_of(hardware: Hardware) -> Place:
+    """Hardware that is not here, by the roofline."""
+
+    def seconds(config: Experiment) -> float:
+        return config.steps * foresight.foresee(config, hardware).times.step
+
+    return Place(hardware.name, hardware.chips, hardware.chip.memory, seconds)
 
 
 def check_fits(found: Sequence[Variant], place: Place) -> None:

@@ -3,14 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from research import hardware, override
 from research.config import ConfigError, require
 from research.hardware import HELP
-
-if TYPE_CHECKING:
-    from research.variants import Place
 
 EPILOG = """
 a sweep
@@ -52,13 +48,6 @@ def check(options: argparse.Namespace) -> None:
     require(share is None or 0 < share < 1, f"--hopeless_after is {share}: a share of the steps, between 0 and 1.")
 
 
-def named_place(name: str) -> "Place":
-    from research.variants import Place
-
-    found = hardware.find(name)
-    return Place(name, found.chips, found.chip.memory)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.sweep", description=__doc__, epilog=EPILOG,
@@ -84,13 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
         published = override.load_published(options.experiment)
         from research.console import console, say  # after the config is known to be good: importing JAX takes seconds
         from research.sweep import Sweep, here
-        from research.variants import begun_from, check_fits, inherited, matched, variants
+        from research.variants import begun_from, check_fits, inherited, matched, place_of, variants
 
         begun, missing = ([], []) if options.begun is None else begun_from(options.begun)
         if missing:
             say(f"Left out, not done in {options.begun}: {', '.join(missing)}.")
         found = variants(base, changes, begun)
-        place = here(options.jobs) if options.hardware is None else named_place(options.hardware)
+        place = here(options.jobs) if options.hardware is None else place_of(hardware.find(options.hardware))
         if place is not None:
             check_fits(found, place)
         known = [] if options.begun is None else inherited(options.begun, found)
@@ -99,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.experiment, base, found, options.dir, published=tables, hopeless_after=options.hopeless_after
         )
         if options.list:
-            console.print(sweep.listing())
+            console.print(sweep.listing(place))
             return 0
         with sweep.held():
             done = sweep.train(options.jobs)
