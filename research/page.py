@@ -85,8 +85,8 @@ def switch(name: str, legend: str, panels: Sequence[tuple[str, str]]) -> str:
     return f'<div class=switch role=group aria-label="{name}"><span>{said} </span>{inputs}\n{shown}</div>\n'
 
 
-def folded(summary: str, content: str) -> str:
-    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>\n"
+def folded(summary: str, content: str, opened: bool = False) -> str:
+    return f"<details{' open' * opened}><summary>{html.escape(summary)}</summary>{content}</details>\n"
 
 
 def preformatted(text: str) -> str:

@@ -202,9 +202,7 @@ def samples(record: Record) -> list[str]:
     places = sorted({round(last * part / (SHOWN_STEPS - 1)) for part in range(SHOWN_STEPS)})
     chosen = [steps[place] for place in places]
     return [
-        page.folded(f"Example {place + 1}{task}", _over_steps(record, chosen, place, task))
-        if place
-        else f"<h3>Example 1{task}</h3>{_over_steps(record, chosen, place, task)}"
+        page.folded(f"Held-out example {place + 1}{task}", _over_steps(record, chosen, place), opened=place == 0)
         for place, task in _places(record, steps[-1])
     ]
 
@@ -215,7 +213,7 @@ def _places(record: Record, step: int) -> list[tuple[int, str]]:
     return [(place, f" of {line['task']}" if line.get("task") else "") for place, line in enumerate(there)]
 
 
-def _over_steps(record: Record, steps: Sequence[int], place: int, task: str) -> str:
+def _over_steps(record: Record, steps: Sequence[int], place: int) -> str:
     of_steps = {step: [line for line in record.samples if line.get("step") == step] for step in steps}
     found = {step: lines[place] for step, lines in of_steps.items() if place < len(lines)}
     first = next(iter(found.values()))
@@ -224,7 +222,7 @@ def _over_steps(record: Record, steps: Sequence[int], place: int, task: str) -> 
         [Cell(name), Cell(str(first[name]))] for name in ("input", "source", "original", "reference") if name in first
     ]
     rows += [[Cell(f"step {step:,}"), Cell(str(line.get(written, "")))] for step, line in found.items()]
-    return Table(f"Held-out example {place + 1}{task}", ("", "text"), rows).html()
+    return Table(f"Held-out example {place + 1}", ("", "text"), rows).html(caption=False)
 
 
 def repeat(record: Record) -> str:
@@ -236,6 +234,7 @@ def repeat(record: Record) -> str:
         f"git checkout {str(last.get('commit', 'unknown')).removesuffix('+changes')}",
         str(last.get("command", "")),
     )
+    starts = "1 start" if len(record.starts) == 1 else f"{len(record.starts)} starts"
     changed = " The source differed from that commit." if str(last.get("commit", "")).endswith("+changes") else ""
-    said = f"Python {last.get('python', '?')} with {packages}, on {last.get('host', '?')}; {len(record.starts)} starts."
+    said = f"Python {last.get('python', '?')} with {packages}, on {last.get('host', '?')}; {starts}."
     return page.preformatted("\n".join(lines)) + page.paragraph(said + changed, "note")
