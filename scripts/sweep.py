@@ -43,7 +43,8 @@ exit codes
 
 
 def check(options: argparse.Namespace) -> None:
-    share = options.hopeless_after
+    share, local = options.hopeless_after, not str(options.dir).startswith("gs:")
+    require(local, f"--dir {options.dir} is in a bucket: a sweep needs a directory of this machine, or a shared one.")
     require(options.jobs > 0, f"--jobs is {options.jobs}: it must be above 0.")
     require(share is None or 0 < share < 1, f"--hopeless_after is {share}: a share of the steps, between 0 and 1.")
 

@@ -99,6 +99,7 @@ def test_a_vocabulary_cannot_change_under_weights_that_stay(file: Path) -> None:
         (["--hardware", "H900"], "--hardware H900 is not known"),
         (["--hopeless_after", "2"], "--hopeless_after is 2.0: a share of the steps, between 0 and 1"),
         (["--jobs", "0"], "--jobs is 0: it must be above 0"),
+        (["--dir", "gs://bucket/sweep"], "is in a bucket: a sweep needs a directory of this machine, or a shared one"),
         (["--from", "nowhere"], "nowhere holds no sweep: there is no sweep.json in it"),
     ],
 )  # fmt: skip

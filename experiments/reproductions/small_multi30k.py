@@ -1,0 +1,62 @@
+"""What a small pretrained model learns next from captions: English to German, Multi30k. For the small series beside it.
+
+As small_summaries.py, with a task that is further from the text of pretraining: the vocabulary is the series', of
+Python's documentation, so that German is written in short pieces and bytes.
+
+Commands:
+    python -m scripts.sweep experiments/reproductions/small_multi30k.py --dir sweeps/t5_objectives_multi30k --jobs 2 \
+        --from sweeps/t5_objectives --config.data.manual_dir=DIR
+    Without manual_dir the files are downloaded. From random weights, to compare with, and so on with seeds 1 and 2:
+    python -m scripts.train experiments/reproductions/small_multi30k.py --run_dir sweeps/scratch_multi30k/seed=0 \
+        --config.init=None --config.seed=0
+Hardware, time, result: not run yet.
+"""
+
+from research.config import (
+    Adafactor,
+    Checkpoint,
+    Evaluation,
+    Experiment,
+    Generation,
+    Linear,
+    Model,
+    Report,
+    SentencePiece,
+    Supervised,
+    TFDSExamples,
+    Tied,
+    Translation,
+)
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=Model(
+            vocab_size=4224,
+            width=256,
+            heads=4,
+            head_width=64,
+            feed_forward=1024,
+            encoder_layers=2,
+            decoder_layers=2,
+            activation="relu",
+            gated=False,
+            head=Tied(scaled=True),
+            dropout=0.1,
+            compute="float32",
+            unroll=2,
+        ),
+        init="sweeps/t5_objectives/seed=0,objective=ReplaceSpans",
+        data=Supervised(
+            tasks=(Translation(examples=TFDSExamples("multi30k"), source="en", target="de"),),
+            tokenizer=SentencePiece("sweeps/t5_objectives/seed=0,objective=ReplaceSpans/tokenizer.model"),
+            input_length=128,
+            target_length=128,
+        ),
+        optimizer=Adafactor(schedule=Linear(peak=1e-2, warmup=50)),
+        steps=800,
+        batch_size=8,
+        evaluation=Evaluation(every=400, rows=512, generation=Generation(max_length=96), examples=256, best="bleu"),
+        checkpoint=Checkpoint(every=400, keep=1),
+        report=Report(every=20),
+    )
