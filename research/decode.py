@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from research import logits
 from research.config import GNMT, Beam, Generation, Greedy, Model, Power, Sampling
 from research.model.cache import Cache
-from research.model.transformer import DecoderLayer, EncoderDecoder, Params, bind
+from research.model.transformer import Params, bind
 
 STAGES = (32, 64, 128, 256, 512, 1024)  # lengths of the cache
 FAR = -1.0e9  # the score of what has no chance; finite, as Hugging Face's, so that sums of it stay comparable
@@ -58,9 +58,11 @@ def decode(
     hypotheses = generation.method.beams if isinstance(generation.method, Beam) else generation.outputs
     cache = network.new_cache(encoded, min(generation.max_length, STAGES[0]), hypotheses)
     if start_tokens is None:
-        start_tokens = jnp.full(len(encoded), generation.start_token, jnp.int32)
-    step = Step(network, network.decoder.unstacked(), encoder_segment_ids, generation, prefix)
-    tokens = jnp.full((len(encoded), hypotheses, generation.max_length + 1), generation.pad_token, jnp.int32)
+        start_tokens = jnp.full(len(encoder_input_tokens), generation.start_token, jnp.int32)
+    step = Step(network, network.unstacked(), encoder_segment_ids, generation, prefix)
+    tokens = jnp.full(
+        (len(encoder_input_tokens), hypotheses, generation.max_length + 1), generation.pad_token, jnp.int32
+    )
     tokens = tokens.at[:, :, 0].set(start_tokens[:, None])
     match generation.method:
         case Beam():
@@ -75,8 +77,8 @@ def decode(
 class Step(NamedTuple):
     """What every step of a loop uses and none changes."""
 
-    network: EncoderDecoder
-    layers: list[DecoderLayer]
+    network: Any  # an encoder-decoder, or a language model
+    layers: list[Any]
     encoder_segment_ids: Int[Array, "b s"] | None
     generation: Generation
     prefix: Int[Array, "b p"] | None

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from research.config import Experiment, Model
+from research.config import Experiment, Model, OneStack
 from research.hardware import PEAK_FLOPS
 from research.step import abstract_state, state_shardings
 
@@ -17,7 +17,7 @@ def train_flops(model: Model, input_length: int, target_length: int) -> int:
     softmax, the optimizer and what remat computes again are not. The backward pass is twice the forward one.
     """
     t, d, inner = target_length, model.width, model.heads * model.head_width
-    decoder_layer = 8 * d * inner * t + 4 * t * t * inner + _cross_attention(model, input_length, t)
+    decoder_layer = 8 * d * inner * t + 4 * t * t * inner + _of_inputs(model, input_length, t)
     decoder_layer += _cross_projection(model, input_length) + _feed_forward(model) * t
     logits = 2 * d * model.vocab_size * t
     return 3 * (_encoder(model, input_length) + model.decoder_layers * decoder_layer + logits)
@@ -46,7 +46,7 @@ def encode_flops(model: Model, input_length: int) -> int:
 def step_flops(model: Model, input_length: int, places: int) -> int:
     """FLOPs of one token of one hypothesis that is scored against `places` of the decoder's cache."""
     own = (8 * model.width + 4 * places) * _inner(model)
-    layer = own + _cross_attention(model, input_length, 1) + _feed_forward(model)
+    layer = own + _of_inputs(model, input_length, 1) + _feed_forward(model)
     return model.decoder_layers * layer + 2 * model.width * model.vocab_size
 
 
@@ -55,12 +55,13 @@ def _encoder(model: Model, s: int) -> int:
     return model.encoder_layers * layer
 
 
-def _cross_attention(model: Model, s: int, t: int) -> int:
-    return 4 * (model.width + s) * _inner(model) * t
+def _of_inputs(model: Model, s: int, t: int) -> int:
+    """What reading the inputs costs t targets: cross-attention, or in one stack their scores alone."""
+    return 4 * (s if isinstance(model.stacks, OneStack) else model.width + s) * _inner(model) * t
 
 
 def _cross_projection(model: Model, s: int) -> int:
-    return 4 * model.width * _inner(model) * s
+    return 0 if isinstance(model.stacks, OneStack) else 4 * model.width * _inner(model) * s
 
 
 def _feed_forward(model: Model) -> int:

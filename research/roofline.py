@@ -21,7 +21,7 @@ are summed. That happens beside products: only what it takes longer than they do
 from functools import cache
 from typing import NamedTuple
 
-from research.config import Adafactor, Experiment, Mesh, Model
+from research.config import Adafactor, Experiment, Mesh, Model, OneStack
 from research.hardware import Hardware
 from research.model.transformer import abstract_params
 from research.plan import parameter_count, train_flops
@@ -110,14 +110,9 @@ def _row(model: Model, s: int, t: int) -> Row:
         return Row(15.0 * model.heads * queries * keys, 0, 0, 0)
 
     encoder = [times(block, s), times(attention, s), scores(s, s)]
-    decoder = [
-        times(block, t),
-        times(attention, t),
-        scores(t, t),
-        times(across, t),
-        times(over_inputs, s),
-        scores(t, s),
-    ]
+    decoder = [times(block, t), times(attention, t), scores(t, t), scores(t, s)]
+    if not isinstance(model.stacks, OneStack):
+        decoder += [times(across, t), times(over_inputs, s)]
     parts = [(model.encoder_layers, part) for part in encoder] + [(model.decoder_layers, part) for part in decoder]
     return Row(*(sum(layers * part[kind] for layers, part in parts) for kind in range(len(Row._fields))))
 

@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import Adafactor, AdamW, Constant, Denoising, Experiment, Mesh, Model, PlainText
+from research.config import (
+    Adafactor,
+    AdamW,
+    Constant,
+    Denoising,
+    Experiment,
+    Mesh,
+    Model,
+    OneStack,
+    PlainText,
+    SharedLayers,
+)
 from research.data.batch import Batch
 from research.hardware import PEAK_FLOPS
 from research.model.family import preset
@@ -66,13 +77,38 @@ def test_flops_of_a_training_sequence_of_512_tokens(name, target_length, teraflo
     assert round(train_flops(preset(name), 512, target_length) / 1e12, 4) == teraflops
 
 
-@pytest.mark.parametrize("model", [TINY, replace(TINY, gated=False)], ids=["gated", "not gated"])
+EVEN = replace(TINY, encoder_layers=3, decoder_layers=3)
+SHARED, PREFIX = replace(EVEN, stacks=SharedLayers()), replace(EVEN, stacks=OneStack())
+
+
+@pytest.mark.parametrize("model", [TINY, replace(TINY, gated=False), SHARED], ids=["gated", "not gated", "shared"])
 def test_flops_are_those_of_the_products_in_the_program(model):
     """Twice the multiply-adds of every matrix product in the model's own jaxpr, for the forward pass."""
     tokens, targets = np.zeros((1, 12), np.int32), np.zeros((1, 6), np.int32)
     jaxpr = jax.make_jaxpr(lambda params: bind(model, params)(Batch(tokens, targets, targets)))(abstract_params(model))
     bias = 2 * 32 * model.heads * (12 * 12 + 6 * 6)  # the tables of relative biases are looked up by a product
     assert _product_flops(jaxpr.jaxpr) - bias == train_flops(model, 12, 6) // 3
+
+
+def test_flops_of_one_stack_are_those_of_the_products_in_the_program():
+    tokens, targets = jnp.zeros((1, 12), jnp.int32), jnp.zeros((1, 6), jnp.int32)
+    batch = Batch(tokens, targets, targets)
+    jaxpr = jax.make_jaxpr(lambda params: bind(PREFIX, params)(batch))(abstract_params(PREFIX))
+    bias = 2 * 32 * PREFIX.heads * (12 * 12 + 6 * (12 + 6))
+    assert _product_flops(jaxpr.jaxpr) - bias == train_flops(PREFIX, 12, 6) // 3
+
+    def advance(params, cache):
+        return bind(PREFIX, params).decode_step(jnp.zeros((1, 1), jnp.int32), cache, jnp.int32(2))[0]
+
+    def begin(params):
+        module = bind(PREFIX, params)
+        return module.new_cache(module.encode(tokens), 5)
+
+    params = abstract_params(PREFIX)
+    begun = _product_flops(jax.make_jaxpr(begin)(params).jaxpr)
+    assert begun - 2 * 32 * PREFIX.heads * 12 * 12 == encode_flops(PREFIX, 12)
+    advanced = _product_flops(jax.make_jaxpr(advance)(params, jax.eval_shape(begin, params)).jaxpr)
+    assert advanced - 2 * 32 * PREFIX.heads * (12 + 5) == step_flops(PREFIX, 12, 5)
 
 
 @pytest.mark.parametrize("hypotheses", [1, 3])

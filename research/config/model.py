@@ -105,6 +105,26 @@ class Xavier:
     """Initial values as fairseq's: uniform by the widths read and written (Glorot and Bengio, 2010), tables normal."""
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Encoder and decoder have layers of their own."""
+
+
+@dataclass(frozen=True)
+class SharedLayers:
+    """The decoder's layers are the encoder's, but for cross-attention, which it alone has (arXiv:1910.10683, 3.2)."""
+
+
+@dataclass(frozen=True)
+class OneStack:
+    """One stack reads inputs and targets as one row, the targets causally (arXiv:1910.10683, 3.2: for comparison).
+
+    The inputs are a prefix that sees all of itself (prefix LM) or, `causal`, each only what is before it (LM).
+    """
+
+    causal: bool = False
+
+
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 # Fields of a model that its weights do not depend on, nor what it computes once trained.
 TRAINING_ONLY = ("initial", "compute", "remat", "unroll", "shared_dropout", *DROPOUTS)
@@ -119,6 +139,7 @@ class Model:
     feed_forward: int
     encoder_layers: int
     decoder_layers: int
+    stacks: Apart | SharedLayers | OneStack = Apart()
     source_vocab_size: int | None = None  # rows of an embedding of the encoder's own; None where both stacks share one
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu_tanh"
     gated: bool = True
@@ -155,6 +176,12 @@ class Model:
             zero is None or 0 <= zero <= self.vocab_size,
             f"model.zero_token is {zero}: None, a token below vocab_size, or vocab_size, {self.vocab_size}: no row.",
         )
+        layers = self.encoder_layers, self.decoder_layers
+        same = isinstance(self.stacks, Apart) or layers[0] == layers[1]
+        require(same, f"model.stacks has one set of layers: encoder_layers and decoder_layers are {layers}, not equal.")
+        per_layer = isinstance(self.positions, Relative) and self.positions.per_layer
+        own = not isinstance(self.stacks, SharedLayers) or not per_layer
+        require(own, "model.positions.per_layer must be False with SharedLayers: each stack has distances of its own.")
         even = not isinstance(self.positions, Sinusoidal) or self.width % 2 == 0
         require(even, f"model.width is {self.width}: it must be even, for as many sines as cosines.")
 

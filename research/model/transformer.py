@@ -12,14 +12,19 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from research.config import Model, Separate, Tied, require
+from research.config import Model, OneStack, SharedLayers, require
 from research.data.batch import Batch
 from research.model.attention import Attention, SelfAttention, ancestors, causal, cross_mask, same_segment
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
-from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, draw_table, layer_keys, split_key
+from research.model.language_model import LanguageModel
+from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, layer_keys, split_key
 from research.model.layout import RESIDUAL, constrain
+from research.model.network import Network
 
 Params = dict[str, Any]  # nested; the leaves are arrays
+
+# What the decoder has of the encoder's layers where they are shared; tables of relative bias are of a stack.
+SHARED = ("self_attention_norm", "self_attention", "feed_forward_norm", "feed_forward")
 
 
 class EncoderLayer(Layer):
@@ -170,23 +175,10 @@ class Decoder(Stack):
         return self.leave(x), cache._replace(own=tuple(own))
 
 
-class EncoderDecoder(nnx.Module):
-    """Owns the embeddings, once; the stacks receive embedded arrays."""
-
-    def __init__(self, config: Model, key: PRNGKeyArray) -> None:
-        keys = iter(jax.random.split(key, 8))
-        embedding = draw_table(config, keys, (config.vocab_size, config.width), 1)
-        self.embedding = nnx.Param(without_row(embedding, config.zero_token))
+class EncoderDecoder(Network):
+    def add_stacks(self, config: Model, keys: Keys) -> None:
         self.encoder = Encoder(config, keys)
         self.decoder = Decoder(config, keys)
-        match config.head:
-            case Separate():
-                self.head = nnx.Param(draw_table(config, keys, (config.width, config.vocab_size), config.width))
-        if config.logits_bias:
-            self.logits_bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
-        if config.source_vocab_size is not None:
-            self.source_embedding = nnx.Param(draw_table(config, keys, (config.source_vocab_size, config.width), 1))
-        self.config = config
 
     def __call__(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t v"]:
         """Logits in float32 for every position of the decoder; dropout only where a key is given."""
@@ -227,20 +219,6 @@ class EncoderDecoder(nnx.Module):
         mask = cross_mask(tokens, segment_ids, encoder_segment_ids)
         return self.decoder(self.embed(tokens), encoded, segment_ids, positions, mask, dropout_key)
 
-    @jax.named_scope("logits")
-    def logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-        match self.config.head:
-            case Separate():
-                equation, head = "btd,dv->btv", self.head
-            case Tied(scaled):
-                x = x * self.config.width**-0.5 if scaled else x
-                equation, head = "btd,vd->btv", self.embedding
-        logits = jnp.einsum(equation, x, head[...].astype(x.dtype), preferred_element_type=jnp.float32)
-        if isinstance(self.config.head, Tied) and self.config.zero_token is not None:
-            # The row is zero already; said again, so that no gradient moves it.
-            logits = jnp.where(jnp.arange(logits.shape[-1]) == self.config.zero_token, 0.0, logits)
-        return logits + self.logits_bias[...] if self.config.logits_bias else logits
-
     def new_cache(self, encoded: Float[Array, "b s d"], length: int, hypotheses: int = 1) -> Cache:
         """An empty cache for `length` positions; the encoder's output is projected here, once, for every layer."""
         self.decoder.check_length(length)
@@ -260,37 +238,44 @@ class EncoderDecoder(nnx.Module):
         """Logits of the position after `tokens`, which stand at `index` of n hypotheses, and the cache with them in it.
 
         Hypothesis i reads at place c what hypothesis ancestry[:, i, c] wrote there, so that hypotheses change places
-        without moving a key or a value; None means that each reads its own. `layers` are `decoder.unstacked()`, which a
-        loop should ask for once.
+        without moving a key or a value; None means that each reads its own. `layers` are what `unstacked` gives.
         """
         mask = cross_mask(tokens[:, :1], None, encoder_segment_ids)
         layers = self.decoder.unstacked() if layers is None else layers
         x, cache = self.decoder.step(self.embed(tokens), cache, index, ancestry, mask, layers)
         return self.logits(x), cache
 
-    def embed_source(self, tokens: Int[Array, "b s"]) -> Float[Array, "b s d"]:
-        own = self.config.source_vocab_size is not None
-        return self._look_up(self.source_embedding, tokens) if own else self.embed(tokens)
-
-    def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        x = self._look_up(self.embedding, tokens)
-        zero = self.config.zero_token
-        return x if zero is None else jnp.where((tokens == zero)[..., None], 0, x)
-
-    def _look_up(self, embedding: nnx.Param, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        table = embedding[...]
-        x = table[jnp.minimum(tokens, len(table) - 1)].astype(self.config.compute)  # the zero token may have no row
-        return x * self.config.width**0.5 if self.config.scaled_embedding else x
+    def unstacked(self) -> list[DecoderLayer]:
+        """The layers of decoding, one by one, which a loop should ask for once."""
+        return self.decoder.unstacked()
 
 
-def without_row(table: Float[Array, "v d"], row: int | None) -> Float[Array, "v d"]:
-    """The table with a row of zeros; as it is where there is no such row."""
-    return table if row is None else jnp.where(jnp.arange(len(table))[:, None] == row, 0.0, table)
+def model_of(config: Model, key: PRNGKeyArray) -> EncoderDecoder | LanguageModel:
+    match config.stacks:
+        case OneStack():
+            return LanguageModel(config, key)
+        case _:
+            return EncoderDecoder(config, key)
 
 
 def initial_params(config: Model, key: PRNGKeyArray) -> Params:
     """Parameters to train from, in float32; the same under any sharding of the function's outputs."""
-    return nnx.to_pure_dict(nnx.state(EncoderDecoder(config, key)))
+    params = nnx.to_pure_dict(nnx.state(model_of(config, key)))
+    match config.stacks:
+        case SharedLayers():
+            for name in SHARED:
+                del params["decoder"]["layers"][name]
+    return params
+
+
+def whole(config: Model, params: Params) -> Params:
+    """The parameters with what the decoder has of the encoder's layers in its place too: the same arrays, no copies."""
+    match config.stacks:
+        case SharedLayers():
+            layers = params["decoder"]["layers"] | {name: params["encoder"]["layers"][name] for name in SHARED}
+            return params | {"decoder": params["decoder"] | {"layers": layers}}
+        case _:
+            return params
 
 
 @cache
@@ -301,15 +286,18 @@ def abstract_params(config: Model) -> Params:
 
 @cache
 def definition(config: Model) -> tuple[nnx.GraphDef, Any]:
-    graph, _ = nnx.split(nnx.eval_shape(partial(EncoderDecoder, config), jax.eval_shape(jax.random.key, 0)))
+    graph, _ = nnx.split(nnx.eval_shape(partial(model_of, config), jax.eval_shape(jax.random.key, 0)))
     return graph, jax.tree.structure(abstract_params(config))
 
 
-def bind(config: Model, params: Params) -> EncoderDecoder:
-    """The model that holds these very arrays, of any floating dtype; it computes in `config.compute`."""
+def bind(config: Model, params: Params) -> Any:
+    """The EncoderDecoder or LanguageModel that holds these very arrays, of any floating dtype.
+
+    It computes in `config.compute`.
+    """
     graph, structure = definition(config)
     # NNX would match the leaves by their order alone.
     require(
         jax.tree.structure(params) == structure, "The parameters' names are not those of the model's configuration."
     )
-    return nnx.merge(graph, params)
+    return nnx.merge(graph, whole(config, params))

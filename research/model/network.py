@@ -1,0 +1,63 @@
+"""What every model has around its stacks: the embeddings, once, and the head."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from research.config import Model, Separate, Tied
+from research.model.layer import Keys, draw_table
+
+
+class Network(nnx.Module):
+    """Owns the embeddings, once; the stacks receive embedded arrays."""
+
+    def __init__(self, config: Model, key: PRNGKeyArray) -> None:
+        keys = iter(jax.random.split(key, 8))
+        embedding = draw_table(config, keys, (config.vocab_size, config.width), 1)
+        self.embedding = nnx.Param(without_row(embedding, config.zero_token))
+        self.add_stacks(config, keys)
+        match config.head:
+            case Separate():
+                self.head = nnx.Param(draw_table(config, keys, (config.width, config.vocab_size), config.width))
+        if config.logits_bias:
+            self.logits_bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
+        if config.source_vocab_size is not None:
+            self.source_embedding = nnx.Param(draw_table(config, keys, (config.source_vocab_size, config.width), 1))
+        self.config = config
+
+    def add_stacks(self, config: Model, keys: Keys) -> None:
+        raise NotImplementedError
+
+    @jax.named_scope("logits")
+    def logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        match self.config.head:
+            case Separate():
+                equation, head = "btd,dv->btv", self.head
+            case Tied(scaled):
+                x = x * self.config.width**-0.5 if scaled else x
+                equation, head = "btd,vd->btv", self.embedding
+        logits = jnp.einsum(equation, x, head[...].astype(x.dtype), preferred_element_type=jnp.float32)
+        if isinstance(self.config.head, Tied) and self.config.zero_token is not None:
+            # The row is zero already; said again, so that no gradient moves it.
+            logits = jnp.where(jnp.arange(logits.shape[-1]) == self.config.zero_token, 0.0, logits)
+        return logits + self.logits_bias[...] if self.config.logits_bias else logits
+
+    def embed_source(self, tokens: Int[Array, "b s"]) -> Float[Array, "b s d"]:
+        own = self.config.source_vocab_size is not None
+        return self._look_up(self.source_embedding, tokens) if own else self.embed(tokens)
+
+    def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        x = self._look_up(self.embedding, tokens)
+        zero = self.config.zero_token
+        return x if zero is None else jnp.where((tokens == zero)[..., None], 0, x)
+
+    def _look_up(self, embedding: nnx.Param, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        table = embedding[...]
+        x = table[jnp.minimum(tokens, len(table) - 1)].astype(self.config.compute)  # the zero token may have no row
+        return x * self.config.width**0.5 if self.config.scaled_embedding else x
+
+
+def without_row(table: Float[Array, "v d"], row: int | None) -> Float[Array, "v d"]:
+    """The table with a row of zeros; as it is where there is no such row."""
+    return table if row is None else jnp.where(jnp.arange(len(table))[:, None] == row, 0.0, table)
