@@ -1,12 +1,13 @@
 """The variants of a sweep: every change applied to the experiment, and named by what differs."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from research import foresight, override, plan, run_directory, sharding, weights
-from research.config import ConfigError, Equal, Experiment, Published, parse_json, require
+from research.config import TRAINING_ONLY, ConfigError, Equal, Experiment, Model, Published, parse_json, require
 from research.console import byte_amount
 from research.data import cache
 from research.data.shapes import row_lengths
@@ -120,11 +121,11 @@ def check_fits(found: Sequence[Variant], place: Place) -> None:
 # --- What trained runs give -------------------------------------------------------------------------------------------
 
 
-def begun_from(sweep: Path) -> tuple[list[Begun], list[str]]:
-    """The runs of a sweep that are done, to begin from, and the names of those that are not.
+def begun_from(sweep: Path, base: Experiment) -> tuple[list[Begun], list[str]]:
+    """The runs of a sweep that are done, for the base to begin from, and the names of those that are not.
 
-    Weights and vocabulary are the run's, and so is the seed where the sweep has several. Raises ConfigError where the
-    directory holds no sweep, or one of which nothing is done.
+    Weights, architecture and vocabulary are the run's, and so is the seed where the sweep has several. Raises
+    ConfigError where the directory holds no sweep, or one of which nothing is done.
     """
     path = sweep / "sweep.json"
     require(path.is_file(), f"{sweep} holds no sweep: there is no sweep.json in it.")
@@ -137,8 +138,16 @@ def begun_from(sweep: Path) -> tuple[list[Begun], list[str]]:
         experiment = override.read(sweep / name / "config.json")
         vocabulary = weights.saved_vocabulary(sweep / name, experiment.data.tokenizer)
         overrides = {"init": str(sweep / name), "data.tokenizer": override.as_text(vocabulary)}
+        overrides |= architecture(experiment.model, base.model)
         runs.append(Begun(name, overrides | ({"seed": str(experiment.seed)} if len(seeds) > 1 else {})))
     return runs, [name for name in configs if name not in done]
+
+
+def architecture(trained: Model, model: Model) -> dict[str, str]:
+    """What makes the model the trained one, as far as its weights depend on it."""
+    names = [field.name for field in dataclasses.fields(Model) if field.name not in TRAINING_ONLY]
+    pairs = {name: (getattr(trained, name), getattr(model, name)) for name in names}
+    return {f"model.{name}": override.as_text(wanted) for name, (wanted, now) in pairs.items() if wanted != now}
 
 
 # --- A paper's numbers ------------------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ what runs
   say what each has: --hardware 8xH100.
 
 from trained runs
-  --from sweeps/NAME begins every variant from each run of that sweep that is done: with its weights, its vocabulary and
-  its seed. So a pretraining sweep is judged by what its models learn next. EXPERIMENT.py needs no sweep() then.
+  --from sweeps/NAME begins every variant from each run of that sweep that is done: its weights, architecture,
+  vocabulary and seed. So a pretraining sweep is judged by what its models learn next. EXPERIMENT.py needs no sweep().
 
 hopeless variants
   --hopeless_after 0.3 stops a variant when, 30 % of its steps done, an evaluation of it (by evaluation.best) is worse
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         from research.sweep import Sweep, here
         from research.variants import begun_from, check_fits, inherited, matched, place_of, variants
 
-        begun, missing = ([], []) if options.begun is None else begun_from(options.begun)
+        begun, missing = ([], []) if options.begun is None else begun_from(options.begun, base)
         if missing:
             say(f"Left out, not done in {options.begun}: {', '.join(missing)}.")
         found = variants(base, changes, begun)

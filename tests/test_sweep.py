@@ -273,12 +273,10 @@ def test_variants_begin_from_every_run_of_another_sweep(file: Path, stand_in: Pa
         (run / "config.json").write_text(json.dumps(config))
     after = file.parent / "after"
     later = file.parent / "later.py"
-    later.write_text(file.read_text().partition("\n\ndef sweep")[0])
+    later.write_text(file.read_text().partition("\n\ndef sweep")[0].replace("Model(512, 16,", "Model(512, 32,"))
     assert script.main([str(later), "--dir", str(after), "--list"]) == 2  # nothing is swept
     assert script.main([str(later), "--dir", str(after), "--from", str(stand_in), "--list"]) == 0
-    later.write_text(
-        file.read_text().partition("\n\ndef sweep")[0] + "\n\ndef sweep(): return grid({'steps': (6, 7)})\n"
-    )
+    later.write_text(later.read_text() + "\n\ndef sweep(): return grid({'steps': (6, 7)})\n")
     monkeypatch.setenv("ENDS", "{}")
     assert script.main([str(later), "--dir", str(after), "--from", str(stand_in), "--jobs", "2", "--list"]) == 0
     assert "Left out, not done in" in capsys.readouterr().out
@@ -288,6 +286,7 @@ def test_variants_begin_from_every_run_of_another_sweep(file: Path, stand_in: Pa
         f"{name},steps={steps}" for name in ("peak=0.001,seed=0", "peak=0.002,seed=0", "peak=0.002,seed=1")
         for steps in (6, 7)
     ]  # fmt: skip
+    assert {config["model"]["width"] for config in held["variants"].values()} == {16}
     third = held["variants"]["peak=0.002,seed=1,steps=7"]
     assert (third["init"], third["seed"], third["steps"]) == (str(stand_in / "peak=0.002,seed=1"), 1, 7)
     (row,) = held["published"][0]["rows"]
