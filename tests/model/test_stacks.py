@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from test_transformer import (
+    CAUSAL,
+    EVEN,
+    PREFIX,
     RATES,
+    SHARING,
     SOURCE,
     TARGET,
     TINY,
@@ -16,7 +20,6 @@ from test_transformer import (
     batch_of,
     gradients_of,
     logits_of,
-    padded,
     params_of,
 )
 
@@ -26,9 +29,6 @@ from research.model.family import PRESETS, preset
 from research.model.transformer import SHARED, abstract_params, bind, initial_params
 from research.plan import parameter_count
 
-EVEN = replace(TINY, encoder_layers=3, decoder_layers=3)
-SHARING = replace(EVEN, stacks=SharedLayers())
-PREFIX, CAUSAL = replace(EVEN, stacks=OneStack()), replace(EVEN, stacks=OneStack(causal=True))
 PLACED = replace(PREFIX, positions=Learned(40))
 ONE_STACK = {"prefix": PREFIX, "causal": CAUSAL, "learned": PLACED}
 
@@ -142,66 +142,6 @@ def test_inputs_see_what_is_after_them_in_a_prefix_alone(config, sees: bool):
     last = batch.encoder_input_tokens.at[0, -1].set(3)
     different = np.any(np.asarray(module.encode(last)[-1][0] != plain), axis=(0, 2, 3))
     np.testing.assert_array_equal(different[:-1], np.full(SOURCE - 1, sees))
-
-
-@one_stack(shared=SHARING)
-def test_padding_changes_nothing(config):
-    params, batch = params_of(config), batch_of()
-    plain = logits_of(config, params, batch)
-    first, second = (logits_of(config, params, padded(batch, 20, 15, filler))[:, :TARGET] for filler in (0, 7))
-    np.testing.assert_allclose(first, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
-    np.testing.assert_array_equal(first, second)
-
-
-@one_stack(shared=SHARING)
-@pytest.mark.parametrize("with_positions", [True, False])
-def test_packed_is_apart(config, with_positions: bool):
-    """Two examples in a row give what each gives alone, wherever the row's padding is."""
-    params, one, two = params_of(config), batch_of(rows=1, seed=1), batch_of(rows=1, seed=2)
-
-    def packed(first, second):
-        return jnp.concatenate([first, second, jnp.zeros((1, 2), first.dtype)], axis=1)
-
-    rows = [packed(first, second) for first, second in zip(one[:3], two[:3], strict=True)]
-    source, target = (
-        packed(jnp.ones_like(tokens), jnp.full_like(tokens, 2)) for tokens in (one.encoder_input_tokens, one[1])
-    )
-    places = [packed(jnp.arange(size)[None], jnp.arange(size)[None]) for size in (SOURCE, TARGET)]
-    batch = one._replace(
-        encoder_input_tokens=rows[0], decoder_input_tokens=rows[1], decoder_target_tokens=rows[2],
-        encoder_segment_ids=source, decoder_segment_ids=target,
-        encoder_positions=places[0] if with_positions or config.longest else None,
-        decoder_positions=places[1] if with_positions or config.longest else None,
-    )  # fmt: skip
-    config = config if config.longest is None else replace(config, positions=Learned(60))
-    params = params if config.longest is None else params_of(config)
-    together = logits_of(config, params, batch)
-    for number, each in enumerate((one, two)):
-        expected = logits_of(config, params, each)
-        found = together[:, number * TARGET : (number + 1) * TARGET]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-
-
-@one_stack(shared=SHARING)
-def test_cached_is_uncached(config):
-    """Step by step over a cache longer than the target, with a padded source."""
-    params, batch = params_of(config), padded(batch_of(), SOURCE + 4, TARGET, 7)._replace(decoder_segment_ids=None)
-    expected = logits_of(config, params, batch)
-
-    @jax.jit
-    def start(params):
-        module = bind(config, params)
-        return module.new_cache(module.encode(batch.encoder_input_tokens, batch.encoder_segment_ids), TARGET + 2)
-
-    @jax.jit
-    def step(params, tokens, cache, index):
-        return bind(config, params).decode_step(tokens, cache, index, batch.encoder_segment_ids)
-
-    cache = start(params)
-    for index in range(TARGET):
-        tokens = batch.decoder_input_tokens[:, index : index + 1]
-        logits, cache = step(params, tokens, cache, jnp.asarray(index))
-        np.testing.assert_allclose(logits[:, 0], expected[:, index], rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 @one_stack(shared=SHARING)

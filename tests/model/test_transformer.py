@@ -12,13 +12,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.config import ConfigError, Model, Relative, Separate, Tied, Xavier
+from research.config import ConfigError, Learned, Model, OneStack, Relative, Separate, SharedLayers, Tied, Xavier
 from research.data.batch import Batch
 from research.model.transformer import abstract_params, bind, initial_params
 
 TINY = Model(61, 24, 3, 5, 40, 3, 2, positions=Relative(8, 12), compute="float32")
 PER_LAYER = replace(TINY, positions=replace(TINY.positions, per_layer=True))
 TIED = replace(TINY, head=Tied(), gated=False, activation="relu")
+EVEN = replace(TINY, encoder_layers=3, decoder_layers=3)
+SHARING = replace(EVEN, stacks=SharedLayers())
+PREFIX, CAUSAL = replace(EVEN, stacks=OneStack()), replace(EVEN, stacks=OneStack(causal=True))
+SHAPES = {"shared": TINY, "per_layer": PER_LAYER, "shared_layers": SHARING, "prefix": PREFIX, "causal": CAUSAL}
 SOURCE, TARGET = 13, 9
 RATES = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 
@@ -121,7 +125,7 @@ def padded(batch: Batch, source: int, target: int, filler: int) -> Batch:
     )
 
 
-@pytest.mark.parametrize("config", [TINY, PER_LAYER], ids=["shared", "per_layer"])
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
 def test_padding_invariance(config):
     params, batch = params_of(config), batch_of()
     plain = logits_of(config, params, batch)
@@ -131,7 +135,7 @@ def test_padding_invariance(config):
 
 
 @pytest.mark.parametrize("with_positions", [True, False])
-@pytest.mark.parametrize("config", [TINY, PER_LAYER], ids=["shared", "per_layer"])
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
 def test_packed_is_separate(config, with_positions):
     """Two examples in one row, and padding after them, give what each gives alone."""
     params, one, two = params_of(config), batch_of(rows=1, seed=1), batch_of(rows=1, seed=2)
@@ -222,7 +226,10 @@ def test_the_program_does_not_grow_with_depth():
     assert count(TINY) == count(replace(TINY, encoder_layers=24, decoder_layers=24))
 
 
-@pytest.mark.parametrize("config", [TINY, PER_LAYER, TIED], ids=["shared", "per_layer", "tied"])
+LONG = {"tied": TIED, "learned": replace(PREFIX, positions=Learned(40))}
+
+
+@pytest.mark.parametrize("config", (SHAPES | LONG).values(), ids=(SHAPES | LONG).keys())
 def test_cached_is_uncached(config):
     """Step by step over a cache longer than the target, with a padded source."""
     params, batch = params_of(config), padded(batch_of(), SOURCE + 4, TARGET, 7)._replace(decoder_segment_ids=None)
