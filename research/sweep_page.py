@@ -52,20 +52,15 @@ def write(
 def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str]) -> str:
     count, done = sum(len(group.records) for group in groups), sum(len(group.done) for group in groups)
     said = f"{len(groups)} variants, {count} runs, {done} of them done"
-    said += (
-        f"; {len(waiting)} not begun: {', '.join(waiting[:5])}{' and so on' if len(waiting) > 5 else ''}."
-        if waiting
-        else "."
-    )
+    if waiting:
+        said += f"; {len(waiting)} not begun: {', '.join(waiting[:5])}{' and so on' * (len(waiting) > 5)}"
     unlike = any("objective" in name and not name.startswith("init.") for group in groups for name in group.fields)
     return "".join(
         (
             page.paragraph(said, "state"),
             page.section("Scores", tables[0], page.charts(*score_charts(groups))),
             page.section("What was swept", page.charts(*dimension_charts(groups))),
-            page.section(
-                "Curves", page.paragraph(UNLIKE, "note") if unlike else "", page.charts(*curve_switches(groups))
-            ),
+            page.section("Curves", *[page.paragraph(UNLIKE, "note")] * unlike, page.charts(*curve_switches(groups))),
             page.section("Published", *tables[1:-1]),
             page.section("Every run", tables[-1]),
         )
@@ -194,43 +189,40 @@ def mean_curve(curves_of_seeds: Sequence[Points]) -> Points:
 
 def published_table(published: Mapping[str, Any], groups: Sequence[Group]) -> Table:
     """The paper's rows beside the mean of what stands for each here, and how far the two orders agree."""
-    score = judged(groups)[0]
-    names = [str(name) for name in published["scores"]]
-    rows: list[list[Cell]] = []
-    ours: list[Number | None] = []
-    fields = {record.name: group for group in groups for record in group.records}
+    score, names = judged(groups)[0], [str(name) for name in published["scores"]]
+    standing = {record.name: group for group in groups for record in group.records}
+    rows = [
+        (standing[there[0]], row["values"])
+        for row in published["rows"]
+        if (there := [name for name in row["variants"] if name in standing])
+    ]
+    means = [statistics.mean(values) if (values := group.values(score)) else None for group, _ in rows]
     columns = field_columns(groups)
-    cells = {group.label: texts for group, texts in zip(groups, columns.values_by_group, strict=True)}
-    kept = []
-    for row in published["rows"]:
-        group = next((fields[name] for name in row["variants"] if name in fields), None)
-        if group is not None:
-            values = group.values(score)
-            kept.append(row["values"])
-            ours.append(statistics.mean(values) if values else None)
-            rows.append([*cells[group.label], Cell("-") if not values else _value(ours[-1])])
-    for column in range(len(names)):
-        theirs = [values[column] for values in kept]
-        for row, value in zip(rows, theirs, strict=True):
-            row.append(Cell("-") if value is None else _value(value))
+    fields = {group.label: cells for group, cells in zip(groups, columns.values_by_group, strict=True)}
+    shown = [
+        [*fields[group.label], *map(_value, (mean, *theirs))] for (group, theirs), mean in zip(rows, means, strict=True)
+    ]
     header = (*columns.names, f"{score.replace('_', ' ')}, here", *names)
-    note = agreement(ours, kept, names, published.get("lower_is_better", ()), score)
-    return Table(str(published["source"]), header, rows, note)
+    lower = [name in published.get("lower_is_better", ()) for name in names]
+    note = agreement(names, lower, lower_is_better(score), means, [theirs for _, theirs in rows])
+    return Table(str(published["source"]), header, shown, note)
 
 
 def _value(value: Number | None) -> Cell:
-    return Cell("-") if value is None else Cell(f"{value:.2f}", raw=repr(value))
+    return Cell("-", raw="") if value is None else Cell(f"{value:.2f}", raw=repr(value))
 
 
 def agreement(
+    names: Sequence[str],
+    lower: Sequence[bool],
+    ours_lower: bool,
     ours: Sequence[Number | None],
-    theirs: Sequence[Sequence[Number | None]], names: Sequence[str],
-    lower: Sequence[str], score: str,
-) -> str:  # fmt: skip
+    theirs: Sequence[Sequence[Number | None]],
+) -> str:
     """Kendall's tau of the order here with that of each published column: 1 the same, -1 the reverse, 0 unrelated."""
     said = []
-    for column, name in enumerate(names):
-        sign = (-1 if lower_is_better(score) else 1) * (-1 if name in lower else 1)
+    for column, (name, is_lower) in enumerate(zip(names, lower, strict=True)):
+        sign = 1 if is_lower == ours_lower else -1
         pairs = [
             (sign * mine, paper)
             for mine, row in zip(ours, theirs, strict=True)
