@@ -183,8 +183,8 @@ def score_cell(values: Sequence[float | int], best: bool) -> Cell:
 
 def runs_table(groups: Sequence[Group], beside: Path) -> Table:
     """Every run, with how far it is and a link to its page."""
-    names = score_names(groups)
-    rows = []
+    names, rows = score_names(groups), []
+    broken = any(record.reason for group in groups for record in group.records)
     for group in groups:
         for record in group.records:
             found = record.scores()
@@ -192,6 +192,13 @@ def runs_table(groups: Sequence[Group], beside: Path) -> Table:
             cells = [Cell(record.name, link=link), Cell(str(record.config.seed)), Cell(record.status)]
             cells.append(Cell(f"{record.step:,} of {record.config.steps:,}"))
             cells += [score_cell([found[name]], False) if name in found else Cell("-") for name in names]
-            rows.append([*cells, Cell(record.reason)])
-    header = ("run", "seed", "state", "step", *(name.replace("_", " ") for name in names), "why it is not done")
+            rows.append([*cells, *[Cell(record.reason)] * broken])
+    header = (
+        "run",
+        "seed",
+        "state",
+        "step",
+        *(name.replace("_", " ") for name in names),
+        *["why it is not done"] * broken,
+    )
     return Table("Every run", header, rows)

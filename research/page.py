@@ -40,7 +40,8 @@ summary { cursor: pointer; padding: .4rem 0; }
 .switch > input:nth-of-type(3):checked ~ .panel:nth-of-type(3) { display: block; }
 @media print { body { max-width: none; } .switch > .panel { display: block; }
   .switch > span, .switch > input, .switch > label { display: none; }
-  figure, tr { break-inside: avoid; } .scroll { overflow: visible; } }
+  figure, tr { break-inside: avoid; } .scroll { overflow: visible; } table { font-size: .65rem; }
+  th, td { padding-right: .4rem; } }
 """
 
 
