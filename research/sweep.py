@@ -8,14 +8,13 @@ import contextlib
 import fcntl
 import json
 import os
-import queue
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +32,7 @@ from research.model.transformer import abstract_params
 LONGEST_NAME = 100  # of a directory
 TRIES = 3  # of a variant that crashes or hangs
 LINES_EVERY = 30.0  # seconds, where there is no terminal
-OVER = ("done", "failed", "refused", "diverged")  # states that no further try would change
+OVER = ("done", "failed", "refused", "diverged", "pruned", "cancelled")  # states that no further try would change
 
 
 class Variant(NamedTuple):
@@ -132,6 +131,7 @@ class Sweep:
     def __init__(self, file: str, base: Experiment, found: Sequence[Variant], directory: Path) -> None:
         self.file, self.base, self.directory = file, base, directory
         self.runs = [Progress(variant, directory / variant.name) for variant in found]
+        self.facts: dict[str, str] = {}  # what sweep.json says besides, and what must not change
         self._stop = threading.Event()
 
     @contextlib.contextmanager
@@ -151,15 +151,27 @@ class Sweep:
                 raise ConfigError(f"{self.directory} is in use by another sweep: wait for it.") from error
             recorded = parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
             self._check_same(recorded)
-            known = recorded.get("variants", {})
-            named = {run.variant.name: run_directory.as_data(run.variant.config) for run in self.runs}
-            content = {"file": self.file, "experiment": run_directory.as_data(self.base), "variants": known | named}
-            run_directory.write_json(path, content)
+            self._record(recorded)
             yield
+
+    def _record(self, recorded: Mapping[str, Any]) -> None:
+        """Writes sweep.json; variants that are there and not of this sweep stay."""
+        configs = {run.variant.name: run_directory.as_data(run.variant.config) for run in self.runs}
+        overrides = {run.variant.name: run.variant.overrides for run in self.runs}
+        content = {
+            "file": self.file,
+            "experiment": run_directory.as_data(self.base),
+            **self.facts,
+            "overrides": recorded.get("overrides", {}) | overrides,
+            "variants": recorded.get("variants", {}) | configs,
+        }
+        run_directory.write_json(self.directory / "sweep.json", content)
 
     def _check_same(self, recorded: dict[str, Any]) -> None:
         if recorded:
             run_directory.check_same_experiment(self.directory, recorded["experiment"], self.base)
+            before, now = recorded.get("search", "none"), self.facts.get("search", "none")
+            require(before == now, f"{self.directory} holds another search: it was {before} and is now {now}.")
         for run in self.runs:
             if run.variant.name in recorded.get("variants", {}):
                 before = recorded["variants"][run.variant.name]
@@ -167,29 +179,27 @@ class Sweep:
 
     def train(self, jobs: int) -> bool:
         """Trains what is not done yet, so many at a time. Returns whether all are."""
-        waiting: queue.SimpleQueue[Progress] = queue.SimpleQueue()
         for run in self.runs:
             run.state = "done" if run.is_done() else "waiting"
-            if run.state == "waiting":
-                waiting.put(run)
-        jobs = max(1, min(jobs, waiting.qsize()))
-        slots = [threading.Thread(target=self._slot, args=(waiting, number, jobs)) for number in range(jobs)]
+        waiting = [run for run in self.runs if run.state == "waiting"]
+        one_by_one = iter(waiting)
+        self._train_in_slots(lambda: next(one_by_one, None), max(1, min(jobs, len(waiting))))
+        return all(run.state == "done" for run in self.runs)
+
+    def _train_in_slots(self, take: Callable[[], Progress | None], jobs: int) -> None:
+        """Trains what `take` gives, which several threads call, so many at a time, until it gives none."""
+        slots = [threading.Thread(target=self._slot, args=(take, number, jobs)) for number in range(jobs)]
         with self._stopping_on_signals():
             for slot in slots:
                 slot.start()
             self._watch(slots)
-        return all(run.state == "done" for run in self.runs)
 
-    def _slot(self, waiting: "queue.SimpleQueue[Progress]", number: int, jobs: int) -> None:
+    def _slot(self, take: Callable[[], Progress | None], number: int, jobs: int) -> None:
         """Trains one variant after another, on this slot's share of cores and GPUs."""
         if hasattr(os, "sched_setaffinity"):  # of this thread, which its processes inherit
             cores = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(0, cores[number::jobs] or cores)
-        while not self._stop.is_set():
-            try:
-                run = waiting.get_nowait()
-            except queue.Empty:
-                return
+        while not self._stop.is_set() and (run := take()) is not None:
             while run.state not in OVER and not self._stop.is_set():
                 if run_directory.is_held(run.directory):  # by what a sweep that was killed had started
                     run.state = "held by another process"
@@ -197,9 +207,12 @@ class Sweep:
                 else:
                     self._train_one(run, share_of_gpus(number, jobs))
 
-    def _train_one(self, run: Progress, variables: Mapping[str, str]) -> None:
+    def arguments(self, run: Progress) -> list[str]:
         overrides = [f"--config.{name}={text}" for name, text in run.variant.overrides.items()]
-        command = [sys.executable, *self.program, self.file, "--run_dir", str(run.directory), *overrides]
+        return [self.file, "--run_dir", str(run.directory), *overrides]
+
+    def _train_one(self, run: Progress, variables: Mapping[str, str]) -> None:
+        command = [sys.executable, *self.program, *self.arguments(run)]
         run.tries += 1
         with open(f"{run.directory}.log", "ab") as log:
             run.process = subprocess.Popen(command, env=os.environ | dict(variables), stdout=log, stderr=log)
@@ -265,9 +278,13 @@ class Sweep:
         shown = "-" if loss is None else f"{loss:.4f}"
         return [f"{step}/{steps}", f"loss {shown}", "" if left is None else f"left {clock(left)}", run.state]
 
+    def shown(self) -> list[Progress]:
+        """What is in the table."""
+        return self.runs
+
     def table(self) -> Table:
         table = Table("variant", "step", "loss", "left", "state", title=str(self.directory))
-        for run in self.runs:
+        for run in self.shown():
             table.add_row(
                 run.variant.name, *(cell.removeprefix("loss ").removeprefix("left ") for cell in self._cells(run))
             )

@@ -12,7 +12,8 @@ ORDER = [
     {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot",
      "compilation", "startup", "profile"},
     {"decode", "weights", "roofline", "aot"}, {"generate", "averaging", "memory"}, {"evaluate"},
-    {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"}, {"sweep"},
+    {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"},
+    {"sweep", "slurm_task"}, {"cluster", "search"},
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 MODULES = sorted((ROOT / "research").rglob("*.py"))
