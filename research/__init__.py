@@ -1,7 +1,7 @@
 """Encoder-decoder language models in JAX. Data flows one way and imports follow it:
 
 config -> data -> model -> pretrained -> sharding -> loss, optimizer -> step -> checkpoint, decode, plan
-       -> evaluate, report -> train -> sweep -> scripts
+       -> evaluate, report -> train -> sweep -> cluster, search -> scripts
 """
 
 import flax

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from etils import epath
 
 from research import config as schema
-from research.config import ConfigError, Experiment, Published, parse_json, require
+from research.config import ConfigError, Experiment, Published, Search, parse_json, require
 
 SHOWN = 200  # letters of a value, in an error
 
@@ -104,7 +104,9 @@ def load_sweep(file: str | Path, optional: bool = False) -> list[dict[str, str]]
     module = _module(file)
     if optional and not hasattr(module, "sweep"):
         return [{}]
-    require(hasattr(module, "sweep"), f"{file} has no sweep() that gives dicts of overrides, and so is no sweep.")
+    other = "; with --trials N its search() is run" if hasattr(module, "search") else ""
+    said = f"{file} has no sweep() that gives dicts of overrides, and so is no sweep{other}."
+    require(hasattr(module, "sweep"), said)
     found = list(module.sweep())
     named = all(isinstance(one, dict) and all(isinstance(name, str) for name in one) for one in found)
     require(named, f"sweep() of {file} gives {found[:1]}...: it must give dicts, such as {{'seed': 1}}.")
@@ -133,6 +135,15 @@ def as_text(value: Any) -> str:
         if _required(field) or given[field.name] != field.default
     }
     return f"{type(value).__name__}({', '.join(f'{name}={as_text(one)}' for name, one in said.items())})"
+
+
+def load_search(file: str | Path) -> Search:
+    """What `search()` of the Python file returns. Raises ConfigError when there is none, or it gives something else."""
+    module = _module(file)
+    require(hasattr(module, "search"), f"{file} has no search() that returns a Search, and so there are no trials.")
+    found = module.search()
+    require(isinstance(found, Search), f"search() of {file} returned {type(found).__name__}, no Search.")
+    return found
 
 
 def _module(file: str | Path) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research import override, plan, run_directory
-from research.config import FORCED, Experiment, require
+from research.best import merit
+from research.config import Experiment, require
 from research.data.shapes import row_lengths
 
 
@@ -75,9 +76,8 @@ class Record(NamedTuple):
 
     def best_line(self, evaluated: list[dict[str, Any]]) -> dict[str, Any]:
         name = self.config.evaluation.best
-        sign = 1 if name == FORCED[0] else -1
         judged = [line for line in evaluated if is_number(line.get(name))]
-        return min(judged, key=lambda line: sign * line[name], default=evaluated[-1] if evaluated else {})
+        return max(judged, key=lambda line: merit(name, line[name]), default=evaluated[-1] if evaluated else {})
 
 
 def read(directory: Path) -> Record:

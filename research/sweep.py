@@ -9,7 +9,6 @@ import fcntl
 import importlib.util
 import json
 import os
-import queue
 import re
 import signal
 import statistics
@@ -27,7 +26,8 @@ from rich.live import Live
 from rich.table import Column, Table
 
 from research import plan, run_directory
-from research.config import FORCED, ConfigError, Experiment, parse_json, require
+from research.best import merit
+from research.config import ConfigError, Experiment, parse_json, require
 from research.console import amount, clock, console
 from research.data.shapes import row_lengths
 from research.hardware import PEAK_FLOPS
@@ -36,7 +36,8 @@ from research.variants import Place, Variant, total_flops
 
 TRIES = 3  # of a variant that crashes or hangs
 LINES_EVERY = 30.0  # seconds, where there is no terminal
-OVER = ("done", "failed", "refused", "diverged", "hopeless")  # states that no further try would change
+# States that no further try would change.
+OVER = ("done", "failed", "refused", "diverged", "hopeless", "pruned", "cancelled")
 
 
 @dataclass
@@ -59,10 +60,9 @@ class Progress:
         return []
 
     def judged(self) -> dict[float, float]:
-        """The number that evaluations are judged by, turned so that lower is better, by the share of the steps done."""
+        """How good its evaluations are, more being better, by the share of the steps done."""
         name, steps = self.variant.config.evaluation.best, self.variant.config.steps
-        sign = 1.0 if name == FORCED[0] else -1.0
-        return {line["step"] / steps: sign * line[name] for line in self.lines() if line.get(name) is not None}
+        return {line["step"] / steps: merit(name, line[name]) for line in self.lines() if line.get(name) is not None}
 
     def result(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):  # what is damaged is for the training to refuse
@@ -94,6 +94,7 @@ class Sweep:
         self.file, self.base, self.directory = file, base, directory
         self.published, self.hopeless_after = list(published), hopeless_after
         self.runs = [Progress(variant, directory / variant.name) for variant in found]
+        self.facts: dict[str, str] = {}  # what sweep.json says besides, and what must not change
         self._stop = threading.Event()
 
     @contextlib.contextmanager
@@ -113,16 +114,28 @@ class Sweep:
                 raise ConfigError(f"{self.directory} is in use by another sweep: wait for it.") from error
             recorded = parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
             self._check_same(recorded)
-            known = recorded.get("variants", {})
-            named = {run.variant.name: run_directory.as_data(run.variant.config) for run in self.runs}
-            base = run_directory.as_data(self.base)
-            content = {"file": self.file, "experiment": base, "variants": known | named, "published": self.published}
-            run_directory.write_json(path, content)
+            self._record(recorded)
             yield
+
+    def _record(self, recorded: Mapping[str, Any]) -> None:
+        """Writes sweep.json; variants that are there and not of this sweep stay."""
+        configs = {run.variant.name: run_directory.as_data(run.variant.config) for run in self.runs}
+        overrides = {run.variant.name: run.variant.overrides for run in self.runs}
+        content = {
+            "file": self.file,
+            "experiment": run_directory.as_data(self.base),
+            **self.facts,
+            "overrides": recorded.get("overrides", {}) | overrides,
+            "variants": recorded.get("variants", {}) | configs,
+            "published": self.published,
+        }
+        run_directory.write_json(self.directory / "sweep.json", content)
 
     def _check_same(self, recorded: dict[str, Any]) -> None:
         if recorded:
             run_directory.check_same_experiment(self.directory, recorded["experiment"], self.base)
+            before, now = recorded.get("search", "none"), self.facts.get("search", "none")
+            require(before == now, f"{self.directory} holds another search: it was {before} and is now {now}.")
         for run in self.runs:
             if run.variant.name in recorded.get("variants", {}):
                 before = recorded["variants"][run.variant.name]
@@ -130,29 +143,27 @@ class Sweep:
 
     def train(self, jobs: int) -> bool:
         """Trains what is not done yet, so many at a time. Returns whether all are."""
-        waiting: queue.SimpleQueue[Progress] = queue.SimpleQueue()
         for run in self.runs:
             run.state = "done" if run.is_done() else "waiting"
-            if run.state == "waiting":
-                waiting.put(run)
-        jobs = max(1, min(jobs, waiting.qsize()))
-        slots = [threading.Thread(target=self._slot, args=(waiting, number, jobs)) for number in range(jobs)]
+        waiting = [run for run in self.runs if run.state == "waiting"]
+        one_by_one = iter(waiting)
+        self._train_in_slots(lambda: next(one_by_one, None), max(1, min(jobs, len(waiting))))
+        return all(run.state == "done" for run in self.runs)
+
+    def _train_in_slots(self, take: Callable[[], Progress | None], jobs: int) -> None:
+        """Trains what `take` gives, which several threads call, so many at a time, until it gives none."""
+        slots = [threading.Thread(target=self._slot, args=(take, number, jobs)) for number in range(jobs)]
         with self._stopping_on_signals():
             for slot in slots:
                 slot.start()
             self._watch(slots)
-        return all(run.state == "done" for run in self.runs)
 
-    def _slot(self, waiting: "queue.SimpleQueue[Progress]", number: int, jobs: int) -> None:
+    def _slot(self, take: Callable[[], Progress | None], number: int, jobs: int) -> None:
         """Trains one variant after another, on this slot's share of cores and GPUs."""
         if hasattr(os, "sched_setaffinity"):  # of this thread, which its processes inherit
             cores = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(0, cores[number::jobs] or cores)
-        while not self._stop.is_set():
-            try:
-                run = waiting.get_nowait()
-            except queue.Empty:
-                return
+        while not self._stop.is_set() and (run := take()) is not None:
             while run.state not in OVER and not self._stop.is_set():
                 if run_directory.is_held(run.directory):  # by what a sweep that was killed had started
                     run.state = "held by another process"
@@ -162,16 +173,19 @@ class Sweep:
                 else:
                     self._train_one(run, share_of_gpus(number, jobs))
 
-    def _train_one(self, run: Progress, variables: Mapping[str, str]) -> None:
+    def arguments(self, run: Progress) -> list[str]:
         overrides = [f"--config.{name}={text}" for name, text in run.variant.overrides.items()]
-        command = [sys.executable, *self.program, self.file, "--run_dir", str(run.directory), *overrides]
+        return [self.file, "--run_dir", str(run.directory), *overrides]
+
+    def _train_one(self, run: Progress, variables: Mapping[str, str]) -> None:
+        command = [sys.executable, *self.program, *self.arguments(run)]
         run.tries += 1
         with open(f"{run.directory}.log", "ab") as log:
             run.process = subprocess.Popen(command, env=os.environ | dict(variables), stdout=log, stderr=log)
             run.state = "running"
             if self._stop.is_set():
                 run.process.send_signal(signal.SIGTERM)
-            code = self._ended(run, run.process)
+            code = self._exit_code(run, run.process)
         if code == 42 and self.is_hopeless(run):
             run.state = "hopeless"
             return
@@ -187,7 +201,7 @@ class Sweep:
             case _:
                 run.state = "failed" if run.tries >= TRIES else "to be tried again"
 
-    def _ended(self, run: Progress, process: subprocess.Popen) -> int:
+    def _exit_code(self, run: Progress, process: subprocess.Popen) -> int:
         """The exit code of a process, which is stopped, as by a scheduler, where its variant is hopeless."""
         told = False
         while True:
@@ -211,7 +225,7 @@ class Sweep:
         now = max(mine)
         others = [one.judged() for one in self.runs if one is not run]
         reached = [one[max(at for at in one if at <= now)] for one in others if one and min(one) <= now <= max(one)]
-        return len(reached) >= 3 and mine[now] > statistics.median(reached)
+        return len(reached) >= 3 and mine[now] < statistics.median(reached)
 
     @contextlib.contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:
@@ -280,10 +294,14 @@ class Sweep:
             said = "worse than most at the same share of the steps" if run.state == "hopeless" else why
             console.print(f"{run.variant.name} {run.state}: {said} ({run.directory}.log)", markup=False)
 
+    def shown(self) -> list[Progress]:
+        """What is in the table."""
+        return self.runs
+
     def table(self) -> Table:
         name = Column("variant", overflow="fold")
         table = Table(name, "step", "loss", "left", "state", title=str(self.directory))
-        for run in self.runs:
+        for run in self.shown():
             table.add_row(
                 run.variant.name, *(cell.removeprefix("loss ").removeprefix("left ") for cell in self._cells(run))
             )

@@ -209,7 +209,7 @@ def published_table(published: Mapping[str, Any], groups: Sequence[Group]) -> Ta
 
 
 def _value(value: Number | None) -> Cell:
-    return Cell("-", raw="") if value is None else Cell(f"{value:.2f}", raw=repr(value))
+    return Cell("-", raw="") if value is None else Cell(f"{value:.4g}", raw=repr(value))
 
 
 def agreement(

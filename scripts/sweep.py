@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from research import hardware, override
-from research.config import ConfigError, require
+from research.config import ConfigError, Experiment, require
 from research.hardware import HELP
 
 EPILOG = """
@@ -37,67 +37,134 @@ again
   The same command goes on: what is done is kept, what was broken off goes on from its checkpoint. A variant that
   crashes or hangs is tried three times in one sweep; one that is refused (2) or not finite (44) once. The others go on.
 
+on a SLURM cluster
+  --slurm makes every variant a task of an array job (needs requirements-slurm.txt):
+    python -m scripts.sweep EXPERIMENT.py --dir sweeps/NAME --slurm --jobs 8 --partition gpu --time 12:00:00 --gpus 4 \\
+        --slurm_option cpus-per-task=32 --slurm_option mem=128G --slurm_option qos=long
+  A variant that is preempted or runs out of time saves, and goes on in its next turn. Ctrl-C leaves the jobs running;
+  the same command watches them again, and submits only what is neither done nor in the queue. The repository, DIR and
+  $KINTSUGI_CACHE must be on a file system that all nodes share.
+
+a search
+  is a function search() beside get_config(), and is run by --trials N (needs requirements-search.txt):
+    def search():
+        return Search(
+            {"optimizer.schedule.peak": LogRange(1e-4, 1e-1), "model.dropout": Range(0.0, 0.3),
+             "model.heads": Choice((2, 4, 8))},
+            sampler=TPE(), pruning=Median(finished=5, warmup=1000), seed=0)
+  What is best is evaluation.best. pruning stops trials early: Median, SuccessiveHalving(first=1000) or
+  Hyperband(first=1000); None stops none. Trials are DIR/trial-0000 and so on; DIR/sweep.json says what each changes.
+  The same command goes on with what was broken off; a larger N adds trials. With --jobs 1 a search can be repeated.
+
 exit codes
-  0 all variants are done   1 some are not   2 bad input
+  0 all variants are done, all trials ended   1 some are not   2 bad input
 """
 
 
-def check(options: argparse.Namespace) -> None:
-    share, local = options.hopeless_after, not str(options.dir).startswith("gs:")
-    require(local, f"--dir {options.dir} is in a bucket: a sweep needs a directory of this machine, or a shared one.")
-    require(options.jobs > 0, f"--jobs is {options.jobs}: it must be above 0.")
-    require(share is None or 0 < share < 1, f"--hopeless_after is {share}: a share of the steps, between 0 and 1.")
-
-
 def main(arguments: list[str] | None = None) -> int:
+    options, rest = parser().parse_known_args(arguments)
+    try:
+        check(options)
+        common = override.from_arguments(rest)
+        base = override.apply(override.load_experiment(options.experiment), common)
+        return search(options, base, common) if options.trials is not None else train(options, base, common)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.sweep", description=__doc__, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument(
-        "experiment", help="a Python file with get_config() and sweep(); it is run, so use only files you trust"
+        "experiment",
+        help="a Python file with get_config() and sweep() or search(); it is run, so use only files you trust",
     )
     parser.add_argument("--dir", required=True, type=Path, help="where the variants' run directories go")
-    parser.add_argument("--jobs", type=int, default=1, help="variants at a time (%(default)s)")
+    parser.add_argument("--jobs", type=int, help="variants at a time (1; with --slurm all)")
     parser.add_argument("--from", dest="begun", type=Path, metavar="SWEEP", help="begin from each run of this sweep")
     parser.add_argument("--hopeless_after", type=float, metavar="SHARE", help="stop what is worse than most by then")
     parser.add_argument("--hardware", help=f"what each variant runs on, for what can never fit: {HELP}")
     parser.add_argument("--list", action="store_true", help="show the variants, train nothing")
-    options, rest = parser.parse_known_args(arguments)
-    try:
-        check(options)
-        common = override.from_arguments(rest)
-        base = override.apply(override.load_experiment(options.experiment), common)
-        changes = [
-            common | change for change in override.load_sweep(options.experiment, optional=options.begun is not None)
-        ]
-        published = override.load_published(options.experiment)
-        from research.console import console, say  # after the config is known to be good: importing JAX takes seconds
-        from research.sweep import Sweep, here
-        from research.variants import begun_from, check_fits, inherited, matched, place_of, variants
+    parser.add_argument("--trials", type=int, help="run search() until there are so many trials in --dir")
+    cluster = parser.add_argument_group("SLURM")
+    cluster.add_argument("--slurm", action="store_true", help="train the variants as jobs of a SLURM cluster")
+    cluster.add_argument("--partition", help="where they are queued")
+    cluster.add_argument("--account", help="what they are charged to")
+    cluster.add_argument("--time", help="limit of each turn, as SLURM writes it: 12:00:00")
+    cluster.add_argument("--gpus", type=int, help="of each variant (of each of its nodes, if it has several)")
+    cluster.add_argument(
+        "--slurm_option", action="append", default=[], metavar="KEY[=VALUE]",
+        help="any other directive of sbatch, such as qos=long or exclusive; may be repeated",
+    )  # fmt: skip
+    return parser
 
-        begun, missing = ([], []) if options.begun is None else begun_from(options.begun, base)
-        if missing:
-            say(f"Left out, not done in {options.begun}: {', '.join(missing)}.")
-        found = variants(base, changes, begun)
-        place = here(options.jobs) if options.hardware is None else place_of(hardware.find(options.hardware))
-        if place is not None:
-            check_fits(found, place)
-        known = [] if options.begun is None else inherited(options.begun, found)
-        tables = matched(published, found) + known
-        sweep = Sweep(
-            options.experiment, base, found, options.dir, published=tables, hopeless_after=options.hopeless_after
-        )
-        if options.list:
-            console.print(sweep.listing(place))
-            return 0
-        with sweep.held():
-            done = sweep.train(options.jobs)
-            sweep.write_page()
-        sweep.say_what_is_not_done()
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+def check(options: argparse.Namespace) -> None:
+    share, local = options.hopeless_after, not str(options.dir).startswith("gs:")
+    require(local, f"--dir {options.dir} is in a bucket: a sweep needs a directory of this machine, or a shared one.")
+    require(options.jobs is None or options.jobs > 0, f"--jobs is {options.jobs}: it must be above 0.")
+    require(share is None or 0 < share < 1, f"--hopeless_after is {share}: a share of the steps, between 0 and 1.")
+    require(share is None or not options.slurm, "--hopeless_after and --slurm: who leaves jobs alone cannot stop them.")
+    require(options.trials is None or options.trials > 0, f"--trials is {options.trials}: it must be above 0.")
+    for name in ("slurm", "list", "begun", "hopeless_after"):
+        said = f"--trials and --{name.replace('begun', 'from')}: a search asks for its trials one after another, here."
+        require(options.trials is None or not getattr(options, name), said)
+    for name in ("partition", "account", "time", "gpus", "slurm_option"):
+        require(options.slurm or not getattr(options, name), f"--{name} is for jobs of a cluster: say --slurm too.")
+
+
+def train(options: argparse.Namespace, base: Experiment, common: dict[str, str]) -> int:
+    swept = override.load_sweep(options.experiment, optional=options.begun is not None)
+    changes = [common | change for change in swept]
+    published = override.load_published(options.experiment)
+    from research import cluster  # after the config is known to be good: importing JAX takes seconds
+    from research.console import console, say
+    from research.sweep import Sweep, here
+    from research.variants import begun_from, check_fits, inherited, matched, place_of, variants
+
+    begun, missing = ([], []) if options.begun is None else begun_from(options.begun, base)
+    if missing:
+        say(f"Left out, not done in {options.begun}: {', '.join(missing)}.")
+    found = variants(base, changes, begun)
+    elsewhere = options.slurm or options.hardware is not None
+    place = None if elsewhere else here(options.jobs or 1)
+    if options.hardware is not None:
+        place = place_of(hardware.find(options.hardware))
+    if place is not None:
+        check_fits(found, place)
+    tables = matched(published, found) + ([] if options.begun is None else inherited(options.begun, found))
+    asked = (options.experiment, base, found, options.dir)
+    sweep: Sweep
+    if options.slurm and not options.list:
+        named = (options.partition, options.time, options.gpus, options.account)
+        sweep = cluster.ClusterSweep(*asked, cluster.directives(*named, options.slurm_option), published=tables)
+    else:
+        sweep = Sweep(*asked, published=tables, hopeless_after=options.hopeless_after)
+    if options.list:
+        console.print(sweep.listing(place))
+        return 0
+    if not options.slurm:
+        cluster.check_none(options.dir)
+    with sweep.held():
+        done = sweep.train(options.jobs if options.slurm else options.jobs or 1)
+        sweep.write_page()
+    sweep.say_what_is_not_done()
+    return 0 if done else 1
+
+
+def search(options: argparse.Namespace, base: Experiment, common: dict[str, str]) -> int:
+    asked = override.load_search(options.experiment)
+    from research.console import console
+    from research.search import TrialSweep
+
+    trials = TrialSweep(options.experiment, base, common, asked, options.dir, options.trials)
+    with trials.held():
+        done = trials.train(options.jobs or 1)
+        trials.write_page()
+        console.print(trials.best())
     return 0 if done else 1
 
 

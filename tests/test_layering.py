@@ -14,7 +14,7 @@ ORDER = [
     {"decode", "weights", "roofline", "aot", "record"}, {"page"}, {"run_page"},
     {"generate", "averaging", "memory"}, {"evaluate"},
     {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"}, {"variants"},
-    {"comparison"}, {"sweep_page"}, {"sweep"},
+    {"comparison"}, {"sweep_page"}, {"sweep", "slurm_task"}, {"cluster", "search"},
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 MODULES = sorted((ROOT / "research").rglob("*.py"))

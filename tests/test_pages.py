@@ -106,7 +106,7 @@ def test_a_sweeps_page_has_scores_dimensions_curves_and_the_papers_numbers(sweep
     Checked((sweep / "noise_density=0.15,seed=0" / "report.html").read_text())
     markdown = (sweep / "report.md").read_text()
     assert "| noise density | done | parameters |" in markdown
-    assert "| 0.15 | 3.05 | 80.00 | - |" in markdown
+    assert "| 0.15 | 3.05 | 80 | - |" in markdown
     (row, *_) = (sweep / "report.csv").read_text().splitlines()[1:]
     assert row.startswith("0.15,2 of 2,")
 

@@ -1,0 +1,187 @@
+"""A SLURM of one machine: sbatch, squeue, sacct, scancel, srun and scontrol over real processes.
+
+$FAKE_SLURM holds a file for each job, or task of an array, with its state. While a file `hold` is there nothing starts;
+while `down` is there squeue does not answer.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+NAMES = ("sbatch", "squeue", "sacct", "scancel", "srun", "scontrol")
+HERE = Path(os.environ.get("FAKE_SLURM", "."))
+
+
+def install(folder: Path) -> Path:
+    """Makes the executables, and returns where they are."""
+    (folder / "bin").mkdir(parents=True)
+    for name in NAMES:
+        path = folder / "bin" / name
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{Path(__file__).resolve()}" {name} "$@"\n')
+        path.chmod(0o755)
+    return folder / "bin"
+
+
+def jobs(here: Path | None = None) -> dict[str, dict]:
+    found = {}
+    for path in sorted((here or HERE).glob("*.job")):
+        with contextlib.suppress(ValueError):
+            found[path.stem] = json.loads(path.read_text())
+    return found
+
+
+def change(job: str, here: Path | None = None, **facts) -> None:
+    path = (here or HERE) / f"{job}.job"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(before | facts))
+    temporary.replace(path)
+
+
+def asked(job: str, what: str, here: Path | None = None) -> bool:
+    return ((here or HERE) / f"{job}.{what}").exists()
+
+
+def sbatch(script: str) -> None:
+    found = re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", Path(script).read_text(), re.MULTILINE)
+    directives = {name: value.strip("'") for name, value in found}
+    if directives.get("partition") == "nowhere":
+        sys.exit("sbatch: error: invalid partition specified: nowhere")
+    with (HERE / "submitted").open("a") as submitted:
+        submitted.write(f"{script}\n")
+    number = len((HERE / "submitted").read_text().splitlines()) + 6
+    first, last, most = 0, 0, 1
+    if "array" in directives:
+        first, last, most = map(int, re.fullmatch(r"(\d+)-(\d+)%(\d+)", directives["array"]).groups())
+    names = [f"{number}_{task}" for task in range(first, last + 1)] if "array" in directives else [str(number)]
+    for name in names:
+        change(name, state="PENDING", name=directives["job-name"], output=directives["output"])
+    (HERE / f"{number}.sh").write_text(Path(script).read_text())
+    subprocess.Popen(
+        [sys.executable, "-S", __file__, "controller", str(number), str(most)],
+        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    print(f"Submitted batch job {number}")
+
+
+def controller(number: str, most: str) -> None:
+    mine = [job for job in jobs() if job.split("_")[0] == number]
+    running: dict[str, subprocess.Popen] = {}
+    while running or any(jobs()[job]["state"] == "PENDING" for job in mine):
+        for job in mine:
+            state = jobs()[job]["state"]
+            if state == "PENDING" and asked(job, "cancelled"):
+                change(job, state="CANCELLED by 1000")
+            elif state == "PENDING" and len(running) < int(most) and not (HERE / "hold").exists():
+                change(job, state="RUNNING")
+                running[job] = start(number, job)
+            elif job in running and (code := running[job].poll()) is not None:
+                del running[job]
+                change(job, state=ended(job, code))
+        time.sleep(0.02)
+
+
+def ended(job: str, code: int) -> str:
+    """Its state after its script has ended."""
+    if asked(job, "requeued"):
+        (HERE / f"{job}.requeued").unlink()
+        return "PENDING"
+    if asked(job, "ends"):
+        said = (HERE / f"{job}.ends").read_text()
+        (HERE / f"{job}.ends").unlink()
+        return said
+    if asked(job, "cancelled"):
+        return "CANCELLED by 1000"
+    return "FAILED" if code else "COMPLETED"
+
+
+def start(number: str, job: str) -> subprocess.Popen:
+    array, _, task = job.partition("_")
+    variables = {"SLURM_JOB_ID": str(int(number) * 100 + int(task or 0)), "SLURM_JOB_NUM_NODES": "1", "FAKE_JOB": job}
+    if task:
+        variables |= {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": task}
+    else:
+        variables["SLURM_JOB_ID"] = array
+    with open(HERE / f"{job}.out", "ab") as log:
+        command = ["bash", str(HERE / f"{number}.sh")]
+        return subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log, start_new_session=True)
+
+
+def srun(*arguments: str) -> None:
+    options, command = {}, list(arguments)
+    while command[0].startswith("--"):
+        name, equals, value = command.pop(0).partition("=")
+        options[name] = value if equals else command.pop(0) if name in ("--output", "--error") else ""
+    assert options.keys() <= {"--unbuffered", "--output", "--error", "--kill-on-bad-exit", "--wait"}, options
+    job = os.environ["FAKE_JOB"]
+    array, _, task = job.partition("_")
+    step = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "1"}
+    step |= {"SLURM_STEP_NODELIST": "node001", "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1"}
+
+    def opened(name: str):
+        path = options[name].replace("%A", array).replace("%a", task).replace("%j", job).replace("%t", "0")
+        return open(path, "ab")
+
+    process = subprocess.Popen(command, env=os.environ | step, stdout=opened("--output"), stderr=opened("--error"))
+    change(job, step=process.pid)
+    code = process.wait()
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+def in_step(job: str, here: Path | None = None) -> list[int]:
+    """The processes that srun started for a job, and theirs."""
+    found = [jobs(here)[job]["step"]]
+    for process in found:
+        with contextlib.suppress(OSError):
+            found += map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+    return found
+
+
+def send(job: str, number: int, here: Path | None = None) -> None:
+    """A signal to every process of the step, as some clusters do it."""
+    for process in in_step(job, here):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def squeue(*arguments: str) -> None:
+    assert arguments[arguments.index("--format") + 1] == "%i|%T|%r|%j"
+    if (HERE / "down").exists():
+        sys.exit("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+    for job, facts in jobs().items():
+        if facts["state"] in ("PENDING", "RUNNING"):
+            print(f"{job}|{facts['state']}|{'Priority' if facts['state'] == 'PENDING' else 'None'}|{facts['name']}")
+
+
+def sacct(*arguments: str) -> None:
+    asked_for = {arguments[place + 1] for place, argument in enumerate(arguments) if argument == "-j"}
+    print("JobID|State|NodeList")
+    for job, facts in jobs().items():
+        if job.split("_")[0] in asked_for:
+            print(f"{job}|{facts['state']}|node001")
+
+
+def scancel(*names: str) -> None:
+    for job, facts in jobs().items():
+        if job in names or job.split("_")[0] in names:
+            (HERE / f"{job}.cancelled").touch()
+            if facts["state"] == "RUNNING":
+                send(job, signal.SIGTERM)
+
+
+def scontrol(what: str, job: str) -> None:
+    assert what == "requeue"
+    assert job in jobs(), f"{job} is no job, or a whole array"
+    (HERE / f"{job}.requeued").touch()
+
+
+if __name__ == "__main__":
+    {function.__name__: function for function in (sbatch, controller, srun, squeue, sacct, scancel, scontrol)}[
+        sys.argv[1]
+    ](*sys.argv[2:])
