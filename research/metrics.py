@@ -24,7 +24,7 @@ def check(metrics: Sequence[Metric]) -> None:
     score_names(tuple(metrics))
     for metric in metrics:
         if isinstance(metric, BLEU | ChrF):
-            _sacrebleu(metric)
+            sacrebleu_scorer(metric)
 
 
 def check_fit(metrics: Sequence[Metric], references: References, what: str) -> None:
@@ -54,8 +54,8 @@ def score(metrics: Sequence[Metric], predictions: Sequence[str], references: Ref
                 scores |= _corpus_score(metric, predictions, references)
             case _:
                 rows = [_of_example(metric, *pair) for pair in zip(predictions, references, strict=True)]
-                signature = _signature(metric, references)
-                scores |= {name: Score(float(np.mean([row[name] for row in rows])), signature) for name in metric.names}
+                signed = signature(metric, references)
+                scores |= {name: Score(float(np.mean([row[name] for row in rows])), signed) for name in metric.names}
     return scores
 
 
@@ -77,7 +77,7 @@ def _check_pairs(predictions: Sequence[str], references: References) -> None:
 def _of_example(metric: Metric, prediction: str, references: Sequence[str]) -> dict[str, float]:
     match metric:
         case ChrF():
-            return {metric.names[0]: _sacrebleu(metric).sentence_score(prediction, references).score}
+            return {metric.names[0]: sacrebleu_scorer(metric).sentence_score(prediction, references).score}
         case ROUGE():
             return _rouge(metric, prediction, references)
         case SQuAD():
@@ -90,7 +90,7 @@ def _of_example(metric: Metric, prediction: str, references: Sequence[str]) -> d
     raise AssertionError(metric)
 
 
-def _signature(metric: Metric, references: References) -> str:
+def signature(metric: Metric, references: References) -> str:
     most, fewest = max(map(len, references)), min(map(len, references))
     count = f"nrefs:{most if most == fewest else 'var'}"
     match metric:
@@ -110,8 +110,8 @@ def _signature(metric: Metric, references: References) -> str:
 
 
 @cache
-def _sacrebleu(metric: BLEU | ChrF) -> Any:
-    """Raises ConfigError where a tokenizer's files are not there and cannot be had."""
+def sacrebleu_scorer(metric: BLEU | ChrF) -> Any:
+    """sacreBLEU's own metric. Raises ConfigError where a tokenizer's files are not there and cannot be had."""
     from sacrebleu import metrics as sacrebleu  # here: a second that most commands do without
 
     match metric:
@@ -128,12 +128,15 @@ def _sacrebleu(metric: BLEU | ChrF) -> Any:
                 ) from error
 
 
-def _corpus_score(metric: BLEU | ChrF, predictions: Sequence[str], references: References) -> dict[str, Score]:
+def streams(references: References) -> list[list[str | None]]:
+    """A list a reference, as sacreBLEU takes them; None where an example has no more."""
     most = max(map(len, references))
-    # A stream a reference, as sacreBLEU takes them; None where an example has no more.
-    streams = [[given[place] if place < len(given) else None for given in references] for place in range(most)]
-    scorer = _sacrebleu(metric)
-    found = scorer.corpus_score(list(predictions), streams)
+    return [[given[place] if place < len(given) else None for given in references] for place in range(most)]
+
+
+def _corpus_score(metric: BLEU | ChrF, predictions: Sequence[str], references: References) -> dict[str, Score]:
+    scorer = sacrebleu_scorer(metric)
+    found = scorer.corpus_score(list(predictions), streams(references))
     return {metric.names[0]: Score(found.score, str(scorer.get_signature()))}
 
 

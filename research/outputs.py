@@ -2,11 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from research.config import ConfigError, parse_json, require
 
 Texts = list[tuple[str, ...]]  # one or more for each example
+
+
+class Written(NamedTuple):
+    """What a system wrote for every example of a task."""
+
+    sources: list[str]
+    predictions: list[str]
+    references: Texts
 
 
 def read_predictions(name: str) -> tuple[list[str], Texts | None]:
@@ -25,6 +33,25 @@ def read_predictions(name: str) -> tuple[list[str], Texts | None]:
         return predictions, None
     require(not lacking, f'{name}, line {lacking[0] if lacking else 0} has no "references", which other lines have.')
     return predictions, [_texts(row["references"], f"{name}, line {n}", "references") for n, row in enumerate(rows, 1)]
+
+
+def read_tasks(name: str) -> dict[str, Written]:
+    """The tasks of a predictions.jsonl, as scripts.evaluate writes it, by their names.
+
+    Raises:
+        ConfigError: there is no such file; or a line lacks its task, source, prediction or references.
+    """
+    tasks: dict[str, Written] = {}
+    for number, row in enumerate(_objects(name), 1):
+        where = f"{name}, line {number}"
+        said = isinstance(row.get("task"), str) and isinstance(row.get("source"), str)
+        require(said, f'{where} has no "task" and "source", which scripts.evaluate writes.')
+        written = tasks.setdefault(row["task"], Written([], [], []))
+        written.sources.append(row["source"])
+        written.predictions.append(_prediction(row, where))
+        written.references.append(_texts(row.get("references"), where, "references"))
+    require(len(tasks) > 0, f"{name} is empty: there is no prediction to compare.")
+    return tasks
 
 
 def read_references(names: Sequence[str], count: int, predictions: str) -> Texts:

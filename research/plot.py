@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from research.config import FORCED, Experiment
+from research.config import FORCED, Experiment, require
 
 
 def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Path:
@@ -54,6 +54,52 @@ def plot_scaling(path: Path, lines: Mapping[str, Sequence[tuple[int, float | int
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+class Band(NamedTuple):
+    """A curve, and between what it lies."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def plot_fit(path: Path, points: Sequence[tuple[float, float]], band: Band, x_label: str, y_label: str) -> None:
+    """Runs as dots, and the curve fitted to them with its interval."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    axes.fill_between(band.x, band.low, band.high, color="0.85", linewidth=0, label="95 % of fits to resampled runs")
+    axes.plot(band.x, band.y, color="0.3", label="fit")
+    axes.plot(*zip(*points, strict=True), "o", markersize=5, label="runs")
+    axes.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_lines(
+    path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, linear_y: bool = False
+) -> None:
+    """Lines by name, x logarithmic; y too, or linear."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for number, (name, points) in enumerate(lines.items()):
+        style = ("o-", "s--", "^:", "v-.")[number // 10 % 4]  # colours repeat after ten
+        axes.plot(*zip(*points, strict=True), style, markersize=4, label=name)
+    axes.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="linear" if linear_y else "log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def check_picture(path: Path | None) -> None:
+    """Raises ConfigError for a file that no picture can be written to."""
+    if path is not None:
+        require(path.suffix in (".png", ".svg", ".pdf"), f"{path}: a picture's name ends in .png, .svg or .pdf.")
+        require(path.absolute().parent.is_dir(), f"{path}: there is no directory {path.absolute().parent}.")
 
 
 def _pyplot() -> Any:

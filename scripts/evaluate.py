@@ -303,6 +303,7 @@ class Answers(NamedTuple):
             "truncated sources": self.truncated,
             "truncated targets": self.truncated_targets,
             "generation": json.loads(override.to_json(generation)),
+            "metrics": [repr(metric) for metric in asked.task.metrics],
             "scores": {name: score.value for name, score in scores.items()},
             "signatures": {name: score.signature for name, score in scores.items()},
             "loss": loss,

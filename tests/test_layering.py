@@ -11,7 +11,7 @@ ORDER = [
     {"best", "bucket", "console", "hardware", "table", "chart"},
     {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot",
      "compilation", "startup", "profile"},
-    {"decode", "weights", "roofline", "aot", "record"}, {"page"}, {"run_page"},
+    {"decode", "weights", "roofline", "aot", "record", "significance"}, {"page", "scaling"}, {"run_page"},
     {"generate", "averaging", "memory"}, {"evaluate"},
     {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"}, {"variants"},
     {"comparison"}, {"sweep_page"}, {"sweep", "slurm_task"}, {"cluster", "search"},

@@ -9,8 +9,8 @@ Commands:
     python -m scripts.sweep experiments/reproductions/nanot5_optimizers_small.py --dir sweeps/nanot5_optimizers --jobs 2
     python -m scripts.report sweeps/nanot5_optimizers
 Hardware, time: 2 cores of an Intel Xeon beside other work, 100 minutes for the 18 runs (commit dc85378).
-Result: held-out loss 4.647 (Adafactor, inverse square root), 4.661 (its cosine), 4.656 and 4.665 (RMS-scaled AdamW), all
-    within the seeds' spread; plain AdamW stays at 5.6, where a model blind to context is. The reading is in LOG.md.
+Result: held-out loss 4.647 (Adafactor, inverse square root), 4.661 (its cosine), 4.656 and 4.665 (RMS-scaled AdamW),
+    all within the seeds' spread; plain AdamW stays at 5.6, where a model blind to context is. The reading is in LOG.md.
 """
 
 from collections.abc import Iterable

@@ -19,7 +19,7 @@ from research.generate import Generator
 from research.model.transformer import initial_params
 from research.pretrained import huggingface
 from research.pretrained.tokenizer_files import write_tokenizer
-from scripts import evaluate, generate, score
+from scripts import evaluate, generate, score, significance
 
 PAIRS = [(f"{chr(97 + number)} source of {'many ' * (number % 7)}words", f"target {number}") for number in range(21)]
 EXAMPLES = 'examples=TSVExamples("all.tsv", test="all.tsv")'
@@ -102,8 +102,9 @@ def test_a_run_is_evaluated_on_its_own_tasks_beside_its_checkpoints(run, capsys)
     assert "example 3" in said
     assert evaluate.main([str(run), "--split=held_out"]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
-    say(capsys, run / "checkpoints" / "1", "--split=held_out", "--examples=2")
-    assert (run / "evaluations" / "held_out-1").is_dir()
+    say(capsys, run / "checkpoints" / "1", "--split=held_out", "--examples=9")
+    assert significance.main([str(run / "evaluations" / f"held_out-{step}") for step in (1, 2)]) == 0
+    assert "bleu_char" in capsys.readouterr().out
 
 
 def test_a_model_alone_is_limited_by_its_positions_or_by_what_is_said(model, capsys):
