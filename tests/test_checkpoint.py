@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from research.checkpoint import CheckpointError, Checkpoints, check_same, verify
 from research.config import Checkpoint, ConfigError
@@ -208,3 +209,21 @@ def test_other_data_is_refused_by_name() -> None:
     check_same(before, dict(before), Path("runs/a"))
     with pytest.raises(ConfigError, match=r"data\.tokenizer was 'abc' and is now 'abd'"):
         check_same(before, before | {"data.tokenizer": "abd"}, Path("runs/a"))
+
+
+def test_the_loop_alone_tells_jax_where_it_is(tmp_path: Path, monkeypatch) -> None:
+    """JAX chooses the step to stop after by the last step it was told, and a step that is past is never reached.
+
+    Orbax asks about the saved step too, from the thread that finishes a save while the loop is further on.
+    """
+    told: list[int] = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: told.append(step) or step == 6)
+    checkpoints = Checkpoints(tmp_path / "c", Checkpoint())
+    for step in (4, 5, 6):
+        reached = checkpoints.reached_preemption(step)
+        if step == 5:
+            checkpoints.save(step, new_state(5.0), META, {"held_out_loss": 1.5})
+    checkpoints.wait()
+    checkpoints.close()
+    assert told == [4, 5, 6]
+    assert reached
