@@ -19,6 +19,8 @@ from research import cluster, slurm_task
 from research.sweep import Sweep
 from scripts import sweep as script
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("peak=0.001,seed=0", "peak=0.001,seed=1", "peak=0.002,seed=0", "peak=0.002,seed=1")
 
 # $SLURM_TEST/NAME.ends has an exit code a start; "save" waits for SIGTERM, and then ends as a run does that has saved.
@@ -26,7 +28,6 @@ TRAINING = """
 import json, os, signal, sys, time
 from pathlib import Path
 
-pytestmark = pytest.mark.slow
 run = Path(sys.argv[sys.argv.index("--run_dir") + 1])
 run.mkdir(exist_ok=True)
 place = Path(os.environ["PLACE"])

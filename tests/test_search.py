@@ -27,12 +27,13 @@ from research.config import (
 from research.sweep import Sweep
 from scripts import sweep as script
 
+pytestmark = pytest.mark.slow
+
 # The loss at a step is a parabola of the learning rate's logarithm, lowest at 0.01; $PLACE/ends has exit codes.
 TRAINING = """
 import json, math, os, signal, sys, time
 from pathlib import Path
 
-pytestmark = pytest.mark.slow
 run = Path(sys.argv[sys.argv.index("--run_dir") + 1])
 run.mkdir(exist_ok=True)
 place = Path(os.environ["PLACE"])
