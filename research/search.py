@@ -82,13 +82,13 @@ class TrialSweep(Sweep):
     def _open(self) -> None:
         """The study, and the trials that it has."""
         import optuna
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         path = self.directory / "study.journal"
         mend(path)
-        backend: Any = optuna.storages.journal.JournalFileBackend(str(path))  # type: ignore[attr-defined]
         self.study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(backend),
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))),
             study_name="search",
             direction="maximize" if merit(self.aim, 1.0) > merit(self.aim, 0.0) else "minimize",
             pruner=pruner(self.search, self.base.steps),
@@ -108,8 +108,8 @@ class TrialSweep(Sweep):
     def train(self, jobs: int) -> bool:
         """Trains trials, so many at a time, until there are as many as asked for. Returns whether all have ended."""
         self._train_in_slots(self._next, jobs)
-        ended = all(run.state in OVER and run.state != "failed" for run in self.runs)
-        return ended and len(self.study.get_trials(deepcopy=False)) >= self.count
+        trials = self.study.get_trials(deepcopy=False)
+        return len(trials) >= self.count and all(trial.state.is_finished() for trial in trials)
 
     # --- One trial ----------------------------------------------------------------------------------------------------
 
@@ -212,8 +212,8 @@ class TrialSweep(Sweep):
 
     def best(self) -> Table:
         """The best trials of those that were trained to their end."""
-        done = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-        order = sorted(done, key=lambda trial: merit(self.aim, _known(trial.value)), reverse=True)
+        done: list[Any] = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+        order = sorted(done, key=lambda trial: -merit(self.aim, trial.value))
         names = list(self.search.ranges)
         shorter = short_names([{name: str(trial) for name in names} for trial in (0, 1)])
         table = Table("trial", self.aim, *shorter.values(), title=f"{len(done)} trials trained to their end")
@@ -222,11 +222,6 @@ class TrialSweep(Sweep):
             shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
             table.add_row(name_of(trial.number), f"{trial.value:.4f}", *shown)
         return table
-
-
-def _known(value: float | int | None) -> float | int:
-    assert value is not None, "a trial that is complete has a value"
-    return value
 
 
 def name_of(number: int) -> str:

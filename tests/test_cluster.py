@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,13 +14,11 @@ from pathlib import Path
 
 import fake_slurm
 import pytest
-from real_runs import EXPERIMENT
+from real_runs import EXPERIMENT, ROOT, environment
 
 from research import cluster, slurm_task
 from research.sweep import Sweep
 from scripts import sweep as script
-
-pytestmark = pytest.mark.slow
 
 NAMES = ("peak=0.001,seed=0", "peak=0.001,seed=1", "peak=0.002,seed=0", "peak=0.002,seed=1")
 
@@ -27,7 +26,6 @@ NAMES = ("peak=0.001,seed=0", "peak=0.001,seed=1", "peak=0.002,seed=0", "peak=0.
 TRAINING = """
 import json, os, signal, sys, time
 from pathlib import Path
-
 run = Path(sys.argv[sys.argv.index("--run_dir") + 1])
 run.mkdir(exist_ok=True)
 place = Path(os.environ["PLACE"])
@@ -131,6 +129,7 @@ def ctrl_c() -> None:
     handler(signal.SIGINT, None)
 
 
+@pytest.mark.slow
 def test_every_variant_is_a_task_of_one_array(place: Place, capsys) -> None:
     given = ("--jobs", "3", "--config.batch_size=4", "--partition", "gpu", "--account", "us", "--time", "1-12:00:00")
     others = ("--slurm_option", "qos=long", "--slurm_option", "cpus-per-task=8", "--slurm_option", "exclusive")
@@ -152,6 +151,7 @@ def test_every_variant_is_a_task_of_one_array(place: Place, capsys) -> None:
     assert place.submissions() == 1
 
 
+@pytest.mark.slow
 def test_what_is_not_said_is_left_to_the_cluster(place: Place) -> None:
     assert place.command() == 0
     for name in ("time", "partition", "account", "gpus", "wckey", "mem", "cpus"):
@@ -159,11 +159,13 @@ def test_what_is_not_said_is_left_to_the_cluster(place: Place) -> None:
     assert "#SBATCH --array=0-3%4" in place.text()
 
 
+@pytest.mark.slow
 def test_alone_on_its_node_a_training_is_no_task_of_several(place: Place) -> None:
     assert place.command() == 0
     assert "SLURM_STEP_NODELIST" not in place.starts(NAMES[0])[0]["environment"]
 
 
+@pytest.mark.slow
 def test_what_breaks_is_tried_again_or_left_and_the_rest_goes_on(place: Place) -> None:
     place.ends([1, 43, 0], [1, 1, 1, 0], [44], [42, 42, 42, 42, 0])
     assert place.command("--jobs", "2") == 1
@@ -175,6 +177,7 @@ def test_what_breaks_is_tried_again_or_left_and_the_rest_goes_on(place: Place) -
     assert place.counts() == [3, 4, 2, 5]
 
 
+@pytest.mark.slow
 def test_who_watches_may_leave_and_come_back(place: Place, capsys) -> None:
     place.ends(*[["save", 0]] * 4)
     leaving = when(lambda: place.counts() == [1, 1, 1, 1], ctrl_c)
@@ -193,6 +196,7 @@ def test_who_watches_may_leave_and_come_back(place: Place, capsys) -> None:
     assert place.counts() == [2, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_before_the_time_is_up_it_saves_and_goes_on_in_its_next_turn(place: Place) -> None:
     """Some clusters send the signal to the training too, which knows nothing of it."""
     place.ends(["save", "save", 0], [0], [0], [0])
@@ -209,6 +213,7 @@ def test_before_the_time_is_up_it_saves_and_goes_on_in_its_next_turn(place: Plac
     assert place.counts() == [3, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_what_is_cancelled_saves_and_stays_so_until_the_next_command(place: Place, capsys) -> None:
     place.ends(["save", 0], [0], [0], [0])
     cancelling = when(lambda: place.starts(NAMES[0]), lambda: os.system("scancel 7_0"))
@@ -221,6 +226,7 @@ def test_what_is_cancelled_saves_and_stays_so_until_the_next_command(place: Plac
     assert "#SBATCH --array" not in place.text()  # a job alone
 
 
+@pytest.mark.slow
 def test_what_was_submitted_and_not_noted_is_found_by_its_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between sbatch's answer and slurm.json."""
     (place.slurm / "hold").touch()
@@ -242,6 +248,7 @@ def test_what_was_submitted_and_not_noted_is_found_by_its_name(place: Place, mon
     assert place.counts() == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_while_squeue_does_not_answer_nothing_is_submitted_twice(place: Place) -> None:
     (place.slurm / "hold").touch()
     (place.slurm / "down").touch()
@@ -252,6 +259,7 @@ def test_while_squeue_does_not_answer_nothing_is_submitted_twice(place: Place) -
     assert place.counts() == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("state", "tries"), [("OUT_OF_MEMORY", 3), ("NODE_FAIL", 5)])
 def test_what_was_lost_is_submitted_again(place: Place, state: str, tries: int) -> None:
     """Killed with all that could have asked for another turn; only what is not the variant's fault is not counted."""
@@ -270,6 +278,7 @@ def test_what_was_lost_is_submitted_again(place: Place, state: str, tries: int) 
     assert place.counts() == [tries, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_what_ends_while_nobody_watches_is_told_to_who_comes_back(place: Place, capsys) -> None:
     place.ends(["save", 44], [0], [0], ["save", 0])
     leaving = when(lambda: place.counts() == [1, 1, 1, 1], ctrl_c)
@@ -284,6 +293,7 @@ def test_what_ends_while_nobody_watches_is_told_to_who_comes_back(place: Place, 
     assert place.submissions() == 1
 
 
+@pytest.mark.slow
 def test_here_nothing_is_trained_that_is_a_job_there(place: Place, capsys) -> None:
     place.ends(*[["save", 0]] * 4)
     leaving = when(lambda: all(place.counts()), ctrl_c)
@@ -295,6 +305,7 @@ def test_here_nothing_is_trained_that_is_a_job_there(place: Place, capsys) -> No
     assert "has variants in SLURM's queue: say --slurm to watch them" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_sbatch_refuses_is_said(place: Place, capsys) -> None:
     assert place.command("--partition", "nowhere") == 2
     assert "sbatch took no job: sbatch: error: invalid partition specified: nowhere." in capsys.readouterr().err
@@ -340,3 +351,33 @@ def test_what_slurm_writes_of_its_queue_is_said() -> None:
     assert cluster.Queued("PENDING", "Priority", "a").said() == "queued (Priority)"
     assert cluster.Queued("PENDING", "None", "a").said() == "queued"
     assert cluster.Queued("COMPLETING", "None", "a").said() == "completing"
+
+
+# --- Real training ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_out_of_time_and_back_it_ends_as_if_nothing_had_happened(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    (tmp_path / "slurm").mkdir()
+    programs = fake_slurm.install(tmp_path / "programs")
+    variables = {"PATH": f"{programs}:{os.environ['PATH']}", "FAKE_SLURM": str(tmp_path / "slurm")}
+    file = folder / "clustered.py"
+    file.write_text((folder / "experiment.py").read_text() + "\n\ndef sweep():\n    return seeds(1)\n")
+    where = folder / "clustered"
+    command = [sys.executable, "-m", "scripts.sweep", str(file), "--dir", str(where), "--slurm"]
+    watching = subprocess.Popen(command, cwd=ROOT, env=environment(folder) | variables)
+    metrics = where / "base" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.read_text():
+        assert watching.poll() is None
+        time.sleep(0.01)
+    fake_slurm.send("7", signal.SIGUSR2, tmp_path / "slurm")
+    assert watching.wait(timeout=300) == 0
+    assert len((where / "base" / "history.jsonl").read_text().splitlines()) == 2
+    whole, again = (
+        [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+        for path in (folder / "whole", where / "base")
+    )
+    assert whole == again

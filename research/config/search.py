@@ -18,8 +18,8 @@ from research.config.base import require, require_not_negative, require_positive
 class Range:
     """Numbers from low to high, both possible; whole ones where both are whole (1, not 1.0)."""
 
-    low: Any
-    high: Any
+    low: float | int
+    high: float | int
 
     def __post_init__(self) -> None:
         _check_ends("Range", self.low, self.high)
@@ -29,8 +29,8 @@ class Range:
 class LogRange:
     """Numbers of which each order of magnitude is as likely as another."""
 
-    low: Any
-    high: Any
+    low: float | int
+    high: float | int
 
     def __post_init__(self) -> None:
         _check_ends("LogRange", self.low, self.high)
@@ -49,7 +49,7 @@ class Choice:
         require(len(set(texts)) == len(texts), f"Choice({self.of}): each value may be there once.")
 
 
-def _check_ends(name: str, low: Any, high: Any) -> None:
+def _check_ends(name: str, low: float | int, high: float | int) -> None:
     numbers = all(type(end) in (int, float) for end in (low, high))
     require(numbers and math.isfinite(low) and math.isfinite(high), f"{name}({low!r}, {high!r}): both must be numbers.")
     require(low < high, f"{name}({low}, {high}): the first must be below the second.")
@@ -108,9 +108,9 @@ class Hyperband:
 
 @dataclass(frozen=True)
 class Search:
-    ranges: Mapping[str, Any]  # Range, LogRange or Choice, by the dotted names of fields
-    sampler: Any = TPE()  # or Random
-    pruning: Any = None  # Median, SuccessiveHalving or Hyperband: which trials are stopped
+    ranges: Mapping[str, Range | LogRange | Choice]  # of fields, by their dotted names
+    sampler: TPE | Random = TPE()
+    pruning: Median | SuccessiveHalving | Hyperband | None = None
     seed: int = 0  # of the sampler
 
     def __post_init__(self) -> None:
