@@ -172,8 +172,9 @@ class TrialSweep(Sweep):
         What came after that is not reported, and a trial that ended first is pruned all the same, so that how fast one
         looks decides nothing.
         """
+        reported = self.study.get_trials(deepcopy=False)[run.asked.number].intermediate_values
         for step, value in evaluations(run.directory, self.aim):
-            if run.pruned or step in self.study.get_trials(deepcopy=False)[run.asked.number].intermediate_values:
+            if run.pruned or step in reported:
                 continue
             run.asked.report(value, step)
             last = step >= run.variant.config.steps

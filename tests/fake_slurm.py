@@ -91,6 +91,7 @@ def ended(job: str, code: int) -> str:
     """Its state after its script has ended."""
     if asked(job, "requeued"):
         (HERE / f"{job}.requeued").unlink()
+        (HERE / f"{job}.cancelled").unlink(missing_ok=True)  # it would come back from the dead
         return "PENDING"
     if asked(job, "ends"):
         said = (HERE / f"{job}.ends").read_text()
@@ -136,10 +137,13 @@ def srun(*arguments: str) -> None:
 
 def in_step(job: str, here: Path | None = None) -> list[int]:
     """The processes that srun started for a job, and theirs."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
     found = [jobs(here)[job]["step"]]
     for process in found:
-        with contextlib.suppress(OSError):
-            found += map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+        found += [child for child, parent in parents.items() if parent == process]
     return found
 
 

@@ -16,8 +16,9 @@ import fake_slurm
 import pytest
 from real_runs import EXPERIMENT, ROOT, environment
 
-from research import cluster, slurm_task
+from research import cluster, override, slurm_task
 from research.sweep import Sweep
+from research.variants import variants
 from scripts import sweep as script
 
 NAMES = ("peak=0.001,seed=0", "peak=0.001,seed=1", "peak=0.002,seed=0", "peak=0.002,seed=1")
@@ -211,6 +212,7 @@ def test_before_the_time_is_up_it_saves_and_goes_on_in_its_next_turn(place: Plac
     assert place.command() == 0
     limit.join()
     assert place.counts() == [3, 1, 1, 1]
+    assert not list((place.directory / "slurm").glob("*.failures"))
 
 
 @pytest.mark.slow
@@ -276,6 +278,23 @@ def test_what_was_lost_is_submitted_again(place: Place, state: str, tries: int) 
     assert place.command() == (1 if tries == 3 else 0)
     losing.join()
     assert place.counts() == [tries, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_what_left_the_queue_without_a_word_is_waited_for(place: Place) -> None:
+    """What it wrote may not be seen here yet."""
+    file = str(place.folder / "experiment.py")
+    base = override.load_experiment(file)
+    found = variants(base, override.load_sweep(file))
+    made = cluster.ClusterSweep(file, base, found, place.directory, cluster.directives(None, None, None, None, []))
+    run = made.runs[0]
+    made.jobs, run.tries, run.state = {run.variant.name: "5_0"}, 1, "running"
+    with made.held():
+        made._look(run, {})
+        assert run.state == "running"
+        time.sleep(cluster.SETTLE)
+        made._look(run, {})
+        assert run.state == cluster.AGAIN
 
 
 @pytest.mark.slow

@@ -101,11 +101,15 @@ class Place:
 
 
 def studied(directory: Path) -> list:
-    """The trials as Optuna itself reads them."""
+    return study(directory).trials
+
+
+def study(directory: Path):
+    """As Optuna itself reads it."""
     import optuna
 
     backend = optuna.storages.journal.JournalFileBackend(str(directory / "study.journal"))
-    return optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(backend)).trials
+    return optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(backend))
 
 
 @pytest.fixture
@@ -119,7 +123,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 @pytest.mark.slow
-def test_trials_are_runs_and_the_best_are_shown(place: Place, capsys) -> None:
+def test_trials_are_runs_and_the_best_are_shown(place: Place, capsys, recwarn) -> None:
     assert place.command(12, "--jobs", "2", "--config.batch_size=4") == 0
     assert sorted(place.starts()) == [f"trial-{number:04}" for number in range(12)]
     said = capsys.readouterr().out
@@ -135,6 +139,7 @@ def test_trials_are_runs_and_the_best_are_shown(place: Place, capsys) -> None:
         result = json.loads((place.directory / f"trial-{trial.number:04}" / "RESULT.json").read_text())
         assert trial.value == result["best"]["held_out_loss"]
     assert place.command(12, "--config.batch_size=4") == 0
+    assert not [warning for warning in recwarn if "already reported" in str(warning.message)]
     assert len(place.starts()) == 12
     assert place.command(13, "--config.batch_size=4") == 0
     assert place.starts()[12:] == ["trial-0012"]
@@ -187,6 +192,22 @@ def test_killed_it_goes_on_as_if_nothing_had_happened(place: Place) -> None:
     assert [(trial.state, trial.value) for trial in place.trials()] == [
         (trial.state, trial.value) for trial in place.trials("whole")
     ]
+
+
+@pytest.mark.slow
+def test_killed_before_it_had_drawn_a_trial_it_draws_the_same(place: Place) -> None:
+    assert place.command(6, directory="whole") == 0
+    assert place.command(5) == 0
+    study(place.directory).ask()
+    assert place.command(6) == 0
+    assert place.overrides() == place.overrides("whole")
+
+
+@pytest.mark.slow
+def test_at_its_last_step_no_trial_is_stopped_any_more(place: Place) -> None:
+    place.write(pruning="Median(1, warmup=6)", sampler="Random()")
+    assert place.command(5) == 0
+    assert place.states() == ["COMPLETE"] * 5
 
 
 @pytest.mark.slow
@@ -247,6 +268,7 @@ def test_another_number_may_be_the_aim_and_more_of_it_is_better(place: Place, ca
     said = capsys.readouterr().out.partition("6 trials trained to their end")[2]
     assert said.index(max(values, key=values.get)) < said.index(min(values, key=values.get))
     assert place.trials()[0].intermediate_values[6] == values["trial-0000"]
+    assert study(place.directory).best_value == max(values.values())
 
 
 @pytest.mark.slow
