@@ -1,5 +1,6 @@
 """Variants as jobs of SLURM, which is played by stand-ins that start real processes; submitit is the real one."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -20,6 +21,10 @@ from research import cluster, override, slurm_task
 from research.sweep import Sweep
 from research.variants import variants
 from scripts import sweep as script
+
+with contextlib.suppress(ImportError):
+    # Now, not in a test: it sets logging up anew, at which absl closes the stream of a test that is being captured.
+    import submitit  # noqa: F401
 
 NAMES = ("peak=0.001,seed=0", "peak=0.001,seed=1", "peak=0.002,seed=0", "peak=0.002,seed=1")
 
