@@ -56,9 +56,9 @@ def get_config() -> Experiment:
             target_length=32,
         ),
         optimizer=Adafactor(schedule=Linear(peak=1e-2, warmup=50)),
-        steps=800,
+        steps=400,
         batch_size=8,
-        evaluation=Evaluation(every=400, rows=512, generation=Generation(max_length=32), examples=512, best="rougeL"),
-        checkpoint=Checkpoint(every=400, keep=1),
+        evaluation=Evaluation(every=200, rows=512, generation=Generation(max_length=32), examples=512, best="rougeL"),
+        checkpoint=Checkpoint(every=200, keep=1),
         report=Report(every=20),
     )
