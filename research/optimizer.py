@@ -11,7 +11,7 @@ so that a skipped update does not shift warm-up or decay.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -95,8 +95,13 @@ class Updater(NamedTuple):
     update: Callable[[Tree, Tree, Tree, Array], tuple[Tree, Tree]]  # gradients, state, params, step -> params, state
 
 
-def build(settings: config.Optimizer, total_steps: int, params: Tree) -> Updater:
+def build(
+    settings: config.Optimizer, total_steps: int, params: Tree, growths: Mapping[str, float] | None = None
+) -> Updater:
     """`params` gives paths and shapes alone. Gradients, state and parameters hold what is trained; all is float32.
+
+    `growths` says of each path how many times as much the matrix reads as at the width that the learning rate is for
+    (research/model/parametrization.py); None, that all are of that width.
 
     A ConfigError if a pattern matches no parameter, if nothing is left to train or if the schedule cannot be kept.
     """
@@ -107,7 +112,8 @@ def build(settings: config.Optimizer, total_steps: int, params: Tree) -> Updater
     decay = {path: 0.0 if path in undecayed else settings.weight_decay for path in paths}
     layouts = match_once(LAYOUTS, paths)
     rate = learning_rate(settings.schedule, total_steps)
-    initial, updated = _rule(settings)
+    initial, updated, exponent = _rule(settings)
+    factors = {path: (growths[path] if growths else 1.0) ** exponent for path in paths}
 
     def split(params: Tree) -> tuple[Tree, Tree]:
         flat = flatten(params)
@@ -124,7 +130,7 @@ def build(settings: config.Optimizer, total_steps: int, params: Tree) -> Updater
         if settings.clip_norm is not None:
             gradients, _ = optax.clip_by_global_norm(settings.clip_norm).update(gradients, optax.EmptyState())
         flat = (flatten(gradients), flatten(state), flatten(params))
-        new_params, new_state = updated(settings, layouts, decay, rate(step), *flat)
+        new_params, new_state = updated(settings, layouts, decay, factors, rate(step), *flat)
         return unflatten(new_params), unflatten(new_state)
 
     return Updater(split, init, update)
@@ -144,12 +150,18 @@ def _matched(field: str, patterns: tuple[str, ...], paths: list[str]) -> set[str
     return found
 
 
-def _rule(settings: config.Optimizer) -> tuple[Callable, Callable]:
+def _rule(settings: config.Optimizer) -> tuple[Callable, Callable, float]:
+    """What makes a state, what updates, and the power of its growth by which muP multiplies a matrix's step.
+
+    A step that is scaled by the matrix's root mean square has half of that power already.
+    """
     match settings:
         case config.Adafactor():
-            return _adafactor_init, _adafactor_update
-        case config.AdamW() | config.RMSScaledAdamW():
-            return _adam_init, _adam_update
+            return _adafactor_init, _adafactor_update, -0.5
+        case config.RMSScaledAdamW():
+            return _adam_init, _adam_update, -0.5
+        case config.AdamW():
+            return _adam_init, _adam_update, -1.0
         case _:
             raise TypeError(f"optimizer is a {type(settings).__name__}: it must be Adafactor, AdamW or RMSScaledAdamW.")
 
@@ -194,6 +206,7 @@ def _adafactor_update(
     settings: config.Adafactor,
     layouts: dict[str, str],
     decay: dict[str, float],
+    factors: dict[str, float],
     rate: Rate,
     gradients: Flat,
     state: Flat,
@@ -206,7 +219,7 @@ def _adafactor_update(
         layout = layouts[path]
         moments, direction = _normalised(layout, path, kept, gradients[path], state)
         direction /= jnp.maximum(1.0, _rms(direction, layout) / settings.clip_update)
-        change = rate * jnp.maximum(_rms(param, layout), SCALE_FLOOR) * direction
+        change = rate * factors[path] * jnp.maximum(_rms(param, layout), SCALE_FLOOR) * direction
         if settings.momentum is not None:
             change = settings.momentum * state[f"momentum/{path}"] + (1.0 - settings.momentum) * change
             moments[f"momentum/{path}"] = change
@@ -241,6 +254,7 @@ def _adam_update(
     settings: config.AdamW | config.RMSScaledAdamW,
     layouts: dict[str, str],
     decay: dict[str, float],
+    factors: dict[str, float],
     rate: Rate,
     gradients: Flat,
     state: Flat,
@@ -262,7 +276,7 @@ def _adam_update(
     new_params = {}
     for path, param in params.items():
         scale = jnp.maximum(_rms(param, layouts[path]), SCALE_FLOOR) if scaled else 1.0
-        stepped = param - rate * scale * directions[path]
+        stepped = param - rate * factors[path] * scale * directions[path]
         new_params[path] = stepped - rate * decay[path] * (stepped if scaled else param)
     new_state = {"count": moments.count}
     for kind, values in (("mean", moments.mu), ("square", moments.nu)):

@@ -11,10 +11,11 @@ ORDER = [
     {"best", "bucket", "console", "hardware", "table", "chart"},
     {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot",
      "compilation", "startup", "profile"},
-    {"decode", "weights", "roofline", "aot", "record", "significance"}, {"page", "scaling"}, {"run_page"},
+    {"decode", "weights", "roofline", "aot", "record", "significance", "coordinates"}, {"page", "scaling"},
+    {"run_page"},
     {"generate", "averaging", "memory"}, {"evaluate"},
     {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"}, {"variants"},
-    {"comparison"}, {"sweep_page"}, {"sweep", "slurm_task"}, {"cluster", "search"},
+    {"comparison"}, {"sweep_page", "rates"}, {"sweep", "slurm_task"}, {"cluster", "search"},
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 MODULES = sorted((ROOT / "research").rglob("*.py"))

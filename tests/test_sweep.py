@@ -12,7 +12,7 @@ import pytest
 from real_runs import EXPERIMENT, ROOT, environment
 
 from research import override, sweep
-from research.config import ConfigError, Published, chain, equal, grid, product, seeds, together
+from research.config import ConfigError, Model, Published, chain, equal, grid, product, seeds, together, widths
 from research.sweep import Sweep
 from research.variants import LONGEST_NAME, matched, total_flops, total_tokens, variants
 from scripts import sweep as script
@@ -29,6 +29,13 @@ def test_sweeps_are_put_together() -> None:
     assert product(grid({"a": (1, 2)}), seeds(2)) == [
         {"a": 1, "seed": 0}, {"a": 1, "seed": 1}, {"a": 2, "seed": 0}, {"a": 2, "seed": 1},
     ]  # fmt: skip
+    model = Model(512, 64, 2, 32, 192, 1, 1)
+    wider = {"model.width": 96, "model.heads": 3, "model.feed_forward": 288}
+    assert widths(model, (64, 96)) == [{"model.width": 64, "model.heads": 2, "model.feed_forward": 192}, wider]
+    with pytest.raises(
+        ConfigError, match=r"80 is no width to scale a model of width 64 to: model\.heads would be"
+    ):
+        widths(model, (80,))
     with pytest.raises(ConfigError, match=r"together takes as many values of each field: there are {'a': 1, 'b': 2}"):
         together({"a": (1,), "b": (1, 2)})
     with pytest.raises(ConfigError, match="product: seed is set by several of the sweeps"):

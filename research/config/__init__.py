@@ -44,6 +44,7 @@ from research.config.model import (
     FanIn,
     LayerNorm,
     Learned,
+    MaximalUpdate,
     Model,
     Normal,
     OneStack,
@@ -52,6 +53,7 @@ from research.config.model import (
     Separate,
     SharedLayers,
     Sinusoidal,
+    Standard,
     Tied,
     Xavier,
 )
@@ -98,7 +100,7 @@ from research.config.search import (
     Search,
     SuccessiveHalving,
 )
-from research.config.sweep import Equal, Published, chain, equal, grid, product, seeds, together
+from research.config.sweep import Equal, Published, chain, equal, grid, product, seeds, together, widths
 from research.config.task import (
     Examples,
     FileExamples,
@@ -178,6 +180,7 @@ __all__ = [
     "MASSStyle",
     "MBart",
     "Marian",
+    "MaximalUpdate",
     "Median",
     "Mesh",
     "Metric",
@@ -213,6 +216,7 @@ __all__ = [
     "SharedLayers",
     "Sinusoidal",
     "SpanCorruption",
+    "Standard",
     "SuccessiveHalving",
     "Summarization",
     "Supervised",
@@ -241,4 +245,5 @@ __all__ = [
     "seeds",
     "task_labels",
     "together",
+    "widths",
 ]

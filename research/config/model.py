@@ -1,6 +1,6 @@
 """The architecture: what tells T5, BART, mBART and Marian from each other, as structural fields."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from research.config.base import require, require_at_most, require_not_negative, require_positive
@@ -125,6 +125,28 @@ class OneStack:
     causal: bool = False
 
 
+@dataclass(frozen=True)
+class Standard:
+    """Initial values and learning rates know the width only by `initial` and the optimizer's own rules."""
+
+
+@dataclass(frozen=True)
+class MaximalUpdate:
+    """muP (arXiv:2203.03466): one learning rate for all widths, by the rules in research/model/parametrization.py.
+
+    These are the sizes of a base model, at which it is `Standard`. Wider ones should keep their proportions.
+    """
+
+    width: int
+    heads: int
+    head_width: int
+    feed_forward: int
+
+    def __post_init__(self) -> None:
+        require_positive("model.parametrization.", self, "width", "heads", "head_width", "feed_forward")
+        require_at_most("model.parametrization.", self, LARGEST, "width", "heads", "head_width", "feed_forward")
+
+
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 # Fields of a model that its weights do not depend on, nor what it computes once trained.
 TRAINING_ONLY = ("initial", "compute", "remat", "unroll", "shared_dropout", *DROPOUTS)
@@ -154,6 +176,7 @@ class Model:
     logits_bias: bool = False
     zero_token: int | None = None  # the token whose embedding is zero and stays so: what Marian's decoder starts from
     initial: FanIn | Normal | Xavier = FanIn()
+    parametrization: Standard | MaximalUpdate = Standard()  # what stays alike over models of several widths
     dropout: float = 0.0  # of the residual stream: embeddings and what each sublayer adds
     attention_dropout: float = 0.0  # of attention's weights
     activation_dropout: float = 0.0  # inside the feed-forward
@@ -184,6 +207,27 @@ class Model:
         require(own, "model.positions.per_layer must be False with SharedLayers: each stack has distances of its own.")
         even = not isinstance(self.positions, Sinusoidal) or self.width % 2 == 0
         require(even, f"model.width is {self.width}: it must be even, for as many sines as cosines.")
+
+    @property
+    def attention_width(self) -> int:
+        """Of all heads together."""
+        return self.heads * self.head_width
+
+    @property
+    def base(self) -> "Model":
+        """The model of the sizes that `parametrization` starts from; itself where that is `Standard`."""
+        match self.parametrization:
+            case MaximalUpdate(width, heads, head_width, feed_forward):
+                return replace(
+                    self,
+                    width=width,
+                    heads=heads,
+                    head_width=head_width,
+                    feed_forward=feed_forward,
+                    parametrization=Standard(),
+                )
+            case _:
+                return self
 
     @property
     def dropped(self) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from research.config.base import require
+from research.config.model import Model
 
 Variant = dict[str, Any]
 
@@ -79,6 +80,23 @@ def product(*sweeps: Iterable[Variant]) -> list[Variant]:
 def seeds(count: int) -> list[Variant]:
     """Seeds 0 to count - 1."""
     return grid({"seed": range(count)})
+
+
+def widths(model: Model, sizes: Iterable[int]) -> list[Variant]:
+    """The model at other widths, with as many more heads of the same width and as much more of the feed-forward.
+
+    Raises ConfigError where that gives no whole numbers.
+    """
+    found = []
+    for size in sizes:
+        scaled = {"width": size, "heads": model.heads * size, "feed_forward": model.feed_forward * size}
+        for name in ("heads", "feed_forward"):
+            whole = size > 0 and scaled[name] % model.width == 0
+            said = f"{size} is no width to scale a model of width {model.width} to: model.{name} would be"
+            require(whole, f"{said} {scaled[name] / model.width:g}.")
+            scaled[name] //= model.width
+        found.append({f"model.{name}": value for name, value in scaled.items()})
+    return found
 
 
 def equal(variants: Iterable[Variant], cost: Literal["flops", "tokens"] = "flops") -> list[Variant]:

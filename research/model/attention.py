@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 from research.config import FanIn, Model, Relative
 from research.model.layer import Keys, Linear, draw, dropout, relative_table
 from research.model.layout import gather_length
+from research.model.parametrization import score_scale
 
 
 class Attention(nnx.Module):
@@ -16,14 +17,14 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Model, keys: Keys) -> None:
         d, h, k = config.width, config.heads, config.head_width
-        query, key, value = draw(config, keys, (3, d, h, k), d, h * k, gain=0.5**0.5)
+        query, key, value = draw(config, keys, (3, d, h, k), "width", "attention_width", gain=0.5**0.5)
         match config.initial:
             case FanIn():
-                query = query * k**-0.5
+                query = query * config.base.head_width**-0.5
         self.query = Linear(config, "btd,dhk->bthk", query)
         self.key = Linear(config, "bsd,dhk->bshk", key)
         self.value = Linear(config, "bsd,dhk->bshk", value)
-        self.output = Linear(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), h * k, d))
+        self.output = Linear(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), "attention_width", "width"))
         self.config = config
 
     def project(self, x: Float[Array, "b s d"]) -> tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]:
@@ -40,9 +41,7 @@ class Attention(nnx.Module):
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b t d"]:
         """What x reads from keys and values. The mask, true where t may see s, and the bias may lack the batch axis."""
-        query = self.query(x)
-        if self.config.scaled_scores:
-            query = query * self.config.head_width**-0.5
+        query = self.query(x) * score_scale(self.config)
         # The product leaves in the compute dtype, which halves its traffic; all that follows is float32.
         scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32)
         if bias is not None:

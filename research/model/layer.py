@@ -38,6 +38,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from research import config as schema
 from research.config import FanIn, Learned, Model, Normal, Relative, Sinusoidal, Xavier, require
 from research.model.layout import batch_parts, own_copies
+from research.model.parametrization import Side, growth
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -52,14 +53,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 Keys = Iterator[PRNGKeyArray]
 
 
-def draw(config: Model, keys: Keys, shape: Sequence[int], reads: int, writes: int, gain: float = 1.0) -> Array:
+def draw(config: Model, keys: Keys, shape: Sequence[int], reads: Side, writes: Side, gain: float = 1.0) -> Array:
     """Initial values of matrices from `reads` to `writes` features; `gain` is `Xavier`'s."""
+    base, narrower = config.base, growth(config, reads) ** -0.5
     match config.initial:
         case Xavier():
-            bound = gain * math.sqrt(6 / (reads + writes))
+            bound = gain * math.sqrt(6 / (getattr(base, reads) + getattr(base, writes))) * narrower
             return jax.random.uniform(next(keys), shape, jnp.float32, -bound, bound)
         case _:
-            return draw_table(config, keys, shape, reads)
+            return narrower * draw_table(config, keys, shape, getattr(base, reads))
 
 
 def draw_table(config: Model, keys: Keys, shape: Sequence[int], fan_in: int) -> Array:
@@ -70,7 +72,7 @@ def draw_table(config: Model, keys: Keys, shape: Sequence[int], fan_in: int) -> 
         case Normal(deviation=deviation):
             pass
         case Xavier():
-            deviation = config.width**-0.5
+            deviation = config.base.width**-0.5
     return deviation * jax.random.normal(next(keys), shape, jnp.float32)
 
 
@@ -136,11 +138,11 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: Model, keys: Keys) -> None:
         d, f = config.width, config.feed_forward
-        up, *gate = draw(config, keys, (2 if config.gated else 1, d, f), d, f)
+        up, *gate = draw(config, keys, (2 if config.gated else 1, d, f), "width", "feed_forward")
         self.up = Linear(config, "btd,df->btf", up)
         if config.gated:
             self.gate = Linear(config, "btd,df->btf", gate[0])
-        self.down = Linear(config, "btf,fd->btd", draw(config, keys, (f, d), f, d))
+        self.down = Linear(config, "btf,fd->btd", draw(config, keys, (f, d), "feed_forward", "width"))
         self.config = config
 
     @jax.named_scope("feed_forward")
@@ -152,7 +154,7 @@ class FeedForward(nnx.Module):
 
 
 def relative_table(config: Model, keys: Keys, positions: Relative) -> nnx.Param:
-    return nnx.Param(draw_table(config, keys, (positions.buckets, config.heads), config.width))
+    return nnx.Param(draw_table(config, keys, (positions.buckets, config.heads), config.base.width))
 
 
 def sinusoids(positions: Sinusoidal, width: int) -> Float[np.ndarray, "n d"]:

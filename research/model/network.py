@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from research.config import Model, Separate, Tied
 from research.model.layer import Keys, draw_table
+from research.model.parametrization import head_scale
 
 
 class Network(nnx.Module):
@@ -19,7 +20,7 @@ class Network(nnx.Module):
         self.add_stacks(config, keys)
         match config.head:
             case Separate():
-                self.head = nnx.Param(draw_table(config, keys, (config.width, config.vocab_size), config.width))
+                self.head = nnx.Param(draw_table(config, keys, (config.width, config.vocab_size), config.base.width))
         if config.logits_bias:
             self.logits_bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
         if config.source_vocab_size is not None:
@@ -31,11 +32,11 @@ class Network(nnx.Module):
 
     @jax.named_scope("logits")
     def logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        x = x * head_scale(self.config)
         match self.config.head:
             case Separate():
                 equation, head = "btd,dv->btv", self.head
-            case Tied(scaled):
-                x = x * self.config.width**-0.5 if scaled else x
+            case Tied():
                 equation, head = "btd,vd->btv", self.embedding
         logits = jnp.einsum(equation, x, head[...].astype(x.dtype), preferred_element_type=jnp.float32)
         if isinstance(self.config.head, Tied) and self.config.zero_token is not None:
@@ -55,7 +56,7 @@ class Network(nnx.Module):
     def _look_up(self, embedding: nnx.Param, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         table = embedding[...]
         x = table[jnp.minimum(tokens, len(table) - 1)].astype(self.config.compute)  # the zero token may have no row
-        return x * self.config.width**0.5 if self.config.scaled_embedding else x
+        return x * self.config.base.width**0.5 if self.config.scaled_embedding else x
 
 
 def without_row(table: Float[Array, "v d"], row: int | None) -> Float[Array, "v d"]:

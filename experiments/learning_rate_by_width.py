@@ -1,0 +1,71 @@
+"""Whether the best learning rate stays as a small T5 gets wider: AdamW on Python's documentation, standard and in muP.
+
+Paper: Yang et al., arXiv:2203.03466 (muP). Widths 64, 128 and 256, of heads of 32 and a feed-forward of three times the
+width; six peaks of a linear schedule; muP's base is width 64, where the two are one.
+
+Commands:
+    python -m scripts.coordinates experiments/learning_rate_by_width.py --widths 64 128 256 512 --plot coordinates.svg
+    python -m scripts.sweep experiments/learning_rate_by_width.py --dir sweeps/widths --jobs 2
+    python -m scripts.rates sweeps/widths --plot rates.svg
+Hardware, time, result: not run yet.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from research.config import (
+    TFDS,
+    AdamW,
+    Checkpoint,
+    Denoising,
+    Evaluation,
+    Experiment,
+    Linear,
+    MaximalUpdate,
+    Model,
+    Report,
+    Standard,
+    TrainedSentencePiece,
+    chain,
+    grid,
+    product,
+    widths,
+)
+
+BASE = MaximalUpdate(width=64, heads=2, head_width=32, feed_forward=192)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=Model(
+            vocab_size=2176,
+            width=64,
+            heads=2,
+            head_width=32,
+            feed_forward=192,
+            encoder_layers=2,
+            decoder_layers=2,
+            compute="float32",
+            unroll=2,
+        ),
+        data=Denoising(
+            corpora=(TFDS("python_docs"),),
+            tokenizer=TrainedSentencePiece(pieces=2048),
+            input_length=64,
+        ),
+        optimizer=AdamW(schedule=Linear(peak=4e-3, warmup=20)),
+        steps=400,
+        batch_size=16,
+        evaluation=Evaluation(every=200, rows=512),
+        checkpoint=Checkpoint(every=400, keep=1),
+        report=Report(every=20),
+    )
+
+
+def sweep() -> Iterable[dict[str, Any]]:
+    """At the base's width the parametrizations are one."""
+    model = get_config().model
+    standard = product(grid({"model.parametrization": [Standard()]}), widths(model, (64, 128, 256)))
+    maximal = product(grid({"model.parametrization": [BASE]}), widths(model, (128, 256)))
+    return product(chain(standard, maximal), grid({"optimizer.schedule.peak": RATES}))

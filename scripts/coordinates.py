@@ -1,0 +1,67 @@
+"""Whether a learning rate suits wider models: python -m scripts.coordinates EXPERIMENT.py --widths 64 128 256 512"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from research import override
+from research.config import ConfigError
+
+EPILOG = """
+what is done
+  The experiment's model at each of the widths, with as many more heads and as much more of the feed-forward, is trained
+  for a few steps of its data at the peak of its learning rate, from the first step on. The table has for every product
+  of the model, for its scores, residual streams and logits, how far these steps have moved it, and the slope of that by
+  the width on logarithmic scales. A slope of 0 at every line says that what is a good learning rate at one width is one
+  at the others; a positive one, that wider models need a lower rate.
+
+  Both parametrizations are checked: the standard one, and muP (arXiv:2203.03466, model.parametrization=MaximalUpdate),
+  whose base is the experiment's own or, where it has none, the experiment's sizes.
+
+how to use it
+  Set model.parametrization to MaximalUpdate(width, heads, head_width, feed_forward), the sizes of a small model; sweep
+  optimizer.schedule.peak there (research.config.widths gives the overrides of others); train the wide model with what
+  was best. python -m scripts.rates reads such a sweep.
+
+examples
+  python -m scripts.coordinates experiments/quickstart.py --widths 64 128 256 512 --plot coordinates.svg
+  python -m scripts.coordinates my_experiment.py --widths 128 256 512 --steps 8 --config.optimizer.schedule.peak=3e-3
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.coordinates", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("experiment", help="a Python file with get_config(); it is run, so use only files you trust")
+    parser.add_argument("--widths", nargs="+", type=int, required=True, help="at least three, far apart")
+    parser.add_argument("--steps", type=int, default=4, help="of training (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=2, help="whose mean is shown (%(default)s)")
+    parser.add_argument("--plot", type=Path, help="draw it into this file, .png, .svg or .pdf")
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        config = override.apply(override.load_experiment(options.experiment), override.from_arguments(rest))
+        from rich.progress import Progress  # after the command is known to be good: importing JAX takes seconds
+
+        from research import coordinates, plot
+
+        plot.check_picture(options.plot)
+        sizes = sorted(set(options.widths))
+        with Progress(transient=True) as progress:
+            task = progress.add_task("trainings", total=2 * len(sizes) * options.seeds)
+            found = coordinates.check(config, sizes, options.steps, options.seeds, lambda: progress.advance(task))
+        for table in coordinates.tables(found, sizes, options.steps):
+            print(table.markdown())
+        for name, movements in found.items():
+            print(coordinates.verdict(name, movements))
+        if options.plot is not None:
+            coordinates.draw(options.plot, found, sizes)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""muP: nothing changes at the base's sizes; at others each rule of its table is seen where it acts."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_transformer import batch_of
+
+from research.config import (
+    Adafactor,
+    AdamW,
+    ConfigError,
+    Constant,
+    FanIn,
+    LayerNorm,
+    MaximalUpdate,
+    Model,
+    Normal,
+    OneStack,
+    Optimizer,
+    Relative,
+    RMSScaledAdamW,
+    Separate,
+    SharedLayers,
+    Standard,
+    Tied,
+    Xavier,
+)
+from research.model.parametrization import growths
+from research.model.transformer import bind, initial_params
+from research.optimizer import build
+from research.sharding import flatten, unflatten
+
+# Wider than the base by another factor on each side, so that no rule can stand in for another.
+BASE = MaximalUpdate(width=16, heads=2, head_width=8, feed_forward=8)
+WIDE = Model(512, 64, 8, 16, 128, 2, 2, compute="float32", biases=True, norm=LayerNorm(), parametrization=BASE)
+GROWTH = {"width": 4.0, "attention_width": 8.0, "feed_forward": 16.0}
+NARROW = WIDE.base
+READS = {"query": "width", "key": "width", "value": "width", "up": "width", "gate": "width", "down": "feed_forward"}
+
+
+def expected(path: str) -> float:
+    if not path.endswith("/weight"):
+        return 1.0
+    part = path.split("/")[-2]
+    return GROWTH["attention_width" if part == "output" else READS[part]]
+
+
+def logits_of(config: Model, params, batch) -> jax.Array:
+    return jax.jit(lambda params: bind(config, params)(batch))(params)
+
+
+@pytest.mark.parametrize("initial", [FanIn(), Normal(0.02), Xavier()], ids=lambda it: type(it).__name__)
+@pytest.mark.parametrize("head", [Separate(), Tied(True), Tied(False)], ids=str)
+def test_at_the_bases_sizes_it_is_the_standard_one_to_the_bit(initial, head):
+    standard = replace(NARROW, initial=initial, head=head, scaled_scores=True, scaled_embedding=True)
+    maximal = replace(standard, parametrization=BASE)
+    assert isinstance(standard.parametrization, Standard)
+    params, same = (initial_params(config, jax.random.key(0)) for config in (standard, maximal))
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+    np.testing.assert_array_equal(logits_of(standard, params, batch_of()), logits_of(maximal, params, batch_of()))
+    assert set(growths(maximal, flatten(params)).values()) == {1.0}
+
+
+@pytest.mark.parametrize("initial", [FanIn(), Normal(0.02), Xavier()], ids=lambda it: type(it).__name__)
+def test_hidden_matrices_alone_begin_narrower_by_the_root_of_what_they_read(initial):
+    wide, base = (
+        flatten(initial_params(replace(config, initial=initial, positions=Relative(512, 1024)), jax.random.key(0)))
+        for config in (WIDE, NARROW)
+    )
+    for path, param in wide.items():
+        if np.std(param) > 0:  # no norm and no bias
+            ratio = float(np.std(param) / np.std(base[path]))
+            # Of few values, as those of relative bias, a deviation is known by a tenth or so.
+            assert ratio == pytest.approx(expected(path) ** -0.5, rel=5 * base[path].size ** -0.5), path
+
+
+@pytest.mark.parametrize("stacks", [None, SharedLayers(), OneStack()], ids=["apart", "shared", "one"])
+@pytest.mark.parametrize("scaled_scores", [False, True])
+@pytest.mark.parametrize("head", [Separate(), Tied(True), Tied(False)], ids=str)
+def test_scores_and_logits_are_multiplied_as_if_their_weights_were(stacks, scaled_scores, head):
+    """A standard model of the same sizes gives the same logits, with its queries and its head multiplied instead."""
+    changes = {"scaled_scores": scaled_scores, "head": head} | ({} if stacks is None else {"stacks": stacks})
+    maximal = replace(WIDE, **changes)
+    standard = replace(maximal, parametrization=Standard())
+    params = initial_params(maximal, jax.random.key(0))
+    # Of heads: 16 wide for 8. Of scores: 1/k of the base's k ** -0.5 or 1. Of logits: a quarter, at the base's scaling.
+    of_scores = 8**-0.5 * 0.5 / 16**-0.5 if scaled_scores else 0.5
+    of_logits = 0.25 * (16**-0.5 / 64**-0.5 if head == Tied(True) else 1.0)
+    scaled = {path: leaf * of_scores if "/query/" in path else leaf for path, leaf in flatten(params).items()}
+    batch = batch_of()
+    found = logits_of(maximal, params, batch)
+    np.testing.assert_allclose(
+        found, of_logits * logits_of(standard, unflatten(scaled), batch), rtol=1e-4, atol=1e-5 * float(found.std())
+    )
+
+
+def test_embeddings_are_scaled_by_the_bases_width():
+    maximal = replace(WIDE, scaled_embedding=True)
+    params = initial_params(maximal, jax.random.key(0))
+    found = bind(maximal, params).embed(jnp.array([[3]]))
+    np.testing.assert_allclose(found[0, 0], params["embedding"][3] * 4.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "exponent"),
+    [
+        (AdamW(schedule=Constant(peak=0.01), weight_decay=0.1), -1.0),
+        (RMSScaledAdamW(schedule=Constant(peak=0.01), weight_decay=0.1), -0.5),
+        (Adafactor(schedule=Constant(peak=0.01), weight_decay=0.1), -0.5),
+        (Adafactor(schedule=Constant(peak=0.01), factored=False, momentum=0.9), -0.5),
+    ],
+    ids=["AdamW", "RMSScaledAdamW", "Adafactor", "momentum"],
+)
+def test_the_steps_of_hidden_matrices_alone_are_smaller_and_their_decay_is_not(optimizer: Optimizer, exponent: float):
+    params = initial_params(WIDE, jax.random.key(0))
+    gradients = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+
+    def change(growths, gradients) -> dict[str, np.ndarray]:
+        updater = build(optimizer, 10, params, growths)
+        new, _ = updater.update(gradients, updater.init(params), params, jnp.int32(0))
+        return {path: np.asarray(leaf - flatten(params)[path]) for path, leaf in flatten(new).items()}
+
+    decayed = change(None, zeros)
+    standard, maximal = change(None, gradients), change(growths(WIDE, flatten(params)), gradients)
+    for path, moved in maximal.items():
+        share = expected(path) ** exponent
+        step, wanted = moved - decayed[path], share * (standard[path] - decayed[path])
+        # RMSScaledAdamW's decay is of what the step has left.
+        np.testing.assert_allclose(step, wanted, rtol=2e-3, atol=2e-3 * np.abs(wanted).max(), err_msg=path)
+
+
+def test_a_base_of_no_size_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.parametrization\.heads is 0"):
+        MaximalUpdate(width=16, heads=0, head_width=8, feed_forward=32)
