@@ -32,9 +32,7 @@ def test_sweeps_are_put_together() -> None:
     model = Model(512, 64, 2, 32, 192, 1, 1)
     wider = {"model.width": 96, "model.heads": 3, "model.feed_forward": 288}
     assert widths(model, (64, 96)) == [{"model.width": 64, "model.heads": 2, "model.feed_forward": 192}, wider]
-    with pytest.raises(
-        ConfigError, match=r"80 is no width to scale a model of width 64 to: model\.heads would be"
-    ):
+    with pytest.raises(ConfigError, match=r"80 is no width to scale a model of width 64 to: model\.heads would be"):
         widths(model, (80,))
     with pytest.raises(ConfigError, match=r"together takes as many values of each field: there are {'a': 1, 'b': 2}"):
         together({"a": (1,), "b": (1, 2)})

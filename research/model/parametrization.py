@@ -18,10 +18,14 @@ scaling of embeddings) it takes from the base's.
 
 import re
 from collections.abc import Iterable
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
-from research.config import Model, Tied
+import jax
 
+from research.config import Model, Standard, Tied, require
+
+Tree = dict[str, Any]  # nested; the leaves are arrays
 Side = Literal["width", "attention_width", "feed_forward"]  # the fields of a model by which a matrix can be wider
 
 # What each hidden matrix reads.
@@ -58,3 +62,28 @@ def head_scale(config: Model) -> float:
         case _:
             standard = 1.0
     return standard / growth(config, "width")
+
+
+def as_standard(config: Model, params: Tree) -> tuple[Model, Tree]:
+    """The same model in the standard parametrization, whose weights have the multipliers in them.
+
+    Raises:
+        ConfigError: the head is tied, so that a multiplier of its own has no place.
+    """
+    if config.base == config:
+        return config, params
+    tied = isinstance(config.head, Tied) and config.base.width != config.width
+    require(not tied, "Of a tied head, muP's multiplier of logits has no place in weights: train with head=Separate().")
+    standard = replace(config, parametrization=Standard())
+    of_scores = score_scale(config) / score_scale(standard)
+    of_table = (config.base.width / config.width) ** 0.5 if config.scaled_embedding else 1.0
+
+    def scaled(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = [key.key for key in path]
+        if "query" in names:
+            return leaf * of_scores
+        if names[-1] in ("embedding", "source_embedding"):
+            return leaf * of_table
+        return leaf * head_scale(config) if names == ["head"] else leaf
+
+    return standard, jax.tree_util.tree_map_with_path(scaled, params)

@@ -28,7 +28,7 @@ from research.config import (
     Tied,
     Xavier,
 )
-from research.model.parametrization import growths
+from research.model.parametrization import as_standard, growths
 from research.model.transformer import bind, initial_params
 from research.optimizer import build
 from research.sharding import flatten, unflatten
@@ -131,6 +131,22 @@ def test_the_steps_of_hidden_matrices_alone_are_smaller_and_their_decay_is_not(o
         step, wanted = moved - decayed[path], share * (standard[path] - decayed[path])
         # RMSScaledAdamW's decay is of what the step has left.
         np.testing.assert_allclose(step, wanted, rtol=2e-3, atol=2e-3 * np.abs(wanted).max(), err_msg=path)
+
+
+@pytest.mark.parametrize("changes", [{"scaled_scores": True}, {"scaled_embedding": True}], ids=str)
+def test_a_trained_model_is_written_as_a_standard_one(changes):
+    maximal = replace(WIDE, head=Separate(), **changes)
+    params = jax.tree.map(lambda leaf: leaf + 0.01, initial_params(maximal, jax.random.key(0)))  # biases too
+    standard, same = as_standard(maximal, params)
+    assert isinstance(standard.parametrization, Standard)
+    found = logits_of(maximal, params, batch_of())
+    np.testing.assert_allclose(logits_of(standard, same, batch_of()), found, rtol=1e-4, atol=1e-5 * float(found.std()))
+    assert as_standard(standard, same)[1] is same
+
+
+def test_a_tied_head_has_no_place_for_a_multiplier():
+    with pytest.raises(ConfigError, match=r"Of a tied head, muP's multiplier of logits has no place in weights"):
+        as_standard(replace(WIDE, head=Tied()), {})
 
 
 def test_a_base_of_no_size_is_refused():
