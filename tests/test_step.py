@@ -17,11 +17,14 @@ from research.config import (
     InverseSquareRoot,
     Linear,
     Loss,
+    MaximalUpdate,
     Mesh,
     Model,
+    OneStack,
     PlainText,
     Relative,
     RMSScaledAdamW,
+    SharedLayers,
     Tied,
 )
 from research.data.batch import Batch
@@ -153,6 +156,21 @@ def test_20_steps_are_the_same_on_every_mesh_and_the_state_is_really_split(sizes
     assert held < 1.3 * whole / (fsdp * tensor)  # norms and biases are whole on every device
 
 
+@pytest.mark.parametrize("stacks", [SharedLayers(), OneStack()], ids=["shared", "one"])
+def test_models_of_other_shapes_are_the_same_on_a_mesh_and_in_microbatches(stacks):
+    experiment = replace(EXPERIMENT, model=replace(MODEL, stacks=stacks, remat="full"))
+    expected_state, expected = run(experiment, one_device(), batches(3))
+    for sizes, parts in (((2, 2, 1, 2), 2), ((1, 2, 2, 2), 1)):
+        state, metrics = run(replace(experiment, microbatches=parts), make_mesh(Mesh(*sizes)), batches(3))
+        for name in ("loss", "gradient_norm"):
+            measured = [getattr(step, name) for step in metrics]
+            np.testing.assert_allclose(measured, [getattr(step, name) for step in expected], rtol=2e-5, err_msg=name)
+        for path, value in flatten(state.params).items():
+            np.testing.assert_allclose(
+                value, flatten(expected_state.params)[path], rtol=1e-3, atol=1e-4, err_msg=f"{sizes} {path}"
+            )
+
+
 def test_a_new_state_is_the_same_to_the_bit_on_every_mesh():
     expected = new_state(EXPERIMENT, one_device(), KEY)
     assert_equal_trees(new_state(EXPERIMENT, make_mesh(Mesh(data=1, fsdp=4, tensor=2)), KEY), expected)
@@ -250,8 +268,12 @@ def test_one_batch_is_learnt_by_heart(optimizer):
         MODEL,
         replace(MODEL, head=Tied(), gated=False, activation="relu"),
         replace(MODEL, positions=Relative(per_layer=True)),
+        replace(MODEL, stacks=SharedLayers()),
+        replace(MODEL, stacks=OneStack()),
+        replace(MODEL, stacks=OneStack(causal=True)),
+        replace(MODEL, parametrization=MaximalUpdate(16, 2, 8, 24)),
     ],
-    ids=["v1.1", "v1.0", "per-layer bias"],
+    ids=["v1.1", "v1.0", "per-layer bias", "shared layers", "prefix LM", "LM", "muP"],
 )
 def test_every_parameter_of_every_layer_learns(model):
     """No leaf is left out of the model, the split or the update."""
