@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from research import plan
-from research.config import Experiment, Mesh
+from research.config import Experiment, Mesh, OneStack
 from research.data.batch import Batch
 from research.data.shapes import abstract_batch
 from research.hardware import Chip
@@ -40,7 +40,9 @@ def working_bytes(experiment: Experiment, lanes: int = 1) -> int:
     Over the sequence axis all activations count as split, though keys and values are whole.
     """
     mesh, size = experiment.mesh, SIZES[experiment.model.compute]
-    layers = experiment.model.encoder_layers + experiment.model.decoder_layers
+    layers = experiment.model.decoder_layers
+    if not isinstance(experiment.model.stacks, OneStack):
+        layers += experiment.model.encoder_layers
     parameters = plan.parameter_count(abstract_params(experiment.model)) / (mesh.tensor * mesh.fsdp)
     weights = parameters * (2 * size + (4 if experiment.microbatches > 1 else 0))
     if mesh.fsdp > 1:  # a layer's weights are gathered while the next one's are, and its gradient is summed whole
