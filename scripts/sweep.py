@@ -14,8 +14,8 @@ a sweep
     def sweep():
         return product(grid({"optimizer.schedule.peak": (1e-3, 3e-3), "model.dropout": (0.0, 0.1)}), seeds(3))
   grid: every combination; together: first with first, second with second; chain: one sweep after another; product: each
-  with each; seeds(n); equal(sweep): as many steps for each as make it cost the FLOPs, or equal(sweep, "tokens") the
-  tokens, of get_config(). What is conditional is Python: [variant for variant in grid(...) if ...].
+  with each; seeds(n); widths(model, sizes); equal(sweep): as many steps for each as make it cost the FLOPs, or
+  equal(sweep, "tokens") the tokens, of get_config(). What is conditional is Python: [one for one in grid(...) if ...].
   published() beside it gives a paper's numbers, which the report shows beside ours.
 
 what runs
