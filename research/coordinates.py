@@ -30,6 +30,7 @@ from research.model.transformer import bind
 from research.plot import plot_panels
 from research.step import new_state, train_step
 from research.table import Cell, Table
+from research.weights import check_vocabulary
 
 SLOPE = 0.25  # of log movement by log width: above it something grows with the width, below its negative it shrinks
 
@@ -49,18 +50,22 @@ def check(
 ) -> dict[str, list[Movement]]:
     """By parametrization, what the models of an experiment at these widths compute, and how far `steps` steps move it.
 
-    The learning rate is the schedule's peak from the first step on. `on_run` is called after each of the
-    2 * len(sizes) * seeds trainings.
+    They have the proportions of muP's base, which is the experiment's or, where it has none, its model. The learning
+    rate is the schedule's peak from the first step on. What never moves, as it is frozen, is left out. `on_run` is
+    called after each of the 2 * len(sizes) * seeds trainings.
 
     Raises:
-        ConfigError: the sizes are no widths of this model, are fewer than three, or the data cannot be had.
+        ConfigError: the sizes are no widths of this model or fewer than three, the data cannot be had or does not fit
+            the vocabulary, or a loss is not finite.
     """
     require(len(set(sizes)) >= 3, f"There are {len(set(sizes))} widths: a slope needs at least three.")
     require(steps > 0 and seeds > 0, f"steps is {steps} and seeds {seeds}: each must be above 0.")
+    require(config.optimizer.schedule.peak > 0, "optimizer.schedule.peak is 0: at this learning rate nothing moves.")
     base = config.model.base
     maximal = MaximalUpdate(base.width, base.heads, base.head_width, base.feed_forward)
     chosen = [{name.removeprefix("model."): size for name, size in of_one.items()} for of_one in widths(base, sizes)]
     pipeline = prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
+    check_vocabulary(base, pipeline.tokenizer)
     batches = list(islice(pipeline.train(), steps))
     watched = next(pipeline.held_out(1))
     found = {}
@@ -73,7 +78,8 @@ def check(
                 runs.append(distances_of_one)
                 on_run()
             distances.append({part: float(np.mean([run[part] for run in runs])) for part in runs[0]})
-        found[name] = [_movement(part, sizes, [of_one[part] for of_one in distances]) for part in distances[0]]
+        parts = {part: [of_one[part] for of_one in distances] for part in distances[0]}
+        found[name] = [_movement(part, sizes, found) for part, found in parts.items() if min(found) > 0]
     return found
 
 
@@ -95,7 +101,7 @@ def _trained(config: Experiment, batches: Sequence[Batch], watched: Batch, seeds
             state, metrics = step(state, batch, data_key)
             rate, width = config.optimizer.schedule.peak, config.model.width
             finite = not int(metrics.skipped)
-            require(finite, f"At width {width} the first steps are not finite: {rate} is too high a learning rate.")
+            require(finite, f"At width {width} the first steps are not finite: the learning rate, {rate}, is too high.")
         yield _distances(before, look(state.params, watched))
 
 
@@ -109,7 +115,6 @@ def _distances(before: Activations, after: Activations) -> dict[str, float]:
 
 
 def _movement(name: str, sizes: Sequence[int], distances: list[float]) -> Movement:
-    require(min(distances) > 0, f"{name} did not move: it is frozen, or its learning rate is 0.")
     return Movement(name, distances, float(np.polyfit(np.log(sizes), np.log(distances), 1)[0]))
 
 
@@ -196,7 +201,7 @@ def verdict(name: str, movements: Sequence[Movement]) -> str:
         if some:
             listed = ", ".join(f"{one.name} ({one.slope:+.2f})" for one in some)
             parts.append(f"{len(some)} of {len(movements)} move {said} the wider the model is: {listed}")
-    return f"{name}: {'; '.join(parts) or f'all move equally far at every width, to a slope of {SLOPE}'}."
+    return f"{name}: {'; '.join(parts) or f'no slope is steeper than {SLOPE}'}."
 
 
 def draw(path: Path, found: Mapping[str, Sequence[Movement]], sizes: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ so that a skipped update does not shift warm-up or decay.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from research import config
 from research.config import ConfigError, require
+from research.model.parametrization import READS, growth
 from research.sharding import Tree, flatten, match_once, unflatten
 
 Flat = dict[str, Array]  # by path
@@ -95,13 +96,10 @@ class Updater(NamedTuple):
     update: Callable[[Tree, Tree, Tree, Array], tuple[Tree, Tree]]  # gradients, state, params, step -> params, state
 
 
-def build(
-    settings: config.Optimizer, total_steps: int, params: Tree, growths: Mapping[str, float] | None = None
-) -> Updater:
+def build(settings: config.Optimizer, total_steps: int, params: Tree, model: config.Model) -> Updater:
     """`params` gives paths and shapes alone. Gradients, state and parameters hold what is trained; all is float32.
 
-    `growths` says of each path how many times as much the matrix reads as at the width that the learning rate is for
-    (research/model/parametrization.py); None, that all are of that width.
+    The model's parametrization decides how far its hidden matrices move (research/model/parametrization.py).
 
     A ConfigError if a pattern matches no parameter, if nothing is left to train or if the schedule cannot be kept.
     """
@@ -113,7 +111,7 @@ def build(
     layouts = match_once(LAYOUTS, paths)
     rate = learning_rate(settings.schedule, total_steps)
     initial, updated, exponent = _rule(settings)
-    factors = {path: (growths[path] if growths else 1.0) ** exponent for path in paths}
+    factors = {path: growth(model, side) ** exponent for path, side in match_once(READS, paths).items()}
 
     def split(params: Tree) -> tuple[Tree, Tree]:
         flat = flatten(params)
@@ -219,7 +217,7 @@ def _adafactor_update(
         layout = layouts[path]
         moments, direction = _normalised(layout, path, kept, gradients[path], state)
         direction /= jnp.maximum(1.0, _rms(direction, layout) / settings.clip_update)
-        change = rate * factors[path] * jnp.maximum(_rms(param, layout), SCALE_FLOOR) * direction
+        change = rate * factors[path] * jnp.maximum(_rms(param, layout), SCALE_FLOOR * factors[path]) * direction
         if settings.momentum is not None:
             change = settings.momentum * state[f"momentum/{path}"] + (1.0 - settings.momentum) * change
             moments[f"momentum/{path}"] = change
@@ -275,7 +273,7 @@ def _adam_update(
 
     new_params = {}
     for path, param in params.items():
-        scale = jnp.maximum(_rms(param, layouts[path]), SCALE_FLOOR) if scaled else 1.0
+        scale = jnp.maximum(_rms(param, layouts[path]), SCALE_FLOOR * factors[path]) if scaled else 1.0
         stepped = param - rate * factors[path] * scale * directions[path]
         new_params[path] = stepped - rate * decay[path] * (stepped if scaled else param)
     new_state = {"count": moments.count}

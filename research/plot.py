@@ -98,22 +98,25 @@ def plot_lines(
 def plot_panels(
     path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str, y_label: str
 ) -> None:
-    """Panels by title beside one another, of the same lines by name, with one legend; both axes logarithmic."""
+    """Panels by title beside one another, of lines by name, with one legend of them all; both axes logarithmic."""
     plt = _pyplot()
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.5 * len(panels) + 3, 6), sharey=True, squeeze=False, layout="constrained"
     )
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    drawn: dict[str, Any] = {}
     for panel, (title, lines) in zip(axes[0], panels.items(), strict=True):
-        for number, (name, points) in enumerate(lines.items()):
+        for name, points in lines.items():
+            number = names.index(name)
             style = ("o-", "s--", "^:", "v-.")[number // 10 % 4]  # colours repeat after ten
-            panel.plot(*zip(*points, strict=True), style, markersize=4, label=name)
+            (drawn[name],) = panel.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", markersize=4)
         ticks = sorted({x for points in lines.values() for x, _ in points})
         panel.set(xlabel=x_label, title=title, xscale="log", yscale="log")
         panel.set_xticks(ticks, labels=[f"{x:g}" for x in ticks])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     axes[0, 0].set_ylabel(y_label)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right", fontsize=8)
+    figure.legend([drawn[name] for name in names], names, loc="outside right", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

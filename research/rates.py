@@ -3,11 +3,14 @@
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from research.comparison import Group, compared
-from research.config import require
+from research.config import Model, require
 from research.plot import plot_panels
 from research.record import Record
 from research.table import Cell, Table
@@ -33,18 +36,16 @@ class Range(NamedTuple):
     def optimum(self) -> float | None:
         """Where a parabola through the best and its neighbours is lowest, by the logarithm of the rate.
 
-        None where the best is the lowest or the highest of what was tried, or a neighbour's loss is not finite.
+        None where the best is the lowest or the highest of what was tried, or beside a loss that is not finite.
         """
         rates = list(self.losses)
         place = rates.index(self.best)
-        if place in (0, len(rates) - 1):
+        near = rates[max(place - 1, 0) : place + 2]
+        losses = [self.losses[rate] for rate in near]
+        if place == 0 or len(near) < 3 or not all(map(math.isfinite, losses)):
             return None
-        near = rates[place - 1 : place + 2]
-        (x0, x1, x2), (y0, y1, y2) = [math.log(rate) for rate in near], [self.losses[rate] for rate in near]
-        if not math.isfinite(y0 + y2):
-            return None
-        left, right = (x1 - x0) * (y1 - y2), (x1 - x2) * (y1 - y0)
-        return math.exp(x1 - 0.5 * ((x1 - x0) * left - (x1 - x2) * right) / (left - right)) if left != right else None
+        square, linear, _ = np.polyfit(np.log(near) - math.log(self.best), losses, 2)
+        return self.best * math.exp(-0.5 * linear / square) if square > 0 else self.best
 
     def within(self, distance: float) -> tuple[float, float]:
         """The lowest and the highest rate of those around the best whose losses are at most so much above its."""
@@ -59,29 +60,36 @@ class Range(NamedTuple):
 
 
 def read_ranges(directories: Sequence[Path], loss: str) -> list[Range]:
-    """By parametrization and width.
+    """By parametrization and width. Runs of the standard parametrization at the sizes of muP's base count for both.
 
     Raises:
-        ConfigError: a directory holds no run, or one that has not ended or has no such number; or runs differ in more
-            than seed, learning rate, width and parametrization.
+        ConfigError: a directory holds no run, or one that has not ended or has no such number; runs differ in more
+            than seed, learning rate, width and parametrization; or those of one width are of several models.
     """
     groups = compared(directories)
     names = {name for group in groups for name in group.fields}
     others = sorted(name for name in names if name not in MAY_DIFFER and not name.startswith(PARAMETRIZATION))
     require(not others, f"The runs differ in {', '.join(others)}: only seed, rate, width and parametrization may.")
-    found: dict[tuple[str, int], dict[float, float]] = {}
+    found: dict[Model, dict[float, float]] = {}
     for group in groups:
-        model = group.records[0].config.model
+        config = group.records[0].config
+        rate = config.optimizer.schedule.peak
+        require(rate > 0, f"{group.label}: its learning rate is {rate}, which has no logarithm.")
+        found.setdefault(config.model, {})[rate] = _loss(group, loss)
+    for model in list(found):
+        at_base = replace(model.base, parametrization=model.parametrization)
+        if model.base in found and at_base not in found:
+            found[at_base] = found[model.base]
+    ranges: dict[tuple[str, int], Range] = {}
+    for model, losses in found.items():
         key = type(model.parametrization).__name__, model.width
-        rate = group.records[0].config.optimizer.schedule.peak
-        of_one = found.setdefault(key, {})
-        require(rate not in of_one, f"{group.label}: another model of width {model.width} has this rate too.")
-        of_one[rate] = _loss(group, loss)
-    ranges = [Range(*key, dict(sorted(losses.items()))) for key, losses in sorted(found.items())]
-    for one in ranges:
-        there = any(map(math.isfinite, one.losses.values()))
-        require(there, f"No run of width {one.width} ({one.parametrization}) is finite: try lower learning rates.")
-    return ranges
+        require(
+            key not in ranges, f"The runs are of several models of width {model.width} ({key[0]}): give those of one."
+        )
+        ranges[key] = Range(*key, dict(sorted(losses.items())))
+        there = any(map(math.isfinite, losses.values()))
+        require(there, f"No run of width {model.width} ({key[0]}) is finite: try lower learning rates.")
+    return [ranges[key] for key in sorted(ranges)]
 
 
 def _loss(group: Group, name: str) -> float:
@@ -120,7 +128,7 @@ def table(ranges: Sequence[Range], loss: str, distance: float) -> Table:
 
 
 def remarks(ranges: Sequence[Range]) -> list[str]:
-    """How the best rate changes with the width, a sentence for each parametrization, and what the runs cannot say."""
+    """How the best rate changes with the width, a sentence for each parametrization, and where they do not say it."""
     said = []
     for name in dict.fromkeys(one.parametrization for one in ranges):
         known = [(one.width, one.optimum) for one in ranges if one.parametrization == name and one.optimum is not None]
@@ -129,13 +137,13 @@ def remarks(ranges: Sequence[Range]) -> list[str]:
             (narrow, first), (wide, last) = known[0], known[-1]
             said.append(f"{name}: from width {narrow} to {wide} the best rate is multiplied by {last / first:.2f}.")
         if edges:
-            said.append(f"{name}: of width {', '.join(edges)} the best rate is at the edge of what was tried.")
+            said.append(f"{name}: of width {', '.join(edges)} the best rate is at the edge of what is finite.")
     return said
 
 
 def draw(path: Path, ranges: Sequence[Range], loss: str) -> None:
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for one in ranges:
+    for one in sorted(ranges, key=lambda one: one.width):
         finite = [(rate, value) for rate, value in one.losses.items() if math.isfinite(value)]
         panels.setdefault(one.parametrization, {})[f"width {one.width}"] = finite
     plot_panels(path, panels, "peak of the learning rate", loss)

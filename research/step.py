@@ -18,7 +18,6 @@ from research.config import Experiment
 from research.data.batch import Batch
 from research.loss import Sums, cross_entropy
 from research.model.layout import BATCH_AXES, LOGITS, constrain
-from research.model.parametrization import growths
 from research.model.transformer import bind, initial_params
 from research.optimizer import Updater, build, learning_rate
 from research.sharding import (
@@ -69,7 +68,7 @@ class Metrics(NamedTuple):
 
 
 def _updater(experiment: Experiment, params: Tree) -> Updater:
-    return build(experiment.optimizer, experiment.steps, params, growths(experiment.model, flatten(params)))
+    return build(experiment.optimizer, experiment.steps, params, experiment.model)
 
 
 def _initial_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:

@@ -34,7 +34,8 @@ def launch(
     raw, rows = data.raw, config.batch_size
     return {
         "model": f"{amount(plan.parameter_count(abstract_params(model)))} parameters, "
-        f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}",
+        f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}"
+        + (f", muP from width {model.base.width}" if model.base != model else ""),
         "memory a device": f"{byte_amount(memory.argument_size_in_bytes)} state and batch, "
         f"{byte_amount(memory.temp_size_in_bytes)} activations and gradients",
         "a step": f"{rows} rows of {data.inputs} inputs and {data.targets} targets, "

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     from research import weights  # after the options are known to be good: importing JAX takes seconds
-    from research.model.parametrization import as_standard
+    from research.model.parametrization import as_standard, standard_model
     from research.plan import parameter_count
 
     target = options.target
@@ -66,7 +66,8 @@ def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
         given = options.tokenizer
         tokenizer = found.tokenizer() if given is None else weights.open_tokenizer_at(given)
         weights.check_vocabulary(model, tokenizer)
-    model, params = as_standard(model, found.params())
+    standard = standard_model(model)
+    model, params = standard, as_standard(model, found.params())
     if target.suffix == ".npz":
         write_marian(target, model, params, tokenizer)
     else:

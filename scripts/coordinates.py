@@ -12,11 +12,11 @@ what is done
   The experiment's model at each of the widths, with as many more heads and as much more of the feed-forward, is trained
   for a few steps of its data at the peak of its learning rate, from the first step on. The table has for every product
   of the model, for its scores, residual streams and logits, how far these steps have moved it, and the slope of that by
-  the width on logarithmic scales. A slope of 0 at every line says that what is a good learning rate at one width is one
-  at the others; a positive one, that wider models need a lower rate.
+  the width on logarithmic scales. Slopes above 0 say that wider models need a lower rate. That all are near 0 is needed
+  for one rate to suit all widths; whether it does, a sweep must show.
 
   Both parametrizations are checked: the standard one, and muP (arXiv:2203.03466, model.parametrization=MaximalUpdate),
-  whose base is the experiment's own or, where it has none, the experiment's sizes.
+  whose base, and so the proportions of all, are the experiment's own or, where it has none, the sizes of its model.
 
 how to use it
   Set model.parametrization to MaximalUpdate(width, heads, head_width, feed_forward), the sizes of a small model; sweep

@@ -52,6 +52,7 @@ def test_wider_models_move_further_but_not_in_mup(config):
     for name in ("encoder/residual", "decoder/residual", "decoder/self_attention/query"):
         assert slopes["standard"][name] > 0.5
     assert max(slopes["muP"].values()) < coordinates.SLOPE
+    assert min(slopes["muP"][f"decoder/{part}"] for part in ("residual", "feed_forward/up")) > -coordinates.SLOPE
     assert "residual (+" in coordinates.verdict("standard", found["standard"])
     assert " further " not in coordinates.verdict("muP", found["muP"])
 
@@ -65,7 +66,7 @@ def test_the_script_prints_both_and_draws(config, tmp_path, monkeypatch, capsys)
     printed = capsys.readouterr().out
     assert "| logits | 1 | 2 | 4 | +1.00 |" in printed
     assert "standard: 1 of 2 move further the wider the model is: logits (+1.00)." in printed
-    assert "muP: all move equally far at every width" in printed
+    assert "muP: no slope is steeper than 0.25." in printed
     assert picture.read_text().count("<svg") == 1
 
 
@@ -77,7 +78,12 @@ def test_the_script_prints_both_and_draws(config, tmp_path, monkeypatch, capsys)
         (["--widths", "0", "64", "128"], "0 is no width to scale a model of width 64 to"),
         (["--widths", "64", "128", "256", "--steps", "0"], "steps is 0 and seeds 2: each must be above 0."),
         (["--widths", "64", "128", "256", "--plot", "x.txt"], "a picture's name ends in .png, .svg or .pdf."),
-        (["--widths", "64", "96", "128", "--config.optimizer.schedule.peak=0"], "did not move"),
+        (["--widths", "64", "96", "128", "--config.optimizer.schedule.peak=0"], "at this learning rate nothing moves."),
+        (
+            ["--widths", "64", "96", "128", "--config.optimizer.schedule.peak=1e30"],
+            "At width 64 the first steps are",
+        ),
+        (["--widths", "64", "96", "128", "--config.model.vocab_size=300"], "but the model has rows for 300 only."),
     ],
 )
 def test_bad_input_is_one_sentence(config, monkeypatch, capsys, arguments, said):

@@ -11,7 +11,7 @@ ORDER = [
     {"best", "bucket", "console", "hardware", "table", "chart"},
     {"checkpoint", "run_directory", "watchdog", "logits", "plan", "journal", "metrics", "outputs", "plot",
      "compilation", "startup", "profile"},
-    {"decode", "weights", "roofline", "aot", "record", "significance", "coordinates"}, {"page", "scaling"},
+    {"decode", "weights", "roofline", "aot", "record", "significance"}, {"page", "scaling", "coordinates"},
     {"run_page"},
     {"generate", "averaging", "memory"}, {"evaluate"},
     {"report", "summary", "foresight"}, {"run"}, {"outcome"}, {"train"}, {"variants"},

@@ -24,6 +24,7 @@ from research.optimizer import LAYOUTS, build, learning_rate
 from research.sharding import flatten, match_once, unflatten
 
 LAYERS, WIDTH, HEADS, HEAD_WIDTH, HIDDEN, VOCABULARY = 3, 32, 6, 4, 40, 48
+MODEL = Model(VOCABULARY, WIDTH, HEADS, HEAD_WIDTH, HIDDEN, LAYERS, LAYERS)
 SHAPES = {
     "embedding": (VOCABULARY, WIDTH),
     "head": (WIDTH, VOCABULARY),
@@ -66,7 +67,7 @@ def gradients_at(step: int) -> dict:
 def run(settings, values: dict, steps: int = STEPS, total_steps: int = 100) -> tuple[dict, dict]:
     """Parameters and state after some steps, by path."""
     params = unflatten({path: jnp.asarray(value) for path, value in values.items()})
-    updater = build(settings, total_steps, params)
+    updater = build(settings, total_steps, params, MODEL)
     trained, frozen = updater.split(params)
     state, update = updater.init(trained), jax.jit(updater.update)
     for step in range(steps):
@@ -178,7 +179,7 @@ def test_adafactor_of_a_matrix_is_optax_s():
 
 def test_a_gradient_of_zero_leaves_a_finite_state():
     params = unflatten({"head": jnp.ones((32, 32))})
-    updater = build(Adafactor(schedule=Constant(peak=0.1), min_factored=16, no_decay=()), 10, params)
+    updater = build(Adafactor(schedule=Constant(peak=0.1), min_factored=16, no_decay=()), 10, params, MODEL)
     new, _ = updater.update({"head": jnp.zeros((32, 32))}, updater.init(params), params, jnp.int32(0))
     np.testing.assert_array_equal(new["head"], 1.0)
 
@@ -249,7 +250,7 @@ def test_decay_spares_what_no_decay_names():
     values = parameters()
     params = unflatten({path: jnp.asarray(value) for path, value in values.items()})
     settings = AdamW(schedule=Constant(peak=0.5), weight_decay=0.1, no_decay=("norm", "relative_bias"))
-    updater = build(settings, 10, params)
+    updater = build(settings, 10, params, MODEL)
     zeros = jax.tree.map(jnp.zeros_like, params)
     new, _ = updater.update(zeros, updater.init(params), params, jnp.int32(0))
     for path, value in flatten(new).items():
@@ -261,14 +262,14 @@ def test_decay_spares_what_no_decay_names():
 def test_a_pattern_that_matches_nothing_lists_what_there_is(field):
     settings = replace(AdamW(schedule=Constant(peak=0.1), no_decay=()), **{field: ("norm", "encodr/")})
     with pytest.raises(ConfigError, match=rf"optimizer.{field} has 'encodr/', which matches no .* encoder/norm/scale"):
-        build(settings, 10, unflatten(parameters()))
+        build(settings, 10, unflatten(parameters()), MODEL)
     with pytest.raises(ConfigError, match=rf"optimizer.{field} has 'norm\(', which is no regular expression"):
-        build(replace(settings, **{field: ("norm(",)}), 10, unflatten(parameters()))
+        build(replace(settings, **{field: ("norm(",)}), 10, unflatten(parameters()), MODEL)
 
 
 def test_freezing_everything_is_refused():
     with pytest.raises(ConfigError, match=r"optimizer.frozen matches every parameter"):
-        build(AdamW(schedule=Constant(peak=0.1), frozen=("",)), 10, unflatten(parameters()))
+        build(AdamW(schedule=Constant(peak=0.1), frozen=("",)), 10, unflatten(parameters()), MODEL)
 
 
 def test_every_parameter_of_a_model_has_one_layout_of_its_rank():
@@ -316,7 +317,7 @@ def test_warmup_must_leave_steps_to_decay(schedule):
 def test_the_rate_follows_the_step_and_not_the_number_of_updates():
     settings = AdamW(schedule=Linear(peak=1.0, warmup=10), **NO_DECAY)
     params = {"head": jnp.ones((4, 4))}
-    updater = build(settings, 100, params)
+    updater = build(settings, 100, params, MODEL)
     gradient = {"head": jnp.ones((4, 4))}
     for step in (1, 5):
         new, _ = updater.update(gradient, updater.init(params), params, jnp.int32(step))

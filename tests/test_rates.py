@@ -3,11 +3,13 @@
 import math
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from run_directories import experiment, made
 
 from research import rates
 from research.config import ConfigError
+from research.plot import plot_panels
 from scripts import rates as script
 
 TRIED = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -67,7 +69,7 @@ def test_a_run_that_was_not_finite_is_the_worst_and_the_edge_is_said(runs, tmp_p
     assert script.main([*map(str, kept)]) == 0
     printed = capsys.readouterr().out
     assert "| not finite | not finite | at the edge | 0.002-0.004 |" in printed
-    assert "Standard: of width 16 the best rate is at the edge of what was tried." in printed
+    assert "Standard: of width 16 the best rate is at the edge of what is finite." in printed
 
 
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):
@@ -85,7 +87,30 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
 
 
 def test_losses_of_two_models_of_one_width_and_rate_are_refused(tmp_path):
-    configs = [experiment(tmp_path, **{"model.feed_forward": str(size)}) for size in (32, 64)]
-    found = [made(tmp_path / str(number), config, 3.0) for number, config in enumerate(configs)]
-    with pytest.raises(ConfigError, match=r"another model of width 16 has this rate too"):
+    rate = "optimizer.schedule.peak"
+    changes = [{"model.feed_forward": "32", rate: "1e-3"}, {"model.feed_forward": "64", rate: "2e-3"}]
+    found = [made(tmp_path / str(number), experiment(tmp_path, **one), 3.0) for number, one in enumerate(changes)]
+    with pytest.raises(ConfigError, match=r"The runs are of several models of width 16 \(Standard\)"):
         rates.read_ranges(found, "held_out_loss")
+    still = made(tmp_path / "still", experiment(tmp_path, **{rate: "0"}), 3.0)
+    with pytest.raises(ConfigError, match=r"its learning rate is 0\.0, which has no logarithm"):
+        rates.read_ranges([still], "held_out_loss")
+
+
+def test_standard_runs_at_the_bases_sizes_are_those_of_mup_too(runs):
+    kept = [run for run in runs if not run.name.startswith("16-Max")]
+    found = {(one.parametrization, one.width): one.losses for one in rates.read_ranges(kept, "held_out_loss")}
+    assert found["MaximalUpdate", 16] == found["Standard", 16]
+    assert found["MaximalUpdate", 32] != found["Standard", 32]
+
+
+def test_a_width_has_one_colour_in_all_panels_and_a_place_in_the_legend(tmp_path, monkeypatch):
+    """Also where a panel lacks the first of them."""
+    monkeypatch.setattr(plt, "close", lambda _: None)
+    panels = {"one": {"wide": [(1.0, 2.0), (2.0, 1.0)]}, "other": {"narrow": [(1.0, 1.0)], "wide": [(1.0, 2.0)]}}
+    plot_panels(tmp_path / "panels.svg", panels, "x", "y")
+    figure = plt.gcf()
+    colours = [[line.get_color() for line in panel.get_lines()] for panel in figure.axes]
+    assert colours == [["C0"], ["C1", "C0"]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["wide", "narrow"]
+    assert [line.get_color() for line in figure.legends[0].get_lines()] == ["C0", "C1"]

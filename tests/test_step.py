@@ -89,7 +89,7 @@ def initial(model: Model) -> dict:
 def start(experiment: Experiment, mesh: jax.sharding.Mesh) -> TrainState:
     """A new state, its parameters made once for all tests."""
     params = jax.tree.map(jnp.asarray, initial(experiment.model))
-    updater = build(experiment.optimizer, experiment.steps, params)
+    updater = build(experiment.optimizer, experiment.steps, params, experiment.model)
     average = None if experiment.average_decay is None else params
     state = TrainState(np.int32(0), params, updater.init(updater.split(params)[0]), average)
     return jax.device_put(state, state_shardings(experiment, mesh))

@@ -205,8 +205,12 @@ class Model:
         per_layer = isinstance(self.positions, Relative) and self.positions.per_layer
         own = not isinstance(self.stacks, SharedLayers) or not per_layer
         require(own, "model.positions.per_layer must be False with SharedLayers: each stack has distances of its own.")
-        even = not isinstance(self.positions, Sinusoidal) or self.width % 2 == 0
-        require(even, f"model.width is {self.width}: it must be even, for as many sines as cosines.")
+        sizes = {"width": self.width}
+        if isinstance(self.parametrization, MaximalUpdate):
+            sizes["parametrization.width"] = self.parametrization.width
+        for name, size in sizes.items():
+            even = not isinstance(self.positions, Sinusoidal) or size % 2 == 0
+            require(even, f"model.{name} is {size}: it must be even, for as many sines as cosines.")
 
     @property
     def attention_width(self) -> int:

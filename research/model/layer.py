@@ -17,6 +17,7 @@ embedding  1                  query       (d k) ** -0.5, which stands in for a s
 head       d ** -0.5          key, value  d ** -0.5            gate, up  d ** -0.5
 relative bias  d ** -0.5      output      (h k) ** -0.5        down      f ** -0.5
 
+(in muP of a base's d, h, k and f, and hidden matrices narrower by its rule: research/model/parametrization.py).
 `Normal` gives all of these the same deviation (BART's is 0.02). `Xavier` gives tables and heads d ** -0.5 and draws
 matrices from a uniform distribution of deviation (2 / (widths read + written)) ** 0.5, for query, key and value 0.5 **
 0.5 of it (fairseq 0.12.2).

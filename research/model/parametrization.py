@@ -9,43 +9,42 @@ of a base model, at which nothing changes. With r for how many times as many fea
 hidden: attention, feed-forward      r ** -0.5           1 / r           r ** -0.5
 scores                                                                                        1 / growth of a head
 head, of its own or tied             1                   1               1                    1 / growth of the width
-embeddings, norms, biases            1                   1               1
+tables, norms, biases                1                   1               1
 
 Adafactor and RMS-scaled AdamW move a matrix in proportion to its root mean square, which is narrower by r ** -0.5
-already. All else that a formula takes from the width (T5's deviation of a head, its scaling of a tied one, Marian's
-scaling of embeddings) it takes from the base's.
+already, as is the least root mean square that they reckon with. All else that a formula takes from the width (T5's
+deviation of a head, its scaling of a tied one, Marian's scaling of embeddings) it takes from the base's.
+
+Weight decay is the same at every width, as in the authors' MuAdamW. So are clip_norm, Adam's epsilon and Adafactor's
+min_factored: a gradient's entries shrink as the model widens, so an epsilon must stay far below them, and min_factored
+should factor the base's matrices if it factors the wide ones'.
 """
 
-import re
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
-from research.config import Model, Standard, Tied, require
+from research.config import Model, Separate, SharedLayers, Standard, Tied, require
 
 Tree = dict[str, Any]  # nested; the leaves are arrays
 Side = Literal["width", "attention_width", "feed_forward"]  # the fields of a model by which a matrix can be wider
 
-# What each hidden matrix reads.
-READS: tuple[tuple[str, Side], ...] = (
-    (r"_attention/(query|key|value)/weight$", "width"),
-    (r"_attention/output/weight$", "attention_width"),
-    (r"feed_forward/(gate|up)/weight$", "width"),
-    (r"feed_forward/down/weight$", "feed_forward"),
+# What each hidden matrix reads; None for what is none.
+READS: tuple[tuple[str, Side | None], ...] = (
+    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/weight", "width"),
+    (r"(en|de)coder/layers/\w+_attention/output/weight", "attention_width"),
+    (r"(en|de)coder/layers/feed_forward/(gate|up)/weight", "width"),
+    (r"(en|de)coder/layers/feed_forward/down/weight", "feed_forward"),
+    (r"(source_)?embedding|head|logits_bias", None),
+    (r"(en|de)coder/(\w+/)*(scale|bias|relative_bias|position_embedding)", None),
 )
 
 
-def growth(config: Model, side: Side) -> float:
-    """How many times as wide as the base: 1 where the parametrization is standard."""
-    return getattr(config, side) / getattr(config.base, side)
-
-
-def growths(config: Model, paths: Iterable[str]) -> dict[str, float]:
-    """Of what each parameter reads where it is a hidden matrix, else 1."""
-    sides = {path: [side for pattern, side in READS if re.search(pattern, path)] for path in paths}
-    return {path: growth(config, found[0]) if found else 1.0 for path, found in sides.items()}
+def growth(config: Model, side: Side | None) -> float:
+    """How many times as wide as the base; 1 where the parametrization is standard."""
+    return 1.0 if side is None else getattr(config, side) / getattr(config.base, side)
 
 
 def score_scale(config: Model) -> float:
@@ -64,26 +63,36 @@ def head_scale(config: Model) -> float:
     return standard / growth(config, "width")
 
 
-def as_standard(config: Model, params: Tree) -> tuple[Model, Tree]:
-    """The same model in the standard parametrization, whose weights have the multipliers in them.
+def standard_model(config: Model) -> Model:
+    """The standard model whose weights can do what those of this one do.
 
     Raises:
-        ConfigError: the head is tied, so that a multiplier of its own has no place.
+        ConfigError: the multiplier of logits has no place in its weights.
     """
-    if config.base == config:
-        return config, params
-    tied = isinstance(config.head, Tied) and config.base.width != config.width
-    require(not tied, "Of a tied head, muP's multiplier of logits has no place in weights: train with head=Separate().")
-    standard = replace(config, parametrization=Standard())
+    shared = isinstance(config.stacks, SharedLayers) and not config.norm_first and not isinstance(config.head, Separate)
+    said = "With SharedLayers, a tied head and norm_first=False, muP's multiplier of logits has no place in weights."
+    require(not shared or growth(config, "width") == 1.0, said)
+    return replace(config, parametrization=Standard())
+
+
+def as_standard(config: Model, params: Tree) -> Tree:
+    """The weights of `standard_model` with muP's multipliers in them: in queries, tables, and the head or its norm."""
+    standard = standard_model(config)
     of_scores = score_scale(config) / score_scale(standard)
-    of_table = (config.base.width / config.width) ** 0.5 if config.scaled_embedding else 1.0
+    of_logits = head_scale(config) / head_scale(standard)
+    of_tables = (config.base.width / config.width) ** 0.5 if config.scaled_embedding else 1.0
+    of_norm = 1.0 if isinstance(config.head, Separate) else of_logits / of_tables
+    last_norm = "decoder/norm/" if config.norm_first else "decoder/layers/feed_forward_norm/"
 
     def scaled(path: tuple[Any, ...], leaf: Any) -> Any:
-        names = [key.key for key in path]
-        if "query" in names:
+        name = "/".join(key.key for key in path)
+        if "/query/" in name:
             return leaf * of_scores
-        if names[-1] in ("embedding", "source_embedding"):
-            return leaf * of_table
-        return leaf * head_scale(config) if names == ["head"] else leaf
+        if name in ("embedding", "source_embedding"):
+            return leaf * of_tables
+        if name.startswith(last_norm):
+            last = True if config.norm_first else (jnp.arange(len(leaf)) == len(leaf) - 1)[:, None]
+            return jnp.where(last, leaf * of_norm, leaf)
+        return leaf * of_logits if name == "head" else leaf
 
-    return standard, jax.tree_util.tree_map_with_path(scaled, params)
+    return params if config.base == config else jax.tree_util.tree_map_with_path(scaled, params)

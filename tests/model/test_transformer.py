@@ -12,7 +12,18 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.config import ConfigError, Learned, Model, OneStack, Relative, Separate, SharedLayers, Tied, Xavier
+from research.config import (
+    ConfigError,
+    Learned,
+    MaximalUpdate,
+    Model,
+    OneStack,
+    Relative,
+    Separate,
+    SharedLayers,
+    Tied,
+    Xavier,
+)
 from research.data.batch import Batch
 from research.model.transformer import abstract_params, bind, initial_params
 
@@ -22,7 +33,15 @@ TIED = replace(TINY, head=Tied(), gated=False, activation="relu")
 EVEN = replace(TINY, encoder_layers=3, decoder_layers=3)
 SHARING = replace(EVEN, stacks=SharedLayers())
 PREFIX, CAUSAL = replace(EVEN, stacks=OneStack()), replace(EVEN, stacks=OneStack(causal=True))
-SHAPES = {"shared": TINY, "per_layer": PER_LAYER, "shared_layers": SHARING, "prefix": PREFIX, "causal": CAUSAL}
+MAXIMAL = replace(TINY, parametrization=MaximalUpdate(TINY.width // 2, 1, TINY.head_width // 2, 8))
+SHAPES = {
+    "shared": TINY,
+    "per_layer": PER_LAYER,
+    "shared_layers": SHARING,
+    "prefix": PREFIX,
+    "causal": CAUSAL,
+    "muP": MAXIMAL,
+}
 SOURCE, TARGET = 13, 9
 RATES = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 

@@ -1,15 +1,19 @@
 """scripts.convert: what is written reads back bit for bit, and what cannot be is refused and leaves nothing."""
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research import weights
-from research.config import Generation, LayerNorm, Model, Sinusoidal, Tied
-from research.model.transformer import initial_params
+from research import override, weights
+from research.config import Generation, LayerNorm, MaximalUpdate, Model, Sinusoidal, Standard, Tied
+from research.data.batch import Batch
+from research.model.transformer import bind, initial_params
 from research.pretrained import huggingface, marian
 from research.pretrained.tokenizer_files import write_tokenizer
 from scripts import generate
@@ -36,6 +40,23 @@ def test_a_run_to_hugging_face_reads_back_bit_for_bit(tiny_run, capsys):
     assert main(["written", "empty", "--no_tokenizer"]) == 0
     assert same(weights.find(Path("empty")).params(), run.params())
     assert not Path("empty/tokenizer_config.json").exists()
+
+
+def test_a_run_in_mup_is_written_as_a_standard_model_that_computes_the_same(tiny_run):
+    shutil.copytree(tiny_run, "run")
+    config = override.read(Path("run/config.json"))
+    maximal = replace(config.model, parametrization=MaximalUpdate(8, 2, 4, 16))
+    Path("run/config.json").write_text(override.to_json(replace(config, model=maximal)))
+    assert main(["run", "written"]) == 0
+    found = weights.find(Path("written"))
+    assert found.model.parametrization == Standard()
+    standard = replace(found.model, compute="float32")
+    inputs = jnp.arange(3, 15)[None]
+    logits = [
+        bind(model, jax.tree.map(jnp.asarray, params))(Batch(inputs, inputs, inputs))
+        for model, params in ((maximal, weights.find(Path("run")).params()), (standard, found.params()))
+    ]
+    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
 
 
 def marian_model(size: int) -> Model:
