@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research import override, plan, run_directory
-from research.config import Experiment
+from research.config import FORCED, Experiment, require
 from research.console import amount
 from research.model.transformer import abstract_params
 from research.record import Record, read
@@ -18,7 +18,14 @@ from research.variants import short_names
 from research.weights import run_of
 
 # What decides no number; and seeds, which are taken together.
-APART = (*(name for name in run_directory.CHANGEABLE if name != "steps"), "seed")
+APART = (
+    *(name for name in run_directory.CHANGEABLE if name not in ("steps", "evaluation")),
+    "evaluation.samples",
+    "seed",
+)
+# What decides which tokens are targets: losses a token of unlike targets say nothing beside one another.
+TARGETS = ("data.objective", "data.denoisers", "data.tokenizer", "data.corpora", "data.tasks")
+UNLIKE = "The targets are not the same, so that losses and accuracies a token cannot be compared with one another."
 MOST_COLUMNS = 4  # of fields that differ; where there are more, they are one column
 
 Leaf = str | int | float | bool | None
@@ -42,7 +49,14 @@ class Group(NamedTuple):
 
 
 def compared(directories: Sequence[Path]) -> list[Group]:
-    """The runs in groups, in the order of the directories. Raises ConfigError for a directory that holds no run."""
+    """The runs in groups, in the order of the directories.
+
+    Raises:
+        ConfigError: a directory holds no run, or is given twice.
+    """
+    places = [directory.resolve() for directory in directories]
+    twice = [str(directory) for directory, place in zip(directories, places, strict=True) if places.count(place) > 1]
+    require(not twice, f"{' and '.join(dict.fromkeys(twice))} is given twice: each run counts once.")
     records = [read(directory) for directory in directories]
     seen = [identity(record.config, record.directory) for record in records]
     names = differing(seen)
@@ -65,7 +79,10 @@ def identity(config: Experiment, directory: Path) -> Fields:
         return fields
     before = identity(override.read(origin / "config.json"), origin)
     kept = {name: leaf for name, leaf in fields.items() if name not in ("init", "data.tokenizer.path")}
-    return kept | {f"init.{name}": leaf for name, leaf in before.items()}
+    began = Path(str(config.init))
+    at = began.name if began.parent.name == "checkpoints" else "newest"
+    of_origin = {f"init.{name}": leaf for name, leaf in before.items() if name}
+    return kept | {"init": "a run", "init.checkpoint": at} | of_origin
 
 
 def _origin(init: str, directory: Path) -> Path | None:
@@ -123,6 +140,13 @@ def lower_is_better(score: str) -> bool:
     return score.endswith("loss")
 
 
+def is_comparable(groups: Sequence[Group], score: str) -> bool:
+    """Whether it means the same in all groups, as a loss a token does not where the targets differ."""
+    of_tokens = score in FORCED or score.endswith("loss")
+    names = {name for group in groups for name in group.fields if not name.endswith(".train")}  # as what is held out
+    return not of_tokens or not any(name == "data" or _within(name, TARGETS) for name in names)
+
+
 def scores_table(groups: Sequence[Group]) -> Table:
     """A row a group: what differs, how many seeds are done, the mean and the spread of every score."""
     names = score_names(groups)
@@ -134,7 +158,8 @@ def scores_table(groups: Sequence[Group]) -> Table:
     for name in names:
         means = [statistics.mean(values) if (values := group.values(name)) else None for group in groups]
         known = [mean for mean in means if mean is not None]
-        best = None if len(known) < 2 else (min if lower_is_better(name) else max)(known)
+        judged = len(known) > 1 and is_comparable(groups, name)
+        best = (min if lower_is_better(name) else max)(known) if judged else None
         for row, group, mean in zip(rows, groups, means, strict=True):
             row.append(score_cell(group.values(name), mean is not None and mean == best))
     header = (
@@ -146,6 +171,8 @@ def scores_table(groups: Sequence[Group]) -> Table:
         *(name.replace("_", " ") for name in names),
     )
     note = "Mean ± standard deviation over the seeds that are done; no spread of one alone. Tokens are those of rows."
+    if not all(is_comparable(groups, name) for name in names):
+        note += f" {UNLIKE}"
     return Table("Scores", header, rows, note)
 
 

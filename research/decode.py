@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from research import logits
-from research.config import GNMT, Beam, Generation, Greedy, Model, Power, Sampling
+from research.config import GNMT, Beam, Generation, Greedy, Model, OneStack, Power, Sampling
 from research.model.cache import Cache
 from research.model.transformer import Params, bind
 
@@ -56,6 +56,8 @@ def decode(
     network = bind(model, params)
     encoded = network.encode(encoder_input_tokens, encoder_segment_ids)
     hypotheses = generation.method.beams if isinstance(generation.method, Beam) else generation.outputs
+    before = encoder_input_tokens.shape[1] if isinstance(model.stacks, OneStack) else 0
+    network.decoder.check_length(before + generation.max_length)
     cache = network.new_cache(encoded, min(generation.max_length, STAGES[0]), hypotheses)
     if start_tokens is None:
         start_tokens = jnp.full(len(encoder_input_tokens), generation.start_token, jnp.int32)

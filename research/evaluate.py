@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from research import metrics
-from research.config import Experiment, Generation, Model, Supervised, Task, require, task_labels
+from research.config import Experiment, Generation, Model, OneStack, Supervised, Task, require, task_labels
 from research.data.batch import Batch
 from research.data.task import Example, Split, open_task
 from research.data.tokenizer import Tokenizer
@@ -113,12 +113,15 @@ def generator_for(
     )
 
 
-def check_length(model: Model, generation: Generation | None) -> None:
-    """Raises ConfigError where more is to be written than the model has positions."""
-    limit, most = model.longest, 0 if generation is None else generation.max_length
-    require(
-        limit is None or most <= limit, f"evaluation.generation.max_length is {most}: the model has {limit} positions."
-    )
+def check_length(experiment: Experiment) -> None:
+    """Raises ConfigError where more is to be written than the model has positions, of one stack after the inputs."""
+    model, generation = experiment.model, experiment.evaluation.generation
+    if generation is None or model.longest is None:
+        return
+    inputs = experiment.data.input_length if isinstance(model.stacks, OneStack) else 0
+    most, limit = generation.max_length, model.longest - inputs
+    after = f" after {inputs} inputs" if inputs else ""
+    require(most <= limit, f"evaluation.generation.max_length is {most}: the model has {limit} positions{after}.")
 
 
 def greedy(experiment: Experiment) -> Generation:

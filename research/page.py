@@ -98,15 +98,21 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p{f' class={kind}' if kind else ''}>{html.escape(text)}</p>\n"
 
 
-def write(path: Path, title: str, body: str, tables: Sequence[Table]) -> None:
+def write(path: Path, title: str, body: str, tables: Sequence[Table]) -> Path:
     """Writes the page PATH.html, and of its tables PATH.md, PATH.tex and PATH.csv, the last of the first table alone.
 
-    Raises ConfigError where a file of one of these names is there that was not made so.
+    Raises ConfigError where a file of one of these names is there that was not made so: a page says that it was, and
+    what lies beside such a page was made with it.
     """
-    page = path.with_suffix(".html")
-    ours = not page.exists() or MADE in page.read_text(errors="replace")[:200]
-    require(ours, f"{page} is there already and is no report: give another --out, nothing is overwritten.")
+    stem = path.name.removesuffix(".html")
+    page, markdown, latex, table = (path.with_name(stem + ending) for ending in (".html", ".md", ".tex", ".csv"))
+    ours = page.is_file() and MADE in page.read_text(errors="replace")[:200]
+    there = [one for one in (page, markdown, latex, table) if one.exists()]
+    named = ", ".join(map(str, there))
+    said = "is there already and is no report: give another --out, nothing is overwritten."
+    require(ours or not there, f"{named} {said}")
     write_text(page, document(title, body))
-    write_text(path.with_suffix(".md"), f"# {title}\n\n" + "\n".join(table.markdown() for table in tables))
-    write_text(path.with_suffix(".tex"), "\n".join(table.latex() for table in tables))
-    write_text(path.with_suffix(".csv"), tables[0].csv() if tables else "")
+    write_text(markdown, f"# {title}\n\n" + "\n".join(table.markdown() for table in tables))
+    write_text(latex, "\n".join(table.latex() for table in tables))
+    write_text(table, tables[0].csv() if tables else "")
+    return page

@@ -61,17 +61,18 @@ class Record(NamedTuple):
     def scores(self) -> dict[str, float]:
         """Of its best evaluation, or of the last one where none is the best, and those that scripts.evaluate found.
 
-        The latter by names such as "test rougeL"; of several evaluations of a split that of the newest step counts.
+        The latter by names such as "test rougeL", and of one among several tasks "test multi30k bleu"; of several
+        evaluations of a split that of the newest step counts.
         """
         evaluated = [line for line in self.lines if any(is_number(line.get(name)) for name in self.config.scores)]
         chosen = self.best_line(evaluated)
         found = {name: float(chosen[name]) for name in self.config.scores if is_number(chosen.get(name))}
         for _, scored in sorted(self.evaluations.items(), key=lambda item: item[1].get("step") or 0):
-            for part in scored.get("results", {}).values():
+            parts = scored.get("results", {})
+            for task, part in parts.items():
                 values = {"loss": part.get("loss")} | part.get("scores", {})
-                found |= {
-                    f"{scored.get('split', '')} {name}": value for name, value in values.items() if is_number(value)
-                }
+                said = f"{scored.get('split', '')} {task}" if len(parts) > 1 else str(scored.get("split", ""))
+                found |= {f"{said} {name}": value for name, value in values.items() if is_number(value)}
         return found
 
     def best_line(self, evaluated: list[dict[str, Any]]) -> dict[str, Any]:

@@ -19,17 +19,15 @@ def write(record: Record) -> Path:
     """Writes report.html, .md, .csv and .tex into the run directory."""
     path = record.directory / "report"
     tables = _shown(scores_table(record), summary_table(record), changes_table(record), events_table(record))
-    page.write(path, f"Run {record.name}", body(record), tables)
-    return path.with_suffix(".html")
+    return page.write(path, f"Run {record.name}", body(record), tables)
 
 
 def is_fresh(record: Record) -> bool:
-    """Whether its page is there, and nothing that it shows is newer."""
+    """Whether its page is there, it runs no more, and nothing that the page shows is newer."""
     made = record.directory / "report.html"
-    sources = [record.directory / name for name in ("metrics.jsonl", "RESULT.json", "config.json", "evaluations")]
-    return made.is_file() and all(
-        source.stat().st_mtime < made.stat().st_mtime for source in sources if source.exists()
-    )
+    sources = [*record.directory.glob("*.json*"), *record.directory.glob("evaluations/*/scores.json")]
+    ended = record.status not in ("running", "broken off") and made.is_file()
+    return ended and all(source.stat().st_mtime < made.stat().st_mtime for source in sources)
 
 
 def body(record: Record) -> str:

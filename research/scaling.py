@@ -103,7 +103,7 @@ def read_points(directories: Sequence[Path], by: Size, loss: str) -> list[Point]
 
 def _check_same_data(first: Record, other: Record) -> None:
     differences = override.diff(first.config, other.config)
-    names = [name for name in differences if name.startswith("data.") and name not in CHANGEABLE]
+    names = [name for name in differences if f"{name}.".startswith("data.") and name not in CHANGEABLE]
     said = f"{other.directory} differs from {first.directory} in {', '.join(names)}"
     require(not names, f"{said}: losses on other data lie on other curves.")
 

@@ -32,6 +32,7 @@ from research.console import amount, clock, console
 from research.data.shapes import row_lengths
 from research.hardware import PEAK_FLOPS
 from research.model.transformer import abstract_params
+from research.record import read_lines
 from research.variants import Place, Variant, total_flops
 
 TRIES = 3  # of a variant that crashes or hangs
@@ -55,9 +56,7 @@ class Progress:
         return next((line for line in reversed(self.lines()) if "loss" in line), {})
 
     def lines(self) -> list[dict[str, Any]]:
-        with contextlib.suppress(OSError, ValueError):
-            return [json.loads(line) for line in (self.directory / "metrics.jsonl").read_text().splitlines()]
-        return []
+        return [line for line in read_lines(self.directory / "metrics.jsonl") if isinstance(line.get("step"), int)]
 
     def judged(self) -> dict[float, float]:
         """How good its evaluations are, more being better, by the share of the steps done."""
@@ -104,6 +103,8 @@ class Sweep:
         Raises ConfigError where it holds another sweep or something else, or another process holds it.
         """
         path = self.directory / "sweep.json"
+        usable = self.directory.is_dir() or not self.directory.exists()
+        require(usable, f"{self.directory} is no directory: give another --dir.")
         there = self.directory.is_dir() and any(self.directory.iterdir())
         require(not there or path.is_file(), f"{self.directory} is not empty and holds no sweep: give another --dir.")
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,20 @@ from scipy.stats import kendalltau
 
 from research import page, run_page
 from research.chart import SMOOTHED, Number, Points, Series, curves, dots, smoothed, thinned
-from research.comparison import Fields, Group, compared, field_columns, lower_is_better, runs_table, scores_table
+from research.comparison import (
+    UNLIKE,
+    Group,
+    Leaf,
+    compared,
+    field_columns,
+    is_comparable,
+    lower_is_better,
+    runs_table,
+    scores_table,
+)
 from research.config import FORCED, parse_json, require
 from research.data.progress import Progress
-from research.record import Record
+from research.record import Record, is_number
 from research.table import Cell, Table
 
 AXES: tuple[tuple[str, Callable[[Record], int]], ...] = (
@@ -20,16 +30,22 @@ AXES: tuple[tuple[str, Callable[[Record], int]], ...] = (
     ("tokens", lambda record: record.tokens_per_step),
     ("FLOPs", lambda record: record.flops_per_step),
 )
-UNLIKE = "The objectives have other targets each, so that their losses cannot be compared with one another."
 
 
 def runs_of(sweep: Path) -> tuple[list[Path], list[str], list[dict[str, Any]]]:
-    """The run directories of a sweep that have begun, the names of those that have not, and a paper's tables."""
+    """The run directories of a sweep that have begun, the names of those that have not, and a paper's tables.
+
+    The tables' rows name run directories.
+    """
     path = sweep / "sweep.json"
     content = parse_json(path.read_bytes(), str(path))
     names = list(content.get("variants", {}))
     begun = [name for name in names if (sweep / name / "config.json").is_file()]
-    return [sweep / name for name in begun], [n for n in names if n not in begun], content.get("published", [])
+    published = [
+        table | {"rows": [row | {"variants": [str(sweep / name) for name in row["variants"]]} for row in table["rows"]]}
+        for table in content.get("published", [])
+    ]
+    return [sweep / name for name in begun], [name for name in names if name not in begun], published
 
 
 def write(
@@ -45,8 +61,7 @@ def write(
             progress.advance()
     tables = [scores_table(groups), *(published_table(table, groups) for table in published)]
     tables = [*(table for table in tables if table.rows), runs_table(groups, path.parent)]
-    page.write(path, title, body(groups, tables, waiting), tables)
-    return path.with_suffix(".html")
+    return page.write(path, title, body(groups, tables, waiting), tables)
 
 
 def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str]) -> str:
@@ -54,7 +69,7 @@ def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str
     said = f"{len(groups)} variants, {count} runs, {done} of them done"
     if waiting:
         said += f"; {len(waiting)} not begun: {', '.join(waiting[:5])}{' and so on' * (len(waiting) > 5)}"
-    unlike = any("objective" in name and not name.startswith("init.") for group in groups for name in group.fields)
+    unlike = not is_comparable(groups, FORCED[0])
     return "".join(
         (
             page.paragraph(said, "state"),
@@ -81,7 +96,7 @@ def score_charts(groups: Sequence[Group]) -> list[str]:
     found = []
     for score in judged(groups):
         known = [(group.label, values) for group in groups if (values := group.values(score))]
-        if len(known) < 2:
+        if len(known) < 2 or not is_comparable(groups, score):
             continue
         known.sort(key=lambda item: statistics.mean(item[1]), reverse=not lower_is_better(score))
         direction = "lower is better" if lower_is_better(score) else "higher is better"
@@ -94,10 +109,9 @@ def score_charts(groups: Sequence[Group]) -> list[str]:
 
 def dimension_charts(groups: Sequence[Group]) -> list[str]:
     """For each number that was swept, the scores against it: a line for what else is alike."""
-    names = list({name: None for group in groups for name in group.fields})
     found = []
-    for name in (name for name in names if name != "steps"):
-        for score in judged(groups):
+    for name in swept_numbers(groups):
+        for score in (one for one in judged(groups) if is_comparable(groups, one)):
             series = [line for line in _lines(groups, name, score) if len(line.x) > 1]
             if not series:
                 continue
@@ -115,12 +129,39 @@ def dimension_charts(groups: Sequence[Group]) -> list[str]:
     return found
 
 
+def swept_numbers(groups: Sequence[Group]) -> list[str]:
+    """Not those that follow from one before them, as heads do from the width, nor steps that follow from the rest."""
+    names = list({name: None for group in groups for name in group.fields})
+    found: list[str] = []
+    for name in names:
+        numeric = any(is_number(group.fields.get(name)) for group in groups)
+        rest = [other for other in names if other != name]
+        derived = name == "steps" and _follows(groups, name, rest)
+        if numeric and not derived and not any(_follows(groups, name, [other]) for other in found):
+            found.append(name)
+    return found
+
+
+def _follows(groups: Sequence[Group], name: str, others: Sequence[str]) -> bool:
+    """Whether groups that agree in the others agree in it."""
+    seen: dict[tuple[Leaf, ...], set[Leaf]] = {}
+    for group in groups:
+        seen.setdefault(tuple(group.fields.get(other) for other in others), set()).add(group.fields.get(name))
+    return all(len(values) == 1 for values in seen.values())
+
+
 def _lines(groups: Sequence[Group], name: str, score: str) -> list[Series]:
     by_rest: dict[str, list[tuple[float, list[float]]]] = {}
+    apart = list({other: None for group in groups for other in group.fields if other != name})
+    for other in reversed(apart):  # of numbers, those that say nothing more
+        kept = [it for it in apart if it != other]
+        if any(is_number(group.fields.get(other)) for group in groups) and _follows(groups, other, [name, *kept]):
+            apart = kept
     for group in groups:
         value, scores = group.fields.get(name), group.values(score)
-        if isinstance(value, int | float) and not isinstance(value, bool) and scores:
-            by_rest.setdefault(_rest(group.fields, name), []).append((float(value), scores))
+        if isinstance(value, int | float) and is_number(value) and scores:
+            said = [f"{other.split('.')[-1]}={leaf}" for other, leaf in group.fields.items() if other in apart]
+            by_rest.setdefault(", ".join(said), []).append((float(value), scores))
     found = []
     for rest, points in by_rest.items():
         ordered = sorted(points)
@@ -128,11 +169,6 @@ def _lines(groups: Sequence[Group], name: str, score: str) -> list[Series]:
         spreads = [statistics.stdev(scores) if len(scores) > 1 else 0.0 for _, scores in ordered]
         found.append(Series(rest or "mean", [value for value, _ in ordered], means, spreads))
     return found
-
-
-def _rest(fields: Fields, name: str) -> str:
-    """What else a variant is; not the steps, which equal compute makes follow from the rest."""
-    return ", ".join(f"{other.split('.')[-1]}={leaf}" for other, leaf in fields.items() if other not in (name, "steps"))
 
 
 def _best(line: Series, score: str) -> Number:
@@ -190,11 +226,12 @@ def mean_curve(curves_of_seeds: Sequence[Points]) -> Points:
 def published_table(published: Mapping[str, Any], groups: Sequence[Group]) -> Table:
     """The paper's rows beside the mean of what stands for each here, and how far the two orders agree."""
     score, names = judged(groups)[0], [str(name) for name in published["scores"]]
-    standing = {record.name: group for group in groups for record in group.records}
+    standing = {str(record.directory): group for group in groups for record in group.records}
     rows = [
-        (standing[there[0]], row["values"])
+        (group, row["values"])
         for row in published["rows"]
-        if (there := [name for name in row["variants"] if name in standing])
+        for group in groups
+        if any(standing.get(name) is group for name in row["variants"])
     ]
     means = [statistics.mean(values) if (values := group.values(score)) else None for group, _ in rows]
     columns = field_columns(groups)
@@ -204,7 +241,9 @@ def published_table(published: Mapping[str, Any], groups: Sequence[Group]) -> Ta
     ]
     header = (*columns.names, f"{score.replace('_', ' ')}, here", *names)
     lower = [name in published.get("lower_is_better", ()) for name in names]
-    note = agreement(names, lower, lower_is_better(score), means, [theirs for _, theirs in rows])
+    note = UNLIKE
+    if is_comparable(groups, score):
+        note = agreement(names, lower, lower_is_better(score), means, [theirs for _, theirs in rows])
     return Table(str(published["source"]), header, shown, note)
 
 

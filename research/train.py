@@ -41,7 +41,7 @@ def train(
     sharding.check_agreement({"the experiment": override.to_json(config), "the commit": run_directory.commit()})
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(config, mesh)
-    evaluate.check_length(config.model, config.evaluation.generation)
+    evaluate.check_length(config)
     if config.init is not None and not any((directory / "checkpoints").glob("[0-9]*")):
         found = weights.find_initial(config, config.init)
         say(f"Starting from {config.init}, of the format {found.format}.")

@@ -1,6 +1,7 @@
 """Runs beside one another: what differs is found, seeds are taken together, and the spread is theirs."""
 
 import dataclasses
+import json
 import statistics
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from run_directories import experiment, made
 from research import override
 from research.comparison import compared, scores_table
 from research.config import ConfigError
+from research.record import read
 
 
 def test_seeds_are_one_group_with_their_mean_and_spread(tmp_path: Path) -> None:
@@ -86,8 +88,37 @@ def test_runs_are_told_apart_by_what_they_began_from(tmp_path: Path) -> None:
         ("objective=SpanCorruption", 2),
         ("objective=PrefixLM", 2),
     ]
+    scratch = made(tmp_path / "scratch", experiment(tmp_path, **{"data.tokenizer": "Bytes(sentinels=100)"}), 5.0)
+    assert [group.label for group in compared([*later[:1], scratch])] == ["init=a run", "init=None"]
     (tmp_path / "first").rename(tmp_path / "gone")
     assert all("init=" in group.label for group in compared(later))
+
+
+def test_how_it_was_evaluated_is_a_difference_and_so_is_the_checkpoint_it_began_from(tmp_path: Path) -> None:
+    before = made(tmp_path / "before", experiment(tmp_path), 3.0)
+    for number, changes in enumerate(
+        ({"evaluation.rows": "64"}, {"init": f"{before}/checkpoints/10"}, {"init": str(before)})
+    ):
+        made(tmp_path / str(number), experiment(tmp_path, **changes), 3.0)
+    assert len(compared([before, tmp_path / "0"])) == 2
+    assert [group.label for group in compared([tmp_path / "1", tmp_path / "2"])] == [
+        "checkpoint=10",
+        "checkpoint=newest",
+    ]
+    with pytest.raises(ConfigError, match=r"before is given twice: each run counts once"):
+        compared([before, tmp_path / "0", before])
+
+
+def test_several_tasks_of_one_evaluation_keep_their_names(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", experiment(tmp_path), 3.0)
+    (run / "evaluations" / "test-40").mkdir(parents=True)
+    results = {"first": {"scores": {"bleu": 1.0}, "loss": 2.0}, "second": {"scores": {"bleu": 3.0}}}
+    scores = {"split": "test", "step": 40, "results": results}
+    (run / "evaluations" / "test-40" / "scores.json").write_text(json.dumps(scores))
+    found = read(run).scores()
+    assert {name: value for name, value in found.items() if "test" in name} == {
+        "test first bleu": 1.0, "test first loss": 2.0, "test second bleu": 3.0,
+    }  # fmt: skip
 
 
 def test_directories_that_hold_no_run_are_refused(tmp_path: Path) -> None:

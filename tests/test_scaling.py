@@ -1,6 +1,7 @@
 """A curve is found again from its own points; runs are points at their exact cost; what decides nothing is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from run_directories import experiment, made
 
 from research import plan, scaling
-from research.config import ConfigError
+from research.config import Bytes, ConfigError, ParallelText, Supervised, Translation
 from research.data.shapes import row_lengths
 from research.model.transformer import abstract_params
 from scripts import scaling as script
@@ -93,6 +94,8 @@ def test_the_command_prints_the_fit_and_draws_it(runs, tmp_path, capsys):
 def test_what_decides_no_curve_is_refused_in_one_sentence(runs, tmp_path, capsys):
     broken = made(tmp_path / "broken", experiment(tmp_path), 3.0, status="failed")
     other = made(tmp_path / "other", experiment(tmp_path, **{"data.input_length": "32"}), 3.0)
+    data = Supervised(tasks=(Translation(examples=ParallelText(train="{name}.txt")),), tokenizer=Bytes())
+    tasks = made(tmp_path / "tasks", replace(experiment(tmp_path), data=data), 3.0)
     again = made(tmp_path / "again", experiment(tmp_path, **{"model.width": "16", "seed": "1"}), 3.0)
     cases = {
         "There are 4 runs of 3 sizes by flops: a curve of three parameters needs at least 4 sizes.": [
@@ -101,6 +104,7 @@ def test_what_decides_no_curve_is_refused_in_one_sentence(runs, tmp_path, capsys
         ],
         "is failed: a fit takes runs that are done.": [*runs, broken],
         "differs from": [*runs, other],
+        f"{tasks} differs from": [*runs, tasks],
         "is given twice": [*runs, runs[0]],
         "there is no such directory": [*runs, tmp_path / "nowhere"],
         "has no bleu in its metrics.jsonl, which has ": [*runs, "--loss=bleu"],

@@ -19,7 +19,7 @@ Commands:
     python -m scripts.sweep experiments/reproductions/bart_noise.py --dir sweeps/bart_noise --hardware v5p-64
     python -m scripts.report sweeps/bart_noise
 Data: as in ../bart/base.py.
-Hardware, time, result: not run yet; bart_noise_small.py beside this file is, in small.
+Hardware, time, result: not run yet; nor is bart_noise_small.py beside this file.
 """
 
 from collections.abc import Iterable

@@ -42,10 +42,10 @@ def get_config() -> Experiment:
             compute="float32",
             unroll=2,
         ),
-        init="sweeps/bart_noise/seed=0",
+        init="sweeps/bart_noise/seed=0,objective=BART",
         data=Supervised(
             tasks=(Summarization(examples=TFDSExamples("python_docs/summaries"), source="function", target="summary"),),
-            tokenizer=SentencePiece("sweeps/bart_noise/seed=0/tokenizer.model", sentinels=1),
+            tokenizer=SentencePiece("sweeps/bart_noise/seed=0,objective=BART/tokenizer.model", sentinels=1),
             input_length=128,
             target_length=32,
         ),

@@ -10,7 +10,7 @@ Commands:
     From random weights, to compare with, and so on with --config.seed=1 and 2:
     python -m scripts.train experiments/reproductions/small_summaries.py --run_dir sweeps/scratch_summaries/seed=0 \
         --config.init=None --config.seed=0
-    python -m scripts.report sweeps/t5_objectives_summaries sweeps/scratch_summaries/seed=*
+    python -m scripts.report sweeps/t5_objectives_summaries sweeps/scratch_summaries/seed=* --out sweeps/summaries
 Hardware, time, result: being run.
 """
 

@@ -1,4 +1,4 @@
-"""T5's comparison of architectures, its table 2, with models of 2.8 to 4.8 M parameters on Python's documentation.
+"""T5's comparison of architectures, its table 2, with models of 2.7 to 4.8 M parameters on Python's documentation.
 
 Paper: Raffel et al., arXiv:1910.10683, section 3.2; its table stands in t5_architectures.py beside this file, and in
 the report beside ours. Smaller than there: stacks of 2 layers of width 256, 128 tokens a row, 1,000 steps of 8 rows, no

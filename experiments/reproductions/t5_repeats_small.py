@@ -15,6 +15,7 @@ Hardware, time, result: not run yet.
 from collections.abc import Iterable
 from typing import Any
 
+from experiments.reproductions import t5_repeats
 from research.config import (
     TFDS,
     Adafactor,
@@ -24,6 +25,7 @@ from research.config import (
     Experiment,
     InverseSquareRoot,
     Model,
+    Published,
     ReplaceSpans,
     Report,
     SentencePiece,
@@ -70,3 +72,13 @@ def get_config() -> Experiment:
 def sweep() -> Iterable[dict[str, Any]]:
     cut = grid({"data.corpora.0.train": [f"train[:{count}]" for count in DOCUMENTS]})
     return product(seeds(3), cut)
+
+
+def published() -> Iterable[Published]:
+    """The paper's cuts, each beside the one here that stands in its place."""
+    (table,) = t5_repeats.published()
+    rows = [
+        ({"data.corpora.0.train": f"train[:{count}]"}, values)
+        for count, (_, values) in zip(DOCUMENTS, table.rows, strict=True)
+    ]
+    return [Published(table.source, table.scores, tuple(rows))]

@@ -2,7 +2,7 @@
 
 Inputs see all inputs, or what is before them where they are causal; targets see the inputs and what is before them. So
 the keys and values of the inputs do not depend on the targets, and stand in the cache where an encoder-decoder has
-those of its encoder's output.
+those of its encoder's output. Dropout is drawn for inputs and targets apart, also where it is alike at every position.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """Layers shared by encoder and decoder, and one stack for both: T5's comparison of architectures."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import jax
@@ -23,8 +24,23 @@ from test_transformer import (
     params_of,
 )
 
-from research.config import ConfigError, Generation, Learned, OneStack, Relative, SharedLayers
+from research.config import (
+    Adafactor,
+    Bytes,
+    ConfigError,
+    Evaluation,
+    Experiment,
+    Generation,
+    Learned,
+    OneStack,
+    ParallelText,
+    Relative,
+    SharedLayers,
+    Supervised,
+    Translation,
+)
 from research.decode import decode, score
+from research.evaluate import check_length
 from research.model.family import PRESETS, preset
 from research.model.transformer import SHARED, abstract_params, bind, initial_params
 from research.plan import parameter_count
@@ -36,6 +52,26 @@ ONE_STACK = {"prefix": PREFIX, "causal": CAUSAL, "learned": PLACED}
 def one_stack(**others):
     configs = ONE_STACK | others
     return pytest.mark.parametrize("config", configs.values(), ids=configs.keys())
+
+
+def test_inputs_and_outputs_of_one_stack_share_its_positions():
+    """PLACED has 40: after 13 inputs 27 outputs have a place, and no more, long before any of them is written."""
+    params, source = params_of(PLACED), batch_of().encoder_input_tokens
+    assert decode(PLACED, params, source, generation=Generation(max_length=27)).tokens.shape[-1] <= 27
+    with pytest.raises(ConfigError, match=r"A row has 41 tokens, but model\.positions\.length is 40"):
+        decode(PLACED, params, source, generation=Generation(max_length=28))
+    task = Translation(examples=ParallelText(train="{name}.txt"))
+    experiment = Experiment(
+        model=PLACED,
+        data=Supervised(tasks=(task,), tokenizer=Bytes(), input_length=16, target_length=16),
+        optimizer=Adafactor(),
+        steps=1,
+        batch_size=1,
+    )
+    for written, allowed in ((24, True), (25, False)):
+        evaluation = Evaluation(generation=Generation(max_length=written))
+        with nullcontext() if allowed else pytest.raises(ConfigError, match=r"max_length is 25: the model has 24 posi"):
+            check_length(replace(experiment, evaluation=evaluation))
 
 
 # --- Shared layers ----------------------------------------------------------------------------------------------------
