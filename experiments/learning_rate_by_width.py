@@ -55,10 +55,10 @@ def get_config() -> Experiment:
             input_length=64,
         ),
         optimizer=AdamW(schedule=Linear(peak=4e-3, warmup=20)),
-        steps=400,
+        steps=300,
         batch_size=16,
-        evaluation=Evaluation(every=200, rows=512),
-        checkpoint=Checkpoint(every=400, keep=1),
+        evaluation=Evaluation(every=150, rows=512),
+        checkpoint=Checkpoint(every=300, keep=1),
         report=Report(every=20),
     )
 
