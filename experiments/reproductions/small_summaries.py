@@ -11,7 +11,8 @@ Commands:
     python -m scripts.train experiments/reproductions/small_summaries.py --run_dir sweeps/scratch_summaries/seed=0 \
         --config.init=None --config.seed=0
     python -m scripts.report sweeps/t5_objectives_summaries sweeps/scratch_summaries/seed=* --out sweeps/summaries
-Hardware, time, result: being run.
+Hardware, time: 2 cores of an Intel Xeon beside other work, about 80 seconds a run, a core each (commit b033f4a).
+Result: held-out loss 5.391 from random weights, 4.476 to 5.321 from T5's objectives; the reading is in ../LOG.md.
 """
 
 from research.config import (
@@ -58,7 +59,9 @@ def get_config() -> Experiment:
         optimizer=Adafactor(schedule=Linear(peak=1e-2, warmup=50)),
         steps=400,
         batch_size=8,
-        evaluation=Evaluation(every=200, rows=512, generation=Generation(max_length=32), examples=512, best="rougeL"),
+        evaluation=Evaluation(
+            every=200, rows=512, generation=Generation(max_length=32), examples=512, best="held_out_loss"
+        ),
         checkpoint=Checkpoint(every=200, keep=1),
         report=Report(every=20),
     )
