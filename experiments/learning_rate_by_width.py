@@ -7,7 +7,9 @@ Commands:
     python -m scripts.coordinates experiments/learning_rate_by_width.py --widths 64 128 256 512 --plot coordinates.svg
     python -m scripts.sweep experiments/learning_rate_by_width.py --dir sweeps/widths --jobs 2
     python -m scripts.rates sweeps/widths --plot rates.svg
-Hardware, time, result: not run yet.
+Hardware, time: 2 cores of an Intel Xeon beside other work, 24 minutes for the 30 runs (commit e1b69ee).
+Result: the best rate is 0.0037, 0.0031 and 0.0037 in muP; in the standard parametrization it halves with every doubling
+    of the width. Losses are in LOG.md.
 """
 
 from collections.abc import Iterable
