@@ -96,9 +96,13 @@ def plot_lines(
 
 
 def plot_panels(
-    path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], x_label: str, y_label: str
+    path: Path,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    x_label: str,
+    y_label: str,
+    linear_y: bool = False,
 ) -> None:
-    """Panels by title beside one another, of lines by name, with one legend of them all; both axes logarithmic."""
+    """Panels by title beside one another, of lines by name, with one legend; x is logarithmic, y too or linear."""
     plt = _pyplot()
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.5 * len(panels) + 3, 6), sharey=True, squeeze=False, layout="constrained"
@@ -111,9 +115,9 @@ def plot_panels(
             style = ("o-", "s--", "^:", "v-.")[number // 10 % 4]  # colours repeat after ten
             (drawn[name],) = panel.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", markersize=4)
         ticks = sorted({x for points in lines.values() for x, _ in points})
-        panel.set(xlabel=x_label, title=title, xscale="log", yscale="log")
+        panel.set(xlabel=x_label, title=title, xscale="log", yscale="linear" if linear_y else "log")
         panel.set_xticks(ticks, labels=[f"{x:g}" for x in ticks])
-        panel.minorticks_off()
+        panel.set_xticks([], minor=True)
         panel.grid(alpha=0.3)
     axes[0, 0].set_ylabel(y_label)
     figure.legend([drawn[name] for name in names], names, loc="outside right", fontsize=8)

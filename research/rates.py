@@ -146,4 +146,4 @@ def draw(path: Path, ranges: Sequence[Range], loss: str) -> None:
     for one in sorted(ranges, key=lambda one: one.width):
         finite = [(rate, value) for rate, value in one.losses.items() if math.isfinite(value)]
         panels.setdefault(one.parametrization, {})[f"width {one.width}"] = finite
-    plot_panels(path, panels, "peak of the learning rate", loss)
+    plot_panels(path, panels, "peak of the learning rate", loss, linear_y=True)

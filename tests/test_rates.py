@@ -108,9 +108,10 @@ def test_a_width_has_one_colour_in_all_panels_and_a_place_in_the_legend(tmp_path
     """Also where a panel lacks the first of them."""
     monkeypatch.setattr(plt, "close", lambda _: None)
     panels = {"one": {"wide": [(1.0, 2.0), (2.0, 1.0)]}, "other": {"narrow": [(1.0, 1.0)], "wide": [(1.0, 2.0)]}}
-    plot_panels(tmp_path / "panels.svg", panels, "x", "y")
+    plot_panels(tmp_path / "panels.svg", panels, "x", "y", linear_y=True)
     figure = plt.gcf()
     colours = [[line.get_color() for line in panel.get_lines()] for panel in figure.axes]
     assert colours == [["C0"], ["C1", "C0"]]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] != []
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["wide", "narrow"]
     assert [line.get_color() for line in figure.legends[0].get_lines()] == ["C0", "C1"]
