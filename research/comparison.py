@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research import override, plan, run_directory
-from research.config import FORCED, Experiment, require
+from research.config import FORCED, Experiment
 from research.console import amount
 from research.model.transformer import abstract_params
-from research.record import Record, read
+from research.record import Record, read_all
 from research.table import Cell, Table
 from research.variants import short_names
 from research.weights import run_of
@@ -54,10 +54,7 @@ def compared(directories: Sequence[Path]) -> list[Group]:
     Raises:
         ConfigError: a directory holds no run, or is given twice.
     """
-    places = [directory.resolve() for directory in directories]
-    twice = [str(directory) for directory, place in zip(directories, places, strict=True) if places.count(place) > 1]
-    require(not twice, f"{' and '.join(dict.fromkeys(twice))} is given twice: each run counts once.")
-    records = [read(directory) for directory in directories]
+    records = read_all(directories)
     seen = [identity(record.config, record.directory) for record in records]
     names = differing(seen)
     found: dict[str, tuple[Fields, list[Record]]] = {}

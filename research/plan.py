@@ -16,7 +16,7 @@ def train_flops(model: Model, input_length: int, target_length: int) -> int:
     Every matrix product of the model is counted, with all score products of the causal half; embedding look-ups, norms,
     softmax, the optimizer and what remat computes again are not. The backward pass is twice the forward one.
     """
-    t, d, inner = target_length, model.width, model.heads * model.head_width
+    t, d, inner = target_length, model.width, model.attention_width
     decoder_layer = 8 * d * inner * t + 4 * t * t * inner + _of_inputs(model, input_length, t)
     decoder_layer += _cross_projection(model, input_length) + _feed_forward(model) * t
     logits = 2 * d * model.vocab_size * t
@@ -34,7 +34,8 @@ def decode_flops(model: Model, input_length: int, output_length: int, hypotheses
     as its own hypothesis has so far: what is computed of the empty rest of a cache, or of others' places, is not work.
     """
     places = output_length * (output_length + 1) // 2
-    steps = output_length * step_flops(model, input_length, 0) + model.decoder_layers * 4 * places * _inner(model)
+    of_places = model.decoder_layers * 4 * places * model.attention_width
+    steps = output_length * step_flops(model, input_length, 0) + of_places
     return encode_flops(model, input_length) + hypotheses * steps
 
 
@@ -45,32 +46,28 @@ def encode_flops(model: Model, input_length: int) -> int:
 
 def step_flops(model: Model, input_length: int, places: int) -> int:
     """FLOPs of one token of one hypothesis that is scored against `places` of the decoder's cache."""
-    own = (8 * model.width + 4 * places) * _inner(model)
+    own = (8 * model.width + 4 * places) * model.attention_width
     layer = own + _of_inputs(model, input_length, 1) + _feed_forward(model)
     return model.decoder_layers * layer + 2 * model.width * model.vocab_size
 
 
 def _encoder(model: Model, s: int) -> int:
-    layer = (8 * model.width * s + 4 * s * s) * _inner(model) + _feed_forward(model) * s
+    layer = (8 * model.width * s + 4 * s * s) * model.attention_width + _feed_forward(model) * s
     return model.encoder_layers * layer
 
 
 def _of_inputs(model: Model, s: int, t: int) -> int:
     """What reading the inputs costs t targets: cross-attention, or in one stack their scores alone."""
-    return 4 * (s if isinstance(model.stacks, OneStack) else model.width + s) * _inner(model) * t
+    return 4 * (s if isinstance(model.stacks, OneStack) else model.width + s) * model.attention_width * t
 
 
 def _cross_projection(model: Model, s: int) -> int:
-    return 0 if isinstance(model.stacks, OneStack) else 4 * model.width * _inner(model) * s
+    return 0 if isinstance(model.stacks, OneStack) else 4 * model.width * model.attention_width * s
 
 
 def _feed_forward(model: Model) -> int:
     """Of one token."""
     return 2 * (3 if model.gated else 2) * model.width * model.feed_forward
-
-
-def _inner(model: Model) -> int:
-    return model.heads * model.head_width
 
 
 def parameter_count(tree: Any) -> int:

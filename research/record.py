@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +93,7 @@ def read(directory: Path) -> Record:
         directory=directory,
         config=override.read(directory / "config.json"),
         changes={name: (str(pair[0]), str(pair[1])) for name, pair in changes.items() if len(pair) == 2},
-        lines=[line for line in read_lines(directory / "metrics.jsonl") if isinstance(line.get("step"), int)],
+        lines=read_metrics(directory),
         result=_object(directory / "RESULT.json"),
         starts=read_lines(directory / "history.jsonl"),
         events=read_lines(directory / "events.jsonl"),
@@ -100,6 +101,19 @@ def read(directory: Path) -> Record:
         launch={name: str(text) for name, text in _object(directory / "launch.json").items()},
         evaluations={path.parent.name: _object(path) for path in found},
     )
+
+
+def read_all(directories: Sequence[Path]) -> list[Record]:
+    """Raises ConfigError where one is given twice, or as `read` does."""
+    places = [directory.resolve() for directory in directories]
+    twice = sorted({str(one) for one, place in zip(directories, places, strict=True) if places.count(place) > 1})
+    require(not twice, f"{', '.join(twice)} is given twice: each run counts once.")
+    return [read(directory) for directory in directories]
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that say of which step they are."""
+    return [line for line in read_lines(directory / "metrics.jsonl") if isinstance(line.get("step"), int)]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ def _parameters(model: Model) -> int:
 
 def _row(model: Model, s: int, t: int) -> Row:
     """Of s inputs and t targets."""
-    d, f, inner, gates = model.width, model.feed_forward, model.heads * model.head_width, 2 if model.gated else 1
+    d, f, inner, gates = model.width, model.feed_forward, model.attention_width, 2 if model.gated else 1
     block = Row(3 * (gates + 1) * f + (12 if model.gated else 8) * f, 3 * (gates + 1) * d + 10 * d, 2 * d, 0)
     attention = Row(3 * 4 * inner, 3 * 4 * d + 10 * d, 2 * d, 2 * inner)  # queries as long as keys
     over_inputs = Row(3 * 2 * inner, 3 * 2 * d, d, 2 * inner)  # keys and values of what the encoder returned

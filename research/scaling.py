@@ -19,7 +19,7 @@ from research import override, plan
 from research.config import require
 from research.model.transformer import abstract_params
 from research.plot import Band, plot_fit
-from research.record import Record, is_number, read
+from research.record import Record, is_number, read_all
 from research.run_directory import CHANGEABLE
 from research.table import Cell, Table
 
@@ -88,9 +88,7 @@ def read_points(directories: Sequence[Path], by: Size, loss: str) -> list[Point]
         ConfigError: a directory holds no run, or one that is not done or has no such number; a run is given twice; data
             differ; or there are too few sizes.
     """
-    twice = sorted({str(one) for one in directories if sum(one.resolve() == it.resolve() for it in directories) > 1})
-    require(not twice, f"{', '.join(twice)} is given twice: each run counts once.")
-    records = [read(directory) for directory in directories]
+    records = read_all(directories)
     for record in records:
         require(record.status == "done", f"{record.directory} is {record.status}: a fit takes runs that are done.")
         _check_same_data(records[0], record)

@@ -32,7 +32,7 @@ from research.console import amount, clock, console
 from research.data.shapes import row_lengths
 from research.hardware import PEAK_FLOPS
 from research.model.transformer import abstract_params
-from research.record import read_lines
+from research.record import read_metrics
 from research.variants import Place, Variant, total_flops
 
 TRIES = 3  # of a variant that crashes or hangs
@@ -56,7 +56,7 @@ class Progress:
         return next((line for line in reversed(self.lines()) if "loss" in line), {})
 
     def lines(self) -> list[dict[str, Any]]:
-        return [line for line in read_lines(self.directory / "metrics.jsonl") if isinstance(line.get("step"), int)]
+        return read_metrics(self.directory)
 
     def judged(self) -> dict[float, float]:
         """How good its evaluations are, more being better, by the share of the steps done."""
