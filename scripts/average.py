@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from research.bucket import any_path
 from research.config import ConfigError
+from research.storage.bucket import any_path
 
 EPILOG = """
   TARGET is then read wherever a run directory is: by scripts.generate, scripts.evaluate, scripts.convert, and by
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--last", type=int, default=10, help="newest checkpoints, of which the mean is taken (10)")
     options = parser.parse_args(arguments)
     try:
-        from research.averaging import average  # after the arguments: importing JAX takes seconds
+        from research.pretrained.average import average  # after the arguments: importing JAX takes seconds
 
         steps = average(options.run, options.target, options.last)
     except ConfigError as error:

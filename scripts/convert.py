@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from research import override
-from research.bucket import any_path
-from research.config import ConfigError, require
+from research.config import ConfigError, override, require
+from research.storage.bucket import any_path
 
 EPILOG = """
 formats
@@ -51,21 +50,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
-    from research import weights  # after the options are known to be good: importing JAX takes seconds
+    from research.model.flops import parameter_count
     from research.model.parametrization import as_standard, standard_model
-    from research.plan import parameter_count
+    from research.pretrained import find
 
     target = options.target
     there = target.exists() and (target.is_file() or any(target.iterdir()))
     require(not there, f"{target} exists: nothing is overwritten, so name a new one.")
     require(target.absolute().parent.is_dir(), f"{target}: there is no directory {target.absolute().parent}.")
-    found = weights.find(options.source)
+    found = find.find(options.source)
     model = override.apply(found.model, changes)
     tokenizer = None
     if not options.no_tokenizer:
         given = options.tokenizer
-        tokenizer = found.tokenizer() if given is None else weights.open_tokenizer_at(given)
-        weights.check_vocabulary(model, tokenizer)
+        tokenizer = found.tokenizer() if given is None else find.open_tokenizer_at(given)
+        find.check_vocabulary(model, tokenizer)
     standard = standard_model(model)
     model, params = standard, as_standard(model, found.params())
     if target.suffix == ".npz":
@@ -91,15 +90,14 @@ def write_huggingface(target: Path, model: Any, params: Any, tokenizer: Any, fou
 
 def write_marian(target: Path, model: Any, params: Any, tokenizer: Any) -> None:
     """The vocabulary, in a directory beside the weights, takes its name after them."""
-    from research import weights
-    from research.pretrained import marian
+    from research.pretrained import find, marian
     from research.pretrained.files import new_directory
     from research.pretrained.tokenizer_files import write_tokenizer
 
     if tokenizer is None:
         marian.write(target, model, params)
         return
-    with new_directory(weights.vocabulary_beside(target)) as unfinished:
+    with new_directory(find.vocabulary_beside(target)) as unfinished:
         write_tokenizer(tokenizer, unfinished)
         marian.write(target, model, params)
 

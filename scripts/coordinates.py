@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from research import override
-from research.config import ConfigError
+from research.config import ConfigError, load, override
 
 EPILOG = """
 what is done
@@ -41,10 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, help="draw it into this file, .png, .svg or .pdf")
     options, rest = parser.parse_known_args(arguments)
     try:
-        config = override.apply(override.load_experiment(options.experiment), override.from_arguments(rest))
+        config = override.apply(load.load_experiment(options.experiment), override.from_arguments(rest))
         from rich.progress import Progress  # after the command is known to be good: importing JAX takes seconds
 
-        from research import coordinates, plot
+        from research.report import plot
+        from research.sweep import coordinates
 
         plot.check_picture(options.plot)
         sizes = sorted(set(options.widths))

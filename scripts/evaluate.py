@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research import override
-from research.bucket import is_remote
 from research.config import (
     ConfigError,
     Denoising,
@@ -21,10 +19,13 @@ from research.config import (
     Metric,
     Supervised,
     Task,
+    load,
+    override,
     require,
     score_names,
 )
-from research.data.progress import Progress
+from research.storage.bucket import is_remote
+from research.storage.progress import Progress
 from scripts.generate import Opened, add_model_options, open_model
 
 FORCED = (
@@ -159,8 +160,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
 def base_experiment(options: argparse.Namespace) -> Experiment | None:
     """Of the file that is given, or of the run."""
     if options.experiment is not None:
-        return override.load_experiment(options.experiment)
-    from research.weights import run_of
+        return load.load_experiment(options.experiment)
+    from research.pretrained.find import run_of
 
     directory = run_of(options.model)
     return None if directory is None else override.read(directory / "config.json")
@@ -181,8 +182,8 @@ def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supe
 
 def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | None]:
     """Where the results go, a directory that may not be there yet, and the step of a run."""
-    from research import run_directory
-    from research.weights import checkpoint_of, run_of
+    from research.pretrained.find import checkpoint_of, run_of
+    from research.storage import run_directory
 
     directory = run_of(options.model)
     checkpoint = None if directory is None else checkpoint_of(options.model)
@@ -215,8 +216,9 @@ def evaluate_tasks(
     output: Path | None,
     facts: dict[str, Any],
 ) -> None:
-    from research import evaluate, summary
-    from research.journal import Journal
+    from research.decode import evaluate
+    from research.storage.journal import Journal
+    from research.train import summary
 
     asked = evaluate.ask(data, facts["split"], options.examples)
     opened = open_model(options)
@@ -250,7 +252,7 @@ def generation_for(
     opened: Opened, task: Task, default: Generation | None, data: Supervised, chosen: dict[str, str]
 ) -> Generation:
     """As the run's evaluations choose tokens; without any, a run's as long as its targets are, or as the files say."""
-    from research.weights import with_controls
+    from research.pretrained.find import with_controls
 
     language = task.languages[1]
     if default is None and opened.found.format == "run":
@@ -293,7 +295,7 @@ class Answers(NamedTuple):
     truncated_targets: int  # to what is scored of them
 
     def result(self, asked: Any, generation: Generation) -> dict[str, Any]:
-        from research import metrics
+        from research.score import metrics
 
         scores = metrics.score(asked.task.metrics, self.written, asked.references)
         tokens = sum(tokens for _, tokens in self.likelihoods)
@@ -312,7 +314,7 @@ class Answers(NamedTuple):
         }
 
     def rows(self, asked: Any) -> Iterator[dict[str, Any]]:
-        from research import metrics
+        from research.score import metrics
 
         each = metrics.score_each(asked.task.metrics, self.written, asked.references)
         parts = zip(asked.examples, self.written, each, self.likelihoods, strict=True)
@@ -328,16 +330,17 @@ def evaluate_denoising(
     options: argparse.Namespace, experiment: Experiment, output: Path | None, facts: dict[str, Any]
 ) -> None:
     """The loss of all whole batches that evaluation.rows asks for, by the step that training evaluates with."""
-    from research import evaluate, sharding
-    from research.run import prepared
-    from research.step import EachShape, compile_eval_step
-    from research.weights import check_same_model
+    from research.decode import evaluate
+    from research.parallel.mesh import check_divisible, place_batch
+    from research.pretrained.find import check_same_model
+    from research.train.run import prepared
+    from research.train.step import EachShape, compile_eval_step
 
     opened = open_model(options)
     check_same_model(experiment.model, opened.found.model, options.model)
     mesh = override.parse(Mesh, options.mesh, "--mesh")
     experiment = dataclasses.replace(experiment, model=opened.model, mesh=mesh)
-    sharding.check_divisible(experiment, opened.mesh)
+    check_divisible(experiment, opened.mesh)
     pipeline = prepared(experiment)
     same = pipeline.tokenizer.digest == opened.tokenizer.digest
     require(same, f"{options.model} was trained with another tokenizer than the experiment's data gives.")
@@ -347,7 +350,7 @@ def evaluate_denoising(
 
         def batches() -> Iterator[Any]:
             for batch in pipeline.held_out(most):
-                yield sharding.place_batch(opened.mesh, batch)
+                yield place_batch(opened.mesh, batch)
                 progress.advance()
 
         found = evaluate.held_out(eval_step, opened.params, batches())
@@ -368,8 +371,8 @@ def evaluate_denoising(
 
 
 def evaluate_file(options: argparse.Namespace, asked: tuple[Metric, ...]) -> None:
-    from research import metrics, outputs
-    from research.journal import check_new
+    from research.score import metrics, outputs
+    from research.storage.journal import check_new
 
     check_new(options.output)
     metrics.check(asked)
@@ -394,14 +397,14 @@ def evaluate_file(options: argparse.Namespace, asked: tuple[Metric, ...]) -> Non
 
 
 def write_scores(path: Path, facts: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
-    from research import run_directory
+    from research.storage import run_directory
 
     run_directory.write_json(path, {**facts, **run_directory.environment(), "results": results})
 
 
 def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:
     """Every number with its signature."""
-    from research import console
+    from research.storage import console
 
     for name, result in results.items():
         counted = next(f"{result[unit]:,} {unit}" for unit in ("examples", "rows") if unit in result)

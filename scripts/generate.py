@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from research import override
-from research.bucket import any_path
-from research.config import ConfigError, Generation, Mesh, Model, parse_json, require
-from research.data.progress import Progress
+from research.config import ConfigError, Generation, Mesh, Model, override, parse_json, require
+from research.storage.bucket import any_path
+from research.storage.progress import Progress
 
 EPILOG = """
 models
@@ -92,15 +91,16 @@ def open_generator(options: argparse.Namespace, overrides: dict[str, str], **set
 
 def open_model(options: argparse.Namespace) -> "Opened":
     """The model of the options, without its parameters yet."""
-    from research import sharding, weights  # here, after the options are known to be good: JAX takes seconds
-    from research.compilation import keep_compiled
+    from research.parallel.mesh import make_mesh
+    from research.pretrained import find  # here, after the options are known to be good: JAX takes seconds
+    from research.train.compilation import keep_compiled
 
     keep_compiled()
     require(options.batch_size > 0, f"--batch_size is {options.batch_size}: it must be above 0.")
-    found = weights.find(options.model)
-    tokenizer = found.tokenizer() if options.tokenizer is None else weights.open_tokenizer_at(options.tokenizer)
-    weights.check_vocabulary(found.model, tokenizer)
-    mesh = sharding.make_mesh(override.parse(Mesh, options.mesh, "--mesh"))
+    found = find.find(options.model)
+    tokenizer = found.tokenizer() if options.tokenizer is None else find.open_tokenizer_at(options.tokenizer)
+    find.check_vocabulary(found.model, tokenizer)
+    mesh = make_mesh(override.parse(Mesh, options.mesh, "--mesh"))
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     size = -(-options.batch_size // rows) * rows
     return Opened(found, dataclasses.replace(found.model, compute=options.compute), tokenizer, mesh, size)
@@ -133,21 +133,21 @@ class Opened:
         """The parameters on the mesh."""
         import jax
 
-        from research import sharding
         from research.model import transformer
+        from research.parallel.rules import param_specs, shardings
 
-        specs = sharding.param_specs(transformer.abstract_params(self.model))
-        return jax.block_until_ready(self.found.params(sharding.shardings(self.mesh, specs)))
+        specs = param_specs(transformer.abstract_params(self.model))
+        return jax.block_until_ready(self.found.params(shardings(self.mesh, specs)))
 
     def generator(self, generation: Generation, languages: tuple[str | None, str | None], **settings: Any) -> Any:
-        from research.generate import Generator
+        from research.decode.generate import Generator
 
         where = {"batch_size": self.batch_size, "mesh": self.mesh}
         return Generator(self.model, self.params, self.tokenizer, generation, languages, **where, **settings)
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from research.journal import check_new  # as below
+    from research.storage.journal import check_new  # as below
 
     given = bool(options.text) + (options.input is not None)
     require(given == 1 or (options.interactive and not given), "Give lines of text, or --input, and not both.")
@@ -214,7 +214,7 @@ def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Names
 
 def open_journal(output: Path | None, generator: Any, lines: Any) -> Any:
     """A job's journal; what its outputs follow from is only worked out where a file is to be told apart by it."""
-    from research.journal import Journal
+    from research.storage.journal import Journal
 
     return Journal(output, None if output is None else [*generator.identity(), lines])
 

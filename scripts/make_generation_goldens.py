@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
-from research import override
-from research.config import Beam, Generation, Greedy, Power
+from research.config import Beam, Generation, Greedy, Power, override
 from research.pretrained.huggingface import generation as generation_config
 
 GOLDENS = Path(__file__).resolve().parent.parent / "tests" / "goldens"

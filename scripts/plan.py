@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from research import override
-from research.config import ConfigError, require
+from research.config import ConfigError, load, override, require
 
 EPILOG = """
 hardware
@@ -13,7 +12,7 @@ hardware
   several slices as 2xv5e-256; A100, H100, H200 and B200 as 8xH100, in hosts of 8.
 
 what is printed
-  FLOPs are exact. The step's time is a bound (research/roofline.py): products at 0.8 of the data sheet's rate, the
+  FLOPs are exact. The step's time is a bound (research/plan/roofline.py): products at 0.8 of the data sheet's rate, the
   memory's traffic after them, sums over the tensor axis, and what of the exchange of weights and gradients takes longer
   than all that. Good implementations take 1.3 to 1.7 times as long. Memory is an estimate, unless
     --compile    compiles the very step for that TPU topology, on this machine, without a TPU: bytes a chip, and what
@@ -48,18 +47,19 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     try:
         overrides = override.from_arguments(rest)
-        files = {Path(file).stem: override.load_experiment(file) for file in options.experiment}
+        files = {Path(file).stem: load.load_experiment(file) for file in options.experiment}
         experiments = {name: override.apply(file, overrides) for name, file in files.items()}
-        from research import foresight, hardware  # after the config is known to be good: importing JAX takes seconds
+        from research.parallel import hardware  # after the config is known to be good: importing JAX takes seconds
+        from research.plan import estimate
 
         found = [hardware.find(name) for name in options.hardware.split(",")]
         if len(experiments) * len(found) > 1 or options.rows_a_chip or options.plot:
             require(not options.compile, "--compile is for one experiment on one --hardware, with its own batch_size.")
-            foresight.compare(experiments, found, options.rows_a_chip, options.plot)
+            estimate.compare(experiments, found, options.rows_a_chip, options.plot)
         elif options.search:
-            foresight.show_search(*experiments.values(), *found)
+            estimate.show_search(*experiments.values(), *found)
         else:
-            foresight.show(*experiments.values(), *found, compile=options.compile)
+            estimate.show(*experiments.values(), *found, compile=options.compile)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

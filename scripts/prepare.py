@@ -16,12 +16,11 @@ from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from research import override
-from research.config import TFDS, ConfigError, Denoising, Experiment, require
-from research.data.progress import Progress
+from research.config import TFDS, ConfigError, Denoising, Experiment, load, override, require
+from research.storage.progress import Progress
 
 if TYPE_CHECKING:
-    from research.data.tokens import Recipe
+    from research.data.corpora.tokens import Recipe
 
 EPILOG = """
 several machines
@@ -62,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         require(options.jobs > 0, f"--jobs is {options.jobs}: it must be above 0.")
         shard = share(options.shard)
-        config = override.apply(override.load_experiment(options.experiment), override.from_arguments(rest))
+        config = override.apply(load.load_experiment(options.experiment), override.from_arguments(rest))
         if options.beam_runner is not None:
             build(config, options.beam_runner, options.beam_options)
         else:
@@ -92,7 +91,7 @@ def build(config: Experiment, runner: str, runner_options: Sequence[str]) -> Non
     )
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from research.data.corpus import open_builder
+    from research.data.corpora.corpus import open_builder
 
     require(isinstance(config.data, Denoising), "--beam_runner builds corpora of text, and the experiment has none.")
     corpora = [corpus for corpus in getattr(config.data, "corpora", ()) if isinstance(corpus, TFDS)]
@@ -135,7 +134,7 @@ def prepare(config: Experiment, jobs: int, number: int, count: int) -> None:
 
 
 def opened(data: Denoising) -> "list[Recipe]":
-    from research.data.denoising import recipes
+    from research.data.corpora.denoising import recipes
 
     _, train, held_out = recipes(data)
     return [*train, *held_out]

@@ -36,7 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         require(options.within >= 0, f"--within is {options.within}: it must not be below 0.")
-        from research import plot, rates, sweep_page  # importing JAX takes seconds
+        from research.report import (
+            plot,
+            rates,
+            sweep_page,  # importing JAX takes seconds
+        )
 
         plot.check_picture(options.plot)
         runs: list[Path] = []

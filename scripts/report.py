@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write(directories: list[Path], out: Path | None) -> Path:
     """Raises ConfigError for a directory of neither a run nor a sweep, and for an --out that cannot be written."""
-    from research import record, run_page, sweep_page
+    from research.report import record, run_page, sweep_page
 
     for directory in directories:
         require(directory.is_dir(), f"{directory}: there is no such directory.")

@@ -10,7 +10,7 @@ from research.config import ConfigError, require
 EPILOG = """
 what is fitted
   L = E + A * x ** -alpha to runs that are done: the last held-out loss of each against its training FLOPs until then,
-  which are exact (research/plan.py); or against its parameters, embeddings among them, or the tokens of its rows. By
+  which are exact (research/model/flops.py); or against its parameters, embeddings among them, or the tokens of its rows. By
   FLOPs the curve is of what is best at each cost: give the runs that are, and not all that there are. Their data must
   be the same, for losses on other data lie on other curves. At least 4 sizes; several seeds of one count as they are.
 
@@ -38,7 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         sizes = ", ".join(f"{size:g}" for size in options.at)
         require(all(0 < size < math.inf for size in options.at), f"--at is {sizes}: sizes are above 0 and finite.")
-        from research import plot, scaling  # after the command is known to be good: importing JAX takes seconds
+        from research.report import (
+            plot,
+            scaling,  # after the command is known to be good: importing JAX takes seconds
+        )
 
         plot.check_picture(options.plot)
         found = scaling.fit(scaling.read_points(options.run, options.by, options.loss))

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from research import override
-from research.config import ConfigError, require
-from research.data.progress import Progress
+from research.config import ConfigError, override, require
+from research.storage.progress import Progress
 from scripts.generate import (
     add_language_options,
     add_model_options,
@@ -60,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    from research.journal import check_new  # after the arguments: what they import takes seconds
+    from research.storage.journal import check_new  # after the arguments: what they import takes seconds
 
     check_new(options.output)
     rows = list(read(options.input))

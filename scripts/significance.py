@@ -5,8 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from research import override
-from research.config import ConfigError, Metric, score_names
+from research.config import ConfigError, Metric, override, score_names
 
 EPILOG = """
 what is compared
@@ -42,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         asked: tuple[Metric, ...] = tuple(override.parse(Metric, text, "--metrics") for text in options.metrics)
         score_names(asked)
-        from research import significance  # after the command is known to be good: importing takes seconds
+        from research.score import significance  # after the command is known to be good: importing takes seconds
 
         compared = significance.compare(significance.read_systems(options.evaluation), asked)
         if options.json:

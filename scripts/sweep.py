@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from research import hardware, override
-from research.config import ConfigError, Experiment, require
-from research.hardware import HELP
+from research.config import ConfigError, Experiment, load, override, require
+from research.parallel import hardware
+from research.parallel.hardware import HELP
 
 EPILOG = """
 a sweep
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check(options)
         common = override.from_arguments(rest)
-        base = override.apply(override.load_experiment(options.experiment), common)
+        base = override.apply(load.load_experiment(options.experiment), common)
         return search(options, base, common) if options.trials is not None else train(options, base, common)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -89,13 +89,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--hardware", help=f"what each variant runs on, for what can never fit: {HELP}")
     parser.add_argument("--list", action="store_true", help="show the variants, train nothing")
     parser.add_argument("--trials", type=int, help="run search() until there are so many trials in --dir")
-    cluster = parser.add_argument_group("SLURM")
-    cluster.add_argument("--slurm", action="store_true", help="train the variants as jobs of a SLURM cluster")
-    cluster.add_argument("--partition", help="where they are queued")
-    cluster.add_argument("--account", help="what they are charged to")
-    cluster.add_argument("--time", help="limit of each turn, as SLURM writes it: 12:00:00")
-    cluster.add_argument("--gpus", type=int, help="of each variant (of each of its nodes, if it has several)")
-    cluster.add_argument(
+    slurm = parser.add_argument_group("SLURM")
+    slurm.add_argument("--slurm", action="store_true", help="train the variants as jobs of a SLURM cluster")
+    slurm.add_argument("--partition", help="where they are queued")
+    slurm.add_argument("--account", help="what they are charged to")
+    slurm.add_argument("--time", help="limit of each turn, as SLURM writes it: 12:00:00")
+    slurm.add_argument("--gpus", type=int, help="of each variant (of each of its nodes, if it has several)")
+    slurm.add_argument(
         "--slurm_option", action="append", default=[], metavar="KEY[=VALUE]",
         help="any other directive of sbatch, such as qos=long or exclusive; may be repeated",
     )  # fmt: skip
@@ -117,13 +117,13 @@ def check(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace, base: Experiment, common: dict[str, str]) -> int:
-    swept = override.load_sweep(options.experiment, optional=options.begun is not None)
+    swept = load.load_sweep(options.experiment, optional=options.begun is not None)
     changes = [common | change for change in swept]
-    published = override.load_published(options.experiment)
-    from research import cluster  # after the config is known to be good: importing JAX takes seconds
-    from research.console import console, say
-    from research.sweep import Sweep, here
-    from research.variants import begun_from, check_fits, inherited, matched, place_of, variants
+    published = load.load_published(options.experiment)
+    from research.storage.console import console, say
+    from research.sweep import slurm  # after the config is known to be good: importing JAX takes seconds
+    from research.sweep.local import Sweep, here
+    from research.sweep.variants import begun_from, check_fits, inherited, matched, place_of, variants
 
     begun, missing = ([], []) if options.begun is None else begun_from(options.begun, base)
     if missing:
@@ -140,14 +140,14 @@ def train(options: argparse.Namespace, base: Experiment, common: dict[str, str])
     sweep: Sweep
     if options.slurm and not options.list:
         named = (options.partition, options.time, options.gpus, options.account)
-        sweep = cluster.ClusterSweep(*asked, cluster.directives(*named, options.slurm_option), published=tables)
+        sweep = slurm.ClusterSweep(*asked, slurm.directives(*named, options.slurm_option), published=tables)
     else:
         sweep = Sweep(*asked, published=tables, hopeless_after=options.hopeless_after)
     if options.list:
         console.print(sweep.listing(place))
         return 0
     if not options.slurm:
-        cluster.check_none(options.dir)
+        slurm.check_none(options.dir)
     with sweep.held():
         done = sweep.train(options.jobs if options.slurm else options.jobs or 1)
         sweep.write_page()
@@ -156,9 +156,9 @@ def train(options: argparse.Namespace, base: Experiment, common: dict[str, str])
 
 
 def search(options: argparse.Namespace, base: Experiment, common: dict[str, str]) -> int:
-    asked = override.load_search(options.experiment)
-    from research.console import console
-    from research.search import TrialSweep
+    asked = load.load_search(options.experiment)
+    from research.storage.console import console
+    from research.sweep.trials import TrialSweep
 
     trials = TrialSweep(options.experiment, base, common, asked, options.dir, options.trials)
     with trials.held():

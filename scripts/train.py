@@ -6,11 +6,10 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from research import override
-from research.config import ConfigError, require
+from research.config import ConfigError, load, override, require
 
 if TYPE_CHECKING:
-    from research.sharding import Cluster
+    from research.parallel.hosts import Cluster
 
 EPILOG = """
 overrides
@@ -49,11 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
     options, rest = parser.parse_known_args(arguments)
     try:
-        file_config = override.load_experiment(options.experiment)
+        file_config = load.load_experiment(options.experiment)
         config = override.apply(file_config, override.from_arguments(rest))
-        from research.bucket import any_path
-        from research.startup import Startup, process_began  # after the config is known to be good: JAX takes seconds
-        from research.train import train
+        from research.storage.bucket import any_path
+        from research.train.loop import train
+        from research.train.startup import (
+            Startup,
+            process_began,  # after the config is known to be good: JAX takes seconds
+        )
 
         startup = Startup(process_began())
         cluster = cluster_of(options.coordinator, options.num_hosts, options.host_id)
@@ -72,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def cluster_of(coordinator: str | None, count: int | None, number: int | None) -> "Cluster | None":
     """Raises ConfigError unless all three are said, or none is."""
-    from research.sharding import Cluster
+    from research.parallel.hosts import Cluster
 
     if coordinator is None and count is None and number is None:
         return None
@@ -90,7 +92,7 @@ if __name__ == "__main__":
         traceback.print_exc()
         code = 1
     if code == 2 and "jax" in sys.modules:
-        from research.sharding import await_hosts
+        from research.parallel.hosts import await_hosts
 
         await_hosts(seconds=10)  # who is told the same needs the first host until it has said so
     if code not in (0, 42, 44):

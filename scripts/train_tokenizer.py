@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from research.config import ConfigError, JSONLines, PlainText, SentencePiece, TrainedSentencePiece, require
-from research.data.text_files import TextFiles
+from research.data.corpora.text_files import TextFiles
 from research.data.tokenizer import open_tokenizer, train_sentencepiece
 
 EPILOG = """

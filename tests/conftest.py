@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config, items) -> None:
 def pytest_configure() -> None:
     import jax
 
-    from research.sharding import initialize_hosts
+    from research.parallel.hosts import initialize_hosts
 
     jax.config.update("jax_enable_compilation_cache", False)  # in this process: what one test compiles, no other finds
     initialize_hosts()  # before anything else of JAX, as in every run: some tests train in this process

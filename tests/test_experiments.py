@@ -7,14 +7,15 @@ from pathlib import Path
 import jax
 import pytest
 
-from research import sharding
 from research.config import Denoising, Mesh, Supervised
+from research.config.load import load_experiment, load_published, load_sweep
+from research.config.override import apply, from_json, to_json
 from research.data.objective import lengths
+from research.model.flops import parameter_count
 from research.model.transformer import abstract_params
-from research.override import apply, from_json, load_experiment, load_published, load_sweep, to_json
-from research.plan import parameter_count
-from research.step import abstract_state, state_shardings
-from research.variants import matched, variants
+from research.parallel.mesh import check_divisible, make_mesh
+from research.sweep.variants import matched, variants
+from research.train.step import abstract_state, state_shardings
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for path in (ROOT / "experiments").rglob("*.py") if path.name != "__init__.py")
@@ -30,8 +31,8 @@ def test_experiment_builds_shards_and_round_trips(path: Path) -> None:
         assert config.model.longest is None or max(inputs, targets) <= config.model.longest
     # A published vocabulary may be odd: its rows cannot be split, and the model is whole on every device.
     split = config.model.vocab_size % 2 == 0
-    mesh = sharding.make_mesh(Mesh(data=2, fsdp=2, tensor=2) if split else Mesh(data=8))
-    sharding.check_divisible(config, mesh)
+    mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2) if split else Mesh(data=8))
+    check_divisible(config, mesh)
     state, placed = abstract_state(config), state_shardings(config, mesh)
     held = sum(
         leaf.dtype.itemsize * _size(where.shard_shape(leaf.shape))

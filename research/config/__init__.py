@@ -36,6 +36,7 @@ from research.config.experiment import (
     task_labels,
 )
 from research.config.generation import GNMT, Beam, Generation, Greedy, Power, Sampling
+from research.config.grid import Equal, Published, chain, equal, grid, product, seeds, together, widths
 from research.config.metric import BLEU, ROUGE, Accuracy, ChrF, Metric, SQuAD, score_names
 from research.config.model import (
     DROPOUTS,
@@ -89,7 +90,7 @@ from research.config.optimizer import (
     Schedule,
     Warmup,
 )
-from research.config.search import (
+from research.config.search_space import (
     TPE,
     Choice,
     Hyperband,
@@ -100,7 +101,6 @@ from research.config.search import (
     Search,
     SuccessiveHalving,
 )
-from research.config.sweep import Equal, Published, chain, equal, grid, product, seeds, together, widths
 from research.config.task import (
     Examples,
     FileExamples,

@@ -1,5 +1,6 @@
 """The one error of bad input, and the checks that raise it."""
 
+import hashlib
 import json
 import math
 from typing import Any
@@ -38,3 +39,8 @@ def parse_json(text: str | bytes, what: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # of the encoding and of endless numbers too
         raise ConfigError(f"{what} is not JSON: {error}.") from error
+
+
+def digest(value: object) -> str:
+    """SHA-256, in hex, of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,7 @@ import grain
 import numpy as np
 from jaxtyping import Int64
 
-from research.data import mixture
+from research.data import mixing
 from research.data.batch import Batch, Shard
 from research.data.shuffle import Permutation
 
@@ -43,7 +43,7 @@ class Order:
 
     def __call__(self, start: int, stop: int) -> list[Part]:
         """What the global rows start ... stop - 1 are made of."""
-        source, ordinal = mixture.locate(np.arange(start, stop), self.weights)
+        source, ordinal = mixing.locate(np.arange(start, stop), self.weights)
         places = ((index, np.flatnonzero(source == index)) for index in range(len(self.sizes)))
         return [Part(index, where, self._rows(index, ordinal[where])) for index, where in places if len(where)]
 

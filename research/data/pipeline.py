@@ -13,12 +13,14 @@ import jax
 import numpy as np
 
 from research.config import Buckets, Denoising, Supervised, require
-from research.data import blocks, denoising, supervised
+from research.data import blocks
 from research.data.batch import WHOLE, Batch, Shard, fields_of, interleaved, started
 from research.data.blocks import BLOCK_ROWS, Block, Order, Share
-from research.data.buckets import BucketedExamples, HostBatches, PreparedBuckets
+from research.data.corpora import denoising
+from research.data.packing.buckets import BucketedExamples, HostBatches, PreparedBuckets
 from research.data.shuffle import counter_generator
 from research.data.source import Prepared, Source
+from research.data.tasks import supervised
 from research.data.tokenizer import Tokenizer
 
 FORMAT = 2  # raised when the same config, text and seed would give other batches

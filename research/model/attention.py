@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research.config import FanIn, Model, Relative
 from research.model.layer import Keys, Linear, draw, dropout, relative_table
-from research.model.layout import gather_length
 from research.model.parametrization import score_scale
+from research.parallel.layout import gather_length
 
 
 class Attention(nnx.Module):

@@ -18,8 +18,8 @@ from research.data.batch import Batch
 from research.model.attention import SelfAttention, ancestors, causal, cross_mask, same_segment
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
 from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, layer_keys, split_key
-from research.model.layout import RESIDUAL, constrain
 from research.model.network import Network
+from research.parallel.layout import RESIDUAL, constrain
 
 
 class PrefixLayer(Layer):

@@ -38,8 +38,8 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from research import config as schema
 from research.config import FanIn, Learned, Model, Normal, Relative, Sinusoidal, Xavier, require
-from research.model.layout import batch_parts, own_copies
 from research.model.parametrization import Side, growth
+from research.parallel.layout import batch_parts, own_copies
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,

@@ -18,8 +18,8 @@ from research.model.attention import Attention, SelfAttention, ancestors, causal
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
 from research.model.language_model import LanguageModel
 from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, layer_keys, split_key
-from research.model.layout import RESIDUAL, constrain
 from research.model.network import Network
+from research.parallel.layout import RESIDUAL, constrain
 
 Params = dict[str, Any]  # nested; the leaves are arrays
 

@@ -18,10 +18,10 @@ from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
 
 from research.config import ConfigError, Model, Relative, Separate, Tied, require
-from research.data.inflation import check_inflation
 from research.model.transformer import Params
 from research.pretrained.files import is_plain
 from research.pretrained.table import AS_IS, HEADS_FIRST, HEADS_LAST, TRANSPOSED, Row, Table, fill_params, layer_count
+from research.storage.cache import check_inflation
 
 # --- The files --------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """What saving costs a run, and what going on from a checkpoint takes: python -m scripts.benchmark.checkpoint
 
-Takes whole steps of research.step on a synthetic batch, in turn without and with a checkpoint that is saved before
+Takes whole steps of research.train.step on a synthetic batch, in turn without and with a checkpoint that is saved before
 them, as the training loop saves: written in the background, and hashed there. Then it verifies and restores one.
 """
 
@@ -16,11 +16,11 @@ from typing import Any
 
 import jax
 
-from research import override
-from research.checkpoint import Checkpoints, steps_on_disk, verify
-from research.config import Checkpoint, ConfigError, Experiment, require
-from research.sharding import check_divisible, initialize_hosts, make_mesh, place_batch
-from research.step import abstract_state, compile_train_step, new_state, state_shardings
+from research.config import Checkpoint, ConfigError, Experiment, override, require
+from research.parallel.hosts import initialize_hosts
+from research.parallel.mesh import check_divisible, make_mesh, place_batch
+from research.storage.checkpoint import Checkpoints, steps_on_disk, verify
+from research.train.step import abstract_state, compile_train_step, new_state, state_shardings
 from scripts.benchmark import train
 
 EPILOG = """

@@ -25,7 +25,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from research import override, run_directory
 from research.config import (
     BART,
     UL2,
@@ -47,10 +46,12 @@ from research.config import (
     TokenMasking,
     require,
 )
+from research.config.load import load_experiment
 from research.data import objective
 from research.data.batch import Batch
 from research.data.objective import Lengths
 from research.data.tokenizer import Tokenizer, open_tokenizer
+from research.storage import run_directory
 
 EPILOG = """
 reading the table
@@ -365,7 +366,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     noise = SpanCorruption(options.density, options.mean_span)
-    data = override.load_experiment(options.experiment).data
+    data = load_experiment(options.experiment).data
     require(
         isinstance(data, Denoising), f"{options.experiment} has no text to corrupt: its data is {type(data).__name__}."
     )

@@ -1,7 +1,7 @@
 """How fast decoding is, beside other engines on the same weights: python -m scripts.benchmark.decode
 
 Engines, each in a process of its own, taking turns:
-  ours                 research.decode in float32
+  ours                 research.decode.search in float32
   transformers         generate of the PyTorch model, in float32
   ctranslate2 ...      its translator, in float32 and with int8 weights
 Models are of published shapes with random weights, drawn here and written as Hugging Face directories, which all
@@ -24,12 +24,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from research import plan, run_directory
 from research.config import ConfigError, FanIn, Generation, LayerNorm, Model, Sinusoidal, require
-from research.hardware import PEAK_FLOPS
 from research.model.family import preset
+from research.model.flops import decode_flops
 from research.model.transformer import Params, initial_params
+from research.parallel.hardware import PEAK_FLOPS
 from research.pretrained import huggingface
+from research.storage import run_directory
 from scripts.benchmark.data import cell, hardware, receive, spread
 from scripts.benchmark.engines import ENGINES, EXACT, missing, work
 
@@ -38,7 +39,7 @@ reading the table
   Tokens are those written by the best hypothesis of every row; a second of them is the median over the rounds, with the
   slowest and the fastest in brackets. "ours / theirs" is the median over the rounds of the ratio within a round, and so
   is "x greedy", what beam search costs beside greedy decoding. GFLOP/s count every product that decoding needs
-  (research/plan.py: decode_flops); MFU stands beside them where the device's peak is known. Other work on the machine
+  (research/model/flops.py: decode_flops); MFU stands beside them where the device's peak is known. Other work on the machine
   shows in the spread and in the load averages: read the ratios, repeat what looks odd.
 
 what is asserted
@@ -199,7 +200,7 @@ def measure(
             "model": name,
             "rows": rows,
             "beams": beams,
-            "flops": rows * plan.decode_flops(model, options.input_length, options.output_length, beams),
+            "flops": rows * decode_flops(model, options.input_length, options.output_length, beams),
             "distinct tokens": len(np.unique(found[beams]["ours"])),
             "tokens as ours": agreement[beams],
             "seconds": seconds[beams],

@@ -33,7 +33,7 @@ def open_ours(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
     import jax.numpy as jnp
 
     from research.config import Beam, Greedy
-    from research.decode import decode
+    from research.decode.search import decode
     from research.pretrained.huggingface import read_config, read_generation, read_params
 
     model = replace(read_config(directory), compute="float32")

@@ -1,9 +1,9 @@
 """How well a plan foresees steps that can be measured here: python -m scripts.benchmark.plan
 
 Steps of models of several shapes, each timed by scripts.benchmark.train in a process of its own, beside the bound of
-research/roofline.py for a device that multiplies matrices and copies memory as fast as this one was measured to. The
+research/plan/roofline.py for a device that multiplies matrices and copies memory as fast as this one was measured to. The
 bound is for fused kernels on accelerators, so on a CPU the ratio says little; what must hold is the order of shapes.
-Memory is the estimate of research/memory.py beside what the compiler allocates.
+Memory is the estimate of research/plan/memory.py beside what the compiler allocates.
 """
 
 import argparse
@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import memory, override, roofline, run_directory
-from research.config import Mesh
-from research.hardware import Chip, Hardware
+from research.config import Mesh, override
+from research.parallel.hardware import Chip, Hardware
+from research.plan import memory, roofline
+from research.storage import run_directory
 
 # Layers of both stacks, width, feed-forward width, rows of the vocabulary, rows a step, inputs, targets.
 SHAPES = (

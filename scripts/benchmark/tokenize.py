@@ -18,10 +18,10 @@ from typing import Any
 os.environ["RAYON_NUM_THREADS"] = "1"  # before tokenizers is imported
 
 from research.config import TFDS, ByteLevelBPE, ConfigError, PlainText, SentencePiece, TrainedSentencePiece, require
-from research.data.corpus import Documents, open_documents
+from research.data.corpora.corpus import Documents, open_documents
+from research.data.corpora.tokens import Recipe
 from research.data.tokenizer import Tokenizer, open_tokenizer, sentencepiece, train_sentencepiece
-from research.data.tokens import Recipe
-from research.run_directory import commit
+from research.storage.run_directory import commit
 from scripts.benchmark.data import cpu_model
 
 C4_BYTES = 750e9  # Raffel et al. 2020, section 2.2: about 750 GB of text

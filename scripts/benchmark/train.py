@@ -1,6 +1,6 @@
 """How fast a training step is, on synthetic batches: python -m scripts.benchmark.train --preset t5_v1_1/small
 
-Times whole steps of research.step (forward, backward, optimizer) on the devices that are here, and beside them, in the
+Times whole steps of research.train.step (forward, backward, optimizer) on the devices that are here, and beside them, in the
 same rounds, a large matrix product on each device: the most that these devices do in practice. No data is read, and
 nothing is needed but jax, flax, optax and jaxtyping.
 """
@@ -22,13 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import config, override, plan, run_directory
-from research.config import ConfigError, Experiment, require
+from research import config
+from research.config import ConfigError, Experiment, override, require
 from research.data.batch import Batch
 from research.model.family import preset
+from research.model.flops import parameter_count, peak_flops, train_flops
 from research.model.transformer import abstract_params
-from research.sharding import check_divisible, make_mesh, place_batch
-from research.step import compile_train_step, new_state
+from research.parallel.mesh import check_divisible, make_mesh, place_batch
+from research.storage import run_directory
+from research.train.step import compile_train_step, new_state
 
 OPTIMIZERS: dict[str, config.Adafactor | config.AdamW | config.RMSScaledAdamW] = {
     "adafactor": config.Adafactor(),
@@ -40,7 +42,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 EPILOG = """
 reading the table
   A figure is the median over the rounds, with the slowest and fastest round in brackets. Model FLOPs count every matrix
-  product once forward and twice backward (research/plan.py), not what remat computes again. MFU is model FLOPs a second
+  product once forward and twice backward (research/model/flops.py), not what remat computes again. MFU is model FLOPs a second
   over what the devices could do: by their data sheet, where it is known, and by the matrix product of the same round.
   Memory is a device's: foreseen by the compiler, and the peak the device reports, where it does.
 
@@ -208,7 +210,7 @@ def described(experiment: Experiment, options: argparse.Namespace, mesh: jax.sha
     device = mesh.devices.flat[0]
     return {
         "preset": options.preset,
-        "parameters": plan.parameter_count(abstract_params(experiment.model)),
+        "parameters": parameter_count(abstract_params(experiment.model)),
         "batch_size": experiment.batch_size,
         "input_length": experiment.data.input_length,
         "target_length": options.target_length,
@@ -233,8 +235,8 @@ def derived(
     experiment: Experiment, options: argparse.Namespace, mesh: jax.sharding.Mesh, measured: dict[str, Any]
 ) -> dict[str, Any]:
     rows, inputs, targets = experiment.batch_size, experiment.data.input_length, options.target_length
-    flops = plan.train_flops(experiment.model, inputs, targets)
-    peak = plan.peak_flops(mesh.devices.flat[0])
+    flops = train_flops(experiment.model, inputs, targets)
+    peak = peak_flops(mesh.devices.flat[0])
     rounds = measured["step_seconds"]
     achieved = [rows * flops / seconds for seconds in rounds]
     return {

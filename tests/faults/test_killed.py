@@ -21,7 +21,7 @@ from real_runs import (
     until,
 )
 
-from research.checkpoint import verify
+from research.storage.checkpoint import verify
 
 pytestmark = pytest.mark.slow
 

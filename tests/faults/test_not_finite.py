@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from real_runs import log, metrics, run
 
-from research.checkpoint import verify
+from research.storage.checkpoint import verify
 
 pytestmark = pytest.mark.slow
 

@@ -32,8 +32,8 @@ from research.config import (
 )
 from research.model.parametrization import as_standard, standard_model
 from research.model.transformer import bind, initial_params
-from research.optimizer import build
-from research.sharding import flatten, unflatten
+from research.parallel.rules import flatten, unflatten
+from research.train.optimizer import build
 
 # Wider than the base by another factor on each side, so that no rule can stand in for another.
 BASE = MaximalUpdate(width=16, heads=2, head_width=8, feed_forward=8)

@@ -39,11 +39,11 @@ from research.config import (
     Supervised,
     Translation,
 )
-from research.decode import decode, score
-from research.evaluate import check_length
+from research.decode.evaluate import check_length
+from research.decode.search import decode, score
 from research.model.family import PRESETS, preset
+from research.model.flops import parameter_count
 from research.model.transformer import SHARED, abstract_params, bind, initial_params
-from research.plan import parameter_count
 
 PLACED = replace(PREFIX, positions=Learned(40))
 ONE_STACK = {"prefix": PREFIX, "causal": CAUSAL, "learned": PLACED}

@@ -22,8 +22,8 @@ from flax.serialization import msgpack_serialize
 from native_marian import OWN, YAML, make, save
 from parity import GOLDENS
 
-from research import weights
 from research.config import ConfigError
+from research.pretrained import find
 from research.pretrained.files import import_torch
 
 
@@ -40,7 +40,7 @@ def little_memory():
 def refusal(path: Path) -> str:
     """The one sentence that refuses a model, which says the place of what is wrong."""
     with pytest.raises(ConfigError) as error:
-        weights.find(path).params()
+        find.find(path).params()
     said = str(error.value)
     assert str(path) in said
     assert "\n" not in said
@@ -393,7 +393,7 @@ def test_marians_sizes_and_yaml_are_only_text(tmp_path):
         kept = [old for old in YAML.format(**OWN).splitlines() if not old.startswith(f"{name}:")]
         path = save(tmp_path / f"{number}.npz", make(OWN), "\n".join([*kept, line]) + "\n")
         if "python" in line:
-            weights.find(path)  # to whom a tag is nothing
+            find.find(path)  # to whom a tag is nothing
         else:
             refusal(path)
     assert not (tmp_path / "marker").exists()

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research import override, weights
-from research.config import Generation, LayerNorm, MaximalUpdate, Model, Sinusoidal, Standard, Tied
+from research.config import Generation, LayerNorm, MaximalUpdate, Model, Sinusoidal, Standard, Tied, override
 from research.data.batch import Batch
 from research.model.transformer import bind, initial_params
-from research.pretrained import huggingface, marian
+from research.pretrained import find, huggingface, marian
 from research.pretrained.tokenizer_files import write_tokenizer
 from scripts import generate
 from scripts.convert import main
@@ -32,13 +31,13 @@ def same(first, second) -> bool:
 def test_a_run_to_hugging_face_reads_back_bit_for_bit(tiny_run, capsys):
     assert main([str(tiny_run), "written"]) == 0
     assert "written: 19,184 parameters from " in capsys.readouterr().out
-    run, found = weights.find(tiny_run), weights.find(Path("written"))
+    run, found = find.find(tiny_run), find.find(Path("written"))
     assert same(found.params(), run.params())
     assert found.tokenizer().digest == run.tokenizer().digest
     assert os.listdir() == ["written"]
     Path("empty").mkdir()
     assert main(["written", "empty", "--no_tokenizer"]) == 0
-    assert same(weights.find(Path("empty")).params(), run.params())
+    assert same(find.find(Path("empty")).params(), run.params())
     assert not Path("empty/tokenizer_config.json").exists()
 
 
@@ -48,13 +47,13 @@ def test_a_run_in_mup_is_written_as_a_standard_model_that_computes_the_same(tiny
     maximal = replace(config.model, parametrization=MaximalUpdate(8, 2, 4, 16))
     Path("run/config.json").write_text(override.to_json(replace(config, model=maximal)))
     assert main(["run", "written"]) == 0
-    found = weights.find(Path("written"))
+    found = find.find(Path("written"))
     assert found.model.parametrization == Standard()
     standard = replace(found.model, compute="float32")
     inputs = jnp.arange(3, 15)[None]
     logits = [
         bind(model, jax.tree.map(jnp.asarray, params))(Batch(inputs, inputs, inputs))
-        for model, params in ((maximal, weights.find(Path("run")).params()), (standard, found.params()))
+        for model, params in ((maximal, find.find(Path("run")).params()), (standard, found.params()))
     ]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
 
@@ -74,7 +73,7 @@ def test_marian_to_marian_keeps_weights_and_vocabulary(families):
     marian.write(Path("in/model.npz"), model, params)
     write_tokenizer(families["marian"], Path("in"))
     assert main(["in/model.npz", "out.npz"]) == 0
-    found = weights.find(Path("out.npz"))
+    found = find.find(Path("out.npz"))
     assert same(found.params(), params)
     assert found.tokenizer().digest == families["marian"].digest
     assert sorted(os.listdir()) == ["in", "out.npz", "out.tokenizer"]

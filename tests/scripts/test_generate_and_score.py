@@ -9,11 +9,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from research import weights
 from research.config import Generation
-from research.generate import Generator
+from research.decode.generate import Generator
 from research.model.transformer import initial_params
-from research.pretrained import huggingface
+from research.pretrained import find, huggingface
 from research.pretrained.tokenizer_files import write_tokenizer
 from scripts import generate, score
 
@@ -32,7 +31,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def model(tiny_run, tmp_path_factory) -> Path:
     """A directory of weights so large that what is written depends on the line."""
-    run, directory = weights.find(tiny_run), tmp_path_factory.mktemp("model") / "model"
+    run, directory = find.find(tiny_run), tmp_path_factory.mktemp("model") / "model"
     params = jax.tree.map(lambda leaf: 3 * leaf, initial_params(run.model, jax.random.key(0)))
     huggingface.write(directory, run.model, params, Generation(0, 1, 0))
     write_tokenizer(run.tokenizer(), directory)

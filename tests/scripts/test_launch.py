@@ -22,10 +22,9 @@ import yaml
 from jax._src import clusters
 from jax._src.clusters import cloud_tpu_cluster
 
-import research.train
-from research import override
-from research.config import Experiment
-from research.run_directory import EXIT_CODES
+import research.train.loop
+from research.config import Experiment, load, override
+from research.storage.run_directory import EXIT_CODES
 from scripts import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,7 +185,7 @@ def taken(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Experi
         trained.append((config, directory))
         return DONE
 
-    monkeypatch.setattr(research.train, "train", note)
+    monkeypatch.setattr(research.train.loop, "train", note)
     monkeypatch.chdir(ROOT)
     assert train.main(arguments) == DONE
     return trained[0]
@@ -428,7 +427,7 @@ def test_an_indexed_job_makes_every_shard(tmp_path: Path, monkeypatch: pytest.Mo
     said = subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout.splitlines()
     assert said == ["-m", "scripts.prepare", *container["args"], "--shard", f"{variables['N']}/{variables['N']}"]
     overrides = [argument for argument in container["args"][1:] if argument.startswith("--config.")]
-    override.apply(override.load_experiment(ROOT / container["args"][0]), override.from_arguments(overrides))
+    override.apply(load.load_experiment(ROOT / container["args"][0]), override.from_arguments(overrides))
     refused, _ = job["podFailurePolicy"]["rules"]
     assert refused["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
     (volume,) = job["template"]["spec"]["volumes"]

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from research import override
-from research.config import Bytes, PlainText
-from research.data import corpus, denoising, pipeline, tokens
-from research.data.corpus import open_documents
+from research.config import Bytes, PlainText, load
+from research.data import pipeline
+from research.data.corpora import corpus, denoising, tokens
+from research.data.corpora.corpus import open_documents
+from research.data.corpora.tokens import Recipe, TokenStream
 from research.data.tokenizer import open_tokenizer
-from research.data.tokens import Recipe, TokenStream
 from scripts import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ def write(folder: Path, documents: int) -> None:
 
 
 def recipe(folder: Path) -> Recipe:
-    _, (made,), _ = denoising.recipes(override.load_experiment(str(folder / "experiment.py")).data)
+    _, (made,), _ = denoising.recipes(load.load_experiment(str(folder / "experiment.py")).data)
     return made
 
 
@@ -108,7 +108,7 @@ def test_shards_make_each_piece_once_and_the_last_puts_them_together(place: Path
 def test_training_takes_what_was_prepared(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(place, "--jobs=1") == 0
     monkeypatch.setattr(Recipe, "_encode", lambda self, texts: pytest.fail("tokenised again"))
-    config = override.load_experiment(str(place / "experiment.py"))
+    config = load.load_experiment(str(place / "experiment.py"))
     assert pipeline.prepare(config.data, config.seed, config.batch_size).train_rows > 0
 
 

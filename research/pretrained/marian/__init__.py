@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from research.config import ConfigError, Generation, Model, require
-from research.data.inflation import check_inflation
 from research.model.transformer import Params
 from research.pretrained.marian import options
 from research.pretrained.table import (
@@ -32,6 +31,7 @@ from research.pretrained.table import (
     fill_params,
     foreign_tensors,
 )
+from research.storage.cache import check_inflation
 
 OPTIONS = "special:model.yml"  # YAML as int8, with a 0 at the end
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from research import plan
 from research.config import ConfigError
+from research.model import flops
 from scripts.benchmark import decode as benchmark
 from scripts.benchmark import engines
 
@@ -51,7 +51,7 @@ def test_weights_are_lively_and_the_table_tells_what_was_measured(name, tmp_path
     result = json.loads((tmp_path / "out.json").read_text())
     (case,) = result["cases"]
     model, _ = benchmark.model_of(name)
-    assert case["flops"] == 2 * plan.decode_flops(model, 12, 8, 1)
+    assert case["flops"] == 2 * flops.decode_flops(model, 12, 8, 1)
     assert len(case["seconds"]["ours"]) == len(case["load averages"]) == 2
     assert result["left out"] == {"ctranslate2 int8": "ctranslate2 not installed"}
     shown = capsys.readouterr().out

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from research import plan
 from research.config import ConfigError, Mesh
 from research.model.family import preset
+from research.model.flops import train_flops
 from scripts.benchmark.train import main, mesh_of
 
 ROOT = Path(__file__).parents[3]
@@ -25,7 +25,7 @@ ARGUMENTS = [
 def test_figures_agree_with_each_other_and_with_the_table(tmp_path, capsys):
     assert main([*ARGUMENTS, "--json", str(tmp_path / "result.json")]) == 0
     result = json.loads((tmp_path / "result.json").read_text())
-    flops = plan.train_flops(preset("t5_v1_1/small", **TINY), 16, 6)
+    flops = train_flops(preset("t5_v1_1/small", **TINY), 16, 6)
     assert result["flops_per_sequence"] == flops
     for i, seconds in enumerate(result["step_seconds"]):
         assert result["sequences_per_second"][i] == pytest.approx(8 / seconds)

@@ -1,0 +1,258 @@
+"""Experiments as text: dotted overrides parsed by annotation, a JSON round trip, and the difference of two configs.
+
+An override's value is a Python literal, or the constructor of a variant (`AdamW(schedule=Cosine(peak=1e-3))`); it is
+read as data, never evaluated. Text for a string field needs no quotes.
+"""
+
+import ast
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from etils import epath
+
+from research import config as schema
+from research.config import ConfigError, Experiment, parse_json, require
+
+SHOWN = 200  # letters of a value, in an error
+
+EXAMPLES = {
+    "--config.": "optimizer.schedule.peak=3e-3",
+    "--generation.": "max_length=200",
+    "--model.": "activation=silu",
+}
+
+
+def from_arguments(arguments: list[str], prefix: str = "--config.") -> dict[str, str]:
+    """{dotted path: text} of `--config.a.b=value` arguments; ConfigError for any other argument."""
+    overrides = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        require(
+            name.startswith(prefix) and bool(equals),
+            f"{argument} is not understood: overrides look like {prefix}{EXAMPLES[prefix]}; see --help.",
+        )
+        overrides[name.removeprefix(prefix)] = text
+    return overrides
+
+
+def apply(config: Any, overrides: dict[str, str]) -> Any:
+    """The config with {dotted path: text} set. Raises ConfigError for an unknown path or a value of another type."""
+    return _apply(type(config), config, {tuple(path.split(".")): text for path, text in overrides.items()}, "")
+
+
+def parse(annotation: Any, text: str, path: str) -> Any:
+    """A value as an override writes it. Raises ConfigError where it does not fit the annotation."""
+    return _parse(annotation, text, path)
+
+
+def to_json(config: Any) -> str:
+    """JSON text from which `from_json` gives back an equal config."""
+    return json.dumps(_encode(type(config), config), indent=2) + "\n"
+
+
+def from_json(text: str | bytes, annotation: Any = Experiment) -> Any:
+    """Raises ConfigError when the text is not JSON or does not fit the annotation."""
+    return _decode(annotation, parse_json(text, "The config"), "config")
+
+
+def read(path: Path | epath.Path) -> Any:
+    """The experiment in a run's config.json. Raises ConfigError, naming the file, where it holds none."""
+    try:
+        return from_json(path.read_bytes())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def diff(before: Any, after: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """{dotted path: (before, after)} for every value that differs; a changed variant is one entry."""
+    if before == after and type(before) is type(after):
+        return {}
+    if dataclasses.is_dataclass(before) and type(before) is type(after):
+        pairs = {name: (getattr(before, name), getattr(after, name)) for name in _names(before)}
+    elif isinstance(before, tuple) and isinstance(after, tuple) and len(before) == len(after):
+        pairs = {str(index): pair for index, pair in enumerate(zip(before, after, strict=True))}
+    else:
+        return {path: (before, after)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, (old, new) in pairs.items():
+        found |= diff(old, new, f"{path}.{name}".lstrip("."))
+    return found
+
+
+def as_text(value: Any) -> str:
+    """A value as an override writes it: of a constructor only what is not its default."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(as_text, value))}]"
+    if not dataclasses.is_dataclass(value):
+        return repr(value)
+    given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    said = {
+        field.name: given[field.name]
+        for field in dataclasses.fields(value)
+        if _required(field) or given[field.name] != field.default
+    }
+    return f"{type(value).__name__}({', '.join(f'{name}={as_text(one)}' for name, one in said.items())})"
+
+
+# --- Overrides --------------------------------------------------------------------------------------------------------
+
+
+def _apply(annotation: Any, value: Any, overrides: dict[tuple[str, ...], str], path: str) -> Any:
+    if () in overrides:
+        value = _parse(annotation, overrides[()], path)
+    nested: dict[str, dict[tuple[str, ...], str]] = {}
+    for (name, *rest), text in ((key, text) for key, text in overrides.items() if key):
+        nested.setdefault(name, {})[tuple(rest)] = text
+    if not nested:
+        return value
+    children = _children(annotation, value)
+    for name in nested:
+        require(name in children, f"{_join(path, name)} is no field: {path or 'the config'} has {_listed(children)}.")
+    changed = {name: _apply(children[name], _child(value, name), nested[name], _join(path, name)) for name in nested}
+    if isinstance(value, tuple):
+        return tuple(changed.get(str(index), item) for index, item in enumerate(value))
+    return dataclasses.replace(value, **changed)
+
+
+def _children(annotation: Any, value: Any) -> dict[str, Any]:
+    """Annotation by name of what lies under a value: the fields of a dataclass, the indices of a tuple."""
+    if dataclasses.is_dataclass(value):
+        return {name: typing.get_type_hints(type(value))[name] for name in _names(value)}
+    if isinstance(value, tuple):
+        (item,) = {typing.get_args(option)[0] for option in _options(annotation) if typing.get_origin(option) is tuple}
+        return {str(index): item for index in range(len(value))}
+    return {}
+
+
+def _child(value: Any, name: str) -> Any:
+    return value[int(name)] if isinstance(value, tuple) else getattr(value, name)
+
+
+def _parse(annotation: Any, text: str, path: str) -> Any:
+    try:
+        literal = _from_syntax(ast.parse(text.strip(), mode="eval").body)
+        json.dumps(literal)  # what JSON cannot hold is no value here
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # the last where nesting has no end
+        literal = text
+    for candidate in (literal, {"true": True, "false": False}.get(text, text), text):
+        if _fits(annotation, candidate):
+            return _decode(annotation, candidate, path)
+    return _decode(annotation, literal, path)  # raises, and says what is allowed
+
+
+def _from_syntax(node: ast.expr) -> Any:
+    """A literal as JSON would hold it; a constructor becomes {"type": its name, **its arguments}."""
+    match node:
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=keywords):
+            given = dict(zip(_positional(name), arguments, strict=False))
+            if len(given) < len(arguments):
+                raise ValueError(f"{name} does not take {len(arguments)} arguments by position")
+            given |= {str(item.arg): item.value for item in keywords}
+            return {"type": name} | {field: _from_syntax(value) for field, value in given.items()}
+        case ast.Name(id=name) if name[0].isupper():
+            return {"type": name}
+        case ast.Tuple(elts=items) | ast.List(elts=items):
+            return [_from_syntax(item) for item in items]
+    return ast.literal_eval(node)
+
+
+def _positional(name: str) -> list[str]:
+    """The fields that a constructor takes by position, in order."""
+    found = getattr(schema, name, None)
+    fields = dataclasses.fields(found) if dataclasses.is_dataclass(found) else ()
+    return [field.name for field in fields if not field.kw_only]
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def _encode(annotation: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        hints = typing.get_type_hints(type(value))
+        tag = {"type": type(value).__name__} if len(_classes(annotation)) > 1 else {}
+        return tag | {name: _encode(hints[name], getattr(value, name)) for name in _names(value)}
+    if isinstance(value, tuple):
+        (item,) = {typing.get_args(option)[0] for option in _options(annotation) if typing.get_origin(option) is tuple}
+        return [_encode(item, element) for element in value]
+    return value
+
+
+def _decode(annotation: Any, value: Any, path: str) -> Any:
+    for option in _options(annotation):
+        if _fits(option, value):
+            return _build(option, value, path)
+    allowed = " or ".join(_describe(option) for option in _options(annotation))
+    shown = f"{value['type']}(...)" if isinstance(value, dict) and "type" in value else repr(value)
+    shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+    raise ConfigError(f"{path} is {shown}: allowed is {allowed}.")
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    """Whether the outer form of a JSON value suits the annotation."""
+    options = _options(annotation)
+    if len(options) > 1:
+        return any(_fits(option, value) for option in options)
+    (option,) = options
+    if dataclasses.is_dataclass(option):
+        return isinstance(value, dict) and value.get("type", option.__name__) == option.__name__  # type: ignore[union-attr]
+    if typing.get_origin(option) is Literal:
+        return value in typing.get_args(option)
+    if typing.get_origin(option) is tuple:
+        return isinstance(value, list | tuple)
+    if option in (int, float) and type(value) is int:
+        return abs(value) < 2**63  # a larger one is no number to NumPy
+    return type(value) is option
+
+
+def _build(option: Any, value: Any, path: str) -> Any:
+    if typing.get_origin(option) is tuple:
+        return tuple(_decode(typing.get_args(option)[0], item, _join(path, str(i))) for i, item in enumerate(value))
+    if dataclasses.is_dataclass(option):
+        hints = {name: typing.get_type_hints(option)[name] for name in _names(option)}
+        fields = {name: item for name, item in value.items() if name != "type"}
+        for name in fields:
+            require(name in hints, f"{_join(path, name)} is no field: {option.__name__} has {_listed(hints)}.")  # type: ignore[union-attr]
+        decoded = {name: _decode(hints[name], item, _join(path, name)) for name, item in fields.items()}
+        missing = [field.name for field in dataclasses.fields(option) if _required(field) and field.name not in fields]
+        require(not missing, f"{path} needs {', '.join(missing)}: {option.__name__} has no default for it.")  # type: ignore[union-attr]
+        return option(**decoded)  # type: ignore[operator]
+    return float(value) if option is float else value
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _classes(annotation: Any) -> list[Any]:
+    return [option for option in _options(annotation) if dataclasses.is_dataclass(option)]
+
+
+def _describe(option: Any) -> str:
+    if typing.get_origin(option) is Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(option))
+    if typing.get_origin(option) is tuple:
+        return f"a list of {' or '.join(_describe(item) for item in _options(typing.get_args(option)[0]))}"
+    if dataclasses.is_dataclass(option):
+        return f"{option.__name__}({', '.join(_names(option))})"  # type: ignore[union-attr]
+    return {int: "an integer", float: "a number", bool: "True or False", str: "text", type(None): "None"}[option]
+
+
+def _names(value: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(value)]
+
+
+def _listed(names: typing.Iterable[str]) -> str:
+    return ", ".join(names) or "no fields"
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}".lstrip(".")

@@ -1,0 +1,119 @@
+"""A `Denoising` config made ready: corpora as token streams, each under the objectives that break it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from research.config import Denoiser, Denoising, TrainedSentencePiece, require
+from research.config.base import digest
+from research.data import mixing
+from research.data.batch import Batch
+from research.data.corpora.corpus import open_documents
+from research.data.corpora.tokens import Recipe, TokenStream
+from research.data.corpora.vocabulary import tokenizer_for
+from research.data.objective import check, corrupt, lengths
+from research.data.source import Prepared
+from research.data.tokenizer import Tokenizer, open_tokenizer
+
+
+class BrokenText:
+    """A token stream cut into rows, which a denoiser breaks anew each time."""
+
+    def __init__(
+        self, stream: TokenStream, denoiser: Denoiser, input_length: int, tokenizer: Tokenizer, language: str | None
+    ) -> None:
+        self.name, self.digest = stream.name, stream.text_digest
+        self._objective, self._tokenizer, self._language = denoiser.objective, tokenizer, language
+        self._prefix = np.array(tokenizer.encode(denoiser.prefix), np.int32)
+        controls = sum(map(len, tokenizer.frame(language)))
+        self._lengths = lengths(denoiser.objective, input_length - len(self._prefix), controls)
+        self.raw, self.targets = self._lengths.raw, self._lengths.targets
+        self.inputs = len(self._prefix) + self._lengths.inputs
+        self._rows = stream.rows(self.raw)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __call__(self, rows: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Batch:
+        batch = corrupt(self._rows[rows], self._objective, self._lengths, self._tokenizer, rng, self._language)
+        return prefixed(batch, self._prefix) if len(self._prefix) else batch
+
+
+def prefixed(batch: Batch, prefix: Int32[np.ndarray, " p"]) -> Batch:
+    """The same tokens before each of the encoder's rows."""
+    tokens, segments = batch.encoder_input_tokens, batch.encoder_segment_ids
+    before = np.broadcast_to(prefix, (len(tokens), len(prefix)))
+    if segments is not None:
+        segments = np.concatenate([np.ones_like(before), segments], axis=1)
+    return batch._replace(encoder_input_tokens=np.concatenate([before, tokens], axis=1), encoder_segment_ids=segments)
+
+
+def prepare(data: Denoising) -> Prepared:
+    """Corpora found, built and checked, the vocabulary trained or opened, text tokenised.
+
+    Raises ConfigError where what `data` asks for is missing, empty, damaged or does not fit together.
+    """
+    tokenizer, train, held_out = recipes(data)
+    languages = [corpus.language for corpus in data.corpora]
+
+    def broken(split: Sequence[Recipe]) -> tuple[BrokenText, ...]:
+        """Every corpus under every denoiser, those of the first corpus first."""
+        streams = [recipe.stream() for recipe in split]
+        return tuple(
+            BrokenText(stream, denoiser, data.input_length, tokenizer, language)
+            for stream, language in zip(streams, languages, strict=True)
+            for denoiser in data.denoisers
+        )
+
+    train_sources, held_out_sources = broken(train), broken(held_out)
+    rows = np.array([len(source) for source in train_sources]).reshape(len(train), -1)
+    shares = [denoiser.weight for denoiser in data.denoisers]
+    of_corpora = mixing.weights(tuple(round(np.average(of_one, weights=shares)) for of_one in rows), data.mixing)
+    texts = [source.digest for source in (*train_sources[:: len(shares)], *held_out_sources[:: len(shares)])]
+    fingerprint: dict[str, str | int] = {
+        "data.corpora": digest([*texts, *filter(None, languages), *["EOS after lines"] * data.eos_after_lines]),
+        "data.objective": repr(data.objective),
+        "data.input_length": data.input_length,
+        "data.mixing": repr(data.mixing),
+    }
+    weights = mixing.crossed(of_corpora, tuple(shares))
+    return Prepared(tokenizer, train_sources, held_out_sources, weights, fingerprint)
+
+
+def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
+    """The vocabulary trained or opened, and how the training and the held-out text of each corpus become streams."""
+    check_early(data)
+    train = [open_documents(corpus, "train") for corpus in data.corpora]
+    held_out = [open_documents(corpus, "held_out") for corpus in data.corpora]
+    tokenizer = tokenizer_for(data.tokenizer, train, data.mixing)
+    check_tokenizer(data, tokenizer)
+    made = [[Recipe(documents, tokenizer, data.eos_after_lines) for documents in split] for split in (train, held_out)]
+    return tokenizer, made[0], made[1]
+
+
+def check_early(data: Denoising) -> None:
+    """What can be known before a corpus is built, which can take hours."""
+    named = {corpus.language for corpus in data.corpora}
+    for denoiser in data.denoisers:
+        unknown = sorted(set(getattr(denoiser.objective, "unspaced", ())) - named)
+        require(not unknown, f"objective.unspaced names {', '.join(unknown)}, which is the language of no corpus.")
+    if not isinstance(data.tokenizer, TrainedSentencePiece):
+        return check_tokenizer(data, open_tokenizer(data.tokenizer))
+    for denoiser in data.denoisers:
+        lengths(denoiser.objective, data.input_length, controls=1 + (len(data.tokenizer.languages) > 0))
+    known: set[str | None] = {*data.tokenizer.languages} if data.tokenizer.languages else {None}
+    wrong = sorted(map(repr, named - known))
+    require(
+        not wrong,
+        f"A corpus has language {' and another '.join(wrong)}: data.tokenizer.languages has"
+        f" {', '.join(data.tokenizer.languages) or 'none'}.",
+    )
+
+
+def check_tokenizer(data: Denoising, tokenizer: Tokenizer) -> None:
+    for language in dict.fromkeys(corpus.language for corpus in data.corpora):
+        controls = sum(map(len, tokenizer.frame(language)))
+        for denoiser in data.denoisers:
+            room = data.input_length - len(tokenizer.encode(denoiser.prefix))
+            check(denoiser.objective, lengths(denoiser.objective, room, controls), tokenizer, language)

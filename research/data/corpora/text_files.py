@@ -1,0 +1,294 @@
+"""Text in files, read where it lies through an index of byte offsets; the documents of JSON lines and plain text.
+
+The first use reads every file once, checks it and writes the index into the cache; the index is named after the bytes
+of the files, so a changed file gets a new one. A .gz file is decompressed into the cache once, for random access.
+"""
+
+import array
+import glob
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from research.config import ConfigError, JSONLines, PlainText, require
+from research.config.base import digest
+from research.storage import cache
+from research.storage.cache import check_inflation
+from research.storage.progress import Progress
+
+FORMAT = 1  # raised when the same files would give other documents or another index
+HELD_OUT_ONE_IN = 100  # documents, where a corpus names no held-out files
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Line(NamedTuple):
+    number: int  # from 1
+    start: int  # byte offset in the file
+    stop: int
+    text: str
+
+
+class Span(NamedTuple):
+    """Where a document lies in its file, and what it says."""
+
+    start: int
+    stop: int
+    text: str
+
+
+class FileIndex:
+    """The pieces that `find` sees in the lines of some files, by index; `rules` name all that decides what it finds.
+
+    A piece's text, as `find` gives it, decides by its hash whether the piece is held out. `stored` is where the text of
+    a file lies, which is called by the file's own name in errors. Raises ConfigError where files are missing, or not
+    what `find` takes.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        rules: list[Any],
+        find: Callable[[Path, Iterator[Line]], Iterator[Span]],
+        stored: Callable[[Path, str], Path] | None = None,
+    ) -> None:
+        self.name = pattern
+        self.files = named = find_files(pattern)
+        digests = [known_digest(path) for path in named]
+        self._paths = [(stored or plain_file)(path, content) for path, content in zip(named, digests, strict=True)]
+        self.identity = digest([FORMAT, *rules, digests])
+        index = cache.entry("documents", self.identity, lambda folder: self._write(folder, named, find))
+        self._spans = np.fromfile(index / "spans", np.int64).reshape(-1, 3)
+        self.held_out = np.fromfile(index / "held_out", np.bool_)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    @property
+    def counts(self) -> list[int]:
+        """Pieces of each file."""
+        return np.bincount(self._spans[:, 0], minlength=len(self.files)).tolist()
+
+    def __getitem__(self, index: int) -> bytes:
+        file, start, stop = (int(number) for number in self._spans[index])
+        with self._paths[file].open("rb") as opened:
+            return os.pread(opened.fileno(), stop - start, start)
+
+    def _write(self, folder: Path, named: list[Path], find: Callable[[Path, Iterator[Line]], Iterator[Span]]) -> None:
+        """Checks every piece; `spans` holds (file, start, stop) a piece and `held_out` a flag."""
+        size = sum(path.stat().st_size for path in self._paths)
+        with (
+            (folder / "spans").open("wb") as spans,
+            (folder / "held_out").open("wb") as held_out,
+            Progress(f"Reading {self.name}", size, "bytes") as progress,
+        ):
+            for file, path in enumerate(self._paths):
+                rows, flags, done = array.array("q"), bytearray(), 0
+                for start, stop, text in find(named[file], numbered_lines(path, named[file])):
+                    rows.extend((file, start, stop))
+                    flags.append(_is_held_out(text))
+                    progress.advance(stop - done)
+                    done = stop
+                rows.tofile(spans)
+                held_out.write(flags)
+
+
+class Chosen(NamedTuple):
+    """The pieces of an index that belong to a split."""
+
+    rows: Int64[np.ndarray, " n"]
+    identity: str
+
+
+def choose(index: FileIndex, split: str, by_hash: bool, what: str) -> Chosen:
+    """All pieces or, where a split is made by their hash, those that fall into it. Raises ConfigError for none."""
+    require(len(index) > 0, f"The corpus {index.name} is empty: its files hold no {what}.")
+    if not by_hash:
+        return Chosen(np.arange(len(index)), index.identity)
+    rows = np.flatnonzero(index.held_out == (split == "held_out"))
+    require(
+        len(rows) > 0,
+        f"None of the {len(index)} {what}s of {index.name} falls into its {split} split (one in"
+        f" {HELD_OUT_ONE_IN} is held out by a hash): give more {what}s, or name files with held_out=.",
+    )
+    return Chosen(rows, digest([index.identity, split]))
+
+
+class TextFiles:
+    """The documents of one split of a `JSONLines` or `PlainText` corpus, by index."""
+
+    def __init__(self, corpus: JSONLines | PlainText, split: Literal["train", "held_out"]) -> None:
+        pattern = corpus.train if split == "train" or corpus.held_out is None else corpus.held_out
+        self.name = pattern
+        self._parse = _parser(corpus)
+        rules = [type(corpus).__name__, corpus.text if isinstance(corpus, JSONLines) else corpus.document]
+        self._index = FileIndex(pattern, rules, self._parse.spans)
+        self._rows, self.identity = choose(self._index, split, corpus.held_out is None, "document")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> str:
+        return self._parse.document(self._index[int(self._rows[index])])
+
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
+        return [self[int(index)] for index in indices]
+
+
+class Parser(NamedTuple):
+    """How documents stand in a file: found in its lines (`spans`), and got back from their bytes (`document`)."""
+
+    spans: Callable[[Path, Iterator[Line]], Iterator[Span]]
+    document: Callable[[bytes], str]
+
+
+def _parser(corpus: JSONLines | PlainText) -> Parser:
+    match corpus:
+        case JSONLines(text=key):
+            return Parser(
+                lambda path, lines: json_spans(path, lines, key), lambda content: str(json.loads(content)[key])
+            )
+        case PlainText(document="block"):
+            return Parser(lambda path, lines: block_spans(lines), bytes.decode)
+        case PlainText():
+            return Parser(lambda path, lines: file_spans(lines), bytes.decode)
+
+
+def json_objects(path: Path, lines: Iterable[Line]) -> Iterator[tuple[Line, str, dict[str, Any]]]:
+    """(line, what to call it, the object on it) for each line that is not blank."""
+    for line in lines:
+        if not line.text.strip():
+            continue
+        where = f"{path}, line {line.number}"
+        try:
+            value = json.loads(line.text.rstrip())
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"{where} is not JSON ({error.msg} at column {error.colno}): each line must hold one JSON object."
+            ) from None
+        except (ValueError, RecursionError) as error:  # endless numbers, endless nesting
+            raise ConfigError(f"{where} cannot be read as JSON ({error}).") from None
+        require(isinstance(value, dict), f"{where} holds no JSON object but {type(value).__name__}.")
+        yield line, where, value
+
+
+def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
+    """One document a line; blank lines and empty texts are none."""
+    for line, where, value in json_objects(path, lines):
+        require(key in value, f'{where} has no key "{key}": its keys are {", ".join(map(repr, value)) or "none"}.')
+        text = value[key]
+        require(isinstance(text, str), f'{where}: the value of "{key}" is {type(text).__name__}, not a string.')
+        require(is_unicode(text), f'{where}: the value of "{key}" holds half of a surrogate pair.')
+        if text.strip():
+            yield Span(line.start, line.stop, text)
+
+
+def block_spans(lines: Iterable[Line]) -> Iterator[Span]:
+    """One document between blank lines."""
+    block: list[Line] = []
+    for line in lines:
+        if line.text.strip():
+            block.append(line)
+        elif block:
+            yield _joined(block)
+            block = []
+    if block:
+        yield _joined(block)
+
+
+def file_spans(lines: Iterable[Line]) -> Iterator[Span]:
+    """One document a file, from its first line that is not blank to its last."""
+    kept = list(lines)
+    filled = [position for position, line in enumerate(kept) if line.text.strip()]
+    if filled:
+        yield _joined(kept[filled[0] : filled[-1] + 1])
+
+
+def _joined(lines: list[Line]) -> Span:
+    text = "".join(line.text for line in lines).rstrip("\r\n")
+    return Span(lines[0].start, lines[0].start + len(text.encode()), text)
+
+
+def numbered_lines(path: Path, name: Path) -> Iterator[Line]:
+    """The lines of a UTF-8 file, a byte order mark at its start left out.
+
+    Raises:
+        ConfigError: bytes that are not UTF-8; it says where, in the file called `name`.
+    """
+    start = 0
+    with path.open("rb") as file:
+        for number, content in enumerate(file, 1):
+            first = len(BYTE_ORDER_MARK) if number == 1 and content.startswith(BYTE_ORDER_MARK) else 0
+            try:
+                text = content[first:].decode()
+            except UnicodeDecodeError as error:
+                raise ConfigError(
+                    f"{name} is not UTF-8 text: byte 0x{content[first + error.start]:02x} at offset"
+                    f" {start + first + error.start} (line {number}); convert it to UTF-8."
+                ) from None
+            yield Line(number, start + first, start + len(content), text)
+            start += len(content)
+
+
+def find_files(pattern: str) -> list[Path]:
+    """The files that a path or a glob pattern names, sorted."""
+    expanded = os.path.expanduser(pattern)
+    found = [Path(expanded)] if os.path.exists(expanded) else sorted(map(Path, glob.glob(expanded, recursive=True)))
+    if not found:
+        raise ConfigError(
+            f"No file matches the pattern {pattern}." if glob.has_magic(pattern) else f"There is no file {pattern}."
+        )
+    files = [path for path in found if path.is_file()]
+    require(len(files) > 0, f"{pattern} is a directory: name a file, or a pattern such as {found[0]}/*.txt.")
+    for path in files:
+        require(os.access(path, os.R_OK), f"{path} may not be read by this user.")
+    return files
+
+
+def known_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, worked out again only when its size, place or time of change is another."""
+    status = path.stat()
+    key = digest([str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+    folder = cache.entry("digests", key, lambda folder: _write_digest(folder, path))
+    return (folder / "sha256").read_text()
+
+
+def _write_digest(folder: Path, path: Path) -> None:
+    (folder / "sha256").write_text(cache.file_digest(path))
+
+
+def plain_file(path: Path, content: str) -> Path:
+    """The file itself or, for .gz, its decompressed copy in the cache."""
+    if path.suffix != ".gz":
+        return path
+    return cache.entry("decompressed", content, lambda folder: _decompress(path, folder)) / "text"
+
+
+def _decompress(path: Path, folder: Path) -> None:
+    try:
+        with gzip.open(path) as packed, (folder / "text").open("wb") as plain:
+            while piece := packed.read(cache.CHUNK_BYTES):
+                plain.write(piece)
+                check_inflation(path, path.stat().st_size, plain.tell())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path} is not a whole gzip file ({error}).") from None
+
+
+def _is_held_out(text: str) -> bool:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % HELD_OUT_ONE_IN == 0
+
+
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold it: a lone half of a surrogate pair it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

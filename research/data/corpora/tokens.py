@@ -1,0 +1,176 @@
+"""A split of a corpus as one long sequence of token ids: made once, kept on disk, mapped into memory.
+
+Documents follow one another in a fixed pseudo-random order without anything between them, as in T5's
+reduce_concat_tokens; or each line of theirs is ended by EOS, as in fairseq's data for mBART.
+
+Of many documents the tokens are made in pieces, each an entry of the cache, so that what is broken off goes on and
+processes share the work; whole, the pieces become one entry.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt
+
+from research.config import require
+from research.config.base import digest
+from research.data.corpora.corpus import Documents
+from research.data.shuffle import Permutation
+from research.data.tokenizer import Tokenizer
+from research.storage import cache
+from research.storage.progress import Progress
+
+FORMAT = 2  # raised when the same documents would give other tokens or other files
+DOCUMENTS_AT_ONCE = 512
+PIECE = 1 << 16  # documents
+VERIFIED_BYTES = 1 << 28  # of larger streams only the length is checked when they are opened, not every byte
+DOCUMENT_ORDER = (0, 0)  # the key and the position of the one order in which documents are tokenised
+
+
+class TokenStream(NamedTuple):
+    name: str
+    tokens: UInt[np.ndarray, " length"]
+    text_digest: str  # of the documents as they were read, whatever the tokenizer
+
+    def rows(self, length: int) -> UInt[np.ndarray, "n length"]:
+        """The stream cut into rows; what is left over at its end is dropped."""
+        count = len(self.tokens) // length
+        require(
+            count > 0,
+            f"{self.name} has {len(self.tokens)} tokens, fewer than one row of {length}: give more text, or a smaller"
+            " data.input_length.",
+        )
+        return self.tokens[: count * length].reshape(count, length)
+
+
+class Recipe:
+    """How a stream is made of these documents.
+
+    With `eos_after_lines` each of their lines that is not blank is tokenised by itself and ended by EOS.
+    """
+
+    def __init__(self, documents: Documents, tokenizer: Tokenizer, eos_after_lines: bool = False) -> None:
+        self.documents, self._tokenizer, self._eos_after_lines = documents, tokenizer, eos_after_lines
+        name = digest([FORMAT, documents.identity, tokenizer.digest, *["EOS after lines"] * eos_after_lines])
+        self._whole = cache.Entry("tokens", name)
+        count = max(1, -(-len(documents) // PIECE))
+        self._pieces = [cache.Entry(f"tokens/{name}.pieces", f"{PIECE}-{piece}") for piece in range(count)]
+
+    def stream(self) -> TokenStream:
+        """From the cache, or made now."""
+        folder = _verified(self._whole, self._write)
+        cache.drop(self._pieces[0].path.parent)
+        meta = json.loads((folder / "meta.json").read_text())
+        # An empty file cannot be mapped; rows() says what is wrong with an empty stream.
+        tokens = np.memmap(folder / "tokens", meta["dtype"], "r") if meta["length"] else np.empty(0, meta["dtype"])
+        return TokenStream(self.documents.name, np.asarray(tokens), meta["text_digest"])
+
+    def missing(self) -> list[int]:
+        """The pieces that are still to be made."""
+        if self._whole.path.exists():
+            return []
+        return [number for number, piece in enumerate(self._pieces) if not piece.path.exists()]
+
+    def make(self, piece: int) -> None:
+        """Makes a piece that is missing."""
+        try:
+            if not self._whole.path.exists():
+                _verified(self._pieces[piece], partial(self._write_piece, piece))
+        except FileNotFoundError:
+            if not self._whole.path.exists():  # or another process has just made the whole, and dropped the pieces
+                raise
+
+    def _write(self, folder: Path) -> None:
+        if len(self._pieces) == 1:
+            with Progress(f"Tokenising {self.documents.name}", len(self.documents), "documents") as progress:
+                return self._write_piece(0, folder, progress.advance)
+        tokens_hash, length, texts = hashlib.sha256(), 0, []
+        with (
+            (folder / "tokens").open("wb") as file,
+            Progress(f"Tokenising {self.documents.name}", len(self._pieces), "pieces") as progress,
+        ):
+            for number, piece in enumerate(self._pieces):
+                made = _verified(piece, partial(self._write_piece, number))
+                tokens, meta = (made / "tokens").read_bytes(), json.loads((made / "meta.json").read_text())
+                file.write(tokens)
+                tokens_hash.update(tokens)
+                length += meta["length"]
+                texts.append(meta["text_digest"])
+                progress.advance()
+        self._write_meta(folder, length, tokens_hash.hexdigest(), digest(texts))
+
+    def _write_piece(self, piece: int, folder: Path, advance: Callable[[int], None] = lambda count: None) -> None:
+        text_hash, tokens_hash, length = hashlib.sha256(), hashlib.sha256(), 0
+        places = range(piece * PIECE, min((piece + 1) * PIECE, len(self.documents)))
+        with (folder / "tokens").open("wb") as file:
+            for texts in document_order(self.documents, places):
+                for text in texts:
+                    content = text.encode()
+                    text_hash.update(len(content).to_bytes(8, "little") + content)
+                ids = self._encode(texts)
+                tokens = np.fromiter(chain.from_iterable(ids), self._dtype, sum(map(len, ids)))
+                tokens_hash.update(tokens.data)
+                tokens.tofile(file)
+                length += len(tokens)
+                advance(len(texts))
+        self._write_meta(folder, length, tokens_hash.hexdigest(), text_hash.hexdigest())
+
+    def _write_meta(self, folder: Path, length: int, tokens_digest: str, text_digest: str) -> None:
+        digests = {"tokens_digest": tokens_digest, "text_digest": text_digest}
+        (folder / "meta.json").write_text(
+            json.dumps({"length": length, "dtype": self._dtype.name, **digests}, indent=1)
+        )
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return encode_lines(texts, self._tokenizer) if self._eos_after_lines else self._tokenizer.encode_batch(texts)
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return np.dtype(np.uint16 if self._tokenizer.size <= 2**16 else np.uint32)
+
+
+def token_stream(documents: Documents, tokenizer: Tokenizer, eos_after_lines: bool = False) -> TokenStream:
+    return Recipe(documents, tokenizer, eos_after_lines).stream()
+
+
+def document_order(documents: Documents, places: range | None = None) -> Iterator[list[str]]:
+    """Documents in the fixed pseudo-random order, all or those at some places of it, some at a time."""
+    order = Permutation(len(documents), DOCUMENT_ORDER, DOCUMENT_ORDER)
+    places = range(len(documents)) if places is None else places
+    for start in range(places.start, places.stop, DOCUMENTS_AT_ONCE):
+        yield documents.read(order(np.arange(start, min(start + DOCUMENTS_AT_ONCE, places.stop))))
+
+
+def encode_lines(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    lines = [line for text in texts for line in text.splitlines() if line.strip()]
+    return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(lines)]
+
+
+def _verified(entry: cache.Entry, write: Callable[[Path], None]) -> Path:
+    """The entry, written anew where it is damaged."""
+    folder = cache.entry(*entry, write)
+    if damage := _damage(folder):
+        cache.set_aside(folder, damage)
+        folder = cache.entry(*entry, write)
+    return folder
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a stream on disk, if anything."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        size = (folder / "tokens").stat().st_size
+        expected = meta["length"] * np.dtype(meta["dtype"]).itemsize
+        if size != expected:
+            return f"{size} bytes of tokens where {expected} were written"
+        if size <= VERIFIED_BYTES and cache.file_digest(folder / "tokens") != meta["tokens_digest"]:
+            return "its tokens are not those that were written"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None

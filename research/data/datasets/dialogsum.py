@@ -1,0 +1,57 @@
+"""DialogSum (arXiv:2105.06762): everyday dialogues and their summaries, of which a test dialogue has three.
+
+Splits: train, validation ("dev") and test, as far as their files are there. The authors have mended the files since
+they first published them, so no checksum is asked for and nothing is downloaded: they come from `manual_dir`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from research.config import ConfigError, require
+from research.data.datasets.published import FilesBuilder, Published, find, open_files
+
+FORMAT = 1  # raised when the same files would give other examples
+URL = "https://github.com/cylnlp/dialogsum/tree/main/DialogSum_Data"
+SPLITS = {"train": "train", "validation": "dev", "test": "test"}
+FILES = [Published(f"dialogsum.{name}.jsonl") for name in SPLITS.values()]
+SUMMARIES = ("summary", "summary1", "summary2", "summary3")
+
+
+class DialogSum(FilesBuilder):
+    def _info(self) -> tfds.core.DatasetInfo:
+        text = tfds.features.Text()
+        features = tfds.features.FeaturesDict({"dialogue": text, "summary": tfds.features.Sequence(text)})
+        return tfds.core.DatasetInfo(builder=self, description=__doc__, features=features, homepage=URL)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        paths = {split: self.files.get(f"dialogsum.{name}.jsonl") for split, name in SPLITS.items()}
+        return {split: self._generate_examples(path) for split, path in paths.items() if path}
+
+    def _generate_examples(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                summaries = [row[name] for name in SUMMARIES if name in row]
+                yield row["fname"], {"dialogue": row["dialogue"], "summary": summaries}
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"Line {number} of a file of DialogSum is not in its form ({type(error).__name__}: {error}): a JSON"
+                    " object with fname, dialogue, and summary or summary1, summary2, summary3."
+                ) from None
+
+
+def open_builder(manual_dir: str | None) -> FilesBuilder:
+    found = find("dialogsum", FILES, manual_dir)
+    require(
+        len(found.paths) > 0,
+        f"There is no file of DialogSum in data.manual_dir, which is {manual_dir}: put"
+        f" {', '.join(file.name for file in FILES)} from {URL} into a directory, and give"
+        " --config.data.manual_dir=PATH.",
+    )
+    return open_files("dialogsum", DialogSum, FILES, found, FORMAT)

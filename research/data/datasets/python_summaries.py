@@ -1,0 +1,118 @@
+"""A TFDS builder that makes a task of the running Python installation: the body of a function, then what it does.
+
+The sources are those of python_docs, divided as there. An example is a function whose docstring begins with a sentence
+of 4 to 40 words and whose body, its docstring left out, has two statements or more and at most `MAX_CHARACTERS`. Equal
+bodies count once.
+"""
+
+import ast
+import hashlib
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from research.data.corpora.text_files import is_unicode
+from research.data.datasets.python_docs import (
+    Source,
+    Sources,
+    divided,
+    installed_sources,
+    open_cached,
+    without_collection,
+)
+from research.storage.progress import Progress
+
+FORMAT = 1  # raised when the same sources would give other examples
+WORDS = range(4, 41)  # of a sentence
+MIN_STATEMENTS = 2
+MAX_CHARACTERS = 2000  # of a body: about 600 tokens
+
+
+class Summary(NamedTuple):
+    function: str  # the body's source, from column 0
+    summary: str
+    source: str  # file:qualified name
+
+
+class PythonSummaries(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, sources: Sources, data_dir: Path) -> None:
+        self.sources, self.fingerprint = sources, sources.fingerprint
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict(dict.fromkeys(Summary._fields, tfds.features.Text()))
+        return tfds.core.DatasetInfo(builder=self, description=__doc__, features=features)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        splits = divided(summaries(self.sources.files))
+        return {split: self._generate_examples(members) for split, members in splits.items()}
+
+    def _generate_examples(self, members: Sequence[Summary]) -> Iterator[tuple[str, dict[str, str]]]:
+        for summary in members:
+            yield hashlib.sha256(summary.function.encode()).hexdigest(), summary._asdict()
+
+
+def open_builder(sources: Sources | None = None) -> PythonSummaries:
+    """The builder over `sources` (by default those of this installation), its data set in the cache, made if needed."""
+    return open_cached("python_summaries", FORMAT, PythonSummaries, sources or installed_sources())
+
+
+def summaries(files: Sequence[Source]) -> list[Summary]:
+    """The examples of `files` in their order; of equal bodies, the first."""
+    found: dict[str, Summary] = {}
+    with Progress("Reading the functions of this Python", len(files), "files") as progress, without_collection():
+        for source in files:
+            for summary in file_summaries(source):
+                found.setdefault(summary.function, summary)
+            progress.advance()
+    return list(found.values())
+
+
+def file_summaries(source: Source) -> Iterator[Summary]:
+    content = source.path.read_bytes()
+    if b"def " not in content or (b'"""' not in content and b"'''" not in content):
+        return
+    try:
+        text = content.decode()  # of other encodings the columns would be others
+        with warnings.catch_warnings(action="ignore"):  # of invalid escapes in other people's strings
+            module = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return  # templates, and files for another Python
+    lines = re.split("\r\n|\r|\n", text)
+    for name, function in functions(module):
+        sentence, body = first_sentence(ast.get_docstring(function) or ""), body_of(function, lines)
+        if len(sentence.split()) in WORDS and 0 < len(body) <= MAX_CHARACTERS and is_unicode(sentence + body):
+            yield Summary(body, sentence, f"{source.name}:{name}")
+
+
+def functions(node: ast.AST, name: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """(qualified name, function) of all that are defined in a module, in the order of the file."""
+    for child in ast.iter_child_nodes(node):
+        inner = name
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = f"{name}.{child.name}".lstrip(".")
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield inner, child
+        if isinstance(child, ast.stmt | ast.excepthandler):
+            yield from functions(child, inner)
+
+
+def body_of(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: Sequence[str]) -> str:
+    """The statements after the docstring as they are written, or nothing where they are too few."""
+    statements = function.body[1:]
+    if len(statements) < MIN_STATEMENTS or statements[0].lineno == function.body[0].end_lineno:
+        return ""
+    return textwrap.dedent("\n".join(lines[statements[0].lineno - 1 : statements[-1].end_lineno])).strip()
+
+
+def first_sentence(docstring: str) -> str:
+    """The first paragraph up to its first full stop, on one line."""
+    paragraph = " ".join(re.split(r"\n\s*\n", docstring.strip())[0].split())
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z`*\[(])", paragraph)[0]

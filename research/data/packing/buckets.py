@@ -1,0 +1,170 @@
+"""Batches of examples of like lengths: those of a bucket are as wide as it, and have rows to make up for it.
+
+Every batch has room for the same number of tokens, so each bucket is one shape, compiled once. In an epoch every
+example comes once: examples are in a new order within their bucket, and the batches of all buckets in a new order
+among each other. A bucket's last batch is filled up with rows of padding, whose targets have no weight.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Int64
+
+from research.config import Buckets, require
+from research.data.batch import Batch, Shard
+from research.data.shuffle import Permutation
+from research.data.tasks.pairs import Pairs, cut, gather, spread
+from research.data.tokenizer import Tokenizer
+
+AHEAD = 4  # batches that are made before their use, a thread
+
+
+class Shape(NamedTuple):
+    rows: int
+    inputs: int
+    targets: int
+
+
+def shapes(buckets: Buckets, target_length: int, batch_size: int) -> list[Shape]:
+    """Of the batches of each bucket, the narrowest first."""
+    longest = buckets.lengths[-1]
+    folds = [longest // length for length in buckets.lengths]
+    return [Shape(batch_size * fold, longest // fold, target_length // fold) for fold in folds]
+
+
+class BucketedExamples:
+    """One split of the examples of all tasks, by bucket."""
+
+    def __init__(self, tasks: Sequence[Pairs], shapes: Sequence[Shape], drop: bool, pad_id: int) -> None:
+        self.shapes, self._tasks, self._pad_id = list(shapes), tasks, pad_id
+        fitting = [cut(pairs, shapes[-1].inputs, shapes[-1].targets, drop) for pairs in tasks]
+        self.too_long = [each.too_long for each in fitting]
+        task = np.repeat(np.arange(len(tasks)), [len(each.chosen) for each in fitting])
+        chosen, sources, targets = (np.concatenate(parts) for parts in list(zip(*fitting, strict=True))[:3])
+        named = ", ".join(pairs.name for pairs in tasks)
+        require(len(chosen) > 0, f"All examples of {named} are longer than the longest bucket, {shapes[-1].inputs}.")
+        bucket = np.zeros(len(chosen), np.int64)
+        for shape in shapes[:-1]:
+            bucket += (sources > shape.inputs) | (targets > shape.targets)
+        # By bucket: the task of each example, its number there, and its lengths.
+        columns = np.stack([task, chosen, sources, targets], axis=1)
+        self._members = [columns[bucket == index] for index in range(len(shapes))]
+        self.tokens = int(sources.sum()), int(targets.sum())
+        self.examples = len(chosen)
+        counts = [-(-len(members) // shape.rows) for members, shape in zip(self._members, shapes, strict=True)]
+        self._ends = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return int(self._ends[-1])
+
+    @property
+    def used(self) -> list[Shape]:
+        return [shape for shape, members in zip(self.shapes, self._members, strict=True) if len(members)]
+
+    @property
+    def padding(self) -> tuple[float, float]:
+        """The share of an epoch's batches that is padding, of inputs and of targets."""
+        counts = np.diff(self._ends, prepend=0)
+        rows, inputs, targets = np.array(self.shapes).T
+        source, target = self.tokens
+        return 1 - source / int((counts * rows * inputs).sum()), 1 - target / int((counts * rows * targets).sum())
+
+    def batch(self, position: int, key: tuple[int, int], shard: Shard) -> Batch:
+        """This host's rows of the batch at a position of the endless sequence of epochs."""
+        epoch, place = divmod(position, len(self))
+        number = int(Permutation(len(self), key, (epoch, 0))(np.array([place]))[0])
+        index = int(np.searchsorted(self._ends, number, side="right"))
+        within = number - (int(self._ends[index - 1]) if index else 0)
+        shape, members = self.shapes[index], self._members[index]
+        wanted = within * shape.rows + np.concatenate([np.arange(*span) for span in shard.spans(shape.rows)])
+        real = wanted[wanted < len(members)]
+        rows = members[Permutation(len(members), key, (epoch, index + 1))(real)]
+        return self._padded(rows, Shape(len(wanted), shape.inputs, shape.targets))
+
+    def _padded(self, rows: Int64[np.ndarray, "n 4"], shape: Shape) -> Batch:
+        sides = [np.full((shape.rows, width), self._pad_id, np.int32) for width in shape[1:]]
+        real = [np.zeros((shape.rows, width), np.int32) for width in shape[1:]]
+        starts = np.full(shape.rows, self._pad_id, np.int32)
+        for task, pairs in enumerate(self._tasks):
+            where = np.flatnonzero(rows[:, 0] == task)
+            starts[where] = pairs.start_id
+            for side, ragged in enumerate((pairs.sources, pairs.targets)):
+                lengths = rows[where, 2 + side]
+                laid = spread(lengths)
+                place = where[laid.piece], laid.place
+                sides[side][place] = gather(ragged, rows[where, 1], lengths, pairs.endings[side], laid)
+                real[side][place] = 1
+        shifted = np.concatenate([starts[:, None], sides[1][:, :-1]], axis=1)
+        return Batch(
+            encoder_input_tokens=sides[0],
+            decoder_input_tokens=np.where(real[1] > 0, shifted, np.int32(self._pad_id)),
+            decoder_target_tokens=sides[1],
+            decoder_loss_weights=real[1].astype(np.float32),
+            encoder_segment_ids=real[0],
+            decoder_segment_ids=real[1],
+        )
+
+
+class HostBatches:
+    """This host's rows of the batches from `first` to `stop`, by index, as Grain reads them."""
+
+    def __init__(self, examples: BucketedExamples, first: int, stop: int, key: tuple[int, int], shard: Shard) -> None:
+        self.examples, self.first, self.stop, self.key, self.shard = examples, first, stop, key, shard
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.examples.batch(self.first + index, self.key, self.shard)
+
+    def read(self, threads: int) -> Iterator[Batch]:
+        """All of them in their order, made ahead of their use."""
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD * threads)
+        batches = iter(grain.MapDataset.source(self).to_iter_dataset(options))
+        try:
+            yield from batches
+        finally:
+            batches.close()
+
+
+class Bucketed:
+    """Both splits of a `Supervised` config in buckets: what a pipeline needs of them."""
+
+    def __init__(self, train: BucketedExamples, held_out: BucketedExamples) -> None:
+        self.train, self.held_out = train, held_out
+
+    @cached_property
+    def batch_shapes(self) -> tuple[Batch, ...]:
+        """Of every bucket that has an example in either split."""
+        used = sorted({*self.train.used, *self.held_out.used}, key=lambda shape: shape.inputs)
+        return tuple(map(abstract, used))
+
+    def __str__(self) -> str:
+        inputs, targets = self.train.padding
+        said = ", ".join(f"{shape.rows} x {shape.inputs} and {shape.targets}" for shape in self.train.used)
+        return (
+            f"{self.train.examples:,} examples in {len(self.train):,} batches of {said}: {inputs:.1%} of the inputs and"
+            f" {targets:.1%} of the targets are padding"
+        )
+
+
+class PreparedBuckets(NamedTuple):
+    """What a `Supervised` config in buckets has become."""
+
+    tokenizer: Tokenizer
+    buckets: Bucketed
+    fingerprint: dict[str, str | int]
+
+
+def abstract(shape: Shape) -> Batch:
+    def field(width: int, kind: type = np.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((shape.rows, width), kind)
+
+    inputs, targets = field(shape.inputs), field(shape.targets)
+    weights = field(shape.targets, np.float32)
+    return Batch._make((inputs, targets, targets, weights, inputs, None, targets, None))

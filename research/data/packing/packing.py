@@ -1,0 +1,205 @@
+"""Examples packed into rows: several share a row, each its own segment, so that little of it is padding.
+
+Which examples share a row is decided once, not in each epoch. A row starts with the longest example that is left and
+takes, time after time, the one that leaves the least of both of its sides free (the norm-based greedy of Panigrahy et
+al., "Heuristics for Vector Bin Packing", 2011). Of examples of equal lengths a fixed pseudo-random order decides.
+The rows stand in such an order too, so that the first of them, which an evaluation reads, are like the others.
+"""
+
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from research.config import require
+from research.config.base import digest
+from research.data.batch import Batch
+from research.data.shuffle import Permutation
+from research.data.tasks.pairs import Cut, Pairs, Spread, cut, gather, spread
+from research.storage import cache
+from research.storage.progress import Progress
+
+FORMAT = 2  # raised when the same examples would be packed otherwise
+ORDER = (0, 1)  # the key of fixed pseudo-random orders
+EQUALS, ROWS = (0, 1), (0, 2)  # their positions: among examples of equal lengths, of the rows
+
+
+class Plan(NamedTuple):
+    """The examples in the order of the rows they are packed into; row r has those from offsets[r] to offsets[r + 1]."""
+
+    members: Int64[np.ndarray, " examples"]
+    offsets: Int64[np.ndarray, " rows_and_one"]
+
+
+class PackedRows:
+    """A task's examples as rows; those from `rows` to `rows + empty` hold padding only, which fills a last batch."""
+
+    def __init__(self, pairs: Pairs, content: str, inputs: int, targets: int, drop: bool, pad_id: int) -> None:
+        self.name, self.digest, self.inputs, self.targets = pairs.name, content, inputs, targets
+        self._pairs, self._pad_id = pairs, pad_id
+        fitting = cut(pairs, inputs, targets, drop)
+        require(
+            len(fitting.chosen) > 0,
+            f"All {len(pairs):,} examples of {pairs.name} are longer than {inputs} input or {targets} target tokens:"
+            ' give larger data.input_length and data.target_length, or too_long="truncate".',
+        )
+        self.examples, self.too_long = len(fitting.chosen), fitting.too_long
+        key = digest([FORMAT, pairs.identity, inputs, targets, drop])
+        self._plan = _open_plan(pairs.name, key, fitting, inputs, targets)
+        self._chosen = fitting.chosen[self._plan.members]
+        self._lengths = fitting.sources[self._plan.members], fitting.targets[self._plan.members]
+        self.rows, self.empty = len(self._plan.offsets) - 1, 0
+        self.raw = round(sum(int(lengths.sum()) for lengths in self._lengths) / self.rows)
+
+    def __len__(self) -> int:
+        return self.rows + self.empty
+
+    @property
+    def padding(self) -> tuple[float, float]:
+        """The share of the rows that is padding, of inputs and of targets."""
+        inputs, targets = (int(lengths.sum()) for lengths in self._lengths)
+        return 1 - inputs / (self.rows * self.inputs), 1 - targets / (self.rows * self.targets)
+
+    def __str__(self) -> str:
+        inputs, targets = self.padding
+        both = (inputs * self.inputs + targets * self.targets) / (self.inputs + self.targets)
+        return (
+            f"{self.examples:,} examples of {self.name} in {self.rows:,} rows of {self.inputs} and {self.targets}:"
+            f" {both:.1%} padding ({inputs:.1%} of the inputs, {targets:.1%} of the targets)"
+        )
+
+    def __call__(self, rows: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Batch:
+        offsets = self._plan.offsets
+        first = offsets[np.minimum(rows, self.rows)]
+        counts = offsets[np.minimum(rows + 1, self.rows)] - first  # 0 for an empty row
+        segments = spread(counts)
+        members = first[segments.piece] + segments.place
+        sides = [
+            laid_out(segments, self._lengths[side][members], len(rows), width)
+            for side, width in enumerate((self.inputs, self.targets))
+        ]
+        examples = self._chosen[members]
+        sources = gather(self._pairs.sources, examples, sides[0].lengths, self._pairs.endings[0], sides[0].spread)
+        labels = gather(self._pairs.targets, examples, sides[1].lengths, self._pairs.endings[1], sides[1].spread)
+        return filled(sides, sources, labels, self._pad_id, self._pairs.start_id)
+
+
+class Layout(NamedTuple):
+    """Where the tokens of one side go."""
+
+    shape: tuple[int, int]
+    lengths: Int64[np.ndarray, " segments"]
+    spread: Spread
+    where: Int64[np.ndarray, " total"]  # in the rows laid end to end
+    segment_ids: Int64[np.ndarray, " total"]  # from 1
+
+
+def laid_out(segments: Spread, lengths: Int64[np.ndarray, " segments"], rows: int, width: int) -> Layout:
+    """Segments one after the other in their rows (`segments.piece`), each as long as `lengths` says."""
+    before = np.cumsum(lengths) - lengths
+    first_of_row = np.arange(len(lengths)) - segments.place
+    starts = segments.piece * width + before - before[first_of_row]
+    tokens = spread(lengths)
+    where = starts[tokens.piece] + tokens.place
+    return Layout((rows, width), lengths, tokens, where, segments.place[tokens.piece] + 1)
+
+
+def filled(sides: list[Layout], sources: np.ndarray, labels: np.ndarray, pad_id: int, start_id: int) -> Batch:
+    encoder, decoder = sides
+    shifted = np.concatenate([[start_id], labels[:-1]])
+    shifted[decoder.spread.place == 0] = start_id
+
+    def field(side: Layout, values: np.ndarray | float, empty: int = 0, kind: type = np.int32) -> np.ndarray:
+        flat: np.ndarray = np.full(side.shape[0] * side.shape[1], empty, kind)
+        flat[side.where] = values
+        return flat.reshape(side.shape)
+
+    return Batch(
+        encoder_input_tokens=field(encoder, sources, pad_id),
+        decoder_input_tokens=field(decoder, shifted[: len(labels)], pad_id),
+        decoder_target_tokens=field(decoder, labels, pad_id),
+        decoder_loss_weights=field(decoder, 1.0, kind=np.float32),
+        encoder_segment_ids=field(encoder, encoder.segment_ids),
+        encoder_positions=field(encoder, encoder.spread.place),
+        decoder_segment_ids=field(decoder, decoder.segment_ids),
+        decoder_positions=field(decoder, decoder.spread.place),
+    )
+
+
+# --- The plan ---------------------------------------------------------------------------------------------------------
+
+
+def _open_plan(name: str, key: str, fitting: Cut, inputs: int, targets: int) -> Plan:
+    def write(folder: Path) -> None:
+        for field, values in pack(fitting.sources, fitting.targets, inputs, targets, name)._asdict().items():
+            np.save(folder / f"{field}.npy", values)
+
+    folder = cache.entry("packing", key, write)
+    return Plan(*(np.load(folder / f"{field}.npy") for field in Plan._fields))
+
+
+def pack(
+    sources: Int64[np.ndarray, " n"], targets: Int64[np.ndarray, " n"], inputs: int, width: int, name: str = "examples"
+) -> Plan:
+    """Examples of these lengths in rows of `inputs` and `width`, none of which may be longer."""
+    order = Permutation(len(sources), ORDER, EQUALS)(np.arange(len(sources)))
+    classes = Classes(sources[order], targets[order], inputs, width)
+    rows = []
+    with Progress(f"Packing {name}", len(sources), "examples") as progress:
+        while classes.left:
+            rows.append(classes.row())
+            progress.advance(len(rows[-1]))
+    rows = [rows[place] for place in Permutation(len(rows), ORDER, ROWS)(np.arange(len(rows)))]
+    members = np.fromiter(chain.from_iterable(rows), np.int64, len(sources))
+    return Plan(order[members], np.cumsum([0, *map(len, rows)], dtype=np.int64))
+
+
+class Classes:
+    """Examples by their pair of lengths, the longest first, taken one after the other."""
+
+    def __init__(
+        self, sources: Int64[np.ndarray, " n"], targets: Int64[np.ndarray, " n"], inputs: int, width: int
+    ) -> None:
+        self.shape = inputs, width
+        size = np.maximum(sources / inputs, targets / width)
+        self._members = np.lexsort((targets, sources, -size))
+        sorted_sources, sorted_targets = sources[self._members], targets[self._members]
+        changes = (np.diff(sorted_sources) != 0) | (np.diff(sorted_targets) != 0)
+        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+        self._source, self._target = sorted_sources[starts], sorted_targets[starts]
+        self._next, self._stop = starts, np.concatenate([starts[1:], [len(sources)]])
+        self.left = len(sources)
+
+    def row(self) -> list[int]:
+        """The next row's examples, taken away."""
+        room = list(self.shape)
+        row: list[int] = []
+        fits = np.flatnonzero(self._next < self._stop)
+        while len(fits):
+            best = fits[0] if not row else fits[int(np.argmin(self._rest(fits, room)))]
+            row.append(int(self._members[self._next[best]]))
+            self._next[best] += 1
+            room[0] -= int(self._source[best])
+            room[1] -= int(self._target[best])
+            there = (self._source[fits] <= room[0]) & (self._target[fits] <= room[1])
+            fits = fits[there & (self._next[fits] < self._stop[fits])]
+        self.left -= len(row)
+        self._forget()
+        return row
+
+    def _rest(self, fits: Int64[np.ndarray, " m"], room: list[int]) -> Float64[np.ndarray, " m"]:
+        """How much of both sides would be left free, squared."""
+        source, target = (
+            (room[0] - self._source[fits]) / self.shape[0],
+            (room[1] - self._target[fits]) / self.shape[1],
+        )
+        return source * source + target * target
+
+    def _forget(self) -> None:
+        """Drops the classes that are used up, when they are many."""
+        kept = self._next < self._stop
+        if kept.mean() < 0.9:
+            self._source, self._target = self._source[kept], self._target[kept]
+            self._next, self._stop = self._next[kept], self._stop[kept]

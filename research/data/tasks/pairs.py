@@ -1,0 +1,142 @@
+"""A split of a task as token ids: sources and targets framed as the tokenizer frames them, made once, kept on disk."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, UInt
+
+from research.config.base import digest
+from research.data.tasks.task import TaskExamples
+from research.data.tokenizer import Tokenizer
+from research.storage import cache
+from research.storage.progress import Progress
+
+FORMAT = 1  # raised when the same examples would give other ids or other files
+EXAMPLES_AT_ONCE = 1024
+SIDES = ("sources", "targets")
+Languages = tuple[str | None, str | None]
+
+
+class Ragged(NamedTuple):
+    """Sequences of different lengths, one after the other."""
+
+    tokens: UInt[np.ndarray, " total"]
+    offsets: Int64[np.ndarray, " count_and_one"]
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " count"]:
+        return np.diff(self.offsets)
+
+
+class Pairs(NamedTuple):
+    name: str
+    sources: Ragged
+    targets: Ragged
+    endings: tuple[int, int]  # controls that end a source and a target, which cutting must leave
+    start_id: int
+    identity: str
+
+    def __len__(self) -> int:
+        return len(self.sources.offsets) - 1
+
+
+def open_pairs(examples: TaskExamples, tokenizer: Tokenizer, languages: Languages) -> Pairs:
+    """Raises ConfigError where the tokenizer does not have the languages, or an example has an empty side."""
+    endings = tokenizer.ending(languages[0]), tokenizer.ending(languages[1])
+    start_id = tokenizer.start_id(languages[1])
+    key = digest([FORMAT, examples.identity, tokenizer.digest, languages])
+    folder = cache.entry("pairs", key, lambda folder: _write(folder, examples, tokenizer, languages))
+    sources, targets = (_open(folder / side) for side in SIDES)
+    return Pairs(examples.name, sources, targets, endings, start_id, key)
+
+
+def _open(path: Path) -> Ragged:
+    offsets = np.load(path.with_suffix(".offsets.npy"))
+    return Ragged(np.load(path.with_suffix(".npy"), mmap_mode="r"), offsets)
+
+
+def _write(folder: Path, examples: TaskExamples, tokenizer: Tokenizer, languages: Languages) -> None:
+    dtype = np.dtype(np.uint16 if max(tokenizer.size, tokenizer.target_size) <= 2**16 else np.uint32)
+    parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    lengths: tuple[list[int], list[int]] = ([], [])
+    with Progress(f"Tokenising {examples.name}", len(examples), "examples") as progress:
+        for sources, targets in texts(examples):
+            ids = tokenizer.source(sources, languages[0]), tokenizer.target(targets, languages[1])
+            for side, batch in enumerate(ids):
+                lengths[side].extend(map(len, batch))
+                parts[side].append(np.fromiter(chain.from_iterable(batch), dtype))
+            progress.advance(len(sources))
+    for side, name in enumerate(SIDES):
+        np.save(folder / f"{name}.npy", np.concatenate(parts[side]))
+        np.save(folder / f"{name}.offsets.npy", np.cumsum([0, *lengths[side]], dtype=np.int64))
+
+
+def texts(examples: TaskExamples) -> Iterator[tuple[list[str], list[str]]]:
+    """The sources and targets of all examples in their order, some at a time."""
+    for start in range(0, len(examples), EXAMPLES_AT_ONCE):
+        read = examples.read(np.arange(start, min(start + EXAMPLES_AT_ONCE, len(examples))))
+        yield [example.source for example in read], [example.target for example in read]
+
+
+class SidesAsDocuments:
+    """The text of each example, source and target, as a document to train a vocabulary on."""
+
+    def __init__(self, examples: TaskExamples) -> None:
+        self._examples = examples
+        self.name = examples.name
+        self.identity = digest(["sides", examples.identity])
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> str:
+        return self.read(np.array([index]))[0]
+
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
+        return [f"{example.source}\n{example.target}" for example in self._examples.read(indices)]
+
+
+class Cut(NamedTuple):
+    """Examples as they fit their widths: which there are, and how many ids of each side are taken."""
+
+    chosen: Int64[np.ndarray, " n"]
+    sources: Int64[np.ndarray, " n"]
+    targets: Int64[np.ndarray, " n"]
+    too_long: int  # how many were cut, or left out
+
+
+def cut(pairs: Pairs, inputs: int, targets: int, drop: bool) -> Cut:
+    source_lengths, target_lengths = pairs.sources.lengths, pairs.targets.lengths
+    too_long = (source_lengths > inputs) | (target_lengths > targets)
+    chosen = np.flatnonzero(~too_long) if drop else np.arange(len(pairs))
+    return Cut(
+        chosen,
+        np.minimum(source_lengths[chosen], inputs),
+        np.minimum(target_lengths[chosen], targets),
+        int(too_long.sum()),
+    )
+
+
+class Spread(NamedTuple):
+    """Pieces laid out one after the other: for each token its piece, and its place within the piece."""
+
+    piece: Int64[np.ndarray, " total"]
+    place: Int64[np.ndarray, " total"]
+
+
+def spread(lengths: Int64[np.ndarray, " n"]) -> Spread:
+    piece = np.repeat(np.arange(len(lengths)), lengths)
+    starts = np.cumsum(lengths) - lengths
+    return Spread(piece, np.arange(len(piece)) - starts[piece])
+
+
+def gather(
+    ragged: Ragged, examples: Int64[np.ndarray, " n"], lengths: Int64[np.ndarray, " n"], ending: int, laid: Spread
+) -> UInt[np.ndarray, " total"]:
+    """The first ids of each example; of one that is cut, its ending in their last places."""
+    starts, whole = ragged.offsets[examples], ragged.offsets[examples + 1] - ragged.offsets[examples]
+    missing = np.where(laid.place >= (lengths - ending)[laid.piece], (whole - lengths)[laid.piece], 0)
+    return np.asarray(ragged.tokens[starts[laid.piece] + laid.place + missing])

@@ -1,0 +1,113 @@
+"""A `Supervised` config made ready: examples of tasks tokenised, and packed into rows or put into buckets."""
+
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from research.config import Buckets, Mixing, Supervised, TrainedSentencePiece
+from research.config.base import digest
+from research.data import mixing
+from research.data.corpora.vocabulary import tokenizer_for
+from research.data.packing import buckets
+from research.data.packing.buckets import Bucketed, BucketedExamples, PreparedBuckets
+from research.data.packing.packing import PackedRows
+from research.data.source import Prepared
+from research.data.tasks.pairs import Pairs, SidesAsDocuments, open_pairs
+from research.data.tasks.task import Split, TaskExamples, open_task
+from research.data.tokenizer import Tokenizer, open_tokenizer
+
+
+class Tokenised(NamedTuple):
+    """Both splits of all tasks, in the order of the tasks."""
+
+    tokenizer: Tokenizer
+    train: list[Pairs]
+    held_out: list[Pairs]
+    identities: tuple[list[str], list[str]]  # of the examples, whatever the tokenizer
+    fingerprint: dict[str, str | int]
+
+
+def prepare(config: Supervised, batch_size: int) -> Prepared:
+    """Examples found, built and checked, the vocabulary trained or opened, all of it tokenised and packed.
+
+    Held-out rows are filled up to whole batches with empty ones, so that no example is left out. Raises ConfigError
+    where what `config` asks for is missing, empty, damaged or does not fit together.
+    """
+    tokenised = _tokenised(config)
+    pad_id, widths, drop = (
+        tokenised.tokenizer.pad_id,
+        (config.input_length, config.target_length),
+        config.too_long == "drop",
+    )
+    train, held_out = (
+        [PackedRows(each, identity, *widths, drop, pad_id) for each, identity in zip(pairs, identities, strict=True)]
+        for pairs, identities in zip((tokenised.train, tokenised.held_out), tokenised.identities, strict=True)
+    )
+    held_out[-1].empty = -sum(map(len, held_out)) % batch_size
+    for rows in (*train, *held_out):
+        _say(rows.name, rows.too_long, config)
+    examples, sizes = tuple(rows.examples for rows in train), tuple(map(len, train))
+    weights = mixing.row_weights(examples, sizes, config.mixing)
+    notes = tuple(map(str, train))
+    return Prepared(tokenised.tokenizer, tuple(train), tuple(held_out), weights, tokenised.fingerprint, notes)
+
+
+def prepare_buckets(config: Supervised, batching: Buckets, batch_size: int) -> PreparedBuckets:
+    """As `prepare`, with examples in buckets."""
+    tokenised = _tokenised(config)
+    shapes = buckets.shapes(batching, config.target_length, batch_size)
+    splits = []
+    for pairs in (tokenised.train, tokenised.held_out):
+        examples = BucketedExamples(pairs, shapes, config.too_long == "drop", tokenised.tokenizer.pad_id)
+        for each, too_long in zip(pairs, examples.too_long, strict=True):
+            _say(each.name, too_long, config)
+        splits.append(examples)
+    return PreparedBuckets(tokenised.tokenizer, Bucketed(*splits), tokenised.fingerprint)
+
+
+def _tokenised(config: Supervised) -> Tokenised:
+    if not isinstance(config.tokenizer, TrainedSentencePiece):
+        _check_languages(config, open_tokenizer(config.tokenizer))  # before anything is built, which can take hours
+    train, held_out = _opened(config, "train"), _opened(config, "held_out")
+    documents = [SidesAsDocuments(examples) for examples in train]
+    tokenizer = tokenizer_for(config.tokenizer, documents, Mixing(config.mixing.temperature))
+    _check_languages(config, tokenizer)
+
+    def pairs(opened: Sequence[TaskExamples]) -> list[Pairs]:
+        return [open_pairs(each, tokenizer, task.languages) for each, task in zip(opened, config.tasks, strict=True)]
+
+    identities = [each.identity for each in train], [each.identity for each in held_out]
+    fingerprint: dict[str, str | int] = {
+        "data.tasks": digest(identities),
+        "data.tasks, their languages": repr([task.languages for task in config.tasks]),
+        "data.input_length": config.input_length,
+        "data.target_length": config.target_length,
+        "data.too_long": config.too_long,
+        "data.batching": repr(config.batching),
+        "data.mixing": repr(config.mixing),
+    }
+    return Tokenised(tokenizer, pairs(train), pairs(held_out), identities, fingerprint)
+
+
+def _check_languages(config: Supervised, tokenizer: Tokenizer) -> None:
+    """Raises ConfigError where the tokenizer does not have the languages of a task."""
+    for task in config.tasks:
+        source, target = task.languages
+        tokenizer.source([""], source)
+        tokenizer.target([""], target)
+        tokenizer.start_id(target)
+
+
+def _opened(config: Supervised, split: Split) -> Sequence[TaskExamples]:
+    return [open_task(task, split, config.manual_dir) for task in config.tasks]
+
+
+def _say(name: str, too_long: int, config: Supervised) -> None:
+    if too_long:
+        done = "left out" if config.too_long == "drop" else "cut"
+        print(
+            f"{too_long:,} examples of {name} are longer than {config.input_length} input or {config.target_length}"
+            f" target tokens: they are {done}.",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,221 @@
+"""Text in, text out: lines sorted by length, padded to few shapes, decoded in batches, and given back by number."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, UInt
+
+from research.config import Generation, Model, Sampling, require
+from research.data.tokenizer import Tokenizer
+from research.decode.search import decode, score
+from research.model.transformer import Params
+from research.parallel.mesh import place_rows
+
+SHORTEST = 16  # tokens; the lengths that batches are padded to double from here
+
+
+class Hypothesis(NamedTuple):
+    text: str
+    tokens: list[int]  # up to and with EOS
+    score: float  # log-probability in nats, in beam search divided by the length penalty; 0 where not asked for
+
+
+Outputs = dict[int, list[Hypothesis]]  # by the number of the line
+
+
+@dataclass
+class Notes:
+    """What was done to lines that could not be taken as they are."""
+
+    empty: list[int] = field(default_factory=list)  # numbers from 0
+    truncated: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        said = [
+            f"{len(lines)} {what} (the first is number {lines[0] + 1})"
+            for lines, what in (
+                (self.empty, "lines are empty and give empty outputs"),
+                (self.truncated, "lines are longer than the model's positions and were truncated"),
+            )
+            if lines
+        ]
+        return "; ".join(said)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A model with all that stands between its tokens and text. `languages` are of the source and of the target.
+
+    Sources are cut to the model's positions. Where they are said, they are cut to `input_length` too, and targets to
+    `target_length`. With a mesh over several hosts all of them decode one program, and each has all outputs.
+    """
+
+    model: Model
+    params: Params
+    tokenizer: Tokenizer
+    generation: Generation
+    languages: tuple[str | None, str | None] = (None, None)
+    batch_size: int = 32
+    input_length: int | None = None
+    target_length: int | None = None
+    seed: int = 0
+    scores: bool = False
+    mesh: jax.sharding.Mesh | None = None
+
+    def prepare(self, lines: Sequence[str], strict: bool = False) -> tuple[list[list[int]], Notes]:
+        """The ids of each line, framed, and cut to what the model takes; an empty line has none.
+
+        Raises:
+            ConfigError: a language is unknown; or with `strict` a line is empty or too long.
+        """
+        limit, notes = self._longest, Notes()
+        framed = self.tokenizer.source(lines, self.languages[0])
+        for number, line in enumerate(lines):
+            if not line.strip():
+                require(not strict, f"Line {number + 1} is empty.")
+                notes.empty.append(number)
+                framed[number] = []
+            elif limit is not None and len(framed[number]) > limit:
+                long = f"Line {number + 1} has {len(framed[number])} tokens, and the model {limit} positions."
+                require(not strict, long)
+                notes.truncated.append(number)
+                framed[number] = self.tokenizer.source([line], self.languages[0], limit)[0]
+        return framed, notes
+
+    def run(self, framed: Sequence[Sequence[int]], skip: frozenset[int] = frozenset()) -> Iterator[Outputs]:
+        """The outputs of batches of lines as they are done, longest lines first, so that memory fails at once or never.
+
+        Lines in `skip` are left out. A line's samples follow from the seed and its number, whatever is in its batch.
+        """
+        empty = [number for number, ids in enumerate(framed) if not ids and number not in skip]
+        if empty:
+            yield {number: [Hypothesis("", [], 0.0)] * self.generation.outputs for number in empty}
+        waiting = [number for number, ids in enumerate(framed) if ids and number not in skip]
+        waiting.sort(key=lambda number: -len(framed[number]))
+        for start in range(0, len(waiting), self.batch_size):
+            numbers = waiting[start : start + self.batch_size]
+            yield self._decode(numbers, [framed[number] for number in numbers])
+
+    def _decode(self, numbers: list[int], rows: list[Sequence[int]]) -> Outputs:
+        tokens, segments = self._padded(rows)
+        # Rows that only fill the batch repeat the last number.
+        of_rows = jnp.asarray([*numbers, *[numbers[-1]] * (self.batch_size - len(numbers))], jnp.uint32)
+        keys = None
+        if isinstance(self.generation.method, Sampling):
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), of_rows)
+        sources = self._placed((tokens, segments))
+        found = decode(self.model, self.params, *sources, generation=self.generation, keys=keys, scores=self.scores)
+        written, scores = fetched(found.tokens), fetched(found.scores)
+        return {
+            number: [self._hypothesis(*pair) for pair in zip(written[row], scores[row].tolist(), strict=True)]
+            for row, number in enumerate(numbers)
+        }
+
+    def _hypothesis(self, tokens: np.ndarray, score: float) -> Hypothesis:
+        ends = np.flatnonzero(tokens == self.generation.eos_token)
+        ids = tokens[: ends[0] + 1 if len(ends) else len(tokens)].tolist()
+        sentinels = not self._sentinels.isdisjoint(ids)  # where they stand is what the model was asked
+        return Hypothesis(self.tokenizer.decode(ids) if sentinels else self.tokenizer.text(ids), ids, score)
+
+    def cut_targets(self, targets: Sequence[str]) -> int:
+        """How many targets `score_pairs` cuts."""
+        most = self._within(self.target_length)
+        framed = self.tokenizer.target(targets, self.languages[1])
+        return 0 if most is None else sum(len(ids) > most for ids in framed)
+
+    @property
+    def _longest(self) -> int | None:
+        """The most tokens of a source."""
+        return self.model.longest if self.input_length is None else self._within(self.input_length)
+
+    def _within(self, length: int | None) -> int | None:
+        """What a side of this length is cut to, the model's positions being fewer perhaps."""
+        limit = self.model.longest
+        return length if length is None or limit is None else min(length, limit)
+
+    @cached_property
+    def _sentinels(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.sentinel_ids.tolist())
+
+    def score_pairs(
+        self, pairs: Sequence[tuple[str, str]], skip: frozenset[int] = frozenset()
+    ) -> Iterator[dict[int, list[float]]]:
+        """Log-probabilities in nats of every target token of (source, target) pairs, EOS and language codes among them.
+
+        Sides are cut where a length is given for them.
+
+        Raises:
+            ConfigError: a source or a target that is not to be cut is longer than the model's positions.
+        """
+        limit = self.model.longest
+        sources = self.tokenizer.source(
+            [source for source, _ in pairs], self.languages[0], self._within(self.input_length)
+        )
+        targets = self.tokenizer.target(
+            [target for _, target in pairs], self.languages[1], self._within(self.target_length)
+        )
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            most = max(len(source), len(target))
+            require(
+                limit is None or most <= limit, f"Pair {number + 1} has {most} tokens, the model {limit} positions."
+            )
+        order = sorted({*range(len(pairs))} - skip, key=lambda number: -len(sources[number]))
+        for start in range(0, len(order), self.batch_size):
+            numbers = order[start : start + self.batch_size]
+            yield dict(zip(numbers, self._score([(sources[n], targets[n]) for n in numbers]), strict=True))
+
+    def identity(self) -> list[Any]:
+        """All that a line's outputs follow from, besides the line."""
+        texts = [repr(self.model), repr(self.generation), self.tokenizer.digest, self.languages]
+        lengths = [self.input_length, self.target_length]
+        return [*texts, *lengths, self.seed, self.scores, int(checksum(self.params))]
+
+    def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[list[float]]:
+        sources, source_segments = self._padded([source for source, _ in pairs])
+        targets, segments = self._padded([target for _, target in pairs])
+        start = np.full((self.batch_size, 1), self.generation.start_token, np.int32)
+        inputs = np.concatenate([start, targets[:, :-1]], axis=1)
+        placed = self._placed((sources, inputs, targets, source_segments, segments))
+        found = fetched(score(self.model, self.params, *placed))
+        return [row[: len(target)].tolist() for row, (_, target) in zip(found, pairs, strict=False)]
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        return padded(rows, self.batch_size, self.tokenizer.pad_id, self.model.longest)
+
+    def _placed(self, arrays: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+        """The rows of a batch where the mesh has them."""
+        return arrays if self.mesh is None else place_rows(self.mesh, arrays)
+
+
+def fetched(array: Any) -> np.ndarray:
+    """The whole of an array, also where other hosts hold parts of it."""
+    scattered = isinstance(array, jax.Array) and not array.is_fully_addressable
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True) if scattered else array)
+
+
+@jax.jit
+def checksum(params: Params) -> UInt[Array, ""]:
+    """Of every bit of the parameters, however they are laid out."""
+    bits = [jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(params)]
+    return jnp.stack([jnp.sum(leaf) * (2 * place + 1) for place, leaf in enumerate(bits)]).sum()
+
+
+def padded(rows: Sequence[Sequence[int]], count: int, pad: int, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as [count s] tokens and segments, s the next of few lengths; rows missing from `count` repeat the last."""
+    longest, length = max(map(len, rows)), SHORTEST
+    while length < longest:
+        length *= 2
+    length = length if limit is None else min(length, limit)
+    tokens = np.full((count, length), pad, np.int32)
+    segments = np.zeros((count, length), np.int32)
+    for place in range(count):
+        row = rows[min(place, len(rows) - 1)]
+        tokens[place, : len(row)] = row
+        segments[place, : len(row)] = 1
+    return tokens, segments

@@ -1,0 +1,314 @@
+"""Decoding: from an encoder's input to the decoder's tokens, in one jitted loop over an explicit cache.
+
+n hypotheses of a row stand beside each other on one axis, so that they share what was projected of the encoder's
+output. Beam search moves neither keys nor values when hypotheses change places: a table of ancestors says whose each
+hypothesis reads. The cache grows in stages, a loop a stage, since attention over it costs its whole length.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+
+from research.config import GNMT, Beam, Generation, Greedy, Model, OneStack, Power, Sampling
+from research.decode import logits
+from research.model.cache import Cache
+from research.model.transformer import Params, bind
+
+STAGES = (32, 64, 128, 256, 512, 1024)  # lengths of the cache
+FAR = -1.0e9  # the score of what has no chance; finite, as Hugging Face's, so that sums of it stay comparable
+
+
+class Decoded(NamedTuple):
+    """The hypotheses of each row, best first, samples in the order of their keys.
+
+    Tokens come after the start token, up to and with EOS, then padding; t is `max_length`. Scores are log-probabilities
+    in nats: those of all the tokens together, divided in beam search by the length penalty. Without `scores=True`
+    greedy decoding and sampling give none (zeros).
+    """
+
+    tokens: Int[Array, "b n t"]
+    scores: Float[Array, "b n"]
+
+
+@partial(jax.jit, static_argnames=("model", "generation", "scores"))
+def decode(
+    model: Model,
+    params: Params,
+    encoder_input_tokens: Int[Array, "b s"],
+    encoder_segment_ids: Int[Array, "b s"] | None = None,
+    *,
+    generation: Generation,
+    start_tokens: Int[Array, " b"] | None = None,
+    prefix: Int[Array, "b p"] | None = None,
+    keys: Key[Array, " b"] | None = None,
+    scores: bool = False,
+) -> Decoded:
+    """What `generation` says of each row.
+
+    `start_tokens` [b] stand for `generation.start_token` where rows differ (mBART's languages). `prefix` forces the
+    first tokens after it, except where it is `logits.FREE`; what is forced counts neither in scores nor in lengths.
+    `keys` [b] are one a row, for sampling alone: a row's samples depend on its key and on nothing else of the batch.
+    """
+    network = bind(model, params)
+    encoded = network.encode(encoder_input_tokens, encoder_segment_ids)
+    hypotheses = generation.method.beams if isinstance(generation.method, Beam) else generation.outputs
+    before = encoder_input_tokens.shape[1] if isinstance(model.stacks, OneStack) else 0
+    network.decoder.check_length(before + generation.max_length)
+    cache = network.new_cache(encoded, min(generation.max_length, STAGES[0]), hypotheses)
+    if start_tokens is None:
+        start_tokens = jnp.full(len(encoder_input_tokens), generation.start_token, jnp.int32)
+    step = Step(network, network.unstacked(), encoder_segment_ids, generation, prefix)
+    tokens = jnp.full(
+        (len(encoder_input_tokens), hypotheses, generation.max_length + 1), generation.pad_token, jnp.int32
+    )
+    tokens = tokens.at[:, :, 0].set(start_tokens[:, None])
+    match generation.method:
+        case Beam():
+            return _beam(step, tokens, cache, generation.method)
+        case Greedy():
+            return _independent(step, tokens, cache, _most_probable, scores)
+        case Sampling():
+            assert keys is not None, "sampling needs a key a row"
+            return _independent(step, tokens, cache, partial(_drawn, generation.method, keys), scores)
+
+
+class Step(NamedTuple):
+    """What every step of a loop uses and none changes."""
+
+    network: Any  # an encoder-decoder, or a language model
+    layers: list[Any]
+    encoder_segment_ids: Int[Array, "b s"] | None
+    generation: Generation
+    prefix: Int[Array, "b p"] | None
+
+    def __call__(
+        self, tokens: logits.Tokens, cache: Cache, position: Int[Array, ""], ancestry: Int[Array, "b n c"] | None = None
+    ) -> tuple[logits.Scores, Cache]:
+        """Logits of what follows the token at `position`."""
+        last = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)
+        return self.network.decode_step(last, cache, position, self.encoder_segment_ids, ancestry, self.layers)
+
+    def constrain(self, scores: logits.Scores, tokens: logits.Tokens, position: Int[Array, ""]) -> logits.Scores:
+        return logits.constrain(scores, tokens, position + 1, self.generation, self.prefix)
+
+    def prefix_lengths(self, rows: int) -> Int[Array, " b"]:
+        if self.prefix is None:
+            return jnp.zeros(rows, jnp.int32)
+        return jnp.sum(self.prefix != logits.FREE, axis=1, dtype=jnp.int32)
+
+    def loop(self, state: Any, unfinished: Callable[[Any], Bool[Array, ""]], advance: Callable[[Any], Any]) -> Any:
+        """The state after `advance` while it is `unfinished`; its cache grows when `position` reaches the end of it."""
+        for length in _stages(self.generation.max_length):
+            state = state._replace(cache=state.cache.grown(length, state.tokens.shape[1]))
+
+            def go_on(state: Any, length: int = length) -> Bool[Array, ""]:
+                return (state.position < length) & unfinished(state)
+
+            state = jax.lax.while_loop(go_on, advance, state)
+        return state
+
+
+def _stages(length: int) -> Iterator[int]:
+    yield from (stage for stage in STAGES if stage < length)
+    yield length
+
+
+# --- Greedy and sampling ----------------------------------------------------------------------------------------------
+
+
+class Independent(NamedTuple):
+    """Hypotheses that know nothing of each other."""
+
+    position: Int[Array, ""]  # tokens written after the start
+    tokens: logits.Tokens
+    scores: Float[Array, "b n"]
+    ended: Bool[Array, "b n"]
+    cache: Cache
+
+
+Choose = Callable[[logits.Scores, Int[Array, ""]], Int[Array, "b n"]]
+
+
+def _independent(step: Step, tokens: logits.Tokens, cache: Cache, choose: Choose, scored: bool) -> Decoded:
+    """Each hypothesis by `choose`, a function of constrained logits and the position."""
+    generation, rows = step.generation, tokens.shape[:2]
+    free_from = step.prefix_lengths(rows[0])[:, None]
+
+    def advance(state: Independent) -> Independent:
+        raw, cache = step(state.tokens, state.cache, state.position)
+        chosen = choose(step.constrain(raw, state.tokens, state.position), state.position)
+        chosen = jnp.where(state.ended, generation.pad_token, chosen).astype(jnp.int32)
+        scores = state.scores
+        if scored:
+            likelihood = jnp.take_along_axis(raw, chosen[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(raw, axis=-1)
+            scores = scores + jnp.where(state.ended | (state.position < free_from), 0.0, likelihood)
+        written = jax.lax.dynamic_update_slice(state.tokens, chosen[..., None], (0, 0, state.position + 1))
+        ended = state.ended | ((chosen == generation.eos_token) & (state.position >= free_from))
+        return Independent(state.position + 1, written, scores, ended, cache)
+
+    state = Independent(jnp.int32(0), tokens, jnp.zeros(rows), jnp.zeros(rows, bool), cache)
+    state = step.loop(state, lambda state: ~jnp.all(state.ended), advance)
+    return Decoded(state.tokens[..., 1:], state.scores)
+
+
+def _most_probable(scores: logits.Scores, position: Int[Array, ""]) -> Int[Array, "b n"]:
+    return logits.best(scores, 1)[1][..., 0]
+
+
+def _drawn(
+    method: Sampling, keys: Key[Array, " b"], scores: logits.Scores, position: Int[Array, ""]
+) -> Int[Array, "b n"]:
+    """Drawn with a key of the row, the hypothesis and the place."""
+
+    def key(row: PRNGKeyArray, hypothesis: Int[Array, ""]) -> PRNGKeyArray:
+        return jax.random.fold_in(jax.random.fold_in(row, hypothesis), position)
+
+    each = jax.vmap(jax.vmap(key, (None, 0)), (0, None))(keys, jnp.arange(scores.shape[1]))
+    return logits.draw(scores, each, method)
+
+
+# --- Beam search ------------------------------------------------------------------------------------------------------
+
+
+class Beams(NamedTuple):
+    """Hypotheses of each row, those that go on and the best of those that have ended."""
+
+    position: Int[Array, ""]
+    tokens: logits.Tokens  # of those that go on
+    scores: Float[Array, "b n"]  # their log-probabilities
+    ancestry: Int[Array, "b n t"]  # which hypothesis wrote each place of the cache that each reads
+    ended_tokens: logits.Tokens
+    ended_scores: Float[Array, "b n"]  # divided by the length penalty
+    ended: Bool[Array, "b n"]  # which of the ended ones are there
+    hopeful: Bool[Array, " b"]  # whether one that goes on may still end among the best
+    cache: Cache
+
+
+def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Decoded:
+    """Hugging Face's beam search, rule for rule.
+
+    Of the 2 n best continuations of a row the n best that do not end go on; one that ends is kept if it is among the n
+    best of all. Where a row is done by the rule of `method.stop`, nothing more is added to it.
+    """
+    generation, (rows, n, length) = step.generation, tokens.shape
+    prefix_lengths = step.prefix_lengths(rows)[:, None]
+
+    def unfinished(state: Beams) -> Bool[Array, ""]:
+        going_on = jnp.any(state.hopeful)
+        return going_on & ~jnp.all(state.ended) if method.stop == "first" else going_on
+
+    def advance(state: Beams) -> Beams:
+        ancestry = jax.lax.dynamic_update_slice(
+            state.ancestry, jnp.broadcast_to(jnp.arange(n)[:, None], (rows, n, 1)), (0, 0, state.position)
+        )
+        raw, cache = step(state.tokens, state.cache, state.position, ancestry)
+        likelihood = step.constrain(jax.nn.log_softmax(raw), state.tokens, state.position)
+        scores, parents, chosen = _best_continuations(likelihood + state.scores[..., None], 2 * n)
+        candidates = jax.lax.dynamic_update_slice(
+            _take(state.tokens, parents), chosen[..., None], (0, 0, state.position + 1)
+        )
+        free = state.position >= prefix_lengths
+        written = jnp.maximum(state.position + 1 - prefix_lengths, 1)  # tokens that count, with this one
+        ends = ((chosen == generation.eos_token) & free) | (state.position + 1 == generation.max_length)
+
+        going_on, kept = jax.lax.top_k(scores + ends * FAR, n)
+        ending = scores / _penalty(method.length_penalty, written)
+        blocked = ~ends | (jnp.arange(2 * n) >= n) | ~state.hopeful[:, None]
+        if method.stop == "first":
+            blocked |= jnp.all(state.ended, axis=1, keepdims=True)
+        merged_scores = jnp.concatenate([state.ended_scores, ending + blocked * FAR], axis=1)
+        ended_scores, best = jax.lax.top_k(merged_scores, n)
+        merged_tokens = jnp.concatenate([state.ended_tokens, candidates], axis=1)
+        merged_ended = jnp.concatenate([state.ended, ends & (jnp.arange(2 * n) < n)], axis=1)
+        ended = jnp.take_along_axis(merged_ended, best, axis=1)
+
+        longest = method.stop == "never" and _grows(method.length_penalty)
+        reach = generation.max_length - prefix_lengths if longest else written
+        attainable = going_on[:, :1] / _penalty(method.length_penalty, reach)
+        worst = jnp.where(ended, ended_scores.min(axis=1, keepdims=True), FAR)
+        return Beams(
+            position=state.position + 1,
+            tokens=_take(candidates, kept),
+            scores=going_on,
+            ancestry=_take(ancestry, jnp.take_along_axis(parents, kept, axis=1)),
+            ended_tokens=_take(merged_tokens, best),
+            ended_scores=ended_scores,
+            ended=ended,
+            hopeful=state.hopeful & jnp.any(attainable > worst, axis=1),
+            cache=cache,
+        )
+
+    state = Beams(
+        position=jnp.int32(0),
+        tokens=tokens,
+        scores=jnp.full((rows, n), FAR).at[:, 0].set(0.0),  # or all would be the same
+        ancestry=jnp.zeros((rows, n, length - 1), jnp.int32),
+        ended_tokens=tokens,
+        ended_scores=jnp.full((rows, n), FAR),
+        ended=jnp.zeros((rows, n), bool),
+        hopeful=jnp.ones(rows, bool),
+        cache=cache,
+    )
+    state = step.loop(state, unfinished, advance)
+    outputs = generation.outputs
+    return Decoded(state.ended_tokens[:, :outputs, 1:], state.ended_scores[:, :outputs])
+
+
+def _best_continuations(
+    scores: logits.Scores, count: int
+) -> tuple[Float[Array, "b m"], Int[Array, "b m"], Int[Array, "b m"]]:
+    """The best of all continuations of a row's hypotheses: scores, whose they are, and their tokens.
+
+    First within each hypothesis, then between them.
+    """
+    rows, _, size = scores.shape
+    within, tokens = logits.best(scores, min(count, size))
+    best, places = jax.lax.top_k(within.reshape(rows, -1), count)
+    return best, places // within.shape[-1], jnp.take_along_axis(tokens.reshape(rows, -1), places, axis=1)
+
+
+def _penalty(penalty: Power | GNMT, length: Int[Array, "..."]) -> Float[Array, "..."]:
+    match penalty:
+        case Power(exponent):
+            return length.astype(jnp.float32) ** exponent
+        case GNMT(alpha):
+            return ((5.0 + length) / 6.0) ** alpha
+
+
+def _grows(penalty: Power | GNMT) -> bool:
+    """Whether the same log-probability makes a better score at a greater length."""
+    match penalty:
+        case Power(exponent):
+            return exponent > 0
+        case GNMT(alpha):
+            return alpha > 0
+
+
+def _take(values: Int[Array, "b n t"], places: Int[Array, "b m"]) -> Int[Array, "b m t"]:
+    return jnp.take_along_axis(values, places[..., None], axis=1)
+
+
+# --- Scoring ----------------------------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames=("model",))
+def score(
+    model: Model,
+    params: Params,
+    encoder_input_tokens: Int[Array, "b s"],
+    decoder_input_tokens: Int[Array, "b t"],
+    decoder_target_tokens: Int[Array, "b t"],
+    encoder_segment_ids: Int[Array, "b s"] | None = None,
+    decoder_segment_ids: Int[Array, "b t"] | None = None,
+) -> Float[Array, "b t"]:
+    """Log-probability in nats of every target token given those before it; 0 for padding."""
+    network = bind(model, params)
+    encoded = network.encode(encoder_input_tokens, encoder_segment_ids)
+    x = network.decode(decoder_input_tokens, encoded, decoder_segment_ids, encoder_segment_ids=encoder_segment_ids)
+    likelihood = jax.nn.log_softmax(network.logits(x))
+    found = jnp.take_along_axis(likelihood, decoder_target_tokens[..., None], axis=-1)[..., 0]
+    return found if decoder_segment_ids is None else jnp.where(decoder_segment_ids > 0, found, 0.0)

@@ -1,0 +1,105 @@
+"""What a chip must hold of a training step, before anything is compiled: the state, and what is worked with beside it.
+
+The state is counted to the byte. What the backward pass needs of the forward one is counted by tracing both: the arrays
+that differentiation keeps, remat and dropout as they are set, on a chip's share of heads, features and vocabulary. To
+these come the cast weights and the gradients, and what is alive within one layer. TPUs pad the last axis of an array to
+128: a head width of 64 takes as much as 128. What seven steps compiled for TPUs took is foreseen to a tenth (a test).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import astuple, replace
+from functools import cache
+from typing import Any
+
+import jax
+
+from research.config import Experiment, Mesh, OneStack
+from research.data.batch import Batch
+from research.data.shapes import abstract_batch
+from research.model import flops
+from research.model.transformer import abstract_params
+from research.parallel.hardware import Chip
+from research.parallel.mesh import abstract_mesh
+from research.plan.roofline import SIZES
+from research.train.step import abstract_state, state_shardings, summed_loss
+
+
+def chip_bytes(experiment: Experiment, chip: Chip) -> int:
+    """Of everything; no size of the mesh is -1."""
+    mesh = experiment.mesh
+    # The state of experiments that differ in nothing but how they are computed is traced once.
+    stored = replace(experiment, model=replace(experiment.model, remat="none"), mesh=Mesh(), microbatches=1)
+    held = device_bytes(stored, abstract_mesh(mesh, math.prod(astuple(mesh))))
+    return held + working_bytes(experiment, chip.lanes)
+
+
+def working_bytes(experiment: Experiment, lanes: int = 1) -> int:
+    """Of cast weights, gradients and activations, whose last axis is padded to a multiple of `lanes`.
+
+    Over the sequence axis all activations count as split, though keys and values are whole.
+    """
+    mesh, size = experiment.mesh, SIZES[experiment.model.compute]
+    layers = experiment.model.decoder_layers
+    if not isinstance(experiment.model.stacks, OneStack):
+        layers += experiment.model.encoder_layers
+    parameters = flops.parameter_count(abstract_params(experiment.model)) / (mesh.tensor * mesh.fsdp)
+    weights = parameters * (2 * size + (4 if experiment.microbatches > 1 else 0))
+    if mesh.fsdp > 1:  # a layer's weights are gathered while the next one's are, and its gradient is summed whole
+        weights += parameters * mesh.fsdp / layers * 5 * size
+    rows = experiment.batch_size / experiment.microbatches / (mesh.data * mesh.fsdp * mesh.sequence)
+    part = chip_part(replace(experiment, mesh=Mesh(1, 1, 1, mesh.tensor)))
+    none = replace(part, model=replace(part.model, remat="none"))
+    return int(weights + rows * (kept_bytes(part, lanes) + kept_bytes(none, 1) / layers))
+
+
+def chip_part(experiment: Experiment) -> Experiment:
+    """The same with a chip's share of what the tensor axis splits; only shapes are asked of it."""
+    model, tensor = experiment.model, experiment.mesh.tensor
+    part = replace(
+        model,
+        heads=model.heads // tensor,
+        feed_forward=model.feed_forward // tensor,
+        vocab_size=-(-model.vocab_size // tensor),
+        zero_token=None,
+    )
+    return replace(experiment, model=part, batch_size=1, microbatches=1, mesh=Mesh(1))
+
+
+@cache
+def kept_bytes(experiment: Experiment, lanes: int) -> int:
+    """Bytes that one row keeps for the backward pass, on a chip that has all of the model."""
+    one, two = (sum(padded_bytes(leaf, lanes) for leaf in kept(experiment, rows)) for rows in (1, 2))
+    return two - one  # what does not grow with rows is weights and tables
+
+
+def padded_bytes(leaf: Any, lanes: int) -> int:
+    *others, last = leaf.shape or (1,)
+    return math.prod(others) * -(-last // lanes) * lanes * leaf.dtype.itemsize
+
+
+def kept(experiment: Experiment, rows: int) -> list[Any]:
+    """The arrays that differentiation keeps of the forward pass, as shapes."""
+    key = jax.eval_shape(jax.random.key, 0)
+    cast = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, experiment.model.compute), abstract_params(experiment.model)
+    )
+
+    def backward(params: Any, batch: Batch, key: Any) -> Callable[..., Any]:
+        drawn = key if experiment.model.dropped else None
+        return jax.vjp(lambda params: summed_loss(experiment, params, batch, drawn).loss, params)[1]
+
+    return jax.tree.leaves(jax.eval_shape(backward, cast, abstract_batch(experiment, rows), key))
+
+
+def state_bytes(experiment: Experiment) -> int:
+    """Of parameters and optimizer state together, over all devices."""
+    return sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_state(experiment)))
+
+
+def device_bytes(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
+    """Of parameters and optimizer state together, on each device of the mesh."""
+    leaves = zip(
+        jax.tree.leaves(abstract_state(experiment)), jax.tree.leaves(state_shardings(experiment, mesh)), strict=True
+    )
+    return sum(leaf.dtype.itemsize * math.prod(layout.shard_shape(leaf.shape)) for leaf, layout in leaves)

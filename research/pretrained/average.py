@@ -1,0 +1,63 @@
+"""The mean of a run's last checkpoints, kept so that everything reads it as a run, though none can be trained in it.
+
+The parameters of neighbouring checkpoints average to a better model than any of them (Junczys-Dowmunt et al.,
+arXiv:1605.04809, 4; fairseq's average_checkpoints.py).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from research.config import override, require
+from research.parallel.rules import flatten, unflatten
+from research.pretrained import find
+from research.pretrained.files import new_directory
+from research.storage import run_directory
+from research.storage.bucket import AnyPath
+from research.storage.checkpoint import steps_on_disk, write_parameters
+from research.storage.progress import Progress
+
+
+def average(run: AnyPath, target: Path, last: int) -> list[int]:
+    """Writes the mean of the newest `last` checkpoints of `run` to a new directory; returns their steps.
+
+    Sums are in float64, one checkpoint in memory at a time. Where the run keeps a moving average, that is averaged.
+
+    Raises:
+        ConfigError: `run` is no run directory or has fewer checkpoints, one is damaged, or `target` exists.
+    """
+    require(last > 0, f"--last is {last}: it must be above 0.")
+    found = find.find(run)
+    require(find.run_of(run) == run, f"{run} is no run directory: only a run has several checkpoints.")
+    steps = steps_on_disk(run / "checkpoints")[:last]
+    require(
+        len(steps) == last,
+        f"{run} keeps {len(steps)} checkpoints, fewer than --last {last}: lower it, or train with"
+        f" --config.checkpoint.keep={last}.",
+    )
+    gaps = np.diff(steps[::-1])
+    every = override.read(run / "config.json").checkpoint.every
+    require(
+        max(gaps.tolist(), default=0) <= every,
+        f"The newest {last} checkpoints of {run} are of steps {', '.join(map(str, steps[::-1]))}, further apart than"
+        f" the {every} steps between two: lower --last, or train with --config.checkpoint.keep={last}.",
+    )
+    with new_directory(target) as unfinished:
+        write_parameters(unfinished / "checkpoints", steps[0], found.stored_as, _mean(run, steps))
+        (unfinished / "config.json").write_text((run / "config.json").read_text())
+        found.tokenizer().save(unfinished / "tokenizer.model")
+        said = f"the mean of the checkpoints of steps {', '.join(map(str, steps[::-1]))} of {run}"
+        run_directory.write_result(unfinished, "done", steps[0], said)
+    return steps
+
+
+def _mean(run: AnyPath, steps: list[int]) -> Any:
+    total: dict[str, np.ndarray] = {}
+    with Progress("Averaging", len(steps), "checkpoints") as progress:
+        for step in steps:
+            for path, leaf in flatten(find.find(run / "checkpoints" / str(step)).params()).items():
+                total[path] = np.add(total.get(path, 0.0), leaf, dtype=np.float64)
+            progress.advance()
+    return jax.tree.map(lambda leaf: (leaf / len(steps)).astype(np.float32), unflatten(total))

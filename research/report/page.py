@@ -1,0 +1,118 @@
+"""A page that opens from disk: one HTML file without scripts, network or fonts of its own; and its tables beside it."""
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from research.config import require
+from research.report.table import Table
+from research.storage.run_directory import write_text
+
+MADE = "<!-- made by scripts.report -->"
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; padding: 1rem;
+  max-width: 72rem; }
+h1 { font-size: 1.5rem; line-height: 1.25; overflow-wrap: anywhere; margin: .5rem 0; }
+h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; }
+a { color: #0b5394; }
+:focus-visible { outline: 3px solid #0072B2; outline-offset: 2px; }
+.state { font-size: 1.05rem; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; margin: .75rem 0; }
+table { border-collapse: collapse; font-size: .875rem; }
+caption { text-align: left; font-weight: 600; padding: .25rem 0; }
+th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
+th { border-bottom: 2px solid #999; }
+td { max-width: 34rem; overflow-wrap: break-word; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.mark { font-size: .7rem; border: 1px solid #555; border-radius: 3px; padding: 0 .2rem; white-space: nowrap; }
+.note, figcaption { color: #444; font-size: .85rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem;
+  align-items: start; }
+figure { margin: 0; } img { width: 100%; max-width: 36rem; height: auto; display: block; }
+pre { background: #f6f6f6; padding: .75rem; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+summary { cursor: pointer; padding: .4rem 0; }
+.switch > input { margin: 0 .3rem 0 0; } .switch > label { margin-right: 1rem; }
+.switch > .panel { display: none; }
+.switch > input:nth-of-type(1):checked ~ .panel:nth-of-type(1),
+.switch > input:nth-of-type(2):checked ~ .panel:nth-of-type(2),
+.switch > input:nth-of-type(3):checked ~ .panel:nth-of-type(3) { display: block; }
+@media print { body { max-width: none; } .switch > .panel { display: block; }
+  .switch > span, .switch > input, .switch > label { display: none; }
+  figure, tr { break-inside: avoid; } .scroll { overflow: visible; } table { font-size: .65rem; }
+  th, td { padding-right: .4rem; } }
+"""
+
+
+def document(title: str, body: str) -> str:
+    name = html.escape(title)
+    return (
+        f'<!doctype html>\n{MADE}\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title>'
+        f"<style>{STYLE}</style></head>\n<body><main>\n<h1>{name}</h1>\n{body}</main></body></html>\n"
+    )
+
+
+def section(title: str, *parts: str | Table) -> str:
+    """Nothing where there is nothing in it. A table of the section's own title does not say it again."""
+    shown = [part if isinstance(part, str) else part.html(part.title != title) for part in parts if part not in ("",)]
+    content = "".join(shown)
+    return f"<section><h2>{html.escape(title)}</h2>\n{content}</section>\n" if content else ""
+
+
+def charts(*figures: str) -> str:
+    found = "".join(figures)
+    return f"<div class=charts>{found}</div>\n" if found else ""
+
+
+def chart(svg: str, alternative: str, caption: str = "") -> str:
+    """`alternative` says in words what is drawn, for those who do not see it."""
+    data = base64.b64encode(svg.encode()).decode()
+    said = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    alt = html.escape(alternative, quote=True)
+    return f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{alt}">{said}</figure>\n'
+
+
+def switch(name: str, legend: str, panels: Sequence[tuple[str, str]]) -> str:
+    """One panel at a time, chosen by buttons that the keyboard reaches; on paper all of them. Three at most."""
+    inputs = "".join(
+        f'<input type=radio name="{name}" id="{name}{number}"{" checked" * (number == 0)}>'
+        f'<label for="{name}{number}">{html.escape(label)}</label>'
+        for number, (label, _) in enumerate(panels)
+    )
+    shown = "".join(f"<div class=panel>{content}</div>\n" for _, content in panels)
+    said, name = html.escape(legend), html.escape(legend, quote=True)
+    return f'<div class=switch role=group aria-label="{name}"><span>{said} </span>{inputs}\n{shown}</div>\n'
+
+
+def folded(summary: str, content: str, opened: bool = False) -> str:
+    return f"<details{' open' * opened}><summary>{html.escape(summary)}</summary>{content}</details>\n"
+
+
+def preformatted(text: str) -> str:
+    return f"<pre>{html.escape(text)}</pre>\n"
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    return f"<p{f' class={kind}' if kind else ''}>{html.escape(text)}</p>\n"
+
+
+def write(path: Path, title: str, body: str, tables: Sequence[Table]) -> Path:
+    """Writes the page PATH.html, and of its tables PATH.md, PATH.tex and PATH.csv, the last of the first table alone.
+
+    Raises ConfigError where a file of one of these names is there that was not made so: a page says that it was, and
+    what lies beside such a page was made with it.
+    """
+    stem = path.name.removesuffix(".html")
+    page, markdown, latex, table = (path.with_name(stem + ending) for ending in (".html", ".md", ".tex", ".csv"))
+    ours = page.is_file() and MADE in page.read_text(errors="replace")[:200]
+    there = [one for one in (page, markdown, latex, table) if one.exists()]
+    named = ", ".join(map(str, there))
+    said = "is there already and is no report: give another --out, nothing is overwritten."
+    require(ours or not there, f"{named} {said}")
+    write_text(page, document(title, body))
+    write_text(markdown, f"# {title}\n\n" + "\n".join(table.markdown() for table in tables))
+    write_text(latex, "\n".join(table.latex() for table in tables))
+    write_text(table, tables[0].csv() if tables else "")
+    return page

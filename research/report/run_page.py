@@ -1,0 +1,238 @@
+"""One run's page: what was launched, its curves, what happened, what it writes, its scores, how to repeat it."""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from research.config import FORCED, override
+from research.report import page
+from research.report.plot import Number, Points, Series, curves, smoothed, thinned
+from research.report.record import Record, is_number
+from research.report.table import Cell, Table
+from research.storage.console import clock
+
+SHOWN_STEPS = 6  # of samples: the first, the last, and some between
+
+
+def write(record: Record) -> Path:
+    """Writes report.html, .md, .csv and .tex into the run directory."""
+    path = record.directory / "report"
+    tables = _shown(scores_table(record), summary_table(record), changes_table(record), events_table(record))
+    return page.write(path, f"Run {record.name}", body(record), tables)
+
+
+def is_fresh(record: Record) -> bool:
+    """Whether its page is there, it runs no more, and nothing that the page shows is newer."""
+    made = record.directory / "report.html"
+    sources = [*record.directory.glob("*.json*"), *record.directory.glob("evaluations/*/scores.json")]
+    ended = record.status not in ("running", "broken off") and made.is_file()
+    return ended and all(source.stat().st_mtime < made.stat().st_mtime for source in sources)
+
+
+def body(record: Record) -> str:
+    return "".join(
+        (
+            page.paragraph(state(record), "state"),
+            page.section("Scores", *_shown(scores_table(record))),
+            page.section("Curves", page.charts(*loss_charts(record))),
+            page.section("Launch", *_shown(summary_table(record), changes_table(record)), _config(record)),
+            page.section("Speed and health", page.charts(*health_charts(record))),
+            page.section("Events", *_shown(events_table(record))),
+            page.section("What it writes", *samples(record)),
+            page.section("To repeat it", repeat(record)),
+        )
+    )
+
+
+def state(record: Record) -> str:
+    seconds = sum(line["steps"] * line["step_seconds"] for line in record.lines if is_number(line.get("step_seconds")))
+    said = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {clock(seconds)} of steps"
+    return f"{said}: {record.reason}" if record.reason else said
+
+
+# --- Curves -----------------------------------------------------------------------------------------------------------
+
+
+def loss_charts(record: Record) -> list[str]:
+    training, held_out = record.curve("nll"), record.curve("held_out_loss")
+    found = []
+    if training or held_out:
+        series, caption = _training(training, "training", record)
+        if held_out:
+            series.append(Series("held out", *_columns(held_out)))
+        entropy = record.result.get("unigram_entropy")
+        known = f" A model blind to context reaches {entropy:.3f} at best." if is_number(entropy) else ""
+        found.append(_chart(series, "Loss", "nats a target token", caption + known))
+    series, caption = _training(record.curve("accuracy"), "training", record)
+    if held := record.curve("held_out_accuracy"):
+        series.append(Series("held out", *_columns(held)))
+    found.append(_chart(series, "Accuracy of the next token", "share of target tokens", caption))
+    found += [
+        _chart([Series(name, *_columns(record.curve(name)))], name, "score, 0 to 100")
+        for name in record.config.scores
+        if name not in FORCED and record.curve(name)
+    ]
+    return found
+
+
+def health_charts(record: Record) -> list[str]:
+    rate, caption = _training(record.curve("tokens_per_second"), "tokens a second", record)
+    waits = {line["step"]: line["step_seconds"] for line in record.lines if is_number(line.get("step_seconds"))}
+    wait = [(step, seconds / waits[step]) for step, seconds in record.curve("data_wait_seconds") if waits.get(step)]
+    norm, smoothing = _training(record.curve("gradient_norm"), "gradient norm", record)
+    return [
+        _chart(rate, "Throughput", "tokens a second, padding counted", caption),
+        _chart(_plain(record.curve("mfu"), "MFU"), "Model FLOPs utilisation", "share of the peak"),
+        _chart(_plain(wait, "waiting"), "Waiting for data", "share of a step's time"),
+        _chart(norm, "Gradient norm, before clipping", "global norm", smoothing, log_y=True),
+        _chart(_plain(record.curve("parameter_norm"), "parameters"), "Norm of the parameters", "global norm"),
+        _chart(_plain(record.curve("learning_rate"), "learning rate"), "Learning rate", "learning rate"),
+    ]
+
+
+def _training(points: Points, label: str, record: Record) -> tuple[list[Series], str]:
+    """The smoothed curve before the pale one, and what was done to it."""
+    if not points:
+        return [], ""
+    smooth, window = smoothed(points)
+    steps = window * record.config.report.every
+    named = Series(label, *_columns(thinned(smooth)))
+    if window == 1:
+        return [named], ""
+    said = f"Training: the running mean over {window} lines of metrics, {steps:,} steps; the pale line is not smoothed."
+    return [Series(label, *_columns(thinned(points)), pale=True), named], said
+
+
+def _plain(points: Points, label: str) -> list[Series]:
+    return [Series(label, *_columns(thinned(points)))] if points else []
+
+
+def _chart(series: Sequence[Series], title: str, y_label: str, caption: str = "", log_y: bool = False) -> str:
+    if not any(one.x for one in series):
+        return ""
+    log_y = log_y and all(value > 0 for one in series for value in one.y)
+    drawn = curves(series, title=title, x_label="step", y_label=y_label, logarithmic=(False, log_y))
+    ends = "; ".join(f"{one.label} ends at {one.y[-1]:.4g}" for one in series if not one.pale)
+    return page.chart(drawn, f"{title} against the step: {ends}.", caption)
+
+
+def _columns(points: Points) -> tuple[list[Number], list[Number]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def scores_table(record: Record) -> Table:
+    line = record.best_line([line for line in record.lines if is_number(line.get(FORCED[0]))])
+    note = (
+        f"Those of evaluations are of step {line['step']:,}, the best by {record.config.evaluation.best}."
+        if line
+        else ""
+    )
+    rows = [
+        [Cell(name.replace("_", " ")), Cell(number(value), raw=repr(value))] for name, value in record.scores().items()
+    ]
+    return Table("Scores", ("score", "value"), rows, note)
+
+
+def summary_table(record: Record) -> Table:
+    return Table("Launch", ("", "value"), [[Cell(name), Cell(text)] for name, text in record.launch.items()])
+
+
+def changes_table(record: Record) -> Table:
+    rows = [[Cell(name), Cell(before), Cell(after)] for name, (before, after) in record.changes.items()]
+    return Table("What differs from the experiment's file", ("field", "in the file", "in this run"), rows)
+
+
+def events_table(record: Record) -> Table:
+    """Starts, saves, spikes, skipped updates and ends; saves that nothing else came between are one row."""
+    rows: list[list[Cell]] = []
+    saves: list[int] = []
+
+    def flush() -> None:
+        if saves:
+            said = f"{len(saves)} checkpoints, to step {saves[-1]:,}" if len(saves) > 1 else "checkpoint"
+            rows.append([Cell(f"{saves[0]:,}"), Cell(""), Cell(said)])
+            saves.clear()
+
+    for event in record.events:
+        if event.get("event") == "checkpoint" and isinstance(event.get("step"), int):
+            saves.append(event["step"])
+            continue
+        flush()
+        rows.append(
+            [Cell(f"{event.get('step', '')}"), Cell(_time(event.get("time"))), Cell(str(event.get("event", "")))]
+        )
+    flush()
+    return Table("Events", ("step", "time (UTC)", "event"), rows)
+
+
+def _time(text: Any) -> str:
+    try:
+        return datetime.datetime.fromisoformat(str(text)).astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return ""
+
+
+def number(value: Number) -> str:
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def _shown(*tables: Table) -> list[Table]:
+    return [table for table in tables if table.rows]
+
+
+def _config(record: Record) -> str:
+    return page.folded("The whole config", page.preformatted(override.to_json(record.config)))
+
+
+# --- Samples and commands ---------------------------------------------------------------------------------------------
+
+
+def samples(record: Record) -> list[str]:
+    """Of the first evaluation, the last, and some between: the same examples, so that progress shows."""
+    steps = sorted({line["step"] for line in record.samples if isinstance(line.get("step"), int)})
+    if not steps:
+        return []
+    last = len(steps) - 1
+    places = sorted({round(last * part / (SHOWN_STEPS - 1)) for part in range(SHOWN_STEPS)})
+    chosen = [steps[place] for place in places]
+    return [
+        page.folded(f"Held-out example {place + 1}{task}", _over_steps(record, chosen, place), opened=place == 0)
+        for place, task in _places(record, steps[-1])
+    ]
+
+
+def _places(record: Record, step: int) -> list[tuple[int, str]]:
+    """The place of every example among those of its step, with its task where it has one."""
+    there = [line for line in record.samples if line.get("step") == step]
+    return [(place, f" of {line['task']}" if line.get("task") else "") for place, line in enumerate(there)]
+
+
+def _over_steps(record: Record, steps: Sequence[int], place: int) -> str:
+    of_steps = {step: [line for line in record.samples if line.get("step") == step] for step in steps}
+    found = {step: lines[place] for step, lines in of_steps.items() if place < len(lines)}
+    first = next(iter(found.values()))
+    written = "filled" if "filled" in first else "written"
+    rows = [
+        [Cell(name), Cell(str(first[name]))] for name in ("input", "source", "original", "reference") if name in first
+    ]
+    rows += [[Cell(f"step {step:,}"), Cell(str(line.get(written, "")))] for step, line in found.items()]
+    return Table(f"Held-out example {place + 1}", ("", "text"), rows).html(caption=False)
+
+
+def repeat(record: Record) -> str:
+    if not record.starts:
+        return ""
+    last = record.starts[-1]
+    packages = " ".join(f"{name}=={version}" for name, version in last.get("packages", {}).items())
+    lines = (
+        f"git checkout {str(last.get('commit', 'unknown')).removesuffix('+changes')}",
+        str(last.get("command", "")),
+    )
+    starts = "1 start" if len(record.starts) == 1 else f"{len(record.starts)} starts"
+    changed = " The source differed from that commit." if str(last.get("commit", "")).endswith("+changes") else ""
+    said = f"Python {last.get('python', '?')} with {packages}, on {last.get('host', '?')}; {starts}."
+    return page.preformatted("\n".join(lines)) + page.paragraph(said + changed, "note")

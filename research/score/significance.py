@@ -1,0 +1,248 @@
+"""Whether systems differ by more than chance: paired tests of what they wrote for the same examples.
+
+BLEU and chrF are of a whole corpus, and their p-values are those of sacreBLEU's `PairedTest` to the digit: bootstrap
+resampling (Koehn, 2004) and approximate randomization (Riezler and Maxwell, 2005). All other measures are means over
+examples; the same resamples and the same exchanges are drawn for them. There a p-value counts what is at least as large
+as the difference that was seen, since exact match has few values and ties are many; sacreBLEU counts what is larger.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from rich.markup import escape
+from rich.table import Table
+
+from research.config import BLEU, ChrF, Metric, override, parse_json, require
+from research.score import metrics
+from research.score.outputs import Texts, Written, read_tasks
+from research.storage.console import console
+
+RESAMPLES, TRIALS = 1_000, 10_000  # of the bootstrap and of the randomization: sacreBLEU's
+ROUNDING = 1e-9  # points: sums in another order differ by less, and results of any test set by more
+
+
+class System(NamedTuple):
+    """What was evaluated, and what it wrote for each task."""
+
+    name: str
+    tasks: dict[str, Written]
+    metrics: dict[str, tuple[Metric, ...]]  # of each task, as it was evaluated; empty where nothing says so
+
+
+class Compared(NamedTuple):
+    """A system beside the first. The interval is where 95 % of the bootstrap's differences lie."""
+
+    system: str
+    score: float
+    difference: float
+    interval: tuple[float, float]
+    p_bootstrap: float
+    p_randomization: float
+
+
+class Comparison(NamedTuple):
+    """Of one measure of one task; `signature` is what its numbers must be published with."""
+
+    baseline: str
+    score: float
+    signature: str
+    others: tuple[Compared, ...]
+
+
+# --- Systems ----------------------------------------------------------------------------------------------------------
+
+
+def read_systems(directories: Sequence[Path]) -> list[System]:
+    """What scripts.evaluate left in directories.
+
+    Raises:
+        ConfigError: there are fewer than two; one holds no evaluation of tasks; or two have other tasks, examples or
+            references.
+    """
+    require(len(directories) > 1, "Give two evaluations or more: the others are compared with the first.")
+    systems = [_read(directory) for directory in directories]
+    for system in systems[1:]:
+        _check_same(systems[0], system)
+    return systems
+
+
+def _read(directory: Path) -> System:
+    require(directory.is_dir(), f"{directory}: there is no such directory.")
+    path = directory / "predictions.jsonl"
+    broken_off = directory / "predictions.jsonl.partial"
+    require(not broken_off.exists(), f"{directory} is not done: give scripts.evaluate the same command again.")
+    require(path.is_file(), f"{directory} has no predictions.jsonl: give what scripts.evaluate made of tasks.")
+    tasks = read_tasks(str(path))
+    scores = directory / "scores.json"
+    found = parse_json(scores.read_bytes(), str(scores)) if scores.is_file() else {}
+    try:
+        said = {task: found["results"][task]["metrics"] for task in tasks}
+    except (KeyError, TypeError):  # of an evaluation before they were written down
+        return System(str(directory), tasks, {task: () for task in tasks})
+    asked = {task: tuple(override.parse(Metric, text, str(scores)) for text in texts) for task, texts in said.items()}
+    return System(str(directory), tasks, asked)
+
+
+def _check_same(first: System, other: System) -> None:
+    said = f"{first.name} and {other.name}"
+    names = [", ".join(sorted(system.tasks)) for system in (first, other)]
+    require(names[0] == names[1], f"{said} are of other tasks, {names[0]} and {names[1]}: compare the same ones.")
+    for task, one in first.tasks.items():
+        two = other.tasks[task]
+        counts = [len(written.sources) for written in (one, two)]
+        require(
+            counts[0] == counts[1], f"{said} have {counts[0]} and {counts[1]} examples of {task}: evaluate as many."
+        )
+        for what in ("sources", "references"):
+            pairs = zip(getattr(one, what), getattr(two, what), strict=True)
+            differ = [number for number, (a, b) in enumerate(pairs, 1) if a != b]
+            where = f"example {differ[0]} of {task}" if differ else ""
+            require(not differ, f"{said} have other {what} from {where} on: they must be of the same examples.")
+
+
+# --- Comparisons ------------------------------------------------------------------------------------------------------
+
+
+def compare(systems: Sequence[System], asked: tuple[Metric, ...] = ()) -> dict[str, dict[str, Comparison]]:
+    """Every measure by name, of every task; by what the first system was evaluated with, where nothing is asked.
+
+    Raises ConfigError where nothing says by which measures, or one cannot be computed here.
+    """
+    compared: dict[str, dict[str, Comparison]] = {}
+    for task, first in systems[0].tasks.items():
+        chosen = asked or systems[0].metrics[task]
+        unsaid = f"{systems[0].name} does not say what {task} is scored by"
+        require(len(chosen) > 0, f"{unsaid}: give --metrics 'BLEU()' 'ChrF()', or ROUGE(), SQuAD(), Accuracy().")
+        metrics.check(chosen)
+        metrics.check_fit(chosen, first.references, task)
+        written = [(system.name, system.tasks[task].predictions) for system in systems]
+        compared[task] = {}
+        for metric in chosen:
+            compared[task] |= _compared(metric, written, first.references)
+    return compared
+
+
+def _compared(metric: Metric, written: list[tuple[str, list[str]]], references: Texts) -> dict[str, Comparison]:
+    match metric:
+        case BLEU() | ChrF():
+            return {metric.names[0]: _of_corpora(metric, written, references)}
+        case _:
+            names = [name for name, _ in written]
+            each = [metrics.score_each([metric], predictions, references) for _, predictions in written]
+            signature = f"{metrics.signature(metric, references)}|seed:{_seed()}|bs:{RESAMPLES}|ar:{TRIALS}"
+            columns = {name: [np.array([row[name] for row in rows]) for rows in each] for name in metric.names}
+            return {name: _of_means(names, column, signature) for name, column in columns.items()}
+
+
+def _seed() -> int | None:
+    """As sacreBLEU takes it from the environment."""
+    said = os.environ.get("SACREBLEU_SEED", "12345")
+    return None if said.lower() == "none" else int(said)
+
+
+def _resamples(examples: int) -> Int[np.ndarray, "resamples examples"]:
+    return np.random.default_rng(_seed()).choice(examples, size=(RESAMPLES, examples), replace=True)
+
+
+def _exchanges(examples: int) -> Bool[np.ndarray, "trials examples"]:
+    """Which examples of two systems change places."""
+    return np.random.default_rng(_seed()).integers(2, size=(TRIALS, examples), dtype=bool)
+
+
+def _interval(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
+    """Where 95 % of them lie, cut as sacreBLEU's `estimate_ci` does."""
+    ordered, cut = np.sort(values), len(values) // 40
+    return float(ordered[cut]), float(ordered[len(ordered) - cut - 1])
+
+
+# --- BLEU and chrF ----------------------------------------------------------------------------------------------------
+
+
+def _of_corpora(metric: BLEU | ChrF, written: list[tuple[str, list[str]]], references: Texts) -> Comparison:
+    scorer, streams = metrics.sacrebleu_scorer(metric), metrics.streams(references)
+    bootstrap, signature = _paired_test(scorer, written, streams, "bs", RESAMPLES)
+    randomization, _ = _paired_test(scorer, written, streams, "ar", TRIALS)
+    # The sums that a score is made of, an example a row: what PairedTest resamples, and does not show.
+    sums = [np.array(scorer._extract_corpus_statistics(predictions, streams)) for _, predictions in written]
+    resamples = _resamples(len(references))
+    resampled = [_resampled_scores(scorer, rows, resamples) for rows in sums]
+    others = []
+    for number, (name, _) in enumerate(written[1:], 1):
+        # To what scores alike sacreBLEU gives the least p-value that there is.
+        alike = np.array_equal(sums[0], sums[number])
+        p_values = [1.0 if alike else results[number].p_value for results in (bootstrap, randomization)]
+        score = bootstrap[number].score
+        interval = _interval(resampled[number] - resampled[0])
+        others.append(Compared(name, score, score - bootstrap[0].score, interval, *p_values))
+    return Comparison(written[0][0], bootstrap[0].score, f"{signature}|ar:{TRIALS}", tuple(others))
+
+
+def _paired_test(scorer: Any, written: Any, streams: Any, kind: str, count: int) -> tuple[list[Any], str]:
+    """sacreBLEU's result for every system, the baseline first, and their signature."""
+    from sacrebleu.significance import PairedTest
+
+    signatures, columns = PairedTest(written, {"score": scorer}, streams, kind, count)()
+    ((name, signature),) = signatures.items()
+    return columns[name], str(signature)
+
+
+def _resampled_scores(scorer: Any, sums: np.ndarray, resamples: np.ndarray) -> Float[np.ndarray, " resamples"]:
+    return np.array([scorer._compute_score_from_stats(sums[drawn].sum(0)).score for drawn in resamples])
+
+
+# --- Means over examples ----------------------------------------------------------------------------------------------
+
+
+def _of_means(names: list[str], scores: list[Float[np.ndarray, " examples"]], signature: str) -> Comparison:
+    resamples, exchanged = _resamples(len(scores[0])), _exchanges(len(scores[0]))
+    others = []
+    for name, column in zip(names[1:], scores[1:], strict=True):
+        gains = column - scores[0]
+        difference = float(gains.mean())
+        # In parts, since their product would hold a number for every trial and example.
+        parts = [np.where(part, -gains, gains).mean(1) for part in np.array_split(exchanged, TRIALS // 100)]
+        drawn = gains[resamples].mean(1)
+        p_bootstrap = _share_as_large(drawn - difference, difference)
+        p_randomization = _share_as_large(np.concatenate(parts), difference)
+        others.append(Compared(name, float(column.mean()), difference, _interval(drawn), p_bootstrap, p_randomization))
+    return Comparison(names[0], float(scores[0].mean()), signature, tuple(others))
+
+
+def _share_as_large(by_chance: Float[np.ndarray, " draws"], difference: float) -> float:
+    """The p-value: how many differences under the null hypothesis are at least as large, what was seen among them."""
+    count = np.sum(np.abs(by_chance) >= abs(difference) - ROUNDING).item()
+    return (count + 1) / (len(by_chance) + 1)
+
+
+# --- Results ----------------------------------------------------------------------------------------------------------
+
+
+def as_data(compared: dict[str, dict[str, Comparison]]) -> dict[str, Any]:
+    """As JSON holds them."""
+
+    def one(measure: Comparison) -> dict[str, Any]:
+        return measure._asdict() | {"others": [other._asdict() for other in measure.others]}
+
+    return {task: {name: one(measure) for name, measure in measures.items()} for task, measures in compared.items()}
+
+
+def show(compared: dict[str, dict[str, Comparison]]) -> None:
+    """A table a task, and the signatures of its numbers."""
+    for task, measures in compared.items():
+        table = Table("measure", "system", title=escape(task))
+        for column in ("score", "difference", "95 % of it", "p bootstrap", "p random"):
+            table.add_column(column, justify="right")
+        for name, one in measures.items():
+            table.add_row(name, escape(one.baseline), f"{one.score:.2f}")
+            for other in one.others:
+                interval = "{:+.2f} to {:+.2f}".format(*other.interval)
+                numbers = (f"{other.score:.2f}", f"{other.difference:+.2f}", interval)
+                p_values = (f"{other.p_bootstrap:.4f}", f"{other.p_randomization:.4f}")
+                table.add_row("", escape(other.system), *numbers, *p_values, end_section=other is one.others[-1])
+        console.print(table)
+        for name, one in measures.items():
+            console.print(f"{name}: {one.signature}", markup=False)

@@ -1,0 +1,212 @@
+"""Whether what a model computes moves equally far at every width: the coordinate check of muP.
+
+A few steps at one learning rate move the coordinates of every activation: by as much at every width if the learning
+rate carries over to wider models, and more and more if it does not (arXiv:2203.03466, appendix D.1). Both
+parametrizations are checked, so that what is shown to be flat is seen to have had a slope.
+"""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from research.config import Constant, Experiment, MaximalUpdate, Mesh, Model, Standard, require, widths
+from research.data.batch import Batch
+from research.data.pipeline import prepare
+from research.model.attention import Attention
+from research.model.layer import Linear, Stack
+from research.model.parametrization import score_scale
+from research.model.transformer import bind
+from research.parallel.layout import AXES
+from research.pretrained.find import check_vocabulary
+from research.report.plot import plot_panels
+from research.report.table import Cell, Table
+from research.train.step import new_state, train_step
+
+SLOPE = 0.25  # of log movement by log width: above it something grows with the width, below its negative it shrinks
+
+Activations = dict[str, list[Array]]  # by what gives them; of every layer
+
+
+class Movement(NamedTuple):
+    """How far an activation has moved, as a root mean square over its coordinates, at each of the widths."""
+
+    name: str
+    distances: list[float]
+    slope: float  # of its logarithm by that of the width
+
+
+def check(
+    config: Experiment, sizes: Sequence[int], steps: int, seeds: int, on_run: Callable[[], Any] = lambda: None
+) -> dict[str, list[Movement]]:
+    """By parametrization, what the models of an experiment at these widths compute, and how far `steps` steps move it.
+
+    They have the proportions of muP's base, which is the experiment's or, where it has none, its model. The learning
+    rate is the schedule's peak from the first step on. What never moves, as it is frozen, is left out. `on_run` is
+    called after each of the 2 * len(sizes) * seeds trainings.
+
+    Raises:
+        ConfigError: the sizes are no widths of this model or fewer than three, the data cannot be had or does not fit
+            the vocabulary, or a loss is not finite.
+    """
+    require(len(set(sizes)) >= 3, f"There are {len(set(sizes))} widths: a slope needs at least three.")
+    require(steps > 0 and seeds > 0, f"steps is {steps} and seeds {seeds}: each must be above 0.")
+    require(config.optimizer.schedule.peak > 0, "optimizer.schedule.peak is 0: at this learning rate nothing moves.")
+    base = config.model.base
+    maximal = MaximalUpdate(base.width, base.heads, base.head_width, base.feed_forward)
+    chosen = [{name.removeprefix("model."): size for name, size in of_one.items()} for of_one in widths(base, sizes)]
+    pipeline = prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
+    check_vocabulary(base, pipeline.tokenizer)
+    batches = list(islice(pipeline.train(), steps))
+    watched = next(pipeline.held_out(1))
+    found = {}
+    for name, parametrization in (("standard", Standard()), ("muP", maximal)):
+        distances = []
+        for of_one in chosen:
+            model = replace(base, **of_one, parametrization=parametrization, compute="float32")
+            runs = []
+            for distances_of_one in _trained(_plain(config, model), batches, watched, seeds):
+                runs.append(distances_of_one)
+                on_run()
+            distances.append({part: float(np.mean([run[part] for run in runs])) for part in runs[0]})
+        parts = {part: [of_one[part] for of_one in distances] for part in distances[0]}
+        found[name] = [_movement(part, sizes, found) for part, found in parts.items() if min(found) > 0]
+    return found
+
+
+def _plain(config: Experiment, model: Model) -> Experiment:
+    """On one device, at one learning rate."""
+    optimizer = replace(config.optimizer, schedule=Constant(peak=config.optimizer.schedule.peak))
+    return replace(config, model=model, optimizer=optimizer, mesh=Mesh(), init=None, init_fresh=())
+
+
+def _trained(config: Experiment, batches: Sequence[Batch], watched: Batch, seeds: int) -> Iterator[dict[str, float]]:
+    """For each seed, root mean squares of the differences that training on the batches makes."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape((1,) * len(AXES)), AXES)
+    look, step = jax.jit(partial(activations, config)), jax.jit(partial(train_step, config))
+    for seed in range(seeds):
+        key, data_key = jax.random.split(jax.random.key(config.seed + seed))
+        state = new_state(config, mesh, key)
+        before = look(state.params, watched)
+        for batch in batches:
+            state, metrics = step(state, batch, data_key)
+            rate, width = config.optimizer.schedule.peak, config.model.width
+            finite = not int(metrics.skipped)
+            require(finite, f"At width {width} the first steps are not finite: the learning rate, {rate}, is too high.")
+        yield _distances(before, look(state.params, watched))
+
+
+def _distances(before: Activations, after: Activations) -> dict[str, float]:
+    """Root mean squares of the differences, over the layers together."""
+    found = {}
+    for name, parts in before.items():
+        squares = [float(jnp.sum(jnp.square(new - old))) for old, new in zip(parts, after[name], strict=True)]
+        found[name] = (sum(squares) / sum(part.size for part in parts)) ** 0.5
+    return found
+
+
+def _movement(name: str, sizes: Sequence[int], distances: list[float]) -> Movement:
+    return Movement(name, distances, float(np.polyfit(np.log(sizes), np.log(distances), 1)[0]))
+
+
+# --- Activations ------------------------------------------------------------------------------------------------------
+
+
+def activations(config: Experiment, params: Any, batch: Batch) -> Activations:
+    """What every product of a model gives, every stack's residual stream between its layers, scores and logits."""
+    model, seen = bind(config.model, params), Activations()
+    stacks: dict[str, Any] = {name: part for name, part in vars(model).items() if isinstance(part, Stack)}
+    for name, stack in stacks.items():
+        stack.scan = partial(_scan, seen, name, stack)
+    return seen | {"logits": [model(batch)]}
+
+
+def _scan(seen: Activations, name: str, stack: Stack, body: Callable[..., Any], carry: Any, inputs: Any) -> Any:
+    """Layer by layer, since a compiled loop would hide what is inside it."""
+    _note(seen, f"{name}/embedded", carry)
+    for index, layer in enumerate(stack.unstacked()):
+        for part, module in list(vars(layer).items()):
+            _watch(seen, f"{name}/{part}", module)
+        carry = body(carry, layer, *jax.tree.map(operator.itemgetter(index), inputs))
+        _note(seen, f"{name}/residual", carry)
+    return carry
+
+
+def _watch(seen: Activations, name: str, module: Any) -> None:
+    if isinstance(module, nnx.Module):
+        for part, linear in list(vars(module).items()):
+            if isinstance(linear, Linear):
+                setattr(module, part, partial(_product, seen, f"{name}/{part}", linear))
+    if isinstance(module, Attention):
+        watched: Any = module
+        watched.attend = partial(_attend, seen, name, module, module.attend)
+
+
+def _product(seen: Activations, name: str, linear: Linear, x: Array) -> Array:
+    y = linear(x)
+    _note(seen, name, y)
+    return y
+
+
+def _attend(
+    seen: Activations, name: str, attention: Attention, attend: Callable[..., Array], x: Array, key: Array, *rest: Any
+) -> Array:
+    result = attend(x, key, *rest)
+    query = seen[f"{name}/query"][-1] * score_scale(attention.config)
+    _note(seen, f"{name}/scores", jnp.einsum("bthk,bshk->bhts", query, key))
+    return result
+
+
+def _note(seen: Activations, name: str, values: Any) -> None:
+    seen.setdefault(name, []).extend(jax.tree.leaves(values))
+
+
+# --- Results ----------------------------------------------------------------------------------------------------------
+
+
+def tables(found: Mapping[str, Sequence[Movement]], sizes: Sequence[int], steps: int) -> list[Table]:
+    note = f"Root mean square of what {steps} steps change; the slope is that of its logarithm by the width's."
+    header = ("", *map(str, sizes), "slope")
+    return [
+        Table(
+            name,
+            header,
+            [
+                [Cell(one.name), *(Cell(f"{distance:.3g}") for distance in one.distances), Cell(f"{one.slope:+.2f}")]
+                for one in movements
+            ],
+            note,
+        )
+        for name, movements in found.items()
+    ]
+
+
+def verdict(name: str, movements: Sequence[Movement]) -> str:
+    """A sentence."""
+    steep = sorted((one for one in movements if abs(one.slope) > SLOPE), key=lambda one: -abs(one.slope))
+    parts = []
+    for said, some in (
+        ("further", [one for one in steep if one.slope > 0]),
+        ("less far", [one for one in steep if one.slope < 0]),
+    ):
+        if some:
+            listed = ", ".join(f"{one.name} ({one.slope:+.2f})" for one in some)
+            parts.append(f"{len(some)} of {len(movements)} move {said} the wider the model is: {listed}")
+    return f"{name}: {'; '.join(parts) or f'no slope is steeper than {SLOPE}'}."
+
+
+def draw(path: Path, found: Mapping[str, Sequence[Movement]], sizes: Sequence[int]) -> None:
+    panels = {
+        name: {one.name: list(zip(map(float, sizes), one.distances, strict=True)) for one in movements}
+        for name, movements in found.items()
+    }
+    plot_panels(path, panels, "model width", "root mean square of the change")

@@ -1,0 +1,1 @@
+"""The training step, the optimizer, and the run: its start, its loop, its log and its end."""

@@ -1,0 +1,188 @@
+"""The training loop. What a step does, in this order: data, update, report, checks, evaluation, saving, stopping."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from research.config import Decay, Experiment, Supervised, override
+from research.decode import evaluate
+from research.parallel import hosts
+from research.parallel.mesh import check_divisible, make_mesh, place_batch
+from research.pretrained import find
+from research.report.plot import plot_loss
+from research.storage import run_directory
+from research.storage.bucket import AnyPath
+from research.storage.checkpoint import Checkpoints, check_same
+from research.storage.console import say
+from research.storage.run_directory import Claimed
+from research.train import log, summary
+from research.train.compilation import keep_compiled
+from research.train.outcome import Preempted, ctrl_c_is_sigterm, hung, outcome
+from research.train.profile import Trace
+from research.train.run import Run, best_of, checked_meta, out_of_patience, prepared
+from research.train.startup import Startup
+from research.train.watchdog import Watchdog
+
+
+def train(
+    config: Experiment,
+    directory: AnyPath,
+    *,
+    file_config: Experiment | None = None,
+    dry_run: bool = False,
+    cluster: hosts.Cluster | None = None,
+    startup: Startup | None = None,
+) -> int:
+    """Trains up to `config.steps`, from the directory's newest checkpoint if there is one. Returns the exit code.
+
+    Raises ConfigError, before any training, for what a person can mend. A dry run writes nothing to the directory.
+    """
+    startup = Startup() if startup is None else startup
+    startup.done("imports")
+    hosts.initialize_hosts(cluster, heartbeat=config.guard.heartbeat_seconds)
+    keep_compiled(by_names=config.profile is not None)
+    hosts.check_agreement({"the experiment": override.to_json(config), "the commit": run_directory.commit()})
+    mesh = make_mesh(config.mesh)
+    check_divisible(config, mesh)
+    evaluate.check_length(config)
+    if config.init is not None and not any((directory / "checkpoints").glob("[0-9]*")):
+        found = find.find_initial(config, config.init)
+        say(f"Starting from {config.init}, of the format {found.format}.")
+    startup.done("hosts")
+    if dry_run:
+        Run(config, mesh, prepared(config), startup)
+        say("Dry run: nothing was trained.")
+        return 0
+    with run_directory.claim(directory, config, file_config) as claimed:
+        best_by = config.evaluation.best
+        checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, best_by, claimed.publish)
+        newest = checkpoints.newest
+        made_from = None if newest is None else checked_meta(checkpoints.meta(newest), directory)
+        best = best_of(made_from, config)
+        if newest is not None and run_directory.is_done(claimed.here):
+            if newest >= config.steps:
+                say(f"{directory} is complete at step {newest}. To go on: the same command with --config.steps=MORE.")
+                return 0
+            if best.exhausts(config.evaluation.patience):
+                to_go_on = "the same command with --config.evaluation.patience=MORE, or None"
+                say(f"{directory} is complete: {out_of_patience(config, newest, best)}. To go on: {to_go_on}.")
+                return 0
+        if made_from is not None:
+            run_directory.check_same_experiment(directory, made_from["config"], config)
+        startup.done("checkpoints")
+        pipeline = prepared(config)
+        hosts.check_agreement({name: str(entry) for name, entry in pipeline.fingerprint.items()})
+        if made_from is not None:
+            check_same(made_from["data"], pipeline.fingerprint, directory)
+            if made_from["config"]["steps"] != config.steps and isinstance(config.optimizer.schedule, Decay):
+                say(
+                    "steps has changed, and with it the learning rate from here on: its schedule ends at the last step."
+                )
+        run = Run(config, mesh, pipeline, startup, best)
+        with outcome(run, claimed.here, checkpoints):
+            if jax.process_index() == 0:
+                pipeline.tokenizer.save(claimed.here / "tokenizer.model")
+                run_directory.write_json(claimed.here / "launch.json", run.summary)
+            _fit(run, claimed, checkpoints)
+        _write_page(run, claimed.here)
+    return run.exit_code
+
+
+def _write_page(run: Run, directory: Path) -> None:
+    """Of a run that is done or was not finite; its result is written: what may go wrong here changes nothing."""
+    ended = [run_directory.EXIT_CODES[status] for status in ("done", "not finite")]
+    if run.exit_code not in ended or jax.process_index() != 0:
+        return
+    from research.report import (
+        record,
+        run_page,  # drawing takes a second to import, which a start need not wait for
+    )
+
+    try:
+        say(f"  its page         {run_page.write(record.read(directory))}")
+    except (OSError, ValueError) as error:
+        say(f"The run's page could not be written: {error}")
+
+
+def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints) -> None:
+    config, directory = run.config, claimed.here
+    state, key = run.start(checkpoints)
+    run.startup.done("state")
+    run_directory.record_event(directory, run.step, "went on from its checkpoint" if run.step else "started")
+    due = False
+    scores: dict[str, float] = {}
+    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: hung(run, claimed))
+    batches = run.pipeline.train(run.next_row, run.shard)
+    with (
+        log.open_reporter(directory, config, run.mesh, run.pipeline, run.step) as reporter,
+        Trace(config.profile, directory / "profile", run.step) as trace,
+        ctrl_c_is_sigterm(),
+    ):
+
+        def on_progress(done: int, total: int) -> None:
+            watchdog.beat()
+            reporter.writing(done, total)
+
+        while run.step < config.steps and not run.stopped:
+            trace.begin(run.step, state)
+            began = time.perf_counter()
+            batch = place_batch(run.mesh, next(batches))
+            data_wait = time.perf_counter() - began
+
+            state, metrics = run.train_step(state, batch, key)
+            run.step, run.next_row = run.step + 1, run.next_row + config.batch_size
+            reporter.step(run.step, metrics, data_wait)
+            run.started(directory, metrics)
+            trace.end(run.step, metrics)
+
+            checkpoints.check()
+            watchdog.beat()
+            preempted = checkpoints.reached_preemption(run.step)
+            last = run.step == config.steps
+
+            evaluated = last or run.step % config.evaluation.every == 0
+            if evaluated:
+                with reporter.pause():
+                    scores = run.evaluate(state.evaluated, on_progress)
+                    reporter.held_out(run.step, scores)
+                    summary.keep_examples(directory, run.step, run.examples(state.evaluated))
+                    plot_loss(directory, run.unigram_entropy, config)
+                # What comes amid updates that were skipped is not kept, so it is not the best either.
+                run.best = run.best.after(run.step, scores, valid=not reporter.skipping)
+                last |= run.stopped
+                watchdog.beat()
+
+            due |= run.step % config.checkpoint.every == 0
+            if last or preempted or due or (evaluated and run.best.step == run.step):
+                with reporter.pause():
+                    # Not amid updates that were skipped: what should be kept is what stood before them.
+                    if last or preempted or not reporter.skipping:
+                        checkpoints.save(run.step, state, run.meta(key), scores if evaluated else {})
+                        run_directory.record_event(directory, run.step, "checkpoint")
+                        due = False
+                watchdog.beat()
+
+            if preempted and not last:
+                checkpoints.wait()
+                raise Preempted
+        checkpoints.wait()
+        params = state.evaluated
+        scores = scores or run.evaluate(params, on_progress)
+        if run.asked and not run.written:
+            run.write(params, evaluate.greedy(config), on_progress)
+    watchdog.stop()
+    _conclude(run, directory, params, scores)
+
+
+def _conclude(run: Run, directory: Path, params: Any, scores: dict[str, float]) -> None:
+    """What a person looks at after a run: scores beside what they must beat, examples of what it writes, the plot."""
+    examples = run.examples(params)
+    summary.keep_examples(directory, run.step, examples)
+    summary.show_examples(examples, isinstance(run.config.data, Supervised))
+    summary.conclusion(directory, run.step, scores, run.unigram_entropy, run.config, run.best)
+    end = out_of_patience(run.config, run.step, run.best) if run.stopped else f"reached step {run.step}"
+    best = {} if run.best.value is None else {"best": {run.best.name: run.best.value, "step": run.best.step}}
+    facts = {"unigram_entropy": run.unigram_entropy} | scores | best
+    run.exit_code = run_directory.write_result(directory, "done", run.step, end, **facts)

@@ -1,0 +1,176 @@
+"""What a launch builds and the training loop uses, and where it stands."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from research.config import ConfigError, Experiment, Generation, Supervised, require
+from research.data.pipeline import Pipeline, prepare, unigram_entropy
+from research.decode import evaluate
+from research.decode.evaluate import Asked
+from research.parallel.mesh import host_shard, place_batch
+from research.pretrained import find
+from research.storage import run_directory
+from research.storage.bucket import AnyPath
+from research.storage.checkpoint import Best, Checkpoints
+from research.storage.console import say, table
+from research.train import summary
+from research.train.startup import Startup
+from research.train.step import (
+    EachShape,
+    TrainState,
+    abstract_state,
+    compile_eval_step,
+    compile_train_step,
+    new_state,
+    state_shardings,
+)
+from research.train.summary import Example
+
+
+def prepared(config: Experiment) -> Pipeline:
+    return prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
+
+
+class Run:
+    """What a launch builds and the loop uses: data, compiled steps, and where the run stands."""
+
+    def __init__(
+        self,
+        config: Experiment,
+        mesh: jax.sharding.Mesh,
+        pipeline: Pipeline,
+        startup: Startup,
+        best: Best | None = None,
+    ) -> None:
+        size, rows = pipeline.tokenizer.size, config.model.vocab_size
+        require(size <= rows, f"model.vocab_size is {rows}: it must be at least the tokenizer's size, which is {size}.")
+        self.config, self.mesh, self.pipeline, self.startup = config, mesh, pipeline, startup
+        self.shard = host_shard(mesh)
+        self.held_out = list(pipeline.held_out(config.evaluation.rows, self.shard))
+        whole = self.held_out if jax.process_count() == 1 else pipeline.held_out(config.evaluation.rows)
+        self.unigram_entropy = unigram_entropy(whole)
+        evaluation, self.asked = config.evaluation, list[Asked]()
+        if isinstance(config.data, Supervised):
+            most = evaluation.samples if evaluation.generation is None else evaluation.examples
+            self.asked = evaluate.ask(config.data, "held_out", most)
+        self.best = Best(evaluation.best) if best is None else best
+        self.written: list[list[str]] = []  # for what is asked, at the last evaluation
+        startup.done("data")
+        self.train_step = EachShape(partial(compile_train_step, config, mesh), pipeline.batch_shapes)
+        self.eval_step = EachShape(partial(compile_eval_step, config, mesh), pipeline.batch_shapes)
+        startup.done("tracing")
+        self.summary = summary.launch(config, mesh, pipeline, self.train_step.largest, startup.compiled())
+        table("Launch", self.summary)
+        self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
+
+    def start(self, checkpoints: Checkpoints) -> tuple[TrainState, jax.Array]:
+        """The state and random key to go on from: the newest checkpoint's, or new ones."""
+        if checkpoints.newest is None:
+            key, data_key = jax.random.split(jax.random.key(self.config.seed))
+            state = new_state(self.config, self.mesh, key)
+            places = state_shardings(self.config, self.mesh).params
+            params = find.initial(self.config, state.params, places)
+            average = None if state.average is None else jax.tree.map(jnp.copy, params)
+            return state._replace(params=params, average=average), data_key
+        meta = checkpoints.meta(checkpoints.newest)
+        abstract = jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            abstract_state(self.config),
+            state_shardings(self.config, self.mesh),
+        )
+        state = checkpoints.restore(checkpoints.newest, abstract)
+        self.step, self.next_row = checkpoints.newest, meta["next_row"]
+        say(f"Going on from the checkpoint of step {self.step}.")
+        return state, jax.random.wrap_key_data(jnp.asarray(meta["random_key"], jnp.uint32))
+
+    def started(self, directory: Path, metrics: Any) -> None:
+        """Called after every step: after the first it says and records where the time before it went."""
+        if not self.startup.finished:
+            jax.block_until_ready(metrics)
+            run_directory.record_startup(directory, self.startup.finish())
+            say(self.startup.said())
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is over before its last step."""
+        return self.step < self.config.steps and self.best.exhausts(self.config.evaluation.patience)
+
+    def evaluate(self, params: Any, on_progress: Callable[[int, int], None]) -> dict[str, float]:
+        """The numbers by name; `on_progress` is told how many examples of how many have been written."""
+        placed = (place_batch(self.mesh, batch) for batch in self.held_out)
+        scores = evaluate.held_out(self.eval_step, params, placed)
+        if self.config.evaluation.generation is not None:
+            self.write(params, self.config.evaluation.generation, on_progress)
+            for asked, written in zip(self.asked, self.written, strict=True):
+                scores |= {name: score.value for name, score in evaluate.score_written(asked, written).items()}
+        return scores
+
+    def write(self, params: Any, generation: Generation, on_progress: Callable[[int, int], None]) -> None:
+        """Writes what is asked. All hosts decode one program, and all of them score what it gives."""
+        done, total = 0, sum(len(asked.examples) for asked in self.asked)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress(done, total)
+
+        self.written = []
+        for asked in self.asked:
+            settings = (generation, params, self.pipeline.tokenizer, self.mesh)
+            generator = evaluate.generator_for(self.config, asked.task, *settings)
+            self.written.append(evaluate.write(generator, asked.sources, advance))
+
+    def examples(self, params: Any) -> list[Example]:
+        """What a person looks at: held-out rows mended, or the first examples of each task with what was written."""
+        count = self.config.evaluation.samples
+        if isinstance(self.config.data, Supervised):
+            shown = zip(self.asked, self.written, strict=False)  # nothing is written before something asks for it
+            return [
+                Example(asked.label.rstrip("/"), sample._asdict())
+                for asked, written in shown
+                for sample in evaluate.samples(asked, written, count)
+            ]
+        first = next(self.pipeline.held_out(1))  # the same rows on every host, since decoding is one program over all
+        rows = jax.tree.map(lambda rows: rows[:count], first)
+        mended = evaluate.fill_in(self.config.model, params, rows, self.pipeline.tokenizer)
+        return [Example("", {"input": it.input, "filled": it.filled, "original": it.original}) for it in mended]
+
+    def meta(self, key: jax.Array) -> dict[str, Any]:
+        """What a checkpoint holds besides the state."""
+        return {
+            "config": run_directory.as_data(self.config),
+            "data": self.pipeline.fingerprint,
+            "next_row": self.next_row,
+            "random_key": jax.random.key_data(key).tolist(),
+            "best": self.best._asdict(),
+        }
+
+
+def checked_meta(meta: Any, directory: AnyPath) -> dict[str, Any]:
+    """What a checkpoint holds besides the state. Raises ConfigError where it is not what `Run.meta` gives."""
+    match meta:
+        case {"config": dict(), "data": dict(), "next_row": int(row), "random_key": [*words]} if 0 <= row < 2**63:
+            best = meta.get("best", {})
+            known = isinstance(best, dict) and (not best or best.keys() == set(Best._fields))
+            if known and all(type(word) is int and 0 <= word < 2**32 for word in words):
+                return meta
+    raise ConfigError(
+        f"The newest checkpoint of {directory} does not say what a run needs to go on: use --config.init."
+    )
+
+
+def best_of(meta: dict[str, Any] | None, config: Experiment) -> Best:
+    """As the checkpoint has it; counted anew where another number is asked for."""
+    new = Best(config.evaluation.best)
+    kept = new if meta is None else Best(**meta.get("best", new._asdict()))
+    return kept if kept.name == new.name else new
+
+
+def out_of_patience(config: Experiment, step: int, best: Best) -> str:
+    counted = f"no evaluation of the last {best.since} was better than {best.said()}"
+    return f"stopped at step {step} of {config.steps}, since {counted}"

@@ -1,0 +1,266 @@
+"""One training step and one evaluation step as pure functions, and their compilation on a mesh.
+
+A step's gradient is the sum over its target tokens divided once by their global number, so neither micro-batches nor
+the mesh change it, also where rows hold unequal numbers of tokens.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from research.config import Experiment
+from research.data.batch import Batch
+from research.model.loss import Sums, cross_entropy
+from research.model.transformer import bind, initial_params
+from research.parallel.layout import BATCH_AXES, LOGITS, constrain
+from research.parallel.mesh import batch_sharding
+from research.parallel.rules import Tree, flatten, param_specs, shardings, state_specs, unflatten
+from research.train.optimizer import Updater, build, learning_rate
+
+# Norms, relative biases and logits are computed in float32, so their parameters are not rounded. Embeddings are cast
+# after the lookup instead: its gradient adds up the rows of equal tokens, and sums of thousands need float32.
+PRECISE = ("norm/scale", "norm/bias", "relative_bias", "logits_bias", "embedding")
+
+
+class TrainState(NamedTuple):
+    step: Int[Array, ""]  # steps taken, skipped ones too
+    params: Tree  # float32
+    opt_state: Tree
+    average: Tree | None = None  # of the parameters, where experiment.average_decay says so
+
+    @property
+    def evaluated(self) -> Tree:
+        """The parameters that are evaluated and used: their average, where there is one."""
+        return self.params if self.average is None else self.average
+
+
+class Metrics(NamedTuple):
+    """Of one step, on the device. Means are per target token: average several steps weighted by `target_tokens`.
+
+    Of a skipped step all but the last three are 0, `target_tokens` too, so that it drops out of every average.
+    """
+
+    loss: Float[Array, ""]  # what was minimised: smoothed cross entropy plus z-loss, in nats
+    nll: Float[Array, ""]  # -log p(target), in nats
+    z_loss: Float[Array, ""]  # the z-loss inside `loss`
+    accuracy: Float[Array, ""]
+    gradient_norm: Float[Array, ""]  # of what is trained, before clipping
+    target_tokens: Float[Array, ""]
+    parameter_norm: Float[Array, ""]  # after the step
+    learning_rate: Float[Array, ""]
+    skipped: Int[Array, ""]  # 1 if loss, gradient or parameters were not finite and the update was left out
+
+
+# --- State ------------------------------------------------------------------------------------------------------------
+
+
+def _updater(experiment: Experiment, params: Tree) -> Updater:
+    return build(experiment.optimizer, experiment.steps, params, experiment.model)
+
+
+def _initial_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
+    params = initial_params(experiment.model, key)
+    updater = _updater(experiment, params)
+    average = None if experiment.average_decay is None else params
+    return TrainState(jnp.zeros((), jnp.int32), params, updater.init(updater.split(params)[0]), average)
+
+
+@cache
+def abstract_state(experiment: Experiment) -> TrainState:
+    """The shapes of a state, at no cost. A ConfigError if the optimizer does not fit the model."""
+    return jax.eval_shape(partial(_initial_state, experiment), _abstract_key())
+
+
+def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:
+    state = abstract_state(experiment)
+    params = param_specs(state.params)
+    average = None if state.average is None else params
+    specs = PartitionSpec(), params, state_specs(state.opt_state, state.params), average
+    return TrainState._make(shardings(mesh, specs))
+
+
+def new_state(experiment: Experiment, mesh: jax.sharding.Mesh, key: PRNGKeyArray) -> TrainState:
+    """A state to train from, made where it belongs: no device ever holds the whole. The same numbers on every mesh."""
+    make = jax.jit(partial(_initial_state, experiment), out_shardings=state_shardings(experiment, mesh))
+    return make(key)
+
+
+# --- Steps ------------------------------------------------------------------------------------------------------------
+
+
+def train_step(
+    experiment: Experiment, state: TrainState, batch: Batch, key: PRNGKeyArray
+) -> tuple[TrainState, Metrics]:
+    """The state after one update. Dropout is drawn from `key`, the run's own, and the step.
+
+    Where the loss, the gradient or what it would make of the parameters is not finite (or no target token counts),
+    parameters and optimizer state stay as they were, to the bit, and the step still advances.
+    """
+    updater = _updater(experiment, state.params)
+    trained, frozen = updater.split(state.params)
+    gradients, sums = _summed_gradients(experiment, trained, frozen, batch, jax.random.fold_in(key, state.step))
+    gradients = jax.tree.map(lambda gradient: gradient / sums.weight, gradients)
+    gradient_norm = optax.global_norm(gradients)
+    with jax.named_scope("optimizer"):
+        updated, opt_state = updater.update(gradients, state.opt_state, trained, state.step)
+    finite = jnp.isfinite(sums.loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.global_norm(updated))
+    updated, opt_state = jax.tree.map(partial(jnp.where, finite), (updated, opt_state), (trained, state.opt_state))
+    params = _merge(updated, frozen)
+    average = state.average
+    if experiment.average_decay is not None:
+        moved = _moved(average, params, experiment.average_decay, state.step)
+        average = jax.tree.map(partial(jnp.where, finite), moved, average)
+
+    def mean(total: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.where(finite, total / sums.weight, 0.0)
+
+    metrics = Metrics(
+        loss=mean(sums.loss),
+        nll=mean(sums.nll),
+        z_loss=mean(sums.z_loss),
+        accuracy=mean(sums.correct),
+        gradient_norm=jnp.where(finite, gradient_norm, 0.0),
+        target_tokens=jnp.where(finite, sums.weight, 0.0),
+        parameter_norm=optax.global_norm(params),
+        learning_rate=learning_rate(experiment.optimizer.schedule, experiment.steps)(state.step),
+        skipped=1 - finite.astype(jnp.int32),
+    )
+    return TrainState(state.step + 1, params, opt_state, average), metrics
+
+
+def _moved(average: Tree, params: Tree, decay: float, step: Int[Array, ""]) -> Tree:
+    """The average a step later. Early steps count more: a decay of (1 + step) / (10 + step) at most, as Marian's."""
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda before, now: before + (1.0 - kept) * (now - before), average, params)
+
+
+def eval_step(experiment: Experiment, params: Tree, batch: Batch) -> Sums:
+    """Sums over a batch's target tokens, without dropout; add those of several batches, then divide."""
+    return summed_loss(experiment, _cast(experiment, params), batch, None)
+
+
+def summed_loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKeyArray | None) -> Sums:
+    """Of parameters in the dtypes that they are used in; dropout only where a key is given."""
+    # Said here, or the partitioner may split them by the head's shards over fsdp and gather activations instead.
+    logits = constrain(bind(experiment.model, params)(batch, key), LOGITS)
+    targets, weights = jax.tree.map(jnp.asarray, (batch.decoder_target_tokens, batch.decoder_loss_weights))
+    loss = experiment.loss
+    with jax.named_scope("loss"):
+        return cross_entropy(
+            logits,
+            targets,
+            weights,
+            z_loss=loss.z_loss,
+            label_smoothing=loss.label_smoothing,
+            smoothing=loss.smoothing,
+        )
+
+
+def _summed_gradients(
+    experiment: Experiment, trained: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray
+) -> tuple[Tree, Sums]:
+    """Float32 gradients of the summed loss, and the sums, accumulated over the micro-batches."""
+    specs, count = param_specs(trained), experiment.microbatches
+    # Cast here, once a step, not once a micro-batch; with parameters sharded, it is the cast ones that are gathered.
+    cast, frozen = _cast(experiment, trained), _cast(experiment, frozen)
+
+    def gradients_and_sums(rows: Batch, key: PRNGKeyArray) -> tuple[Tree, Sums]:
+        def summed(params: Tree) -> tuple[Float[Array, ""], Sums]:
+            sums = summed_loss(experiment, _merge(params, frozen), rows, key if experiment.model.dropped else None)
+            return sums.loss, sums
+
+        gradients, sums = jax.grad(summed, has_aux=True)(cast)
+        return constrain(jax.tree.map(lambda gradient: gradient.astype(jnp.float32), gradients), specs), sums
+
+    if count == 1:
+        return gradients_and_sums(batch, key)
+
+    def accumulate(total: tuple[Tree, Sums], inputs: tuple[Batch, PRNGKeyArray]) -> tuple[tuple[Tree, Sums], None]:
+        return jax.tree.map(jnp.add, total, gradients_and_sums(*inputs)), None
+
+    zeros = constrain(jax.tree.map(jnp.zeros_like, trained), specs), Sums(*[jnp.zeros(())] * len(Sums._fields))
+    total, _ = jax.lax.scan(accumulate, zeros, (_microbatches(batch, count), jax.random.split(key, count)))
+    return total
+
+
+def _microbatches(batch: Batch, count: int) -> Batch:
+    """Every count-th row in turn, so that each device finds its share of every micro-batch among its own rows."""
+
+    def deal(rows: Array) -> Array:
+        dealt = rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1)
+        return constrain(dealt, PartitionSpec(None, BATCH_AXES))
+
+    return jax.tree.map(deal, batch)
+
+
+def _cast(experiment: Experiment, params: Tree) -> Tree:
+    flat = flatten(params)
+    return unflatten(
+        {path: leaf if path.endswith(PRECISE) else leaf.astype(experiment.model.compute) for path, leaf in flat.items()}
+    )
+
+
+def _merge(trained: Tree, frozen: Tree) -> Tree:
+    return unflatten({**flatten(trained), **flatten(frozen)})
+
+
+# --- Compilation ------------------------------------------------------------------------------------------------------
+
+
+def compile_train_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch) -> jax.stages.Compiled:
+    """`train_step` of (state, batch, key), compiled once for batches of these global shapes and dtypes.
+
+    The state given is donated: its buffers become the new state's. `memory_analysis()` of the result says what a device
+    will need, before anything is placed on it.
+    """
+    state, whole = state_shardings(experiment, mesh), NamedSharding(mesh, PartitionSpec())
+    step = jax.jit(
+        partial(train_step, experiment),
+        donate_argnums=0,
+        in_shardings=(state, batch_sharding(mesh), whole),
+        out_shardings=(state, whole),
+    )
+    with jax.set_mesh(mesh):
+        return step.lower(abstract_state(experiment), _shapes(batch), _abstract_key()).compile()
+
+
+def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch) -> jax.stages.Compiled:
+    """`eval_step` of (params, batch), compiled once for batches of these global shapes and dtypes."""
+    params, whole = state_shardings(experiment, mesh).params, NamedSharding(mesh, PartitionSpec())
+    step = jax.jit(partial(eval_step, experiment), in_shardings=(params, batch_sharding(mesh)), out_shardings=whole)
+    with jax.set_mesh(mesh):
+        return step.lower(abstract_state(experiment).params, _shapes(batch)).compile()
+
+
+class EachShape:
+    """A step compiled once for every shape that batches have, which it chooses by the batch, its second argument."""
+
+    def __init__(self, compile: Callable[[Batch], jax.stages.Compiled], batches: Iterable[Batch]) -> None:
+        self.compiled = {batch.encoder_input_tokens.shape: compile(batch) for batch in batches}
+
+    def __call__(self, first: Any, batch: Batch, *others: Any) -> Any:
+        return self.compiled[batch.encoder_input_tokens.shape](first, batch, *others)
+
+    @property
+    def largest(self) -> jax.stages.Compiled:
+        """The one that needs most memory."""
+
+        def activations(step: jax.stages.Compiled) -> int:
+            memory: Any = step.memory_analysis()
+            return memory.temp_size_in_bytes
+
+        return max(self.compiled.values(), key=activations)
+
+
+def _shapes(batch: Batch) -> Batch:
+    return jax.tree.map(lambda rows: jax.ShapeDtypeStruct(rows.shape, rows.dtype), batch)
+
+
+def _abstract_key() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(partial(jax.random.key, 0))

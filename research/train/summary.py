@@ -1,0 +1,101 @@
+"""What a person sees before a run and after it: the launch summary, examples of what the model writes, the scores."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from research.config import FORCED, Experiment
+from research.data.pipeline import Pipeline
+from research.model import flops
+from research.model.transformer import abstract_params
+from research.report.plot import plot_loss
+from research.report.record import read_lines
+from research.storage.checkpoint import Best
+from research.storage.console import amount, byte_amount, console, table
+
+
+class Example(NamedTuple):
+    """Of a task, or of no task in particular: what is read, what was written, and what should have been, by name."""
+
+    task: str
+    texts: dict[str, str]
+
+
+def launch(
+    config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, train_step: jax.stages.Compiled, compiled: str
+) -> dict[str, str]:
+    """What is about to run: sizes, memory a device by the compiler's own account, FLOPs, mesh, data, length."""
+    model, schedule = config.model, config.optimizer.schedule
+    memory: Any = train_step.memory_analysis()
+    raw, rows = data.raw, config.batch_size
+    return {
+        "model": f"{amount(flops.parameter_count(abstract_params(model)))} parameters, "
+        f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}"
+        + (f", muP from width {model.base.width}" if model.base != model else ""),
+        "memory a device": f"{byte_amount(memory.argument_size_in_bytes)} state and batch, "
+        f"{byte_amount(memory.temp_size_in_bytes)} activations and gradients",
+        "a step": f"{rows} rows of {data.inputs} inputs and {data.targets} targets, "
+        f"{amount(flops.flops_per_step(config, data.inputs, data.targets), 'FLOP')}",
+        "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        + f" on {mesh.size} x {mesh.devices.flat[0].device_kind}",
+        "data": f"{data.train_rows:,} rows of {raw} raw tokens, from {amount(data.train_tokens)} in all; "
+        f"{data.held_out_rows:,} rows held out",
+        **({"examples": "; ".join(data.notes)} if data.notes else {}),
+        "vocabulary": f"{data.tokenizer.size} ids, {len(data.tokenizer.sentinel_ids)} of them sentinels; "
+        f"{model.vocab_size} rows of embedding",
+        "optimizer": f"{type(config.optimizer).__name__}, {type(schedule).__name__} with peak {schedule.peak:g}",
+        "run": f"{config.steps:,} steps, {amount(config.steps * rows * raw)} raw tokens, "
+        f"{config.steps * rows * raw / data.train_tokens:.2f} epochs",
+        "compiled": compiled,
+    }
+
+
+def keep_examples(directory: Path, step: int, examples: Sequence[Example]) -> None:
+    """Adds them to samples.jsonl, unless those of this step are there already."""
+    path = directory / "samples.jsonl"
+    if jax.process_index() != 0 or any(line.get("step") == step for line in read_lines(path)):
+        return
+    with open(path, "a") as file:
+        for task, texts in examples:
+            named = {"task": task} if task else {}
+            file.write(json.dumps({"step": step} | named | texts, ensure_ascii=False) + "\n")
+
+
+def show_examples(examples: Sequence[Example], supervised: bool) -> None:
+    for task, group in itertools.groupby(examples, key=lambda example: example.task):
+        what = "Held-out example" if supervised else "Held-out passage"
+        show_samples(f"{task}: {what.lower()}" if task else what, [texts for _, texts in group])
+
+
+def show_samples(title: str, samples: Sequence[Mapping[str, str]]) -> None:
+    """Prints examples, on a line each what is read, what was written and what should have been."""
+    if jax.process_index() != 0:
+        return
+    for number, sample in enumerate(samples, 1):
+        console.print(f"\n{title} {number}", style="bold", markup=False)
+        for name, text in sample.items():
+            shown = "".join(each if each.isprintable() else " " for each in text)
+            console.print(f"  {name:<9}  {' '.join(shown.split())}", markup=False)
+
+
+def conclusion(
+    directory: Path, step: int, scores: Mapping[str, float], unigram_entropy: float, config: Experiment, best: Best
+) -> None:
+    """The scores, the loss beside what a model blind to context reaches; the plot, and where the best checkpoint is."""
+    if jax.process_index() != 0:
+        return
+    rows = {
+        "held-out loss": f"{scores['held_out_loss']:.4f} nats a target token, after {step} steps",
+        "unigram entropy": f"{unigram_entropy:.4f} nats: the best that a model blind to context can do there",
+        **{name: f"{scores[name]:.2f}" for name in config.scores if name not in FORCED},
+        "plot": str(plot_loss(directory, unigram_entropy, config)),
+        "all of the run": str(directory),
+    }
+    if best.value is not None and config.checkpoint.keep_best:
+        rows["best checkpoint"] = f"{directory / 'checkpoints' / str(best.step)}, by {best.name} {best.value:.4g}"
+    console.print()
+    table("Result", rows)

@@ -1,0 +1,322 @@
+"""Documents from files and TFDS: what is read, what is held out, and one clear sentence for each bad input."""
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from research.config import TFDS, Bytes, ConfigError, JSONLines, PlainText
+from research.data.corpora import text_files
+from research.data.corpora.corpus import Documents, open_documents
+from research.data.corpora.tokens import token_stream
+from research.data.tokenizer import open_tokenizer
+
+
+def texts(documents: Documents) -> list[str]:
+    assert documents.read(np.arange(len(documents))) == [documents[index] for index in range(len(documents))]
+    return [documents[index] for index in range(len(documents))]
+
+
+def write_json(path: Path, rows: list[str], key: str = "text") -> str:
+    path.write_text("".join(json.dumps({"id": 1, key: row}) + "\n" for row in rows))
+    return str(path)
+
+
+def plain(path: Path, content: bytes, **fields: str) -> PlainText:
+    path.write_bytes(content)
+    return PlainText(train=str(path), held_out=str(path), **fields)
+
+
+# --- What is read -----------------------------------------------------------------------------------------------------
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    rows = ["first", "zwei\nlines", "", "  ", "drei 😀", "<>&\\"]
+    path = write_json(tmp_path / "a.jsonl", rows, "body")
+    Path(path).write_bytes(Path(path).read_bytes().replace(b"\n", b"\r\n\n").rstrip())
+    documents = open_documents(JSONLines(path, held_out=path, text="body"), "train")
+    assert texts(documents) == ["first", "zwei\nlines", "drei 😀", "<>&\\"]
+
+
+def test_plain_text_blocks(tmp_path: Path) -> None:
+    content = "\ufeffone\nstill one\n\n \t\r\n\ntwo é\r\nstill two\r\n\r\nthree".encode()
+    assert texts(open_documents(plain(tmp_path / "a.txt", content), "train")) == [
+        "one\nstill one",
+        "two é\r\nstill two",
+        "three",
+    ]
+
+
+def test_plain_text_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n\none\n\nstill one\n\n")
+    (tmp_path / "b.txt").write_text("two")
+    (tmp_path / "c.txt").write_text("\n \n")
+    pattern = str(tmp_path / "*.txt")
+    documents = open_documents(PlainText(pattern, held_out=pattern, document="file"), "train")
+    assert texts(documents) == ["one\n\nstill one", "two"]
+
+
+def test_globs_are_sorted_and_may_descend(tmp_path: Path) -> None:
+    for name in ("b", "a", "deep/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_json(tmp_path / f"{name}.jsonl", [name])
+    pattern = str(tmp_path / "**" / "*.jsonl")
+    assert texts(open_documents(JSONLines(pattern, held_out=pattern), "train")) == ["a", "b", "deep/c"]
+
+
+def test_compressed_and_plain_are_the_same(tmp_path: Path) -> None:
+    path = Path(write_json(tmp_path / "a.jsonl", ["one", "two"]))
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert texts(open_documents(JSONLines(str(packed), held_out=str(packed)), "train")) == ["one", "two"]
+
+
+def test_documents_are_held_out_by_their_hash(tmp_path: Path) -> None:
+    rows = [f"document number {number}" for number in range(5000)]
+    corpus = JSONLines(write_json(tmp_path / "a.jsonl", rows))
+    train, held_out = (texts(open_documents(corpus, split)) for split in ("train", "held_out"))
+    assert sorted(train + held_out) == sorted(rows)
+    assert 25 < len(held_out) < 85
+    # The same document falls on the same side wherever it stands.
+    backwards = JSONLines(write_json(tmp_path / "b.jsonl", rows[::-1]))
+    assert sorted(texts(open_documents(backwards, "held_out"))) == sorted(held_out)
+
+
+def test_held_out_files_leave_the_train_files_whole(tmp_path: Path) -> None:
+    rows = [f"document number {number}" for number in range(500)]
+    corpus = JSONLines(write_json(tmp_path / "a.jsonl", rows), held_out=write_json(tmp_path / "b.jsonl", ["other"]))
+    assert texts(open_documents(corpus, "train")) == rows
+    assert texts(open_documents(corpus, "held_out")) == ["other"]
+
+
+# --- Identity ---------------------------------------------------------------------------------------------------------
+
+
+def test_identity_follows_content_not_place(tmp_path: Path) -> None:
+    rows = ["one", "two"]
+    first = write_json(tmp_path / "a.jsonl", rows)
+    second = write_json(tmp_path / "b.jsonl", rows)
+    identity = open_documents(JSONLines(first, held_out=first), "train").identity
+    assert open_documents(JSONLines(second, held_out=second), "train").identity == identity
+
+    status = os.stat(second)
+    Path(second).write_text(Path(second).read_text().replace("two", "six"))
+    os.utime(second, ns=(status.st_atime_ns, status.st_mtime_ns))  # the same size and time of change
+    changed = open_documents(JSONLines(second, held_out=second), "train")
+    assert changed.identity != identity
+    assert texts(changed) == ["one", "six"]
+
+
+def test_identity_follows_the_fields_that_decide_documents(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text('{"text": "one", "other": "two", "block": "three"}\n')
+    name = str(path)
+    corpora = [
+        JSONLines(name, held_out=name),
+        JSONLines(name, held_out=name, text="other"),
+        JSONLines(name, held_out=name, text="block"),
+        PlainText(name, held_out=name),
+        PlainText(name, held_out=name, document="file"),
+    ]
+    assert len({open_documents(corpus, "train").identity for corpus in corpora}) == 5
+
+
+def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_json(tmp_path / "a.jsonl", ["only once"])
+    corpus = JSONLines(path, held_out=path)
+    open_documents(corpus, "train")
+    monkeypatch.setattr(text_files, "numbered_lines", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(text_files.cache, "file_digest", lambda *_: pytest.fail("hashed again"))
+    assert texts(open_documents(corpus, "train")) == ["only once"]
+
+
+# --- Bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a"', r"a\.jsonl, line 2 is not JSON \(.* at column 13\)"),
+        ("nonsense", "line 2 is not JSON"),
+        ("[" * 100_000, "line 2 cannot be read as JSON"),
+        ('{"text": ' + "1" * 5000 + "}", "line 2 cannot be read as JSON"),
+        ('["text"]', "line 2 holds no JSON object but list"),
+        ('{"body": "a", "id": 1}', """line 2 has no key "text": its keys are 'body', 'id'"""),
+        ("{}", "its keys are none"),
+        ('{"text": 3}', 'line 2: the value of "text" is int, not a string'),
+        ('{"text": null}', "is NoneType, not a string"),
+        ('{"text": "\\ud800"}', "half of a surrogate pair"),
+    ],
+)
+def test_bad_json_lines(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "good"}}\n{line}\n{{"text": "good"}}\n')
+    with pytest.raises(ConfigError, match=message):
+        open_documents(JSONLines(str(path)), "train")
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    content = b"abc\n\nd\xe9f\n"
+    with pytest.raises(ConfigError, match=r"a\.txt is not UTF-8 text: byte 0xe9 at offset 6 \(line 3\)"):
+        open_documents(plain(tmp_path / "a.txt", content), "train")
+    packed = gzip.compress(b"\xef\xbb\xbf" + content)
+    with pytest.raises(ConfigError, match=r"a\.txt\.gz is not UTF-8 text: byte 0xe9 at offset 9 \(line 3\)"):
+        open_documents(plain(tmp_path / "a.txt.gz", packed), "train")
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, message in (("a.txt", "There is no file"), ("*.txt", "No file matches"), ("empty", "is a directory")):
+        with pytest.raises(ConfigError, match=message):
+            open_documents(PlainText(str(tmp_path / name)), "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n\n"])
+def test_empty_corpora(tmp_path: Path, content: bytes) -> None:
+    for corpus in (plain(tmp_path / "a", content), plain(tmp_path / "a", content, document="file")):
+        with pytest.raises(ConfigError, match="is empty"):
+            open_documents(corpus, "train")
+    with pytest.raises(ConfigError, match="is empty"):
+        open_documents(JSONLines(str(tmp_path / "a")), "train")
+
+
+def test_nothing_to_hold_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one document")
+    with pytest.raises(ConfigError, match=r"None of the 1 documents .* held_out"):
+        open_documents(PlainText(str(path)), "held_out")
+
+
+@pytest.mark.parametrize("cut", [slice(0, 20), slice(3, None)])
+def test_damaged_gzip(tmp_path: Path, cut: slice) -> None:
+    packed = gzip.compress(b"some text " * 100)
+    with pytest.raises(ConfigError, match="not a whole gzip file"):
+        open_documents(plain(tmp_path / "a.gz", packed[cut]), "train")
+
+
+# --- TFDS -------------------------------------------------------------------------------------------------------------
+
+
+class KintsugiExample(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"document": tfds.features.Text(), "number": tfds.features.Scalar(dtype=np.int64)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"train": self._generate_examples(5), "test": self._generate_examples(3)}
+
+    def _generate_examples(self, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        if os.environ.get("BREAK_THE_BUILD"):
+            yield 0, {"document": "the same key twice", "number": 0}
+        for number in range(count):
+            yield number, {"document": f"dokument é {number}", "number": number}
+
+
+@pytest.fixture
+def tfds_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    return tmp_path / "tfds"
+
+
+def test_any_tfds_name(tfds_example: Path) -> None:
+    corpus = TFDS("kintsugi_example", held_out="test", text="document")
+    train = open_documents(corpus, "train")
+    assert sorted(texts(train)) == [f"dokument é {number}" for number in range(5)]
+    held_out = open_documents(corpus, "held_out")
+    assert len(held_out) == 3
+    assert held_out.identity != train.identity
+    assert len(open_documents(TFDS("kintsugi_example", train="train[:2]", text="document"), "train")) == 2
+    assert list(tfds_example.rglob("*.array_record*"))
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        (TFDS("kintsugi_example"), 'has no text feature "text": it has document'),
+        (TFDS("kintsugi_example", text="number"), "has no text feature"),
+        (
+            TFDS("kintsugi_example", train="training", text="document"),
+            r"has no examples in training: it has train \(5\), test \(3\)",
+        ),
+        (TFDS("kintsugi_example", train="train[:0]", text="document"), "has no examples in"),
+        (TFDS("kintsugi_example:9.9.9"), "does not take the name kintsugi_example:9.9.9"),
+        (TFDS("kintsugi_example/none"), "does not take the name kintsugi_example/none"),
+        (TFDS("no_such_data_set"), "There is no TFDS data set no_such_data_set.*list_builders"),
+    ],
+)
+def test_bad_tfds_corpora(tfds_example: Path, corpus: TFDS, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_documents(corpus, "train")
+
+
+@pytest.fixture
+def damaged(tfds_example: Path) -> Path:
+    """The records of a built data set, with a flipped bit in the text of number 3."""
+    open_documents(TFDS("kintsugi_example", text="document"), "train")
+    (path,) = tfds_example.rglob("*-train.array_record*")
+    content = bytearray(path.read_bytes())
+    content[content.index("dokument é 3".encode()) + 4] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def test_a_damaged_record_is_named_with_its_file(damaged: Path) -> None:
+    documents = open_documents(TFDS("kintsugi_example", text="document"), "train")
+    named = rf"Example \d of kintsugi_example \(train\) cannot be read: {re.escape(str(damaged))} is damaged or missing"
+    with pytest.raises(ConfigError, match=rf"{named} \(Corrupted .*\)\. Build .* or for a corpus set damaged='skip'"):
+        documents.read(np.arange(5))
+    bad = [index for index in range(5) if not readable(documents, index)]
+    assert len(bad) == 1
+    (part,) = (open_documents(TFDS("kintsugi_example", train=f"train[{bad[0]}:]", text="document"), "train"),)
+    with pytest.raises(ConfigError, match=r"Example 0 of kintsugi_example"):
+        part.read(np.arange(len(part)))
+
+
+def readable(documents: Documents, index: int) -> bool:
+    try:
+        return bool(documents[index])
+    except ConfigError:
+        return False
+
+
+def test_or_left_out_by_choice_and_counted(damaged: Path, capsys: pytest.CaptureFixture) -> None:
+    refusing = open_documents(TFDS("kintsugi_example", text="document"), "train")
+    documents = open_documents(TFDS("kintsugi_example", text="document", damaged="skip"), "train")
+    assert sorted(documents.read(np.arange(5))) == [f"dokument é {number}" for number in (0, 1, 2, 4)]
+    assert "Left out, 1 by now: Example " in capsys.readouterr().err
+    assert documents.identity != refusing.identity  # what was cached of it is not taken for the whole
+    stream = token_stream(documents, open_tokenizer(Bytes()))
+    assert len(stream.tokens) == 4 * len("dokument é 3".encode())
+
+
+def test_a_shard_that_is_missing_is_named(damaged: Path) -> None:
+    damaged.unlink()
+    with pytest.raises(ConfigError, match=rf"{re.escape(str(damaged))} is damaged or missing \(open\(\) failed"):
+        open_documents(TFDS("kintsugi_example", text="document"), "train").read(np.arange(5))
+
+
+def test_why_a_tfds_build_failed_is_said(tfds_example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BREAK_THE_BUILD", "1")
+    with pytest.raises(ConfigError, match=r"could not build kintsugi_example .*DuplicatedKeysError"):
+        open_documents(TFDS("kintsugi_example", text="document"), "train")
+
+
+def test_names_known_to_tfds_are_found_without_tensorflow(tmp_path: Path) -> None:
+    code = (
+        "import sys; from research.data.corpus import _find_builder;"
+        "print(_find_builder('c4/en').info.full_name, 'tensorflow' in sys.modules)"
+    )
+    environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["c4/en/3.1.0", "False"], done.stderr[-2000:]

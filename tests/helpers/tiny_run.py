@@ -1,0 +1,57 @@
+"""A real run, as small as one can be, of two steps with a checkpoint each."""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from research.config import (
+    AdamW,
+    Bytes,
+    Checkpoint,
+    Constant,
+    Denoising,
+    Evaluation,
+    Experiment,
+    Model,
+    PlainText,
+    Report,
+)
+from research.train.loop import train
+
+
+def experiment(folder: Path, **changes) -> Experiment:
+    """Of bytes of text that is written into the folder."""
+    draw = random.Random(0)
+    words = [line.split()[0] for line in Path(json.__file__).read_text().splitlines() if line.split()]
+    for name, passages in (("train", 60), ("held_out", 20)):
+        text = "\n\n".join(" ".join(draw.choices(words, k=60)) for _ in range(passages))
+        (folder / f"{name}.txt").write_text(text)
+    made = Experiment(
+        model=Model(400, 16, 2, 8, 32, 1, 1, compute="float32"),
+        data=Denoising((PlainText(f"{folder}/train.txt", f"{folder}/held_out.txt"),), Bytes(), input_length=48),
+        optimizer=AdamW(schedule=Constant(peak=1e-2, warmup=0)),
+        steps=2,
+        batch_size=8,
+        evaluation=Evaluation(every=1, rows=16, samples=0),
+        checkpoint=Checkpoint(every=1),
+        report=Report(every=1),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's directory, which no test may change."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KINTSUGI_CACHE", str(folder / "cache"))
+        assert train(experiment(folder), folder / "run") == 0
+    return folder / "run"
+
+
+def held_out_losses(run: Path) -> list[float]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line["held_out_loss"] for line in lines if "held_out_loss" in line]

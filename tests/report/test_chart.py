@@ -1,0 +1,47 @@
+"""Curves: what is drawn is what was given, and smoothing is the mean that it is said to be."""
+
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from research.report.plot import COLOURS, MOST_POINTS, Series, curves, dots, smoothed, thinned
+
+LINES = [Series(f"variant {number}", [0, 1, 2], [number, number + 1, number + 2]) for number in range(9)]
+
+
+def test_a_running_mean_is_over_the_last_points() -> None:
+    points = [(step, float(step % 5)) for step in range(100)]
+    smooth, window = smoothed(points, share=0.1)
+    assert window == 10
+    assert [x for x, _ in smooth] == [x for x, _ in points]
+    assert smooth[0][1] == points[0][1]
+    assert smooth[50][1] == pytest.approx(np.mean([y for _, y in points[41:51]]))
+    assert smoothed(points, share=0.0) == (points, 1)
+    assert smoothed([]) == ([], 1)
+
+
+def test_thinning_keeps_the_mean() -> None:
+    points = [(float(step), float(step**2)) for step in range(10 * MOST_POINTS)]
+    few = thinned(points)
+    assert len(few) == MOST_POINTS
+    assert np.mean([y for _, y in few]) == pytest.approx(np.mean([y for _, y in points]))
+    assert thinned(points[:7]) == points[:7]
+
+
+def test_every_series_has_a_colour_and_a_marker_of_its_own_and_twice_drawn_is_the_same() -> None:
+    drawn = curves(LINES, title="loss", x_label="step", y_label="nats")
+    assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    assert drawn == curves(LINES, title="loss", x_label="step", y_label="nats")
+    assert {colour for colour in COLOURS if colour.lower() in drawn.lower()} == set(COLOURS)
+    pale = curves(
+        [Series("a", [1, 2], [3, 4], pale=True), Series("a", [1, 2], [3, 4])], title="", x_label="", y_label=""
+    )
+    assert pale.count(COLOURS[0].lower()) > 1
+    assert COLOURS[1].lower() not in pale.lower()
+
+
+def test_dots_grow_with_the_labels() -> None:
+    few, many = (dots(["a"] * count, [[1.0, 2.0]] * count, title="t", x_label="x") for count in (2, 20))
+    heights = [float(ElementTree.fromstring(svg).attrib["height"].removesuffix("pt")) for svg in (few, many)]
+    assert heights[1] > 3 * heights[0]
