@@ -20,7 +20,7 @@ Result: ROUGE-L of held-out summaries 17.2 from spans, 19.0 from BART's noise, 1
     from random weights; seeds, losses, hardware and commits are in LOG.md.
 """
 
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     Checkpoint,

@@ -15,7 +15,7 @@ Result: the best rate is 0.0037, 0.0031 and 0.0037 in muP; in the standard param
 from collections.abc import Iterable
 from typing import Any
 
-from research.config import (
+from research import (
     TFDS,
     AdamW,
     Checkpoint,

@@ -7,7 +7,7 @@ Result: held-out loss 3.828 nats a target token, of modules that were not read; 
     is 5.204.
 """
 
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     Checkpoint,

@@ -1,11 +1,13 @@
-"""Encoder-decoder language models in JAX. Data flows one way and imports follow it:
+"""Kintsugi: encoder-decoder language models in JAX, from a corpus to a report.
 
-config -> data -> model -> pretrained -> sharding -> loss, optimizer -> step -> checkpoint, decode, plan
-       -> evaluate, report -> train -> sweep -> cluster, search -> scripts
+What an experiment's file needs is imported by name, `from research import Experiment, SpanCorruption`. The names are
+listed in `__init__.pyi`; each is loaded when it is first used, so reading an experiment does not wait for JAX.
+
+Twelve rooms, from top to bottom; a module imports only from rooms above its own:
+
+    config storage score data parallel model pretrained decode report train plan sweep
 """
 
-import flax
+import lazy_loader
 
-# Modules are plain trees: a parameter held by two modules is an error, never a silent copy.
-flax.config.update("nnx_graph_mode", False)
-flax.config.update("nnx_graph_updates", False)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

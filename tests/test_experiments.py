@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from research.config import Denoising, Mesh, Supervised
+from research import Denoising, Mesh, Supervised
 from research.config.load import load_experiment, load_published, load_sweep
 from research.config.override import apply, from_json, to_json
 from research.data.objective import lengths

@@ -15,7 +15,7 @@ Data: books and Wikipedia as JSON lines in books_wiki/, or by a TensorFlow Datas
 Hardware, time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     BART,
     AdamW,
     ByteLevelBPE,

@@ -16,7 +16,7 @@ Data: RoBERTa's 160 GB of books, Wikipedia, news, stories and web text as JSON l
 Hardware, time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     BART,
     AdamW,
     ByteLevelBPE,

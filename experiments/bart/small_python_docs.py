@@ -8,7 +8,7 @@ Result: held-out loss 1.373 nats a target token, accuracy 74.3 %; on one NVIDIA 
     dozen other runs (commit 5db4c41; the curve is in LOG.md).
 """
 
-from research.config import (
+from research import (
     BART,
     TFDS,
     AdamW,

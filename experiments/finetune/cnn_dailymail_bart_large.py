@@ -11,7 +11,7 @@ Data: by its TensorFlow Datasets name; bart-large is a Hugging Face directory.
 Hardware, time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     AdamW,
     Beam,
     ByteLevelBPE,

@@ -14,7 +14,7 @@ Result: ROUGE-L 18.95 on the 500 test dialogues; 98.78 on the 32 overfitted ones
     a dozen other runs (commit 5db4c41; LOG.md).
 """
 
-from research.config import (
+from research import (
     Adafactor,
     Checkpoint,
     Constant,

@@ -9,7 +9,7 @@ Result: ROUGE-L 17.03 on the test examples, 16.43 from random weights, means of 
     shared with a dozen other runs (commit 5db4c41; LOG.md).
 """
 
-from research.config import (
+from research import (
     Adafactor,
     Checkpoint,
     Evaluation,

@@ -9,7 +9,7 @@ Data: by its TensorFlow Datasets name; t5-base is a Hugging Face directory.
 Hardware, time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     Adafactor,
     Checkpoint,
     Constant,

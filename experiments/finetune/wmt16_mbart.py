@@ -8,7 +8,7 @@ Data: by its TensorFlow Datasets name; mbart-large-cc25 is a Hugging Face direct
 Hardware, time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     AdamW,
     Beam,
     Checkpoint,

@@ -15,7 +15,7 @@ Result: no exact match among the 88 test questions, F1 0.25: 994 questions teach
     match 100 on the 32 overfitted ones; on one NVIDIA H200, shared with a dozen other runs (commit 5db4c41; LOG.md).
 """
 
-from research.config import (
+from research import (
     Adafactor,
     Checkpoint,
     Constant,

@@ -12,7 +12,7 @@ Hardware, time, result: 2 cores of an Intel Xeon, 28 min beside some tests (comm
     60.75 on test2016, raw text, after 4,000 updates; the curve is in LOG.md.
 """
 
-from research.config import (
+from research import (
     AdamW,
     Checkpoint,
     Evaluation,

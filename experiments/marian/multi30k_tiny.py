@@ -18,7 +18,7 @@ Result: 40.75 BLEU on test2016 as published (41.02 there) after 8,000 updates, o
 Differs from the published recipe: the byte pairs are SentencePiece's, not subword-nmt's, and rows are packed.
 """
 
-from research.config import (
+from research import (
     BLEU,
     AdamW,
     Beam,

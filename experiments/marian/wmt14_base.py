@@ -10,7 +10,7 @@ Data: by its TensorFlow Datasets name, downloaded once. A joint vocabulary of 32
 Hardware, time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     AdamW,
     Beam,
     Checkpoint,

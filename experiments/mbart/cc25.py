@@ -13,7 +13,7 @@ Data: plain text, a sentence a line and a blank line between documents, in cc25/
 Hardware, time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     BART,
     AdamW,
     Checkpoint,

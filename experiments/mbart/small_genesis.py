@@ -13,7 +13,7 @@ Result: held-out loss 3.325 nats a target token, accuracy 36.1 %; on one NVIDIA 
     dozen other runs (commit 5db4c41; the curve is in LOG.md).
 """
 
-from research.config import (
+from research import (
     BART,
     AdamW,
     Checkpoint,

@@ -25,7 +25,7 @@ Hardware, time, result: not run yet; nor is bart_noise_small.py beside this file
 from collections.abc import Iterable
 from typing import Any
 
-from research.config import (
+from research import (
     BART,
     AdamW,
     ByteLevelBPE,

@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.reproductions import bart_noise
 from experiments.reproductions.bart_noise import published as published
-from research.config import (
+from research import (
     BART,
     TFDS,
     AdamW,

@@ -8,7 +8,7 @@ Commands:
 Hardware, time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     AdamW,
     Checkpoint,
     Evaluation,

@@ -21,7 +21,7 @@ Hardware, time, result: not run yet (its authors: one A100, 10 hours each); nano
 from collections.abc import Iterable
 from typing import Any
 
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     AdamW,

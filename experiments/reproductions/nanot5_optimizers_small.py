@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.reproductions.nanot5_optimizers import OPTIMIZERS, numbers
-from research.config import (
+from research import (
     TFDS,
     Checkpoint,
     Cosine,

@@ -12,7 +12,7 @@ Commands:
 Hardware, time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     Adafactor,
     Checkpoint,
     Evaluation,

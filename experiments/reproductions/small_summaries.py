@@ -15,7 +15,7 @@ Hardware, time: 2 cores of an Intel Xeon beside other work, about 80 seconds a r
 Result: held-out loss 5.391 from random weights, 4.476 to 5.321 from T5's objectives; the reading is in ../LOG.md.
 """
 
-from research.config import (
+from research import (
     Adafactor,
     Checkpoint,
     Evaluation,

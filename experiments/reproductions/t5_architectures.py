@@ -32,7 +32,7 @@ Hardware, time, result: not run yet; t5_architectures_small.py beside this file 
 from collections.abc import Iterable
 from typing import Any
 
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     Apart,

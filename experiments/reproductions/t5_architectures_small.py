@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.reproductions.t5_architectures import architectures, numbers
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     Checkpoint,

@@ -37,7 +37,7 @@ Hardware, time, result: not run yet; t5_objectives_small.py beside this file is,
 from collections.abc import Iterable
 from typing import Any
 
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     BERTStyle,

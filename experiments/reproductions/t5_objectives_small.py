@@ -24,7 +24,7 @@ from typing import Any
 
 from experiments.reproductions import t5_objectives
 from experiments.reproductions.t5_objectives import published as published
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     Checkpoint,

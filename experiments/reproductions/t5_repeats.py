@@ -24,7 +24,7 @@ Hardware, time, result: not run yet; t5_repeats_small.py beside this file is the
 from collections.abc import Iterable
 from typing import Any
 
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     Checkpoint,

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.reproductions import t5_repeats
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     Checkpoint,

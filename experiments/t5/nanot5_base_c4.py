@@ -14,7 +14,7 @@ Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache
 Hardware, time, result: not run yet (its authors: one A100, 10.2 hours).
 """
 
-from research.config import (
+from research import (
     TFDS,
     Cosine,
     Denoising,

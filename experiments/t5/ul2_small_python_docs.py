@@ -9,7 +9,7 @@ Result: held-out loss 3.967 nats a target token, of all seven denoisers; on one 
     dozen other runs (commit 5db4c41; the curve is in LOG.md).
 """
 
-from research.config import (
+from research import (
     TFDS,
     UL2,
     Adafactor,

@@ -11,7 +11,7 @@ Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache
 Hardware, time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     Checkpoint,

@@ -12,7 +12,7 @@ Hardware: TPU slices of 64 chips and more; python -m scripts.plan experiments/t5
     what a run takes. Time, result: not run yet.
 """
 
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     Checkpoint,

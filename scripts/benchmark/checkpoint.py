@@ -1,7 +1,7 @@
 """What saving costs a run, and what going on from a checkpoint takes: python -m scripts.benchmark.checkpoint
 
-Takes whole steps of research.train.step on a synthetic batch, in turn without and with a checkpoint that is saved before
-them, as the training loop saves: written in the background, and hashed there. Then it verifies and restores one.
+Takes whole steps of research.train.step on a synthetic batch, in turn without and with a checkpoint that is saved
+before them, as the training loop saves: written in the background, and hashed there. Then it verifies and restores one.
 """
 
 import argparse

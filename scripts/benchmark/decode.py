@@ -39,8 +39,8 @@ reading the table
   Tokens are those written by the best hypothesis of every row; a second of them is the median over the rounds, with the
   slowest and the fastest in brackets. "ours / theirs" is the median over the rounds of the ratio within a round, and so
   is "x greedy", what beam search costs beside greedy decoding. GFLOP/s count every product that decoding needs
-  (research/model/flops.py: decode_flops); MFU stands beside them where the device's peak is known. Other work on the machine
-  shows in the spread and in the load averages: read the ratios, repeat what looks odd.
+  (research/model/flops.py: decode_flops); MFU stands beside them where the device's peak is known. Other work on the
+  machine shows in the spread and in the load averages: read the ratios, repeat what looks odd.
 
 what is asserted
   Before a case is timed, every engine decodes it once. Greedily the float32 engines must give equal tokens, and rows

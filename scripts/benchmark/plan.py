@@ -1,8 +1,8 @@
 """How well a plan foresees steps that can be measured here: python -m scripts.benchmark.plan
 
 Steps of models of several shapes, each timed by scripts.benchmark.train in a process of its own, beside the bound of
-research/plan/roofline.py for a device that multiplies matrices and copies memory as fast as this one was measured to. The
-bound is for fused kernels on accelerators, so on a CPU the ratio says little; what must hold is the order of shapes.
+research/plan/roofline.py for a device that multiplies matrices and copies memory as fast as this one was measured to.
+The bound is for fused kernels on accelerators, so on a CPU the ratio says little; the order of shapes must hold.
 Memory is the estimate of research/plan/memory.py beside what the compiler allocates.
 """
 

@@ -1,8 +1,8 @@
 """How fast a training step is, on synthetic batches: python -m scripts.benchmark.train --preset t5_v1_1/small
 
-Times whole steps of research.train.step (forward, backward, optimizer) on the devices that are here, and beside them, in the
-same rounds, a large matrix product on each device: the most that these devices do in practice. No data is read, and
-nothing is needed but jax, flax, optax and jaxtyping.
+Times whole steps of research.train.step (forward, backward, optimizer) on the devices that are here, and beside them,
+in the same rounds, a large matrix product on each device: the most that these devices do in practice. No data is read,
+and nothing is needed but jax, flax, optax and jaxtyping.
 """
 
 import argparse
@@ -42,8 +42,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 EPILOG = """
 reading the table
   A figure is the median over the rounds, with the slowest and fastest round in brackets. Model FLOPs count every matrix
-  product once forward and twice backward (research/model/flops.py), not what remat computes again. MFU is model FLOPs a second
-  over what the devices could do: by their data sheet, where it is known, and by the matrix product of the same round.
+  product once forward and twice backward (research/model/flops.py), not what remat computes again. MFU is model FLOPs a
+  second over what the devices could do: by their data sheet, if known, and by the matrix product of the same round.
   Memory is a device's: foreseen by the compiler, and the peak the device reports, where it does.
 
 lengths

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from research import config
-from research.config import ConfigError, Mesh, Mixing, Model, SpanCorruption, TrainedSentencePiece
+from research import Mesh, Mixing, Model, SpanCorruption, TrainedSentencePiece, config
+from research.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = config.Experiment(

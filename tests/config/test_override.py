@@ -4,12 +4,11 @@ import dataclasses
 
 import pytest
 
-from research.config import (
+from research import (
     TFDS,
     Adafactor,
     AdamW,
     Bytes,
-    ConfigError,
     Cosine,
     Denoising,
     Experiment,
@@ -20,6 +19,7 @@ from research.config import (
     SentencePiece,
     Tied,
 )
+from research.config import ConfigError
 from research.config.load import load_experiment
 from research.config.override import apply, diff, from_json, to_json
 

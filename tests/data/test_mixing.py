@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from research.config import Mixing
+from research import Mixing
 from research.data import mixing
 
 Weights = st.lists(st.integers(1, 50), min_size=1, max_size=6).map(tuple)

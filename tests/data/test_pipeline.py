@@ -15,17 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.config import (
-    Bytes,
-    ConfigError,
-    Denoising,
-    JSONLines,
-    Mixing,
-    PlainText,
-    SentencePiece,
-    SpanCorruption,
-    TrainedSentencePiece,
-)
+from research import Bytes, Denoising, JSONLines, Mixing, PlainText, SentencePiece, SpanCorruption, TrainedSentencePiece
+from research.config import ConfigError
 from research.data.batch import Batch, Shard
 from research.data.blocks import BLOCK_ROWS, Block, Share, cut
 from research.data.pipeline import Pipeline, prepare, unigram_entropy

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from research.config import BART, Bytes, Generation, Model, ReplaceSpans, SpanCorruption
+from research import BART, Bytes, Generation, Model, ReplaceSpans, SpanCorruption
 from research.data.batch import Batch
 from research.data.objective import corrupt, lengths
 from research.data.tokenizer import open_tokenizer

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from vocabularies import sentencepiece_model, sentences, t5_model, write_bpe, write_marian
 
-from research.config import (
+from research import (
     Beam,
     ByteLevelBPE,
-    ConfigError,
     Generation,
     LayerNorm,
     Learned,
@@ -25,6 +24,7 @@ from research.config import (
     Sinusoidal,
     Tied,
 )
+from research.config import ConfigError
 from research.data.tokenizer import open_tokenizer
 from research.decode import generate
 from research.decode import search as decoding

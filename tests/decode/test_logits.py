@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import Generation, Sampling
+from research import Generation, Sampling
 from research.decode import logits
 
 SIZE = 8

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import GNMT, Beam, Generation, Mesh, Model, Power, Relative, Sampling
+from research import GNMT, Beam, Generation, Mesh, Model, Power, Relative, Sampling
 from research.config.override import from_json
 from research.data.batch import Batch
 from research.decode.search import decode, score

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from real_runs import STEPS, assert_as_if_nothing_had_happened, log, run
 
-from research.config import TrainedSentencePiece
+from research import TrainedSentencePiece
 from research.data.tokenizer import train_sentencepiece
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
-from research.config import Model
+from research import Model
 from research.model.transformer import bind
 from research.pretrained.huggingface import read_config, read_params, table
 from research.pretrained.table import fill_params

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from research.config import Experiment, load, override
+from research import Experiment
+from research.config import load, override
 
 TINY = """
 from research.config import *

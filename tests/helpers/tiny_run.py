@@ -7,18 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from research.config import (
-    AdamW,
-    Bytes,
-    Checkpoint,
-    Constant,
-    Denoising,
-    Evaluation,
-    Experiment,
-    Model,
-    PlainText,
-    Report,
-)
+from research import AdamW, Bytes, Checkpoint, Constant, Denoising, Evaluation, Experiment, Model, PlainText, Report
 from research.train.loop import train
 
 

@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from research.config import ByteLevelBPE, Bytes, Marian, MBart, SentencePiece, Vocabulary
+from research import ByteLevelBPE, Bytes, Marian, MBart, SentencePiece, Vocabulary
 from research.data.tokenizer import Tokenizer as Opened
 from research.data.tokenizer import open_tokenizer
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.config import Model
+from research import Model
 from research.model.attention import Attention, causal, cross_mask, same_segment
 
 MODEL = Model(61, 24, 3, 5, 40, 2, 2, compute="float32")

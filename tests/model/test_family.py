@@ -5,7 +5,8 @@ import math
 import jax
 import pytest
 
-from research.config import ConfigError, Relative, Separate, Tied
+from research import Relative, Separate, Tied
+from research.config import ConfigError
 from research.model import family
 from research.model.transformer import abstract_params
 

@@ -7,18 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import (
-    Adafactor,
-    AdamW,
-    Constant,
-    Denoising,
-    Experiment,
-    Mesh,
-    Model,
-    OneStack,
-    PlainText,
-    SharedLayers,
-)
+from research import Adafactor, AdamW, Constant, Denoising, Experiment, Mesh, Model, OneStack, PlainText, SharedLayers
 from research.data.batch import Batch
 from research.model.family import preset
 from research.model.flops import decode_flops, encode_flops, parameter_count, peak_flops, step_flops, train_flops

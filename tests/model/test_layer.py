@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import Model, Relative, RMSNorm
+from research import Model, Relative, RMSNorm
 from research.model.layer import FeedForward, Norm, dropout, layer_keys, relative_bias, relative_bucket
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens"

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from test_transformer import batch_of
 
-from research.config import (
+from research import (
     Adafactor,
     AdamW,
-    ConfigError,
     Constant,
     FanIn,
     LayerNorm,
@@ -30,6 +29,7 @@ from research.config import (
     Tied,
     Xavier,
 )
+from research.config import ConfigError
 from research.model.parametrization import as_standard, standard_model
 from research.model.transformer import bind, initial_params
 from research.parallel.rules import flatten, unflatten

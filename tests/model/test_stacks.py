@@ -24,10 +24,9 @@ from test_transformer import (
     params_of,
 )
 
-from research.config import (
+from research import (
     Adafactor,
     Bytes,
-    ConfigError,
     Evaluation,
     Experiment,
     Generation,
@@ -39,6 +38,7 @@ from research.config import (
     Supervised,
     Translation,
 )
+from research.config import ConfigError
 from research.decode.evaluate import check_length
 from research.decode.search import decode, score
 from research.model.family import PRESETS, preset
@@ -183,7 +183,7 @@ def test_inputs_see_what_is_after_them_in_a_prefix_alone(config, sees: bool):
 @one_stack(shared=SHARING)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_what_is_written_has_the_score_that_whole_passes_give_it(config, beams: int):
-    from research.config import Beam, Greedy, Power
+    from research import Beam, Greedy, Power
 
     params, batch = params_of(config), batch_of()
     source, segments = batch.encoder_input_tokens, jnp.ones_like(batch.encoder_input_tokens).at[1, 9:].set(0)

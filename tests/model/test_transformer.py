@@ -12,18 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.config import (
-    ConfigError,
-    Learned,
-    MaximalUpdate,
-    Model,
-    OneStack,
-    Relative,
-    Separate,
-    SharedLayers,
-    Tied,
-    Xavier,
-)
+from research import Learned, MaximalUpdate, Model, OneStack, Relative, Separate, SharedLayers, Tied, Xavier
+from research.config import ConfigError
 from research.data.batch import Batch
 from research.model.transformer import abstract_params, bind, initial_params
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from research.config import AdamW, ConfigError, Constant, Denoising, Experiment, Mesh, Model, PlainText, Relative, Tied
+from research import AdamW, Constant, Denoising, Experiment, Mesh, Model, PlainText, Relative, Tied
+from research.config import ConfigError
 from research.data.batch import Batch, Shard
 from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, factorisations, laid_out, make_mesh, place_batch, shard_of

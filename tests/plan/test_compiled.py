@@ -6,19 +6,8 @@ from dataclasses import replace
 import jax
 import pytest
 
-from research.config import (
-    BART,
-    UL2,
-    AdamW,
-    ConfigError,
-    Constant,
-    Denoising,
-    Experiment,
-    Mesh,
-    Model,
-    PlainText,
-    SpanCorruption,
-)
+from research import BART, UL2, AdamW, Constant, Denoising, Experiment, Mesh, Model, PlainText, SpanCorruption
+from research.config import ConfigError
 from research.data.shapes import abstract_batch, row_lengths
 from research.model.flops import parameter_count
 from research.model.transformer import abstract_params

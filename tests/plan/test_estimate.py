@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from research.config import Adafactor, ConfigError, Denoising, Experiment, Mesh, PlainText
+from research import Adafactor, Denoising, Experiment, Mesh, PlainText
+from research.config import ConfigError
 from research.model.family import preset
 from research.parallel import hardware
 from research.plan import estimate

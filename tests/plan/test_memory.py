@@ -5,7 +5,8 @@ from dataclasses import replace
 import jax
 import pytest
 
-from research.config import Adafactor, AdamW, Constant, Denoising, Experiment, Mesh, PlainText, load
+from research import Adafactor, AdamW, Constant, Denoising, Experiment, Mesh, PlainText
+from research.config import load
 from research.data.shapes import abstract_batch
 from research.model.family import preset
 from research.parallel.hardware import CHIPS

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from research.config import Adafactor, AdamW, Constant, Denoising, Experiment, Mesh, PlainText
+from research import Adafactor, AdamW, Constant, Denoising, Experiment, Mesh, PlainText
 from research.model.family import preset
 from research.model.flops import train_flops
 from research.parallel import hardware

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tiny_run import experiment
 
-from research.config import Checkpoint, ConfigError, override
+from research import Checkpoint
+from research.config import ConfigError, override
 from research.parallel.rules import flatten
 from research.pretrained import find
 from research.pretrained.average import average

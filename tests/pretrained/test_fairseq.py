@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import ConfigError, LayerNorm, Learned, Model, Tied
+from research import LayerNorm, Learned, Model, Tied
+from research.config import ConfigError
 from research.model.transformer import bind
 from research.pretrained.fairseq import read_config, read_params
 

@@ -13,10 +13,9 @@ import test_t5x
 from native_marian import VARIANTS, YAML, make, save
 from tiny_run import experiment, held_out_losses
 
-from research.config import (
+from research import (
     AdamW,
     ByteLevelBPE,
-    ConfigError,
     Constant,
     Experiment,
     Generation,
@@ -24,8 +23,8 @@ from research.config import (
     MBart,
     SentencePiece,
     TrainedSentencePiece,
-    override,
 )
+from research.config import ConfigError, override
 from research.data.tokenizer import open_tokenizer
 from research.model.transformer import initial_params
 from research.parallel.rules import flatten

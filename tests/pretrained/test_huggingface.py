@@ -12,7 +12,8 @@ import pytest
 from parity import GOLDENS, T5S, read
 from safetensors.numpy import load_file, save_file
 
-from research.config import ConfigError, Model, Relative, Separate, Tied
+from research import Model, Relative, Separate, Tied
+from research.config import ConfigError
 from research.model.transformer import abstract_params
 from research.pretrained.huggingface import read_config, read_params
 

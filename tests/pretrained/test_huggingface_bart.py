@@ -11,7 +11,8 @@ import pytest
 from parity import GOLDENS, T5S, VARIANTS, read
 from safetensors.numpy import load_file, save_file
 
-from research.config import ConfigError, LayerNorm, Learned, Model, Normal, Separate, Sinusoidal, Tied
+from research import LayerNorm, Learned, Model, Normal, Separate, Sinusoidal, Tied
+from research.config import ConfigError
 from research.model.layer import sinusoids
 from research.pretrained.huggingface import read_config, read_params
 

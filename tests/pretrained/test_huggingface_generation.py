@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from parity import GOLDENS
 
-from research.config import Beam, ConfigError, Generation, Greedy, Power, Sampling
+from research import Beam, Generation, Greedy, Power, Sampling
+from research.config import ConfigError
 from research.pretrained.huggingface import read_generation
 from research.pretrained.huggingface.generation import dump, parse
 

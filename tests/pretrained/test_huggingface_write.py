@@ -9,19 +9,8 @@ import pytest
 from parity import GOLDENS, T5S, VARIANTS, assert_close, forward, golden, read
 from safetensors.numpy import load_file
 
-from research.config import (
-    GNMT,
-    Beam,
-    ConfigError,
-    Generation,
-    LayerNorm,
-    Learned,
-    Relative,
-    RMSNorm,
-    Separate,
-    Sinusoidal,
-    Tied,
-)
+from research import GNMT, Beam, Generation, LayerNorm, Learned, Relative, RMSNorm, Separate, Sinusoidal, Tied
+from research.config import ConfigError
 from research.model.transformer import abstract_params
 from research.pretrained.huggingface import read_generation, write
 

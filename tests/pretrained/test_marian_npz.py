@@ -10,7 +10,8 @@ import pytest
 import yaml
 from native_marian import HEADS, INNER, LAYERS, VARIANTS, VOCAB, WIDTH, YAML, Native, make, save
 
-from research.config import ConfigError, LayerNorm, Model, Separate, Sinusoidal, Tied
+from research import LayerNorm, Model, Separate, Sinusoidal, Tied
+from research.config import ConfigError
 from research.model.transformer import bind
 from research.pretrained.marian import read_config, read_generation, read_params, write
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from parity import TOLERANCE, VARIANTS, assert_close, assert_outputs, assert_parity, forward, golden, read
 
-from research.config import LayerNorm, Learned, Relative, RMSNorm, Sinusoidal, Tied
+from research import LayerNorm, Learned, Relative, RMSNorm, Sinusoidal, Tied
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

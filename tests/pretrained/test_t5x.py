@@ -12,7 +12,8 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file
 
-from research.config import ConfigError, Model, Relative, Separate, Tied
+from research import Model, Relative, Separate, Tied
+from research.config import ConfigError
 from research.model.transformer import bind
 from research.pretrained.t5x import read_config, read_params
 

@@ -9,7 +9,8 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.config import ConfigError, LayerNorm, Learned, Model
+from research import LayerNorm, Learned, Model
+from research.config import ConfigError
 from research.model.transformer import abstract_params
 from research.pretrained.table import (
     HEADS_BIAS,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from run_directories import experiment, made
 
-from research.config import Bytes, ConfigError, ParallelText, Supervised, Translation
+from research import Bytes, ParallelText, Supervised, Translation
+from research.config import ConfigError
 from research.data.shapes import row_lengths
 from research.model.flops import flops_per_step, parameter_count
 from research.model.transformer import abstract_params

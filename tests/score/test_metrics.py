@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from research.config import BLEU, ROUGE, Accuracy, ChrF, ConfigError, SQuAD, score_names
+from research import BLEU, ROUGE, Accuracy, ChrF, SQuAD
+from research.config import ConfigError, score_names
 from research.score import metrics
 
 PREDICTIONS = [

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import Generation, LayerNorm, MaximalUpdate, Model, Sinusoidal, Standard, Tied, override
+from research import Generation, LayerNorm, MaximalUpdate, Model, Sinusoidal, Standard, Tied
+from research.config import override
 from research.data.batch import Batch
 from research.model.transformer import bind, initial_params
 from research.pretrained import find, huggingface, marian

@@ -13,7 +13,8 @@ import jax
 import pytest
 from tiny_run import held_out_losses
 
-from research.config import BLEU, ChrF, Generation, Supervised, TextToText, TSVExamples, override
+from research import BLEU, ChrF, Generation, Supervised, TextToText, TSVExamples
+from research.config import override
 from research.decode.generate import Generator
 from research.model.transformer import initial_params
 from research.pretrained import find, huggingface

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from research.config import Generation
+from research import Generation
 from research.decode.generate import Generator
 from research.model.transformer import initial_params
 from research.pretrained import find, huggingface

@@ -23,7 +23,8 @@ from jax._src import clusters
 from jax._src.clusters import cloud_tpu_cluster
 
 import research.train.loop
-from research.config import Experiment, load, override
+from research import Experiment
+from research.config import load, override
 from research.storage.run_directory import EXIT_CODES
 from scripts import train
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from research.config import Bytes, PlainText, load
+from research import Bytes, PlainText
+from research.config import load
 from research.data import pipeline
 from research.data.corpora import corpus, denoising, tokens
 from research.data.corpora.corpus import open_documents

@@ -110,7 +110,7 @@ def test_exact_match_is_as_the_sign_test_has_it(capsys):
 
 def test_the_interval_of_a_mean_is_near_the_normal_one(capsys):
     (other,) = compared(capsys, "good", "bad", "--metrics", "ROUGE()")["rouge1"]["others"]
-    from research.config import ROUGE
+    from research import ROUGE
     from research.score.metrics import score_each
 
     each = [

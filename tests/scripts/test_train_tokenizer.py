@@ -6,7 +6,7 @@ import pydoc_data.topics
 
 import pytest
 
-from research.config import SentencePiece
+from research import SentencePiece
 from research.data.tokenizer import open_tokenizer
 from scripts.train_tokenizer import main
 

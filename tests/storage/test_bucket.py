@@ -28,7 +28,8 @@ from real_runs import (
 )
 from tiny_run import experiment
 
-from research.config import Checkpoint, ConfigError
+from research import Checkpoint
+from research.config import ConfigError
 from research.parallel.rules import flatten
 from research.pretrained import find
 from research.pretrained.average import average

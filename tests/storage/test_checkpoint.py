@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from research.config import Checkpoint, ConfigError
+from research import Checkpoint
+from research.config import ConfigError
 from research.storage.checkpoint import CheckpointError, Checkpoints, check_same, verify
 
 META = {"data": {"seed": 0}, "next_row": 8, "random_key": [0, 0]}

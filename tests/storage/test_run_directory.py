@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from research.config import TFDS, Adafactor, Checkpoint, ConfigError, Denoising, Experiment, Model
+from research import TFDS, Adafactor, Checkpoint, Denoising, Experiment, Model
+from research.config import ConfigError
 from research.config.override import apply, from_json
 from research.storage.run_directory import claim, commit, is_done, write_result
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_run import experiment
 
-from research.config import Model, OneStack, Relative, SharedLayers
+from research import Model, OneStack, Relative, SharedLayers
 from research.data.pipeline import prepare
 from research.model.transformer import bind, initial_params
 from research.sweep import coordinates

@@ -11,20 +11,8 @@ from pathlib import Path
 import pytest
 from real_runs import EXPERIMENT, ROOT, environment
 
-from research.config import (
-    ConfigError,
-    Model,
-    Published,
-    chain,
-    equal,
-    grid,
-    load,
-    override,
-    product,
-    seeds,
-    together,
-    widths,
-)
+from research import Model, Published, chain, equal, grid, product, seeds, together, widths
+from research.config import ConfigError, load, override
 from research.config.names import LONGEST_NAME
 from research.sweep import local
 from research.sweep.local import Sweep

@@ -11,20 +11,8 @@ from pathlib import Path
 import pytest
 from real_runs import EXPERIMENT, ROOT, environment
 
-from research.config import (
-    TPE,
-    Choice,
-    ConfigError,
-    Hyperband,
-    LogRange,
-    Median,
-    Random,
-    Range,
-    Search,
-    SuccessiveHalving,
-    load,
-    override,
-)
+from research import TPE, Choice, Hyperband, LogRange, Median, Random, Range, Search, SuccessiveHalving
+from research.config import ConfigError, load, override
 from research.sweep import trials as trials
 from research.sweep.local import Sweep
 from scripts import sweep as script

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tiny_run as tiny
 
-from research.config import ConfigError, PlainText, override
+from research import PlainText
+from research.config import ConfigError, override
 from research.data.corpora import corpus
 from research.pretrained import find
 from research.storage import checkpoint, run_directory

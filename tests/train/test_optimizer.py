@@ -8,17 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from research.config import (
-    Adafactor,
-    AdamW,
-    ConfigError,
-    Constant,
-    Cosine,
-    InverseSquareRoot,
-    Linear,
-    Model,
-    RMSScaledAdamW,
-)
+from research import Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Model, RMSScaledAdamW
+from research.config import ConfigError
 from research.model.transformer import abstract_params
 from research.parallel.rules import flatten, match_once, unflatten
 from research.train.optimizer import LAYOUTS, build, learning_rate

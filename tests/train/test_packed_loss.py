@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import Model
+from research import Model
 from research.data.batch import Batch
 from research.data.packing.packing import PackedRows
 from research.data.tasks.pairs import Pairs, Ragged

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import pytest
 from tiny_run import experiment
 
-from research.config import ConfigError, Profile
+from research import Profile
+from research.config import ConfigError
 from research.parallel.mesh import make_mesh
 from research.train.loop import train
 from research.train.profile import Trace

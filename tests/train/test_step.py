@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config import (
+from research import (
     Adafactor,
     AdamW,
     Constant,

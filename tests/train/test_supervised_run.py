@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_run import experiment, held_out_losses
 
-from research.config import Buckets, Bytes, Experiment, JSONExamples, Packed, Supervised, TextToText
+from research import Buckets, Bytes, Experiment, JSONExamples, Packed, Supervised, TextToText
 from research.data.batch import Batch
 from research.train import run as launch
 from research.train.loop import train

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from research.config import TFDS, Bytes, ConfigError, JSONLines, PlainText
+from research import TFDS, Bytes, JSONLines, PlainText
+from research.config import ConfigError
 from research.data.corpora import text_files
 from research.data.corpora.corpus import Documents, open_documents
 from research.data.corpora.tokens import token_stream

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.config import (
+from research import (
     BART,
     UL2,
     BERTStyle,
     Bytes,
-    ConfigError,
     Denoiser,
     Denoising,
     DropTokens,
@@ -30,6 +29,7 @@ from research.config import (
     TokenMasking,
     TrainedSentencePiece,
 )
+from research.config import ConfigError
 from research.data import mixing
 from research.data.batch import Batch, Shard
 from research.data.corpora.corpus import open_documents

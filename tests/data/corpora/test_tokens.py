@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from research.config import Bytes, ConfigError, Mixing, PlainText, TrainedSentencePiece
+from research import Bytes, Mixing, PlainText, TrainedSentencePiece
+from research.config import ConfigError
 from research.data.corpora import vocabulary
 from research.data.corpora.corpus import Documents, open_documents
 from research.data.corpora.tokens import TokenStream, document_order, token_stream

@@ -11,14 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from research.config import (
-    BART,
-    Bytes,
-    ConfigError,
-    TextInfilling,
-    TokenDeletion,
-    TokenMasking,
-)
+from research import BART, Bytes, TextInfilling, TokenDeletion, TokenMasking
+from research.config import ConfigError
 from research.data import objective
 from research.data.batch import Batch
 from research.data.objective import sentences, words

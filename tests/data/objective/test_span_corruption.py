@@ -9,7 +9,8 @@ from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from research.config import Bytes, ConfigError, SpanCorruption
+from research import Bytes, SpanCorruption
+from research.config import ConfigError
 from research.data import objective
 from research.data.objective import span_corruption
 from research.data.objective.span_corruption import Lengths

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from research.config import (
+from research import (
     BERTStyle,
     Bytes,
-    ConfigError,
     Deshuffling,
     DropTokens,
     LanguageModelling,
@@ -20,6 +19,7 @@ from research.config import (
     PrefixLM,
     ReplaceSpans,
 )
+from research.config import ConfigError
 from research.data import objective
 from research.data.batch import Batch
 from research.data.objective import Lengths, iid, replace_spans

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from vocabularies import sentencepiece_model, sentences
 
-from research.config import (
+from research import (
     Buckets,
     Bytes,
-    ConfigError,
     JSONExamples,
     MBart,
     Mixing,
@@ -26,6 +25,7 @@ from research.config import (
     TrainedSentencePiece,
     Translation,
 )
+from research.config import ConfigError
 from research.data import mixing
 from research.data.batch import Batch, Shard
 from research.data.pipeline import Pipeline, prepare

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from research.config import (
+from research import (
     BLEU,
-    ConfigError,
     JSONExamples,
     ParallelText,
     QuestionAnswering,
@@ -25,6 +24,7 @@ from research.config import (
     Translation,
     TSVExamples,
 )
+from research.config import ConfigError
 from research.data.corpora import corpus, text_files
 from research.data.tasks.task import Example, TaskExamples, lower_tokenized, open_task
 

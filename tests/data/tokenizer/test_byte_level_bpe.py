@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from vocabularies import FORGED, LINES, ODD
 
-from research.config import ByteLevelBPE, ConfigError
+from research import ByteLevelBPE
+from research.config import ConfigError
 from research.data.tokenizer import open_tokenizer
 
 

@@ -3,7 +3,7 @@
 import pytest
 from vocabularies import LINES, ODD
 
-from research.config import Bytes
+from research import Bytes
 from research.data.tokenizer import open_tokenizer
 
 TOKENIZER = open_tokenizer(Bytes(sentinels=125))

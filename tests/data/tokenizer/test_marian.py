@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from vocabularies import FORGED, LINES, ODD, sentencepiece_model, write_ids
 
-from research.config import ConfigError, Marian
+from research import Marian
+from research.config import ConfigError
 from research.data.tokenizer import open_tokenizer
 
 CODED = (">>deu<< Hello", ">>deu<<the river", ">>xxx<< a", ">>deu a", ">> deu << a", ">>ron<<", "a >>deu<< b")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from vocabularies import LINES, ODD, t5_model, tied
 
-from research.config import ConfigError, MBart
+from research import MBart
+from research.config import ConfigError
 from research.data.tokenizer import MBartTokenizer, open_tokenizer
 
 VARIANTS = {"cc25": 25, "50": 52}

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vocabularies import LINES, ODD, tied
 
-from research.config import Bytes, ConfigError, SentencePiece, SpanCorruption, TrainedSentencePiece
+from research import Bytes, SentencePiece, SpanCorruption, TrainedSentencePiece
+from research.config import ConfigError
 from research.data import objective
 from research.data.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer, train_sentencepiece
 

@@ -9,7 +9,8 @@ import pytest
 import sentencepiece
 from scipy import stats
 
-from research.config import ConfigError, SentencePiece, TrainedSentencePiece
+from research import SentencePiece, TrainedSentencePiece
+from research.config import ConfigError
 from research.data.tokenizer import open_tokenizer, train_sentencepiece
 from research.data.tokenizer.training import LINE_LENGTH, sample, training_lines
 

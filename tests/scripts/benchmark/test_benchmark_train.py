@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from research.config import ConfigError, Mesh
+from research import Mesh
+from research.config import ConfigError
 from research.model.family import preset
 from research.model.flops import train_flops
 from scripts.benchmark.train import main, mesh_of

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from research.config import TFDS, Bytes, Denoising, SpanCorruption
+from research import TFDS, Bytes, Denoising, SpanCorruption
 from research.data import objective
 from research.data.tokenizer import open_tokenizer
 from scripts.benchmark import data as benchmark
