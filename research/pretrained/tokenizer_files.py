@@ -14,7 +14,7 @@ from research.data.tokenizer import (
     open_tokenizer,
 )
 from research.data.tokenizer.files import json_bytes, write_whole
-from research.data.tokenizer.mbart import Variant
+from research.data.tokenizer.mbart import MBartEdition
 from research.pretrained import unigram
 from research.pretrained.files import read_json
 
@@ -27,7 +27,7 @@ NEEDED = (
 )
 
 # The variant of mBART by the class that a directory names; config.json's model_type is "mbart" for both.
-MBART: dict[str, Variant] = {"MBartTokenizer": "cc25", "MBart50Tokenizer": "50"}
+MBART: dict[str, MBartEdition] = {"MBartTokenizer": "cc25", "MBart50Tokenizer": "50"}
 
 # How many sentinels Hugging Face adds where tokenizer_config.json says nothing.
 T5_SENTINELS = 100

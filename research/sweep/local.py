@@ -43,7 +43,7 @@ OVER = ("done", "failed", "refused", "diverged", "hopeless", "pruned", "cancelle
 
 
 @dataclass
-class Progress:
+class VariantRun:
     """Where a variant stands, as its run directory says."""
 
     variant: Variant
@@ -93,7 +93,7 @@ class Sweep:
         """`published` is what `matched` gives, for the report; `hopeless_after` as in `is_hopeless`."""
         self.file, self.base, self.directory = file, base, directory
         self.published, self.hopeless_after = list(published), hopeless_after
-        self.runs = [Progress(variant, directory / variant.name) for variant in found]
+        self.runs = [VariantRun(variant, directory / variant.name) for variant in found]
         self.facts: dict[str, str] = {}  # what sweep.json says besides, and what must not change
         self._stop = threading.Event()
 
@@ -152,7 +152,7 @@ class Sweep:
         self._train_in_slots(lambda: next(one_by_one, None), max(1, min(jobs, len(waiting))))
         return all(run.state == "done" for run in self.runs)
 
-    def _train_in_slots(self, take: Callable[[], Progress | None], jobs: int) -> None:
+    def _train_in_slots(self, take: Callable[[], VariantRun | None], jobs: int) -> None:
         """Trains what `take` gives, which several threads call, so many at a time, until it gives none."""
         slots = [threading.Thread(target=self._slot, args=(take, number, jobs)) for number in range(jobs)]
         with self._stopping_on_signals():
@@ -160,7 +160,7 @@ class Sweep:
                 slot.start()
             self._watch(slots)
 
-    def _slot(self, take: Callable[[], Progress | None], number: int, jobs: int) -> None:
+    def _slot(self, take: Callable[[], VariantRun | None], number: int, jobs: int) -> None:
         """Trains one variant after another, on this slot's share of cores and GPUs."""
         if hasattr(os, "sched_setaffinity"):  # of this thread, which its processes inherit
             cores = sorted(os.sched_getaffinity(0))
@@ -175,11 +175,11 @@ class Sweep:
                 else:
                     self._train_one(run, share_of_gpus(number, jobs))
 
-    def arguments(self, run: Progress) -> list[str]:
+    def arguments(self, run: VariantRun) -> list[str]:
         overrides = [f"--config.{name}={text}" for name, text in run.variant.overrides.items()]
         return [self.file, "--run_dir", str(run.directory), *overrides]
 
-    def _train_one(self, run: Progress, variables: Mapping[str, str]) -> None:
+    def _train_one(self, run: VariantRun, variables: Mapping[str, str]) -> None:
         command = [sys.executable, *self.program, *self.arguments(run)]
         run.tries += 1
         with open(f"{run.directory}.log", "ab") as log:
@@ -203,7 +203,7 @@ class Sweep:
             case _:
                 run.state = "failed" if run.tries >= TRIES else "to be tried again"
 
-    def _exit_code(self, run: Progress, process: subprocess.Popen) -> int:
+    def _exit_code(self, run: VariantRun, process: subprocess.Popen) -> int:
         """The exit code of a process, which is stopped, as by a scheduler, where its variant is hopeless."""
         told = False
         while True:
@@ -214,7 +214,7 @@ class Sweep:
                     process.send_signal(signal.SIGTERM)
                     told = True
 
-    def is_hopeless(self, run: Progress) -> bool:
+    def is_hopeless(self, run: VariantRun) -> bool:
         """Whether after a share `hopeless_after` of its steps an evaluation is worse than the median of the others.
 
         Each of the others counts by its last evaluation up to the same share of its own steps, if it has come that
@@ -267,7 +267,7 @@ class Sweep:
                     print("  ".join([run.variant.name, *self._cells(run)]), flush=True)
             time.sleep(0.2 * alive)
 
-    def _cells(self, run: Progress) -> list[str]:
+    def _cells(self, run: VariantRun) -> list[str]:
         """Step, loss, time left, state."""
         last, steps = run.last(), run.variant.config.steps
         step, loss = last.get("step", 0), last.get("loss")
@@ -296,7 +296,7 @@ class Sweep:
             said = "worse than most at the same share of the steps" if run.state == "hopeless" else why
             console.print(f"{run.variant.name} {run.state}: {said} ({run.directory}.log)", markup=False)
 
-    def shown(self) -> list[Progress]:
+    def shown(self) -> list[VariantRun]:
         """What is in the table."""
         return self.runs
 
@@ -324,7 +324,7 @@ class Sweep:
         return table
 
 
-def flops_per_second(run: Progress) -> float | None:
+def flops_per_second(run: VariantRun) -> float | None:
     seconds = run.last().get("step_seconds")
     config = run.variant.config
     return flops_per_step(config, *row_lengths(config)) / seconds if seconds else None

@@ -29,7 +29,7 @@ from research.train.step import (
     new_state,
     state_shardings,
 )
-from research.train.summary import Example
+from research.train.summary import RunSample
 
 
 def prepared(config: Experiment) -> Pipeline:
@@ -125,20 +125,20 @@ class Run:
             generator = evaluate.generator_for(self.config, asked.task, *settings)
             self.written.append(evaluate.write(generator, asked.sources, advance))
 
-    def examples(self, params: Any) -> list[Example]:
+    def examples(self, params: Any) -> list[RunSample]:
         """What a person looks at: held-out rows mended, or the first examples of each task with what was written."""
         count = self.config.evaluation.samples
         if isinstance(self.config.data, Supervised):
             shown = zip(self.asked, self.written, strict=False)  # nothing is written before something asks for it
             return [
-                Example(asked.label.rstrip("/"), sample._asdict())
+                RunSample(asked.label.rstrip("/"), sample._asdict())
                 for asked, written in shown
                 for sample in evaluate.samples(asked, written, count)
             ]
         first = next(self.pipeline.held_out(1))  # the same rows on every host, since decoding is one program over all
         rows = jax.tree.map(lambda rows: rows[:count], first)
         mended = evaluate.fill_in(self.config.model, params, rows, self.pipeline.tokenizer)
-        return [Example("", {"input": it.input, "filled": it.filled, "original": it.original}) for it in mended]
+        return [RunSample("", {"input": it.input, "filled": it.filled, "original": it.original}) for it in mended]
 
     def meta(self, key: jax.Array) -> dict[str, Any]:
         """What a checkpoint holds besides the state."""

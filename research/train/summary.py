@@ -18,7 +18,7 @@ from research.storage.checkpoint import Best
 from research.storage.console import amount, byte_amount, console, table
 
 
-class Example(NamedTuple):
+class RunSample(NamedTuple):
     """Of a task, or of no task in particular: what is read, what was written, and what should have been, by name."""
 
     task: str
@@ -54,7 +54,7 @@ def launch(
     }
 
 
-def keep_examples(directory: Path, step: int, examples: Sequence[Example]) -> None:
+def keep_examples(directory: Path, step: int, examples: Sequence[RunSample]) -> None:
     """Adds them to samples.jsonl, unless those of this step are there already."""
     path = directory / "samples.jsonl"
     if jax.process_index() != 0 or any(line.get("step") == step for line in read_lines(path)):
@@ -65,7 +65,7 @@ def keep_examples(directory: Path, step: int, examples: Sequence[Example]) -> No
             file.write(json.dumps({"step": step} | named | texts, ensure_ascii=False) + "\n")
 
 
-def show_examples(examples: Sequence[Example], supervised: bool) -> None:
+def show_examples(examples: Sequence[RunSample], supervised: bool) -> None:
     for task, group in itertools.groupby(examples, key=lambda example: example.task):
         what = "Held-out example" if supervised else "Held-out passage"
         show_samples(f"{task}: {what.lower()}" if task else what, [texts for _, texts in group])

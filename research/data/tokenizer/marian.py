@@ -21,7 +21,7 @@ EOS, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
 CONTROLS = (EOS, UNKNOWN, PAD)
 
 
-class Side(NamedTuple):
+class VocabularySide(NamedTuple):
     """The vocabulary of the source or of the target."""
 
     model: bytes
@@ -131,9 +131,9 @@ def split_code(text: str) -> tuple[list[str], str]:
     return ([], text) if end == -1 else ([text[: end + 2]], text[end + 2 :])
 
 
-def open_side(path: Path, ids: dict[str, int]) -> Side:
+def open_side(path: Path, ids: dict[str, int]) -> VocabularySide:
     model = read(path, "SentencePiece model")
-    return Side(model, load_processor(model, str(path)), ids)
+    return VocabularySide(model, load_processor(model, str(path)), ids)
 
 
 def open_ids(path: Path) -> dict[str, int]:

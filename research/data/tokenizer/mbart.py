@@ -23,8 +23,8 @@ ADDED_IN_50 = (
     "mr_IN", "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK",
     "xh_ZA", "gl_ES", "sl_SI",
 )  # fmt: skip
-Variant = Literal["cc25", "50"]
-LANGUAGES: dict[Variant, tuple[str, ...]] = {"cc25": CC25, "50": CC25 + ADDED_IN_50}
+MBartEdition = Literal["cc25", "50"]
+LANGUAGES: dict[MBartEdition, tuple[str, ...]] = {"cc25": CC25, "50": CC25 + ADDED_IN_50}
 OFFSET = 1  # fairseq has one control more than SentencePiece
 
 
@@ -40,7 +40,7 @@ class MBartTokenizer(Tokenizer):
     eos_id = 2
     unknown_id = 3
 
-    def __init__(self, model: bytes, variant: Variant, origin: str):
+    def __init__(self, model: bytes, variant: MBartEdition, origin: str):
         """`origin` names the model in errors. Raises ConfigError where it is broken or not in mBART's form."""
         self.model = model
         self.variant = variant

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from research.data.datasets import python_docs, python_summaries
-from research.data.datasets.python_docs import Source, Sources
+from research.data.datasets.python_docs import SourceFile, Sources
 
 LONG = "a docstring that is long enough to be worth a place"
 
@@ -170,5 +170,5 @@ def test_collection_of_garbage_goes_on_after_an_error(tmp_path: Path) -> None:
     import gc
 
     with pytest.raises(FileNotFoundError):
-        python_docs.documents((Source("gone.py", tmp_path / "gone.py"),))
+        python_docs.documents((SourceFile("gone.py", tmp_path / "gone.py"),))
     assert gc.isenabled()
