@@ -122,7 +122,7 @@ def test_equal_sources_build_equal_files(
 BUILD_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from research.data.builders import python_docs
+from research.data.datasets import python_docs
 write = python_docs.PythonDocs._generate_examples
 def generate(self, examples):
     for number, example in enumerate(write(self, examples)):
