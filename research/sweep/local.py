@@ -5,7 +5,6 @@ DIR/NAME/        a variant's run directory                           DIR/NAME.lo
 """
 
 import contextlib
-import fcntl
 import importlib.util
 import json
 import os
@@ -25,7 +24,7 @@ import numpy as np
 from rich.live import Live
 from rich.table import Column, Table
 
-from research.config import ConfigError, Experiment, parse_json, require
+from research.config import Experiment, parse_json, require
 from research.data.shapes import row_lengths
 from research.model.flops import flops_per_step, parameter_count
 from research.model.transformer import abstract_params
@@ -34,6 +33,7 @@ from research.report.record import read_metrics
 from research.storage import run_directory
 from research.storage.checkpoint import merit
 from research.storage.console import amount, clock, console
+from research.storage.files import try_lock, write_json
 from research.sweep.variants import Place, Variant, total_flops
 
 TRIES = 3  # of a variant that crashes or hangs
@@ -110,10 +110,7 @@ class Sweep:
         require(not there or path.is_file(), f"{self.directory} is not empty and holds no sweep: give another --dir.")
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "sweep.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ConfigError(f"{self.directory} is in use by another sweep: wait for it.") from error
+            require(try_lock(lock), f"{self.directory} is in use by another sweep: wait for it.")
             recorded = parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
             self._check_same(recorded)
             self._record(recorded)
@@ -131,7 +128,7 @@ class Sweep:
             "variants": recorded.get("variants", {}) | configs,
             "published": self.published,
         }
-        run_directory.write_json(self.directory / "sweep.json", content)
+        write_json(self.directory / "sweep.json", content)
 
     def _check_same(self, recorded: dict[str, Any]) -> None:
         if recorded:

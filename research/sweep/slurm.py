@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research.config import ConfigError, Experiment, parse_json, require
-from research.storage import run_directory
+from research.storage.files import write_json
 from research.sweep import slurm_task
 from research.sweep.local import OVER, TRIES, Sweep, VariantRun
 from research.sweep.variants import Variant
@@ -238,4 +238,4 @@ class ClusterSweep(Sweep):
         self._gone.pop(run.variant.name, None)
 
     def _write(self, submitting: Mapping[str, Any] | None = None) -> None:
-        run_directory.write_json(self.directory / "slurm.json", {"jobs": self.jobs, "submitting": submitting})
+        write_json(self.directory / "slurm.json", {"jobs": self.jobs, "submitting": submitting})

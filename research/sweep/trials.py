@@ -31,6 +31,7 @@ from research.config import (
     require,
 )
 from research.config.names import short_names
+from research.report.record import read_metrics
 from research.storage.checkpoint import merit
 from research.storage.run_directory import as_data
 from research.sweep.local import OVER, Sweep, VariantRun
@@ -298,11 +299,4 @@ def mend(journal: Path) -> None:
 
 def evaluations(directory: Path, name: str) -> list[tuple[int, float]]:
     """Steps and values of the evaluations so far; a line that is still being written is none yet."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in (directory / "metrics.jsonl").read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                metrics = json.loads(line)
-                if metrics.get(name) is not None:
-                    found.append((metrics["step"], metrics[name]))
-    return found
+    return [(line["step"], line[name]) for line in read_metrics(directory) if line.get(name) is not None]

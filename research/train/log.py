@@ -4,9 +4,7 @@ Metrics stay on the device until the step after them has been dispatched, so rep
 """
 
 import contextlib
-import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -25,6 +23,7 @@ from research.data.pipeline import Pipeline
 from research.model import flops
 from research.storage import run_directory
 from research.storage.console import clock, console
+from research.storage.files import append_lines, read_lines, write_lines
 
 
 class NotFiniteError(RuntimeError):
@@ -89,7 +88,7 @@ class Reporter:
         if leads:
             _keep_up_to(self._path, start)
             _keep_up_to(directory / "samples.jsonl", start)
-        self._file = open(self._path if leads else os.devnull, "a")  # noqa: SIM115 (closed on leaving)
+        self._leads = leads
         self._board = _Board(directory / "tensorboard", start + 1) if leads else None
         self._progress = _Progress(start, steps)
 
@@ -131,8 +130,8 @@ class Reporter:
     def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
         """Writes a line; what is not finite, which JSON cannot hold, as null."""
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-        self._file.write(json.dumps({"step": step, **{name: finite.get(name) for name in values}}) + "\n")
-        self._file.flush()
+        if self._leads:
+            append_lines(self._path, [{"step": step, **{name: finite.get(name) for name in values}}])
         if self._board is not None:
             self._board.write(step, finite)
 
@@ -165,7 +164,6 @@ class Reporter:
         with contextlib.ExitStack() as closing:
             if self._board is not None:
                 closing.callback(self._board.close)
-            closing.callback(self._file.close)
             closing.callback(self._progress.close)
             if error[0] is None:
                 self.flush()
@@ -286,11 +284,5 @@ def _keep_up_to(path: Path, step: int) -> None:
     """Drops the lines after a step, one that a kill cut short, and what is no line of a report."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    lines = [line for line in read_lines(path) if isinstance(line.get("step"), int)]
+    write_lines(path, [line for line in lines if line["step"] <= step])

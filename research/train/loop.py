@@ -16,6 +16,7 @@ from research.storage import run_directory
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import Checkpoints, check_same
 from research.storage.console import say
+from research.storage.files import write_json
 from research.storage.run_directory import Claimed
 from research.train import log, summary
 from research.train.compilation import keep_compiled
@@ -84,7 +85,7 @@ def train(
         with outcome(run, claimed.here, checkpoints):
             if jax.process_index() == 0:
                 pipeline.tokenizer.save(claimed.here / "tokenizer.model")
-                run_directory.write_json(claimed.here / "launch.json", run.summary)
+                write_json(claimed.here / "launch.json", run.summary)
             _fit(run, claimed, checkpoints)
         _write_page(run, claimed.here)
     return run.exit_code

@@ -14,8 +14,9 @@ import sentencepiece
 
 from research.config import Marian, require
 from research.data.tokenizer.base import Ids, Tokenizer
-from research.data.tokenizer.files import json_bytes, read, read_ids, utf8, write_whole
+from research.data.tokenizer.files import json_bytes, read, read_ids, utf8
 from research.data.tokenizer.sentencepiece import SPACE, load_processor
+from research.storage.files import write_bytes
 
 EOS, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
 CONTROLS = (EOS, UNKNOWN, PAD)
@@ -117,11 +118,11 @@ class MarianTokenizer(Tokenizer):
     def save(self, path: str | Path) -> Marian:
         directory = Path(path)
         directory.mkdir(parents=True, exist_ok=True)
-        write_whole(directory / "source.spm", self.source_side.model)
-        write_whole(directory / "target.spm", self.target_side.model)
-        write_whole(directory / "vocab.json", json_bytes(self.source_side.ids))
+        write_bytes(directory / "source.spm", self.source_side.model)
+        write_bytes(directory / "target.spm", self.target_side.model)
+        write_bytes(directory / "vocab.json", json_bytes(self.source_side.ids))
         if self.separate:
-            write_whole(directory / "target_vocab.json", json_bytes(self.target_side.ids))
+            write_bytes(directory / "target_vocab.json", json_bytes(self.target_side.ids))
         return Marian(str(path))
 
 

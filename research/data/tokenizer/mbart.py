@@ -10,8 +10,9 @@ from typing import Literal
 
 from research.config import MBart, require
 from research.data.tokenizer.base import Ids, Tokenizer
-from research.data.tokenizer.files import utf8, write_whole
+from research.data.tokenizer.files import utf8
 from research.data.tokenizer.sentencepiece import is_control, join, load_processor, surface
+from research.storage.files import write_bytes
 
 CC25 = (
     "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX",
@@ -94,5 +95,5 @@ class MBartTokenizer(Tokenizer):
         return [shown.get(id, text) for id, text in enumerate(self.surfaces)]
 
     def save(self, path: str | Path) -> MBart:
-        write_whole(Path(path), self.model)
+        write_bytes(Path(path), self.model)
         return MBart(str(path), self.variant)
