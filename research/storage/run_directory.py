@@ -149,11 +149,26 @@ def write_result(directory: Path, status: str, step: int, reason: str, **facts: 
     return code
 
 
-def is_done(directory: Path) -> bool:
-    """Whether RESULT.json says that the run ended as it should, at its last step or out of patience."""
+def read_result(directory: Path) -> dict[str, Any]:
+    """RESULT.json, empty before the first start. Raises ConfigError where it is damaged."""
     path = directory / "RESULT.json"
-    result = _read_json(path) if path.is_file() else None
-    return isinstance(result, dict) and result.get("status") == "done"
+    result = _read_json(path) if path.is_file() else {}
+    if not isinstance(result, dict):
+        return {}
+    # Runs of earlier versions have no such field: their reason alone tells it.
+    early = result.get("status") == "done" and str(result.get("reason", "")).startswith("stopped at step")
+    return {"stopped_early": early} | result
+
+
+def is_done(directory: Path, steps: int) -> bool:
+    """Tell whether a run of so many steps ended as it should: at its last step, or before it, out of patience.
+
+    Raises ConfigError where RESULT.json is damaged.
+    """
+    result = read_result(directory)
+    step = result.get("step", 0)
+    reached = isinstance(step, int) and step >= steps
+    return result.get("status") == "done" and (reached or result["stopped_early"] is True)
 
 
 def as_data(config: Experiment) -> Any:

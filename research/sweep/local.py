@@ -6,7 +6,6 @@ DIR/NAME/        a variant's run directory                           DIR/NAME.lo
 
 import contextlib
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -24,7 +23,7 @@ import numpy as np
 from rich.live import Live
 from rich.table import Column, Table
 
-from research.config import Experiment, parse_json, require
+from research.config import ConfigError, Experiment, parse_json, require
 from research.data.shapes import row_lengths
 from research.model.flops import flops_per_step, parameter_count
 from research.model.transformer import abstract_params
@@ -65,14 +64,14 @@ class VariantRun:
         return {line["step"] / steps: merit(name, line[name]) for line in self.lines() if line.get(name) is not None}
 
     def result(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):  # what is damaged is for the training to refuse
-            return json.loads((self.directory / "RESULT.json").read_bytes())
+        with contextlib.suppress(OSError, ConfigError):  # the training refuses what is damaged
+            return run_directory.read_result(self.directory)
         return {}
 
     def is_done(self) -> bool:
-        result = self.result()
-        reached = result.get("step", 0) >= self.variant.config.steps or "stopped at" in result.get("reason", "")
-        return result.get("status") == "done" and reached
+        with contextlib.suppress(OSError, ConfigError):
+            return run_directory.is_done(self.directory, self.variant.config.steps)
+        return False
 
 
 class Sweep:
@@ -261,7 +260,9 @@ class Sweep:
             for run in self.runs:
                 if said.get(run.variant.name) != run.state or (due and run.state == "running"):
                     said[run.variant.name] = run.state
-                    print("  ".join([run.variant.name, *self._cells(run)]), flush=True)
+                    step, loss, left, state = self._cells(run)
+                    left = f"left {left}" if left else ""
+                    print("  ".join([run.variant.name, step, f"loss {loss}", left, state]), flush=True)
             time.sleep(0.2 * alive)
 
     def _cells(self, run: VariantRun) -> list[str]:
@@ -269,8 +270,12 @@ class Sweep:
         last, steps = run.last(), run.variant.config.steps
         step, loss = last.get("step", 0), last.get("loss")
         left = (steps - step) * last["step_seconds"] if run.state == "running" and "step_seconds" in last else None
-        shown = "-" if loss is None else f"{loss:.4f}"
-        return [f"{step}/{steps}", f"loss {shown}", "" if left is None else f"left {clock(left)}", run.state]
+        return [
+            f"{step}/{steps}",
+            "-" if loss is None else f"{loss:.4f}",
+            "" if left is None else clock(left),
+            run.state,
+        ]
 
     def write_page(self) -> None:
         """The sweep's report, once something has begun; what may go wrong with it is said and changes nothing."""
@@ -301,9 +306,7 @@ class Sweep:
         name = Column("variant", overflow="fold")
         table = Table(name, "step", "loss", "left", "state", title=str(self.directory))
         for run in self.shown():
-            table.add_row(
-                run.variant.name, *(cell.removeprefix("loss ").removeprefix("left ") for cell in self._cells(run))
-            )
+            table.add_row(run.variant.name, *self._cells(run))
         return table
 
     def listing(self, place: Place | None) -> Table:

@@ -142,7 +142,7 @@ def begun_from(sweep: Path, base: Experiment) -> tuple[list[Begun], list[str]]:
     path = sweep / "sweep.json"
     require(path.is_file(), f"{sweep} holds no sweep: there is no sweep.json in it.")
     configs = parse_json(path.read_bytes(), str(path))["variants"]
-    done = [name for name in configs if run_directory.is_done(sweep / name)]
+    done = [name for name, config in configs.items() if run_directory.is_done(sweep / name, config["steps"])]
     require(len(done) > 0, f"Of {sweep} no variant is done: train them first.")
     seeds = {config["seed"] for config in configs.values()}
     runs = []

@@ -62,7 +62,7 @@ def train(
         newest = checkpoints.newest
         made_from = None if newest is None else checked_meta(checkpoints.meta(newest), directory)
         best = best_of(made_from, config)
-        if newest is not None and run_directory.is_done(claimed.here):
+        if newest is not None and run_directory.is_done(claimed.here, config.steps):
             if newest >= config.steps:
                 say(f"{directory} is complete at step {newest}. To go on: the same command with --config.steps=MORE.")
                 return 0
@@ -183,7 +183,7 @@ def _conclude(run: Run, directory: Path, params: Any, scores: dict[str, float]) 
     summary.keep_examples(directory, run.step, examples)
     summary.show_examples(examples, isinstance(run.config.data, Supervised))
     summary.conclusion(directory, run.step, scores, run.unigram_entropy, run.config, run.best)
-    end = out_of_patience(run.config, run.step, run.best) if run.stopped else f"reached step {run.step}"
+    reason = out_of_patience(run.config, run.step, run.best) if run.stopped else f"reached step {run.step}"
     best = {} if run.best.value is None else {"best": {run.best.name: run.best.value, "step": run.best.step}}
-    facts = {"unigram_entropy": run.unigram_entropy} | scores | best
-    run.exit_code = run_directory.write_result(directory, "done", run.step, end, **facts)
+    facts = {"stopped_early": run.stopped, "unigram_entropy": run.unigram_entropy} | scores | best
+    run.exit_code = run_directory.write_result(directory, "done", run.step, reason, **facts)
