@@ -20,12 +20,13 @@ from research.config.names import directory_names
 from research.data.shapes import row_lengths
 from research.model import flops
 from research.parallel.hardware import Hardware
-from research.parallel.mesh import abstract_mesh, check_divisible
+from research.parallel.mesh import abstract_mesh
 from research.plan import estimate
 from research.plan.memory import device_bytes
 from research.pretrained import find
 from research.storage import run_directory
 from research.storage.console import byte_amount
+from research.train.preflight import check
 
 
 class Variant(NamedTuple):
@@ -121,7 +122,7 @@ def check_fits(found: Sequence[Variant], place: Place) -> None:
     for variant in found:
         try:
             mesh = abstract_mesh(variant.config.mesh, place.devices)
-            check_divisible(variant.config, mesh)
+            check(variant.config, mesh)
         except ConfigError as error:
             raise ConfigError(f"{variant.name} can never run on {place.name}: {error}") from error
         needed, there = device_bytes(variant.config, mesh), place.memory

@@ -13,7 +13,7 @@ from research.data.pipeline import Pipeline, prepare, unigram_entropy
 from research.decode import evaluate
 from research.decode.evaluate import Asked
 from research.parallel.mesh import host_shard, place_batch
-from research.pretrained import find
+from research.pretrained.find import Weights
 from research.storage import run_directory
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import Best, Checkpoints
@@ -68,15 +68,15 @@ class Run:
         table("Launch", self.summary)
         self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
 
-    def start(self, checkpoints: Checkpoints) -> tuple[TrainState, jax.Array]:
-        """The state and random key to go on from: the newest checkpoint's, or new ones."""
+    def start(self, checkpoints: Checkpoints, weights: Weights | None) -> tuple[TrainState, jax.Array]:
+        """The state and random key to continue from: the newest checkpoint's, or new ones with the weights given."""
         if checkpoints.newest is None:
+            require((weights is None) == (self.config.init is None), f"{checkpoints.directory} changed meanwhile.")
             key, data_key = jax.random.split(jax.random.key(self.config.seed))
-            state = new_state(self.config, self.mesh, key)
-            places = state_shardings(self.config, self.mesh).params
-            params = find.initial(self.config, state.params, places)
-            average = None if state.average is None else jax.tree.map(jnp.copy, params)
-            return state._replace(params=params, average=average), data_key
+            given = None
+            if weights is not None:
+                given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
+            return new_state(self.config, self.mesh, key, given), data_key
         meta = checkpoints.meta(checkpoints.newest)
         abstract = jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
