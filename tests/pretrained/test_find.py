@@ -27,13 +27,12 @@ from research import (
 )
 from research.config import ConfigError, override
 from research.data.tokenizer import open_tokenizer
-from research.model.transformer import abstract_params
 from research.parallel.mesh import make_mesh
 from research.parallel.rules import flatten
 from research.pretrained import find, huggingface
 from research.pretrained.tokenizer_files import write_tokenizer
 from research.train.loop import train
-from research.train.step import TrainState, new_state, state_shardings
+from research.train.step import TrainState, abstract_state, new_state, state_shardings
 
 STILL = AdamW(schedule=Constant(peak=1e-30, warmup=0))  # a step by it changes no float32
 
@@ -231,7 +230,7 @@ def test_a_run_starts_from_any_checkpoint_of_another_and_draws_nothing(tiny_run,
     source = tiny_run / "checkpoints" / str(step)
     config = asked(tiny_run, init=str(source), average_decay=0.9)
     random = first_state(dataclasses.replace(config, init=None), seed=1)
-    abstract_params(config.model)
+    abstract_state(config)  # shapes, which are traced
     monkeypatch.setattr("research.train.step.initial_params", None)
     state = first_state(config, seed=1)
     assert same(state.params, find.find(source).params())
