@@ -217,13 +217,6 @@ def runs_table(groups: Sequence[Group], beside: Path) -> Table:
             cells = [Cell(record.name, link=link), Cell(str(record.config.seed)), Cell(record.status)]
             cells.append(Cell(f"{record.step:,} of {record.config.steps:,}"))
             cells += [score_cell([found[name]], False) if name in found else Cell("-") for name in names]
-            rows.append([*cells, *[Cell(record.reason)] * broken])
-    header = (
-        "run",
-        "seed",
-        "state",
-        "step",
-        *(name.replace("_", " ") for name in names),
-        *["why it is not done"] * broken,
-    )
-    return Table("Every run", header, rows)
+            rows.append([*cells, Cell(record.reason)] if broken else cells)
+    header = ["run", "seed", "state", "step", *(name.replace("_", " ") for name in names)]
+    return Table("Every run", [*header, "why it is not done"] if broken else header, rows)

@@ -77,7 +77,7 @@ def chart(svg: str, alternative: str, caption: str = "") -> str:
 def switch(name: str, legend: str, panels: Sequence[tuple[str, str]]) -> str:
     """One panel at a time, chosen by buttons that the keyboard reaches; on paper all of them. Three at most."""
     inputs = "".join(
-        f'<input type=radio name="{name}" id="{name}{number}"{" checked" * (number == 0)}>'
+        f'<input type=radio name="{name}" id="{name}{number}"{"" if number else " checked"}>'
         f'<label for="{name}{number}">{html.escape(label)}</label>'
         for number, (label, _) in enumerate(panels)
     )

@@ -102,8 +102,10 @@ class Checkpoints:
 
     def latest(self, before: int) -> int | None:
         """The newest step below `before` that verifies."""
-        before_it = (step for step in steps_on_disk(self.directory) if step < before)
-        return next((step for step in before_it if not verify(self.directory / str(step))), None)
+        for step in steps_on_disk(self.directory):
+            if step < before and not verify(self.directory / str(step)):
+                return step
+        return None
 
     @property
     def best(self) -> int | None:
@@ -270,7 +272,8 @@ def digest(path: AnyPath, md5: bool = False) -> str:
     """BLAKE2b of a file, or MD5, which buckets keep of theirs, after the word for it."""
     hash = partial(hashlib.md5, usedforsecurity=False) if md5 else partial(hashlib.blake2b, digest_size=16)
     with path.open("rb") as file:
-        return MD5 * md5 + hashlib.file_digest(file, hash).hexdigest()
+        value = hashlib.file_digest(file, hash).hexdigest()
+    return MD5 + value if md5 else value
 
 
 def check_same(before: Mapping[str, Any], after: Mapping[str, Any], where: AnyPath) -> None:

@@ -263,7 +263,7 @@ class Sweep:
                     step, loss, left, state = self._cells(run)
                     left = f"left {left}" if left else ""
                     print("  ".join([run.variant.name, step, f"loss {loss}", left, state]), flush=True)
-            time.sleep(0.2 * alive)
+            time.sleep(0.2 if alive else 0.0)
 
     def _cells(self, run: VariantRun) -> list[str]:
         """Step, loss, time left, state."""

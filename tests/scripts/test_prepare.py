@@ -85,7 +85,7 @@ def test_a_stream_of_one_piece_is_what_it_always_was(tmp_path: Path, monkeypatch
     monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text("one\n\ntwo\n\nthree")
     documents = open_documents(PlainText(str(tmp_path / "text.txt"), str(tmp_path / "text.txt")), "train")
-    stream = tokens.token_stream(documents, open_tokenizer(Bytes()))
+    stream = tokens.Recipe(documents, open_tokenizer(Bytes())).stream()
     assert bytes(token - 3 for token in stream.tokens.tolist()) == b"threeonetwo"
     assert stream.text_digest == "074b073f94cb90c92910fdcbe0cb114b94d3c48a6d090a2900659a0e238b9507"
 

@@ -180,7 +180,7 @@ def test_a_new_state_is_the_same_to_the_bit_on_every_mesh():
 
 
 @pytest.mark.parametrize(
-    "experiment", [EXPERIMENT, replace(EXPERIMENT, optimizer=AdamW(ADAFACTOR.schedule), average_decay=0.9)]
+    "experiment", [EXPERIMENT, replace(EXPERIMENT, optimizer=AdamW(schedule=ADAFACTOR.schedule), average_decay=0.9)]
 )
 def test_of_a_state_with_given_parameters_only_the_others_are_random(experiment: Experiment):
     mesh = make_mesh(Mesh(data=1, fsdp=4, tensor=2))

@@ -135,10 +135,6 @@ class Recipe:
         return np.dtype(np.uint16 if self._tokenizer.size <= 2**16 else np.uint32)
 
 
-def token_stream(documents: Documents, tokenizer: Tokenizer, eos_after_lines: bool = False) -> TokenStream:
-    return Recipe(documents, tokenizer, eos_after_lines).stream()
-
-
 def document_order(documents: Documents, places: range | None = None) -> Iterator[list[str]]:
     """Documents in the fixed pseudo-random order, all or those at some places of it, some at a time."""
     order = Permutation(len(documents), DOCUMENT_ORDER, DOCUMENT_ORDER)

@@ -126,13 +126,6 @@ def installed_sources() -> Sources:
     return Sources(digest([python, versions]), find)
 
 
-def tree_sources(*roots: Path) -> Sources:
-    """The Python files below some directories, identified by their contents."""
-    files = sorted(source for root in roots for source in tree(root))
-    contents = [(source.name, cache.file_digest(source.path)) for source in files]
-    return Sources(digest(contents), lambda: files)
-
-
 def tree(root: Path) -> list[SourceFile]:
     named = ((path.relative_to(root), path) for path in root.rglob("*.py"))
     return [SourceFile(name.as_posix(), path) for name, path in named if not {*name.parts} & LEFT_OUT]

@@ -12,7 +12,7 @@ from research import Bytes, Mixing, PlainText, TrainedSentencePiece
 from research.config import ConfigError
 from research.data.corpora import vocabulary
 from research.data.corpora.corpus import Documents, open_documents
-from research.data.corpora.tokens import TokenStream, document_order, token_stream
+from research.data.corpora.tokens import Recipe, TokenStream, document_order
 from research.data.corpora.vocabulary import tokenizer_for
 from research.data.tokenizer import open_tokenizer
 
@@ -29,7 +29,7 @@ def stored(cache: Path) -> Path:
 
 def test_every_document_once_in_one_order_and_nothing_between(tmp_path: Path) -> None:
     documents = [f"<document {number}>" for number in range(2000)]
-    stream = token_stream(corpus(tmp_path / "a", documents), open_tokenizer(Bytes()))
+    stream = Recipe(corpus(tmp_path / "a", documents), open_tokenizer(Bytes())).stream()
     text = open_tokenizer(Bytes()).decode(stream.tokens)
     order = [f"<{part}" for part in text.split("<")[1:]]
     assert order != documents
@@ -44,7 +44,7 @@ def test_a_vocabulary_beyond_16_bits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tokenizer, "size", 2**16 + 1)
     monkeypatch.setattr(tokenizer, "digest", "large")
     monkeypatch.setattr(tokenizer, "encode_batch", lambda texts: [[2**16] for _ in texts])
-    stream = token_stream(corpus(tmp_path / "a", ["one", "two"]), tokenizer)
+    stream = Recipe(corpus(tmp_path / "a", ["one", "two"]), tokenizer).stream()
     assert stream.tokens.tolist() == [2**16, 2**16]
     assert stream.tokens.dtype == np.uint32
 
@@ -53,13 +53,13 @@ def test_it_is_tokenised_once_a_tokenizer_and_text(
     own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents, tokenizer = corpus(tmp_path / "a", ["one", "two"]), open_tokenizer(Bytes())
-    first = token_stream(documents, tokenizer)
+    first = Recipe(documents, tokenizer).stream()
     monkeypatch.setattr(tokenizer, "encode_batch", lambda texts: pytest.fail("tokenised again"))
-    assert token_stream(documents, tokenizer).tokens.tolist() == first.tokens.tolist()
+    assert Recipe(documents, tokenizer).stream().tokens.tolist() == first.tokens.tolist()
     monkeypatch.undo()
     monkeypatch.setenv("KINTSUGI_CACHE", str(own_cache))
-    token_stream(documents, open_tokenizer(Bytes(sentinels=7)))
-    other = token_stream(corpus(tmp_path / "b", ["one", "three"]), tokenizer)
+    Recipe(documents, open_tokenizer(Bytes(sentinels=7))).stream()
+    other = Recipe(corpus(tmp_path / "b", ["one", "three"]), tokenizer).stream()
     assert len(list((own_cache / "tokens").glob("*/tokens"))) == 3
     assert other.text_digest != first.text_digest
 
@@ -69,7 +69,7 @@ import os, signal, sys
 from research.config import Bytes, PlainText
 from research.data.corpora.corpus import open_documents
 from research.data.tokenizer import ByteTokenizer, open_tokenizer
-from research.data.corpora.tokens import token_stream
+from research.data.corpora.tokens import Recipe
 encode, calls = ByteTokenizer.encode_batch, []
 def encode_batch(self, texts):
     calls.append(1)
@@ -77,7 +77,7 @@ def encode_batch(self, texts):
         os.kill(os.getpid(), signal.SIGKILL)
     return encode(self, texts)
 ByteTokenizer.encode_batch = encode_batch
-token_stream(open_documents(PlainText(sys.argv[1], held_out=sys.argv[1]), "train"), open_tokenizer(Bytes()))
+Recipe(open_documents(PlainText(sys.argv[1], held_out=sys.argv[1]), "train"), open_tokenizer(Bytes())).stream()
 """
 
 
@@ -86,7 +86,7 @@ def test_a_killed_tokenisation_leaves_nothing_taken_for_whole(own_cache: Path, t
     process = subprocess.run([sys.executable, "-c", BUILD_AND_DIE, str(tmp_path / "a")], timeout=120)
     assert process.returncode == -9
     assert list((own_cache / "tokens").glob("*.partial/tokens"))
-    stream = token_stream(documents, open_tokenizer(Bytes()))
+    stream = Recipe(documents, open_tokenizer(Bytes())).stream()
     assert len(stream.tokens) == sum(len(text) for texts in document_order(documents) for text in texts)
     assert not list((own_cache / "tokens").glob("*.partial"))
 
@@ -110,16 +110,16 @@ def test_a_damaged_stream_is_said_and_made_anew(
     own_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: object
 ) -> None:
     documents, tokenizer = corpus(tmp_path / "a", ["one", "two"]), open_tokenizer(Bytes())
-    before = token_stream(documents, tokenizer).tokens.tolist()
+    before = Recipe(documents, tokenizer).stream().tokens.tolist()
     damage(stored(own_cache))  # type: ignore[operator]
-    assert token_stream(documents, tokenizer).tokens.tolist() == before
+    assert Recipe(documents, tokenizer).stream().tokens.tolist() == before
     assert "is damaged" in capsys.readouterr().err
-    assert token_stream(documents, tokenizer).tokens.tolist() == before
+    assert Recipe(documents, tokenizer).stream().tokens.tolist() == before
     assert capsys.readouterr().err == ""
 
 
 def test_meta_says_what_is_there(own_cache: Path, tmp_path: Path) -> None:
-    token_stream(corpus(tmp_path / "a", ["one", "two"]), open_tokenizer(Bytes()))
+    Recipe(corpus(tmp_path / "a", ["one", "two"]), open_tokenizer(Bytes())).stream()
     meta = json.loads(stored(own_cache).with_name("meta.json").read_text())
     assert (meta["length"], meta["dtype"]) == (6, "uint16")
 

@@ -1,10 +1,12 @@
 """The shipped corpus: what it takes from sources, that it never runs them, and that a build is whole or absent."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from python_trees import tree_sources
 
 from research.data.datasets import python_docs, python_summaries
 from research.data.datasets.python_docs import SourceFile, Sources
@@ -50,7 +52,7 @@ except ImportError:
 
 
 def test_what_is_taken_from_sources(package: Path) -> None:
-    found = python_docs.documents(python_docs.tree_sources(package).files)
+    found = python_docs.documents(tree_sources(package).files)
     assert [(document.source, document.text) for document in found] == [
         ("one.py:", f"Module, {LONG}."),
         ("one.py:function", f"Function,\n    {LONG}.\n\nIndented."),
@@ -65,7 +67,7 @@ def many(root: Path, count: int) -> Sources:
     root.mkdir()
     for number in range(count):
         (root / f"file{number}.py").write_text(f'"""Number {number}, {LONG}."""')
-    return python_docs.tree_sources(root)
+    return tree_sources(root)
 
 
 def texts(builder: python_docs.PythonDocs, split: str) -> list[str]:
@@ -96,7 +98,7 @@ def test_what_summaries_are_tested_on_is_not_in_the_training_text(own_cache: Pat
     for number in range(200):
         body = f"    x = {number}\n    return x\n"
         (root / f"file{number}.py").write_text(f'def function():\n    """Returns number {number}, {LONG}."""\n{body}')
-    sources = python_docs.tree_sources(root)
+    sources = tree_sources(root)
     read = texts(python_docs.open_builder(sources), "train")
     summaries = python_summaries.open_builder(sources)
     for split, seen in (("train", True), ("validation", False), ("test", False)):
@@ -122,6 +124,7 @@ def test_equal_sources_build_equal_files(
 BUILD_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
+from python_trees import tree_sources
 from research.data.datasets import python_docs
 write = python_docs.PythonDocs._generate_examples
 def generate(self, examples):
@@ -130,13 +133,14 @@ def generate(self, examples):
             os.kill(os.getpid(), signal.SIGKILL)
         yield example
 python_docs.PythonDocs._generate_examples = generate
-python_docs.open_builder(python_docs.tree_sources(Path(sys.argv[1])))
+python_docs.open_builder(tree_sources(Path(sys.argv[1])))
 """
 
 
 def test_a_killed_build_starts_afresh(own_cache: Path, tmp_path: Path) -> None:
     sources = many(tmp_path / "a", 60)
-    process = subprocess.run([sys.executable, "-c", BUILD_AND_DIE, str(tmp_path / "a")], timeout=120)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.run([sys.executable, "-c", BUILD_AND_DIE, str(tmp_path / "a")], env=environment, timeout=120)
     assert process.returncode == -9
     left = [path.name for path in own_cache.rglob("*")]
     assert any("incomplete" in name for name in left)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from python_trees import tree_sources
 
 from research.data.datasets import python_summaries
-from research.data.datasets.python_docs import tree_sources
 from research.data.datasets.python_summaries import Summary, first_sentence
 
 SOURCE = '''
