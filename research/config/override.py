@@ -6,16 +6,15 @@ read as data, never evaluated. Text for a string field needs no quotes.
 
 import ast
 import dataclasses
+import inspect
 import json
-import types
 import typing
 from pathlib import Path
 from typing import Any, Literal
 
 from etils import epath
 
-from research import config as schema
-from research.config import ConfigError, Experiment, parse_json, require
+from research.config import ConfigError, Experiment, classes, parse_json, require
 
 SHOWN = 200  # letters of a value, in an error
 
@@ -123,7 +122,9 @@ def _children(annotation: Any, value: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(value):
         return {name: typing.get_type_hints(type(value))[name] for name in _names(value)}
     if isinstance(value, tuple):
-        (item,) = {typing.get_args(option)[0] for option in _options(annotation) if typing.get_origin(option) is tuple}
+        (item,) = {
+            typing.get_args(option)[0] for option in classes.options(annotation) if typing.get_origin(option) is tuple
+        }
         return {str(index): item for index in range(len(value))}
     return {}
 
@@ -162,9 +163,8 @@ def _from_syntax(node: ast.expr) -> Any:
 
 def _positional(name: str) -> list[str]:
     """The fields that a constructor takes by position, in order."""
-    found = getattr(schema, name, None)
-    fields = dataclasses.fields(found) if dataclasses.is_dataclass(found) else ()
-    return [field.name for field in fields if not field.kw_only]
+    found = classes.named(name)
+    return [field.name for field in dataclasses.fields(found) if not field.kw_only] if found else []
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -173,32 +173,40 @@ def _positional(name: str) -> list[str]:
 def _encode(annotation: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         hints = typing.get_type_hints(type(value))
-        tag = {"type": type(value).__name__} if len(_classes(annotation)) > 1 else {}
+        tag = {} if classes.of(annotation) == (type(value),) else {"type": type(value).__name__}
         return tag | {name: _encode(hints[name], getattr(value, name)) for name in _names(value)}
     if isinstance(value, tuple):
-        (item,) = {typing.get_args(option)[0] for option in _options(annotation) if typing.get_origin(option) is tuple}
+        (item,) = {
+            typing.get_args(option)[0] for option in classes.options(annotation) if typing.get_origin(option) is tuple
+        }
         return [_encode(item, element) for element in value]
     return value
 
 
 def _decode(annotation: Any, value: Any, path: str) -> Any:
-    for option in _options(annotation):
+    for option in classes.options(annotation):
         if _fits(option, value):
             return _build(option, value, path)
-    allowed = " or ".join(_describe(option) for option in _options(annotation))
+    allowed = " or ".join(_describe(option) for option in classes.options(annotation))
     shown = f"{value['type']}(...)" if isinstance(value, dict) and "type" in value else repr(value)
     shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
     raise ConfigError(f"{path} is {shown}: allowed is {allowed}.")
 
 
+def _item(annotation: Any) -> Any:
+    """The annotation of the items of a tuple."""
+    (item,) = {typing.get_args(one)[0] for one in classes.options(annotation) if typing.get_origin(one) is tuple}
+    return item
+
+
 def _fits(annotation: Any, value: Any) -> bool:
     """Whether the outer form of a JSON value suits the annotation."""
-    options = _options(annotation)
+    options = classes.options(annotation)
     if len(options) > 1:
         return any(_fits(option, value) for option in options)
     (option,) = options
-    if dataclasses.is_dataclass(option):
-        return isinstance(value, dict) and value.get("type", option.__name__) == option.__name__  # type: ignore[union-attr]
+    if classes.takes_configs(option):
+        return isinstance(value, dict) and _named(option, value) is not None
     if typing.get_origin(option) is Literal:
         return value in typing.get_args(option)
     if typing.get_origin(option) is tuple:
@@ -208,18 +216,25 @@ def _fits(annotation: Any, value: Any) -> bool:
     return type(value) is option
 
 
+def _named(option: type, value: dict[str, Any]) -> type | None:
+    """The class that a JSON object is of, where `option` is expected; None if it is of another kind."""
+    found = classes.find(value["type"], (option,)) if isinstance(value.get("type"), str) else option
+    return None if found is None or inspect.isabstract(found) else found
+
+
 def _build(option: Any, value: Any, path: str) -> Any:
     if typing.get_origin(option) is tuple:
         return tuple(_decode(typing.get_args(option)[0], item, _join(path, str(i))) for i, item in enumerate(value))
-    if dataclasses.is_dataclass(option):
+    if classes.takes_configs(option):
+        option = _named(option, value)
         hints = {name: typing.get_type_hints(option)[name] for name in _names(option)}
         fields = {name: item for name, item in value.items() if name != "type"}
         for name in fields:
-            require(name in hints, f"{_join(path, name)} is no field: {option.__name__} has {_listed(hints)}.")  # type: ignore[union-attr]
+            require(name in hints, f"{_join(path, name)} is no field: {option.__name__} has {_listed(hints)}.")
         decoded = {name: _decode(hints[name], item, _join(path, name)) for name, item in fields.items()}
         missing = [field.name for field in dataclasses.fields(option) if _required(field) and field.name not in fields]
-        require(not missing, f"{path} needs {', '.join(missing)}: {option.__name__} has no default for it.")  # type: ignore[union-attr]
-        return option(**decoded)  # type: ignore[operator]
+        require(not missing, f"{path} needs {', '.join(missing)}: {option.__name__} has no default for it.")
+        return option(**decoded)
     return float(value) if option is float else value
 
 
@@ -227,22 +242,13 @@ def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _options(annotation: Any) -> tuple[Any, ...]:
-    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
-    return typing.get_args(annotation) if union else (annotation,)
-
-
-def _classes(annotation: Any) -> list[Any]:
-    return [option for option in _options(annotation) if dataclasses.is_dataclass(option)]
-
-
 def _describe(option: Any) -> str:
     if typing.get_origin(option) is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(option))
     if typing.get_origin(option) is tuple:
-        return f"a list of {' or '.join(_describe(item) for item in _options(typing.get_args(option)[0]))}"
-    if dataclasses.is_dataclass(option):
-        return f"{option.__name__}({', '.join(_names(option))})"  # type: ignore[union-attr]
+        return f"a list of {' or '.join(_describe(item) for item in classes.options(typing.get_args(option)[0]))}"
+    if classes.takes_configs(option):
+        return " or ".join(f"{one.__name__}({', '.join(_names(one))})" for one in classes.allowed(option))
     return {int: "an integer", float: "a number", bool: "True or False", str: "text", type(None): "None"}[option]
 
 
