@@ -31,6 +31,7 @@ from .config.grid import product as product
 from .config.grid import seeds as seeds
 from .config.grid import together as together
 from .config.grid import widths as widths
+from .config.logger import Logger as Logger
 from .config.metric import BLEU as BLEU
 from .config.metric import ROUGE as ROUGE
 from .config.metric import Accuracy as Accuracy
@@ -109,3 +110,4 @@ from .config.tokenizer import MBart as MBart
 from .config.tokenizer import SentencePiece as SentencePiece
 from .config.tokenizer import TrainedSentencePiece as TrainedSentencePiece
 from .config.tokenizer import Vocabulary as Vocabulary
+from .train.tensorboard import TensorBoard as TensorBoard

@@ -1,15 +1,17 @@
 """The experiment, and what concerns the run rather than the data or the model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from research.config.base import require, require_not_negative, require_positive
 from research.config.data import Denoising, Supervised
 from research.config.generation import Generation
+from research.config.logger import Logger
 from research.config.metric import score_names
 from research.config.model import Model
 from research.config.optimizer import Adafactor, AdamW, RMSScaledAdamW
+from research.config.parts import shipped
 from research.config.task import Task, TFDSExamples
 
 FORCED = ("held_out_loss", "held_out_accuracy")  # what forced decoding of held-out targets gives, whatever the data
@@ -73,6 +75,7 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Report:
     every: int = 100  # steps a line of metrics averages over
+    loggers: tuple[Logger, ...] = field(default_factory=lambda: (shipped("TensorBoard"),))  # beside metrics.jsonl
 
     def __post_init__(self) -> None:
         require_positive("report.", self, "every")
@@ -115,7 +118,7 @@ class Experiment:
     mesh: Mesh = Mesh()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
-    report: Report = Report()
+    report: Report = field(default_factory=Report)
     profile: Profile | None = None
     guard: Guard = Guard()
 
