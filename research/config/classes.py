@@ -41,7 +41,7 @@ def named(name: str) -> type | None:
 def allowed(base: type) -> list[type]:
     """The concrete classes that an annotation `base` takes, in order of their names."""
     package = import_module("research")
-    exported = [getattr(package, name) for name in package.__all__]
+    exported = [getattr(package, name) for name in package.__all__ if name[0].isupper()]  # functions may need JAX
     own = [value for namespace in _namespaces for value in namespace.values()]
     found = {value.__name__: value for value in (*exported, *own, base) if is_config(value) and issubclass(value, base)}
     return [found[name] for name in sorted(found) if not inspect.isabstract(found[name])]

@@ -27,6 +27,10 @@ class Attention(nnx.Module):
         self.output = Linear(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), "attention_width", "width"))
         self.config = config
 
+    def queries(self, x: Float[Array, "b t d"]) -> Float[Array, "b t h k"]:
+        """Compute the queries, scaled as the scores are to be."""
+        return self.query(x) * score_scale(self.config)
+
     def project(self, x: Float[Array, "b s d"]) -> tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]:
         """Keys and values of what is attended to, at all of its length on every device."""
         return gather_length(self.key(x)), gather_length(self.value(x))
@@ -41,7 +45,7 @@ class Attention(nnx.Module):
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b t d"]:
         """What x reads from keys and values. The mask, true where t may see s, and the bias may lack the batch axis."""
-        query = self.query(x) * score_scale(self.config)
+        query = self.queries(x)
         # The product leaves in the compute dtype, which halves its traffic; all that follows is float32.
         scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32)
         if bias is not None:

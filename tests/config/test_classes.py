@@ -1,5 +1,7 @@
 """Users' classes by name: overrides and JSON take every dataclass that subclasses what a field's annotation names."""
 
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -98,3 +100,14 @@ def test_the_file_loaded_last_counts_first(known):
 
     classes.remember({"Own": Own})
     assert isinstance(override.parse(Noise, "Own()", "noise"), Own)
+
+
+def test_every_exported_class_is_found_without_jax():
+    program = (
+        "import sys, research\n"
+        "classes = [getattr(research, name) for name in research.__all__ if name[0].isupper()]\n"
+        "assert len(classes) > 80, len(classes)\n"
+        "print(*sorted({'jax', 'flax', 'optax', 'tensorflow_datasets', 'sacrebleu'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
