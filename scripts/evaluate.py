@@ -398,8 +398,9 @@ def evaluate_file(options: argparse.Namespace, asked: tuple[Metric, ...]) -> Non
 
 def write_scores(path: Path, facts: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
     from research.storage import run_directory
+    from research.storage.files import write_json
 
-    run_directory.write_json(path, {**facts, **run_directory.environment(), "results": results})
+    write_json(path, {**facts, **run_directory.environment(), "results": results})
 
 
 def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:

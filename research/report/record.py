@@ -12,6 +12,7 @@ from research.data.shapes import row_lengths
 from research.model import flops
 from research.storage import run_directory
 from research.storage.checkpoint import merit
+from research.storage.files import read_lines
 
 
 class Record(NamedTuple):
@@ -115,17 +116,6 @@ def read_all(directories: Sequence[Path]) -> list[Record]:
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that say of which step they are."""
     return [line for line in read_lines(directory / "metrics.jsonl") if isinstance(line.get("step"), int)]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file of lines, without what a kill cut short; [] where there is no file."""
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict)]
 
 
 def is_number(value: Any) -> bool:

@@ -52,6 +52,7 @@ from research.data.batch import Batch
 from research.data.objective import Lengths
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.storage import run_directory
+from research.storage.files import write_json
 
 EPILOG = """
 reading the table
@@ -334,7 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = benchmark(options.engines, settings_of(options), options.rounds)
         print_table(result)
         if options.json:
-            run_directory.write_json(options.json, result)
+            write_json(options.json, result)
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -30,6 +30,7 @@ from research.model.flops import parameter_count, peak_flops, train_flops
 from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh, place_batch
 from research.storage import run_directory
+from research.storage.files import write_json
 from research.train.step import compile_train_step, new_state
 
 OPTIMIZERS: dict[str, config.Adafactor | config.AdamW | config.RMSScaledAdamW] = {
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(table(result))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

@@ -164,7 +164,7 @@ def test_killed_it_goes_on_as_if_nothing_had_happened(place: Place) -> None:
     assert place.command(8, directory="whole") == 0
     (place.folder / "starts").unlink()
     place.ends(trial_0004=["hang", 0])
-    program = f"from research.sweep import Sweep; Sweep.program = ({str(place.folder / 'training.py')!r},)"
+    program = f"from research.sweep.local import Sweep; Sweep.program = ({str(place.folder / 'training.py')!r},)"
     program += f"; from scripts import sweep; sweep.main({place.arguments(8)!r})"
     killed = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True)
     while not (place.folder / "hangs").exists():

@@ -161,13 +161,13 @@ def test_training_refuses_a_hostile_configuration(content, run):
 @pytest.mark.parametrize("content", ["[]", "3", '"done"', "{}", '{"status": ["done"]}'])
 def test_a_result_of_another_form_says_nothing(content, run):
     (run / "RESULT.json").write_text(content)
-    assert not run_directory.is_done(run)
+    assert not run_directory.is_done(run, 6)
 
 
 def test_a_result_nested_without_end_is_refused(run):
     (run / "RESULT.json").write_text(DEEP)
     with pytest.raises(ConfigError, match=r"RESULT\.json is damaged, it is not JSON"):
-        run_directory.is_done(run)
+        run_directory.is_done(run, 6)
 
 
 def test_lines_that_are_none_of_a_report_are_dropped(tmp_path):

@@ -61,7 +61,7 @@ class DataSource:
         )
         self.name = f"{corpus.name} ({split})"
         self._text, self._skips = corpus.text, corpus.damaged == "skip"
-        self._examples = Examples(builder, corpus.name, split)
+        self._examples = IndexedSplit(builder, corpus.name, split)
         self._left_out = 0
         what = [*builder_identity(builder, split), corpus.text, *["without damaged"] * self._skips]
         self.identity = digest(what)
@@ -95,7 +95,7 @@ class DataSource:
             raise ConfigError(f'A document of {self.name} is not UTF-8 in its feature "{self._text}".') from error
 
 
-class Examples:
+class IndexedSplit:
     """A split's examples by index."""
 
     def __init__(self, builder: Any, name: str, split: str) -> None:

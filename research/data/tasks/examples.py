@@ -26,7 +26,7 @@ from research.data.tasks import squad
 
 FORMAT = 1  # raised when the same files would give other records
 Split = Literal["train", "held_out", "test"]
-Record = Mapping[str, tuple[str, ...]]  # the texts under each name: one, or as many as a list there has
+Texts = Mapping[str, tuple[str, ...]]  # the texts under each name: one, or as many as a list there has
 
 
 class Wanted(NamedTuple):
@@ -49,7 +49,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Record]: ...
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Texts]: ...
 
 
 def open_records(examples: Examples, split: Split, wanted: Wanted, manual_dir: str | None) -> Records:
@@ -73,7 +73,7 @@ def pattern_of(files: FileExamples, split: Split) -> str:
     return named
 
 
-def check(record: Record, wanted: Wanted, where: str) -> str:
+def check(record: Texts, wanted: Wanted, where: str) -> str:
     """The source's text, by which a record is held out. Raises ConfigError where a side is empty."""
     for side, names in (("source", wanted.source), ("target", wanted.target)):
         firsts = [text for name in names for text in record[name][:1]]
@@ -93,7 +93,7 @@ class Reader(NamedTuple):
     """How records stand in a file: found and checked in its lines (`spans`), and got back from their bytes."""
 
     spans: Callable[[Path, Iterator[Line]], Iterator[Span]]
-    record: Callable[[bytes], Record]
+    record: Callable[[bytes], Texts]
     stored: Callable[[Path, str], Path] = plain_file
 
 
@@ -112,7 +112,7 @@ class FileRecords:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Record]:
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Texts]:
         return [self._reader.record(self._index[int(row)]) for row in self._rows[indices]]
 
 
@@ -143,7 +143,7 @@ def json_spans(path: Path, lines: Iterable[Line], wanted: Wanted) -> Iterator[Sp
         yield Span(line.start, line.stop, check(record, wanted, where))
 
 
-def _parsed(content: bytes, wanted: Wanted) -> Record:
+def _parsed(content: bytes, wanted: Wanted) -> Texts:
     value = json.loads(content)
     return {name: texts_at(value, name, "") for name in wanted.names}
 
@@ -215,7 +215,7 @@ class ParallelRecords:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Record]:
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Texts]:
         return [
             {name: (index[int(row)].decode(),) for name, index in self._columns.items()} for row in self._rows[indices]
         ]
@@ -254,20 +254,20 @@ class DataSetRecords:
         self._features = dict(sorted(text_features(builder.info.features), key=lambda pair: pair[0]))
         self._wanted = wanted
         _require_names(wanted, self._features, f"The TFDS data set {name}")
-        self._examples = corpus.Examples(builder, name, split)
+        self._examples = corpus.IndexedSplit(builder, name, split)
         self.identity = digest([FORMAT, corpus.builder_identity(builder, split), wanted])
         require(len(self._examples) > 0, f"{self.name} has no example.")
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Record]:
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Texts]:
         numbers = indices.tolist()
         return [
             self._record(example, number) for number, example in zip(numbers, self._examples.read(numbers), strict=True)
         ]
 
-    def _record(self, example: dict[str, Any], number: int) -> Record:
+    def _record(self, example: dict[str, Any], number: int) -> Texts:
         where = f"Example {number} of {self.name}"
         record = {name: self._texts(example, name, where) for name in self._wanted.names}
         check(record, self._wanted, where)

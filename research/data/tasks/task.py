@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from research.config import Task, Translation, require
 from research.config.base import digest
 from research.config.task import names_in
-from research.data.tasks.examples import Record, Records, Split, Wanted, open_records
+from research.data.tasks.examples import Records, Split, Texts, Wanted, open_records
 
 FORMAT = 1  # raised when the same records would give other examples
 
@@ -57,13 +57,13 @@ class RecordsAsExamples:
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[Example]:
         return [self._example(record) for record in self._records.read(indices)]
 
-    def _example(self, record: Record) -> Example:
+    def _example(self, record: Texts) -> Example:
         source = self._task.prefix + self._source_form(fill(self._task.source, record)[0])
         references = tuple(map(self._target_form, fill(self._task.target, record)))
         return Example(source, references[0], references)
 
 
-def fill(text: str, record: Record) -> tuple[str, ...]:
+def fill(text: str, record: Texts) -> tuple[str, ...]:
     """All texts under a name or, for a template, the one that it gives with the first text under each of its names."""
     if text in record:
         return record[text]

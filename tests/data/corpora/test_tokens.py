@@ -67,9 +67,9 @@ def test_it_is_tokenised_once_a_tokenizer_and_text(
 BUILD_AND_DIE = """
 import os, signal, sys
 from research.config import Bytes, PlainText
-from research.data.corpus import open_documents
+from research.data.corpora.corpus import open_documents
 from research.data.tokenizer import ByteTokenizer, open_tokenizer
-from research.data.tokens import token_stream
+from research.data.corpora.tokens import token_stream
 encode, calls = ByteTokenizer.encode_batch, []
 def encode_batch(self, texts):
     calls.append(1)
