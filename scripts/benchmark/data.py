@@ -46,7 +46,7 @@ from research.config import (
     TokenMasking,
     require,
 )
-from research.config.load import load_experiment
+from research.config.load import open_experiment
 from research.data import objective
 from research.data.batch import Batch
 from research.data.objective import Lengths
@@ -366,7 +366,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     noise = SpanCorruption(options.density, options.mean_span)
-    data = load_experiment(options.experiment).data
+    data = open_experiment(options.experiment).config.data
     require(
         isinstance(data, Denoising), f"{options.experiment} has no text to corrupt: its data is {type(data).__name__}."
     )

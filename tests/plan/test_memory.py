@@ -39,7 +39,7 @@ COMPILED = (
 
 @pytest.mark.parametrize(("name", "rows", "mesh", "remat", "compiled"), COMPILED)
 def test_what_was_compiled_for_tpus_is_foreseen_to_a_tenth(name, rows, mesh, remat, compiled):
-    made = replace(load.load_experiment(f"experiments/{name}.py"), batch_size=rows, mesh=mesh)
+    made = replace(load.open_experiment(f"experiments/{name}.py").config, batch_size=rows, mesh=mesh)
     made = replace(made, model=replace(made.model, remat=remat))
     assert working_bytes(made, lanes=128) / 2**30 == pytest.approx(compiled, rel=0.1)
 
