@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from research.config import ConfigError, Experiment, Published, Search, modules, override, require
+from research.config import ConfigError, Experiment, Published, Search, classes, modules, override, require
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ def open_experiment(text: str | Path) -> ExperimentFile:
     require(path.suffix == ".py" and path.is_file(), f"{path} is no experiment: give the path of a Python file.")
     with _blaming(path):
         module = modules.load(path)
+    classes.remember(vars(module))
     get_config = getattr(module, "get_config", None)
     require(callable(get_config), f"{path} has no get_config() that returns an Experiment.")
     assert get_config is not None

@@ -247,13 +247,13 @@ def _build(option: Any, value: Any, path: str) -> Any:
 
 
 def _check(annotation: Any, value: Any, path: str) -> None:
-    options = [option for option in _options(annotation) if _is_of(option, value)]
+    options = [option for option in classes.options(annotation) if _is_of(option, value)]
     if not options:
         require(
-            type(value) is not list or not any(_is_of(option, ()) for option in _options(annotation)),
+            type(value) is not list or not any(_is_of(option, ()) for option in classes.options(annotation)),
             f"{path} is a list: write a tuple, (a, b).",
         )
-        allowed = " or ".join(_describe(option) for option in _options(annotation))
+        allowed = " or ".join(_describe(option) for option in classes.options(annotation))
         raise ConfigError(f"{path} is {_shown(value, annotation)}: allowed is {allowed}.")
     if dataclasses.is_dataclass(value):
         hints = typing.get_type_hints(type(value))
@@ -275,7 +275,7 @@ def _is_of(option: Any, value: Any) -> bool:
 def _shown(value: Any, annotation: Any) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         name, module = type(value).__name__, type(value).__module__.rpartition(".")[2]
-        same_name = any(option.__name__ == name for option in _classes(annotation))
+        same_name = any(one.__name__ == name for base in classes.of(annotation) for one in classes.allowed(base))
         return f"{name}(...)" + (f" of {module}, which is another class" if same_name else "")
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

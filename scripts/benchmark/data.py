@@ -64,7 +64,7 @@ examples
   python -m scripts.benchmark.data                                   span corruption, 7 rounds, about a minute
   python -m scripts.benchmark.data --engines objective bart ul2 prefix_lm --rounds 3 --seconds 0.5
   python -m scripts.benchmark.data --engines collator objective --density 0.5
-  python -m scripts.benchmark.data --experiment experiments/t5/v1_1_base_c4.py --json results.json
+  python -m scripts.benchmark.data --experiment experiments/t5/v1_1_c4.py:base --json results.json
 
   The pipeline reads the corpora of --experiment, with the objective and input length given here; what it has to build
   (corpus, vocabulary, tokens) is built before the clock starts, and kept in the cache.

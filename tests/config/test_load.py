@@ -14,7 +14,6 @@ from research.config.load import open_experiment
 from scripts import coordinates, evaluate, plan, prepare, sweep, train
 from scripts.benchmark import data as benchmark_data
 
-
 ROOT = Path(__file__).resolve().parents[2]
 FILE = """
 from research import Adafactor, AdamW, Bytes, Denoising, Experiment, Model, PlainText, SpanCorruption, grid
