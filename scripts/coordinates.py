@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, help="draw it into this file, .png, .svg or .pdf")
     options, rest = parser.parse_known_args(arguments)
     try:
-        config = override.apply(load.load_experiment(options.experiment), override.from_arguments(rest))
+        config = override.apply(load.open_experiment(options.experiment).config, override.from_arguments(rest))
         from research.report import plot  # after the command is known to be good: importing JAX takes seconds
         from research.storage.progress import Progress
         from research.sweep import coordinates

@@ -160,7 +160,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
 def base_experiment(options: argparse.Namespace) -> Experiment | None:
     """Of the file that is given, or of the run."""
     if options.experiment is not None:
-        return load.load_experiment(options.experiment)
+        return load.open_experiment(options.experiment).config
     from research.pretrained.find import run_of
 
     directory = run_of(options.model)

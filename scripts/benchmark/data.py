@@ -46,7 +46,7 @@ from research.config import (
     TokenMasking,
     require,
 )
-from research.config.load import load_experiment
+from research.config.load import open_experiment
 from research.data import objective
 from research.data.batch import Batch
 from research.data.objective import Lengths
@@ -65,7 +65,7 @@ examples
   python -m scripts.benchmark.data                                   span corruption, 7 rounds, about a minute
   python -m scripts.benchmark.data --engines objective bart ul2 prefix_lm --rounds 3 --seconds 0.5
   python -m scripts.benchmark.data --engines collator objective --density 0.5
-  python -m scripts.benchmark.data --experiment experiments/t5/v1_1_base_c4.py --json results.json
+  python -m scripts.benchmark.data --experiment experiments/t5/v1_1_c4.py:base --json results.json
 
   The pipeline reads the corpora of --experiment, with the objective and input length given here; what it has to build
   (corpus, vocabulary, tokens) is built before the clock starts, and kept in the cache.
@@ -367,7 +367,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     noise = SpanCorruption(options.density, options.mean_span)
-    data = load_experiment(options.experiment).data
+    data = open_experiment(options.experiment).config.data
     require(
         isinstance(data, Denoising), f"{options.experiment} has no text to corrupt: its data is {type(data).__name__}."
     )

@@ -286,7 +286,7 @@ def test_kinds_of_values_are_those_of_the_field(place: Place) -> None:
     place.write(ranges=ranges)
     assert place.command(3) == 0
     for asked in place.overrides().values():
-        config = override.apply(load.load_experiment(place.folder / "experiment.py"), asked)
+        config = override.apply(load.open_experiment(place.folder / "experiment.py").config, asked)
         assert 1 <= config.seed <= 9
         assert 16 <= config.model.feed_forward <= 64
         assert config.model.heads in (2, 4)
