@@ -16,7 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from research.config import TFDS, ConfigError, Denoising, Experiment, load, override, require
+from research import TFDS
+from research.config import ConfigError, Denoising, Experiment, load, override, require
 from research.storage.progress import Progress
 
 if TYPE_CHECKING:
