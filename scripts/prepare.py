@@ -18,7 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from research.config import TFDS, ConfigError, Denoising, Experiment, load, modules, override, require
+from research import TFDS
+from research.config import ConfigError, Denoising, Experiment, load, modules, override, require
 from research.storage.progress import Progress
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import pytest
 from research import Denoising, Experiment, Mesh, Supervised
 from research.config.load import open_experiment
 from research.config.override import apply, as_text, from_json, to_json
-from research.data.objective import lengths
 from research.model.flops import parameter_count
 from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh
@@ -71,7 +70,7 @@ def widths(data: Denoising | Supervised) -> list[tuple[int, int]]:
     """Tokens a row of encoder and decoder."""
     if isinstance(data, Supervised):
         return [(data.input_length, data.target_length)]
-    found = [lengths(denoiser.objective, data.input_length, controls=2) for denoiser in data.denoisers]
+    found = [denoiser.objective.lengths(data.input_length, controls=2) for denoiser in data.denoisers]
     return [(each.inputs, each.targets) for each in found]
 
 

@@ -16,6 +16,7 @@ import traceback
 from abc import ABC
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar
@@ -69,6 +70,14 @@ def expect(condition: bool, part: object, method: str, message: str) -> None:
     """
     if not condition:
         raise ConfigError(f"{place(type(part), method)}{type(part).__name__}.{method} {message}.")
+
+
+def shipped(name: str) -> Any:
+    """Make a shipped part, with its defaults, by the name under which `research` exports it.
+
+    For defaults of fields: config imports no room below itself.
+    """
+    return getattr(import_module("research"), name)()
 
 
 def is_shipped(cls: type) -> bool:

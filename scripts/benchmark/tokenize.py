@@ -16,8 +16,9 @@ from typing import Any
 
 os.environ["RAYON_NUM_THREADS"] = "1"  # before tokenizers is imported
 
-from research.config import TFDS, ByteLevelBPE, ConfigError, PlainText, SentencePiece, TrainedSentencePiece, require
-from research.data.corpora.corpus import Documents, open_documents
+from research import TFDS, PlainText
+from research.config import ByteLevelBPE, ConfigError, SentencePiece, TrainedSentencePiece, require
+from research.data.corpora.documents import Documents, open_documents
 from research.data.corpora.tokens import Recipe
 from research.data.tokenizer import Tokenizer, open_tokenizer, sentencepiece, train_sentencepiece
 from research.storage.files import write_json

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import config
+from research import PlainText, config
 from research.config import ConfigError, Experiment, override, require
 from research.data.batch import Batch
 from research.model.family import preset
@@ -107,7 +107,7 @@ def experiment_of(options: argparse.Namespace, overrides: dict[str, str]) -> Exp
         require(getattr(options, name) > 0, f"--{name} is {getattr(options, name)}: it must be above 0.")
     made = Experiment(
         model=preset(options.preset),
-        data=config.Denoising(corpora=(config.PlainText(train="synthetic"),), input_length=options.input_length),
+        data=config.Denoising(corpora=(PlainText(train="synthetic"),), input_length=options.input_length),
         optimizer=OPTIMIZERS[options.optimizer],
         steps=1_000_000,
         batch_size=options.batch_size,

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from research import Mesh, Mixing, Model, SpanCorruption, TrainedSentencePiece, config
+from research import TFDS, Mesh, Mixing, Model, SpanCorruption, TrainedSentencePiece, config
 from research.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = config.Experiment(
     model=Model(128, 16, 2, 8, 32, 2, 2),
-    data=config.Denoising(corpora=(config.TFDS("python_docs"),)),
+    data=config.Denoising(corpora=(TFDS("python_docs"),)),
     optimizer=config.Adafactor(),
     steps=10,
     batch_size=8,

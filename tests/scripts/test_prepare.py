@@ -15,7 +15,7 @@ from research import Bytes, PlainText
 from research.config import load
 from research.data import pipeline
 from research.data.corpora import corpus, denoising, tokens
-from research.data.corpora.corpus import open_documents
+from research.data.corpora.documents import open_documents
 from research.data.corpora.tokens import Recipe, TokenStream
 from research.data.tokenizer import open_tokenizer
 from scripts import prepare

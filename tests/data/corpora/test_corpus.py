@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from research import TFDS, Bytes, JSONLines, PlainText
 from research.config import ConfigError
 from research.data.corpora import text_files
-from research.data.corpora.corpus import Documents, open_documents
+from research.data.corpora.documents import Documents, open_documents
 from research.data.corpora.tokens import token_stream
 from research.data.tokenizer import open_tokenizer
 
