@@ -40,17 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, help="draw it into this file, .png, .svg or .pdf")
     options, rest = parser.parse_known_args(arguments)
     try:
-        config = override.apply(load.load_experiment(options.experiment), override.from_arguments(rest))
-        from rich.progress import Progress  # after the command is known to be good: importing JAX takes seconds
-
-        from research.report import plot
+        config = override.apply(load.open_experiment(options.experiment).config, override.from_arguments(rest))
+        from research.report import plot  # after the command is known to be good: importing JAX takes seconds
+        from research.storage.progress import Progress
         from research.sweep import coordinates
 
         plot.check_picture(options.plot)
         sizes = sorted(set(options.widths))
-        with Progress(transient=True) as progress:
-            task = progress.add_task("trainings", total=2 * len(sizes) * options.seeds)
-            found = coordinates.check(config, sizes, options.steps, options.seeds, lambda: progress.advance(task))
+        with Progress("Training", 2 * len(sizes) * options.seeds, "models") as progress:
+            found = coordinates.check(config, sizes, options.steps, options.seeds, progress.advance)
         for table in coordinates.tables(found, sizes, options.steps):
             print(table.markdown())
         for name, movements in found.items():

@@ -160,7 +160,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
 def base_experiment(options: argparse.Namespace) -> Experiment | None:
     """Of the file that is given, or of the run."""
     if options.experiment is not None:
-        return load.load_experiment(options.experiment)
+        return load.open_experiment(options.experiment).config
     from research.pretrained.find import run_of
 
     directory = run_of(options.model)
@@ -398,8 +398,9 @@ def evaluate_file(options: argparse.Namespace, asked: tuple[Metric, ...]) -> Non
 
 def write_scores(path: Path, facts: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
     from research.storage import run_directory
+    from research.storage.files import write_json
 
-    run_directory.write_json(path, {**facts, **run_directory.environment(), "results": results})
+    write_json(path, {**facts, **run_directory.environment(), "results": results})
 
 
 def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:

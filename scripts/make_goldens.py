@@ -57,7 +57,7 @@ BART_SIZES = {
 }
 
 
-class Tokens(NamedTuple):
+class SpecialIds(NamedTuple):
     """What a decoder starts from and rows end in, and the numbers that neither tokens nor targets reach."""
 
     start: int = 0
@@ -119,7 +119,7 @@ def draw_marian(model: Any) -> None:
         stack.layers[0].self_attn.k_proj.weight.mul_(0.04)
 
 
-class Variant(NamedTuple):
+class GoldenModel(NamedTuple):
     """A configuration as published checkpoints have it, and whether the head is a matrix of its own."""
 
     config: Any  # transformers' classes
@@ -127,51 +127,51 @@ class Variant(NamedTuple):
     fields: dict[str, Any]
     separate_head: bool = False
     draw: Callable[[Any], None] = draw_t5
-    tokens: Tokens = Tokens()
+    tokens: SpecialIds = SpecialIds()
 
 
 UNTIED = {"tie_word_embeddings": False}
 MARIAN = {"scale_embedding": True, "eos_token_id": 0}
 
 VARIANTS = {
-    "t5": Variant(T5Config, T5ForConditionalGeneration, SIZES),
-    "t5_v1_1": Variant(
+    "t5": GoldenModel(T5Config, T5ForConditionalGeneration, SIZES),
+    "t5_v1_1": GoldenModel(
         T5Config,
         T5ForConditionalGeneration,
         {**SIZES, "feed_forward_proj": "gated-gelu", **UNTIED, **BUCKETS},
         separate_head=True,
     ),
-    "mt5": Variant(MT5Config, MT5ForConditionalGeneration, {**SIZES, **UNTIED}, separate_head=True),
-    "umt5": Variant(UMT5Config, UMT5ForConditionalGeneration, {**SIZES, **UNTIED, **BUCKETS}, separate_head=True),
-    "ul2": Variant(
+    "mt5": GoldenModel(MT5Config, MT5ForConditionalGeneration, {**SIZES, **UNTIED}, separate_head=True),
+    "umt5": GoldenModel(UMT5Config, UMT5ForConditionalGeneration, {**SIZES, **UNTIED, **BUCKETS}, separate_head=True),
+    "ul2": GoldenModel(
         T5Config,
         T5ForConditionalGeneration,
         {**SIZES, "feed_forward_proj": "gated-silu", **UNTIED, **BUCKETS},
         separate_head=True,
         draw=draw_small_t5,
     ),
-    "bart": Variant(
+    "bart": GoldenModel(
         BartConfig,
         BartForConditionalGeneration,
         {**BART_SIZES, "activation_function": "gelu"},
         draw=draw_bart,
-        tokens=Tokens(start=2, pad=1),
+        tokens=SpecialIds(start=2, pad=1),
     ),
-    "mbart": Variant(
+    "mbart": GoldenModel(
         MBartConfig,
         MBartForConditionalGeneration,
         {**BART_SIZES, "activation_function": "gelu", "scale_embedding": True},
         draw=draw_mbart,
-        tokens=Tokens(start=60, pad=1),
+        tokens=SpecialIds(start=60, pad=1),
     ),
-    "marian": Variant(
+    "marian": GoldenModel(
         MarianConfig,
         MarianMTModel,
         {**BART_SIZES, **MARIAN, "activation_function": "swish", "pad_token_id": 60, "decoder_start_token_id": 60},
         draw=draw_marian,
-        tokens=Tokens(start=60, pad=60, source=60, target=60),
+        tokens=SpecialIds(start=60, pad=60, source=60, target=60),
     ),
-    "marian_separate": Variant(
+    "marian_separate": GoldenModel(
         MarianConfig,
         MarianMTModel,
         {
@@ -184,12 +184,12 @@ VARIANTS = {
             "decoder_start_token_id": 52,
         },
         draw=draw_marian,
-        tokens=Tokens(start=52, pad=52, source=52, target=52),
+        tokens=SpecialIds(start=52, pad=52, source=52, target=52),
     ),
 }
 
 
-def build(variant: Variant, seed: int, **fields: Any) -> Any:
+def build(variant: GoldenModel, seed: int, **fields: Any) -> Any:
     """A model whose every parameter differs from its neighbours and matters; `fields` change the configuration."""
     torch.manual_seed(seed)
     config = variant.config(**(variant.fields | fields), attn_implementation="eager")
@@ -204,7 +204,7 @@ def build(variant: Variant, seed: int, **fields: Any) -> Any:
 
 
 def example(
-    seed: int, rows: int = 3, source: int = 26, target: int = 17, padded: bool = True, tokens: Tokens = Tokens()
+    seed: int, rows: int = 3, source: int = 26, target: int = 17, padded: bool = True, tokens: SpecialIds = SpecialIds()
 ) -> dict[str, np.ndarray]:
     """Random tokens; where padded, every row but the first ends in padding, on both sides."""
     generator = np.random.default_rng(seed)
@@ -258,7 +258,7 @@ def weights(model: Any) -> dict[str, np.ndarray]:
     return {name: tensor.detach().numpy().copy() for name, tensor in named.items()}
 
 
-def write_variant(name: str, variant: Variant) -> None:
+def write_variant(name: str, variant: GoldenModel) -> None:
     directory = GOLDENS / name
     directory.mkdir(parents=True, exist_ok=True)
     model = build(variant, seed=0)

@@ -24,10 +24,10 @@ several experiments, or --hardware with commas
   many chips there are (weak scaling), and --plot draws tokens a second and chip against the number of chips.
 
 examples
-  python -m scripts.plan experiments/t5/v1_1_large_c4.py --hardware v5e-256 --config.mesh.fsdp=8 --compile
-  python -m scripts.plan experiments/bart/large.py --hardware 64xH100 --search
-  python -m scripts.plan experiments/t5/v1_1_*_c4.py --hardware v5e-16,v5p-64,8xH100
-  python -m scripts.plan experiments/t5/v1_1_xl_c4.py --hardware v5p-16,v5p-64,v5p-256 --rows_a_chip 16 --plot xl.png
+  python -m scripts.plan experiments/t5/v1_1_c4.py:large --hardware v5e-256 --config.mesh.fsdp=8 --compile
+  python -m scripts.plan experiments/bart/pretrain.py:large --hardware 64xH100 --search
+  python -m scripts.plan experiments/t5/v1_1_c4.py:{small,base,large,xl,xxl} --hardware v5e-16,v5p-64,8xH100
+  python -m scripts.plan experiments/t5/v1_1_c4.py:xl --hardware v5p-16,v5p-64,v5p-256 --rows_a_chip 16 --plot xl.png
 """
 
 
@@ -47,8 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     try:
         overrides = override.from_arguments(rest)
-        files = {Path(file).stem: load.load_experiment(file) for file in options.experiment}
-        experiments = {name: override.apply(file, overrides) for name, file in files.items()}
+        files = [load.open_experiment(text) for text in options.experiment]
+        names = [file.name for file in files]
+        names = names if len(set(names)) == len(names) else list(map(str, files))
+        experiments = {name: override.apply(file.config, overrides) for name, file in zip(names, files, strict=True)}
         from research.parallel import hardware  # after the config is known to be good: importing JAX takes seconds
         from research.plan import estimate
 

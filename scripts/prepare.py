@@ -1,4 +1,4 @@
-"""Prepares an experiment's text: python -m scripts.prepare experiments/t5/v1_1_base_c4.py --jobs 16
+"""Prepares an experiment's text: python -m scripts.prepare experiments/t5/v1_1_c4.py:base --jobs 16
 
 Corpora are found or built, the vocabulary is opened or trained, and all text is tokenised into the cache, from which
 training reads it. What training would do itself on one core is done here by all of them, and of many machines.
@@ -7,6 +7,7 @@ training reads it. What training would do itself on one core is done here by all
 import argparse
 import multiprocessing
 import os
+import pickle
 import re
 import sys
 import time
@@ -14,9 +15,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from research.config import TFDS, ConfigError, Denoising, Experiment, load, override, require
+from research import TFDS
+from research.config import ConfigError, Denoising, Experiment, load, modules, override, require
 from research.storage.progress import Progress
 
 if TYPE_CHECKING:
@@ -61,11 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         require(options.jobs > 0, f"--jobs is {options.jobs}: it must be above 0.")
         shard = share(options.shard)
-        config = override.apply(load.load_experiment(options.experiment), override.from_arguments(rest))
+        file = load.open_experiment(options.experiment)
+        config = override.apply(file.config, override.from_arguments(rest))
         if options.beam_runner is not None:
             build(config, options.beam_runner, options.beam_options)
         else:
-            prepare(config, options.jobs, *shard)
+            prepare(config, options.jobs, *shard, file=file)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -102,8 +106,8 @@ def build(config: Experiment, runner: str, runner_options: Sequence[str]) -> Non
         print(f"{corpus.name}: {builder.data_dir}")
 
 
-def prepare(config: Experiment, jobs: int, number: int, count: int) -> None:
-    """Makes every `count`-th of the pieces from the `number`-th on, and the streams once all their pieces are there."""
+def prepare(config: Experiment, jobs: int, number: int, count: int, file: load.ExperimentFile | None = None) -> None:
+    """Make every `count`-th of the pieces from the `number`-th on, and the streams once all their pieces are there."""
     data = config.data
     if not isinstance(data, Denoising):
         require(count == 1, "--shard shares text among machines; examples of tasks are few, and one makes them.")
@@ -122,7 +126,7 @@ def prepare(config: Experiment, jobs: int, number: int, count: int) -> None:
                 streams[stream].make(piece)
                 progress.advance()
     elif mine:
-        make_in_processes(data, mine, min(jobs, len(mine)))
+        make_in_processes(data, mine, min(jobs, len(mine)), file)
     missing = sum(len(recipe.missing()) for recipe in streams)
     print(f"{len(mine)} pieces made in {time.monotonic() - began:.0f} s, {missing} are missing")
     if missing:
@@ -140,10 +144,12 @@ def opened(data: Denoising) -> "list[Recipe]":
     return [*train, *held_out]
 
 
-def make_in_processes(data: Denoising, mine: Sequence[Work], jobs: int) -> None:
+def make_in_processes(data: Denoising, mine: Sequence[Work], jobs: int, file: load.ExperimentFile | None) -> None:
     spawned = multiprocessing.get_context("spawn")
+    pickled = pickle.dumps(data)
+    own = None if file is None or not modules.are_in(pickled) else file.path
     with (
-        ProcessPoolExecutor(jobs, mp_context=spawned, initializer=_open, initargs=(data,)) as pool,
+        ProcessPoolExecutor(jobs, mp_context=spawned, initializer=_open, initargs=(pickled, own)) as pool,
         Progress(f"Tokenising in {jobs} processes", len(mine), "pieces") as progress,
     ):
         made: list[Future[None]] = [pool.submit(_make, work) for work in mine]
@@ -156,8 +162,14 @@ def make_in_processes(data: Denoising, mine: Sequence[Work], jobs: int) -> None:
             raise
 
 
-def _open(data: Denoising) -> None:
-    """In each process, once: it has one core, of which neither library may take more."""
+def _open(pickled: bytes, own: Path | None) -> None:
+    """Prepare a process, which has one core, of which neither library may take more.
+
+    `own` is the experiment's file where the data is of classes of its own, which must be there to be unpickled.
+    """
+    if own is not None:
+        modules.load(own)
+    data: Denoising = pickle.loads(pickled)
     from research.data.tokenizer import sentencepiece
 
     os.environ["RAYON_NUM_THREADS"] = "1"  # of Hugging Face's tokenizers

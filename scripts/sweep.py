@@ -66,8 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check(options)
         common = override.from_arguments(rest)
-        base = override.apply(load.load_experiment(options.experiment), common)
-        return search(options, base, common) if options.trials is not None else train(options, base, common)
+        file = load.open_experiment(options.experiment)
+        base = override.apply(file.config, common)
+        run = train if options.trials is None else search
+        return run(options, file, base, common)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -116,10 +118,10 @@ def check(options: argparse.Namespace) -> None:
         require(options.slurm or not getattr(options, name), f"--{name} is for jobs of a cluster: say --slurm too.")
 
 
-def train(options: argparse.Namespace, base: Experiment, common: dict[str, str]) -> int:
-    swept = load.load_sweep(options.experiment, optional=options.begun is not None)
+def train(options: argparse.Namespace, file: load.ExperimentFile, base: Experiment, common: dict[str, str]) -> int:
+    swept = file.sweep if options.begun is None or file.has("sweep") else [{}]
     changes = [common | change for change in swept]
-    published = load.load_published(options.experiment)
+    published = file.published
     from research.storage.console import console, say
     from research.sweep import slurm  # after the config is known to be good: importing JAX takes seconds
     from research.sweep.local import Sweep, here
@@ -155,8 +157,8 @@ def train(options: argparse.Namespace, base: Experiment, common: dict[str, str])
     return 0 if done else 1
 
 
-def search(options: argparse.Namespace, base: Experiment, common: dict[str, str]) -> int:
-    asked = load.load_search(options.experiment)
+def search(options: argparse.Namespace, file: load.ExperimentFile, base: Experiment, common: dict[str, str]) -> int:
+    asked = file.search
     from research.storage.console import console
     from research.sweep.trials import TrialSweep
 

@@ -48,8 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
     options, rest = parser.parse_known_args(arguments)
     try:
-        file_config = load.load_experiment(options.experiment)
-        config = override.apply(file_config, override.from_arguments(rest))
+        file = load.open_experiment(options.experiment)
+        config = override.apply(file.config, override.from_arguments(rest))
         from research.storage.bucket import any_path
         from research.train.loop import train
         from research.train.startup import (
@@ -62,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         return train(
             config,
             any_path(options.run_dir),
-            file_config=file_config,
+            file_config=file.config,
+            experiment=str(file),
             dry_run=options.dry_run,
             cluster=cluster,
             startup=startup,

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from research.config import ConfigError, JSONLines, PlainText, SentencePiece, TrainedSentencePiece, require
+from research import JSONLines, PlainText
+from research.config import ConfigError, SentencePiece, TrainedSentencePiece, require
 from research.data.corpora.text_files import TextFiles
 from research.data.tokenizer import open_tokenizer, train_sentencepiece
 

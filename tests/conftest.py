@@ -1,6 +1,9 @@
 """Tests run on 8 simulated CPU devices, with every annotated shape checked."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # XLA's thread pool. Collectives wait on threads of it, and on two cores 8 devices can wait on one another for ever.
@@ -20,6 +23,13 @@ from tiny_run import tiny_run  # noqa: E402
 from vocabularies import families, files  # noqa: E402
 
 __all__ = ["families", "files", "folder", "tiny_run"]
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that nothing is in yet."""
+    monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def pytest_addoption(parser) -> None:

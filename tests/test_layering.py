@@ -20,9 +20,16 @@ MODULES = {
 
 @cache
 def imported(module: str) -> frozenset[str]:
-    """The modules of this project that a module imports, at any depth of its code."""
+    """The modules of this project that a module imports, at any depth of its code.
+
+    Under `if TYPE_CHECKING:` nothing is imported: a base class in config says there what it will be given.
+    """
     names: set[str] = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    parsed = ast.parse(MODULES[module].read_text())
+    for node in parsed.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(parsed):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -58,3 +65,25 @@ def test_inside_a_room_there_is_no_circle(name: str) -> None:
 def test_every_module_is_in_a_room() -> None:
     assert {room(module) for module in MODULES if module != "research"} == set(ROOMS)
     assert all(name.count(".") >= 2 or MODULES[name].name == "__init__.py" for name in MODULES)
+
+
+def test_no_class_name_means_two_things() -> None:
+    classes: dict[str, list[str]] = {}
+    aliases: dict[str, list[str]] = {}
+    for path in [*MODULES.values(), *sorted((ROOT / "scripts").rglob("*.py"))]:
+        module = ast.parse(path.read_text())
+        place = str(path.relative_to(ROOT))
+        for node in ast.walk(module):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(place)
+        for name in assigned_names(module):
+            aliases.setdefault(name, []).append(place)
+    assert len(classes) > 200
+    places = {name: there + aliases.get(name, []) for name, there in classes.items()}
+    assert {name: there for name, there in places.items() if len(there) > 1} == {}
+
+
+def assigned_names(module: ast.Module) -> list[str]:
+    """The names that a module assigns, constants apart: type aliases are among them."""
+    targets = [target for node in module.body if isinstance(node, ast.Assign) for target in node.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name) and not target.id.isupper()]

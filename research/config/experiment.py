@@ -1,7 +1,6 @@
 """The experiment, and what concerns the run rather than the data or the model."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from research.config.base import require, require_not_negative, require_positive
@@ -12,7 +11,7 @@ from research.config.metric import score_names
 from research.config.model import Model
 from research.config.optimizer import Adafactor, AdamW, RMSScaledAdamW
 from research.config.parts import shipped
-from research.config.task import Task, TFDSExamples
+from research.config.task import Task
 
 FORCED = ("held_out_loss", "held_out_accuracy")  # what forced decoding of held-out targets gives, whatever the data
 
@@ -153,13 +152,12 @@ class Experiment:
 
 
 def task_labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:
-    """What stands before the numbers of each: nothing for one task alone, else what its examples are, "multi30k/".
+    """The prefix of each task's numbers: none for one task alone, else the label of its examples, "multi30k/".
 
-    A number follows the label that others before it have.
+    A label that earlier tasks have too is numbered.
     """
     if len(tasks) == 1:
         return ("",)
-    sources = [task.examples for task in tasks]
-    plain = [it.name if isinstance(it, TFDSExamples) else Path(it.train).name.split(".")[0] for it in sources]
+    plain = [task.examples.label for task in tasks]
     before = [plain[:place].count(name) for place, name in enumerate(plain)]
     return tuple(f"{name}{count + 1 if count else ''}/" for name, count in zip(plain, before, strict=True))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from research.config.base import require
 from research.config.model import Model
 
-Variant = dict[str, Any]
+Overrides = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Published:
 
     source: str  # the paper, and which of its tables
     scores: tuple[str, ...]  # the columns
-    rows: tuple[tuple[Variant, tuple[float | None, ...]], ...]
+    rows: tuple[tuple[Overrides, tuple[float | None, ...]], ...]
     lower_is_better: tuple[str, ...] = ()  # of the columns
 
     def __post_init__(self) -> None:
@@ -48,25 +48,25 @@ class Published:
         require(not unknown, f"lower_is_better names {', '.join(unknown)}, which is no column of {self.source}.")
 
 
-def grid(choices: Mapping[str, Iterable[Any]]) -> list[Variant]:
+def grid(choices: Mapping[str, Iterable[Any]]) -> list[Overrides]:
     """Every combination of the fields' values, the last field changing fastest."""
     values = [list(of_one) for of_one in choices.values()]
     return [dict(zip(choices, combination, strict=True)) for combination in itertools.product(*values)]
 
 
-def together(choices: Mapping[str, Sequence[Any]]) -> list[Variant]:
+def together(choices: Mapping[str, Sequence[Any]]) -> list[Overrides]:
     """The fields' first values, their second ones, and so on. Raises ConfigError where they are not as many."""
     counts = {name: len(values) for name, values in choices.items()}
     require(len(set(counts.values())) <= 1, f"together takes as many values of each field: there are {counts}.")
     return [dict(zip(choices, combination, strict=True)) for combination in zip(*choices.values(), strict=True)]
 
 
-def chain(*sweeps: Iterable[Variant]) -> list[Variant]:
+def chain(*sweeps: Iterable[Overrides]) -> list[Overrides]:
     """One sweep after the other."""
     return list(itertools.chain(*sweeps))
 
 
-def product(*sweeps: Iterable[Variant]) -> list[Variant]:
+def product(*sweeps: Iterable[Overrides]) -> list[Overrides]:
     """Each variant of one sweep with each of the others. Raises ConfigError where two of them set one field."""
     found = []
     for parts in itertools.product(*map(list, sweeps)):
@@ -77,12 +77,12 @@ def product(*sweeps: Iterable[Variant]) -> list[Variant]:
     return found
 
 
-def seeds(count: int) -> list[Variant]:
+def seeds(count: int) -> list[Overrides]:
     """Seeds 0 to count - 1."""
     return grid({"seed": range(count)})
 
 
-def widths(model: Model, sizes: Iterable[int]) -> list[Variant]:
+def widths(model: Model, sizes: Iterable[int]) -> list[Overrides]:
     """The model at other widths, with as many more heads of the same width and as much more of the feed-forward.
 
     Raises ConfigError where that gives no whole numbers.
@@ -99,6 +99,6 @@ def widths(model: Model, sizes: Iterable[int]) -> list[Variant]:
     return found
 
 
-def equal(variants: Iterable[Variant], cost: Literal["flops", "tokens"] = "flops") -> list[Variant]:
+def equal(variants: Iterable[Overrides], cost: Literal["flops", "tokens"] = "flops") -> list[Overrides]:
     """The variants, each with as many steps as make its training cost what that of get_config() does."""
     return product(variants, [{"steps": Equal(cost)}])

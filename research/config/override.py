@@ -48,6 +48,11 @@ def parse(annotation: Any, text: str, path: str) -> Any:
     return _parse(annotation, text, path)
 
 
+def check(config: Any, path: str = "") -> None:
+    """Raise ConfigError, with the sentence that an override gets, for a value that its field's type does not allow."""
+    _check(type(config), config, path)
+
+
 def to_json(config: Any) -> str:
     """JSON text from which `from_json` gives back an equal config."""
     return json.dumps(_encode(type(config), config), indent=2) + "\n"
@@ -236,6 +241,44 @@ def _build(option: Any, value: Any, path: str) -> Any:
         require(not missing, f"{path} needs {', '.join(missing)}: {option.__name__} has no default for it.")
         return option(**decoded)
     return float(value) if option is float else value
+
+
+# --- Types of values that Python code gave ----------------------------------------------------------------------------
+
+
+def _check(annotation: Any, value: Any, path: str) -> None:
+    options = [option for option in classes.options(annotation) if _is_of(option, value)]
+    if not options:
+        require(
+            type(value) is not list or not any(_is_of(option, ()) for option in classes.options(annotation)),
+            f"{path} is a list: write a tuple, (a, b).",
+        )
+        allowed = " or ".join(_describe(option) for option in classes.options(annotation))
+        raise ConfigError(f"{path} is {_shown(value, annotation)}: allowed is {allowed}.")
+    if dataclasses.is_dataclass(value):
+        hints = typing.get_type_hints(type(value))
+        for name in _names(value):
+            _check(hints[name], getattr(value, name), _join(path, name))
+    elif isinstance(value, tuple) and (items := typing.get_args(options[0])):
+        for index, item in enumerate(value):
+            _check(items[0], item, _join(path, str(index)))
+
+
+def _is_of(option: Any, value: Any) -> bool:
+    """Whether a value is of a type, its parts left aside."""
+    if option in (int, float, bool, str, type(None)) or typing.get_origin(option) is Literal:
+        return _fits(option, value)
+    kind = typing.get_origin(option) or option
+    return isinstance(value, kind) if isinstance(kind, type) else True
+
+
+def _shown(value: Any, annotation: Any) -> str:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        name, module = type(value).__name__, type(value).__module__.rpartition(".")[2]
+        same_name = any(one.__name__ == name for base in classes.of(annotation) for one in classes.allowed(base))
+        return f"{name}(...)" + (f" of {module}, which is another class" if same_name else "")
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _required(field: dataclasses.Field) -> bool:

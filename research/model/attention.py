@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research.config import FanIn, Model, Relative
-from research.model.layer import Keys, Linear, draw, dropout, relative_table
+from research.model.layer import Dense, Keys, draw, dropout, relative_table
 from research.model.parametrization import score_scale
 from research.parallel.layout import gather_length
 
@@ -21,10 +21,10 @@ class Attention(nnx.Module):
         match config.initial:
             case FanIn():
                 query = query * config.base.head_width**-0.5
-        self.query = Linear(config, "btd,dhk->bthk", query)
-        self.key = Linear(config, "bsd,dhk->bshk", key)
-        self.value = Linear(config, "bsd,dhk->bshk", value)
-        self.output = Linear(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), "attention_width", "width"))
+        self.query = Dense(config, "btd,dhk->bthk", query)
+        self.key = Dense(config, "bsd,dhk->bshk", key)
+        self.value = Dense(config, "bsd,dhk->bshk", value)
+        self.output = Dense(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), "attention_width", "width"))
         self.config = config
 
     def queries(self, x: Float[Array, "b t d"]) -> Float[Array, "b t h k"]:

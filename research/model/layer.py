@@ -77,7 +77,7 @@ def draw_table(config: Model, keys: Keys, shape: Sequence[int], fan_in: int) -> 
     return deviation * jax.random.normal(next(keys), shape, jnp.float32)
 
 
-class Linear(nnx.Module):
+class Dense(nnx.Module):
     """An einsum of what it is given with a weight, in the dtype of the first; and a bias where the model has them."""
 
     def __init__(self, config: Model, equation: str, weight: Float[Array, "..."]) -> None:
@@ -140,10 +140,10 @@ class FeedForward(nnx.Module):
     def __init__(self, config: Model, keys: Keys) -> None:
         d, f = config.width, config.feed_forward
         up, *gate = draw(config, keys, (2 if config.gated else 1, d, f), "width", "feed_forward")
-        self.up = Linear(config, "btd,df->btf", up)
+        self.up = Dense(config, "btd,df->btf", up)
         if config.gated:
-            self.gate = Linear(config, "btd,df->btf", gate[0])
-        self.down = Linear(config, "btf,fd->btd", draw(config, keys, (f, d), "feed_forward", "width"))
+            self.gate = Dense(config, "btd,df->btf", gate[0])
+        self.down = Dense(config, "btf,fd->btd", draw(config, keys, (f, d), "feed_forward", "width"))
         self.config = config
 
     @jax.named_scope("feed_forward")

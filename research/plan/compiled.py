@@ -17,7 +17,8 @@ import numpy as np
 from research.config import ConfigError, Experiment
 from research.data.shapes import abstract_batch
 from research.parallel.hardware import Hardware
-from research.parallel.mesh import AXES, check_divisible, make_mesh
+from research.parallel.mesh import AXES, make_mesh
+from research.train.preflight import check
 from research.train.step import compile_train_step
 
 MEGACORE = ("v4", "v5p")  # two cores a chip that run as one device
@@ -46,7 +47,7 @@ class Compiled(NamedTuple):
 def compile_for(experiment: Experiment, hardware: Hardware) -> Compiled:
     """The training step for that hardware. ConfigError where it does not fit, or nothing can compile for it here."""
     mesh = make_mesh(experiment.mesh, topology_devices(hardware))
-    check_divisible(experiment, mesh)
+    check(experiment, mesh)
     began = time.perf_counter()
     try:
         step = compile_train_step(experiment, mesh, abstract_batch(experiment))

@@ -50,7 +50,7 @@ class Times(NamedTuple):
         return max(zip(self, self._fields, strict=True))[1]
 
 
-class Row(NamedTuple):
+class RowWork(NamedTuple):
     """What the layers do to a row: features times tokens, split over the tensor axis or whole on each of its chips."""
 
     split: float | int
@@ -84,7 +84,7 @@ def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_len
     )
 
 
-def _moved(mesh: Mesh, row: Row) -> float | int:
+def _moved(mesh: Mesh, row: RowWork) -> float | int:
     """Features that a chip sends of its part of a row: summed over tensor, gathered and scattered over sequence."""
     gathered = 2 * row.attended / mesh.tensor * mesh.sequence
     return 2 * _around(mesh.tensor, row.summed) + _around(mesh.sequence, gathered)
@@ -95,26 +95,26 @@ def _parameters(model: Model) -> int:
     return parameter_count(abstract_params(model))
 
 
-def _row(model: Model, s: int, t: int) -> Row:
+def _row(model: Model, s: int, t: int) -> RowWork:
     """Of s inputs and t targets."""
     d, f, inner, gates = model.width, model.feed_forward, model.attention_width, 2 if model.gated else 1
-    block = Row(3 * (gates + 1) * f + (12 if model.gated else 8) * f, 3 * (gates + 1) * d + 10 * d, 2 * d, 0)
-    attention = Row(3 * 4 * inner, 3 * 4 * d + 10 * d, 2 * d, 2 * inner)  # queries as long as keys
-    over_inputs = Row(3 * 2 * inner, 3 * 2 * d, d, 2 * inner)  # keys and values of what the encoder returned
-    across = Row(3 * 2 * inner, 3 * 2 * d + 10 * d, 2 * d, 0)
+    block = RowWork(3 * (gates + 1) * f + (12 if model.gated else 8) * f, 3 * (gates + 1) * d + 10 * d, 2 * d, 0)
+    attention = RowWork(3 * 4 * inner, 3 * 4 * d + 10 * d, 2 * d, 2 * inner)  # queries as long as keys
+    over_inputs = RowWork(3 * 2 * inner, 3 * 2 * d, d, 2 * inner)  # keys and values of what the encoder returned
+    across = RowWork(3 * 2 * inner, 3 * 2 * d + 10 * d, 2 * d, 0)
 
-    def times(part: Row, tokens: int) -> Row:
-        return Row(*(tokens * features for features in part))
+    def times(part: RowWork, tokens: int) -> RowWork:
+        return RowWork(*(tokens * features for features in part))
 
-    def scores(queries: int, keys: int) -> Row:
-        return Row(15.0 * model.heads * queries * keys, 0, 0, 0)
+    def scores(queries: int, keys: int) -> RowWork:
+        return RowWork(15.0 * model.heads * queries * keys, 0, 0, 0)
 
     encoder = [times(block, s), times(attention, s), scores(s, s)]
     decoder = [times(block, t), times(attention, t), scores(t, t), scores(t, s)]
     if not isinstance(model.stacks, OneStack):
         decoder += [times(across, t), times(over_inputs, s)]
     parts = [(model.encoder_layers, part) for part in encoder] + [(model.decoder_layers, part) for part in decoder]
-    return Row(*(sum(layers * part[kind] for layers, part in parts) for kind in range(len(Row._fields))))
+    return RowWork(*(sum(layers * part[kind] for layers, part in parts) for kind in range(len(RowWork._fields))))
 
 
 def _around(chips: int, sent: float | int) -> float | int:

@@ -21,7 +21,7 @@ from research.config import ConfigError, LayerNorm, Learned, Model, Normal, Tied
 from research.model.transformer import Params
 from research.pretrained.files import check_tensors, import_torch, load_torch
 from research.pretrained.huggingface import bart
-from research.pretrained.table import Alias, Table, fill_params, layer_count
+from research.pretrained.table import Alias, TensorRows, fill_params, layer_count
 
 # --- The file ---------------------------------------------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ def load(path: Path) -> dict[str, Any]:
 FUSED = re.compile(r"(.+\.)in_proj_(weight|bias)")  # of query, key and value in one, as before fairseq 0.8
 
 
-class Tensors(Mapping[str, np.ndarray]):
+class FairseqTensors(Mapping[str, np.ndarray]):
     """The tensors of a file's "model" by name, those that are three in one by three names."""
 
     def __init__(self, content: Mapping[str, Any], path: Path) -> None:
@@ -156,7 +156,7 @@ def read_config(path: Path) -> Model:
             has not, or say another size than the tensors.
     """
     content = load(path)
-    arguments, tensors = read_arguments(content, path), Tensors(content, path)
+    arguments, tensors = read_arguments(content, path), FairseqTensors(content, path)
     for name, allowed in ALLOWED.items():
         value, said = arguments.get(name, allowed[0]), " or ".join(map(repr, allowed))
         require(value in allowed, f"{path}: {name} is {value!r}; only {said} can be read.")
@@ -248,7 +248,7 @@ def rate(arguments: Mapping[str, Any], name: str, path: Path) -> float:
     return float(value)
 
 
-def shape(tensors: Tensors, name: str, path: Path) -> tuple[int, int]:
+def shape(tensors: FairseqTensors, name: str, path: Path) -> tuple[int, int]:
     require(name in tensors.model, f"{path} has no {name}, and so is not fairseq's BART or mBART.")
     sizes = tuple(tensors.model[name].shape)
     require(len(sizes) == 2, f"{path}: {name} has shape {sizes}, not two axes.")
@@ -258,7 +258,7 @@ def shape(tensors: Tensors, name: str, path: Path) -> tuple[int, int]:
 # --- The parameters ---------------------------------------------------------------------------------------------------
 
 
-def table(model: Model, tensors: Mapping[str, np.ndarray], unused: Sequence[str], path: Path) -> Table:
+def table(model: Model, tensors: Mapping[str, np.ndarray], unused: Sequence[str], path: Path) -> TensorRows:
     """Hugging Face's rows, who kept fairseq's names, and those of what is left unused."""
     rows = [*bart.table(model, tensors), Alias("decoder.output_projection.weight", EMBEDDING)]
     for prefix in unused:
@@ -278,5 +278,5 @@ def read_params(
     Raises:
         ConfigError: the file is missing or damaged, or the tensors are not exactly those of the model.
     """
-    tensors = Tensors(load(path), path)
+    tensors = FairseqTensors(load(path), path)
     return fill_params(tensors, table(model, tensors, unused, path), model, str(path), shardings, fresh)

@@ -1,6 +1,5 @@
 """The files of a Hugging Face directory, opened with care: JSON, and weights whole or in shards; and written whole."""
 
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from research.config import ConfigError, parse_json, require
+from research.storage.files import write_json
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
@@ -199,10 +199,6 @@ def new_directory(directory: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial)
         raise
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_tensors(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], most: int) -> None:

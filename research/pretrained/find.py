@@ -89,18 +89,6 @@ def check_same_model(asked: Model, found: Model, path: AnyPath, free: tuple[str,
     require(not changes, f"{path} holds another model: {said}.")
 
 
-def initial(experiment: Experiment, params: Params, shardings: Any = None) -> Params:
-    """The parameters given, random ones, with those of `experiment.init` in their place, laid out alike.
-
-    Raises:
-        ConfigError: as `find_initial`; or the weights are damaged.
-    """
-    if experiment.init is None:
-        return params
-    read = flatten(find_initial(experiment, experiment.init).params(shardings, experiment.init_fresh))
-    return unflatten({path: read.get(path, leaf) for path, leaf in flatten(params).items()})
-
-
 def find_initial(experiment: Experiment, init: str) -> Weights:
     """The weights at `init`, of which none is read yet.
 

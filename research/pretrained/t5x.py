@@ -20,7 +20,16 @@ from flax.traverse_util import flatten_dict
 from research.config import ConfigError, Model, Relative, Separate, Tied, require
 from research.model.transformer import Params
 from research.pretrained.files import is_plain
-from research.pretrained.table import AS_IS, HEADS_FIRST, HEADS_LAST, TRANSPOSED, Row, Table, fill_params, layer_count
+from research.pretrained.table import (
+    AS_IS,
+    HEADS_FIRST,
+    HEADS_LAST,
+    TRANSPOSED,
+    Row,
+    TensorRows,
+    fill_params,
+    layer_count,
+)
 from research.storage.cache import check_inflation
 
 # --- The files --------------------------------------------------------------------------------------------------------
@@ -34,7 +43,7 @@ PLACEHOLDER = "PLACEHOLDER://"  # how Orbax names a zarr array where T5X has its
 STACKED = re.compile(r"(encoder|decoder)/(?:layers|\1)/(.+)")
 
 
-class Checkpoint(Mapping[str, np.ndarray]):
+class T5XCheckpoint(Mapping[str, np.ndarray]):
     """The arrays of a checkpoint, read one at a time, by names such as "encoder/layers_0/mlp/wo/kernel".
 
     What a scanned model keeps as one array is here the arrays of its layers.
@@ -150,7 +159,7 @@ def read_config(path: Path, **changes: Any) -> Model:
     allowed = [field.name for field in fields(Model)]
     unknown = sorted(set(changes) - set(allowed))
     require(not unknown, f"A model has no field {', '.join(unknown)}; it has {', '.join(allowed)}.")
-    checkpoint = Checkpoint(path)
+    checkpoint = T5XCheckpoint(path)
     vocab_size, width = two(checkpoint, EMBEDDING)
     per_layer = f"{LAYER}relpos_bias/rel_embedding" in checkpoint.sources
     heads, buckets = two(checkpoint, f"{LAYER if per_layer else 'encoder/'}relpos_bias/rel_embedding")
@@ -171,7 +180,7 @@ def read_config(path: Path, **changes: Any) -> Model:
     return replace(model, **changes)
 
 
-def two(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
+def two(checkpoint: T5XCheckpoint, name: str) -> tuple[int, int]:
     match checkpoint.shape(name):
         case (int(first), int(second)) if first > 0 and second > 0:
             return first, second
@@ -191,7 +200,7 @@ def attention(foreign: str, norm: str, path: str) -> list[Row]:
     ]
 
 
-def table(model: Model) -> Table:
+def table(model: Model) -> TensorRows:
     """The rows for this structure, of which each name must match exactly one."""
     layer, inner = "{stack}/layers_{layer}/", {"wi_0": "gate", "wi_1": "up"} if model.gated else {"wi": "up"}
     rows = [
@@ -235,4 +244,4 @@ def read_params(path: Path, model: Model, shardings: Any = None, fresh: Sequence
     Raises:
         ConfigError: a file is missing or damaged, or the arrays are not exactly those of the model.
     """
-    return fill_params(Checkpoint(path), table(model), model, str(path), shardings, fresh)
+    return fill_params(T5XCheckpoint(path), table(model), model, str(path), shardings, fresh)

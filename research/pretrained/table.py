@@ -87,7 +87,7 @@ class Alias(NamedTuple):
     written: bool = False
 
 
-class Constant(NamedTuple):
+class FixedTensor(NamedTuple):
     """A tensor that fills nothing: it must have the shape, and hold what `value` gives to within `tolerance`."""
 
     foreign: str
@@ -97,11 +97,11 @@ class Constant(NamedTuple):
     tolerance: float = 0.0
 
 
-Table = Sequence[Row | Alias | Constant]
-Place = tuple[str, int | None]  # a parameter's path and the layer of it; None for the whole
+TensorRows = Sequence[Row | Alias | FixedTensor]
+LayerPath = tuple[str, int | None]  # a parameter's path and the layer of it; None for the whole
 
 
-class Source(NamedTuple):
+class LayerTensor(NamedTuple):
     name: str
     row: Row
     layer: int | None
@@ -112,7 +112,7 @@ class Source(NamedTuple):
 
 def fill_params(
     tensors: Mapping[str, np.ndarray],
-    rows: Table,
+    rows: TensorRows,
     model: Model,
     source: str,
     shardings: Any = None,
@@ -168,10 +168,10 @@ def fresh_paths(paths: Iterable[str], fresh: Sequence[str]) -> set[str]:
 
 
 def _sources(
-    tensors: Mapping[str, np.ndarray], rows: Table, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[Place, Source], list[str]]:
+    tensors: Mapping[str, np.ndarray], rows: TensorRows, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[LayerPath, LayerTensor], list[str]]:
     """The tensor that fills each place, and what is wrong with the tensors' names and copies."""
-    sources: dict[Place, Source] = {}
+    sources: dict[LayerPath, LayerTensor] = {}
     errors = []
     for name in tensors:
         matches = [(row, match) for row in rows if (match := _pattern(row).fullmatch(name))]
@@ -185,7 +185,7 @@ def _sources(
                     elif place in sources:
                         errors.append(f"{name} is for {_spell(place)}, which was filled already")
                     else:
-                        sources[place] = Source(name, row, layer)
+                        sources[place] = LayerTensor(name, row, layer)
             case [(row, _)]:
                 errors += _check(tensors, name, row)
             case _:
@@ -193,20 +193,20 @@ def _sources(
     return sources, errors
 
 
-def _check(tensors: Mapping[str, np.ndarray], name: str, row: Row | Alias | Constant) -> list[str]:
+def _check(tensors: Mapping[str, np.ndarray], name: str, row: Row | Alias | FixedTensor) -> list[str]:
     """What is wrong with a tensor that fills nothing."""
     match row:
         case Alias(original=str(original)):
             if original not in tensors or not np.array_equal(tensors[name], tensors[original]):
                 return [f"{name} differs from {original}, of which the configuration makes it a copy"]
-        case Constant(shape=shape, value=value, tolerance=tolerance):
+        case FixedTensor(shape=shape, value=value, tolerance=tolerance):
             found = tensors[name]
             if found.shape != shape or not np.allclose(np.float32(found), value(), rtol=0, atol=tolerance):
                 return [f"{name} does not hold what the configuration makes it hold"]
     return []
 
 
-def _pattern(row: Row | Alias | Constant) -> re.Pattern[str]:
+def _pattern(row: Row | Alias | FixedTensor) -> re.Pattern[str]:
     return _compiled(row.foreign, tuple(row.parts) if isinstance(row, Row) else ())
 
 
@@ -222,19 +222,19 @@ def _compiled(foreign: str, parts: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("".join(groups[piece] if odd % 2 else re.escape(piece) for odd, piece in enumerate(pieces)))
 
 
-def _destination(row: Row, match: re.Match[str]) -> Place:
+def _destination(row: Row, match: re.Match[str]) -> LayerPath:
     groups = match.groupdict()
     path = row.path.format(stack=groups.get("stack"), part=row.parts.get(groups.get("part", "")))
     return path, int(groups["layer"]) - row.first if "layer" in groups else None
 
 
-def _places(path: str, shape: tuple[int, ...]) -> list[Place]:
+def _places(path: str, shape: tuple[int, ...]) -> list[LayerPath]:
     return [(path, layer) for layer in (range(shape[0]) if shape and "/layers/" in path else (None,))]
 
 
 def _fill(
     tensors: Mapping[str, np.ndarray],
-    sources: Iterable[Source],
+    sources: Iterable[LayerTensor],
     path: str,
     shape: tuple[int, ...],
     sharding: NamedSharding | None,
@@ -260,7 +260,7 @@ def _fill(
     return (None if errors or filling is None else filling.done()), errors
 
 
-def _spell(place: Place) -> str:
+def _spell(place: LayerPath) -> str:
     path, layer = place
     return path if layer is None else f"{path} of layer {layer}"
 
@@ -274,7 +274,7 @@ def check_shapes(params: Params, model: Model) -> None:
     require(fit, "The parameters' names and shapes are not those of the model's configuration.")
 
 
-def foreign_tensors(params: Params, rows: Table, model: Model) -> Iterator[tuple[str, np.ndarray]]:
+def foreign_tensors(params: Params, rows: TensorRows, model: Model) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor that the table makes of the parameters, with its foreign name, one at a time and in float32."""
     flat = flatten_dict(params, sep="/")
     copies = [row for row in rows if isinstance(row, Alias) and row.written]
@@ -286,11 +286,11 @@ def foreign_tensors(params: Params, rows: Table, model: Model) -> Iterator[tuple
             for written in (name, *(copy.foreign for copy in copies if copy.original == name)):
                 yield written, array
     for constant in rows:
-        if isinstance(constant, Constant) and constant.written:
+        if isinstance(constant, FixedTensor) and constant.written:
             yield constant.foreign, constant.value()
 
 
-def _routes(rows: Table, flat: Mapping[str, Any]) -> dict[str, tuple[Row, dict[str, str]]]:
+def _routes(rows: TensorRows, flat: Mapping[str, Any]) -> dict[str, tuple[Row, dict[str, str]]]:
     """For every parameter the row that writes it, with what stands for {stack} and {part} in the foreign name."""
     routes: dict[str, list[tuple[Row, dict[str, str]]]] = {path: [] for path in flat}
     for row in rows:

@@ -13,10 +13,11 @@ from research.data.tokenizer import (
     Tokenizer,
     open_tokenizer,
 )
-from research.data.tokenizer.files import json_bytes, write_whole
-from research.data.tokenizer.mbart import Variant
+from research.data.tokenizer.files import json_bytes
+from research.data.tokenizer.mbart import MBartEdition
 from research.pretrained import unigram
 from research.pretrained.files import read_json
+from research.storage.files import write_bytes
 
 CONFIG = "tokenizer_config.json"
 SPIECE, BPE_MODEL, TOKENIZER = "spiece.model", "sentencepiece.bpe.model", "tokenizer.json"
@@ -27,7 +28,7 @@ NEEDED = (
 )
 
 # The variant of mBART by the class that a directory names; config.json's model_type is "mbart" for both.
-MBART: dict[str, Variant] = {"MBartTokenizer": "cc25", "MBart50Tokenizer": "50"}
+MBART: dict[str, MBartEdition] = {"MBartTokenizer": "cc25", "MBart50Tokenizer": "50"}
 
 # How many sentinels Hugging Face adds where tokenizer_config.json says nothing.
 T5_SENTINELS = 100
@@ -112,7 +113,7 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         case ByteTokenizer():
             config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": tokenizer.sentinels}
         case ByteLevelBPETokenizer():
-            write_whole(directory / TOKENIZER, tokenizer.framed_json())
+            write_bytes(directory / TOKENIZER, tokenizer.framed_json())
             config = {"tokenizer_class": "BartTokenizer"}
         case MBartTokenizer():
             tokenizer.save(directory / BPE_MODEL)
@@ -123,7 +124,7 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
             config = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": tokenizer.separate}
         case _:
             raise TypeError(f"{type(tokenizer).__name__} has no files of Hugging Face's.")
-    write_whole(directory / CONFIG, json_bytes(config))
+    write_bytes(directory / CONFIG, json_bytes(config))
 
 
 def _write_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def _write_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> 
     tokenizer.save(directory / SPIECE)
     if not any(map(tokenizer.processor.is_byte, range(tokenizer.pieces))):
         return {"tokenizer_class": "T5Tokenizer", "extra_ids": tokenizer.sentinels}
-    write_whole(directory / TOKENIZER, unigram.tokenizer_json(tokenizer))
+    write_bytes(directory / TOKENIZER, unigram.tokenizer_json(tokenizer))
     names = [f"<extra_id_{index}>" for index in range(tokenizer.sentinels)]
     controls = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "extra_special_tokens": names}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "extra_ids": tokenizer.sentinels, **controls}

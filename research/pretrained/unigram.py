@@ -13,7 +13,7 @@ from research.config import ConfigError, require
 from research.data.corpora.text_files import is_unicode
 from research.data.tokenizer import MBartTokenizer, SentencePieceTokenizer
 from research.data.tokenizer.files import utf8
-from research.data.tokenizer.mbart import LANGUAGES, Variant
+from research.data.tokenizer.mbart import LANGUAGES, MBartEdition
 from research.data.tokenizer.sentencepiece import SPACE
 
 proto: Any = sentencepiece_model_pb2  # its classes are made at import, unseen by a type checker
@@ -69,7 +69,7 @@ def read_t5(content: dict[str, Any], origin: Path) -> SentencePieceTokenizer:
     return SentencePieceTokenizer(model, sentinels, str(origin))
 
 
-def read_mbart(content: dict[str, Any], origin: Path, variant: Variant) -> MBartTokenizer:
+def read_mbart(content: dict[str, Any], origin: Path, variant: MBartEdition) -> MBartTokenizer:
     pieces = vocabulary(content, origin)
     added = [*LANGUAGES[variant], "<mask>"]
     names = [name for name, _ in pieces]

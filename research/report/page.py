@@ -7,7 +7,7 @@ from pathlib import Path
 
 from research.config import require
 from research.report.table import Table
-from research.storage.run_directory import write_text
+from research.storage.files import write_text
 
 MADE = "<!-- made by scripts.report -->"
 STYLE = """

@@ -1,7 +1,6 @@
 """The curves of a run as a picture."""
 
 import io
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import matplotlib.figure
 import numpy as np
 
 from research.config import FORCED, Experiment, require
+from research.report.record import read_metrics
 
 
 def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Path:
@@ -23,7 +23,7 @@ def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Pa
     if jax.process_index() != 0:
         return directory / "loss.png"
     plt = _pyplot()
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(directory)
     score = _plotted(config)
     figure, panels = plt.subplots(1 + (score is not None), figsize=(8, 5), layout="constrained", squeeze=False)
     axes = panels[0, 0]

@@ -12,7 +12,7 @@ import numpy as np
 from research.config import Model, require
 from research.report.comparison import Group, compared
 from research.report.plot import plot_panels
-from research.report.record import Record
+from research.report.record import RunRecord
 from research.report.table import Cell, Table
 
 RATE, WIDTH, PARAMETRIZATION = "optimizer.schedule.peak", "model.width", "model.parametrization"
@@ -20,7 +20,7 @@ RATE, WIDTH, PARAMETRIZATION = "optimizer.schedule.peak", "model.width", "model.
 MAY_DIFFER = (RATE, WIDTH, "model.heads", "model.head_width", "model.feed_forward")
 
 
-class Range(NamedTuple):
+class RateCurve(NamedTuple):
     """The losses of one model at its learning rates; infinite where a run was not finite."""
 
     parametrization: str
@@ -59,7 +59,7 @@ class Range(NamedTuple):
         return rates[low], rates[high]
 
 
-def read_ranges(directories: Sequence[Path], loss: str) -> list[Range]:
+def read_ranges(directories: Sequence[Path], loss: str) -> list[RateCurve]:
     """By parametrization and width. Runs of the standard parametrization at the sizes of muP's base count for both.
 
     Raises:
@@ -80,13 +80,13 @@ def read_ranges(directories: Sequence[Path], loss: str) -> list[Range]:
         at_base = replace(model.base, parametrization=model.parametrization)
         if model.base in found and at_base not in found:
             found[at_base] = found[model.base]
-    ranges: dict[tuple[str, int], Range] = {}
+    ranges: dict[tuple[str, int], RateCurve] = {}
     for model, losses in found.items():
         key = type(model.parametrization).__name__, model.width
         require(
             key not in ranges, f"The runs are of several models of width {model.width} ({key[0]}): give those of one."
         )
-        ranges[key] = Range(*key, dict(sorted(losses.items())))
+        ranges[key] = RateCurve(*key, dict(sorted(losses.items())))
         there = any(map(math.isfinite, losses.values()))
         require(there, f"No run of width {model.width} ({key[0]}) is finite: try lower learning rates.")
     return [ranges[key] for key in sorted(ranges)]
@@ -96,7 +96,7 @@ def _loss(group: Group, name: str) -> float:
     return statistics.fmean(_last(record, name) for record in group.records)
 
 
-def _last(record: Record, name: str) -> float:
+def _last(record: RunRecord, name: str) -> float:
     if record.status == "not finite":
         return math.inf
     require(record.status == "done", f"{record.directory} is {record.status}: a range takes runs that have ended.")
@@ -108,7 +108,7 @@ def _last(record: Record, name: str) -> float:
 # --- Results ----------------------------------------------------------------------------------------------------------
 
 
-def table(ranges: Sequence[Range], loss: str, distance: float) -> Table:
+def table(ranges: Sequence[RateCurve], loss: str, distance: float) -> Table:
     rates = sorted({rate for one in ranges for rate in one.losses})
     rows = []
     for one in ranges:
@@ -127,7 +127,7 @@ def table(ranges: Sequence[Range], loss: str, distance: float) -> Table:
     return Table("Learning rates by width", header, rows, f"{note} beside it.")
 
 
-def remarks(ranges: Sequence[Range]) -> list[str]:
+def remarks(ranges: Sequence[RateCurve]) -> list[str]:
     """How the best rate changes with the width, a sentence for each parametrization, and where they do not say it."""
     said = []
     for name in dict.fromkeys(one.parametrization for one in ranges):
@@ -141,7 +141,7 @@ def remarks(ranges: Sequence[Range]) -> list[str]:
     return said
 
 
-def draw(path: Path, ranges: Sequence[Range], loss: str) -> None:
+def draw(path: Path, ranges: Sequence[RateCurve], loss: str) -> None:
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for one in sorted(ranges, key=lambda one: one.width):
         finite = [(rate, value) for rate, value in one.losses.items() if math.isfinite(value)]

@@ -12,9 +12,10 @@ from research.data.shapes import row_lengths
 from research.model import flops
 from research.storage import run_directory
 from research.storage.checkpoint import merit
+from research.storage.files import read_lines
 
 
-class Record(NamedTuple):
+class RunRecord(NamedTuple):
     """One run."""
 
     directory: Path
@@ -83,14 +84,14 @@ class Record(NamedTuple):
         return max(judged, key=lambda line: merit(name, line[name]), default=evaluated[-1] if evaluated else {})
 
 
-def read(directory: Path) -> Record:
+def read(directory: Path) -> RunRecord:
     """Raises ConfigError where the directory is none of a run, or its config cannot be understood."""
     require(directory.is_dir(), f"{directory}: there is no such directory.")
     is_run = (directory / "config.json").is_file()
     require(is_run, f"{directory} holds no run: a run directory has a config.json, a sweep a sweep.json.")
     changes = _object(directory / "diff.json")
     found = sorted((directory / "evaluations").glob("*/scores.json"))
-    return Record(
+    return RunRecord(
         directory=directory,
         config=override.read(directory / "config.json"),
         changes={name: (str(pair[0]), str(pair[1])) for name, pair in changes.items() if len(pair) == 2},
@@ -104,7 +105,7 @@ def read(directory: Path) -> Record:
     )
 
 
-def read_all(directories: Sequence[Path]) -> list[Record]:
+def read_all(directories: Sequence[Path]) -> list[RunRecord]:
     """Raises ConfigError where one is given twice, or as `read` does."""
     places = [directory.resolve() for directory in directories]
     twice = sorted({str(one) for one, place in zip(directories, places, strict=True) if places.count(place) > 1})
@@ -115,17 +116,6 @@ def read_all(directories: Sequence[Path]) -> list[Record]:
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that say of which step they are."""
     return [line for line in read_lines(directory / "metrics.jsonl") if isinstance(line.get("step"), int)]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file of lines, without what a kill cut short; [] where there is no file."""
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict)]
 
 
 def is_number(value: Any) -> bool:

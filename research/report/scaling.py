@@ -19,11 +19,11 @@ from research.config import override, require
 from research.model import flops
 from research.model.transformer import abstract_params
 from research.report.plot import Band, plot_fit
-from research.report.record import Record, is_number, read_all
+from research.report.record import RunRecord, is_number, read_all
 from research.report.table import Cell, Table
 from research.storage.run_directory import CHANGEABLE
 
-Size = Literal["flops", "parameters", "tokens"]
+Measure = Literal["flops", "parameters", "tokens"]
 
 DELTA = 1e-3  # of the Huber loss: differences of log L beyond it count linearly
 FEWEST = 4  # sizes: one more than the parameters of the curve
@@ -81,7 +81,7 @@ class Scaling:
 # --- Runs -------------------------------------------------------------------------------------------------------------
 
 
-def read_points(directories: Sequence[Path], by: Size, loss: str) -> list[Point]:
+def read_points(directories: Sequence[Path], by: Measure, loss: str) -> list[Point]:
     """The last `loss` of each run, against what it had cost until then.
 
     Raises:
@@ -99,14 +99,14 @@ def read_points(directories: Sequence[Path], by: Size, loss: str) -> list[Point]
     return points
 
 
-def _check_same_data(first: Record, other: Record) -> None:
+def _check_same_data(first: RunRecord, other: RunRecord) -> None:
     differences = override.diff(first.config, other.config)
     names = [name for name in differences if f"{name}.".startswith("data.") and name not in CHANGEABLE]
     said = f"{other.directory} differs from {first.directory} in {', '.join(names)}"
     require(not names, f"{said}: losses on other data lie on other curves.")
 
 
-def _point(record: Record, by: Size, loss: str) -> Point:
+def _point(record: RunRecord, by: Measure, loss: str) -> Point:
     curve = record.curve(loss)
     numbers = sorted({name for line in record.lines for name, value in line.items() if is_number(value)} - {"step"})
     require(len(curve) > 0, f"{record.directory} has no {loss} in its metrics.jsonl, which has {', '.join(numbers)}.")
@@ -174,7 +174,7 @@ def _fit(sizes: Values, losses: Values, unit: float, starts: Sequence[Parameters
 # --- Results ----------------------------------------------------------------------------------------------------------
 
 
-def tables(found: Scaling, by: Size, asked: Sequence[float]) -> list[Table]:
+def tables(found: Scaling, by: Measure, asked: Sequence[float]) -> list[Table]:
     """The runs beside the curve; the curve; what it predicts."""
     runs = [
         [
@@ -217,7 +217,7 @@ def remarks(found: Scaling, asked: Sequence[float]) -> list[str]:
     return said
 
 
-def draw(path: Path, found: Scaling, by: Size, loss: str, asked: Sequence[float]) -> None:
+def draw(path: Path, found: Scaling, by: Measure, loss: str, asked: Sequence[float]) -> None:
     sizes = [point.size for point in found.points]
     x = np.geomspace(min(sizes), max([*sizes, *asked]), 100)
     low, high = np.percentile([curve.loss(x) for curve in found.resampled], (2.5, 97.5), axis=0)

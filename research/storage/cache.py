@@ -5,7 +5,6 @@ any moment leaves nothing that could be taken for an entry. Its key says what it
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from research.config import ConfigError, require
+from research.storage.files import sync, try_lock, wait_for_lock
 
 CHUNK_BYTES = 1 << 20
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
@@ -99,11 +99,9 @@ def drop(path: Path) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock of an entry; the kernel releases it when the process ends, however it ends."""
     with path.with_name(path.name + ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(lock):
             print(f"Waiting for another process that is building {path}.", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for_lock(lock)
         yield
 
 
@@ -118,22 +116,14 @@ def _build(path: Path, build: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _flush(tree: Path) -> None:
     for folder, _, names in os.walk(tree):
         for name in names:
-            _sync(Path(folder, name))
-        _sync(Path(folder))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(Path(folder, name))
+        sync(Path(folder))
 
 
 ROOM, RATIO = 2**26, 100  # bytes that any file may become, and how often its own size; text and weights are far below

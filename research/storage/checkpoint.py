@@ -32,6 +32,7 @@ from orbax.checkpoint import checkpoint_managers
 from research.config import Checkpoint, ConfigError, parse_json, require
 from research.storage import bucket
 from research.storage.bucket import AnyPath, is_remote
+from research.storage.files import write_text
 
 MANIFEST = "MANIFEST.json"
 MD5 = "md5:"
@@ -291,11 +292,7 @@ def _seal(directory: AnyPath) -> None:
 
 
 def _write_manifest(directory: AnyPath, files: dict[str, str], sealed: bool) -> None:
-    """Whole or not at all, as every object of a bucket is."""
-    temporary = directory / (MANIFEST + ("" if is_remote(directory) else ".tmp"))
-    temporary.write_text(_manifest_text(files, sealed))
-    if not is_remote(directory):
-        os.replace(temporary, directory / MANIFEST)
+    write_text(directory / MANIFEST, _manifest_text(files, sealed))
 
 
 def _manifest_text(files: dict[str, str], sealed: bool) -> str:

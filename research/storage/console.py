@@ -2,21 +2,26 @@
 
 from collections.abc import Mapping
 
-import jax
 from rich.console import Console
 
 console = Console(highlight=False, soft_wrap=True)
 
 
+def on_first_host() -> bool:
+    import jax  # loading it takes seconds, which a command's --help need not wait for
+
+    return jax.process_index() == 0
+
+
 def say(text: str) -> None:
-    """Prints on the first host."""
-    if jax.process_index() == 0:
+    """Print on the first host."""
+    if on_first_host():
         console.print(text, markup=False)
 
 
 def table(title: str, rows: Mapping[str, str]) -> None:
-    """Prints name and value pairs, on the first host."""
-    if jax.process_index() == 0:
+    """Print name and value pairs, on the first host."""
+    if on_first_host():
         console.print(title, style="bold")
         width = max(map(len, rows))
         for name, value in rows.items():

@@ -4,7 +4,6 @@ OUTPUT.partial holds a line of JSON a batch after a first line that says what wa
 renaming. Killed anywhere, the same command goes on after the last whole batch.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from research.config import ConfigError, require
+from research.storage.files import json_line, try_lock, utf8, whole
 
 
 def check_new(output: Path | None) -> None:
@@ -48,26 +48,23 @@ class Journal:
 
     def _go_on(self, file: BinaryIO, asked: Any) -> None:
         """Takes what was done before, up to a line that was cut short, which is done anew."""
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"{self.partial} is being written by another process: wait for it.") from error
-        first = _line({"asked": hashlib.sha256(json.dumps(asked, default=repr).encode()).hexdigest()})
+        require(try_lock(file), f"{self.partial} is being written by another process: wait for it.")
+        first = json_line({"asked": hashlib.sha256(json.dumps(asked, default=repr).encode()).hexdigest()})
         file.seek(0)
         begun = file.read()
         require(
             begun.startswith(first) or first.startswith(begun),
             f"{self.partial} was begun by another command or for other lines: move it away, or give another --output.",
         )
-        whole = 0
+        complete = 0
         for line in begun.splitlines(keepends=True):  # at the ends of lines that ASCII knows, which JSON escapes
             if not line.endswith(b"\n"):
                 break
-            if whole:
+            if complete:
                 self.done |= {int(number): result for number, result in json.loads(line).items()}
-            whole += len(line)
-        file.truncate(whole)
-        if not whole:
+            complete += len(line)
+        file.truncate(complete)
+        if not complete:
             file.write(first)
 
     def __enter__(self) -> "Journal":
@@ -83,7 +80,7 @@ class Journal:
         """On disk when it returns."""
         self.done |= results
         if self.file is not None:
-            self.file.write(_line(results))
+            self.file.write(json_line(results))
             self.file.flush()
             os.fsync(self.file.fileno())
 
@@ -93,23 +90,7 @@ class Journal:
             sys.stdout.writelines(f"{line}\n" for line in lines)
             sys.stdout.flush()
             return
-        unfinished = self.output.with_name(f".{self.output.name}.{os.getpid()}")
-        try:
-            with unfinished.open("wb") as file:
-                file.writelines(_utf8(f"{line}\n") for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
+        with whole(self.output) as file:
+            file.writelines(utf8(f"{line}\n") for line in lines)
             check_new(self.output)
-            unfinished.rename(self.output)
-        finally:
-            unfinished.unlink(missing_ok=True)
         self.partial.unlink()
-
-
-def _line(content: Any) -> bytes:
-    return _utf8(json.dumps(content, ensure_ascii=False) + "\n")
-
-
-def _utf8(text: str) -> bytes:
-    """Half a surrogate pair, which UTF-8 cannot hold, as the escape that JSON reads."""
-    return text.encode("utf-8", errors="backslashreplace")

@@ -1,6 +1,5 @@
-"""Progress of slow preparation: silent for ten seconds, then a bar on a terminal or a plain line now and then."""
+"""One display of progress for all slow work: a bar on a terminal, elsewhere a line now and then."""
 
-import sys
 import time
 from types import TracebackType
 
@@ -8,52 +7,93 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from research.storage.console import clock
+
 QUIET_SECONDS = 10.0  # before anything is shown
 LINE_SECONDS = 10.0  # between plain lines
 
 
 class Progress:
-    """Counts `unit`s towards `total`; a context manager, so that a bar is taken down whatever happens."""
+    """A count of `unit`s towards `total`, with its rate and the time left.
 
-    def __init__(self, what: str, total: int, unit: str) -> None:
+    Short work shows nothing: the first `quiet` seconds are silent. `console` is standard error unless one is given. A
+    context manager takes the bar down whatever happens.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        unit: str,
+        *,
+        done: int = 0,
+        quiet: float | None = None,
+        console: Console | None = None,
+        hidden: bool = False,
+    ) -> None:
         self.what, self.total, self.unit = what, total, unit
-        self.done = 0
-        self.started = time.monotonic()
-        self.shown = self.started
-        self.console = Console(stderr=True)
+        self.done = self.done_before = done
+        self.quiet = QUIET_SECONDS if quiet is None else quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True) if console is None else console
+        self.hidden = hidden
+        self.text = ""
+        self.started = self.shown = time.monotonic()
         self.bar: Bar | None = None
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
 
     def advance(self, count: int = 1) -> None:
         self.done += count
-        now = time.monotonic()
-        if now - self.started < QUIET_SECONDS:
-            return
-        if self.console.is_terminal:
-            self._draw(now)
-        elif now - self.shown >= LINE_SECONDS:
-            self.shown = now
-            print(self.line(now), file=sys.stderr, flush=True)
+        self._refresh()
+
+    def note(self, text: str, last: bool = False) -> None:
+        """Show a text beside the count from now on; with `last` at once, on a line of its own where there is no bar."""
+        self.text = text
+        self._refresh(at_once=last)
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if not self.hidden:
+            self.console.print(text, markup=False)
 
     def rate(self, now: float) -> float:
-        return self.done / max(now - self.started, 1e-9)
+        return (self.done - self.done_before) / max(now - self.started, 1e-9)
 
     def line(self, now: float) -> str:
         rate = self.rate(now)
-        left = max(self.total - self.done, 0) / max(rate, 1e-9)
-        return f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, {left:,.0f} s left"
+        left = clock(max(self.total - self.done, 0) / rate) + " left" if rate > 0 else "time left unknown"
+        parts = (f"{self.what}: {self.done:,} of {self.total:,} {self.unit}", _per_second(rate), left, self.text)
+        return ", ".join(part for part in parts if part)
+
+    def _refresh(self, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if self.hidden or now - self.started < self.quiet:
+            return
+        if self.console.is_terminal:
+            self._draw(now)
+        elif at_once or now - self.shown >= LINE_SECONDS:
+            self.shown = now
+            self.say(self.line(now))
 
     def _draw(self, now: float) -> None:
         if self.bar is None:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            rate = TextColumn("{task.fields[unit]}, {task.fields[rate]:,.0f}/s")
-            self.bar = Bar(*columns, rate, TimeRemainingColumn(), console=self.console)
-            self.bar.add_task(self.what, total=self.total, unit=self.unit, rate=0.0)
+            facts = TextColumn("{task.fields[unit]}, {task.fields[rate]}")
+            left = (TimeRemainingColumn(), TextColumn("left"), TextColumn("{task.fields[text]}"))
+            self.bar = Bar(*columns, facts, *left, console=self.console)
+            self.bar.add_task(self.what, total=self.total, completed=self.done, unit=self.unit, rate="", text="")
             self.bar.start()
-        self.bar.update(self.bar.task_ids[0], completed=self.done, rate=self.rate(now))
+        rate = _per_second(self.rate(now))
+        self.bar.update(self.bar.task_ids[0], completed=self.done, rate=rate, text=self.text)
+
+
+def _per_second(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"

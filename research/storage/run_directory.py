@@ -11,7 +11,6 @@ written first.
 
 import contextlib
 import datetime
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -32,6 +31,7 @@ from jax.experimental import multihost_utils
 from research.config import ConfigError, Experiment, override, parse_json, require
 from research.storage import bucket
 from research.storage.bucket import AnyPath, is_remote
+from research.storage.files import UNFINISHED, append_lines, read_lines, try_lock, write_json, write_lines
 
 # What may change between two starts of one run. Beyond float rounding it decides no number, but for `steps`, to the end
 # of which linear and cosine schedules run.
@@ -65,8 +65,10 @@ class Claimed(NamedTuple):
 
 
 @contextlib.contextmanager
-def claim(directory: AnyPath, config: Experiment, file_config: Experiment | None = None) -> Iterator[Claimed]:
-    """Holds the directory for this process and records what is run in it.
+def claim(
+    directory: AnyPath, config: Experiment, file_config: Experiment | None = None, experiment: str | None = None
+) -> Iterator[Claimed]:
+    """Hold the directory for this process and record what is run in it; `experiment` is its file, with the size.
 
     Raises ConfigError when it cannot be written, is held by another process, is no run directory, or holds a run whose
     config differs in a field that decides its numbers.
@@ -79,7 +81,7 @@ def claim(directory: AnyPath, config: Experiment, file_config: Experiment | None
                 if is_remote(directory):
                     mirror = held.enter_context(bucket.mirrored(directory))
                     claimed = Claimed(mirror.here, mirror.publish)
-                held.enter_context(_claimed(claimed.here, config, file_config))
+                held.enter_context(_claimed(claimed.here, config, file_config, experiment))
                 claimed.publish()
             except ConfigError as error:
                 whether, refusal = False, ConfigError(str(error).replace(str(claimed.here), str(directory)))
@@ -92,7 +94,9 @@ def claim(directory: AnyPath, config: Experiment, file_config: Experiment | None
 
 
 @contextlib.contextmanager
-def _claimed(directory: Path, config: Experiment, file_config: Experiment | None) -> Iterator[None]:
+def _claimed(
+    directory: Path, config: Experiment, file_config: Experiment | None, experiment: str | None
+) -> Iterator[None]:
     with _writable(directory):
         _check_new_or_run(directory)
         check_contained(directory)
@@ -102,7 +106,7 @@ def _claimed(directory: Path, config: Experiment, file_config: Experiment | None
         _lock(lock, directory)
         _check_same_run(directory, config)
         with _writable(directory):
-            _record_start(directory, config, file_config)
+            _record_start(directory, config, file_config, experiment)
         yield
 
 
@@ -114,13 +118,12 @@ def _writable(directory: Path) -> Iterator[None]:
         raise ConfigError(f"{directory} cannot be written ({error.strerror}): give another --run_dir.") from error
 
 
-def _record_start(directory: Path, config: Experiment, file_config: Experiment | None) -> None:
+def _record_start(directory: Path, config: Experiment, file_config: Experiment | None, experiment: str | None) -> None:
     write_json(directory / "config.json", as_data(config))
     if file_config is not None:
         differences = override.diff(file_config, config)
         write_json(directory / "diff.json", {path: [repr(a), repr(b)] for path, (a, b) in differences.items()})
-    with open(directory / "history.jsonl", "a") as history:
-        history.write(json.dumps(environment()) + "\n")
+    append_lines(directory / "history.jsonl", [{"experiment": experiment} | environment()])
 
 
 def record_startup(directory: Path, startup: dict[str, Any]) -> None:
@@ -128,17 +131,14 @@ def record_startup(directory: Path, startup: dict[str, Any]) -> None:
     if jax.process_index() != 0:
         return
     path = directory / "history.jsonl"
-    *before, last = path.read_text(errors="replace").splitlines(keepends=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join([*before, json.dumps(json.loads(last) | startup) + "\n"]))
-    os.replace(temporary, path)
+    *before, last = read_lines(path)
+    write_lines(path, [*before, last | startup])
 
 
 def record_event(directory: Path, step: int, event: str) -> None:
     """Adds a line to events.jsonl, which nothing of the run depends on."""
     if jax.process_index() == 0:
-        with open(directory / "events.jsonl", "a") as file:
-            file.write(json.dumps({"time": _now(), "step": step, "event": event}) + "\n")
+        append_lines(directory / "events.jsonl", [{"time": _now(), "step": step, "event": event}])
 
 
 def write_result(directory: Path, status: str, step: int, reason: str, **facts: Any) -> int:
@@ -153,11 +153,26 @@ def write_result(directory: Path, status: str, step: int, reason: str, **facts: 
     return code
 
 
-def is_done(directory: Path) -> bool:
-    """Whether RESULT.json says that the run ended as it should, at its last step or out of patience."""
+def read_result(directory: Path) -> dict[str, Any]:
+    """RESULT.json, empty before the first start. Raises ConfigError where it is damaged."""
     path = directory / "RESULT.json"
-    result = _read_json(path) if path.is_file() else None
-    return isinstance(result, dict) and result.get("status") == "done"
+    result = _read_json(path) if path.is_file() else {}
+    if not isinstance(result, dict):
+        return {}
+    # Runs of earlier versions have no such field: their reason alone tells it.
+    early = result.get("status") == "done" and str(result.get("reason", "")).startswith("stopped at step")
+    return {"stopped_early": early} | result
+
+
+def is_done(directory: Path, steps: int) -> bool:
+    """Tell whether a run of so many steps ended as it should: at its last step, or before it, out of patience.
+
+    Raises ConfigError where RESULT.json is damaged.
+    """
+    result = read_result(directory)
+    step = result.get("step", 0)
+    reached = isinstance(step, int) and step >= steps
+    return result.get("status") == "done" and (reached or result["stopped_early"] is True)
 
 
 def as_data(config: Experiment) -> Any:
@@ -170,18 +185,6 @@ def _read_json(path: Path) -> Any:
         return parse_json(path.read_bytes(), str(path))
     except ConfigError as error:
         raise ConfigError(f"{path} is damaged, it is not JSON ({error.__cause__}): give another --run_dir.") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def environment() -> dict[str, Any]:
@@ -220,11 +223,16 @@ def _check_new_or_run(directory: Path) -> None:
         not directory.exists() or directory.is_dir(),
         f"{directory} is a file: --run_dir needs a directory, new or of a run.",
     )
-    held = directory.is_dir() and any(path.name not in ("RUN.lock", "config.json.tmp") for path in directory.iterdir())
+    used = directory.is_dir() and not all(_left_by_a_start(path.name) for path in directory.iterdir())
     require(
-        not held or (directory / "config.json").is_file(),
+        not used or (directory / "config.json").is_file(),
         f"{directory} is not empty and holds no run: give a new or empty --run_dir, nothing is overwritten.",
     )
+
+
+def _left_by_a_start(name: str) -> bool:
+    """Tell whether a start that was killed before it wrote the config leaves a file of this name."""
+    return name == "RUN.lock" or (name.startswith("config.json") and name.endswith(UNFINISHED))
 
 
 def check_contained(directory: Path) -> None:
@@ -238,16 +246,14 @@ def check_contained(directory: Path) -> None:
 
 def _lock(lock: Any, directory: Path) -> None:
     for attempt in range(10):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(lock):
             break
-        except OSError as error:
-            if attempt < 9:
-                time.sleep(0.05)  # who asks `is_held` has it for an instant
-                continue
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            raise ConfigError(f"{directory} is in use by {holder}: wait for it, or give another --run_dir.") from error
+        if attempt < 9:
+            time.sleep(0.05)  # `is_held` of another process holds the lock for an instant
+            continue
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        raise ConfigError(f"{directory} is in use by {holder}: wait for it, or give another --run_dir.")
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     lock.flush()
@@ -259,11 +265,7 @@ def is_held(directory: Path) -> bool:
     if not path.is_file():
         return False
     with open(path) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return not try_lock(lock)
 
 
 def _check_same_run(directory: Path, config: Experiment) -> None:

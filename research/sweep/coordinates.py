@@ -23,7 +23,7 @@ from research.config import Constant, Experiment, MaximalUpdate, Mesh, Model, St
 from research.data.batch import Batch
 from research.data.pipeline import prepare
 from research.model.attention import Attention
-from research.model.layer import Linear, Stack
+from research.model.layer import Dense, Stack
 from research.model.parametrization import score_scale
 from research.model.transformer import bind
 from research.parallel.layout import AXES
@@ -144,14 +144,14 @@ def _scan(seen: Activations, name: str, stack: Stack, body: Callable[..., Any], 
 def _watch(seen: Activations, name: str, module: Any) -> None:
     if isinstance(module, nnx.Module):
         for part, linear in list(vars(module).items()):
-            if isinstance(linear, Linear):
+            if isinstance(linear, Dense):
                 setattr(module, part, partial(_product, seen, f"{name}/{part}", linear))
     if isinstance(module, Attention):
         watched: Any = module
         watched.attend = partial(_attend, seen, name, module, module.attend)
 
 
-def _product(seen: Activations, name: str, linear: Linear, x: Array) -> Array:
+def _product(seen: Activations, name: str, linear: Dense, x: Array) -> Array:
     y = linear(x)
     _note(seen, name, y)
     return y

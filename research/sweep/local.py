@@ -5,9 +5,7 @@ DIR/NAME/        a variant's run directory                           DIR/NAME.lo
 """
 
 import contextlib
-import fcntl
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -34,6 +32,7 @@ from research.report.record import read_metrics
 from research.storage import run_directory
 from research.storage.checkpoint import merit
 from research.storage.console import amount, clock, console
+from research.storage.files import try_lock, write_json
 from research.sweep.variants import Place, Variant, total_flops
 
 TRIES = 3  # of a variant that crashes or hangs
@@ -43,7 +42,7 @@ OVER = ("done", "failed", "refused", "diverged", "hopeless", "pruned", "cancelle
 
 
 @dataclass
-class Progress:
+class VariantRun:
     """Where a variant stands, as its run directory says."""
 
     variant: Variant
@@ -65,14 +64,14 @@ class Progress:
         return {line["step"] / steps: merit(name, line[name]) for line in self.lines() if line.get(name) is not None}
 
     def result(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):  # what is damaged is for the training to refuse
-            return json.loads((self.directory / "RESULT.json").read_bytes())
+        with contextlib.suppress(OSError, ConfigError):  # the training refuses what is damaged
+            return run_directory.read_result(self.directory)
         return {}
 
     def is_done(self) -> bool:
-        result = self.result()
-        reached = result.get("step", 0) >= self.variant.config.steps or "stopped at" in result.get("reason", "")
-        return result.get("status") == "done" and reached
+        with contextlib.suppress(OSError, ConfigError):
+            return run_directory.is_done(self.directory, self.variant.config.steps)
+        return False
 
 
 class Sweep:
@@ -93,7 +92,7 @@ class Sweep:
         """`published` is what `matched` gives, for the report; `hopeless_after` as in `is_hopeless`."""
         self.file, self.base, self.directory = file, base, directory
         self.published, self.hopeless_after = list(published), hopeless_after
-        self.runs = [Progress(variant, directory / variant.name) for variant in found]
+        self.runs = [VariantRun(variant, directory / variant.name) for variant in found]
         self.facts: dict[str, str] = {}  # what sweep.json says besides, and what must not change
         self._stop = threading.Event()
 
@@ -110,10 +109,7 @@ class Sweep:
         require(not there or path.is_file(), f"{self.directory} is not empty and holds no sweep: give another --dir.")
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "sweep.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ConfigError(f"{self.directory} is in use by another sweep: wait for it.") from error
+            require(try_lock(lock), f"{self.directory} is in use by another sweep: wait for it.")
             recorded = parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
             self._check_same(recorded)
             self._record(recorded)
@@ -131,7 +127,7 @@ class Sweep:
             "variants": recorded.get("variants", {}) | configs,
             "published": self.published,
         }
-        run_directory.write_json(self.directory / "sweep.json", content)
+        write_json(self.directory / "sweep.json", content)
 
     def _check_same(self, recorded: dict[str, Any]) -> None:
         if recorded:
@@ -152,7 +148,7 @@ class Sweep:
         self._train_in_slots(lambda: next(one_by_one, None), max(1, min(jobs, len(waiting))))
         return all(run.state == "done" for run in self.runs)
 
-    def _train_in_slots(self, take: Callable[[], Progress | None], jobs: int) -> None:
+    def _train_in_slots(self, take: Callable[[], VariantRun | None], jobs: int) -> None:
         """Trains what `take` gives, which several threads call, so many at a time, until it gives none."""
         slots = [threading.Thread(target=self._slot, args=(take, number, jobs)) for number in range(jobs)]
         with self._stopping_on_signals():
@@ -160,7 +156,7 @@ class Sweep:
                 slot.start()
             self._watch(slots)
 
-    def _slot(self, take: Callable[[], Progress | None], number: int, jobs: int) -> None:
+    def _slot(self, take: Callable[[], VariantRun | None], number: int, jobs: int) -> None:
         """Trains one variant after another, on this slot's share of cores and GPUs."""
         if hasattr(os, "sched_setaffinity"):  # of this thread, which its processes inherit
             cores = sorted(os.sched_getaffinity(0))
@@ -175,11 +171,11 @@ class Sweep:
                 else:
                     self._train_one(run, share_of_gpus(number, jobs))
 
-    def arguments(self, run: Progress) -> list[str]:
+    def arguments(self, run: VariantRun) -> list[str]:
         overrides = [f"--config.{name}={text}" for name, text in run.variant.overrides.items()]
         return [self.file, "--run_dir", str(run.directory), *overrides]
 
-    def _train_one(self, run: Progress, variables: Mapping[str, str]) -> None:
+    def _train_one(self, run: VariantRun, variables: Mapping[str, str]) -> None:
         command = [sys.executable, *self.program, *self.arguments(run)]
         run.tries += 1
         with open(f"{run.directory}.log", "ab") as log:
@@ -203,7 +199,7 @@ class Sweep:
             case _:
                 run.state = "failed" if run.tries >= TRIES else "to be tried again"
 
-    def _exit_code(self, run: Progress, process: subprocess.Popen) -> int:
+    def _exit_code(self, run: VariantRun, process: subprocess.Popen) -> int:
         """The exit code of a process, which is stopped, as by a scheduler, where its variant is hopeless."""
         told = False
         while True:
@@ -214,7 +210,7 @@ class Sweep:
                     process.send_signal(signal.SIGTERM)
                     told = True
 
-    def is_hopeless(self, run: Progress) -> bool:
+    def is_hopeless(self, run: VariantRun) -> bool:
         """Whether after a share `hopeless_after` of its steps an evaluation is worse than the median of the others.
 
         Each of the others counts by its last evaluation up to the same share of its own steps, if it has come that
@@ -264,16 +260,22 @@ class Sweep:
             for run in self.runs:
                 if said.get(run.variant.name) != run.state or (due and run.state == "running"):
                     said[run.variant.name] = run.state
-                    print("  ".join([run.variant.name, *self._cells(run)]), flush=True)
+                    step, loss, left, state = self._cells(run)
+                    left = f"left {left}" if left else ""
+                    print("  ".join([run.variant.name, step, f"loss {loss}", left, state]), flush=True)
             time.sleep(0.2 * alive)
 
-    def _cells(self, run: Progress) -> list[str]:
+    def _cells(self, run: VariantRun) -> list[str]:
         """Step, loss, time left, state."""
         last, steps = run.last(), run.variant.config.steps
         step, loss = last.get("step", 0), last.get("loss")
         left = (steps - step) * last["step_seconds"] if run.state == "running" and "step_seconds" in last else None
-        shown = "-" if loss is None else f"{loss:.4f}"
-        return [f"{step}/{steps}", f"loss {shown}", "" if left is None else f"left {clock(left)}", run.state]
+        return [
+            f"{step}/{steps}",
+            "-" if loss is None else f"{loss:.4f}",
+            "" if left is None else clock(left),
+            run.state,
+        ]
 
     def write_page(self) -> None:
         """The sweep's report, once something has begun; what may go wrong with it is said and changes nothing."""
@@ -296,7 +298,7 @@ class Sweep:
             said = "worse than most at the same share of the steps" if run.state == "hopeless" else why
             console.print(f"{run.variant.name} {run.state}: {said} ({run.directory}.log)", markup=False)
 
-    def shown(self) -> list[Progress]:
+    def shown(self) -> list[VariantRun]:
         """What is in the table."""
         return self.runs
 
@@ -304,9 +306,7 @@ class Sweep:
         name = Column("variant", overflow="fold")
         table = Table(name, "step", "loss", "left", "state", title=str(self.directory))
         for run in self.shown():
-            table.add_row(
-                run.variant.name, *(cell.removeprefix("loss ").removeprefix("left ") for cell in self._cells(run))
-            )
+            table.add_row(run.variant.name, *self._cells(run))
         return table
 
     def listing(self, place: Place | None) -> Table:
@@ -324,7 +324,7 @@ class Sweep:
         return table
 
 
-def flops_per_second(run: Progress) -> float | None:
+def flops_per_second(run: VariantRun) -> float | None:
     seconds = run.last().get("step_seconds")
     config = run.variant.config
     return flops_per_step(config, *row_lengths(config)) / seconds if seconds else None

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research.config import ConfigError, Experiment, parse_json, require
-from research.storage import run_directory
+from research.storage.files import write_json
 from research.sweep import slurm_task
-from research.sweep.local import OVER, TRIES, Progress, Sweep
+from research.sweep.local import OVER, TRIES, Sweep, VariantRun
 from research.sweep.variants import Variant
 
 POLL = 10.0  # seconds between two looks at the queue
@@ -152,7 +152,7 @@ class ClusterSweep(Sweep):
         names = submitting["variants"]
         return {names[int(job.partition("_")[2] or 0)]: job for job in ours}
 
-    def _submit(self, runs: Sequence[Progress], parallel: int | None) -> None:
+    def _submit(self, runs: Sequence[VariantRun], parallel: int | None) -> None:
         if not runs:
             return
         import cloudpickle
@@ -182,7 +182,7 @@ class ClusterSweep(Sweep):
             run.state, run.tries = "submitted", run.tries + 1
         self._write()
 
-    def _turn(self, run: Progress, submission: str) -> tuple[Sequence[str], str, str, str, int]:
+    def _turn(self, run: VariantRun, submission: str) -> tuple[Sequence[str], str, str, str, int]:
         """What slurm_task.turn is given."""
         failures = self.directory / "slurm" / f"{submission}.{run.variant.name}.failures"
         log = Path(f"{run.directory}.log").resolve()
@@ -203,7 +203,7 @@ class ClusterSweep(Sweep):
         except ConfigError as error:
             self._error = error
 
-    def _look(self, run: Progress, queue: Mapping[str, Queued]) -> None:
+    def _look(self, run: VariantRun, queue: Mapping[str, Queued]) -> None:
         name = run.variant.name
         if self.jobs[name] in queue:
             run.state = queue[self.jobs[name]].said()
@@ -212,7 +212,7 @@ class ClusterSweep(Sweep):
             self._end(run, state)
             self._write()
 
-    def _ended(self, run: Progress) -> str | None:
+    def _ended(self, run: VariantRun) -> str | None:
         """The state of a variant whose job has left the queue; None while that may still come to be known."""
         import submitit
 
@@ -232,10 +232,10 @@ class ClusterSweep(Sweep):
             run.tries -= 1
         return "failed" if run.tries >= TRIES else AGAIN
 
-    def _end(self, run: Progress, state: str) -> None:
+    def _end(self, run: VariantRun, state: str) -> None:
         run.state = state
         self.jobs.pop(run.variant.name, None)
         self._gone.pop(run.variant.name, None)
 
     def _write(self, submitting: Mapping[str, Any] | None = None) -> None:
-        run_directory.write_json(self.directory / "slurm.json", {"jobs": self.jobs, "submitting": submitting})
+        write_json(self.directory / "slurm.json", {"jobs": self.jobs, "submitting": submitting})

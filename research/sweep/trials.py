@@ -31,9 +31,10 @@ from research.config import (
     require,
 )
 from research.config.names import short_names
+from research.report.record import read_metrics
 from research.storage.checkpoint import merit
 from research.storage.run_directory import as_data
-from research.sweep.local import OVER, Progress, Sweep
+from research.sweep.local import OVER, Sweep, VariantRun
 from research.sweep.variants import Variant
 
 SHOWN = 10  # of the best trials, at the end
@@ -41,7 +42,7 @@ LOOK = 0.2  # seconds between two looks at a trial's metrics
 
 
 @dataclass
-class Trial(Progress):
+class Trial(VariantRun):
     asked: Any = field(default=None, repr=False)  # Optuna's trial
     pruned: bool = False
 
@@ -143,7 +144,7 @@ class TrialSweep(Sweep):
         self.study.sampler = sampler(self.search, len(trials) if number is None else number)
         return self.study.ask() if number is None else optuna.trial.Trial(self.study, trials[number]._trial_id)
 
-    def _train_one(self, run: Progress, variables: Mapping[str, str]) -> None:
+    def _train_one(self, run: VariantRun, variables: Mapping[str, str]) -> None:
         assert isinstance(run, Trial)
         ended = threading.Event()
         watching = threading.Thread(target=self._judge_until, args=(run, ended))
@@ -185,7 +186,7 @@ class TrialSweep(Sweep):
                 if run.process is not None and run.process.poll() is None:
                     run.process.terminate()
 
-    def _value(self, run: Progress) -> tuple[str, float | None]:
+    def _value(self, run: VariantRun) -> tuple[str, float | None]:
         best = run.result().get("best", {}).get(self.aim)
         return ("done", best) if best is not None else ("diverged", None)
 
@@ -205,7 +206,7 @@ class TrialSweep(Sweep):
         self.runs.append(trial := Trial(Variant(name, overrides, config), self.directory / name, **facts))
         return trial
 
-    def shown(self) -> list[Progress]:
+    def shown(self) -> list[VariantRun]:
         """The last ones, and all that run."""
         late = len(self.runs) - SHOWN
         return [run for number, run in enumerate(self.runs) if number >= late or run.state not in OVER]
@@ -298,11 +299,4 @@ def mend(journal: Path) -> None:
 
 def evaluations(directory: Path, name: str) -> list[tuple[int, float]]:
     """Steps and values of the evaluations so far; a line that is still being written is none yet."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in (directory / "metrics.jsonl").read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                metrics = json.loads(line)
-                if metrics.get(name) is not None:
-                    found.append((metrics["step"], metrics[name]))
-    return found
+    return [(line["step"], line[name]) for line in read_metrics(directory) if line.get(name) is not None]

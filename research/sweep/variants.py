@@ -20,12 +20,13 @@ from research.config.names import directory_names
 from research.data.shapes import row_lengths
 from research.model import flops
 from research.parallel.hardware import Hardware
-from research.parallel.mesh import abstract_mesh, check_divisible
+from research.parallel.mesh import abstract_mesh
 from research.plan import estimate
 from research.plan.memory import device_bytes
 from research.pretrained import find
 from research.storage import run_directory
 from research.storage.console import byte_amount
+from research.train.preflight import check
 
 
 class Variant(NamedTuple):
@@ -121,7 +122,7 @@ def check_fits(found: Sequence[Variant], place: Place) -> None:
     for variant in found:
         try:
             mesh = abstract_mesh(variant.config.mesh, place.devices)
-            check_divisible(variant.config, mesh)
+            check(variant.config, mesh)
         except ConfigError as error:
             raise ConfigError(f"{variant.name} can never run on {place.name}: {error}") from error
         needed, there = device_bytes(variant.config, mesh), place.memory
@@ -142,7 +143,7 @@ def begun_from(sweep: Path, base: Experiment) -> tuple[list[Begun], list[str]]:
     path = sweep / "sweep.json"
     require(path.is_file(), f"{sweep} holds no sweep: there is no sweep.json in it.")
     configs = parse_json(path.read_bytes(), str(path))["variants"]
-    done = [name for name in configs if run_directory.is_done(sweep / name)]
+    done = [name for name, config in configs.items() if run_directory.is_done(sweep / name, config["steps"])]
     require(len(done) > 0, f"Of {sweep} no variant is done: train them first.")
     seeds = {config["seed"] for config in configs.values()}
     runs = []

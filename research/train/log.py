@@ -4,9 +4,7 @@ Metrics stay on the device until the step after them has been dispatched, so rep
 """
 
 import contextlib
-import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from research.config import Experiment
 from research.config.logger import Logger, LogWriter
@@ -23,7 +20,9 @@ from research.config.parts import calling, expect, is_shipped
 from research.data.pipeline import Pipeline
 from research.model import flops
 from research.storage import run_directory
-from research.storage.console import clock, console
+from research.storage.console import console
+from research.storage.files import append_lines, read_lines, write_lines
+from research.storage.progress import Progress
 
 
 class NotFiniteError(RuntimeError):
@@ -89,16 +88,17 @@ class Reporter:
         if leads:
             _keep_up_to(self._path, start)
             _keep_up_to(directory / "samples.jsonl", start)
-        self._file = open(self._path if leads else os.devnull, "a")  # noqa: SIM115 (closed on leaving)
+        self._leads = leads
         self._logs = list(logs)
-        self._progress = _Progress(start, steps)
+        self._progress = Progress("Training", steps, "steps", done=start, quiet=0.0, console=console, hidden=not leads)
+        self._text = ""
 
     def step(self, step: int, metrics: Any, data_wait: float) -> None:
         """Takes the metrics of a step, a NamedTuple on the device; writes the line of those before it if one is due."""
         if self._pending and self._pending[-1][0] % self._every == 0:
             self.flush()
         self._pending.append((step, metrics, data_wait))
-        self._progress.advance(step)
+        self._progress.advance()
 
     def flush(self) -> None:
         """Writes a line over the steps since the last one; waits for them to finish."""
@@ -122,7 +122,8 @@ class Reporter:
         if self._peak is not None:
             line["mfu"] = self._flops / seconds / self._peak
         self.write(steps[-1], line)
-        self._progress.show(line)
+        self._text = _described(line)
+        self._progress.note(self._text, last=steps[-1] == self._progress.total)
         for step, loss in spikes:
             usual = f"{self._losses.usual:.4g}, the median of the {len(self._losses.window)} steps before"
             self._event(step, f"the loss of {loss:.4g} spikes above {usual}")
@@ -131,8 +132,8 @@ class Reporter:
     def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
         """Writes a line; what is not finite, which JSON cannot hold, as null."""
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
-        self._file.write(json.dumps({"step": step, **{name: finite.get(name) for name in values}}) + "\n")
-        self._file.flush()
+        if self._leads:
+            append_lines(self._path, [{"step": step, **{name: finite.get(name) for name in values}}])
         for logger, writer in list(self._logs):
             try:
                 writer.write(step, finite)
@@ -143,8 +144,8 @@ class Reporter:
                 self._event(step, f"{type(logger).__name__} is switched off: {type(error).__name__}: {error}")
 
     def writing(self, done: int, total: int) -> None:
-        """Says how far an evaluation has come with what it writes."""
-        self._progress.writing(done, total)
+        """Show how far an evaluation has come with what it writes."""
+        self._progress.note(self._text if done == total else f"evaluation: {done:,} of {total:,} examples written")
 
     def held_out(self, step: int, values: Mapping[str, float]) -> None:
         self.write(step, values)
@@ -170,9 +171,7 @@ class Reporter:
         """Writes what is left, unless an error is on its way already, and closes."""
         with contextlib.ExitStack() as closing:
             for logger, writer in self._logs:
-                closing.enter_context(_tolerant(logger))
-                closing.callback(writer.close)
-            closing.callback(self._file.close)
+                closing.callback(_close, logger, writer)
             closing.callback(self._progress.close)
             if error[0] is None:
                 self.flush()
@@ -188,58 +187,6 @@ class Reporter:
     def _event(self, step: int, what: str) -> None:
         self._progress.say(f"step {step}: {what}")
         run_directory.record_event(self.directory, step, what)
-
-
-class _Progress:
-    """A bar in a terminal, a line now and then elsewhere; silent on all hosts but the first."""
-
-    def __init__(self, start: int, steps: int) -> None:
-        self._live = console.is_terminal and jax.process_index() == 0
-        self._quiet = jax.process_index() != 0
-        self._step, self._steps, self._start = start, steps, start
-        self._began = self._said = time.perf_counter()
-        self._text = ""
-        if self._live:
-            columns = (
-                TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"),
-                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            )  # fmt: skip
-            self._bar = Progress(*columns, console=console)
-            self._task = self._bar.add_task("", total=steps, completed=start, text="")
-            self._bar.start()
-
-    def advance(self, step: int) -> None:
-        self._step = step
-        if self._live:
-            self._bar.update(self._task, completed=step)
-
-    def show(self, line: Mapping[str, Any]) -> None:
-        loss = "loss  -   " if line["nll"] is None else f"loss {line['nll']:.4f}"
-        mfu = f"  MFU {line['mfu']:.1%}" if "mfu" in line else ""
-        self._text = f"{loss}  {line['tokens_per_second']:,.0f} tokens/s{mfu}"
-        now = time.perf_counter()
-        if self._live:
-            self._bar.update(self._task, text=self._text)
-        elif now - self._said > 10 or self._step == self._steps:
-            self._said = now
-            rate = (now - self._began) / max(1, self._step - self._start)
-            self.say(f"step {self._step}/{self._steps}  {self._text}  left {clock((self._steps - self._step) * rate)}")
-
-    def writing(self, done: int, total: int) -> None:
-        said = f"evaluation: {done} of {total} examples written"
-        if self._live:
-            self._bar.update(self._task, text=self._text if done == total else said)
-        elif time.perf_counter() - self._said > 10:
-            self._said = time.perf_counter()
-            self.say(said)
-
-    def say(self, text: str) -> None:
-        if not self._quiet:
-            console.print(text, markup=False)
-
-    def close(self) -> None:
-        if self._live:
-            self._bar.stop()
 
 
 def open_logs(directory: Path, config: Experiment, step: int) -> list[tuple[Logger, LogWriter]]:
@@ -258,11 +205,10 @@ def open_logs(directory: Path, config: Experiment, step: int) -> list[tuple[Logg
     return logs
 
 
-@contextlib.contextmanager
-def _tolerant(logger: Logger) -> Iterator[None]:
-    """Print what closing a user's log raises; the run has ended well or badly without it."""
+def _close(logger: Logger, writer: LogWriter) -> None:
+    """Close a log. What a user's own raises is printed: the run has ended, well or badly, without it."""
     try:
-        yield
+        writer.close()
     except Exception as error:
         if is_shipped(type(logger)):
             raise
@@ -284,6 +230,12 @@ def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, 
     )
 
 
+def _described(line: Mapping[str, Any]) -> str:
+    loss = "loss -" if line["nll"] is None else f"loss {line['nll']:.4f}"
+    mfu = f", MFU {line['mfu']:.1%}" if "mfu" in line else ""
+    return f"{loss}, {line['tokens_per_second']:,.0f} tokens/s{mfu}"
+
+
 def _mean(values: list[dict[str, Any]]) -> dict[str, float | int | None]:
     """Means over the updates that were made, per target token; the count of those that were skipped."""
     made = [value for value in values if not value["skipped"]]
@@ -299,11 +251,5 @@ def _keep_up_to(path: Path, step: int) -> None:
     """Drops the lines after a step, one that a kill cut short, and what is no line of a report."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    lines = [line for line in read_lines(path) if isinstance(line.get("step"), int)]
+    write_lines(path, [line for line in lines if line["step"] <= step])

@@ -9,17 +9,19 @@ import jax
 from research.config import Decay, Experiment, Supervised, override
 from research.decode import evaluate
 from research.parallel import hosts
-from research.parallel.mesh import check_divisible, make_mesh, place_batch
-from research.pretrained import find
+from research.parallel.mesh import place_batch
+from research.pretrained.find import Weights
 from research.report.plot import plot_loss
 from research.storage import run_directory
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import Checkpoints, check_same
 from research.storage.console import say
+from research.storage.files import write_json
 from research.storage.run_directory import Claimed
 from research.train import log, summary
 from research.train.compilation import keep_compiled
 from research.train.outcome import Preempted, ctrl_c_is_sigterm, hung, outcome
+from research.train.preflight import preflight
 from research.train.profile import Trace
 from research.train.run import Run, best_of, checked_meta, out_of_patience, prepared
 from research.train.startup import Startup
@@ -31,6 +33,7 @@ def train(
     directory: AnyPath,
     *,
     file_config: Experiment | None = None,
+    experiment: str | None = None,
     dry_run: bool = False,
     cluster: hosts.Cluster | None = None,
     startup: Startup | None = None,
@@ -44,24 +47,21 @@ def train(
     hosts.initialize_hosts(cluster, heartbeat=config.guard.heartbeat_seconds)
     keep_compiled(by_names=config.profile is not None)
     hosts.check_agreement({"the experiment": override.to_json(config), "the commit": run_directory.commit()})
-    mesh = make_mesh(config.mesh)
-    check_divisible(config, mesh)
-    evaluate.check_length(config)
-    if config.init is not None and not any((directory / "checkpoints").glob("[0-9]*")):
-        found = find.find_initial(config, config.init)
-        say(f"Starting from {config.init}, of the format {found.format}.")
+    mesh, weights = preflight(config, directory)
+    if weights is not None:
+        say(f"Starting from {config.init}, of the format {weights.format}.")
     startup.done("hosts")
     if dry_run:
         Run(config, mesh, prepared(config), startup)
         say("Dry run: nothing was trained.")
         return 0
-    with run_directory.claim(directory, config, file_config) as claimed:
+    with run_directory.claim(directory, config, file_config, experiment) as claimed:
         best_by = config.evaluation.best
         checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, best_by, claimed.publish)
         newest = checkpoints.newest
         made_from = None if newest is None else checked_meta(checkpoints.meta(newest), directory)
         best = best_of(made_from, config)
-        if newest is not None and run_directory.is_done(claimed.here):
+        if newest is not None and run_directory.is_done(claimed.here, config.steps):
             if newest >= config.steps:
                 say(f"{directory} is complete at step {newest}. To go on: the same command with --config.steps=MORE.")
                 return 0
@@ -84,8 +84,8 @@ def train(
         with outcome(run, claimed.here, checkpoints):
             if jax.process_index() == 0:
                 pipeline.tokenizer.save(claimed.here / "tokenizer.model")
-                run_directory.write_json(claimed.here / "launch.json", run.summary)
-            _fit(run, claimed, checkpoints)
+                write_json(claimed.here / "launch.json", run.summary)
+            _fit(run, claimed, checkpoints, weights)
         _write_page(run, claimed.here)
     return run.exit_code
 
@@ -106,9 +106,9 @@ def _write_page(run: Run, directory: Path) -> None:
         say(f"The run's page could not be written: {error}")
 
 
-def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints) -> None:
+def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints, weights: Weights | None) -> None:
     config, directory = run.config, claimed.here
-    state, key = run.start(checkpoints)
+    state, key = run.start(checkpoints, weights)
     run.startup.done("state")
     run_directory.record_event(directory, run.step, "went on from its checkpoint" if run.step else "started")
     due = False
@@ -182,7 +182,7 @@ def _conclude(run: Run, directory: Path, params: Any, scores: dict[str, float]) 
     summary.keep_examples(directory, run.step, examples)
     summary.show_examples(examples, isinstance(run.config.data, Supervised))
     summary.conclusion(directory, run.step, scores, run.unigram_entropy, run.config, run.best)
-    end = out_of_patience(run.config, run.step, run.best) if run.stopped else f"reached step {run.step}"
+    reason = out_of_patience(run.config, run.step, run.best) if run.stopped else f"reached step {run.step}"
     best = {} if run.best.value is None else {"best": {run.best.name: run.best.value, "step": run.best.step}}
-    facts = {"unigram_entropy": run.unigram_entropy} | scores | best
-    run.exit_code = run_directory.write_result(directory, "done", run.step, end, **facts)
+    facts = {"stopped_early": run.stopped, "unigram_entropy": run.unigram_entropy} | scores | best
+    run.exit_code = run_directory.write_result(directory, "done", run.step, reason, **facts)

@@ -13,7 +13,7 @@ from research.data.pipeline import Pipeline, prepare, unigram_entropy
 from research.decode import evaluate
 from research.decode.evaluate import Asked
 from research.parallel.mesh import host_shard, place_batch
-from research.pretrained import find
+from research.pretrained.find import Weights
 from research.storage import run_directory
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import Best, Checkpoints
@@ -29,7 +29,7 @@ from research.train.step import (
     new_state,
     state_shardings,
 )
-from research.train.summary import Example
+from research.train.summary import RunSample
 
 
 def prepared(config: Experiment) -> Pipeline:
@@ -68,15 +68,15 @@ class Run:
         table("Launch", self.summary)
         self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
 
-    def start(self, checkpoints: Checkpoints) -> tuple[TrainState, jax.Array]:
-        """The state and random key to go on from: the newest checkpoint's, or new ones."""
+    def start(self, checkpoints: Checkpoints, weights: Weights | None) -> tuple[TrainState, jax.Array]:
+        """The state and random key to continue from: the newest checkpoint's, or new ones with the weights given."""
         if checkpoints.newest is None:
+            require((weights is None) == (self.config.init is None), f"{checkpoints.directory} changed meanwhile.")
             key, data_key = jax.random.split(jax.random.key(self.config.seed))
-            state = new_state(self.config, self.mesh, key)
-            places = state_shardings(self.config, self.mesh).params
-            params = find.initial(self.config, state.params, places)
-            average = None if state.average is None else jax.tree.map(jnp.copy, params)
-            return state._replace(params=params, average=average), data_key
+            given = None
+            if weights is not None:
+                given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
+            return new_state(self.config, self.mesh, key, given), data_key
         meta = checkpoints.meta(checkpoints.newest)
         abstract = jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -125,20 +125,20 @@ class Run:
             generator = evaluate.generator_for(self.config, asked.task, *settings)
             self.written.append(evaluate.write(generator, asked.sources, advance))
 
-    def examples(self, params: Any) -> list[Example]:
+    def examples(self, params: Any) -> list[RunSample]:
         """What a person looks at: held-out rows mended, or the first examples of each task with what was written."""
         count = self.config.evaluation.samples
         if isinstance(self.config.data, Supervised):
             shown = zip(self.asked, self.written, strict=False)  # nothing is written before something asks for it
             return [
-                Example(asked.label.rstrip("/"), sample._asdict())
+                RunSample(asked.label.rstrip("/"), sample._asdict())
                 for asked, written in shown
                 for sample in evaluate.samples(asked, written, count)
             ]
         first = next(self.pipeline.held_out(1))  # the same rows on every host, since decoding is one program over all
         rows = jax.tree.map(lambda rows: rows[:count], first)
         mended = evaluate.fill_in(self.config.model, params, rows, self.pipeline.tokenizer)
-        return [Example("", {"input": it.input, "filled": it.filled, "original": it.original}) for it in mended]
+        return [RunSample("", {"input": it.input, "filled": it.filled, "original": it.original}) for it in mended]
 
     def meta(self, key: jax.Array) -> dict[str, Any]:
         """What a checkpoint holds besides the state."""

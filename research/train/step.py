@@ -4,7 +4,7 @@ A step's gradient is the sum over its target tokens divided once by their global
 the mesh change it, also where rows hold unequal numbers of tokens.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -64,17 +64,26 @@ def _updater(experiment: Experiment, params: Tree) -> Updater:
     return build(experiment.optimizer, experiment.steps, params, experiment.model)
 
 
-def _initial_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
-    params = initial_params(experiment.model, key)
+def _first_state(experiment: Experiment, params: Tree) -> TrainState:
     updater = _updater(experiment, params)
     average = None if experiment.average_decay is None else params
     return TrainState(jnp.zeros((), jnp.int32), params, updater.init(updater.split(params)[0]), average)
 
 
+def _random_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
+    return _first_state(experiment, initial_params(experiment.model, key))
+
+
+def _random_params(experiment: Experiment, paths: Collection[str], key: PRNGKeyArray) -> dict[str, Array]:
+    """Initial values of the parameters at these paths alone: compiled, none is computed that is not returned."""
+    params = flatten(initial_params(experiment.model, key))
+    return {path: params[path] for path in paths}
+
+
 @cache
 def abstract_state(experiment: Experiment) -> TrainState:
     """The shapes of a state, at no cost. A ConfigError if the optimizer does not fit the model."""
-    return jax.eval_shape(partial(_initial_state, experiment), _abstract_key())
+    return jax.eval_shape(partial(_random_state, experiment), _abstract_key())
 
 
 def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:
@@ -85,10 +94,23 @@ def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.shardi
     return TrainState._make(shardings(mesh, specs))
 
 
-def new_state(experiment: Experiment, mesh: jax.sharding.Mesh, key: PRNGKeyArray) -> TrainState:
-    """A state to train from, made where it belongs: no device ever holds the whole. The same numbers on every mesh."""
-    make = jax.jit(partial(_initial_state, experiment), out_shardings=state_shardings(experiment, mesh))
-    return make(key)
+def new_state(
+    experiment: Experiment, mesh: jax.sharding.Mesh, key: PRNGKeyArray, given: Tree | None = None
+) -> TrainState:
+    """Make a state to train from, where it belongs: no device ever holds the whole. The same numbers on every mesh.
+
+    `given` are parameters in their places, which the state takes over; only those that it lacks are random, and they
+    are what they would be without it.
+    """
+    places = state_shardings(experiment, mesh)
+    if given is None:
+        return jax.jit(partial(_random_state, experiment), out_shardings=places)(key)
+    params = flatten(given)
+    missing = {path: place for path, place in flatten(places.params).items() if path not in params}
+    if missing:
+        params |= jax.jit(partial(_random_params, experiment, missing.keys()), out_shardings=missing)(key)
+    make = jax.jit(partial(_first_state, experiment), donate_argnums=0, out_shardings=places)
+    return make(unflatten(params))
 
 
 # --- Steps ------------------------------------------------------------------------------------------------------------

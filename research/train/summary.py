@@ -1,7 +1,6 @@
 """What a person sees before a run and after it: the launch summary, examples of what the model writes, the scores."""
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +12,12 @@ from research.data.pipeline import Pipeline
 from research.model import flops
 from research.model.transformer import abstract_params
 from research.report.plot import plot_loss
-from research.report.record import read_lines
 from research.storage.checkpoint import Best
 from research.storage.console import amount, byte_amount, console, table
+from research.storage.files import append_lines, read_lines
 
 
-class Example(NamedTuple):
+class RunSample(NamedTuple):
     """Of a task, or of no task in particular: what is read, what was written, and what should have been, by name."""
 
     task: str
@@ -54,18 +53,15 @@ def launch(
     }
 
 
-def keep_examples(directory: Path, step: int, examples: Sequence[Example]) -> None:
+def keep_examples(directory: Path, step: int, examples: Sequence[RunSample]) -> None:
     """Adds them to samples.jsonl, unless those of this step are there already."""
     path = directory / "samples.jsonl"
     if jax.process_index() != 0 or any(line.get("step") == step for line in read_lines(path)):
         return
-    with open(path, "a") as file:
-        for task, texts in examples:
-            named = {"task": task} if task else {}
-            file.write(json.dumps({"step": step} | named | texts, ensure_ascii=False) + "\n")
+    append_lines(path, [{"step": step} | ({"task": task} if task else {}) | texts for task, texts in examples])
 
 
-def show_examples(examples: Sequence[Example], supervised: bool) -> None:
+def show_examples(examples: Sequence[RunSample], supervised: bool) -> None:
     for task, group in itertools.groupby(examples, key=lambda example: example.task):
         what = "Held-out example" if supervised else "Held-out passage"
         show_samples(f"{task}: {what.lower()}" if task else what, [texts for _, texts in group])

@@ -5,7 +5,6 @@ before them, as the training loop saves: written in the background, and hashed t
 """
 
 import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -20,6 +19,7 @@ from research.config import Checkpoint, ConfigError, Experiment, override, requi
 from research.parallel.hosts import initialize_hosts
 from research.parallel.mesh import check_divisible, make_mesh, place_batch
 from research.storage.checkpoint import Checkpoints, steps_on_disk, verify
+from research.storage.files import write_json
 from research.train.step import abstract_state, compile_train_step, new_state, state_shardings
 from scripts.benchmark import train
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(table(result))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

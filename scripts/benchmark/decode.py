@@ -31,6 +31,7 @@ from research.model.transformer import Params, initial_params
 from research.parallel.hardware import PEAK_FLOPS
 from research.pretrained import huggingface
 from research.storage import run_directory
+from research.storage.files import write_json
 from scripts.benchmark.data import cell, hardware, receive, spread
 from scripts.benchmark.engines import ENGINES, EXACT, missing, work
 
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print_table(result, console)
     if options.out:
-        run_directory.write_json(options.out, result)
+        write_json(options.out, result)
     return 0
 
 

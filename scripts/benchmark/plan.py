@@ -24,6 +24,7 @@ from research.config import Mesh, override
 from research.parallel.hardware import Chip, Hardware
 from research.plan import memory, roofline
 from research.storage import run_directory
+from research.storage.files import write_json
 
 # Layers of both stacks, width, feed-forward width, rows of the vocabulary, rows a step, inputs, targets.
 SHAPES = (
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     print("\n".join([HEADER, *map(line, found)]))
     print("rank correlation: " + ", ".join(f"{name} {value:.3f}" for name, value in correlations.items()))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

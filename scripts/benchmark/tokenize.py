@@ -5,7 +5,6 @@ and with a byte-level BPE, each trained on this text before the clock runs. From
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -17,10 +16,12 @@ from typing import Any
 
 os.environ["RAYON_NUM_THREADS"] = "1"  # before tokenizers is imported
 
-from research.config import TFDS, ByteLevelBPE, ConfigError, PlainText, SentencePiece, TrainedSentencePiece, require
-from research.data.corpora.corpus import Documents, open_documents
+from research import TFDS, PlainText
+from research.config import ByteLevelBPE, ConfigError, SentencePiece, TrainedSentencePiece, require
+from research.data.corpora.documents import Documents, open_documents
 from research.data.corpora.tokens import Recipe
 from research.data.tokenizer import Tokenizer, open_tokenizer, sentencepiece, train_sentencepiece
+from research.storage.files import write_json
 from research.storage.run_directory import commit
 from scripts.benchmark.data import cpu_model
 
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(table(result))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 

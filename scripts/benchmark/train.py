@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import config
+from research import PlainText, config
 from research.config import ConfigError, Experiment, override, require
 from research.data.batch import Batch
 from research.model.family import preset
@@ -30,6 +30,7 @@ from research.model.flops import parameter_count, peak_flops, train_flops
 from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh, place_batch
 from research.storage import run_directory
+from research.storage.files import write_json
 from research.train.step import compile_train_step, new_state
 
 OPTIMIZERS: dict[str, config.Adafactor | config.AdamW | config.RMSScaledAdamW] = {
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(table(result))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     return 0
 
 
@@ -106,7 +107,7 @@ def experiment_of(options: argparse.Namespace, overrides: dict[str, str]) -> Exp
         require(getattr(options, name) > 0, f"--{name} is {getattr(options, name)}: it must be above 0.")
     made = Experiment(
         model=preset(options.preset),
-        data=config.Denoising(corpora=(config.PlainText(train="synthetic"),), input_length=options.input_length),
+        data=config.Denoising(corpora=(PlainText(train="synthetic"),), input_length=options.input_length),
         optimizer=OPTIMIZERS[options.optimizer],
         steps=1_000_000,
         batch_size=options.batch_size,

@@ -20,7 +20,6 @@ from research import (
     Tied,
 )
 from research.config import ConfigError
-from research.config.load import load_experiment
 from research.config.override import apply, diff, from_json, to_json
 
 CONFIG = Experiment(
@@ -120,11 +119,3 @@ def test_diff_names_what_changed() -> None:
         "model.head": (CONFIG.model.head, Tied()),
     }
     assert diff(CONFIG, dataclasses.replace(CONFIG)) == {}
-
-
-def test_experiment_file_errors(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="no experiment"):
-        load_experiment(tmp_path / "absent.py")
-    (tmp_path / "empty.py").write_text("x = 1\n")
-    with pytest.raises(ConfigError, match=r"no get_config\(\)"):
-        load_experiment(tmp_path / "empty.py")

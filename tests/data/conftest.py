@@ -15,9 +15,3 @@ def cache_directory(session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """One cache for all tests of a session; a test that breaks things sets another."""
     monkeypatch.setenv("KINTSUGI_CACHE", str(session_cache))
     return session_cache
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"

@@ -113,7 +113,8 @@ def test_hosts_that_are_named_meet_and_those_that_disagree_are_told_so(folder: P
 
 def test_hosts_that_do_not_meet_say_so(folder: Path) -> None:
     code = (
-        "from research.sharding import Cluster, initialize_hosts; initialize_hosts(Cluster('127.0.0.1:{}', 2, {}), 2)"
+        "from research.parallel.hosts import Cluster, initialize_hosts;"
+        " initialize_hosts(Cluster('127.0.0.1:{}', 2, {}), 2)"
     )
     for host in range(2):
         alone = [sys.executable, "-c", code.format(free_port(), host)]

@@ -101,6 +101,7 @@ def test_a_killed_run_stops_when_its_patience_is_at_an_end_and_stays_so(folder: 
     assert result["best"] == {"held_out_loss": best, "step": 1}
     said = f"stopped at step 15 of 1000, since no evaluation of the last 14 was better than held_out_loss {best:.4g}"
     assert (result["status"], result["exit_code"], result["reason"]) == ("done", 0, f"{said} of step 1")
+    assert result["stopped_early"] is True
     assert names(checkpoints) == {"1", "15"}
     assert run(folder, "patient", *arguments) == 0
     assert said in log(folder, "patient").splitlines()[-1]

@@ -21,16 +21,19 @@ from research import (
     Generation,
     Marian,
     MBart,
+    Mesh,
     SentencePiece,
     TrainedSentencePiece,
 )
 from research.config import ConfigError, override
 from research.data.tokenizer import open_tokenizer
-from research.model.transformer import initial_params
+from research.model.transformer import abstract_params
+from research.parallel.mesh import make_mesh
 from research.parallel.rules import flatten
 from research.pretrained import find, huggingface
 from research.pretrained.tokenizer_files import write_tokenizer
 from research.train.loop import train
+from research.train.step import TrainState, new_state, state_shardings
 
 STILL = AdamW(schedule=Constant(peak=1e-30, warmup=0))  # a step by it changes no float32
 
@@ -215,12 +218,26 @@ def test_a_run_starts_from_the_very_model_and_needs_it_no_more(tiny_run, hugging
     assert len(held_out_losses(tmp_path / "new")) == 2
 
 
+def first_state(config: Experiment, seed: int) -> TrainState:
+    """The state that a run starts from, by the weights of its `init`."""
+    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    weights = None if config.init is None else find.find_initial(config, config.init)
+    given = None if weights is None else weights.params(state_shardings(config, mesh).params, config.init_fresh)
+    return new_state(config, mesh, jax.random.key(seed), given)
+
+
 @pytest.mark.parametrize("step", [1, 2])
-def test_a_run_starts_from_any_checkpoint_of_another(tiny_run, step):
+def test_a_run_starts_from_any_checkpoint_of_another_and_draws_nothing(tiny_run, step, monkeypatch):
     source = tiny_run / "checkpoints" / str(step)
-    random = initial_params(asked(tiny_run).model, jax.random.key(1))
-    assert same(find.initial(asked(tiny_run, init=str(source)), random), find.find(source).params())
-    assert same(find.initial(asked(tiny_run), random), random)
+    config = asked(tiny_run, init=str(source), average_decay=0.9)
+    random = first_state(dataclasses.replace(config, init=None), seed=1)
+    abstract_params(config.model)
+    monkeypatch.setattr("research.train.step.initial_params", None)
+    state = first_state(config, seed=1)
+    assert same(state.params, find.find(source).params())
+    assert same(state.average, state.params)
+    assert same((state.step, state.opt_state), (random.step, random.opt_state))
+    assert not same(state.params, random.params)
 
 
 def refused(config: Experiment, directory: Path, monkeypatch) -> str:
@@ -262,8 +279,8 @@ def test_another_vocabulary_needs_fresh_parameters_by_name(tiny_run, hugging_fac
         cannot = f"{source} has another vocabulary, so that {unlike} cannot be taken from it: name them in init_fresh, "
         assert said == cannot + "or set model.vocab_size to 400."
     named = dataclasses.replace(larger, init_fresh=("embedding", "head"))
-    random = flatten(initial_params(larger.model, jax.random.key(1)))
-    found = flatten(find.initial(named, initial_params(larger.model, jax.random.key(1))))
+    random = flatten(first_state(dataclasses.replace(named, init=None, init_fresh=()), seed=1).params)
+    found = flatten(first_state(named, seed=1).params)
     theirs = flatten(find.find(tiny_run).params())
     assert found.keys() == theirs.keys()
     for path, leaf in found.items():

@@ -19,7 +19,7 @@ from research.pretrained.table import (
     ONE_ROW,
     TRANSPOSED,
     Alias,
-    Constant,
+    FixedTensor,
     Row,
     Transform,
     fill_params,
@@ -56,7 +56,7 @@ ROWS = [
     Row("bias", "logits_bias", ONE_ROW),
     Alias("again", "embed", written=True),
     Alias("{stack}.unused.{layer}", None),
-    Constant("waves", (1, 2), lambda: np.float32([[0.5, 1]]), written=True),
+    FixedTensor("waves", (1, 2), lambda: np.float32([[0.5, 1]]), written=True),
 ]
 
 

@@ -27,8 +27,8 @@ def test_long_work_is_told_in_lines_where_there_is_no_terminal(
             now += 2.5
             shown.advance(50)
     assert capsys.readouterr().err.splitlines() == [
-        "Working: 200 of 1,000 things, 20/s, 40 s left",
-        "Working: 400 of 1,000 things, 20/s, 30 s left",
+        "Working: 200 of 1,000 things, 20/s, 0:40 left",
+        "Working: 400 of 1,000 things, 20/s, 0:30 left",
     ]
 
 
@@ -40,3 +40,32 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         assert shown.bar is not None
         assert shown.bar.tasks[0].completed == 4
         assert "Working" in shown.console.file.getvalue()
+
+
+def test_a_continued_count_has_the_rate_of_this_start_and_the_text_of_the_moment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with Progress("Training", 10_000, "steps", done=9_000, quiet=0.0) as shown:
+        assert shown.line(now) == "Training: 9,000 of 10,000 steps, 0/s, time left unknown"
+        shown.note("loss 4.0")
+        now += 100.0
+        shown.advance(200)
+        shown.say("step 9200: held out loss 3.5")
+        now += 1.0
+        shown.advance(800)
+        shown.note("loss 3.0", last=True)
+    assert capsys.readouterr().err.splitlines() == [
+        "Training: 9,200 of 10,000 steps, 2/s, 6:40 left, loss 4.0",
+        "step 9200: held out loss 3.5",
+        "Training: 10,000 of 10,000 steps, 9.9/s, 0:00 left, loss 3.0",
+    ]
+
+
+def test_other_hosts_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("Training", 10, "steps", quiet=0.0, hidden=True) as shown:
+        shown.advance(10)
+        shown.note("loss 3.0", last=True)
+        shown.say("done")
+    assert capsys.readouterr() == ("", "")

@@ -17,9 +17,9 @@ import json, sys
 from pathlib import Path
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-from research.checkpoint import Checkpoints
+from research.storage.checkpoint import Checkpoints
 from research.config import Checkpoint
-from research.sharding import Cluster, initialize_hosts
+from research.parallel.hosts import Cluster, initialize_hosts
 
 directory, address, hosts, host = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 initialize_hosts(Cluster(address, hosts, host) if hosts > 1 else None)

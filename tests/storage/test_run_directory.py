@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         pass
     (tmp_path / "RESULT.json").write_text("")
     with pytest.raises(ConfigError, match=r"RESULT\.json is damaged"):
-        is_done(tmp_path)
+        is_done(tmp_path, 7)
 
 
 def test_dropout_ties_a_run_to_its_microbatches(tmp_path: Path) -> None:
@@ -124,3 +124,31 @@ def test_result_says_how_it_ended(tmp_path: Path) -> None:
     assert write_result(tmp_path, "preempted", 7, "SIGTERM") == 42
     result = json.loads((tmp_path / "RESULT.json").read_text())
     assert (result["status"], result["exit_code"], result["step"], result["reason"]) == ("preempted", 42, 7, "SIGTERM")
+
+
+EARLY = "stopped at step 5 of 10, since no evaluation of the last 2 was better than held_out_loss 4 of step 3"
+
+
+@pytest.mark.parametrize(
+    ("status", "step", "reason", "facts", "expected"),
+    [
+        ("done", 10, "reached step 10", {"stopped_early": False}, True),
+        ("done", 5, "reached step 5", {"stopped_early": False}, False),  # steps was raised since
+        ("done", 5, EARLY, {"stopped_early": True}, True),
+        ("done", 5, "in other words", {"stopped_early": True}, True),
+        ("done", 5, EARLY, {"stopped_early": False}, False),
+        ("failed", 10, "x stopped at step 5: disk full", {}, False),
+        ("preempted", 5, "", {}, False),
+        ("running", 10, "", {"stopped_early": True}, False),
+        # Written before there was the field:
+        ("done", 10, "reached step 10", {}, True),
+        ("done", 5, "reached step 5", {}, False),
+        ("done", 5, EARLY, {}, True),
+    ],
+)
+def test_a_run_is_done_at_its_last_step_or_out_of_patience(
+    tmp_path: Path, status: str, step: int, reason: str, facts: dict[str, bool], expected: bool
+) -> None:
+    assert not is_done(tmp_path, 10)
+    write_result(tmp_path, status, step, reason, **facts)
+    assert is_done(tmp_path, 10) is expected

@@ -290,8 +290,8 @@ def test_what_was_lost_is_submitted_again(place: Place, state: str, tries: int) 
 def test_what_left_the_queue_without_a_word_is_waited_for(place: Place) -> None:
     """What it wrote may not be seen here yet."""
     file = str(place.folder / "experiment.py")
-    base = load.load_experiment(file)
-    found = variants(base, load.load_sweep(file))
+    base = load.open_experiment(file).config
+    found = variants(base, load.open_experiment(file).sweep)
     made = slurm.ClusterSweep(file, base, found, place.directory, slurm.directives(None, None, None, None, []))
     run = made.runs[0]
     made.jobs, run.tries, run.state = {run.variant.name: "5_0"}, 1, "running"

@@ -164,7 +164,7 @@ def test_killed_it_goes_on_as_if_nothing_had_happened(place: Place) -> None:
     assert place.command(8, directory="whole") == 0
     (place.folder / "starts").unlink()
     place.ends(trial_0004=["hang", 0])
-    program = f"from research.sweep import Sweep; Sweep.program = ({str(place.folder / 'training.py')!r},)"
+    program = f"from research.sweep.local import Sweep; Sweep.program = ({str(place.folder / 'training.py')!r},)"
     program += f"; from scripts import sweep; sweep.main({place.arguments(8)!r})"
     killed = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, start_new_session=True)
     while not (place.folder / "hangs").exists():
@@ -286,7 +286,7 @@ def test_kinds_of_values_are_those_of_the_field(place: Place) -> None:
     place.write(ranges=ranges)
     assert place.command(3) == 0
     for asked in place.overrides().values():
-        config = override.apply(load.load_experiment(place.folder / "experiment.py"), asked)
+        config = override.apply(load.open_experiment(place.folder / "experiment.py").config, asked)
         assert 1 <= config.seed <= 9
         assert 16 <= config.model.feed_forward <= 64
         assert config.model.heads in (2, 4)

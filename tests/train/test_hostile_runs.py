@@ -11,7 +11,7 @@ import tiny_run as tiny
 
 from research import PlainText
 from research.config import ConfigError, override
-from research.data.corpora import corpus
+from research.data.corpora import corpus, documents
 from research.pretrained import find
 from research.storage import checkpoint, run_directory
 from research.train.log import _keep_up_to
@@ -161,13 +161,13 @@ def test_training_refuses_a_hostile_configuration(content, run):
 @pytest.mark.parametrize("content", ["[]", "3", '"done"', "{}", '{"status": ["done"]}'])
 def test_a_result_of_another_form_says_nothing(content, run):
     (run / "RESULT.json").write_text(content)
-    assert not run_directory.is_done(run)
+    assert not run_directory.is_done(run, 6)
 
 
 def test_a_result_nested_without_end_is_refused(run):
     (run / "RESULT.json").write_text(DEEP)
     with pytest.raises(ConfigError, match=r"RESULT\.json is damaged, it is not JSON"):
-        run_directory.is_done(run)
+        run_directory.is_done(run, 6)
 
 
 def test_lines_that_are_none_of_a_report_are_dropped(tmp_path):
@@ -277,7 +277,7 @@ def test_a_small_gzip_does_not_fill_the_disk(tmp_path, monkeypatch):
         for _ in range(100):
             packed.write(bytes(2**20))
     with pytest.raises(ConfigError, match=r"text\.gz has 101,... bytes and would become 68,157,440 or more"):
-        corpus.open_documents(PlainText(str(path)), "train")
+        documents.open_documents(PlainText(str(path)), "train")
     assert sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file()) < 2**20
 
 

@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from research import Logger, Report, TensorBoard
 from research.config import ConfigError
-from research.config.load import load_experiment
+from research.config.load import open_experiment
 from research.train import log
 from research.train.log import Losses, NotFiniteError, Reporter
 from research.train.step import Metrics
@@ -205,7 +205,7 @@ def test_a_users_logger_that_cannot_open_is_refused_with_its_place(tmp_path: Pat
         def open(self, directory, experiment, step):
             return None
 
-    config = replace(load_experiment(ROOT / "experiments/quickstart.py"), report=Report(loggers=(Broken(),)))
+    config = replace(open_experiment(ROOT / "experiments/quickstart.py").config, report=Report(loggers=(Broken(),)))
     with pytest.raises(ConfigError, match=r"test_log.py:\d+: Broken.open raised KeyError: 'API_KEY'\.$"):
         log.open_logs(tmp_path, config, 0)
     with pytest.raises(ConfigError, match=r"test_log.py:\d+: Nothing.open returned NoneType, which has no write\(\)"):

@@ -18,9 +18,9 @@ from research.train.startup import Startup, process_began
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys, jax
-from research.compilation import keep_compiled
-from research.sharding import Cluster, initialize_hosts
-from research.startup import Startup
+from research.train.compilation import keep_compiled
+from research.parallel.hosts import Cluster, initialize_hosts
+from research.train.startup import Startup
 
 if len(sys.argv) > 1:
     initialize_hosts(Cluster(sys.argv[1], 2, int(sys.argv[2])))
@@ -55,7 +55,7 @@ def compute(cache: Path, *arguments: str, **variables: str) -> str:
 def test_a_second_start_compiles_nothing_and_gives_the_same_numbers(tmp_path: Path) -> None:
     config = override.to_json(experiment(tmp_path))
     (tmp_path / "experiment.py").write_text(
-        f"from research import override\ndef get_config(): return override.from_json({config!r})"
+        f"from research.config import override\ndef get_config(): return override.from_json({config!r})"
     )
     for name in ("first", "second"):
         command = ("-m", "scripts.train", str(tmp_path / "experiment.py"), "--run_dir", str(tmp_path / name))

@@ -1,5 +1,6 @@
 """A step is the same on every mesh and over every split into micro-batches, and never takes what is not finite."""
 
+import math
 from dataclasses import replace
 from functools import cache, partial
 
@@ -29,10 +30,11 @@ from research import (
 )
 from research.data.batch import Batch
 from research.parallel.mesh import make_mesh, place_batch
-from research.parallel.rules import flatten
+from research.parallel.rules import flatten, unflatten
 from research.train.optimizer import build, learning_rate
 from research.train.step import (
     TrainState,
+    _random_params,
     _summed_gradients,
     abstract_state,
     compile_eval_step,
@@ -175,6 +177,32 @@ def test_models_of_other_shapes_are_the_same_on_a_mesh_and_in_microbatches(stack
 def test_a_new_state_is_the_same_to_the_bit_on_every_mesh():
     expected = new_state(EXPERIMENT, one_device(), KEY)
     assert_equal_trees(new_state(EXPERIMENT, make_mesh(Mesh(data=1, fsdp=4, tensor=2)), KEY), expected)
+
+
+@pytest.mark.parametrize(
+    "experiment", [EXPERIMENT, replace(EXPERIMENT, optimizer=AdamW(ADAFACTOR.schedule), average_decay=0.9)]
+)
+def test_of_a_state_with_given_parameters_only_the_others_are_random(experiment: Experiment):
+    mesh = make_mesh(Mesh(data=1, fsdp=4, tensor=2))
+    expected = new_state(experiment, mesh, KEY)
+    absent = {"embedding", "decoder/norm/scale", "encoder/layers/self_attention/query/weight"}
+    given = {path: leaf for path, leaf in flatten(expected.params).items() if path not in absent}
+    assert len(flatten(expected.params)) == len(given) + len(absent)
+    made = new_state(experiment, mesh, KEY, unflatten(jax.tree.map(jnp.copy, given)))
+    assert_equal_trees(made, expected)
+    assert jax.tree.map(lambda leaf: leaf.sharding, made) == jax.tree.map(lambda leaf: leaf.sharding, expected)
+
+
+def test_parameters_that_are_given_are_not_computed():
+    def drawn(*paths: str) -> float:
+        compiled = jax.jit(partial(_random_params, EXPERIMENT, paths)).lower(KEY).compile()
+        return compiled.cost_analysis()["flops"]
+
+    paths = flatten(abstract_state(EXPERIMENT).params)
+    sizes = {path: math.prod(leaf.shape) for path, leaf in paths.items()}
+    every = drawn(*paths)
+    assert drawn("embedding") < 1.5 * every * sizes["embedding"] / sum(sizes.values())
+    assert drawn("decoder/norm/scale") < 0.01 * every
 
 
 # --- Micro-batches ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys, threading, time
-from research.watchdog import Watchdog
+from research.train.watchdog import Watchdog
 
 watchdog = Watchdog(1.0, 43, lambda: print("hung"))
 time.sleep(1.5)  # before the first beat it only waits

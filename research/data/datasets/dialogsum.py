@@ -12,12 +12,12 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from research.config import ConfigError, require
-from research.data.datasets.published import FilesBuilder, Published, find, open_files
+from research.data.datasets.published import FilesBuilder, PublishedFile, find, open_files
 
 FORMAT = 1  # raised when the same files would give other examples
 URL = "https://github.com/cylnlp/dialogsum/tree/main/DialogSum_Data"
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
-FILES = [Published(f"dialogsum.{name}.jsonl") for name in SPLITS.values()]
+FILES = [PublishedFile(f"dialogsum.{name}.jsonl") for name in SPLITS.values()]
 SUMMARIES = ("summary", "summary1", "summary2", "summary3")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from research.config import require
-from research.data.datasets.published import FilesBuilder, Published, find, open_files
+from research.data.datasets.published import FilesBuilder, PublishedFile, find, open_files
 
 FORMAT = 1  # raised when the same files would give other examples
 URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
@@ -46,8 +46,8 @@ class Multi30k(FilesBuilder):
             yield number, dict(zip(texts, line, strict=True))
 
 
-def files() -> list[Published]:
-    return [Published(f"{name}.gz", f"{URL}/{name}.gz", digest) for name, digest in DIGESTS.items()]
+def files() -> list[PublishedFile]:
+    return [PublishedFile(f"{name}.gz", f"{URL}/{name}.gz", digest) for name, digest in DIGESTS.items()]
 
 
 def open_builder(manual_dir: str | None) -> FilesBuilder:

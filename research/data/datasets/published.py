@@ -16,7 +16,7 @@ from research.data.corpora.text_files import known_digest, plain_file
 from research.storage import cache
 
 
-class Published(NamedTuple):
+class PublishedFile(NamedTuple):
     name: str
     url: str | None = None  # None: it is not downloaded
     sha256: str | None = None  # of its text, decompressed; None: it has not been seen here, and is taken as it is
@@ -29,7 +29,7 @@ class Found(NamedTuple):
     digests: Mapping[str, str]
 
 
-def find(what: str, files: Sequence[Published], manual_dir: str | None) -> Found:
+def find(what: str, files: Sequence[PublishedFile], manual_dir: str | None) -> Found:
     """Those of `files` that lie in `manual_dir` or its folder `what`, as published, compressed by .gz or decompressed.
 
     Raises:
@@ -45,7 +45,7 @@ def find(what: str, files: Sequence[Published], manual_dir: str | None) -> Found
     return checked(what, files, found)
 
 
-def checked(what: str, files: Sequence[Published], found: Mapping[str, Path]) -> Found:
+def checked(what: str, files: Sequence[PublishedFile], found: Mapping[str, Path]) -> Found:
     expected = {file.name: file.sha256 for file in files}
     paths, digests = {}, {}
     for name, path in found.items():
@@ -59,7 +59,7 @@ def checked(what: str, files: Sequence[Published], found: Mapping[str, Path]) ->
     return Found(paths, digests)
 
 
-def download(what: str, files: Sequence[Published], folder: Path) -> Found:
+def download(what: str, files: Sequence[PublishedFile], folder: Path) -> Found:
     """All of `files` that can be checked, by TFDS's download manager.
 
     Raises:
@@ -93,7 +93,7 @@ class FilesBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 def open_files(
-    name: str, builder: type[FilesBuilder], files: Sequence[Published], found: Found, format: int
+    name: str, builder: type[FilesBuilder], files: Sequence[PublishedFile], found: Found, format: int
 ) -> FilesBuilder:
     """The builder over the files found or, where there are none, over what a download gives; made once and cached."""
     digests = dict(found.digests) or {plain_name(file.name): file.sha256 for file in files if file.url and file.sha256}

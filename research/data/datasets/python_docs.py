@@ -40,7 +40,7 @@ PACKAGES = (
 )
 
 
-class Source(NamedTuple):
+class SourceFile(NamedTuple):
     """A Python file, and what to call it: its path below the standard library or below site-packages."""
 
     name: str
@@ -54,10 +54,10 @@ class Document(NamedTuple):
 
 class Sources(NamedTuple):
     fingerprint: str  # of what the files hold
-    find: Callable[[], Iterable[Source]]  # only asked where they are read, since looking for them takes seconds
+    find: Callable[[], Iterable[SourceFile]]  # only asked where they are read, since looking for them takes seconds
 
     @property
-    def files(self) -> tuple[Source, ...]:
+    def files(self) -> tuple[SourceFile, ...]:
         return tuple(sorted(self.find()))
 
 
@@ -116,7 +116,7 @@ def installed_sources() -> Sources:
     standard = Path(sysconfig.get_path("stdlib"))
     distributions = required_distributions(PACKAGES)
 
-    def find() -> Iterator[Source]:
+    def find() -> Iterator[SourceFile]:
         yield from tree(standard)
         for distribution in distributions.values():
             yield from distribution_files(distribution)
@@ -133,15 +133,15 @@ def tree_sources(*roots: Path) -> Sources:
     return Sources(digest(contents), lambda: files)
 
 
-def tree(root: Path) -> list[Source]:
+def tree(root: Path) -> list[SourceFile]:
     named = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-    return [Source(name.as_posix(), path) for name, path in named if not {*name.parts} & LEFT_OUT]
+    return [SourceFile(name.as_posix(), path) for name, path in named if not {*name.parts} & LEFT_OUT]
 
 
-def distribution_files(distribution: importlib.metadata.Distribution) -> list[Source]:
+def distribution_files(distribution: importlib.metadata.Distribution) -> list[SourceFile]:
     """The Python files that a distribution installed."""
     names = [name for name in distribution.files or () if name.suffix == ".py" and not {*name.parts} & LEFT_OUT]
-    return [Source(name.as_posix(), Path(str(distribution.locate_file(name)))) for name in names]
+    return [SourceFile(name.as_posix(), Path(str(distribution.locate_file(name)))) for name in names]
 
 
 def required_distributions(roots: tuple[str, ...]) -> dict[str, importlib.metadata.Distribution]:
@@ -163,7 +163,7 @@ def required_distributions(roots: tuple[str, ...]) -> dict[str, importlib.metada
     return found
 
 
-def documents(files: tuple[Source, ...]) -> list[Document]:
+def documents(files: tuple[SourceFile, ...]) -> list[Document]:
     """The documents of `files` in their order; of several that differ in spacing or case only, the first."""
     found: dict[str, Document] = {}
     with Progress("Reading the documentation of this Python", len(files), "files") as progress, without_collection():
@@ -187,7 +187,7 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def file_documents(source: Source) -> Iterator[Document]:
+def file_documents(source: SourceFile) -> Iterator[Document]:
     content = source.path.read_bytes()
     if b'"""' not in content and b"'''" not in content:
         return  # large generated tables, mostly

@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from research.data.corpora.text_files import is_unicode
 from research.data.datasets.python_docs import (
-    Source,
+    SourceFile,
     Sources,
     divided,
     installed_sources,
@@ -64,7 +64,7 @@ def open_builder(sources: Sources | None = None) -> PythonSummaries:
     return open_cached("python_summaries", FORMAT, PythonSummaries, sources or installed_sources())
 
 
-def summaries(files: Sequence[Source]) -> list[Summary]:
+def summaries(files: Sequence[SourceFile]) -> list[Summary]:
     """The examples of `files` in their order; of equal bodies, the first."""
     found: dict[str, Summary] = {}
     with Progress("Reading the functions of this Python", len(files), "files") as progress, without_collection():
@@ -75,7 +75,7 @@ def summaries(files: Sequence[Source]) -> list[Summary]:
     return list(found.values())
 
 
-def file_summaries(source: Source) -> Iterator[Summary]:
+def file_summaries(source: SourceFile) -> Iterator[Summary]:
     content = source.path.read_bytes()
     if b"def " not in content or (b'"""' not in content and b"'''" not in content):
         return

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from research.config import require
-from research.data.datasets.published import FilesBuilder, Published, find, open_files
+from research.data.datasets.published import FilesBuilder, PublishedFile, find, open_files
 from research.data.tasks.squad import Question, questions
 
 FORMAT = 1  # raised when the same file would give other examples
@@ -60,5 +60,5 @@ def open_builder(language: str, manual_dir: str | None) -> FilesBuilder:
         f"There is no TFDS data set xquad/{language}: its languages are {', '.join(DIGESTS)}, as in xquad/en.",
     )
     name = f"xquad.{language}.json"
-    files = [Published(name, f"{URL}/{name}", DIGESTS[language])]
+    files = [PublishedFile(name, f"{URL}/{name}", DIGESTS[language])]
     return open_files(f"xquad/{language}", XQuAD, files, find("xquad", files, manual_dir), FORMAT)

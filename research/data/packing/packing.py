@@ -26,7 +26,7 @@ ORDER = (0, 1)  # the key of fixed pseudo-random orders
 EQUALS, ROWS = (0, 1), (0, 2)  # their positions: among examples of equal lengths, of the rows
 
 
-class Plan(NamedTuple):
+class Packing(NamedTuple):
     """The examples in the order of the rows they are packed into; row r has those from offsets[r] to offsets[r + 1]."""
 
     members: Int64[np.ndarray, " examples"]
@@ -131,18 +131,18 @@ def filled(sides: list[Layout], sources: np.ndarray, labels: np.ndarray, pad_id:
 # --- The plan ---------------------------------------------------------------------------------------------------------
 
 
-def _open_plan(name: str, key: str, fitting: Cut, inputs: int, targets: int) -> Plan:
+def _open_plan(name: str, key: str, fitting: Cut, inputs: int, targets: int) -> Packing:
     def write(folder: Path) -> None:
         for field, values in pack(fitting.sources, fitting.targets, inputs, targets, name)._asdict().items():
             np.save(folder / f"{field}.npy", values)
 
     folder = cache.entry("packing", key, write)
-    return Plan(*(np.load(folder / f"{field}.npy") for field in Plan._fields))
+    return Packing(*(np.load(folder / f"{field}.npy") for field in Packing._fields))
 
 
 def pack(
     sources: Int64[np.ndarray, " n"], targets: Int64[np.ndarray, " n"], inputs: int, width: int, name: str = "examples"
-) -> Plan:
+) -> Packing:
     """Examples of these lengths in rows of `inputs` and `width`, none of which may be longer."""
     order = Permutation(len(sources), ORDER, EQUALS)(np.arange(len(sources)))
     classes = Classes(sources[order], targets[order], inputs, width)
@@ -153,7 +153,7 @@ def pack(
             progress.advance(len(rows[-1]))
     rows = [rows[place] for place in Permutation(len(rows), ORDER, ROWS)(np.arange(len(rows)))]
     members = np.fromiter(chain.from_iterable(rows), np.int64, len(sources))
-    return Plan(order[members], np.cumsum([0, *map(len, rows)], dtype=np.int64))
+    return Packing(order[members], np.cumsum([0, *map(len, rows)], dtype=np.int64))
 
 
 class Classes:

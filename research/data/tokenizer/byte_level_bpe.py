@@ -11,7 +11,8 @@ from tokenizers import Tokenizer as Backend
 
 from research.config import ByteLevelBPE, ConfigError, require
 from research.data.tokenizer.base import Ids, Tokenizer
-from research.data.tokenizer.files import checked_ids, json_bytes, read, read_ids, read_object, utf8, write_whole
+from research.data.tokenizer.files import checked_ids, json_bytes, read, read_ids, read_object, utf8
+from research.storage.files import write_bytes
 
 BOS, PAD, EOS, UNKNOWN, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 CONTROLS = (BOS, PAD, EOS, UNKNOWN, MASK)
@@ -86,7 +87,7 @@ class ByteLevelBPETokenizer(Tokenizer):
         return utf8(framed.to_str(pretty=True))
 
     def save(self, path: str | Path) -> ByteLevelBPE:
-        write_whole(Path(path), utf8(self.backend.to_str(pretty=True)))
+        write_bytes(Path(path), utf8(self.backend.to_str(pretty=True)))
         return ByteLevelBPE(str(path))
 
 

@@ -1,7 +1,6 @@
 """Vocabulary files, read and written with care: whole or not at all, and a missing one named."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +43,3 @@ def utf8(text: str) -> bytes:
 def json_bytes(content: Any) -> bytes:
     """Lone surrogates, which some vocabularies hold, stay as escapes."""
     return (json.dumps(content, indent=1) + "\n").encode()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """The file at `path` is the old one or the whole new one, whenever the process dies."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -14,14 +14,15 @@ import sentencepiece
 
 from research.config import Marian, require
 from research.data.tokenizer.base import Ids, Tokenizer
-from research.data.tokenizer.files import json_bytes, read, read_ids, utf8, write_whole
+from research.data.tokenizer.files import json_bytes, read, read_ids, utf8
 from research.data.tokenizer.sentencepiece import SPACE, load_processor
+from research.storage.files import write_bytes
 
 EOS, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
 CONTROLS = (EOS, UNKNOWN, PAD)
 
 
-class Side(NamedTuple):
+class VocabularySide(NamedTuple):
     """The vocabulary of the source or of the target."""
 
     model: bytes
@@ -117,11 +118,11 @@ class MarianTokenizer(Tokenizer):
     def save(self, path: str | Path) -> Marian:
         directory = Path(path)
         directory.mkdir(parents=True, exist_ok=True)
-        write_whole(directory / "source.spm", self.source_side.model)
-        write_whole(directory / "target.spm", self.target_side.model)
-        write_whole(directory / "vocab.json", json_bytes(self.source_side.ids))
+        write_bytes(directory / "source.spm", self.source_side.model)
+        write_bytes(directory / "target.spm", self.target_side.model)
+        write_bytes(directory / "vocab.json", json_bytes(self.source_side.ids))
         if self.separate:
-            write_whole(directory / "target_vocab.json", json_bytes(self.target_side.ids))
+            write_bytes(directory / "target_vocab.json", json_bytes(self.target_side.ids))
         return Marian(str(path))
 
 
@@ -131,9 +132,9 @@ def split_code(text: str) -> tuple[list[str], str]:
     return ([], text) if end == -1 else ([text[: end + 2]], text[end + 2 :])
 
 
-def open_side(path: Path, ids: dict[str, int]) -> Side:
+def open_side(path: Path, ids: dict[str, int]) -> VocabularySide:
     model = read(path, "SentencePiece model")
-    return Side(model, load_processor(model, str(path)), ids)
+    return VocabularySide(model, load_processor(model, str(path)), ids)
 
 
 def open_ids(path: Path) -> dict[str, int]:

@@ -10,8 +10,9 @@ from typing import Literal
 
 from research.config import MBart, require
 from research.data.tokenizer.base import Ids, Tokenizer
-from research.data.tokenizer.files import utf8, write_whole
+from research.data.tokenizer.files import utf8
 from research.data.tokenizer.sentencepiece import is_control, join, load_processor, surface
+from research.storage.files import write_bytes
 
 CC25 = (
     "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX",
@@ -23,8 +24,8 @@ ADDED_IN_50 = (
     "mr_IN", "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK",
     "xh_ZA", "gl_ES", "sl_SI",
 )  # fmt: skip
-Variant = Literal["cc25", "50"]
-LANGUAGES: dict[Variant, tuple[str, ...]] = {"cc25": CC25, "50": CC25 + ADDED_IN_50}
+MBartEdition = Literal["cc25", "50"]
+LANGUAGES: dict[MBartEdition, tuple[str, ...]] = {"cc25": CC25, "50": CC25 + ADDED_IN_50}
 OFFSET = 1  # fairseq has one control more than SentencePiece
 
 
@@ -40,7 +41,7 @@ class MBartTokenizer(Tokenizer):
     eos_id = 2
     unknown_id = 3
 
-    def __init__(self, model: bytes, variant: Variant, origin: str):
+    def __init__(self, model: bytes, variant: MBartEdition, origin: str):
         """`origin` names the model in errors. Raises ConfigError where it is broken or not in mBART's form."""
         self.model = model
         self.variant = variant
@@ -94,5 +95,5 @@ class MBartTokenizer(Tokenizer):
         return [shown.get(id, text) for id, text in enumerate(self.surfaces)]
 
     def save(self, path: str | Path) -> MBart:
-        write_whole(Path(path), self.model)
+        write_bytes(Path(path), self.model)
         return MBart(str(path), self.variant)

@@ -11,8 +11,9 @@ from jaxtyping import UInt
 
 from research.config import ConfigError, SentencePiece, require
 from research.data.tokenizer.base import Array, Ids
-from research.data.tokenizer.files import utf8, write_whole
+from research.data.tokenizer.files import utf8
 from research.data.tokenizer.sentinels import SentinelTokenizer
+from research.storage.files import write_bytes
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # stands for a space in a piece
 
@@ -78,7 +79,7 @@ class SentencePieceTokenizer(SentinelTokenizer):
         return surface(self.processor, piece)
 
     def save(self, path: str | Path) -> SentencePiece:
-        write_whole(Path(path), self.model)
+        write_bytes(Path(path), self.model)
         return SentencePiece(str(path), self.sentinels, self.languages)
 
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from research.config import TRAINING_ONLY, Generation, Model, RMSNorm, require
 from research.model.transformer import Params
-from research.pretrained.files import Tensors, new_directory, read_json, write_json, write_tensors
+from research.pretrained.files import Tensors, new_directory, read_json, write_tensors
 from research.pretrained.huggingface import bart, t5
 from research.pretrained.huggingface.fields import Facts, check_types
 from research.pretrained.huggingface.generation import TOKENS, dump, parse, refuse_differences
-from research.pretrained.table import Table, check_shapes, fill_params, foreign_tensors
+from research.pretrained.table import TensorRows, check_shapes, fill_params, foreign_tensors
+from research.storage.files import write_json
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 FAMILIES: dict[str, ModuleType] = {name: family for family in (t5, bart) for name in family.FAMILIES}
@@ -51,7 +52,7 @@ def nearest_family(model: Model) -> ModuleType:
     return t5 if isinstance(model.norm, RMSNorm) else bart
 
 
-def table(model: Model, names: Any = ()) -> Table:
+def table(model: Model, names: Any = ()) -> TensorRows:
     """The rows for this structure and the names that a file has, of which each must match exactly one."""
     return nearest_family(model).table(model, names)
 

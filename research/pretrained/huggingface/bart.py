@@ -10,7 +10,7 @@ import numpy as np
 from research.config import LayerNorm, Learned, Model, Normal, Separate, Sinusoidal, Tied, require
 from research.model.layer import sinusoids
 from research.pretrained.huggingface.fields import Facts, head_row
-from research.pretrained.table import HEADS_BIAS, HEADS_IN, HEADS_OUT, ONE_ROW, TRANSPOSED, Alias, Constant, Row
+from research.pretrained.table import HEADS_BIAS, HEADS_IN, HEADS_OUT, ONE_ROW, TRANSPOSED, Alias, FixedTensor, Row
 
 # --- config.json ------------------------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Literal["relu", "gelu", "gelu_tanh", "silu"]] = {
 }
 
 
-class Family(NamedTuple):
+class BartFamily(NamedTuple):
     """What a model_type implies."""
 
     architecture: str
@@ -36,9 +36,9 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "bart": Family("BartForConditionalGeneration", False, True, False, False),
-    "mbart": Family("MBartForConditionalGeneration", True, True, False, False),
-    "marian": Family("MarianMTModel", False, False, True, True),
+    "bart": BartFamily("BartForConditionalGeneration", False, True, False, False),
+    "mbart": BartFamily("MBartForConditionalGeneration", True, True, False, False),
+    "marian": BartFamily("MarianMTModel", False, False, True, True),
 }
 
 SIZES = {"width": "d_model", "encoder_layers": "encoder_layers", "decoder_layers": "decoder_layers"}
@@ -163,7 +163,7 @@ QKV = {"q": "query", "k": "key", "v": "value"}
 NORM = {"weight": "scale", "bias": "bias"}
 LAYER, DECODER_LAYER = "model.{stack}.layers.{layer}.", "model.decoder.layers.{layer}."
 
-ROWS: tuple[Row | Alias | Constant, ...] = (
+ROWS: tuple[Row | Alias | FixedTensor, ...] = (
     *(
         row
         for foreign, path in (
@@ -195,7 +195,7 @@ ROWS: tuple[Row | Alias | Constant, ...] = (
 EMBEDDINGS = ("model.encoder.embed_tokens.weight", "model.shared.weight", "model.decoder.embed_tokens.weight")
 
 
-def table(model: Model, names: Container[str] = ()) -> list[Row | Alias | Constant]:
+def table(model: Model, names: Container[str] = ()) -> list[Row | Alias | FixedTensor]:
     """The rows for this structure, of which each of `names` must match exactly one.
 
     Checkpoints of the model without its head, as facebook/bart-base, lack "model." before every name.
@@ -210,14 +210,14 @@ def _bare(name: str) -> str:
     return name.removeprefix("model.")
 
 
-def _original(row: Row | Alias | Constant) -> dict[str, Any]:
+def _original(row: Row | Alias | FixedTensor) -> dict[str, Any]:
     return {"original": _bare(row.original)} if isinstance(row, Alias) and row.original is not None else {}
 
 
-def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | Constant]:
+def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | FixedTensor]:
     """The rows of the embeddings and of the head; without `known` names the ones to write."""
     encoder, shared, decoder = EMBEDDINGS
-    rows: list[Row | Alias | Constant] = []
+    rows: list[Row | Alias | FixedTensor] = []
     if model.source_vocab_size is not None:
         rows += [Row(encoder, "source_embedding"), Row(decoder, "embedding")]
         embedding = decoder
@@ -231,17 +231,17 @@ def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | Const
     return rows
 
 
-def _outer(model: Model) -> list[Row | Alias | Constant]:
+def _outer(model: Model) -> list[Row | Alias | FixedTensor]:
     """The rows of the output's bias and of the positions."""
-    rows: list[Row | Alias | Constant] = [Row("final_logits_bias", "logits_bias", ONE_ROW)]
+    rows: list[Row | Alias | FixedTensor] = [Row("final_logits_bias", "logits_bias", ONE_ROW)]
     if not model.logits_bias:
         shape = (1, model.vocab_size)
-        rows = [Constant("final_logits_bias", shape, partial(np.zeros, shape, np.float32), written=True)]
+        rows = [FixedTensor("final_logits_bias", shape, partial(np.zeros, shape, np.float32), written=True)]
     match model.positions:
         case Sinusoidal() as positions:
             shape, waves = (positions.length, model.width), partial(sinusoids, positions, model.width)
             # As exactly as half precision holds it; another convention differs by far more.
-            rows.append(Constant("model.{stack}.embed_positions.weight", shape, waves, tolerance=1e-3))
+            rows.append(FixedTensor("model.{stack}.embed_positions.weight", shape, waves, tolerance=1e-3))
         case _:
             rows.append(Row("model.{stack}.embed_positions.weight", "{stack}/position_embedding"))
     return rows

@@ -8,7 +8,7 @@ import numpy as np
 
 from research.config import DROPOUTS, Model, Relative, RMSNorm, Separate, Tied, require
 from research.pretrained.huggingface.fields import Facts, head_row
-from research.pretrained.table import AS_IS, HEADS_IN, HEADS_OUT, TRANSPOSED, Alias, Constant, Row
+from research.pretrained.table import AS_IS, HEADS_IN, HEADS_OUT, TRANSPOSED, Alias, FixedTensor, Row
 
 # --- config.json ------------------------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ PROJECTIONS: dict[str, tuple[Literal["relu", "gelu", "gelu_tanh", "silu"], bool]
 }
 
 
-class Family(NamedTuple):
+class T5Family(NamedTuple):
     """What a model_type implies, and what config.json means where it is silent."""
 
     architecture: str
@@ -36,9 +36,9 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "t5": Family("T5ForConditionalGeneration", per_layer=False, projection="relu", tied=True),  # ByT5 too
-    "mt5": Family("MT5ForConditionalGeneration", per_layer=False, projection="gated-gelu", tied=False, scaled=False),
-    "umt5": Family("UMT5ForConditionalGeneration", per_layer=True, projection="gated-gelu", tied=False),
+    "t5": T5Family("T5ForConditionalGeneration", per_layer=False, projection="relu", tied=True),  # ByT5 too
+    "mt5": T5Family("MT5ForConditionalGeneration", per_layer=False, projection="gated-gelu", tied=False, scaled=False),
+    "umt5": T5Family("UMT5ForConditionalGeneration", per_layer=True, projection="gated-gelu", tied=False),
 }
 
 SIZES = {
@@ -93,7 +93,7 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
     )
 
 
-def _head(config: Mapping[str, Any], family: Family, facts: Facts) -> Tied | Separate:
+def _head(config: Mapping[str, Any], family: T5Family, facts: Facts) -> Tied | Separate:
     """Whether the head is the embedding, and scaled.
 
     To transformers 4, tie_word_embeddings=false meant both that the head is separate and that its input is not scaled.
@@ -167,10 +167,10 @@ ROWS: tuple[Row | Alias, ...] = (
 )
 
 
-def table(model: Model, names: Container[str] = ()) -> list[Row | Alias | Constant]:
+def table(model: Model, names: Container[str] = ()) -> list[Row | Alias | FixedTensor]:
     """The rows for this structure, of which each of `names` must match exactly one."""
     embedding, *others = [name for name in EMBEDDINGS if name in names] or EMBEDDINGS[:1]
-    rows: list[Row | Alias | Constant] = [*ROWS, Row(embedding, "embedding", AS_IS)]
+    rows: list[Row | Alias | FixedTensor] = [*ROWS, Row(embedding, "embedding", AS_IS)]
     rows += [Alias(name, embedding) for name in others]
     inner = {"wi_0": "gate", "wi_1": "up"} if model.gated else {"wi": "up"}
     for stack, last in LAST.items():

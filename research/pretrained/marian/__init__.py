@@ -25,7 +25,7 @@ from research.pretrained.table import (
     ONE_ROW,
     TRANSPOSED,
     Row,
-    Table,
+    TensorRows,
     Transform,
     check_shapes,
     fill_params,
@@ -105,7 +105,7 @@ HEADS_ROW = Transform(
 UNTRANSPOSED = "decoder_ff_logit_out_W"  # of a head of its own in older files, [d, v]
 
 
-def table(model: Model, names: Container[str] = ()) -> Table:
+def table(model: Model, names: Container[str] = ()) -> TensorRows:
     """The rows for this structure and the names that a file has, of which each must match exactly one."""
     before = "_pre" if model.norm_first else ""
     rows = []

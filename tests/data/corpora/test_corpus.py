@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from research import TFDS, Bytes, JSONLines, PlainText
 from research.config import ConfigError
 from research.data.corpora import text_files
-from research.data.corpora.corpus import Documents, open_documents
+from research.data.corpora.documents import Documents, open_documents
 from research.data.corpora.tokens import token_stream
 from research.data.tokenizer import open_tokenizer
 
@@ -315,7 +315,7 @@ def test_why_a_tfds_build_failed_is_said(tfds_example: Path, monkeypatch: pytest
 
 def test_names_known_to_tfds_are_found_without_tensorflow(tmp_path: Path) -> None:
     code = (
-        "import sys; from research.data.corpus import _find_builder;"
+        "import sys; from research.data.corpora.corpus import _find_builder;"
         "print(_find_builder('c4/en').info.full_name, 'tensorflow' in sys.modules)"
     )
     environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path)}

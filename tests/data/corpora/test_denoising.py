@@ -32,7 +32,7 @@ from research import (
 from research.config import ConfigError
 from research.data import mixing
 from research.data.batch import Batch, Shard
-from research.data.corpora.corpus import open_documents
+from research.data.corpora.documents import open_documents
 from research.data.corpora.tokens import token_stream
 from research.data.pipeline import Pipeline, prepare
 from research.data.tokenizer import open_tokenizer
@@ -250,7 +250,7 @@ def test_the_fingerprint_names_what_changed(data, multilingual):
         assert prints[0].keys() == prints[1].keys()
         return {name for name in prints[0] if prints[0][name] != prints[1][name]}
 
-    heavier = Mixture((dataclasses.replace(UL2().denoisers[0], weight=2), *UL2().denoisers[1:]))
+    heavier = Mixture((dataclasses.replace(UL2().components()[0], weight=2), *UL2().components()[1:]))
     assert changed(data, objective=heavier) == {"data.objective"}
     assert changed(data, objective=BART()) == {"data.objective"}
     assert changed(data, eos_after_lines=True) == {"data.corpora"}

@@ -11,7 +11,7 @@ import pytest
 from research import Bytes, Mixing, PlainText, TrainedSentencePiece
 from research.config import ConfigError
 from research.data.corpora import vocabulary
-from research.data.corpora.corpus import Documents, open_documents
+from research.data.corpora.documents import Documents, open_documents
 from research.data.corpora.tokens import TokenStream, document_order, token_stream
 from research.data.corpora.vocabulary import tokenizer_for
 from research.data.tokenizer import open_tokenizer
@@ -66,10 +66,10 @@ def test_it_is_tokenised_once_a_tokenizer_and_text(
 
 BUILD_AND_DIE = """
 import os, signal, sys
-from research.config import Bytes, PlainText
-from research.data.corpus import open_documents
+from research import Bytes, PlainText
+from research.data.corpora.documents import open_documents
 from research.data.tokenizer import ByteTokenizer, open_tokenizer
-from research.data.tokens import token_stream
+from research.data.corpora.tokens import token_stream
 encode, calls = ByteTokenizer.encode_batch, []
 def encode_batch(self, texts):
     calls.append(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from research.data.datasets import python_docs, python_summaries
-from research.data.datasets.python_docs import Source, Sources
+from research.data.datasets.python_docs import SourceFile, Sources
 
 LONG = "a docstring that is long enough to be worth a place"
 
@@ -122,7 +122,7 @@ def test_equal_sources_build_equal_files(
 BUILD_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from research.data.builders import python_docs
+from research.data.datasets import python_docs
 write = python_docs.PythonDocs._generate_examples
 def generate(self, examples):
     for number, example in enumerate(write(self, examples)):
@@ -170,5 +170,5 @@ def test_collection_of_garbage_goes_on_after_an_error(tmp_path: Path) -> None:
     import gc
 
     with pytest.raises(FileNotFoundError):
-        python_docs.documents((Source("gone.py", tmp_path / "gone.py"),))
+        python_docs.documents((SourceFile("gone.py", tmp_path / "gone.py"),))
     assert gc.isenabled()

@@ -26,7 +26,8 @@ from research import (
 )
 from research.config import ConfigError
 from research.data.corpora import corpus, text_files
-from research.data.tasks.task import Example, TaskExamples, lower_tokenized, open_task
+from research.data.tasks.task import Example, TaskExamples, open_task
+from research.data.tasks.text_to_text import lower_tokenized
 
 
 def examples(task: Task, split: Any = "train", manual_dir: str | None = None) -> list[Example]:
