@@ -1,4 +1,4 @@
-"""The curves of a run as a picture."""
+"""Pictures of runs, all in one style: PNG, SVG or PDF files, and SVG documents within pages."""
 
 import io
 import textwrap
@@ -7,58 +7,71 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import matplotlib
-import matplotlib.figure
 import numpy as np
 
 from research.config import FORCED, Experiment, require
 from research.report.record import read_metrics
+from research.storage.files import write_bytes
+
+# Okabe and Ito's colours that tell apart whoever sees them, without the yellow, which white paper swallows.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "0.35"  # of what a curve is compared with
+MARKERS = "os^Dv<>Ph*Xd"
+STYLES = ("-", "--", ":", "-.")
+WIDTH = 5.2  # inches, at which text is as large on a phone as on a page
+FILE_SIZE = (8.0, 5.0)  # inches, of a picture in a file of its own
+LEGEND = 44  # letters of a line of it
+MOST_POINTS = 400  # of a curve
+SMOOTHED = 0.04  # share of a curve that each of its points is the mean of
+
+Number = float | int
+Points = Sequence[tuple[Number, Number]]
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def check_picture(path: Path | None) -> None:
+    """Raises ConfigError for a file that no picture can be written to."""
+    if path is not None:
+        require(path.suffix in (".png", ".svg", ".pdf"), f"{path}: a picture's name ends in .png, .svg or .pdf.")
+        require(path.absolute().parent.is_dir(), f"{path}: there is no directory {path.absolute().parent}.")
 
 
 def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Path:
-    """Draws loss.png: training loss, held-out loss, and the entropy that a model blind to context can reach.
+    """Draw loss.png: training loss, held-out loss, and the entropy that a model blind to context can reach.
 
-    Below them the number that evaluations are judged by or, where that is the loss, the first of the tasks' scores.
+    Below them is the number that evaluations are judged by or, where that is the loss, the first of the tasks' scores.
     """
+    path = directory / "loss.png"
     if jax.process_index() != 0:
-        return directory / "loss.png"
-    plt = _pyplot()
+        return path
     lines = read_metrics(directory)
     score = _plotted(config)
-    figure, panels = plt.subplots(1 + (score is not None), figsize=(8, 5), layout="constrained", squeeze=False)
-    axes = panels[0, 0]
-    for name, label, style in (("nll", "training", "-"), ("held_out_loss", "held out", "o-")):
-        if points := _points(lines, name):
-            axes.plot(*zip(*points, strict=True), style, markersize=4, label=label)
-    axes.axhline(unigram_entropy, color="0.4", linestyle="--", label="unigram entropy of held-out targets")
-    axes.set(xlabel="step", ylabel="negative log-likelihood (nats a target token)", title=directory.name)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure = _figure(*FILE_SIZE)
+    panels = figure.subplots(1 if score is None else 2, squeeze=False)[:, 0]
+    for number, (name, label) in enumerate((("nll", "training"), ("held_out_loss", "held out"))):
+        _line(panels[0], _points(lines, name), number, label, marked=number > 0)
+    panels[0].axhline(unigram_entropy, color=GREY, linestyle="--", label="unigram entropy of held-out targets")
+    panels[0].set(xlabel="step", ylabel="negative log-likelihood (nats a target token)", title=directory.name)
+    panels[0].legend()
     if score is not None:
-        if points := _points(lines, score):
-            panels[1, 0].plot(*zip(*points, strict=True), "o-", markersize=4)
-        panels[1, 0].set(xlabel="step", ylabel=score)
-        panels[1, 0].grid(alpha=0.3)
-    figure.savefig(directory / "loss.png", dpi=120)
-    plt.close(figure)
-    return directory / "loss.png"
+        _line(panels[1], _points(lines, score), 1, score)
+        panels[1].set(xlabel="step", ylabel=score)
+    _save(figure, path)
+    return path
 
 
-def plot_scaling(path: Path, lines: Mapping[str, Sequence[tuple[int, float | int]]]) -> None:
-    """Tokens a second and chip against the number of chips, a line an experiment."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name, points in lines.items():
-        if points:
-            axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=name)
-    chips = sorted({chips for points in lines.values() for chips, _ in points})
+def plot_scaling(path: Path, lines: Mapping[str, Sequence[tuple[int, Number]]]) -> None:
+    """Draw tokens a second and chip against the number of chips, a line an experiment."""
+    figure = _figure(*FILE_SIZE)
+    axes = figure.add_subplot()
+    for number, (name, points) in enumerate(lines.items()):
+        _line(axes, points, number, name)
     axes.set(xlabel="chips", ylabel="tokens a second and chip, at most", xscale="log", yscale="log")
-    axes.set_xticks(chips, labels=map(str, chips))
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
+    _ticks(axes, {chips for points in lines.values() for chips, _ in points})
     axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path)
 
 
 class Band(NamedTuple):
@@ -71,102 +84,74 @@ class Band(NamedTuple):
 
 
 def plot_fit(path: Path, points: Sequence[tuple[float, float]], band: Band, x_label: str, y_label: str) -> None:
-    """Runs as dots, and the curve fitted to them with its interval."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    """Draw runs as dots, and the curve fitted to them with its interval."""
+    figure = _figure(*FILE_SIZE)
+    axes = figure.add_subplot()
     axes.fill_between(band.x, band.low, band.high, color="0.85", linewidth=0, label="95 % of fits to resampled runs")
-    axes.plot(band.x, band.y, color="0.3", label="fit")
-    axes.plot(*zip(*points, strict=True), "o", markersize=5, label="runs")
+    axes.plot(band.x, band.y, color=GREY, label="fit")
+    axes.plot(*zip(*points, strict=True), "o", color=COLOURS[0], markersize=5, label="runs")
     axes.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
-    axes.grid(alpha=0.3, which="both")
     axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def plot_lines(
-    path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, linear_y: bool = False
-) -> None:
-    """Lines by name, x logarithmic; y too, or linear."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for number, (name, points) in enumerate(lines.items()):
-        style = ("o-", "s--", "^:", "v-.")[number // 10 % 4]  # colours repeat after ten
-        axes.plot(*zip(*points, strict=True), style, markersize=4, label=name)
-    axes.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="linear" if linear_y else "log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def plot_panels(
-    path: Path,
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
-    x_label: str,
-    y_label: str,
-    linear_y: bool = False,
+    path: Path, panels: Mapping[str, Mapping[str, Points]], x_label: str, y_label: str, linear_y: bool = False
 ) -> None:
-    """Panels by title beside one another, of lines by name, with one legend; x is logarithmic, y too or linear."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.5 * len(panels) + 3, 6), sharey=True, squeeze=False, layout="constrained"
-    )
+    """Draw panels by title beside one another, of lines by name; x is logarithmic, y too or linear.
+
+    They share one legend, and a name has one colour in all of them.
+    """
+    figure = _figure(4.5 * len(panels) + 3, 6)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     drawn: dict[str, Any] = {}
-    for panel, (title, lines) in zip(axes[0], panels.items(), strict=True):
+    for panel, (title, lines) in zip(axes, panels.items(), strict=True):
         for name, points in lines.items():
-            number = names.index(name)
-            style = ("o-", "s--", "^:", "v-.")[number // 10 % 4]  # colours repeat after ten
-            (drawn[name],) = panel.plot(*zip(*points, strict=True), style, color=f"C{number % 10}", markersize=4)
-        ticks = sorted({x for points in lines.values() for x, _ in points})
+            drawn[name] = _line(panel, points, names.index(name), name)
         panel.set(xlabel=x_label, title=title, xscale="log", yscale="linear" if linear_y else "log")
-        panel.set_xticks(ticks, labels=[f"{x:g}" for x in ticks])
-        panel.set_xticks([], minor=True)
-        panel.grid(alpha=0.3)
-    axes[0, 0].set_ylabel(y_label)
+        _ticks(panel, {x for points in lines.values() for x, _ in points})
+    axes[0].set_ylabel(y_label)
     figure.legend([drawn[name] for name in names], names, loc="outside right", fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path)
 
 
-def check_picture(path: Path | None) -> None:
-    """Raises ConfigError for a file that no picture can be written to."""
-    if path is not None:
-        require(path.suffix in (".png", ".svg", ".pdf"), f"{path}: a picture's name ends in .png, .svg or .pdf.")
-        require(path.absolute().parent.is_dir(), f"{path}: there is no directory {path.absolute().parent}.")
+def _line(axes: Any, points: Points, number: int, label: str, marked: bool = True) -> Any:
+    """Draw points joined by the line of this number; without points nothing."""
+    if not points:
+        return None
+    look = _look(number)
+    style = {"color": look.colour, "linestyle": look.style, "marker": look.marker if marked else ""}
+    (line,) = axes.plot(*zip(*points, strict=True), **style, markersize=4, label=label)
+    return line
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+def _ticks(axes: Any, values: set[Number]) -> None:
+    """Label a logarithmic x by the values that were measured, and by no others."""
+    axes.set_xticks(sorted(values), labels=[f"{value:g}" for value in sorted(values)])
+    axes.set_xticks([], minor=True)
 
 
-def _points(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[Number, Number]]:
     return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
 
 
 def _plotted(config: Experiment) -> str | None:
-    best, of_tasks = config.evaluation.best, [name for name in config.scores if name not in FORCED]
-    return best if best != "held_out_loss" else next(iter(of_tasks), None)
+    best = config.evaluation.best
+    if best != "held_out_loss":
+        return best
+    of_tasks = [name for name in config.scores if name not in FORCED]
+    return of_tasks[0] if of_tasks else None
 
 
-# Okabe and Ito's colours that tell apart whoever sees them, without the yellow, which white paper swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "os^Dv<>Ph*Xd"
-STYLES = ("-", "--", ":", "-.")
-WIDTH = 5.2  # inches, at which text is as large on a phone as on a page
-LEGEND = 44  # letters of a line of it
-MOST_POINTS = 400  # of a curve
-SMOOTHED = 0.04  # share of a curve that each of its points is the mean of
+def _save(figure: Any, path: Path) -> None:
+    _add_grids(figure)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=120)
+    write_bytes(path, content.getvalue())
 
 
-Number = float | int
-Points = Sequence[tuple[Number, Number]]
+# --- Documents --------------------------------------------------------------------------------------------------------
 
 
 class Series(NamedTuple):
@@ -194,13 +179,12 @@ def curves(
     named = [one for one in series if not one.pale]
     legend = len(named) > 1
     lines = sum(max(1, len(textwrap.wrap(one.label, LEGEND))) for one in named) if legend else 0
-    figure = _figure(3.3 + 0.19 * lines)
+    figure = _figure(WIDTH, 3.3 + 0.19 * lines)
     axes = figure.add_subplot()
+    labels = [one.label for one in named]
     for one in series:
-        number = (
-            named.index(one) if one in named else next((i for i, it in enumerate(named) if it.label == one.label), 0)
-        )
-        _draw(axes, one, number, joined)
+        behind = labels.index(one.label) if one.label in labels else 0
+        _draw(axes, one, behind if one.pale else named.index(one), joined)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_title("\n".join(textwrap.wrap(title, 52)), fontsize=10)
     for axis, is_log in zip(("x", "y"), logarithmic, strict=True):
@@ -210,7 +194,6 @@ def curves(
         late = [y for one in series for x, y in zip(one.x, one.y, strict=True) if x >= 0.1 * one.x[-1]]
         margin = 0.05 * (max(late) - min(late)) or 1.0
         axes.set_ylim(min(late) - margin, max(late) + margin)
-    axes.grid(alpha=0.3)
     if legend:
         figure.legend(loc="outside lower left", fontsize=8, frameon=False)
     return _svg(figure)
@@ -219,7 +202,7 @@ def curves(
 def dots(labels: Sequence[str], values: Sequence[Sequence[Number]], *, title: str, x_label: str) -> str:
     """A line a label, from top to bottom: a small dot for each of its values, and a bar at their mean."""
     wrapped = ["\n".join(textwrap.wrap(label, 34)) for label in labels]
-    figure = _figure(1.2 + 0.3 * sum(1 + 0.45 * label.count("\n") for label in wrapped))
+    figure = _figure(WIDTH, 1.2 + 0.3 * sum(1 + 0.45 * label.count("\n") for label in wrapped))
     axes = figure.add_subplot()
     for place, of_one in enumerate(values):
         axes.plot(of_one, [place] * len(of_one), "o", color=COLOURS[0], markersize=4, alpha=0.6)
@@ -228,7 +211,6 @@ def dots(labels: Sequence[str], values: Sequence[Sequence[Number]], *, title: st
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set(xlabel=x_label)
     axes.set_title("\n".join(textwrap.wrap(title, 52)), fontsize=10)
-    axes.grid(alpha=0.3)
     return _svg(figure)
 
 
@@ -252,11 +234,10 @@ def thinned(points: Points) -> Points:
 
 
 def _draw(axes: Any, one: Series, number: int, joined: bool) -> None:
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    colour, marker, style = _look(number)
     if one.pale:
         axes.plot(one.x, one.y, color=colour, alpha=0.3, linewidth=0.8)
         return
-    style = STYLES[number // len(COLOURS) % len(STYLES)]
     every = max(1, len(one.x) // 8)
     if one.spread is not None and not joined:
         axes.errorbar(one.x, one.y, yerr=one.spread, fmt=marker, color=colour, capsize=3, markersize=5, label=one.label)
@@ -271,11 +252,36 @@ def _draw(axes: Any, one: Series, number: int, joined: bool) -> None:
         axes.fill_between(one.x, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
-def _figure(height: float) -> matplotlib.figure.Figure:
-    return matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
+# --- Style ------------------------------------------------------------------------------------------------------------
 
 
-def _svg(figure: matplotlib.figure.Figure) -> str:
+class Look(NamedTuple):
+    colour: str
+    marker: str
+    style: str
+
+
+def _look(number: int) -> Look:
+    """Choose the look of a line by its number: colours repeat in another style, and neighbours differ in markers."""
+    style = STYLES[number // len(COLOURS) % len(STYLES)]
+    return Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], style)
+
+
+def _figure(width: Number, height: Number) -> Any:
+    import matplotlib.figure  # takes a second, which the start of a training need not wait for
+
+    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def _add_grids(figure: Any) -> None:
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    _add_grids(figure)
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "kintsugi"}):
         figure.savefig(text, format="svg", metadata={"Date": None})

@@ -3,13 +3,11 @@
 import math
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 from run_directories import experiment, made
 
 from research.config import ConfigError
-from research.report import rates
-from research.report.plot import plot_panels
+from research.report import plot, rates
 from scripts import rates as script
 
 TRIED = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -106,12 +104,13 @@ def test_standard_runs_at_the_bases_sizes_are_those_of_mup_too(runs):
 
 def test_a_width_has_one_colour_in_all_panels_and_a_place_in_the_legend(tmp_path, monkeypatch):
     """Also where a panel lacks the first of them."""
-    monkeypatch.setattr(plt, "close", lambda _: None)
+    figures = []
+    monkeypatch.setattr(plot, "_save", lambda figure, path: figures.append(figure))
     panels = {"one": {"wide": [(1.0, 2.0), (2.0, 1.0)]}, "other": {"narrow": [(1.0, 1.0)], "wide": [(1.0, 2.0)]}}
-    plot_panels(tmp_path / "panels.svg", panels, "x", "y", linear_y=True)
-    figure = plt.gcf()
+    plot.plot_panels(tmp_path / "panels.svg", panels, "x", "y", linear_y=True)
+    (figure,) = figures
     colours = [[line.get_color() for line in panel.get_lines()] for panel in figure.axes]
-    assert colours == [["C0"], ["C1", "C0"]]
+    assert colours == [[plot.COLOURS[0]], [plot.COLOURS[1], plot.COLOURS[0]]]
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] != []
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["wide", "narrow"]
-    assert [line.get_color() for line in figure.legends[0].get_lines()] == ["C0", "C1"]
+    assert [line.get_color() for line in figure.legends[0].get_lines()] == list(plot.COLOURS[:2])
