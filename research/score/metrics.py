@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from research.config import Metric, require, score_names
 from research.config.metric import References
@@ -80,7 +80,7 @@ def score_each(metrics: Sequence[Metric], predictions: Sequence[str], references
     return rows
 
 
-def _checked(metric: Metric, method: str, values: Mapping[str, float]) -> dict[str, float]:
+def _checked(metric: Metric, method: str, values: Any) -> dict[str, float]:
     """The numbers in the order of the metric's names. Raises ConfigError where one is missing or not finite."""
     if not isinstance(values, Mapping) or set(values) != set(metric.names):
         shown = f"returned {_shown(values)}: it must be a dictionary of numbers by the names {', '.join(metric.names)}"

@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from research.config import ConfigError, Task
 from research.config.base import digest
-from research.config.examples import Names, Record, Records, Split
+from research.config.examples import Names, Records, Split
 from research.config.parts import calling, expect, is_shipped, place
 from research.data.corpora.text_files import is_unicode
 from research.data.tasks.records import checked_record, identity_of, open_records
@@ -78,7 +78,7 @@ class RecordsAsExamples:
                 yield from made
                 progress.advance(len(made))
 
-    def _example(self, record: Record, number: int) -> Example:
+    def _example(self, record: Any, number: int) -> Example:
         if self._unchecked:
             where = f"{place(type(self._task.examples))}record {number + 1} of {self.name}"
             record = checked_record(record, self._names, where)
