@@ -1,7 +1,6 @@
 """Weights from one format into another: python -m scripts.convert SOURCE TARGET"""
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     from research.model.flops import parameter_count
     from research.model.parametrization import as_standard, standard_model
-    from research.pretrained import find
+    from research.pretrained import find, huggingface
 
     target = options.target
     there = target.exists() and (target.is_file() or any(target.iterdir()))
@@ -70,22 +69,9 @@ def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     if target.suffix == ".npz":
         write_marian(target, model, params, tokenizer)
     else:
-        write_huggingface(target, model, params, tokenizer, found, options.target_language)
+        generation = found.generation(tokenizer, options.target_language)
+        huggingface.write_directory(target, model, params, tokenizer, generation)
     print(f"{target}: {parameter_count(params):,} parameters from {options.source}, of the format {found.format}")
-
-
-def write_huggingface(target: Path, model: Any, params: Any, tokenizer: Any, found: Any, language: str | None) -> None:
-    from research.pretrained import huggingface
-    from research.pretrained.files import new_directory
-    from research.pretrained.tokenizer_files import write_tokenizer
-
-    with new_directory(target) as unfinished:
-        generation = found.generation(tokenizer, language)
-        if model.zero_token is not None and generation.start_token != model.zero_token:
-            generation = dataclasses.replace(generation, start_token=model.zero_token)
-        huggingface.write(unfinished, model, params, generation)
-        if tokenizer is not None:
-            write_tokenizer(tokenizer, unfinished)
 
 
 def write_marian(target: Path, model: Any, params: Any, tokenizer: Any) -> None:

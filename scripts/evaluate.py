@@ -26,7 +26,7 @@ from research.config import (
 )
 from research.storage.bucket import is_remote
 from research.storage.progress import Progress
-from scripts.generate import Opened, add_model_options, open_model
+from scripts.generate import add_model_options, open_model
 
 FORCED = (
     ("loss", "nats a target token"),
@@ -249,15 +249,15 @@ def evaluate_tasks(
 
 
 def generation_for(
-    opened: Opened, task: Task, default: Generation | None, data: Supervised, chosen: dict[str, str]
+    opened: Any, task: Task, default: Generation | None, data: Supervised, chosen: dict[str, str]
 ) -> Generation:
     """As the run's evaluations choose tokens; without any, a run's as long as its targets are, or as the files say."""
     from research.pretrained.find import with_controls
 
     language = task.languages[1]
-    if default is None and opened.found.format == "run":
+    if default is None and opened.weights.format == "run":
         default = Generation(max_length=data.target_length)
-    said = None if default is None else with_controls(default, opened.model, opened.tokenizer, language)
+    said = None if default is None else with_controls(default, opened.config, opened.tokenizer, language)
     return opened.generation(language, chosen, said)
 
 
@@ -337,9 +337,9 @@ def evaluate_denoising(
     from research.train.step import EachShape, compile_eval_step
 
     opened = open_model(options)
-    check_same_model(experiment.model, opened.found.model, options.model)
+    check_same_model(experiment.model, opened.weights.model, options.model)
     mesh = override.parse(Mesh, options.mesh, "--mesh")
-    experiment = dataclasses.replace(experiment, model=opened.model, mesh=mesh)
+    experiment = dataclasses.replace(experiment, model=opened.config, mesh=mesh)
     check_divisible(experiment, opened.mesh)
     pipeline = prepared(experiment)
     same = pipeline.tokenizer.digest == opened.tokenizer.digest

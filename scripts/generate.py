@@ -1,15 +1,13 @@
 """Text in, text out, from any trained model: python -m scripts.generate MODEL "A line of text." """
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from research.config import ConfigError, Generation, Mesh, Model, override, parse_json, require
+from research.config import ConfigError, Mesh, override, parse_json, require
 from research.storage.bucket import any_path
 from research.storage.progress import Progress
 
@@ -89,61 +87,20 @@ def open_generator(options: argparse.Namespace, overrides: dict[str, str], **set
     return opened.generator(generation, (options.source_language, options.target_language), **settings)
 
 
-def open_model(options: argparse.Namespace) -> "Opened":
-    """The model of the options, without its parameters yet."""
-    from research.parallel.mesh import make_mesh
-    from research.pretrained import find  # here, after the options are known to be good: JAX takes seconds
+def open_model(options: argparse.Namespace) -> Any:
+    """The model of the options, a LoadedModel without its parameters yet."""
+    from research.decode import loaded_model  # here, after the options are known to be good: JAX takes seconds
     from research.train.compilation import keep_compiled
 
     keep_compiled()
     require(options.batch_size > 0, f"--batch_size is {options.batch_size}: it must be above 0.")
-    found = find.find(options.model)
-    tokenizer = found.tokenizer() if options.tokenizer is None else find.open_tokenizer_at(options.tokenizer)
-    find.check_vocabulary(found.model, tokenizer)
-    mesh = make_mesh(override.parse(Mesh, options.mesh, "--mesh"))
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = -(-options.batch_size // rows) * rows
-    return Opened(found, dataclasses.replace(found.model, compute=options.compute), tokenizer, mesh, size)
-
-
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """A model that was found, and where and how it is to compute."""
-
-    found: Any
-    model: Model
-    tokenizer: Any
-    mesh: Any
-    batch_size: int
-
-    def generation(
-        self, language: str | None, overrides: dict[str, str], default: Generation | None = None
-    ) -> Generation:
-        """How tokens are chosen: as the default says or the model's files, changed by the overrides."""
-        said = self.found.generation(self.tokenizer, language) if default is None else default
-        generation, limit = override.apply(said, overrides), self.model.longest
-        if limit is not None and generation.max_length > limit and "max_length" not in overrides:
-            generation = dataclasses.replace(generation, max_length=limit)
-        most = generation.max_length
-        require(limit is None or most <= limit, f"generation.max_length is {most}: the model has {limit} positions.")
-        return generation
-
-    @cached_property
-    def params(self) -> Any:
-        """The parameters on the mesh."""
-        import jax
-
-        from research.model import transformer
-        from research.parallel.rules import param_specs, shardings
-
-        specs = param_specs(transformer.abstract_params(self.model))
-        return jax.block_until_ready(self.found.params(shardings(self.mesh, specs)))
-
-    def generator(self, generation: Generation, languages: tuple[str | None, str | None], **settings: Any) -> Any:
-        from research.decode.generate import Generator
-
-        where = {"batch_size": self.batch_size, "mesh": self.mesh}
-        return Generator(self.model, self.params, self.tokenizer, generation, languages, **where, **settings)
+    return loaded_model.open_model(
+        options.model,
+        tokenizer=options.tokenizer,
+        batch_size=options.batch_size,
+        compute=options.compute,
+        mesh=override.parse(Mesh, options.mesh, "--mesh"),
+    )
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:

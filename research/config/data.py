@@ -50,7 +50,8 @@ class Corpus(Part):
     def documents(self, split: Literal["train", "held_out"]) -> "research.data.corpora.documents.Documents":
         """Find the documents of a split, and raise ConfigError, by `research.config.require`, if there are none.
 
-        `DocumentsInMemory` holds texts in memory. For text that does not fit there, subclass `Documents` and read documents by index. Both splits must be non-empty and have no document in common.
+        `DocumentsInMemory` holds texts in memory. For text that does not fit there, subclass `Documents` and read
+        documents by index. Both splits must be non-empty and have no document in common.
 
         Tokens are kept in a cache under the documents' `identity`: equal identities must mean equal documents in equal
         order. The default is a hash of all documents, which reads each once a run before training (about 1 second for
