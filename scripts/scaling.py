@@ -12,8 +12,7 @@ what is fitted
   L = E + A * x ** -alpha to runs that are done: the last held-out loss of each against its training FLOPs until then,
   which are exact (research/model/flops.py); or against its parameters, embeddings included, or the tokens of its rows.
   By FLOPs the curve is of what is best at each cost: give the runs that are, and not all that there are. Their data
-  must be the same, for losses on other data lie on other curves. At least 4 sizes; several seeds of one count as they
-  are.
+  must be the same, for losses on other data lie on other curves. At least 4 sizes; seeds of one size count separately.
 
 what it is worth
   The Huber loss of log L, as Hoffmann et al. fit theirs (arXiv:2203.15556, appendix D.2). Intervals are from 200 fits

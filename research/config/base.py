@@ -1,8 +1,10 @@
 """The one error of bad input, and the checks that raise it."""
 
+import difflib
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -13,6 +15,12 @@ class ConfigError(ValueError):
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: "; did you mean ...?", or nothing where none is like it."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def require_positive(section: str, config: object, *names: str) -> None:
