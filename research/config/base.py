@@ -19,8 +19,13 @@ def require(condition: bool, message: str) -> None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about a name that is not known: "; did you mean ...?", or nothing where none is like it."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    like = closest(name, known)
+    return "" if like is None else f"; did you mean {like}?"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that resembles the one given, if any does."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def require_positive(section: str, config: object, *names: str) -> None:

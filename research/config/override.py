@@ -39,6 +39,19 @@ def from_arguments(arguments: list[str], prefix: str = "--config.") -> dict[str,
     return overrides
 
 
+def check_overrides(schema: Any, overrides: dict[str, str], values: bool) -> None:
+    """Refuse overrides that no config of the class can take, before there is a config to change.
+
+    Raises ConfigError for an unknown field, and with `values` for a value of another type.
+    """
+    hints = typing.get_type_hints(schema)
+    for path, text in overrides.items():
+        name, dot, _ = path.partition(".")
+        require(name in _names(schema), f"{name} is no field: the config has {_listed(_names(schema), name)}")
+        if values and not dot:
+            _parse(hints[name], text, name)
+
+
 def apply(config: Any, overrides: dict[str, str]) -> Any:
     """The config with {dotted path: text} set. Raises ConfigError for an unknown path or a value of another type."""
     return _apply(type(config), config, {tuple(path.split(".")): text for path, text in overrides.items()}, "")

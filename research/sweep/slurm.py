@@ -105,7 +105,7 @@ class ClusterSweep(Sweep):
         super().__init__(file, base, found, directory, published=published)
         require(
             importlib.util.find_spec("submitit") is not None,
-            "--slurm needs submitit: python -m pip install -r requirements-slurm.txt.",
+            "--slurm needs submitit: pip install 'kintsugi[slurm]'.",
         )
         missing = [name for name in ("sbatch", "squeue", "srun") if shutil.which(name) is None]
         require(not missing, f"--slurm needs {', '.join(missing)} on the PATH: start it where jobs are submitted.")
