@@ -63,7 +63,7 @@ def parse(
     Raises ConfigError for an option that is not known, and for an override of a field that is not there.
     """
     found, rest = split(arguments, prefixes)
-    for argument in rest[: rest.index("--")] if "--" in rest else rest:
+    for argument in rest:
         check_option(argument, known, prefixes)
     if not prefixes:
         return known.parse_intermixed_args(rest), []
@@ -80,9 +80,6 @@ def split(arguments: Iterable[str], prefixes: Sequence[str]) -> tuple[dict[str, 
     rest: list[str] = []
     waiting = iter(arguments)
     for argument in waiting:
-        if argument == "--":
-            rest += [argument, *waiting]
-            break
         prefix = next((one for one in prefixes if argument.startswith(one)), None)
         if prefix is None:
             rest.append(argument)

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -186,8 +185,7 @@ class ClusterSweep(Sweep):
         """What slurm_task.turn is given."""
         failures = self.directory / "slurm" / f"{submission}.{run.variant.name}.failures"
         log = Path(f"{run.directory}.log").resolve()
-        command = (sys.executable, *self.program, *self.arguments(run))
-        return command, os.getcwd(), str(log), str(failures.resolve()), TRIES
+        return self.command(run), os.getcwd(), str(log), str(failures.resolve()), TRIES
 
     def _follow(self, parallel: int | None) -> None:
         """Until all variants have ended or nobody wants to know."""

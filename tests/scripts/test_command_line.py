@@ -135,7 +135,6 @@ def test_an_override_takes_its_value_after_a_space_or_an_equals_sign() -> None:
         [{"steps": "3", "seed": "-1"}, {"max_length": "-1"}],
     )
     assert parsed("a.py", "--config.init=x=y")[1] == [{"init": "x=y"}, {}]
-    assert parsed("--config.steps=1", "--", "--config.steps=2")[0]["experiment"] == "--config.steps=2"
 
 
 @pytest.mark.parametrize(
