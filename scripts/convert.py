@@ -1,12 +1,13 @@
-"""Weights from one format into another: python -m scripts.convert SOURCE TARGET"""
+"""Convert weights from one format into another: kintsugi convert SOURCE TARGET"""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-from research.config import ConfigError, override, require
+from research.config import override, require
 from research.storage.bucket import any_path
+from scripts import command_line
 
 EPILOG = """
 formats
@@ -23,29 +24,20 @@ fields that a source does not say, or that the target wants otherwise, are set b
                                         Marian to Hugging Face, whose epsilon and sinusoids are not Marian's: outputs
                                         then differ a little from Marian's own
 examples
-  python -m scripts.convert runs/base t5-mine
-  python -m scripts.convert checkpoint_1000000 t5-v1_1 --tokenizer=sentencepiece.model
-  python -m scripts.convert model.npz opus-mine --model.norm='LayerNorm(1e-5)' --model.positions='Sinusoidal(512)'
+  kintsugi convert runs/base t5-mine
+  kintsugi convert checkpoint_1000000 t5-v1_1 --tokenizer=sentencepiece.model
+  kintsugi convert model.npz opus-mine --model.norm='LayerNorm(1e-5)' --model.positions='Sinusoidal(512)'
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.convert", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    made.add_argument("source", type=any_path, help="where the weights are; see below")
-    made.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
-    made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
-    made.add_argument("--target_language", help="mBART: the language that generation_config.json is to write")
-    made.add_argument("--no_tokenizer", action="store_true", help="weights and configuration alone")
-    options, rest = made.parse_known_args(arguments)
-    try:
-        convert(options, override.from_arguments(rest, "--model."))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    parser = command_line.parser("convert", __doc__, EPILOG)
+    parser.add_argument("source", type=any_path, help="where the weights are; see below")
+    parser.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
+    parser.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
+    parser.add_argument("--target_language", help="mBART: the language that generation_config.json is to write")
+    parser.add_argument("--no_tokenizer", action="store_true", help="weights and configuration alone")
+    return command_line.run(parser, convert, arguments, (command_line.MODEL,))
 
 
 def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:

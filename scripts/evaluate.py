@@ -1,4 +1,4 @@
-"""Scores what a trained model writes: python -m scripts.evaluate MODEL --split=test"""
+"""Evaluate what a trained model writes: kintsugi evaluate MODEL --split=test"""
 
 import argparse
 import dataclasses
@@ -26,6 +26,7 @@ from research.config import (
 )
 from research.storage.bucket import is_remote
 from research.storage.progress import Progress
+from scripts import command_line
 from scripts.generate import add_model_options, open_model
 
 FORCED = (
@@ -42,7 +43,7 @@ models
 what is evaluated
   A run on the tasks of its experiment. Any other model, or other tasks, with one of
     --experiment=experiments/FILE.py        the tasks of another experiment
-    --config.data...                        that experiment's, or the run's, changed as in scripts.train
+    --config.data...                        that experiment's, or the run's, changed as in train
     --task='Translation(examples=TSVExamples("train.tsv", test="test.tsv", columns=("en", "de")))'   (again for more)
   Tasks alone take --config.data.manual_dir, input_length and target_length: without lengths nothing is cut but to the
   model's positions. Metrics are those of the tasks, from 0 to 100: BLEU(), ChrF(), ROUGE(), SQuAD(), Accuracy().
@@ -59,38 +60,26 @@ what is written
   OUTPUT/predictions.jsonl.partial: the same command goes on from there.
 
 a file of outputs
-  Any system's, a line each, or .jsonl with "prediction" (as above) or "outputs" (as scripts.generate); references a
+  Any system's, a line each, or .jsonl with "prediction" (as above) or "outputs" (as generate); references a
   line each in files of their own, or the "references" of the .jsonl:
-    python -m scripts.evaluate --predictions hyp.txt --references ref1.txt ref2.txt --metrics 'BLEU()' 'ChrF()'
-    python -m scripts.evaluate --predictions hyp.tok --references ref.tok --metrics 'BLEU("none", lowercase=True)'
-    python -m scripts.evaluate --predictions runs/x/evaluations/test-9000/predictions.jsonl --metrics 'ROUGE()'
+    kintsugi evaluate --predictions hyp.txt --references ref1.txt ref2.txt --metrics 'BLEU()' 'ChrF()'
+    kintsugi evaluate --predictions hyp.tok --references ref.tok --metrics 'BLEU("none", lowercase=True)'
+    kintsugi evaluate --predictions runs/x/evaluations/test-9000/predictions.jsonl --metrics 'ROUGE()'
 
 examples
-  python -m scripts.evaluate runs/multi30k --split=held_out --examples=200
-  python -m scripts.evaluate runs/multi30k/checkpoints/9000 --generation.method='Beam(4)' --output=beam4
-  python -m scripts.evaluate t5-small --task='Summarization(examples=JSONExamples("a.jsonl", test="b.jsonl"),
+  kintsugi evaluate runs/multi30k --split=held_out --examples=200
+  kintsugi evaluate runs/multi30k/checkpoints/9000 --generation.method='Beam(4)' --output=beam4
+  kintsugi evaluate t5-small --task='Summarization(examples=JSONExamples("a.jsonl", test="b.jsonl"),
       prefix="summarize: ")' --output=t5-small-b
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, rest = parser().parse_known_args(arguments)
-    chosen = [argument for argument in rest if argument.startswith("--generation.")]
-    try:
-        overrides = override.from_arguments([argument for argument in rest if argument not in chosen])
-        return run(options, overrides, override.from_arguments(chosen, "--generation."))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return command_line.run(parser(), run, arguments, (command_line.CONFIG, command_line.GENERATION))
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.evaluate", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    made = command_line.parser("evaluate", __doc__, EPILOG)
     add_model_options(made, optional=True)
     made.add_argument("--experiment", help="a Python file whose data is evaluated; it is run, so use what you trust")
     made.add_argument("--task", action="append", default=[], help="a task to evaluate instead of the experiment's")

@@ -1,4 +1,4 @@
-"""Text in, text out, from any trained model: python -m scripts.generate MODEL "A line of text." """
+"""Generate text from text with any trained model: kintsugi generate MODEL "A line of text." """
 
 import argparse
 import json
@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from research.config import ConfigError, Mesh, override, parse_json, require
+from research.config import Mesh, override, parse_json, require
 from research.storage.bucket import any_path
 from research.storage.progress import Progress
+from scripts import command_line
 
 EPILOG = """
 models
@@ -23,37 +24,26 @@ how tokens are chosen
     --generation.no_repeat_ngram=3 --generation.min_length=56 --generation.repetition_penalty=1.2
 
 examples
-  python -m scripts.generate opus-mt-en-de "How are you?"
-  python -m scripts.generate mbart-50 --source_language=en_XX --target_language=de_DE --input=en.txt --output=de.txt
-  python -m scripts.generate bart-large-cnn --input=articles.jsonl --output=summaries.jsonl --scores
-  python -m scripts.generate runs/quickstart "The <extra_id_0> of a list." --interactive
+  kintsugi generate opus-mt-en-de "How are you?"
+  kintsugi generate mbart-50 --source_language=en_XX --target_language=de_DE --input=en.txt --output=de.txt
+  kintsugi generate bart-large-cnn --input=articles.jsonl --output=summaries.jsonl --scores
+  head -n 100 en.txt | kintsugi generate opus-mt-en-de > de.txt
+  kintsugi generate runs/quickstart "The <extra_id_0> of a list." --interactive
 
 files
-  --input may be - for standard input. Names that end in .jsonl hold JSON objects, a line each: "text" is read, and
-  written are "text", "outputs" with their "text" and "score", and everything else the object held. Lines already done
-  are kept in OUTPUT.partial until all are; the same command goes on from there.
+  --input may be - for standard input, which is also read where it is piped and neither lines nor --input are given.
+  Names that end in .jsonl hold JSON objects, a line each: "text" is read, and written are "text", "outputs" with their
+  "text" and "score", and everything else the object held. Lines already done are kept in OUTPUT.partial until all are;
+  the same command continues from there.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    # Lines of text may come after options, but for argparse not after options that it does not know.
-    overrides = [argument for argument in arguments if argument.startswith("--generation.")]
-    options, rest = parser().parse_known_intermixed_args([item for item in arguments if item not in overrides])
-    try:
-        return run(options, override.from_arguments([*overrides, *rest], "--generation."))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return command_line.run(parser(), run, arguments, (command_line.GENERATION,))
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.generate", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    made = command_line.parser("generate", __doc__, EPILOG)
     add_model_options(made)
     add_language_options(made)
     made.add_argument("text", nargs="*", help="lines of text")
@@ -106,12 +96,16 @@ def open_model(options: argparse.Namespace) -> Any:
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from research.storage.journal import check_new  # as below
 
+    piped = not (options.text or options.input or options.interactive or sys.stdin is None or sys.stdin.isatty())
+    if piped:
+        options.input = "-"
     given = bool(options.text) + (options.input is not None)
     require(given == 1 or (options.interactive and not given), "Give lines of text, or --input, and not both.")
     require(options.output is None or bool(given), "--output is for lines of text or --input, of which there are none.")
     require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
     check_new(options.output)
     rows = list(read(options)) if given else []
+    require(bool(rows) or not piped, "Standard input holds no line: give lines of text, or --input.")
     if options.interactive:
         options.batch_size = 1
     elif rows:

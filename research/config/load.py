@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from research.config import ConfigError, Experiment, Published, Search, classes, modules, override, require
+from research.config.base import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def open_experiment(text: str | Path) -> ExperimentFile:
     ways = ", ".join(f"{path}:{one}" for one in sizes)
     require(size is not None or default is not None, f"{path} has several sizes: give one of {ways}.")
     size = default if size is None else size
-    require(size in sizes, f"{path} has no size {size!r}: give one of {ways}.")
+    require(size in sizes, f"{path} has no size {size!r}: give one of {ways}{did_you_mean(str(size), sizes) or '.'}")
     return ExperimentFile(path, size, module)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from etils import epath
 
 from research.config import ConfigError, Experiment, classes, parse_json, require
+from research.config.base import did_you_mean
 
 SHOWN = 200  # letters of a value, in an error
 
@@ -36,6 +37,19 @@ def from_arguments(arguments: list[str], prefix: str = "--config.") -> dict[str,
         )
         overrides[name.removeprefix(prefix)] = text
     return overrides
+
+
+def check_overrides(schema: Any, overrides: dict[str, str], values: bool) -> None:
+    """Refuse overrides that no config of the class can take, before there is a config to change.
+
+    Raises ConfigError for an unknown field, and with `values` for a value of another type.
+    """
+    hints = typing.get_type_hints(schema)
+    for path, text in overrides.items():
+        name, dot, _ = path.partition(".")
+        require(name in _names(schema), f"{name} is no field: the config has {_listed(_names(schema), name)}")
+        if values and not dot:
+            _parse(hints[name], text, name)
 
 
 def apply(config: Any, overrides: dict[str, str]) -> Any:
@@ -115,7 +129,8 @@ def _apply(annotation: Any, value: Any, overrides: dict[tuple[str, ...], str], p
         return value
     children = _children(annotation, value)
     for name in nested:
-        require(name in children, f"{_join(path, name)} is no field: {path or 'the config'} has {_listed(children)}.")
+        where = path or "the config"
+        require(name in children, f"{_join(path, name)} is no field: {where} has {_listed(children, name)}")
     changed = {name: _apply(children[name], _child(value, name), nested[name], _join(path, name)) for name in nested}
     if isinstance(value, tuple):
         return tuple(changed.get(str(index), item) for index, item in enumerate(value))
@@ -163,7 +178,10 @@ def _from_syntax(node: ast.expr) -> Any:
             return {"type": name}
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return [_from_syntax(item) for item in items]
-    return ast.literal_eval(node)
+    value = ast.literal_eval(node)
+    # A float field takes integers too, so that 1e4 may be both.
+    whole = isinstance(value, float) and abs(value) < 2**63 and value.is_integer()
+    return int(value) if whole else value
 
 
 def _positional(name: str) -> list[str]:
@@ -195,7 +213,23 @@ def _decode(annotation: Any, value: Any, path: str) -> Any:
     allowed = " or ".join(_describe(option) for option in classes.options(annotation))
     shown = f"{value['type']}(...)" if isinstance(value, dict) and "type" in value else repr(value)
     shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
-    raise ConfigError(f"{path} is {shown}: allowed is {allowed}.")
+    raise ConfigError(f"{path} is {shown}: allowed is {allowed}{_suggestion(annotation, value) or '.'}")
+
+
+def _suggestion(annotation: Any, value: Any) -> str:
+    """The class or the choice whose name is like the one given."""
+    options = classes.options(annotation)
+    if isinstance(value, dict):
+        given = value.get("type")
+        known = [one.__name__ for option in options if classes.takes_configs(option) for one in classes.allowed(option)]
+    else:
+        given = value
+        known = [item for option in options if typing.get_origin(option) is Literal for item in typing.get_args(option)]
+    return did_you_mean(given, filter(_is_text, known)) if _is_text(given) else ""
+
+
+def _is_text(value: Any) -> typing.TypeGuard[str]:
+    return isinstance(value, str)
 
 
 def _item(annotation: Any) -> Any:
@@ -235,7 +269,7 @@ def _build(option: Any, value: Any, path: str) -> Any:
         hints = {name: typing.get_type_hints(option)[name] for name in _names(option)}
         fields = {name: item for name, item in value.items() if name != "type"}
         for name in fields:
-            require(name in hints, f"{_join(path, name)} is no field: {option.__name__} has {_listed(hints)}.")
+            require(name in hints, f"{_join(path, name)} is no field: {option.__name__} has {_listed(hints, name)}")
         decoded = {name: _decode(hints[name], item, _join(path, name)) for name, item in fields.items()}
         missing = [field.name for field in dataclasses.fields(option) if _required(field) and field.name not in fields]
         require(not missing, f"{path} needs {', '.join(missing)}: {option.__name__} has no default for it.")
@@ -299,8 +333,9 @@ def _names(value: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(value)]
 
 
-def _listed(names: typing.Iterable[str]) -> str:
-    return ", ".join(names) or "no fields"
+def _listed(names: typing.Iterable[str], asked: str) -> str:
+    """The names, and of them the one that may have been meant."""
+    return (", ".join(names) or "no fields") + (did_you_mean(asked, names) or ".")
 
 
 def _join(path: str, name: str) -> str:

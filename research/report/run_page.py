@@ -228,8 +228,10 @@ def repeat(record: RunRecord) -> str:
         return ""
     last = record.starts[-1]
     packages = " ".join(f"{name}=={version}" for name, version in last.get("packages", {}).items())
+    commit = str(last.get("commit", "unknown")).removesuffix("+changes")
+    installed = commit.startswith("kintsugi ")  # a version where there was no repository
     lines = (
-        f"git checkout {str(last.get('commit', 'unknown')).removesuffix('+changes')}",
+        f"pip install {commit.replace(' ', '==')}" if installed else f"git checkout {commit}",
         str(last.get("command", "")),
     )
     starts = "1 start" if len(record.starts) == 1 else f"{len(record.starts)} starts"

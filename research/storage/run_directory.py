@@ -201,21 +201,32 @@ def environment() -> dict[str, Any]:
 
 def command() -> str:
     """What was typed to start this process."""
-    return shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    program, *arguments = sys.orig_argv[1:]
+    if Path(program).name == "kintsugi":  # the installed command is a file that Python runs
+        return shlex.join(["kintsugi", *arguments])
+    return shlex.join([Path(sys.executable).name, program, *arguments])
 
 
 def commit() -> str:
     """The git commit of this source tree, "+changes" when files differ from it.
 
-    Without git, as in an image, it is what $KINTSUGI_COMMIT says, or "unknown".
+    Without git, as in an image, it is what $KINTSUGI_COMMIT says, or "unknown"; installed, it is the package's version.
     """
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # a repository around the environment is not this source tree's
+        return os.environ.get("KINTSUGI_COMMIT") or _installed() or "unknown"
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("KINTSUGI_COMMIT", "unknown")
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def _installed() -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return f"kintsugi {importlib.metadata.version('kintsugi')}"
+    return None
 
 
 def _check_new_or_run(directory: Path) -> None:

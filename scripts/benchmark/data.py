@@ -47,6 +47,7 @@ from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.storage import run_directory
 from research.storage.files import write_json
+from scripts import command_line
 
 EPILOG = """
 reading the table
@@ -337,10 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark.data", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = command_line.parser("benchmark.data", __doc__, EPILOG)
     defaults = SpanCorruption()
     add = parser.add_argument
     engines = f"which of them (default: {' '.join(BASELINE)})"

@@ -32,6 +32,7 @@ from research.parallel.mesh import check_divisible, make_mesh, place_batch
 from research.storage import run_directory
 from research.storage.files import write_json
 from research.train.step import compile_train_step, new_state
+from scripts import command_line
 
 OPTIMIZERS: dict[str, config.Adafactor | config.AdamW | config.RMSScaledAdamW] = {
     "adafactor": config.Adafactor(),
@@ -76,10 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark.train", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    made = command_line.parser("benchmark.train", __doc__, EPILOG)
     add_step_options(made)
     made.add_argument("--gemm", type=int, help="side of the matrices that are multiplied (8192; on a CPU 1024)")
     return made

@@ -476,7 +476,7 @@ def instructions() -> list[tuple[str, str]]:
 
 def test_the_image_copies_what_is_there_and_a_run_needs() -> None:
     copied = {path for name, text in instructions() if name == "COPY" for path in text.split()[:-1]}
-    assert copied == {"requirements.txt", "requirements-gcs.txt", "research", "experiments", "scripts"}
+    assert copied == {"pyproject.toml", "requirements.txt", "research", "experiments", "scripts"}
     assert all((ROOT / path).exists() for path in copied)
     everything, *but = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
     assert everything == "*"

@@ -177,7 +177,7 @@ def test_a_damaged_piece_is_made_anew(place: Path, monkeypatch: pytest.MonkeyPat
         (["--config.data.input_length=-1"], "input_length"),
         (
             ["--beam_runner=DirectRunner"],
-            "--beam_runner needs Apache Beam: python -m pip install -r requirements-beam.txt",
+            "--beam_runner needs Apache Beam: pip install 'kintsugi[beam]'",
         ),
     ],
 )

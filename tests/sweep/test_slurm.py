@@ -359,7 +359,7 @@ def test_options_refused(tmp_path: Path, arguments: list[str], said: str, capsys
 def test_without_submitit_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(slurm.importlib.util, "find_spec", lambda name: None)
     assert Place(tmp_path).command() == 2
-    needed = "error: --slurm needs submitit: python -m pip install -r requirements-slurm.txt.\n"
+    needed = "error: --slurm needs submitit: pip install 'kintsugi[slurm]'.\n"
     assert capsys.readouterr().err == needed
 
 

@@ -380,7 +380,7 @@ def test_files_refused(tmp_path: Path, text: str, said: str, capsys) -> None:
 def test_without_optuna_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(trials.importlib.util, "find_spec", lambda name: None)
     assert Place(tmp_path).command(3) == 2
-    needed = "error: A search needs Optuna: python -m pip install -r requirements-search.txt.\n"
+    needed = "error: A search needs Optuna: pip install 'kintsugi[search]'.\n"
     assert capsys.readouterr().err == needed
 
 
