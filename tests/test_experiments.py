@@ -224,23 +224,6 @@ def overrides_in(text: str) -> list[tuple[str, str]]:
     return [(path, value) for path, value in found if value not in ("MORE", "N", "value") and "..." not in value]
 
 
-def readme_commands() -> list[tuple[str, dict[str, str]]]:
-    """The indented commands with overrides, each with the experiment that it, or the last one before it, trains."""
-    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("    ")]
-    found, experiment = [], ""
-    for command in re.sub(r"\\\n|\n {8,}", " ", "\n".join(lines)).splitlines():
-        experiment = next(iter(re.findall(r"experiments/[\w/]+\.py(?::\w+)?", command)), experiment)
-        if overrides := overrides_in(command):
-            found.append((experiment, dict(overrides)))
-    return found
-
-
-@pytest.mark.parametrize(("experiment", "overrides"), readme_commands(), ids=lambda value: str(value)[:40])
-def test_overrides_in_the_readme_are_taken(experiment: str, overrides: dict[str, str]) -> None:
-    config = config_of(experiment.removeprefix("experiments/"))
-    assert apply(config, overrides) != config
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_overrides_in_docstrings_are_taken(path: Path) -> None:
     config = open_experiment(path).config
