@@ -99,8 +99,8 @@ PARAMETERS = {
     "t5/v1_1_c4.py:xxl": 11_135_332_352,
     "t5/nanot5_base_c4.py": 247_577_856,
     "t5/ul2_base_c4.py": 247_577_856,
-    "bart/pretrain.py:base": 139_420_416 + 7 * 768,
-    "bart/pretrain.py:large": 406_291_456 + 7 * 1024,
+    "bart/bart.py:base": 139_420_416 + 7 * 768,
+    "bart/bart.py:large": 406_291_456 + 7 * 1024,
     "mbart/cc25.py": 610_851_840 + 5 * 1024,
     "finetune/cnn_dailymail_bart_large.py": 406_291_456,
     "finetune/wmt16_mbart.py": 610_851_840,
@@ -137,7 +137,7 @@ def test_every_sweep_can_be_applied(path: Path) -> None:
 # is another experiment: it gets a file or a size of its own, or loses its line here with the reason in the commit.
 GOLDEN = json.loads(gzip.decompress((ROOT / "tests" / "goldens" / "experiments.json.gz").read_bytes()))
 MOVED = {f"t5/v1_1_{size}_c4.py": f"t5/v1_1_c4.py:{size}" for size in ("small", "base", "large", "xl", "xxl")}
-MOVED |= {f"bart/{size}.py": f"bart/pretrain.py:{size}" for size in ("base", "large")}
+MOVED |= {f"bart/{size}.py": f"bart/bart.py:{size}" for size in ("base", "large")}
 
 
 @pytest.mark.parametrize("name", GOLDEN)

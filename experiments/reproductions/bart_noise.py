@@ -13,12 +13,12 @@ where lower is:
     infilling and shuffling       90.8    83.8   24.17    6.62     11.12     5.41
 
 The paper does not say the batch of these runs, nor the share of masked or deleted tokens: here they are of its large
-model, 8,000 rows and 30 %. The rest is that of ../bart/pretrain.py, which says where each number is from.
+model, 8,000 rows and 30 %. The rest is that of ../bart/bart.py, which says where each number is from.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/bart_noise.py --dir sweeps/bart_noise --hardware v5p-64
     python -m scripts.report sweeps/bart_noise
-Data: as in ../bart/pretrain.py.
+Data: as in ../bart/bart.py.
 Hardware, time, result: not run yet; nor is bart_noise_small.py beside this file.
 """
 
@@ -39,9 +39,9 @@ from research import (
     grid,
 )
 
-from ..bart import pretrain
+from ..bart import bart
 
-PRETRAINING = pretrain.get_config("base")
+PRETRAINING = bart.get_config("base")
 
 
 def get_config() -> Experiment:

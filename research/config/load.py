@@ -1,4 +1,4 @@
-"""An experiment's Python file: executed once a command, and what its functions return checked as overrides are."""
+"""Experiment files: executed once a command, and the values that they give checked as overrides are."""
 
 import contextlib
 import dataclasses
@@ -17,9 +17,9 @@ from research.config import ConfigError, Experiment, Published, Search, classes,
 
 @dataclass(frozen=True)
 class ExperimentFile:
-    """What a Python file says of an experiment, at one of its sizes. Each of its functions is called once.
+    """An experiment's Python file, executed, at one of its sizes. Each of its functions is called at most once.
 
-    What the file cannot give, and what it raises, is a ConfigError that names the file and the line.
+    Raises ConfigError, which names the file and the line, for all that the file lacks or raises.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class ExperimentFile:
 
     @functools.cached_property
     def config(self) -> Experiment:
-        """What get_config() returns, every value of the type that its field has."""
+        """The experiment that get_config() returns, every value of the type that its field has."""
         config = self._call("get_config")
         found = type(config).__name__
         require(isinstance(config, Experiment), f"get_config() of {self.path} returned {found}, no Experiment.")
@@ -50,12 +50,12 @@ class ExperimentFile:
         return config
 
     def has(self, function: str) -> bool:
-        """Whether the file has a function of that name: sweep, search or published."""
+        """Tell whether the file has a function of that name: sweep, search or published."""
         return callable(self.namespace.get(function))
 
     @functools.cached_property
     def sweep(self) -> list[dict[str, str]]:
-        """What sweep() gives, as overrides are written on the command line."""
+        """The changes that sweep() gives, as overrides are written on the command line."""
         other = "; with --trials N its search() is run" if self.has("search") else ""
         message = f"{self.path} has no sweep() that gives dicts of overrides, and so is no sweep{other}."
         require(self.has("sweep"), message)
@@ -67,7 +67,7 @@ class ExperimentFile:
 
     @functools.cached_property
     def published(self) -> list[Published]:
-        """What published() gives, a paper's numbers for variants of the sweep; [] without it."""
+        """A paper's numbers for variants of the sweep, as published() gives them; [] without it."""
         given = self._list("published") if self.has("published") else []
         right = all(isinstance(one, Published) for one in given)
         require(right, f"published() of {self.path} must give a list of Published.")
@@ -75,7 +75,7 @@ class ExperimentFile:
 
     @functools.cached_property
     def search(self) -> Search:
-        """What search() returns."""
+        """The space and the sampler that search() returns."""
         message = f"{self.path} has no search() that returns a Search, and so there are no trials."
         require(self.has("search"), message)
         given = self._call("search")
@@ -100,8 +100,8 @@ class ExperimentFile:
 def open_experiment(text: str | Path) -> ExperimentFile:
     """Execute the file of `path.py` or `path.py:SIZE`, where SIZE is an argument of its get_config().
 
-    The file is code: open only what you trust. Raises ConfigError for what is no such file, what it raises, and for a
-    size that it does not have.
+    The file is code: open only what you trust. Raises ConfigError for a path that is no Python file, for
+    any exception of the file, and for a size that it does not have.
     """
     path, size = _parted(str(text))
     require(path.suffix == ".py" and path.is_file(), f"{path} is no experiment: give the path of a Python file.")
@@ -116,17 +116,20 @@ def open_experiment(text: str | Path) -> ExperimentFile:
     if sizes is None:
         require(size is None, f"{path} has one size: give it without :{size}.")
         return ExperimentFile(path, None, module)
-    ways = ", ".join(f"{path}:{one}" for one in sizes)
-    require(size is not None or default is not None, f"{path} has several sizes: give one of {ways}.")
+    ways = f"give {path}:{sizes[0]}" + "".join(f" or :{one}" for one in sizes[1:])
+    require(size is not None or default is not None, f"{path} has several sizes: {ways}.")
     size = default if size is None else size
-    require(size in sizes, f"{path} has no size {size!r}: give one of {ways}.")
+    require(size in sizes, f"{path} has no size {size!r}: {ways}.")
     return ExperimentFile(path, size, module)
+
+
+VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def sizes_of(get_config: Callable[..., Any]) -> tuple[tuple[str, ...] | None, str | None]:
     """The sizes that get_config() takes, None where it takes none, and the one that it has by default."""
     parameters = list(inspect.signature(get_config).parameters.values())
-    required = [one.name for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
+    required = [one.name for one in parameters if one.default is one.empty and one.kind not in VARIABLE]
     hints = typing.get_type_hints(get_config) if parameters else {}
     annotation = hints.get(parameters[0].name) if parameters else None
     if typing.get_origin(annotation) is Literal:
@@ -151,7 +154,7 @@ def _as_text(value: Any) -> str:
 
 @contextlib.contextmanager
 def _blaming(path: Path) -> Iterator[None]:
-    """Turns what users' code raises into a ConfigError that says where."""
+    """Turn an exception of users' code into a ConfigError that names the file and the line."""
     try:
         yield
     except Exception as error:
@@ -170,9 +173,9 @@ def _wrong_field(error: Exception) -> str | None:
     """The sentence on a field of a wrong type, for which a config's own checks failed, as `"10" > 0` does."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     configs = [frame.f_locals.get("self") for frame in frames if frame.f_code.co_name == "__post_init__"]
-    try:
-        for config in configs[-1:]:
+    for config in filter(dataclasses.is_dataclass, configs[-1:]):
+        try:
             override.check(config, "" if isinstance(config, Experiment) else type(config).__name__)
-    except ConfigError as wrong:
-        return str(wrong)
+        except ConfigError as wrong:
+            return str(wrong)
     return None

@@ -48,17 +48,17 @@ def load(path: Path) -> ModuleType:
 
 
 def is_loaded(module: str) -> bool:
-    """Whether a module of this name, a class's `__module__`, is of a user's file."""
+    """Tell whether a module of this name, a class's `__module__`, is of a user's file."""
     return module.startswith(PREFIX)
 
 
 def are_in(pickled: bytes) -> bool:
-    """Whether a pickle holds something of a class from a user's file, which must be loaded before it is unpickled."""
+    """Tell whether a pickle needs a user's file, which must be loaded before anything is unpickled."""
     return PREFIX.encode() in pickled
 
 
 def place_of(error: BaseException) -> str:
-    """`file:line` where an exception left the users' files, or where their syntax is wrong; "" if they had no part."""
+    """The `file:line` where an exception left the users' files, or where their syntax is wrong; "" if neither."""
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         places.append((error.filename, error.lineno))
@@ -83,7 +83,7 @@ def _add_package(name: str, directory: Path) -> None:
 
 
 def _forget_if_changed(root: str) -> None:
-    """Drops all modules of a package where a file of theirs is no more what was executed."""
+    """Drop all modules of a package where a file of theirs has changed since it was executed."""
     names = [name for name in sys.modules if name == root or name.startswith(root + ".")]
     files = [Path(file) for name in names if (file := getattr(sys.modules[name], "__file__", None))]
     if any(not file.is_file() or file.read_bytes() != executed.get(file) for file in files):
@@ -138,7 +138,7 @@ def _importer(package: str, directory: Path) -> Callable[..., ModuleType]:
 
 
 def _is_beside(name: str, directory: Path) -> bool:
-    """Whether a file of the directory has that name, and is not imported already as what Python finds itself."""
+    """Tell whether a file of the directory has that name, and Python has not imported it already by that name."""
     files = (directory / f"{name}.py", directory / name / "__init__.py")
     known = getattr(sys.modules.get(name), "__file__", None)
     return any(file.is_file() and not (known and Path(known) == file) for file in files)

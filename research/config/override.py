@@ -265,7 +265,7 @@ def _check(annotation: Any, value: Any, path: str) -> None:
 
 
 def _is_of(option: Any, value: Any) -> bool:
-    """Whether a value is of a type, its parts left aside."""
+    """Tell whether a value is of a type, its parts left aside."""
     if option in (int, float, bool, str, type(None)) or typing.get_origin(option) is Literal:
         return _fits(option, value)
     kind = typing.get_origin(option) or option
@@ -292,7 +292,8 @@ def _describe(option: Any) -> str:
         return f"a list of {' or '.join(_describe(item) for item in classes.options(typing.get_args(option)[0]))}"
     if classes.takes_configs(option):
         return " or ".join(f"{one.__name__}({', '.join(_names(one))})" for one in classes.allowed(option))
-    return {int: "an integer", float: "a number", bool: "True or False", str: "text", type(None): "None"}[option]
+    plain = {int: "an integer", float: "a number", bool: "True or False", str: "text", type(None): "None"}
+    return plain.get(option, str(option))  # such as Callable, which Python code alone can give
 
 
 def _names(value: Any) -> list[str]:

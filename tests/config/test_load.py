@@ -11,6 +11,7 @@ import pytest
 
 from research.config import ConfigError
 from research.config.load import open_experiment
+from research.storage.run_directory import claim
 from scripts import coordinates, evaluate, plan, prepare, sweep, train
 from scripts.benchmark import data as benchmark_data
 
@@ -79,13 +80,13 @@ def test_a_size_chooses_the_argument_of_get_config_and_of_sweep(tmp_path) -> Non
 def test_an_annotation_may_be_text_and_a_size_without_a_default_is_asked_for(tmp_path) -> None:
     file = written(tmp_path, "from __future__ import annotations\n" + SIZES.replace(' = "base"', ""))
     assert open_experiment(f"{file}:small").config.model.width == 16
-    assert refusal(file) == f"{file} has several sizes: give one of {file}:small, {file}:base."
+    assert refusal(file) == f"{file} has several sizes: give {file}:small or :base."
 
 
 @pytest.mark.parametrize("size", ["large", ""])
 def test_an_unknown_size_is_refused_with_those_that_there_are(tmp_path, size) -> None:
     file = written(tmp_path, SIZES)
-    assert refusal(f"{file}:{size}") == f"{file} has no size {size!r}: give one of {file}:small, {file}:base."
+    assert refusal(f"{file}:{size}") == f"{file} has no size {size!r}: give {file}:small or :base."
 
 
 def test_a_size_of_a_file_without_sizes_is_refused(tmp_path) -> None:
@@ -93,6 +94,16 @@ def test_a_size_of_a_file_without_sizes_is_refused(tmp_path) -> None:
     assert refusal(f"{file}:base") == f"{file} has one size: give it without :base."
     other = written(tmp_path, FILE.replace("get_config()", "get_config(width)"), "other.py")
     assert "get_config() needs width: a size is written size: Literal" in refusal(other)
+
+
+def test_a_run_of_one_size_is_not_resumed_at_another(tmp_path) -> None:
+    file = written(tmp_path, SIZES)
+    for size in ("small", "small"):
+        with claim(tmp_path / "run", open_experiment(f"{file}:{size}").config, experiment=f"{file}:{size}"):
+            (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
+    refused = pytest.raises(ConfigError, match=r"another experiment: model\.width was 16 and is now 32")
+    with refused, claim(tmp_path / "run", open_experiment(f"{file}:base").config):
+        pass
 
 
 # --- Executed once ----------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ COMPILED = (
     ("t5/v1_1_c4.py:base", 512, Mesh(data=16), "full", 2.759),
     ("t5/v1_1_c4.py:large", 512, Mesh(data=32), "dots", 11.990),
     ("t5/v1_1_c4.py:large", 2048, Mesh(data=32, fsdp=8), "none", 20.528),
-    ("bart/pretrain.py:large", 256, Mesh(data=32), "full", 3.346),
+    ("bart/bart.py:large", 256, Mesh(data=32), "full", 3.346),
     ("t5/v1_1_c4.py:xxl", 1024, Mesh(data=4, fsdp=128), "full", 3.18),
 )
 

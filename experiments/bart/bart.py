@@ -7,7 +7,7 @@ then linear to 0 (fairseq's polynomial of power 1), weight decay 0.01 on everyth
 Neither says Adam's moments: here they are RoBERTa's (arXiv:1907.11692), whose text and batch BART shares. Documents
 follow one another without an EOS between. The authors put dropout to 0 for the last 10% of the steps; here it stays.
 
-Command: python -m scripts.train experiments/bart/pretrain.py:base --run_dir runs/bart_base
+Command: python -m scripts.train experiments/bart/bart.py:base --run_dir runs/bart_base
 Data: for base books and Wikipedia as JSON lines in books_wiki/, for large RoBERTa's 160 GB of books, Wikipedia, news,
     stories and web text in text/; or by a TensorFlow Datasets name, as with
     --config.data.corpora='[TFDS("wikipedia/20230601.en", "train[:99%]", "train[99%:]")]'.
