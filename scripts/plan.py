@@ -26,7 +26,7 @@ several experiments, or --hardware with commas
 
 examples
   kintsugi plan experiments/t5/v1_1_c4.py:large --hardware v5e-256 --config.mesh.fsdp=8 --compile
-  kintsugi plan experiments/bart/pretrain.py:large --hardware 64xH100 --search
+  kintsugi plan experiments/bart/bart.py:large --hardware 64xH100 --search
   kintsugi plan experiments/t5/v1_1_c4.py:{small,base,large,xl,xxl} --hardware v5e-16,v5p-64,8xH100
   kintsugi plan experiments/t5/v1_1_c4.py:xl --hardware v5p-16,v5p-64,v5p-256 --rows_a_chip 16 --plot xl.png
 """
