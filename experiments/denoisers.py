@@ -20,42 +20,22 @@ Result: ROUGE-L of held-out summaries 17.2 from spans, 19.0 from BART's noise, 1
     from random weights; seeds, losses, hardware and commits are in LOG.md.
 """
 
-from research import (
-    TFDS,
-    Adafactor,
-    Checkpoint,
-    Denoising,
-    Evaluation,
-    Experiment,
-    InverseSquareRoot,
-    Model,
-    Report,
-    SentencePiece,
-)
+from dataclasses import replace
+
+from research import TFDS, Denoising, Experiment, SentencePiece
+
+from . import quickstart
+
+QUICKSTART = quickstart.get_config()
 
 
 def get_config() -> Experiment:
-    return Experiment(
-        model=Model(
-            vocab_size=2176,
-            width=128,
-            heads=4,
-            head_width=32,
-            feed_forward=384,
-            encoder_layers=2,
-            decoder_layers=2,
-            compute="float32",
-            unroll=2,
-        ),
+    return replace(
+        QUICKSTART,
         data=Denoising(
             corpora=(TFDS("python_docs"),),
             tokenizer=SentencePiece("runs/quickstart/tokenizer.model"),
             input_length=64,
         ),
-        optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.02, timescale=400, warmup=50)),
         steps=5000,
-        batch_size=16,
-        evaluation=Evaluation(every=500, rows=512),
-        checkpoint=Checkpoint(every=500),
-        report=Report(every=20),
     )

@@ -13,55 +13,38 @@ Result: the best rate is 0.0037, 0.0031 and 0.0037 in muP; in the standard param
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from research import (
-    TFDS,
     AdamW,
     Checkpoint,
-    Denoising,
     Evaluation,
     Experiment,
     Linear,
     MaximalUpdate,
-    Model,
-    Report,
     Standard,
-    TrainedSentencePiece,
     chain,
     grid,
     product,
     widths,
 )
 
+from . import quickstart
+
 BASE = MaximalUpdate(width=64, heads=2, head_width=32, feed_forward=192)
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+QUICKSTART = quickstart.get_config()
 
 
 def get_config() -> Experiment:
-    return Experiment(
-        model=Model(
-            vocab_size=2176,
-            width=64,
-            heads=2,
-            head_width=32,
-            feed_forward=192,
-            encoder_layers=2,
-            decoder_layers=2,
-            compute="float32",
-            unroll=2,
-        ),
-        data=Denoising(
-            corpora=(TFDS("python_docs"),),
-            tokenizer=TrainedSentencePiece(pieces=2048),
-            input_length=64,
-        ),
+    return replace(
+        QUICKSTART,
+        model=replace(QUICKSTART.model, width=64, heads=2, feed_forward=192),
         optimizer=AdamW(schedule=Linear(peak=4e-3, warmup=20)),
         steps=300,
-        batch_size=16,
         evaluation=Evaluation(every=150, rows=512),
         checkpoint=Checkpoint(every=300, keep=1),
-        report=Report(every=20),
     )
 
 

@@ -1,13 +1,13 @@
-"""Weights from one format into another: python -m scripts.convert SOURCE TARGET"""
+"""Convert weights from one format into another: kintsugi convert SOURCE TARGET"""
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
-from research.config import ConfigError, override, require
+from research.config import override, require
 from research.storage.bucket import any_path
+from scripts import command_line
 
 EPILOG = """
 formats
@@ -24,35 +24,26 @@ fields that a source does not say, or that the target wants otherwise, are set b
                                         Marian to Hugging Face, whose epsilon and sinusoids are not Marian's: outputs
                                         then differ a little from Marian's own
 examples
-  python -m scripts.convert runs/base t5-mine
-  python -m scripts.convert checkpoint_1000000 t5-v1_1 --tokenizer=sentencepiece.model
-  python -m scripts.convert model.npz opus-mine --model.norm='LayerNorm(1e-5)' --model.positions='Sinusoidal(512)'
+  kintsugi convert runs/base t5-mine
+  kintsugi convert checkpoint_1000000 t5-v1_1 --tokenizer=sentencepiece.model
+  kintsugi convert model.npz opus-mine --model.norm='LayerNorm(1e-5)' --model.positions='Sinusoidal(512)'
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.convert", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    made.add_argument("source", type=any_path, help="where the weights are; see below")
-    made.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
-    made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
-    made.add_argument("--target_language", help="mBART: the language that generation_config.json is to write")
-    made.add_argument("--no_tokenizer", action="store_true", help="weights and configuration alone")
-    options, rest = made.parse_known_args(arguments)
-    try:
-        convert(options, override.from_arguments(rest, "--model."))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    parser = command_line.parser("convert", __doc__, EPILOG)
+    parser.add_argument("source", type=any_path, help="where the weights are; see below")
+    parser.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
+    parser.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
+    parser.add_argument("--target_language", help="mBART: the language that generation_config.json is to write")
+    parser.add_argument("--no_tokenizer", action="store_true", help="weights and configuration alone")
+    return command_line.run(parser, convert, arguments, (command_line.MODEL,))
 
 
 def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     from research.model.flops import parameter_count
     from research.model.parametrization import as_standard, standard_model
-    from research.pretrained import find
+    from research.pretrained import find, huggingface
 
     target = options.target
     there = target.exists() and (target.is_file() or any(target.iterdir()))
@@ -70,22 +61,9 @@ def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     if target.suffix == ".npz":
         write_marian(target, model, params, tokenizer)
     else:
-        write_huggingface(target, model, params, tokenizer, found, options.target_language)
+        generation = found.generation(tokenizer, options.target_language)
+        huggingface.write_directory(target, model, params, tokenizer, generation)
     print(f"{target}: {parameter_count(params):,} parameters from {options.source}, of the format {found.format}")
-
-
-def write_huggingface(target: Path, model: Any, params: Any, tokenizer: Any, found: Any, language: str | None) -> None:
-    from research.pretrained import huggingface
-    from research.pretrained.files import new_directory
-    from research.pretrained.tokenizer_files import write_tokenizer
-
-    with new_directory(target) as unfinished:
-        generation = found.generation(tokenizer, language)
-        if model.zero_token is not None and generation.start_token != model.zero_token:
-            generation = dataclasses.replace(generation, start_token=model.zero_token)
-        huggingface.write(unfinished, model, params, generation)
-        if tokenizer is not None:
-            write_tokenizer(tokenizer, unfinished)
 
 
 def write_marian(target: Path, model: Any, params: Any, tokenizer: Any) -> None:

@@ -1,10 +1,11 @@
-"""Whether a learning rate suits wider models: python -m scripts.coordinates EXPERIMENT.py --widths 64 128 256 512"""
+"""Check whether a learning rate suits wider models: kintsugi coordinates EXPERIMENT.py --widths 64 128 256 512"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from research.config import ConfigError, load, override
+from research.config import load, override
+from scripts import command_line
 
 EPILOG = """
 what is done
@@ -20,45 +21,40 @@ what is done
 how to use it
   Set model.parametrization to MaximalUpdate(width, heads, head_width, feed_forward), the sizes of a small model; sweep
   optimizer.schedule.peak there (research.config.widths gives the overrides of others); train the wide model with what
-  was best. python -m scripts.rates reads such a sweep.
+  was best. kintsugi rates reads such a sweep.
 
 examples
-  python -m scripts.coordinates experiments/quickstart.py --widths 64 128 256 512 --plot coordinates.svg
-  python -m scripts.coordinates my_experiment.py --widths 128 256 512 --steps 8 --config.optimizer.schedule.peak=3e-3
+  kintsugi coordinates experiments/quickstart.py --widths 64 128 256 512 --plot coordinates.svg
+  kintsugi coordinates my_experiment.py --widths 128 256 512 --steps 8 --config.optimizer.schedule.peak=3e-3
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.coordinates", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("experiment", help="a Python file with get_config(); it is run, so use only files you trust")
+    parser = command_line.parser("coordinates", __doc__, EPILOG)
+    parser.add_argument("experiment", help=command_line.EXPERIMENT_HELP)
     parser.add_argument("--widths", nargs="+", type=int, required=True, help="at least three, far apart")
     parser.add_argument("--steps", type=int, default=4, help="of training (%(default)s)")
     parser.add_argument("--seeds", type=int, default=2, help="whose mean is shown (%(default)s)")
     parser.add_argument("--plot", type=Path, help="draw it into this file, .png, .svg or .pdf")
-    options, rest = parser.parse_known_args(arguments)
-    try:
-        config = override.apply(load.load_experiment(options.experiment), override.from_arguments(rest))
-        from research.report import plot  # after the command is known to be good: importing JAX takes seconds
-        from research.storage.progress import Progress
-        from research.sweep import coordinates
+    return command_line.run(parser, check, arguments, (command_line.CONFIG,))
 
-        plot.check_picture(options.plot)
-        sizes = sorted(set(options.widths))
-        with Progress("Training", 2 * len(sizes) * options.seeds, "models") as progress:
-            found = coordinates.check(config, sizes, options.steps, options.seeds, progress.advance)
-        for table in coordinates.tables(found, sizes, options.steps):
-            print(table.markdown())
-        for name, movements in found.items():
-            print(coordinates.verdict(name, movements))
-        if options.plot is not None:
-            coordinates.draw(options.plot, found, sizes)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def check(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    config = override.apply(load.open_experiment(options.experiment).config, overrides)
+    from research.report import plot  # after the command is known to be good: importing JAX takes seconds
+    from research.storage.progress import Progress
+    from research.sweep import coordinates
+
+    plot.check_picture(options.plot)
+    sizes = sorted(set(options.widths))
+    with Progress("Training", 2 * len(sizes) * options.seeds, "models") as progress:
+        found = coordinates.check(config, sizes, options.steps, options.seeds, progress.advance)
+    for table in coordinates.tables(found, sizes, options.steps):
+        print(table.markdown())
+    for name, movements in found.items():
+        print(coordinates.verdict(name, movements))
+    if options.plot is not None:
+        coordinates.draw(options.plot, found, sizes)
 
 
 if __name__ == "__main__":

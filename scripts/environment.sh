@@ -1,6 +1,8 @@
-# Sourced by quickstart and test: makes the virtual environment once, again only when the requirements changed.
+#!/usr/bin/env bash
+# Makes the virtual environment once, and again only when the requirements changed. Sourced by quickstart and test;
+# run by itself it adds extras of pyproject.toml: ./scripts/environment.sh slurm search
 #
-#   use_environment REQUIREMENTS   sets $python to the interpreter of $VENV (default .venv) with that file installed
+#   use_environment [EXTRA ...]   sets $python to the interpreter of $VENV (default .venv) with the package, editable
 #
 # PYTHON=python3.12 asks for an interpreter by name.
 
@@ -15,20 +17,48 @@ find_python() {
     return 1
 }
 
+# Each line answers for itself: where a caller tests the outcome of a function, bash does not stop at its errors.
 use_environment() {
-    local requirements="$1" venv="${VENV:-.venv}" base wanted stamp
-    wanted="$(cat requirements.txt "$requirements" | cksum)"
-    stamp="$venv/installed-$requirements"
+    local venv="${VENV:-.venv}" base extra extras wanted stamp missing=()
+    stamp="$venv/kintsugi-installed" # the requirements' checksum, then a line for each extra
+    wanted="$(cat requirements.txt <(sed '/^\[tool\.ruff\]/,$d' pyproject.toml) | cksum)"
     python="$venv/bin/python"
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && starts "$python"; then return; fi
-    base="$(find_python)" || return 1
-    echo "Installing $requirements into $venv with $base ($("$base" --version 2>&1)); this happens once."
-    # Each line answers for itself: where a caller tests the outcome of a function, bash does not stop at its errors.
-    if ! [ -f "$venv/requirements" ] || [ "$(cat "$venv/requirements")" != "$(cksum < requirements.txt)" ] || ! starts "$python"; then
+    for extra in "$@"; do
+        case "$extra" in
+            requirements.txt) echo "$extra is installed without being named: leave it out, or name extras such as gcs and slurm." >&2; return 2 ;;
+            requirements-*.txt)
+                extra="${extra#requirements-}" extra="${extra%.txt}"
+                echo "requirements-$extra.txt is the extra $extra now: ./scripts/environment.sh $extra, or pip install 'kintsugi[$extra]'." >&2
+                return 2 ;;
+        esac
+        if ! grep -q "^$extra = " <(sed -n '/^\[project\.optional-dependencies\]/,/^\[/p' pyproject.toml); then
+            echo "$extra is no extra of pyproject.toml: $(sed -n '/^\[project\.optional-dependencies\]/,/^\[tool/s/^\([a-z]*\) = .*/\1/p' pyproject.toml | tr '\n' ' ')" >&2
+            return 2
+        fi
+    done
+    if ! [ -f "$stamp" ] || [ "$(head -n 1 "$stamp")" != "$wanted" ] || ! starts "$python"; then
+        if [ -e "$venv" ] && ! [ -f "$venv/pyvenv.cfg" ]; then
+            echo "$venv is no virtual environment, and is left as it is: name another by VENV." >&2
+            return 1
+        fi
+        base="$(find_python)" || return 1
+        echo "Making $venv with $base ($("$base" --version 2>&1)); this happens once."
         rm -rf "$venv"
         "$base" -m venv "$venv" || return 1
+        missing=("$@")
+    else
+        for extra in "$@"; do grep -qx "$extra" "$stamp" || missing+=("$extra"); done
+        if [ ${#missing[@]} -eq 0 ]; then return; fi
     fi
-    "$python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements" || return 1
-    cksum < requirements.txt > "$venv/requirements"
-    echo "$wanted" > "$stamp"
+    extras="$(IFS=,; echo "${missing[*]-}")"
+    echo "Installing kintsugi${extras:+[$extras]} into $venv."
+    "$python" -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}" || return 1
+    if ! [ -f "$stamp" ]; then echo "$wanted" > "$stamp"; fi
+    for extra in ${missing[@]+"${missing[@]}"}; do echo "$extra" >> "$stamp"; done
 }
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    set -euo pipefail
+    cd "$(dirname "$0")/.."
+    use_environment "$@"
+fi

@@ -1,4 +1,4 @@
-"""Scores what a trained model writes: python -m scripts.evaluate MODEL --split=test"""
+"""Evaluate what a trained model writes: kintsugi evaluate MODEL --split=test"""
 
 import argparse
 import dataclasses
@@ -26,7 +26,8 @@ from research.config import (
 )
 from research.storage.bucket import is_remote
 from research.storage.progress import Progress
-from scripts.generate import Opened, add_model_options, open_model
+from scripts import command_line
+from scripts.generate import add_model_options, open_model
 
 FORCED = (
     ("loss", "nats a target token"),
@@ -42,7 +43,7 @@ models
 what is evaluated
   A run on the tasks of its experiment. Any other model, or other tasks, with one of
     --experiment=experiments/FILE.py        the tasks of another experiment
-    --config.data...                        that experiment's, or the run's, changed as in scripts.train
+    --config.data...                        that experiment's, or the run's, changed as in train
     --task='Translation(examples=TSVExamples("train.tsv", test="test.tsv", columns=("en", "de")))'   (again for more)
   Tasks alone take --config.data.manual_dir, input_length and target_length: without lengths nothing is cut but to the
   model's positions. Metrics are those of the tasks, from 0 to 100: BLEU(), ChrF(), ROUGE(), SQuAD(), Accuracy().
@@ -59,38 +60,26 @@ what is written
   OUTPUT/predictions.jsonl.partial: the same command goes on from there.
 
 a file of outputs
-  Any system's, a line each, or .jsonl with "prediction" (as above) or "outputs" (as scripts.generate); references a
+  Any system's, a line each, or .jsonl with "prediction" (as above) or "outputs" (as generate); references a
   line each in files of their own, or the "references" of the .jsonl:
-    python -m scripts.evaluate --predictions hyp.txt --references ref1.txt ref2.txt --metrics 'BLEU()' 'ChrF()'
-    python -m scripts.evaluate --predictions hyp.tok --references ref.tok --metrics 'BLEU("none", lowercase=True)'
-    python -m scripts.evaluate --predictions runs/x/evaluations/test-9000/predictions.jsonl --metrics 'ROUGE()'
+    kintsugi evaluate --predictions hyp.txt --references ref1.txt ref2.txt --metrics 'BLEU()' 'ChrF()'
+    kintsugi evaluate --predictions hyp.tok --references ref.tok --metrics 'BLEU("none", lowercase=True)'
+    kintsugi evaluate --predictions runs/x/evaluations/test-9000/predictions.jsonl --metrics 'ROUGE()'
 
 examples
-  python -m scripts.evaluate runs/multi30k --split=held_out --examples=200
-  python -m scripts.evaluate runs/multi30k/checkpoints/9000 --generation.method='Beam(4)' --output=beam4
-  python -m scripts.evaluate t5-small --task='Summarization(examples=JSONExamples("a.jsonl", test="b.jsonl"),
+  kintsugi evaluate runs/multi30k --split=held_out --examples=200
+  kintsugi evaluate runs/multi30k/checkpoints/9000 --generation.method='Beam(4)' --output=beam4
+  kintsugi evaluate t5-small --task='Summarization(examples=JSONExamples("a.jsonl", test="b.jsonl"),
       prefix="summarize: ")' --output=t5-small-b
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, rest = parser().parse_known_args(arguments)
-    chosen = [argument for argument in rest if argument.startswith("--generation.")]
-    try:
-        overrides = override.from_arguments([argument for argument in rest if argument not in chosen])
-        return run(options, overrides, override.from_arguments(chosen, "--generation."))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return command_line.run(parser(), run, arguments, (command_line.CONFIG, command_line.GENERATION))
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.evaluate", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    made = command_line.parser("evaluate", __doc__, EPILOG)
     add_model_options(made, optional=True)
     made.add_argument("--experiment", help="a Python file whose data is evaluated; it is run, so use what you trust")
     made.add_argument("--task", action="append", default=[], help="a task to evaluate instead of the experiment's")
@@ -160,7 +149,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
 def base_experiment(options: argparse.Namespace) -> Experiment | None:
     """Of the file that is given, or of the run."""
     if options.experiment is not None:
-        return load.load_experiment(options.experiment)
+        return load.open_experiment(options.experiment).config
     from research.pretrained.find import run_of
 
     directory = run_of(options.model)
@@ -249,15 +238,15 @@ def evaluate_tasks(
 
 
 def generation_for(
-    opened: Opened, task: Task, default: Generation | None, data: Supervised, chosen: dict[str, str]
+    opened: Any, task: Task, default: Generation | None, data: Supervised, chosen: dict[str, str]
 ) -> Generation:
     """As the run's evaluations choose tokens; without any, a run's as long as its targets are, or as the files say."""
     from research.pretrained.find import with_controls
 
     language = task.languages[1]
-    if default is None and opened.found.format == "run":
+    if default is None and opened.weights.format == "run":
         default = Generation(max_length=data.target_length)
-    said = None if default is None else with_controls(default, opened.model, opened.tokenizer, language)
+    said = None if default is None else with_controls(default, opened.config, opened.tokenizer, language)
     return opened.generation(language, chosen, said)
 
 
@@ -337,9 +326,9 @@ def evaluate_denoising(
     from research.train.step import EachShape, compile_eval_step
 
     opened = open_model(options)
-    check_same_model(experiment.model, opened.found.model, options.model)
+    check_same_model(experiment.model, opened.weights.model, options.model)
     mesh = override.parse(Mesh, options.mesh, "--mesh")
-    experiment = dataclasses.replace(experiment, model=opened.model, mesh=mesh)
+    experiment = dataclasses.replace(experiment, model=opened.config, mesh=mesh)
     check_divisible(experiment, opened.mesh)
     pipeline = prepared(experiment)
     same = pipeline.tokenizer.digest == opened.tokenizer.digest

@@ -1,17 +1,16 @@
-"""Text in, text out, from any trained model: python -m scripts.generate MODEL "A line of text." """
+"""Generate text from text with any trained model: kintsugi generate MODEL "A line of text." """
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from research.config import ConfigError, Generation, Mesh, Model, override, parse_json, require
+from research.config import Mesh, override, parse_json, require
 from research.storage.bucket import any_path
 from research.storage.progress import Progress
+from scripts import command_line
 
 EPILOG = """
 models
@@ -25,37 +24,26 @@ how tokens are chosen
     --generation.no_repeat_ngram=3 --generation.min_length=56 --generation.repetition_penalty=1.2
 
 examples
-  python -m scripts.generate opus-mt-en-de "How are you?"
-  python -m scripts.generate mbart-50 --source_language=en_XX --target_language=de_DE --input=en.txt --output=de.txt
-  python -m scripts.generate bart-large-cnn --input=articles.jsonl --output=summaries.jsonl --scores
-  python -m scripts.generate runs/quickstart "The <extra_id_0> of a list." --interactive
+  kintsugi generate opus-mt-en-de "How are you?"
+  kintsugi generate mbart-50 --source_language=en_XX --target_language=de_DE --input=en.txt --output=de.txt
+  kintsugi generate bart-large-cnn --input=articles.jsonl --output=summaries.jsonl --scores
+  head -n 100 en.txt | kintsugi generate opus-mt-en-de > de.txt
+  kintsugi generate runs/quickstart "The <extra_id_0> of a list." --interactive
 
 files
-  --input may be - for standard input. Names that end in .jsonl hold JSON objects, a line each: "text" is read, and
-  written are "text", "outputs" with their "text" and "score", and everything else the object held. Lines already done
-  are kept in OUTPUT.partial until all are; the same command goes on from there.
+  --input may be - for standard input, which is also read where it is piped and neither lines nor --input are given.
+  Names that end in .jsonl hold JSON objects, a line each: "text" is read, and written are "text", "outputs" with their
+  "text" and "score", and everything else the object held. Lines already done are kept in OUTPUT.partial until all are;
+  the same command continues from there.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    # Lines of text may come after options, but for argparse not after options that it does not know.
-    overrides = [argument for argument in arguments if argument.startswith("--generation.")]
-    options, rest = parser().parse_known_intermixed_args([item for item in arguments if item not in overrides])
-    try:
-        return run(options, override.from_arguments([*overrides, *rest], "--generation."))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return command_line.run(parser(), run, arguments, (command_line.GENERATION,))
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.generate", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    made = command_line.parser("generate", __doc__, EPILOG)
     add_model_options(made)
     add_language_options(made)
     made.add_argument("text", nargs="*", help="lines of text")
@@ -89,72 +77,35 @@ def open_generator(options: argparse.Namespace, overrides: dict[str, str], **set
     return opened.generator(generation, (options.source_language, options.target_language), **settings)
 
 
-def open_model(options: argparse.Namespace) -> "Opened":
-    """The model of the options, without its parameters yet."""
-    from research.parallel.mesh import make_mesh
-    from research.pretrained import find  # here, after the options are known to be good: JAX takes seconds
+def open_model(options: argparse.Namespace) -> Any:
+    """The model of the options, a LoadedModel without its parameters yet."""
+    from research.decode import loaded_model  # here, after the options are known to be good: JAX takes seconds
     from research.train.compilation import keep_compiled
 
     keep_compiled()
     require(options.batch_size > 0, f"--batch_size is {options.batch_size}: it must be above 0.")
-    found = find.find(options.model)
-    tokenizer = found.tokenizer() if options.tokenizer is None else find.open_tokenizer_at(options.tokenizer)
-    find.check_vocabulary(found.model, tokenizer)
-    mesh = make_mesh(override.parse(Mesh, options.mesh, "--mesh"))
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = -(-options.batch_size // rows) * rows
-    return Opened(found, dataclasses.replace(found.model, compute=options.compute), tokenizer, mesh, size)
-
-
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """A model that was found, and where and how it is to compute."""
-
-    found: Any
-    model: Model
-    tokenizer: Any
-    mesh: Any
-    batch_size: int
-
-    def generation(
-        self, language: str | None, overrides: dict[str, str], default: Generation | None = None
-    ) -> Generation:
-        """How tokens are chosen: as the default says or the model's files, changed by the overrides."""
-        said = self.found.generation(self.tokenizer, language) if default is None else default
-        generation, limit = override.apply(said, overrides), self.model.longest
-        if limit is not None and generation.max_length > limit and "max_length" not in overrides:
-            generation = dataclasses.replace(generation, max_length=limit)
-        most = generation.max_length
-        require(limit is None or most <= limit, f"generation.max_length is {most}: the model has {limit} positions.")
-        return generation
-
-    @cached_property
-    def params(self) -> Any:
-        """The parameters on the mesh."""
-        import jax
-
-        from research.model import transformer
-        from research.parallel.rules import param_specs, shardings
-
-        specs = param_specs(transformer.abstract_params(self.model))
-        return jax.block_until_ready(self.found.params(shardings(self.mesh, specs)))
-
-    def generator(self, generation: Generation, languages: tuple[str | None, str | None], **settings: Any) -> Any:
-        from research.decode.generate import Generator
-
-        where = {"batch_size": self.batch_size, "mesh": self.mesh}
-        return Generator(self.model, self.params, self.tokenizer, generation, languages, **where, **settings)
+    return loaded_model.open_model(
+        options.model,
+        tokenizer=options.tokenizer,
+        batch_size=options.batch_size,
+        compute=options.compute,
+        mesh=override.parse(Mesh, options.mesh, "--mesh"),
+    )
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     from research.storage.journal import check_new  # as below
 
+    piped = not (options.text or options.input or options.interactive or sys.stdin is None or sys.stdin.isatty())
+    if piped:
+        options.input = "-"
     given = bool(options.text) + (options.input is not None)
     require(given == 1 or (options.interactive and not given), "Give lines of text, or --input, and not both.")
     require(options.output is None or bool(given), "--output is for lines of text or --input, of which there are none.")
     require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
     check_new(options.output)
     rows = list(read(options)) if given else []
+    require(bool(rows) or not piped, "Standard input holds no line: give lines of text, or --input.")
     if options.interactive:
         options.batch_size = 1
     elif rows:

@@ -1,10 +1,11 @@
-"""What a run takes on hardware that is not here: python -m scripts.plan EXPERIMENT.py --hardware v5p-64"""
+"""Plan a run for hardware that is not here: kintsugi plan EXPERIMENT.py --hardware v5p-64"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from research.config import ConfigError, load, override, require
+from research.config import load, override, require
+from scripts import command_line
 
 EPILOG = """
 hardware
@@ -16,7 +17,7 @@ what is printed
   memory's traffic after them, sums over the tensor axis, and what of the exchange of weights and gradients takes longer
   than all that. Good implementations take 1.3 to 1.7 times as long. Memory is an estimate, unless
     --compile    compiles the very step for that TPU topology, on this machine, without a TPU: bytes a chip, and what
-                 chips exchange. Needs libtpu (pip install --requirement requirements-tpu.txt) and a minute or so.
+                 chips exchange. Needs libtpu (pip install 'kintsugi[tpu]') and a minute or so.
     --search     tries meshes, remat and micro-batches, and prints the fastest that fit.
 
 several experiments, or --hardware with commas
@@ -24,46 +25,40 @@ several experiments, or --hardware with commas
   many chips there are (weak scaling), and --plot draws tokens a second and chip against the number of chips.
 
 examples
-  python -m scripts.plan experiments/t5/v1_1_large_c4.py --hardware v5e-256 --config.mesh.fsdp=8 --compile
-  python -m scripts.plan experiments/bart/large.py --hardware 64xH100 --search
-  python -m scripts.plan experiments/t5/v1_1_*_c4.py --hardware v5e-16,v5p-64,8xH100
-  python -m scripts.plan experiments/t5/v1_1_xl_c4.py --hardware v5p-16,v5p-64,v5p-256 --rows_a_chip 16 --plot xl.png
+  kintsugi plan experiments/t5/v1_1_c4.py:large --hardware v5e-256 --config.mesh.fsdp=8 --compile
+  kintsugi plan experiments/bart/bart.py:large --hardware 64xH100 --search
+  kintsugi plan experiments/t5/v1_1_c4.py:{small,base,large,xl,xxl} --hardware v5e-16,v5p-64,8xH100
+  kintsugi plan experiments/t5/v1_1_c4.py:xl --hardware v5p-16,v5p-64,v5p-256 --rows_a_chip 16 --plot xl.png
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.plan", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument(
-        "experiment", nargs="+", help="a Python file with get_config(); it is run, so use only files you trust"
-    )
+    parser = command_line.parser("plan", __doc__, EPILOG)
+    parser.add_argument("experiment", nargs="+", help=command_line.EXPERIMENT_HELP)
     parser.add_argument("--hardware", required=True, help="v5p-64, 8xH100 ...; several with commas")
     parser.add_argument("--compile", action="store_true", help="compile the step for that TPU, without one")
     parser.add_argument("--search", action="store_true", help="try meshes, remat and micro-batches")
     parser.add_argument("--rows_a_chip", type=int, help="rows a step for every chip, in place of batch_size")
     parser.add_argument("--plot", type=Path, help="draw what several plans reach into this file")
-    options, rest = parser.parse_known_args(arguments)
-    try:
-        overrides = override.from_arguments(rest)
-        files = {Path(file).stem: load.load_experiment(file) for file in options.experiment}
-        experiments = {name: override.apply(file, overrides) for name, file in files.items()}
-        from research.parallel import hardware  # after the config is known to be good: importing JAX takes seconds
-        from research.plan import estimate
+    return command_line.run(parser, plan, arguments, (command_line.CONFIG,))
 
-        found = [hardware.find(name) for name in options.hardware.split(",")]
-        if len(experiments) * len(found) > 1 or options.rows_a_chip or options.plot:
-            require(not options.compile, "--compile is for one experiment on one --hardware, with its own batch_size.")
-            estimate.compare(experiments, found, options.rows_a_chip, options.plot)
-        elif options.search:
-            estimate.show_search(*experiments.values(), *found)
-        else:
-            estimate.show(*experiments.values(), *found, compile=options.compile)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def plan(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    files = [load.open_experiment(text) for text in options.experiment]
+    names = [file.name for file in files]
+    names = names if len(set(names)) == len(names) else list(map(str, files))
+    experiments = {name: override.apply(file.config, overrides) for name, file in zip(names, files, strict=True)}
+    from research.parallel import hardware  # after the config is known to be good: importing JAX takes seconds
+    from research.plan import estimate
+
+    found = [hardware.find(name) for name in options.hardware.split(",")]
+    if len(experiments) * len(found) > 1 or options.rows_a_chip or options.plot:
+        require(not options.compile, "--compile is for one experiment on one --hardware, with its own batch_size.")
+        estimate.compare(experiments, found, options.rows_a_chip, options.plot)
+    elif options.search:
+        estimate.show_search(*experiments.values(), *found)
+    else:
+        estimate.show(*experiments.values(), *found, compile=options.compile)
 
 
 if __name__ == "__main__":

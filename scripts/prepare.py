@@ -1,4 +1,4 @@
-"""Prepares an experiment's text: python -m scripts.prepare experiments/t5/v1_1_base_c4.py --jobs 16
+"""Prepare an experiment's text: kintsugi prepare experiments/t5/v1_1_c4.py:base --jobs 16
 
 Corpora are found or built, the vocabulary is opened or trained, and all text is tokenised into the cache, from which
 training reads it. What training would do itself on one core is done here by all of them, and of many machines.
@@ -7,6 +7,7 @@ training reads it. What training would do itself on one core is done here by all
 import argparse
 import multiprocessing
 import os
+import pickle
 import re
 import sys
 import time
@@ -14,10 +15,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from research.config import TFDS, ConfigError, Denoising, Experiment, load, override, require
+from research import TFDS
+from research.config import Denoising, Experiment, load, modules, override, require
 from research.storage.progress import Progress
+from scripts import command_line
 
 if TYPE_CHECKING:
     from research.data.corpora.tokens import Recipe
@@ -25,15 +29,15 @@ if TYPE_CHECKING:
 EPILOG = """
 several machines
   They share $KINTSUGI_CACHE, on a file system that knows locks (NFS, Lustre). Each makes a share of the pieces:
-    python -m scripts.prepare EXPERIMENT.py --shard 3/16
+    kintsugi prepare EXPERIMENT.py --shard 3/16
     sbatch scripts/launch/prepare.sbatch             # a SLURM array; its number is the shard
   On Kubernetes, an indexed job: --shard $((JOB_COMPLETION_INDEX + 1))/16. The last to end puts the pieces together.
   A shard that is killed is started again, and goes on; what is done is not done twice.
 
 data sets that TFDS builds with Apache Beam (c4, wiki40b)
-  Once, before any shard, in an environment of its own with requirements-beam.txt:
-    python -m scripts.prepare EXPERIMENT.py --beam_runner DirectRunner
-    python -m scripts.prepare EXPERIMENT.py --beam_runner DataflowRunner --beam_options=--project=P --beam_options=...
+  Once, before any shard, in an environment of its own with pip install 'kintsugi[beam]':
+    kintsugi prepare EXPERIMENT.py --beam_runner DirectRunner
+    kintsugi prepare EXPERIMENT.py --beam_runner DataflowRunner --beam_options=--project=P --beam_options=...
 
 exit codes
   0 done, this shard at least   1 failed, and the same command goes on   2 bad input
@@ -48,27 +52,25 @@ class Work(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.prepare", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("experiment", help="a Python file with get_config(); it is run, so use only files you trust")
+    parser = command_line.parser("prepare", __doc__, EPILOG)
+    parser.add_argument("experiment", help=command_line.EXPERIMENT_HELP)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: the cores, %(default)s)")
     parser.add_argument("--shard", default="1/1", help="which share of how many, as 3/16 (default: all)")
     parser.add_argument("--beam_runner", help="builds what Apache Beam builds, by this runner, and ends")
     parser.add_argument("--beam_options", action="append", default=[], help="one of the runner's; may be repeated")
-    options, rest = parser.parse_known_args(arguments)
+    return command_line.run(parser, prepare_experiment, arguments, (command_line.CONFIG,))
+
+
+def prepare_experiment(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    require(options.jobs > 0, f"--jobs is {options.jobs}: it must be above 0.")
+    shard = share(options.shard)
+    file = load.open_experiment(options.experiment)
+    config = override.apply(file.config, overrides)
     try:
-        require(options.jobs > 0, f"--jobs is {options.jobs}: it must be above 0.")
-        shard = share(options.shard)
-        config = override.apply(load.load_experiment(options.experiment), override.from_arguments(rest))
         if options.beam_runner is not None:
             build(config, options.beam_runner, options.beam_options)
         else:
-            prepare(config, options.jobs, *shard)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            prepare(config, options.jobs, *shard, file=file)
     except BrokenProcessPool:
         print("error: a process was killed, perhaps for want of memory: lower --jobs; it goes on.", file=sys.stderr)
         return 1
@@ -87,7 +89,7 @@ def build(config: Experiment, runner: str, runner_options: Sequence[str]) -> Non
     """Lets TFDS build the experiment's data sets with Apache Beam."""
     require(
         find_spec("apache_beam") is not None,
-        "--beam_runner needs Apache Beam: python -m pip install -r requirements-beam.txt in an environment of its own.",
+        "--beam_runner needs Apache Beam: pip install 'kintsugi[beam]' in an environment of its own.",
     )
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -102,8 +104,8 @@ def build(config: Experiment, runner: str, runner_options: Sequence[str]) -> Non
         print(f"{corpus.name}: {builder.data_dir}")
 
 
-def prepare(config: Experiment, jobs: int, number: int, count: int) -> None:
-    """Makes every `count`-th of the pieces from the `number`-th on, and the streams once all their pieces are there."""
+def prepare(config: Experiment, jobs: int, number: int, count: int, file: load.ExperimentFile | None = None) -> None:
+    """Make every `count`-th of the pieces from the `number`-th on, and the streams once all their pieces are there."""
     data = config.data
     if not isinstance(data, Denoising):
         require(count == 1, "--shard shares text among machines; examples of tasks are few, and one makes them.")
@@ -122,7 +124,7 @@ def prepare(config: Experiment, jobs: int, number: int, count: int) -> None:
                 streams[stream].make(piece)
                 progress.advance()
     elif mine:
-        make_in_processes(data, mine, min(jobs, len(mine)))
+        make_in_processes(data, mine, min(jobs, len(mine)), file)
     missing = sum(len(recipe.missing()) for recipe in streams)
     print(f"{len(mine)} pieces made in {time.monotonic() - began:.0f} s, {missing} are missing")
     if missing:
@@ -140,10 +142,12 @@ def opened(data: Denoising) -> "list[Recipe]":
     return [*train, *held_out]
 
 
-def make_in_processes(data: Denoising, mine: Sequence[Work], jobs: int) -> None:
+def make_in_processes(data: Denoising, mine: Sequence[Work], jobs: int, file: load.ExperimentFile | None) -> None:
     spawned = multiprocessing.get_context("spawn")
+    pickled = pickle.dumps(data)
+    own = None if file is None or not modules.are_in(pickled) else file.path
     with (
-        ProcessPoolExecutor(jobs, mp_context=spawned, initializer=_open, initargs=(data,)) as pool,
+        ProcessPoolExecutor(jobs, mp_context=spawned, initializer=_open, initargs=(pickled, own)) as pool,
         Progress(f"Tokenising in {jobs} processes", len(mine), "pieces") as progress,
     ):
         made: list[Future[None]] = [pool.submit(_make, work) for work in mine]
@@ -156,8 +160,14 @@ def make_in_processes(data: Denoising, mine: Sequence[Work], jobs: int) -> None:
             raise
 
 
-def _open(data: Denoising) -> None:
-    """In each process, once: it has one core, of which neither library may take more."""
+def _open(pickled: bytes, own: Path | None) -> None:
+    """Prepare a process, which has one core, of which neither library may take more.
+
+    `own` is the experiment's file where the data is of classes of its own, which must be there to be unpickled.
+    """
+    if own is not None:
+        modules.load(own)
+    data: Denoising = pickle.loads(pickled)
     from research.data.tokenizer import sentencepiece
 
     os.environ["RAYON_NUM_THREADS"] = "1"  # of Hugging Face's tokenizers

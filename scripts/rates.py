@@ -1,10 +1,11 @@
-"""Which learning rates suit each width: python -m scripts.rates sweeps/widths --plot rates.svg"""
+"""Find the learning rates that suit each width: kintsugi rates sweeps/widths --plot rates.svg"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from research.config import ConfigError, require
+from research.config import require
+from scripts import command_line
 
 EPILOG = """
 what is read
@@ -19,48 +20,43 @@ what is printed
   is lowest; the rates around it that come within --within of the best loss; and how the best rate moves with the width.
 
 examples
-  python -m scripts.sweep experiments/learning_rate_by_width.py --dir sweeps/widths --jobs 2
-  python -m scripts.rates sweeps/widths --plot rates.svg
+  kintsugi sweep experiments/learning_rate_by_width.py --dir sweeps/widths --jobs 2
+  kintsugi rates sweeps/widths --plot rates.svg
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.rates", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = command_line.parser("rates", __doc__, EPILOG)
     parser.add_argument("directory", nargs="+", type=Path, help="run directories, or sweeps")
     parser.add_argument("--loss", default="held_out_loss", help="a number of metrics.jsonl (%(default)s)")
     parser.add_argument("--within", type=float, default=0.05, help="nats above the best loss (%(default)s)")
     parser.add_argument("--plot", type=Path, help="draw losses by rate into this file, .png, .svg or .pdf")
-    options = parser.parse_args(arguments)
-    try:
-        require(options.within >= 0, f"--within is {options.within}: it must not be below 0.")
-        from research.report import (
-            plot,
-            rates,
-            sweep_page,  # importing JAX takes seconds
-        )
+    return command_line.run(parser, show, arguments)
 
-        plot.check_picture(options.plot)
-        runs: list[Path] = []
-        for directory in options.directory:
-            if (directory / "sweep.json").is_file():
-                found, waiting, _ = sweep_page.runs_of(directory)
-                require(not waiting, f"{directory} has {len(waiting)} variants that have not begun: finish the sweep.")
-                runs += found
-            else:
-                runs.append(directory)
-        ranges = rates.read_ranges(runs, options.loss)
-        print(rates.table(ranges, options.loss, options.within).markdown())
-        for remark in rates.remarks(ranges):
-            print(remark)
-        if options.plot is not None:
-            rates.draw(options.plot, ranges, options.loss)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def show(options: argparse.Namespace) -> None:
+    require(options.within >= 0, f"--within is {options.within}: it must not be below 0.")
+    from research.report import (
+        plot,
+        rates,
+        sweep_page,  # importing JAX takes seconds
+    )
+
+    plot.check_picture(options.plot)
+    runs: list[Path] = []
+    for directory in options.directory:
+        if (directory / "sweep.json").is_file():
+            found, waiting, _ = sweep_page.runs_of(directory)
+            require(not waiting, f"{directory} has {len(waiting)} variants that have not begun: finish the sweep.")
+            runs += found
+        else:
+            runs.append(directory)
+    ranges = rates.read_ranges(runs, options.loss)
+    print(rates.table(ranges, options.loss, options.within).markdown())
+    for remark in rates.remarks(ranges):
+        print(remark)
+    if options.plot is not None:
+        rates.draw(options.plot, ranges, options.loss)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Pages of runs and sweeps: python -m scripts.report sweeps/NAME, or runs/a runs/b to compare any"""
+"""Write pages of runs and sweeps: kintsugi report sweeps/NAME, or runs/a runs/b to compare any"""
 
-import argparse
 import sys
 from pathlib import Path
 
-from research.config import ConfigError, require
+from research.config import require
+from scripts import command_line
 
 EPILOG = """
 what is given
@@ -20,19 +20,10 @@ what is written
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.report", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = command_line.parser("report", __doc__, EPILOG)
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of a run or of a sweep")
     parser.add_argument("--out", type=Path, help="the pages' path without its ending")
-    options = parser.parse_args(arguments)
-    try:
-        print(write(options.directories, options.out))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command_line.run(parser, lambda options: print(write(options.directories, options.out)), arguments)
 
 
 def write(directories: list[Path], out: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""Log-likelihood of given targets, from any trained model: python -m scripts.score MODEL --input pairs.tsv"""
+"""Score given targets by their log-likelihood under any trained model: kintsugi score MODEL --input pairs.tsv"""
 
 import argparse
 import json
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from research.config import ConfigError, override, require
+from research.config import require
 from research.storage.progress import Progress
+from scripts import command_line
 from scripts.generate import (
     add_language_options,
     add_model_options,
@@ -32,30 +33,19 @@ output
   To a name in .jsonl, the object with "score", "tokens" and the "token_scores".
 
 examples
-  python -m scripts.score opus-mt-en-de --input=pairs.tsv
-  paste source.txt hypotheses.txt | python -m scripts.score mbart-50 --input=- --source_language=en_XX \\
+  kintsugi score opus-mt-en-de --input=pairs.tsv
+  paste source.txt hypotheses.txt | kintsugi score mbart-50 --input=- --source_language=en_XX \\
       --target_language=de_DE
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.score", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    made = command_line.parser("score", __doc__, EPILOG)
     add_model_options(made)
     add_language_options(made)
     made.add_argument("--input", required=True, help="a file of pairs; - for standard input")
     made.add_argument("--output", type=Path, help="where the scores go; standard output without it")
-    options, rest = made.parse_known_args(arguments)
-    try:
-        run(options, override.from_arguments(rest, "--generation."))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return command_line.run(made, run, arguments, (command_line.GENERATION,))
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> None:

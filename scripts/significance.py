@@ -1,15 +1,16 @@
-"""Whether systems differ by more than chance: python -m scripts.significance EVALUATION_A EVALUATION_B"""
+"""Test whether systems differ by more than chance: kintsugi significance EVALUATION_A EVALUATION_B"""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from research.config import ConfigError, Metric, override, score_names
+from research.config import Metric, override, score_names
+from scripts import command_line
 
 EPILOG = """
 what is compared
-  Directories that scripts.evaluate made, runs/NAME/evaluations/SPLIT-STEP or its --output, of the same examples and
+  Directories that evaluate made, runs/NAME/evaluations/SPLIT-STEP or its --output, of the same examples and
   references. The first is the baseline; every other one is compared with it, by the metrics of its tasks or --metrics.
 
 what is printed
@@ -24,34 +25,29 @@ what is printed
   seeds of training, and are not corrected for several comparisons: with ten, ask for p below 0.005 instead of 0.05.
 
 examples
-  python -m scripts.significance runs/a/evaluations/test-9000 runs/b/evaluations/test-9000
-  python -m scripts.significance a b c --metrics 'BLEU()' 'ChrF(word_order=2)' --json > differences.json
+  kintsugi significance runs/a/evaluations/test-9000 runs/b/evaluations/test-9000
+  kintsugi significance a b c --metrics 'BLEU()' 'ChrF(word_order=2)' --json > differences.json
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.significance", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("evaluation", nargs="+", type=Path, help="directories that scripts.evaluate made")
+    parser = command_line.parser("significance", __doc__, EPILOG)
+    parser.add_argument("evaluation", nargs="+", type=Path, help="directories that evaluate made")
     parser.add_argument("--metrics", nargs="+", default=[], help="what to compare by, instead of the tasks' own")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    options = parser.parse_args(arguments)
-    try:
-        asked: tuple[Metric, ...] = tuple(override.parse(Metric, text, "--metrics") for text in options.metrics)
-        score_names(asked)
-        from research.score import significance  # after the command is known to be good: importing takes seconds
+    return command_line.run(parser, compare, arguments)
 
-        compared = significance.compare(significance.read_systems(options.evaluation), asked)
-        if options.json:
-            print(json.dumps(significance.as_data(compared), indent=2, ensure_ascii=False))
-        else:
-            significance.show(compared)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def compare(options: argparse.Namespace) -> None:
+    asked: tuple[Metric, ...] = tuple(override.parse(Metric, text, "--metrics") for text in options.metrics)
+    score_names(asked)
+    from research.score import significance  # after the command is known to be good: importing takes seconds
+
+    compared = significance.compare(significance.read_systems(options.evaluation), asked)
+    if options.json:
+        print(json.dumps(significance.as_data(compared), indent=2, ensure_ascii=False))
+    else:
+        significance.show(compared)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Trains the variants of an experiment: python -m scripts.sweep EXPERIMENT.py --dir sweeps/NAME --jobs 2"""
+"""Train the variants of an experiment: kintsugi sweep EXPERIMENT.py --dir sweeps/NAME --jobs 2"""
 
 import argparse
 import sys
 from pathlib import Path
 
-from research.config import ConfigError, Experiment, load, override, require
+from research.config import Experiment, load, override, require
 from research.parallel import hardware
 from research.parallel.hardware import HELP
+from scripts import command_line
 
 EPILOG = """
 a sweep
@@ -19,7 +20,7 @@ a sweep
   published() beside it gives a paper's numbers, which the report shows beside ours.
 
 what runs
-  Every variant is a run of scripts.train in a directory of its own, named by what differs, with its log beside it. Each
+  Every variant is a run of train in a directory of its own, named by what differs, with its log beside it. Each
   of --jobs has its share of the cores and the GPUs. Corpora, vocabularies, tokens and compiled programs are made once.
 
   A variant that does not fit what a GPU here has, or this machine's memory, is refused before anything runs; elsewhere
@@ -38,15 +39,15 @@ again
   crashes or hangs is tried three times in one sweep; one that is refused (2) or not finite (44) once. The others go on.
 
 on a SLURM cluster
-  --slurm makes every variant a task of an array job (needs requirements-slurm.txt):
-    python -m scripts.sweep EXPERIMENT.py --dir sweeps/NAME --slurm --jobs 8 --partition gpu --time 12:00:00 --gpus 4 \\
+  --slurm makes every variant a task of an array job (needs pip install 'kintsugi[slurm]'):
+    kintsugi sweep EXPERIMENT.py --dir sweeps/NAME --slurm --jobs 8 --partition gpu --time 12:00:00 --gpus 4 \\
         --slurm_option cpus-per-task=32 --slurm_option mem=128G --slurm_option qos=long
   A variant that is preempted or runs out of time saves, and goes on in its next turn. Ctrl-C leaves the jobs running;
   the same command watches them again, and submits only what is neither done nor in the queue. The repository, DIR and
   $KINTSUGI_CACHE must be on a file system that all nodes share.
 
 a search
-  is a function search() beside get_config(), and is run by --trials N (needs requirements-search.txt):
+  is a function search() beside get_config(), and is run by --trials N (needs pip install 'kintsugi[search]'):
     def search():
         return Search(
             {"optimizer.schedule.peak": LogRange(1e-4, 1e-1), "model.dropout": Range(0.0, 0.3),
@@ -62,22 +63,18 @@ exit codes
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options, rest = parser().parse_known_args(arguments)
-    try:
-        check(options)
-        common = override.from_arguments(rest)
-        base = override.apply(load.load_experiment(options.experiment), common)
-        return search(options, base, common) if options.trials is not None else train(options, base, common)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command_line.run(parser(), start, arguments, (command_line.CONFIG,))
+
+
+def start(options: argparse.Namespace, common: dict[str, str]) -> int:
+    check(options)
+    file = load.open_experiment(options.experiment)
+    base = override.apply(file.config, common)
+    return (train if options.trials is None else search)(options, file, base, common)
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.sweep", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = command_line.parser("sweep", __doc__, EPILOG)
     parser.add_argument(
         "experiment",
         help="a Python file with get_config() and sweep() or search(); it is run, so use only files you trust",
@@ -116,10 +113,10 @@ def check(options: argparse.Namespace) -> None:
         require(options.slurm or not getattr(options, name), f"--{name} is for jobs of a cluster: say --slurm too.")
 
 
-def train(options: argparse.Namespace, base: Experiment, common: dict[str, str]) -> int:
-    swept = load.load_sweep(options.experiment, optional=options.begun is not None)
+def train(options: argparse.Namespace, file: load.ExperimentFile, base: Experiment, common: dict[str, str]) -> int:
+    swept = file.sweep if options.begun is None or file.has("sweep") else [{}]
     changes = [common | change for change in swept]
-    published = load.load_published(options.experiment)
+    published = file.published
     from research.storage.console import console, say
     from research.sweep import slurm  # after the config is known to be good: importing JAX takes seconds
     from research.sweep.local import Sweep, here
@@ -155,8 +152,8 @@ def train(options: argparse.Namespace, base: Experiment, common: dict[str, str])
     return 0 if done else 1
 
 
-def search(options: argparse.Namespace, base: Experiment, common: dict[str, str]) -> int:
-    asked = load.load_search(options.experiment)
+def search(options: argparse.Namespace, file: load.ExperimentFile, base: Experiment, common: dict[str, str]) -> int:
+    asked = file.search
     from research.storage.console import console
     from research.sweep.trials import TrialSweep
 

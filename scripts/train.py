@@ -1,4 +1,4 @@
-"""Trains an experiment: python -m scripts.train experiments/quickstart.py --run_dir runs/quickstart"""
+"""Train an experiment: kintsugi train experiments/quickstart.py --run_dir runs/quickstart"""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from research.config import ConfigError, load, override, require
+from scripts import command_line
 
 if TYPE_CHECKING:
     from research.parallel.hosts import Cluster
@@ -29,11 +30,8 @@ exit codes
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.train", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("experiment", help="a Python file with get_config(); it is run, so use only files you trust")
+    parser = command_line.parser("train", __doc__, EPILOG)
+    parser.add_argument("experiment", help=command_line.EXPERIMENT_HELP)
     parser.add_argument(
         "--run_dir",
         required=True,
@@ -46,30 +44,27 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         parser.add_argument(name, type=kind, help=said)
     parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
-    options, rest = parser.parse_known_args(arguments)
-    try:
-        file_config = load.load_experiment(options.experiment)
-        config = override.apply(file_config, override.from_arguments(rest))
-        from research.storage.bucket import any_path
-        from research.train.loop import train
-        from research.train.startup import (
-            Startup,
-            process_began,  # after the config is known to be good: JAX takes seconds
-        )
+    return command_line.run(parser, train_experiment, arguments, (command_line.CONFIG,))
 
-        startup = Startup(process_began())
-        cluster = cluster_of(options.coordinator, options.num_hosts, options.host_id)
-        return train(
-            config,
-            any_path(options.run_dir),
-            file_config=file_config,
-            dry_run=options.dry_run,
-            cluster=cluster,
-            startup=startup,
-        )
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+def train_experiment(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    file = load.open_experiment(options.experiment)
+    config = override.apply(file.config, overrides)
+    from research.storage.bucket import any_path  # after the config is known to be good: JAX takes seconds
+    from research.train.loop import train
+    from research.train.startup import Startup, process_began
+
+    startup = Startup(process_began())
+    cluster = cluster_of(options.coordinator, options.num_hosts, options.host_id)
+    return train(
+        config,
+        any_path(options.run_dir),
+        file_config=file.config,
+        experiment=str(file),
+        dry_run=options.dry_run,
+        cluster=cluster,
+        startup=startup,
+    )
 
 
 def cluster_of(coordinator: str | None, count: int | None, number: int | None) -> "Cluster | None":

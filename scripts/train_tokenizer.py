@@ -1,4 +1,4 @@
-"""Trains a SentencePiece vocabulary on text: python -m scripts.train_tokenizer --text 'notes/*.txt' --output my.model
+"""Train a SentencePiece vocabulary on text: kintsugi train_tokenizer --text 'notes/*.txt' --output my.model
 
 A unigram model with byte fallback and T5's controls (<pad> 0, </s> 1, <unk> 2). The same text gives the same file.
 """
@@ -9,19 +9,23 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from research.config import ConfigError, JSONLines, PlainText, SentencePiece, TrainedSentencePiece, require
-from research.data.corpora.text_files import TextFiles
-from research.data.tokenizer import open_tokenizer, train_sentencepiece
+from research import JSONLines, PlainText
+from research.config import SentencePiece, TrainedSentencePiece, require
+from scripts import command_line
+
+if TYPE_CHECKING:
+    from research.data.corpora.text_files import TextFiles
 
 EPILOG = """
 examples
-  python -m scripts.train_tokenizer --text README.md docs/*.txt.gz --pieces 4000 --output docs.model
-  python -m scripts.train_tokenizer --text 'wiki/part-*.jsonl.gz' --key text --pieces 32000 --output wiki.model
+  kintsugi train_tokenizer --text README.md docs/*.txt.gz --pieces 4000 --output docs.model
+  kintsugi train_tokenizer --text 'wiki/part-*.jsonl.gz' --key text --pieces 32000 --output wiki.model
 
 use
   In an experiment:  Denoising(tokenizer=SentencePiece("docs.model", sentinels=100), ...)
-  As an override:    python -m scripts.train EXPERIMENT.py --config.data.tokenizer='SentencePiece("docs.model")' ...
+  As an override:    kintsugi train EXPERIMENT.py --config.data.tokenizer='SentencePiece("docs.model")' ...
   The model's vocab_size must be at least pieces + sentinels; T5 rounds it up to a multiple of 128.
   An experiment with TrainedSentencePiece(pieces=...) trains its own vocabulary and needs none of this.
 
@@ -37,23 +41,18 @@ SHOWN_DOCUMENTS = 1000  # how many the reported characters a piece are averaged 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.train_tokenizer", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = command_line.parser("train_tokenizer", __doc__, EPILOG)
     parser.add_argument("--text", required=True, nargs="+", metavar="FILE_OR_GLOB", help="UTF-8 text; .gz is read too")
     parser.add_argument("--key", help="the files are JSON lines, and this key holds the text")
     parser.add_argument("--pieces", type=int, default=8000, help="ids before the sentinels (default: %(default)s)")
     parser.add_argument("--algorithm", choices=("unigram", "bpe"), default="unigram", help="default: %(default)s")
     parser.add_argument("--output", required=True, type=Path, help="a new file")
-    options = parser.parse_args(arguments)
-    try:
-        config = TrainedSentencePiece(options.pieces, options.algorithm, sentinels=0)
-        train_tokenizer(options.text, options.key, config, options.output)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command_line.run(parser, train, arguments)
+
+
+def train(options: argparse.Namespace) -> None:
+    config = TrainedSentencePiece(options.pieces, options.algorithm, sentinels=0)
+    train_tokenizer(options.text, options.key, config, options.output)
 
 
 def train_tokenizer(patterns: Sequence[str], key: str | None, config: TrainedSentencePiece, output: Path) -> None:
@@ -62,6 +61,8 @@ def train_tokenizer(patterns: Sequence[str], key: str | None, config: TrainedSen
     folder = output.absolute().parent
     require(folder.is_dir(), f"--output {output}: there is no directory {folder}.")
     require(os.access(folder, os.W_OK), f"--output {output}: the directory {folder} cannot be written by this user.")
+    from research.data.tokenizer import open_tokenizer, train_sentencepiece  # after the output is known to be good
+
     corpora = [open_text(pattern, key) for pattern in patterns]
     started = time.monotonic()
     train_sentencepiece(documents(corpora), config, output)
@@ -73,14 +74,16 @@ def train_tokenizer(patterns: Sequence[str], key: str | None, config: TrainedSen
     print(f"use: SentencePiece({str(output)!r}, sentinels=100)")
 
 
-def open_text(pattern: str, key: str | None) -> TextFiles:
+def open_text(pattern: str, key: str | None) -> "TextFiles":
     """Every document of the files: they are named as held out too, or a hash would hold some back."""
+    from research.data.corpora.text_files import TextFiles
+
     if key is None:
         return TextFiles(PlainText(train=pattern, held_out=pattern), "train")
     return TextFiles(JSONLines(train=pattern, held_out=pattern, text=key), "train")
 
 
-def documents(corpora: Sequence[TextFiles]) -> Iterator[str]:
+def documents(corpora: "Sequence[TextFiles]") -> Iterator[str]:
     return (corpus[index] for corpus in corpora for index in range(len(corpus)))
 
 

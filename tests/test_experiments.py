@@ -1,16 +1,18 @@
-"""Every experiment file builds, fits its own model, shards over 8 devices and survives JSON."""
+"""Every experiment file builds at every size, fits its own model, shards over 8 devices and survives JSON."""
 
 import ast
+import gzip
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import pytest
 
-from research import Denoising, Mesh, Supervised
-from research.config.load import load_experiment, load_published, load_sweep
-from research.config.override import apply, from_json, to_json
-from research.data.objective import lengths
+from research import Denoising, Experiment, Mesh, Supervised
+from research.config.load import open_experiment
+from research.config.override import apply, as_text, from_json, to_json
 from research.model.flops import parameter_count
 from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh
@@ -18,13 +20,35 @@ from research.sweep.variants import matched, variants
 from research.train.step import abstract_state, state_shardings
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted(path for path in (ROOT / "experiments").rglob("*.py") if path.name != "__init__.py")
-SWEEPS = [path for path in FILES if "\ndef sweep()" in path.read_text()]
+FOLDER = ROOT / "experiments"
+FILES = sorted(path for path in FOLDER.rglob("*.py") if "\ndef get_config(" in path.read_text())
+SWEEPS = [path for path in FILES if "\ndef sweep(" in path.read_text()]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_experiment_builds_shards_and_round_trips(path: Path) -> None:
-    config = load_experiment(path)
+def sizes(path: Path) -> list[str]:
+    """The sizes that the annotation of get_config() lists; one empty text where there are none."""
+    (function,) = [node for node in ast.parse(path.read_text()).body if getattr(node, "name", "") == "get_config"]
+    assert isinstance(function, ast.FunctionDef)
+    literals = [
+        node for argument in function.args.args for node in ast.walk(argument) if isinstance(node, ast.Constant)
+    ]
+    return [f":{node.value}" for node in literals] or [""]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(FOLDER))
+
+
+EXPERIMENTS = [name_of(path) + size for path in FILES for size in sizes(path)]
+
+
+def config_of(name: str) -> Experiment:
+    return open_experiment(f"{FOLDER}/{name}").config
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_builds_shards_and_round_trips(name: str) -> None:
+    config = config_of(name)
     assert from_json(to_json(config)) == config
     for inputs, targets in widths(config.data):
         assert inputs <= config.data.input_length
@@ -46,7 +70,7 @@ def widths(data: Denoising | Supervised) -> list[tuple[int, int]]:
     """Tokens a row of encoder and decoder."""
     if isinstance(data, Supervised):
         return [(data.input_length, data.target_length)]
-    found = [lengths(denoiser.objective, data.input_length, controls=2) for denoiser in data.denoisers]
+    found = [denoiser.objective.lengths(data.input_length, controls=2) for denoiser in data.denoisers]
     return [(each.inputs, each.targets) for each in found]
 
 
@@ -60,23 +84,23 @@ def _size(shape: tuple[int, ...]) -> int:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_experiment_is_one_expression_under_a_docstring_with_its_command(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    commands = [f"python -m scripts.{script} {path.relative_to(ROOT)}" for script in ("train", "sweep")]
-    assert any(command in (ast.get_docstring(tree) or "") for command in commands)
+    command = rf"(python -m scripts\.|kintsugi )(train|sweep) {path.relative_to(ROOT)}(:\w+)? "
+    assert re.search(command, ast.get_docstring(tree) or "")
     (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "get_config"]
     assert [type(node) for node in function.body] == [ast.Return]
 
 
 # The papers' models, and what rows of embedding for a vocabulary that shards divide add to them.
 PARAMETERS = {
-    "t5/v1_1_small_c4.py": 76_961_152,
-    "t5/v1_1_base_c4.py": 247_577_856,
-    "t5/v1_1_large_c4.py": 783_150_080,
-    "t5/v1_1_xl_c4.py": 2_849_757_184,
-    "t5/v1_1_xxl_c4.py": 11_135_332_352,
+    "t5/v1_1_c4.py:small": 76_961_152,
+    "t5/v1_1_c4.py:base": 247_577_856,
+    "t5/v1_1_c4.py:large": 783_150_080,
+    "t5/v1_1_c4.py:xl": 2_849_757_184,
+    "t5/v1_1_c4.py:xxl": 11_135_332_352,
     "t5/nanot5_base_c4.py": 247_577_856,
     "t5/ul2_base_c4.py": 247_577_856,
-    "bart/base.py": 139_420_416 + 7 * 768,
-    "bart/large.py": 406_291_456 + 7 * 1024,
+    "bart/bart.py:base": 139_420_416 + 7 * 768,
+    "bart/bart.py:large": 406_291_456 + 7 * 1024,
     "mbart/cc25.py": 610_851_840 + 5 * 1024,
     "finetune/cnn_dailymail_bart_large.py": 406_291_456,
     "finetune/wmt16_mbart.py": 610_851_840,
@@ -92,27 +116,101 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_full_sizes_have_the_parameters_of_the_published_models(name: str) -> None:
-    config = load_experiment(ROOT / "experiments" / name)
-    assert parameter_count(abstract_params(config.model)) == PARAMETERS[name]
+    assert parameter_count(abstract_params(config_of(name).model)) == PARAMETERS[name]
 
 
 def test_every_other_experiment_is_small() -> None:
-    others = {str(path.relative_to(ROOT / "experiments")) for path in FILES} - PARAMETERS.keys()
-    for name in others:
-        assert parameter_count(abstract_params(load_experiment(ROOT / "experiments" / name).model)) < 10e6
+    for name in set(EXPERIMENTS) - PARAMETERS.keys():
+        assert parameter_count(abstract_params(config_of(name).model)) < 10e6
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_can_be_applied(path: Path) -> None:
-    found = variants(load_experiment(path), load_sweep(path))
+    file = open_experiment(path)
+    found = variants(file.config, file.sweep)
     assert len(found) > 0
-    for table in matched(load_published(path), found):
+    for table in matched(file.published, found):
         assert [row for row in table["rows"] if not row["variants"]] == []
 
 
-def test_every_experiment_is_in_the_index() -> None:
-    index = (ROOT / "experiments" / "README.md").read_text()
-    assert [name for path in FILES if f"]({(name := str(path.relative_to(ROOT / 'experiments')))})" not in index] == []
+# What each file of commit a1b8262 said, at which sizes were files of their own. A number that changes there on purpose
+# is another experiment: it gets a file or a size of its own, or loses its line here with the reason in the commit.
+GOLDEN = json.loads(gzip.decompress((ROOT / "tests" / "goldens" / "experiments.json.gz").read_bytes()))
+MOVED = {f"t5/v1_1_{size}_c4.py": f"t5/v1_1_c4.py:{size}" for size in ("small", "base", "large", "xl", "xxl")}
+MOVED |= {f"bart/{size}.py": f"bart/bart.py:{size}" for size in ("base", "large")}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_experiments_are_equal_to_those_of_the_files_that_were_copies(name: str) -> None:
+    file, golden = open_experiment(f"{FOLDER}/{MOVED.get(name, name)}"), GOLDEN[name]
+    assert file.config == from_json(json.dumps(golden["config"]))
+    assert file.has("sweep") == ("sweep" in golden)
+    if "sweep" in golden:
+        assert [apply(file.config, change) for change in file.sweep] == [
+            apply(file.config, change) for change in golden["sweep"]
+        ]
+        assert [list(change) for change in file.sweep] == [list(change) for change in golden["sweep"]]
+        assert [
+            [table.source, list(table.scores), [[_texts(row), list(values)] for row, values in table.rows],
+             list(table.lower_is_better)]
+            for table in file.published
+        ] == golden["published"]  # fmt: skip
+
+
+def _texts(row: Mapping[str, object]) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else as_text(value) for name, value in row.items()}
+
+
+# --- The index --------------------------------------------------------------------------------------------------------
+
+INDEX = (FOLDER / "README.md").read_text()
+ROWS = {row[1]: row[0] for row in re.findall(r"^(\| \[[^\]]+\]\(([^)]+\.py)\) \|.*)$", INDEX, re.MULTILINE)}
+
+
+def test_the_index_has_every_experiment_and_no_other() -> None:
+    assert sorted(ROWS) == sorted(map(name_of, FILES))
+    for path in FILES:
+        assert all(f"`{size}`" in ROWS[name_of(path)] for size in sizes(path) if size), path
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_index_says_where_the_result_is_or_that_it_was_not_run(name: str) -> None:
+    status = ROWS[name].rstrip(" |").rpartition(" | ")[2]
+    not_run = "not run yet" in (ast.get_docstring(ast.parse((FOLDER / name).read_text())) or "")
+    assert (status == "not run") == not_run
+    links = re.findall(r"\]\(([^)]+)\)", status)
+    assert bool(links) != not_run
+    assert all((FOLDER / link).is_file() for link in links)
+    for date in re.findall(r"\[LOG.md, (\S+)\]", status):
+        assert f"\n## {date}" in (FOLDER / "LOG.md").read_text()
+
+
+PAGES = [
+    *(
+        ROOT / "README.md",
+        ROOT / "SECURITY.md",
+        *(ROOT / "docs").rglob("*.md"),
+        FOLDER / "LOG.md",
+        FOLDER / "README.md",
+    ),
+    *(path for path in (ROOT / "scripts").rglob("*") if path.suffix in (".py", ".md", ".sh", ".sbatch", ".yaml", "")),
+    *(FOLDER / "results").rglob("*.json"),
+]
+PLACEHOLDERS = ("NAME", "FILE", "x", "MINE")
+
+
+def test_every_experiment_that_a_page_names_is_there() -> None:
+    texts = {path: path.read_text() for path in (*filter(Path.is_file, PAGES), *FILES)}
+    named = {
+        (path, name + one)
+        for path, text in texts.items()
+        for name, size in re.findall(r"experiments/([\w/]+\.py)(:\w+|:\{[\w,]+\})?", text)
+        for one in ([f":{each}" for each in size[2:-1].split(",")] if "{" in size else [size])
+        if Path(name).stem not in PLACEHOLDERS
+    }
+    assert len(named) > 50
+    known = {*EXPERIMENTS, *map(name_of, FILES)}
+    assert sorted((str(path), name) for path, name in named if name not in known) == []
 
 
 # --- What is documented can be typed ----------------------------------------------------------------------------------
@@ -126,25 +224,8 @@ def overrides_in(text: str) -> list[tuple[str, str]]:
     return [(path, value) for path, value in found if value not in ("MORE", "N", "value") and "..." not in value]
 
 
-def readme_commands() -> list[tuple[str, dict[str, str]]]:
-    """The indented commands with overrides, each with the experiment that it, or the last one before it, trains."""
-    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("    ")]
-    found, experiment = [], ""
-    for command in re.sub(r"\\\n|\n {8,}", " ", "\n".join(lines)).splitlines():
-        experiment = next(iter(re.findall(r"experiments/[\w/]+\.py", command)), experiment)
-        if overrides := overrides_in(command):
-            found.append((experiment, dict(overrides)))
-    return found
-
-
-@pytest.mark.parametrize(("experiment", "overrides"), readme_commands(), ids=lambda value: str(value)[:40])
-def test_overrides_in_the_readme_are_taken(experiment: str, overrides: dict[str, str]) -> None:
-    config = load_experiment(ROOT / experiment)
-    assert apply(config, overrides) != config
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_overrides_in_docstrings_are_taken(path: Path) -> None:
-    config = load_experiment(path)
+    config = open_experiment(path).config
     for name, value in overrides_in(ast.get_docstring(ast.parse(path.read_text())) or ""):
         apply(config, {name: value})

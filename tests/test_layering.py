@@ -20,9 +20,16 @@ MODULES = {
 
 @cache
 def imported(module: str) -> frozenset[str]:
-    """The modules of this project that a module imports, at any depth of its code."""
+    """The modules of this project that a module imports, at any depth of its code.
+
+    Under `if TYPE_CHECKING:` nothing is imported: a base class in config says there what it will be given.
+    """
     names: set[str] = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    parsed = ast.parse(MODULES[module].read_text())
+    for node in parsed.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(parsed):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

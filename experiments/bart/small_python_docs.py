@@ -1,6 +1,6 @@
 """A small BART learns, in minutes on 2 CPU cores, to mend Python's own documentation.
 
-Paper: Lewis et al., arXiv:1910.13461: text infilling and sentence permutation, as in base.py beside this file.
+Paper: Lewis et al., arXiv:1910.13461: text infilling and sentence permutation, as in bart.py beside this file.
 Command: python -m scripts.train experiments/bart/small_python_docs.py --run_dir runs/bart_small
 Other noise of the paper's table 1: --config.data.objective='BART(TokenMasking(), 0.0)', 'BART(TokenDeletion(), 0.0)',
     'BART(None, 0.0, 1.0)' (rotation), 'BART(None, 1.0)' (sentences), 'BART(TextInfilling(), 0.0)' (infilling alone).

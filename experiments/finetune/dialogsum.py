@@ -14,6 +14,8 @@ Result: ROUGE-L 18.95 on the 500 test dialogues; 98.78 on the 32 overfitted ones
     a dozen other runs (commit 5db4c41; LOG.md).
 """
 
+from dataclasses import replace
+
 from research import (
     Adafactor,
     Checkpoint,
@@ -21,29 +23,20 @@ from research import (
     Evaluation,
     Experiment,
     Generation,
-    Model,
-    Report,
     SentencePiece,
     Summarization,
     Supervised,
     TFDSExamples,
 )
 
+from .. import quickstart
+
+QUICKSTART = quickstart.get_config()
+
 
 def get_config() -> Experiment:
     return Experiment(
-        model=Model(
-            vocab_size=2176,
-            width=128,
-            heads=4,
-            head_width=32,
-            feed_forward=384,
-            encoder_layers=2,
-            decoder_layers=2,
-            dropout=0.1,
-            compute="float32",
-            unroll=2,
-        ),
+        model=replace(QUICKSTART.model, dropout=0.1),
         init="runs/quickstart",
         data=Supervised(
             tasks=(
@@ -61,5 +54,5 @@ def get_config() -> Experiment:
         batch_size=8,
         evaluation=Evaluation(every=250, rows=16, generation=Generation(max_length=96), examples=50, best="rougeL"),
         checkpoint=Checkpoint(every=250),
-        report=Report(every=20),
+        report=QUICKSTART.report,
     )

@@ -9,6 +9,8 @@ Result: ROUGE-L 17.03 on the test examples, 16.43 from random weights, means of 
     shared with a dozen other runs (commit 5db4c41; LOG.md).
 """
 
+from dataclasses import replace
+
 from research import (
     Adafactor,
     Checkpoint,
@@ -16,29 +18,20 @@ from research import (
     Experiment,
     Generation,
     Linear,
-    Model,
-    Report,
     SentencePiece,
     Summarization,
     Supervised,
     TFDSExamples,
 )
 
+from .. import quickstart
+
+QUICKSTART = quickstart.get_config()
+
 
 def get_config() -> Experiment:
     return Experiment(
-        model=Model(
-            vocab_size=2176,
-            width=128,
-            heads=4,
-            head_width=32,
-            feed_forward=384,
-            encoder_layers=2,
-            decoder_layers=2,
-            dropout=0.1,
-            compute="float32",
-            unroll=2,
-        ),
+        model=replace(QUICKSTART.model, dropout=0.1),
         init="runs/quickstart",
         data=Supervised(
             tasks=(Summarization(examples=TFDSExamples("python_docs/summaries"), source="function", target="summary"),),
@@ -51,5 +44,5 @@ def get_config() -> Experiment:
         batch_size=16,
         evaluation=Evaluation(every=500, rows=256, generation=Generation(max_length=32), examples=256, best="rougeL"),
         checkpoint=Checkpoint(every=500),
-        report=Report(every=20),
+        report=QUICKSTART.report,
     )

@@ -15,6 +15,8 @@ Result: no exact match among the 88 test questions, F1 0.25: 994 questions teach
     match 100 on the 32 overfitted ones; on one NVIDIA H200, shared with a dozen other runs (commit 5db4c41; LOG.md).
 """
 
+from dataclasses import replace
+
 from research import (
     Adafactor,
     Checkpoint,
@@ -22,29 +24,20 @@ from research import (
     Evaluation,
     Experiment,
     Generation,
-    Model,
     QuestionAnswering,
-    Report,
     SentencePiece,
     Supervised,
     TFDSExamples,
 )
 
+from .. import quickstart
+
+QUICKSTART = quickstart.get_config()
+
 
 def get_config() -> Experiment:
     return Experiment(
-        model=Model(
-            vocab_size=2176,
-            width=128,
-            heads=4,
-            head_width=32,
-            feed_forward=384,
-            encoder_layers=2,
-            decoder_layers=2,
-            dropout=0.1,
-            compute="float32",
-            unroll=2,
-        ),
+        model=replace(QUICKSTART.model, dropout=0.1),
         init="runs/quickstart",
         data=Supervised(
             tasks=(QuestionAnswering(examples=TFDSExamples("xquad/en")),),
@@ -57,5 +50,5 @@ def get_config() -> Experiment:
         batch_size=8,
         evaluation=Evaluation(every=250, rows=16, generation=Generation(max_length=32), examples=100, best="f1"),
         checkpoint=Checkpoint(every=250),
-        report=Report(every=20),
+        report=QUICKSTART.report,
     )

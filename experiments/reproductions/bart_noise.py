@@ -13,62 +13,47 @@ where lower is:
     infilling and shuffling       90.8    83.8   24.17    6.62     11.12     5.41
 
 The paper does not say the batch of these runs, nor the share of masked or deleted tokens: here they are of its large
-model, 8,000 rows and 30 %. The rest is as in ../bart/base.py, which says where each number is from.
+model, 8,000 rows and 30 %. The rest is that of ../bart/bart.py, which says where each number is from.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/bart_noise.py --dir sweeps/bart_noise --hardware v5p-64
     python -m scripts.report sweeps/bart_noise
-Data: as in ../bart/base.py.
+Data: as in ../bart/bart.py.
 Hardware, time, result: not run yet; nor is bart_noise_small.py beside this file.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from research import (
     BART,
-    AdamW,
     ByteLevelBPE,
-    Checkpoint,
     Denoising,
-    Evaluation,
     Experiment,
     JSONLines,
-    Linear,
-    Loss,
-    Mesh,
     Published,
     TextInfilling,
     TokenDeletion,
     TokenMasking,
     grid,
 )
-from research.model import family
+
+from ..bart import bart
+
+PRETRAINING = bart.get_config("base")
 
 
 def get_config() -> Experiment:
-    return Experiment(
-        model=family.bart("base", vocab_size=50_272),  # 50,265 ids, and a multiple of the devices in a shard
+    return replace(
+        PRETRAINING,
         data=Denoising(
             corpora=(JSONLines("books_wiki/train-*.jsonl.gz", "books_wiki/held_out.jsonl.gz"),),
             tokenizer=ByteLevelBPE("bart"),
             objective=BART(TextInfilling(), permute_sentences=1.0),
             input_length=512,
         ),
-        optimizer=AdamW(
-            schedule=Linear(peak=4e-4, warmup=10_000),
-            clip_norm=0.1,
-            weight_decay=0.01,
-            no_decay=(),
-            b2=0.98,
-            epsilon=1e-6,
-        ),
-        loss=Loss(z_loss=0.0),
         steps=1_000_000,
-        batch_size=8_000,
-        mesh=Mesh(data=-1),
-        evaluation=Evaluation(every=5_000, rows=32_000),
-        checkpoint=Checkpoint(every=2_500),
     )
 
 

@@ -16,8 +16,6 @@ Hardware, time, result: not run yet.
 from collections.abc import Iterable
 from typing import Any
 
-from experiments.reproductions import bart_noise
-from experiments.reproductions.bart_noise import published as published
 from research import (
     BART,
     TFDS,
@@ -36,6 +34,9 @@ from research import (
     seeds,
 )
 from research.model import family
+
+from . import bart_noise
+from .bart_noise import published as published
 
 
 def get_config() -> Experiment:

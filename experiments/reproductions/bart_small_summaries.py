@@ -8,40 +8,29 @@ Commands:
 Hardware, time, result: not run yet.
 """
 
+from dataclasses import replace
+
 from research import (
     AdamW,
     Checkpoint,
     Evaluation,
     Experiment,
     Generation,
-    Learned,
     Linear,
-    Loss,
-    Report,
     SentencePiece,
     Summarization,
     Supervised,
     TFDSExamples,
 )
-from research.model import family
+
+from . import bart_noise_small
+
+SERIES = bart_noise_small.get_config()
 
 
 def get_config() -> Experiment:
     return Experiment(
-        model=family.bart(
-            "base",
-            vocab_size=4104,
-            width=256,
-            heads=4,
-            head_width=64,
-            feed_forward=1024,
-            encoder_layers=2,
-            decoder_layers=2,
-            positions=Learned(128),
-            dropout=0.1,
-            compute="float32",
-            unroll=2,
-        ),
+        model=replace(SERIES.model, dropout=0.1),
         init="sweeps/bart_noise/seed=0,objective=BART",
         data=Supervised(
             tasks=(Summarization(examples=TFDSExamples("python_docs/summaries"), source="function", target="summary"),),
@@ -50,10 +39,10 @@ def get_config() -> Experiment:
             target_length=32,
         ),
         optimizer=AdamW(schedule=Linear(peak=1e-3, warmup=50), clip_norm=1.0, weight_decay=0.01, b2=0.98, epsilon=1e-6),
-        loss=Loss(z_loss=0.0),
+        loss=SERIES.loss,
         steps=800,
         batch_size=8,
         evaluation=Evaluation(every=400, rows=512, generation=Generation(max_length=32), examples=512, best="rougeL"),
         checkpoint=Checkpoint(every=400, keep=1),
-        report=Report(every=20),
+        report=SERIES.report,
     )

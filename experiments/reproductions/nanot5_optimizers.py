@@ -22,43 +22,22 @@ from collections.abc import Iterable
 from typing import Any
 
 from research import (
-    TFDS,
     Adafactor,
     AdamW,
     Constant,
     Cosine,
-    Denoising,
-    Evaluation,
     Experiment,
     InverseSquareRoot,
-    Loss,
     Published,
     RMSScaledAdamW,
-    SentencePiece,
-    SpanCorruption,
     grid,
 )
-from research.model import family
+
+from ..t5 import nanot5_base_c4
 
 
 def get_config() -> Experiment:
-    return Experiment(
-        model=family.t5_v1_1("base"),
-        data=Denoising(
-            corpora=(TFDS("c4/en:3.1.0"),),
-            tokenizer=SentencePiece("sentencepiece.model"),
-            objective=SpanCorruption(noise_density=0.15, mean_span_length=3.0),
-            input_length=512,
-        ),
-        optimizer=RMSScaledAdamW(
-            schedule=Cosine(peak=2e-2, warmup=10_000, warmup_start=0.5, final=1e-5),
-            clip_norm=1.0,
-        ),
-        loss=Loss(z_loss=0.0),
-        steps=65_536,
-        batch_size=128,
-        evaluation=Evaluation(every=10_000, rows=16_384),
-    )
+    return nanot5_base_c4.get_config()
 
 
 PEAK = Constant(peak=2e-2)  # replaced by each of the schedules

@@ -14,9 +14,9 @@ Result: held-out loss 4.647 (Adafactor, inverse square root), 4.661 (its cosine)
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from experiments.reproductions.nanot5_optimizers import OPTIMIZERS, numbers
 from research import (
     TFDS,
     Checkpoint,
@@ -26,9 +26,7 @@ from research import (
     Experiment,
     InverseSquareRoot,
     Loss,
-    Model,
     Published,
-    Report,
     RMSScaledAdamW,
     TrainedSentencePiece,
     grid,
@@ -36,20 +34,16 @@ from research import (
     seeds,
 )
 
+from .. import quickstart
+from .nanot5_optimizers import OPTIMIZERS, numbers
+
+QUICKSTART = quickstart.get_config()
+
 
 def get_config() -> Experiment:
-    return Experiment(
-        model=Model(
-            vocab_size=4224,
-            width=256,
-            heads=4,
-            head_width=64,
-            feed_forward=704,
-            encoder_layers=2,
-            decoder_layers=2,
-            compute="float32",
-            unroll=2,
-        ),
+    return replace(
+        QUICKSTART,
+        model=replace(QUICKSTART.model, vocab_size=4224, width=256, head_width=64, feed_forward=704),
         data=Denoising(
             corpora=(TFDS("python_docs"),),
             tokenizer=TrainedSentencePiece(pieces=4096),
@@ -61,7 +55,6 @@ def get_config() -> Experiment:
         batch_size=8,
         evaluation=Evaluation(every=200, rows=256),
         checkpoint=Checkpoint(every=500),
-        report=Report(every=20),
     )
 
 

@@ -12,6 +12,8 @@ Commands:
 Hardware, time, result: not run yet.
 """
 
+from dataclasses import replace
+
 from research import (
     Adafactor,
     Checkpoint,
@@ -19,33 +21,20 @@ from research import (
     Experiment,
     Generation,
     Linear,
-    Model,
-    Report,
     SentencePiece,
     Supervised,
     TFDSExamples,
-    Tied,
     Translation,
 )
+
+from . import t5_objectives_small
+
+SERIES = t5_objectives_small.get_config()
 
 
 def get_config() -> Experiment:
     return Experiment(
-        model=Model(
-            vocab_size=4224,
-            width=256,
-            heads=4,
-            head_width=64,
-            feed_forward=1024,
-            encoder_layers=2,
-            decoder_layers=2,
-            activation="relu",
-            gated=False,
-            head=Tied(scaled=True),
-            dropout=0.1,
-            compute="float32",
-            unroll=2,
-        ),
+        model=replace(SERIES.model, dropout=0.1),
         init="sweeps/t5_objectives/seed=0,objective=ReplaceSpans",
         data=Supervised(
             tasks=(Translation(examples=TFDSExamples("multi30k"), source="en", target="de"),),
@@ -58,5 +47,5 @@ def get_config() -> Experiment:
         batch_size=8,
         evaluation=Evaluation(every=400, rows=512, generation=Generation(max_length=96), examples=256, best="bleu"),
         checkpoint=Checkpoint(every=400, keep=1),
-        report=Report(every=20),
+        report=SERIES.report,
     )

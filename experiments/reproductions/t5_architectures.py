@@ -33,42 +33,21 @@ from collections.abc import Iterable
 from typing import Any
 
 from research import (
-    TFDS,
-    Adafactor,
     Apart,
-    Checkpoint,
-    Denoising,
-    Evaluation,
     Experiment,
-    InverseSquareRoot,
     LanguageModelling,
-    Mesh,
     OneStack,
     PrefixLM,
     Published,
     ReplaceSpans,
-    SentencePiece,
     SharedLayers,
 )
-from research.model import family
+
+from . import t5_objectives
 
 
 def get_config() -> Experiment:
-    return Experiment(
-        model=family.t5("base"),
-        data=Denoising(
-            corpora=(TFDS("c4/en:2.2.0"),),
-            tokenizer=SentencePiece("sentencepiece.model"),
-            objective=ReplaceSpans(noise_density=0.15),
-            input_length=512,
-        ),
-        optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.01, timescale=10_000)),
-        steps=2**19,
-        batch_size=128,
-        mesh=Mesh(data=-1),
-        evaluation=Evaluation(every=10_000, rows=16_384),
-        checkpoint=Checkpoint(every=5_000),
-    )
+    return t5_objectives.get_config()
 
 
 def sweep() -> Iterable[dict[str, Any]]:

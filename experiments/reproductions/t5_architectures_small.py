@@ -13,57 +13,19 @@ Hardware, time, result: not run yet.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from experiments.reproductions.t5_architectures import architectures, numbers
-from research import (
-    TFDS,
-    Adafactor,
-    Checkpoint,
-    Denoising,
-    Evaluation,
-    Experiment,
-    InverseSquareRoot,
-    Model,
-    Published,
-    ReplaceSpans,
-    Report,
-    Tied,
-    TrainedSentencePiece,
-    product,
-    seeds,
-)
+from research import Checkpoint, Experiment, Published, product, seeds
+
+from . import t5_objectives_small
+from .t5_architectures import architectures, numbers
+
+SERIES = t5_objectives_small.get_config()
 
 
 def get_config() -> Experiment:
-    return Experiment(
-        model=Model(
-            vocab_size=4224,
-            width=256,
-            heads=4,
-            head_width=64,
-            feed_forward=1024,
-            encoder_layers=2,
-            decoder_layers=2,
-            activation="relu",
-            gated=False,
-            head=Tied(scaled=True),
-            compute="float32",
-            unroll=2,
-        ),
-        data=Denoising(
-            corpora=(TFDS("python_docs"),),
-            tokenizer=TrainedSentencePiece(pieces=4096),
-            objective=ReplaceSpans(noise_density=0.15),
-            input_length=128,
-        ),
-        optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.02, timescale=400, warmup=50)),
-        steps=1000,
-        batch_size=8,
-        evaluation=Evaluation(every=200, rows=256),
-        checkpoint=Checkpoint(every=500),
-        report=Report(every=20),
-    )
+    return replace(SERIES, steps=1000, checkpoint=Checkpoint(every=500))
 
 
 def sweep() -> Iterable[dict[str, Any]]:

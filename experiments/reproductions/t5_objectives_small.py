@@ -22,8 +22,6 @@ Result: what is learnt next is ordered by how much fluent text the decoder write
 from collections.abc import Iterable
 from typing import Any
 
-from experiments.reproductions import t5_objectives
-from experiments.reproductions.t5_objectives import published as published
 from research import (
     TFDS,
     Adafactor,
@@ -40,6 +38,9 @@ from research import (
     product,
     seeds,
 )
+
+from . import t5_objectives
+from .t5_objectives import published as published
 
 
 def get_config() -> Experiment:

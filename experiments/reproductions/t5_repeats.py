@@ -24,41 +24,15 @@ Hardware, time, result: not run yet; t5_repeats_small.py beside this file is the
 from collections.abc import Iterable
 from typing import Any
 
-from research import (
-    TFDS,
-    Adafactor,
-    Checkpoint,
-    Denoising,
-    Evaluation,
-    Experiment,
-    InverseSquareRoot,
-    Mesh,
-    Published,
-    ReplaceSpans,
-    SentencePiece,
-    grid,
-)
-from research.model import family
+from research import Experiment, Published, grid
+
+from . import t5_objectives
 
 DOCUMENTS = tuple(2**power // 430 for power in (29, 27, 25, 23))
 
 
 def get_config() -> Experiment:
-    return Experiment(
-        model=family.t5("base"),
-        data=Denoising(
-            corpora=(TFDS("c4/en:2.2.0"),),
-            tokenizer=SentencePiece("sentencepiece.model"),
-            objective=ReplaceSpans(noise_density=0.15),
-            input_length=512,
-        ),
-        optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.01, timescale=10_000)),
-        steps=2**19,
-        batch_size=128,
-        mesh=Mesh(data=-1),
-        evaluation=Evaluation(every=10_000, rows=16_384),
-        checkpoint=Checkpoint(every=5_000),
-    )
+    return t5_objectives.get_config()
 
 
 def sweep() -> Iterable[dict[str, Any]]:

@@ -13,59 +13,41 @@ Hardware, time, result: not run yet.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from experiments.reproductions import t5_repeats
 from research import (
     TFDS,
-    Adafactor,
     Checkpoint,
     Denoising,
     Evaluation,
     Experiment,
-    InverseSquareRoot,
-    Model,
     Published,
     ReplaceSpans,
-    Report,
     SentencePiece,
-    Tied,
     grid,
     product,
     seeds,
 )
 
+from . import t5_objectives_small, t5_repeats
+
 DOCUMENTS = (7874, 1969, 492, 123, 31)  # of 31,498; each a quarter of the one before
+SERIES = t5_objectives_small.get_config()
 
 
 def get_config() -> Experiment:
-    return Experiment(
-        model=Model(
-            vocab_size=4224,
-            width=256,
-            heads=4,
-            head_width=64,
-            feed_forward=1024,
-            encoder_layers=2,
-            decoder_layers=2,
-            activation="relu",
-            gated=False,
-            head=Tied(scaled=True),
-            compute="float32",
-            unroll=2,
-        ),
+    return replace(
+        SERIES,
         data=Denoising(
             corpora=(TFDS("python_docs"),),
             tokenizer=SentencePiece("sweeps/t5_objectives/seed=0,objective=ReplaceSpans/tokenizer.model"),
             objective=ReplaceSpans(noise_density=0.15),
             input_length=128,
         ),
-        optimizer=Adafactor(schedule=InverseSquareRoot(peak=0.02, timescale=400, warmup=50)),
         steps=1000,
-        batch_size=8,
         evaluation=Evaluation(every=100, rows=256),
         checkpoint=Checkpoint(every=500),
-        report=Report(every=20),
     )
 
 

@@ -13,16 +13,14 @@ from research.config.base import (
     require_positive,
 )
 from research.config.data import (
-    TFDS,
     Buckets,
     Corpus,
     Denoising,
-    JSONLines,
     Mixing,
     Packed,
-    PlainText,
     Supervised,
 )
+from research.config.examples import Examples, Names, Record, Split
 from research.config.experiment import (
     FORCED,
     Checkpoint,
@@ -37,7 +35,7 @@ from research.config.experiment import (
 )
 from research.config.generation import GNMT, Beam, Generation, Greedy, Power, Sampling
 from research.config.grid import Equal, Published, chain, equal, grid, product, seeds, together, widths
-from research.config.metric import BLEU, ROUGE, Accuracy, ChrF, Metric, SQuAD, score_names
+from research.config.metric import Metric, score_names
 from research.config.model import (
     DROPOUTS,
     TRAINING_ONLY,
@@ -59,22 +57,11 @@ from research.config.model import (
     Xavier,
 )
 from research.config.objective import (
-    BART,
-    UL2,
-    BERTStyle,
     Denoiser,
-    Deshuffling,
-    DropTokens,
-    LanguageModelling,
-    MASSStyle,
+    Lengths,
     Mixture,
     Objective,
-    PrefixLM,
-    ReplaceSpans,
-    SpanCorruption,
-    TextInfilling,
-    TokenDeletion,
-    TokenMasking,
+    Objectives,
 )
 from research.config.optimizer import (
     Adafactor,
@@ -101,20 +88,7 @@ from research.config.search_space import (
     Search,
     SuccessiveHalving,
 )
-from research.config.task import (
-    Examples,
-    FileExamples,
-    JSONExamples,
-    ParallelText,
-    QuestionAnswering,
-    SQuADFile,
-    Summarization,
-    Task,
-    TextToText,
-    TFDSExamples,
-    Translation,
-    TSVExamples,
-)
+from research.config.task import Task
 from research.config.tokenizer import (
     ByteLevelBPE,
     Bytes,

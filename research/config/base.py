@@ -1,8 +1,10 @@
 """The one error of bad input, and the checks that raise it."""
 
+import difflib
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -13,6 +15,17 @@ class ConfigError(ValueError):
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: "; did you mean ...?", or nothing where none is like it."""
+    like = closest(name, known)
+    return "" if like is None else f"; did you mean {like}?"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that resembles the one given, if any does."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def require_positive(section: str, config: object, *names: str) -> None:

@@ -1,16 +1,17 @@
 """The experiment, and what concerns the run rather than the data or the model."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
 from research.config.base import require, require_not_negative, require_positive
 from research.config.data import Denoising, Supervised
 from research.config.generation import Generation
+from research.config.logger import Logger
 from research.config.metric import score_names
 from research.config.model import Model
 from research.config.optimizer import Adafactor, AdamW, RMSScaledAdamW
-from research.config.task import Task, TFDSExamples
+from research.config.parts import shipped
+from research.config.task import Task
 
 FORCED = ("held_out_loss", "held_out_accuracy")  # what forced decoding of held-out targets gives, whatever the data
 
@@ -73,6 +74,7 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Report:
     every: int = 100  # steps a line of metrics averages over
+    loggers: tuple[Logger, ...] = field(default_factory=lambda: (shipped("TensorBoard"),))  # beside metrics.jsonl
 
     def __post_init__(self) -> None:
         require_positive("report.", self, "every")
@@ -115,7 +117,7 @@ class Experiment:
     mesh: Mesh = Mesh()
     evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
-    report: Report = Report()
+    report: Report = field(default_factory=Report)
     profile: Profile | None = None
     guard: Guard = Guard()
 
@@ -150,13 +152,12 @@ class Experiment:
 
 
 def task_labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:
-    """What stands before the numbers of each: nothing for one task alone, else what its examples are, "multi30k/".
+    """The prefix of each task's numbers: none for one task alone, else the label of its examples, "multi30k/".
 
-    A number follows the label that others before it have.
+    A label that earlier tasks have too is numbered.
     """
     if len(tasks) == 1:
         return ("",)
-    sources = [task.examples for task in tasks]
-    plain = [it.name if isinstance(it, TFDSExamples) else Path(it.train).name.split(".")[0] for it in sources]
+    plain = [task.examples.label for task in tasks]
     before = [plain[:place].count(name) for place, name in enumerate(plain)]
     return tuple(f"{name}{count + 1 if count else ''}/" for name, count in zip(plain, before, strict=True))

@@ -1,65 +1,182 @@
-"""Experiment files: what their get_config(), sweep(), search() and published() return."""
+"""Experiment files: executed once a command, and the values that they give checked as overrides are."""
 
+import contextlib
+import dataclasses
+import functools
+import inspect
+import traceback
 import types
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from research.config import Experiment, Published, Search, require
-from research.config.override import as_text
+from research.config import ConfigError, Experiment, Published, Search, classes, modules, override, require
+from research.config.base import did_you_mean
 
 
-def load_experiment(file: str | Path) -> Experiment:
-    """What `get_config()` of the Python file returns. The file is code: load only what you trust.
+@dataclass(frozen=True)
+class ExperimentFile:
+    """An experiment's Python file, executed, at one of its sizes. Each of its functions is called at most once.
 
-    Raises ConfigError when there is no such file, or no `get_config` that returns an Experiment.
+    Raises ConfigError, which names the file and the line, for all that the file lacks or raises.
     """
-    module = _module(file)
-    require(hasattr(module, "get_config"), f"{file} has no get_config() that returns an Experiment.")
-    config = module.get_config()
-    require(isinstance(config, Experiment), f"get_config() of {file} returned {type(config).__name__}, no Experiment.")
-    return config
+
+    path: Path
+    size: str | None  # None where get_config() takes none
+    module: types.ModuleType = dataclasses.field(repr=False)
+
+    def __str__(self) -> str:
+        return str(self.path) + (f":{self.size}" if self.size else "")
+
+    @property
+    def name(self) -> str:
+        """The file's name and the size, for tables and plots."""
+        return self.path.stem + (f":{self.size}" if self.size else "")
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """All names of the file, users' classes among them."""
+        return vars(self.module)
+
+    @functools.cached_property
+    def config(self) -> Experiment:
+        """The experiment that get_config() returns, every value of the type that its field has."""
+        config = self._call("get_config")
+        found = type(config).__name__
+        require(isinstance(config, Experiment), f"get_config() of {self.path} returned {found}, no Experiment.")
+        with _blaming(self.path):
+            override.check(config)
+        return config
+
+    def has(self, function: str) -> bool:
+        """Tell whether the file has a function of that name: sweep, search or published."""
+        return callable(self.namespace.get(function))
+
+    @functools.cached_property
+    def sweep(self) -> list[dict[str, str]]:
+        """The changes that sweep() gives, as overrides are written on the command line."""
+        other = "; with --trials N its search() is run" if self.has("search") else ""
+        message = f"{self.path} has no sweep() that gives dicts of overrides, and so is no sweep{other}."
+        require(self.has("sweep"), message)
+        given = self._list("sweep")
+        named = all(isinstance(one, dict) and all(isinstance(name, str) for name in one) for one in given)
+        require(named, f"sweep() of {self.path} gives {given[:1]}...: it must give dicts, such as {{'seed': 1}}.")
+        require(len(given) > 0, f"sweep() of {self.path} gives no variant.")
+        return [{name: _as_text(value) for name, value in one.items()} for one in given]
+
+    @functools.cached_property
+    def published(self) -> list[Published]:
+        """A paper's numbers for variants of the sweep, as published() gives them; [] without it."""
+        given = self._list("published") if self.has("published") else []
+        right = all(isinstance(one, Published) for one in given)
+        require(right, f"published() of {self.path} must give a list of Published.")
+        return given
+
+    @functools.cached_property
+    def search(self) -> Search:
+        """The space and the sampler that search() returns."""
+        message = f"{self.path} has no search() that returns a Search, and so there are no trials."
+        require(self.has("search"), message)
+        given = self._call("search")
+        require(isinstance(given, Search), f"search() of {self.path} returned {type(given).__name__}, no Search.")
+        return given
+
+    def _list(self, function: str) -> list[Any]:
+        given = self._call(function)
+        message = f"{function}() of {self.path} returned {type(given).__name__}: it must give a list."
+        require(isinstance(given, typing.Iterable), message)
+        with _blaming(self.path):
+            return list(given)  # a generator runs only now
+
+    def _call(self, name: str) -> Any:
+        """The result of a function of the file, which is given the size where it takes one."""
+        function = self.namespace[name]
+        with _blaming(self.path):
+            takes_size = self.size is not None and len(inspect.signature(function).parameters) > 0
+            return function(self.size) if takes_size else function()
 
 
-def load_sweep(file: str | Path, optional: bool = False) -> list[dict[str, str]]:
-    """What `sweep()` of the Python file gives, as overrides on the command line would say it.
+def open_experiment(text: str | Path) -> ExperimentFile:
+    """Execute the file of `path.py` or `path.py:SIZE`, where SIZE is an argument of its get_config().
 
-    Raises ConfigError when there is none, unless `optional` says that get_config() alone will do, or when it gives
-    something else than dicts by dotted names.
+    The file is code: open only what you trust. Raises ConfigError for a path that is no Python file, for
+    any exception of the file, and for a size that it does not have.
     """
-    module = _module(file)
-    if optional and not hasattr(module, "sweep"):
-        return [{}]
-    other = "; with --trials N its search() is run" if hasattr(module, "search") else ""
-    said = f"{file} has no sweep() that gives dicts of overrides, and so is no sweep{other}."
-    require(hasattr(module, "sweep"), said)
-    found = list(module.sweep())
-    named = all(isinstance(one, dict) and all(isinstance(name, str) for name in one) for one in found)
-    require(named, f"sweep() of {file} gives {found[:1]}...: it must give dicts, such as {{'seed': 1}}.")
-    require(len(found) > 0, f"sweep() of {file} gives no variant.")
-    return [{name: value if isinstance(value, str) else as_text(value) for name, value in one.items()} for one in found]
+    path, size = _parted(str(text))
+    require(path.suffix == ".py" and path.is_file(), f"{path} is no experiment: give the path of a Python file.")
+    with _blaming(path):
+        module = modules.load(path)
+    classes.remember(vars(module))
+    get_config = getattr(module, "get_config", None)
+    require(callable(get_config), f"{path} has no get_config() that returns an Experiment.")
+    assert get_config is not None
+    with _blaming(path):
+        sizes, default = sizes_of(get_config)
+    if sizes is None:
+        require(size is None, f"{path} has one size: give it without :{size}.")
+        return ExperimentFile(path, None, module)
+    ways = f"give {path}:{sizes[0]}" + "".join(f" or :{one}" for one in sizes[1:])
+    require(size is not None or default is not None, f"{path} has several sizes: {ways}.")
+    size = default if size is None else size
+    require(size in sizes, f"{path} has no size {size!r}: {ways}{did_you_mean(str(size), sizes) or '.'}")
+    return ExperimentFile(path, size, module)
 
 
-def load_published(file: str | Path) -> list[Published]:
-    """What `published()` of the Python file gives: a paper's numbers for variants of its sweep; [] without it."""
-    module = _module(file)
-    found = list(module.published()) if hasattr(module, "published") else []
-    require(all(isinstance(one, Published) for one in found), f"published() of {file} must give a list of Published.")
-    return found
+VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def load_search(file: str | Path) -> Search:
-    """What `search()` of the Python file returns. Raises ConfigError when there is none, or it gives something else."""
-    module = _module(file)
-    require(hasattr(module, "search"), f"{file} has no search() that returns a Search, and so there are no trials.")
-    found = module.search()
-    require(isinstance(found, Search), f"search() of {file} returned {type(found).__name__}, no Search.")
-    return found
+def sizes_of(get_config: Callable[..., Any]) -> tuple[tuple[str, ...] | None, str | None]:
+    """The sizes that get_config() takes, None where it takes none, and the one that it has by default."""
+    parameters = list(inspect.signature(get_config).parameters.values())
+    required = [one.name for one in parameters if one.default is one.empty and one.kind not in VARIABLE]
+    hints = typing.get_type_hints(get_config) if parameters else {}
+    annotation = hints.get(parameters[0].name) if parameters else None
+    if typing.get_origin(annotation) is Literal:
+        first = parameters[0]
+        require(required in ([], [first.name]), f"get_config() needs {', '.join(required)}: it may take a size alone.")
+        return typing.get_args(annotation), None if first.default is first.empty else first.default
+    message = f'get_config() needs {", ".join(required)}: a size is written size: Literal["small", "base"].'
+    require(not required, message)
+    return None, None
 
 
-def _module(file: str | Path) -> Any:
-    path = Path(file)
-    require(path.suffix == ".py" and path.is_file(), f"{file} is no experiment: give the path of a Python file.")
-    module = types.ModuleType(path.stem)
-    module.__file__ = str(path)
-    exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
-    return module
+def _parted(text: str) -> tuple[Path, str | None]:
+    """The path and the size; a colon that is part of the path of a file stays there."""
+    before, colon, size = text.rpartition(":")
+    named = bool(colon) and before.endswith(".py") and not Path(text).is_file()
+    return (Path(before), size) if named else (Path(text), None)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else override.as_text(value)
+
+
+@contextlib.contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Turn an exception of users' code into a ConfigError that names the file and the line."""
+    try:
+        yield
+    except Exception as error:
+        place = modules.place_of(error) or str(path)
+        message = str(error) if isinstance(error, ConfigError) else _wrong_field(error) or _described(error)
+        raise ConfigError(f"{place}: {message}") from error
+
+
+def _described(error: Exception) -> str:
+    """The class of an exception and the first line of its message."""
+    lines = (error.msg if isinstance(error, SyntaxError) else str(error)).splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}." if lines else f"{type(error).__name__}."
+
+
+def _wrong_field(error: Exception) -> str | None:
+    """The sentence on a field of a wrong type, for which a config's own checks failed, as `"10" > 0` does."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    configs = [frame.f_locals.get("self") for frame in frames if frame.f_code.co_name == "__post_init__"]
+    for config in filter(dataclasses.is_dataclass, configs[-1:]):
+        try:
+            override.check(config, "" if isinstance(config, Experiment) else type(config).__name__)
+        except ConfigError as wrong:
+            return str(wrong)
+    return None

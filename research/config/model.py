@@ -1,7 +1,8 @@
 """The architecture: what tells T5, BART, mBART and Marian from each other, as structural fields."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
+from typing import Any, Literal, TypeVar
 
 from research.config.base import require, require_at_most, require_not_negative, require_positive
 
@@ -152,8 +153,41 @@ DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropou
 TRAINING_ONLY = ("initial", "compute", "remat", "unroll", "shared_dropout", *DROPOUTS)
 
 
+Self = TypeVar("Self", bound="Model")
+
+
 @dataclass(frozen=True)
 class Model:
+    """The structure of a model. Subclass it for layers or a network of your own, and override `build`:
+
+        class QKNormAttention(SelfAttention):
+            def __init__(self, config, keys):
+                super().__init__(config, keys)
+                self.query_scale = nnx.Param(jnp.ones(config.head_width))
+
+            def queries(self, x):
+                return normalised(super().queries(x)) * self.query_scale[...]
+
+        class QKNormEncoderLayer(EncoderLayer):
+            self_attention_class = QKNormAttention
+
+        class QKNormNetwork(EncoderDecoder):
+            encoder_layer = QKNormEncoderLayer
+
+        @dataclass(frozen=True)
+        class QKNorm(Model):
+            def build(self, key):
+                return QKNormNetwork(self, key)
+
+            @property
+            def parameters(self):
+                return ((r"encoder/layers/self_attention/query_scale", "lk", ""),)
+
+        get_config: model=QKNorm.like(t5("small", vocab_size=32_128))
+
+    Fields that a subclass adds can be overridden and are kept in JSON as those below are.
+    """
+
     vocab_size: int  # rows of the embedding, and logits; at least the tokenizer's size, often padded up
     width: int
     heads: int
@@ -211,6 +245,19 @@ class Model:
         for name, size in sizes.items():
             even = not isinstance(self.positions, Sinusoidal) or size % 2 == 0
             require(even, f"model.{name} is {size}: it must be even, for as many sines as cosines.")
+
+    @classmethod
+    def like(cls: type[Self], model: "Model", **changes: Any) -> Self:
+        """Make a model of this class with the fields of another, some of them changed."""
+        return cls(**{field.name: getattr(model, field.name) for field in fields(model)} | changes)
+
+    def build(self, key: Any) -> Any:
+        """Make the network, an nnx.Module such as EncoderDecoder, with random parameters drawn from a JAX key.
+
+        It must have what decoding and the loss call: `__call__`, `encode`, `decode`, `logits`, `new_cache` and
+        `decode_step` of EncoderDecoder (research/model/transformer.py), with the same shapes.
+        """
+        return import_module("research.model.transformer").build(self, key)
 
     @property
     def attention_width(self) -> int:

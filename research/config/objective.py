@@ -1,189 +1,127 @@
-"""Denoising objectives: how text is broken, and what must be written of it.
+"""Objectives: how text is corrupted, and which targets the model learns from it.
 
-A noise density is a share of the tokens of a row or, with whole words, of its words.
+The shipped ones are in research/data/objective/, a file each.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from research.config.base import require, require_positive
+from research.config.parts import Part
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    import research.data.batch
+    import research.data.tokenizer
 
 
-def require_density(density: float, most: float = 1.0) -> None:
-    """Above 0 and below 1, or up to a smaller most, that being allowed."""
-    said = "1, both excluded" if most == 1 else f"{most}"
-    require(
-        0 < density < 1 and density <= most,
-        f"objective.noise_density is {density}: it must lie between 0 and {said}.",
-    )
+class Lengths(NamedTuple):
+    """Tokens a row. Inputs and targets count control tokens and sentinels; where rows differ, they are the widest."""
 
-
-def require_share(name: str, share: float) -> None:
-    require(0 <= share <= 1, f"objective.{name} is {share}: it must lie in [0, 1].")
-
-
-# --- T5's -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SpanCorruption:
-    """T5's objective: noise spans become sentinels, the target lists what they hid (arXiv:1910.10683, 3.1.4)."""
-
-    noise_density: float = 0.15
-    mean_span_length: float = 3.0
-
-    def __post_init__(self) -> None:
-        density, span = self.noise_density, self.mean_span_length
-        require_density(density)
-        require(span >= 1, f"objective.mean_span_length is {span}: it must be at least 1 token.")
+    raw: int
+    inputs: int
+    targets: int
+    noise_tokens: int = 0  # of span corruption, equal in every row
+    spans: int = 0
 
 
 @dataclass(frozen=True)
-class ReplaceSpans:
-    """As span corruption, but each token is noise by a draw of its own (arXiv:1910.10683, 3.3.2: T5's baseline)."""
+class Objectives(Part):
+    """One objective, or several of which each row takes one."""
 
-    noise_density: float = 0.15
-
-    def __post_init__(self) -> None:
-        require_density(self.noise_density)
-
-
-@dataclass(frozen=True)
-class DropTokens:
-    """Each token is left out by a draw of its own, and the target is what was left out (arXiv:1910.10683, 3.3.2)."""
-
-    noise_density: float = 0.15
-
-    def __post_init__(self) -> None:
-        require_density(self.noise_density)
+    @abstractmethod
+    def components(self) -> "tuple[Denoiser, ...]":
+        """The denoisers under which every text is read, with their weights."""
 
 
 @dataclass(frozen=True)
-class BERTStyle:
-    """Each token is noise by a draw of its own: a random token or else the mask; the target is the whole text.
+class Objective(Objectives):
+    """The base of objectives: subclass it for one of your own, in the experiment's file or a module beside it.
 
-    arXiv:1910.10683, 3.3.1, after BERT (arXiv:1810.04805).
+    A subclass is a frozen dataclass whose fields are its settings, and defines `lengths` and `corrupt`. Text comes as
+    rows of `lengths().raw` token ids without control tokens, cut from a stream of documents. An objective
+    that reads text backwards:
+
+        from dataclasses import dataclass
+
+        import numpy as np
+
+        from research import Batch, Lengths, Objective, Tokenizer
+        from research.config import require
+        from research.data.objective.rows import batch_of, raw_for, whole
+
+
+        @dataclass(frozen=True)
+        class Backwards(Objective):
+            share: float = 1.0  # rows that are turned round
+
+            def __post_init__(self) -> None:
+                require(0 <= self.share <= 1, f"Backwards.share is {self.share}: it must lie in [0, 1].")
+
+            def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+                return Lengths(raw_for(input_length, controls), inputs=input_length, targets=input_length)
+
+            def corrupt(
+                self,
+                tokens: np.ndarray,
+                lengths: Lengths,
+                tokenizer: Tokenizer,
+                rng: np.random.Generator,
+                language: str | None = None,
+            ) -> Batch:
+                turned = rng.random((len(tokens), 1)) < self.share
+                source = np.where(turned, tokens[:, ::-1], tokens)
+                return batch_of(len(tokens), whole(source), whole(tokens), lengths, tokenizer, language)
+
+    `data=Denoising(corpora, objective=Backwards(0.5))` uses it, as does --config.data.objective='Backwards(0.5)'.
+    Before training, every objective corrupts one small block of rows in each language; what is wrong with the result is
+    a ConfigError that names the method's file and line.
     """
 
-    noise_density: float = 0.15
-    random_tokens: float = 0.1  # share of the noise
+    def components(self) -> "tuple[Denoiser, ...]":
+        return (Denoiser(self),)
 
-    def __post_init__(self) -> None:
-        require_density(self.noise_density)
-        require_share("random_tokens", self.random_tokens)
+    @abstractmethod
+    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+        """Tokens a row before and after corruption, for an encoder of `input_length` tokens.
 
+        `controls` is the number of control tokens that the tokenizer puts around a text (EOS; BOS or a language, where
+        it has them). `inputs` must not exceed `input_length`; `targets` may. Raise ConfigError, by
+        `research.config.require`, if no row fits.
+        """
 
-@dataclass(frozen=True)
-class MASSStyle:
-    """As BERT-style, but all noise becomes the mask (arXiv:1910.10683, 3.3.2, after MASS, arXiv:1905.02450)."""
+    def check(
+        self, lengths: Lengths, tokenizer: "research.data.tokenizer.Tokenizer", language: str | None = None
+    ) -> None:
+        """Raise ConfigError if the tokenizer lacks what `corrupt` needs, such as sentinels or a mask.
 
-    noise_density: float = 0.15
+        Called before corpora are built. The language is one that the tokenizer has, or None. By default nothing is
+        needed.
+        """
 
-    def __post_init__(self) -> None:
-        require_density(self.noise_density)
+    @abstractmethod
+    def corrupt(
+        self,
+        tokens: "np.ndarray",
+        lengths: Lengths,
+        tokenizer: "research.data.tokenizer.Tokenizer",
+        rng: "np.random.Generator",
+        language: str | None = None,
+    ) -> "research.data.batch.Batch":
+        """Turn a block of raw rows into a Batch of as many rows.
 
+        `tokens` is an unsigned array [rows, lengths.raw], this method's own copy. The encoder's fields of the batch are
+        [rows, lengths.inputs], the decoder's [rows, lengths.targets]: tokens, segments and positions int32, weights
+        float32. Ids lie in the vocabulary. `decoder_input_tokens` are the targets moved right by one, behind
+        `tokenizer.start_id(language)`. Where rows have padding, give its segments 0 and its targets weight 0; where
+        they have none, leave segments and weights None. Every block must fill the same fields.
+        `research.data.objective.rows.batch_of` does all of this.
 
-@dataclass(frozen=True)
-class Deshuffling:
-    """The tokens of a row in random order; the target is the row (arXiv:1910.10683, 3.3.1)."""
-
-
-@dataclass(frozen=True)
-class PrefixLM:
-    """The beginning of a row is read and its end is written (arXiv:1910.10683, 3.2.3).
-
-    The end is a share of the row drawn uniformly from 0 to twice the density, never the whole row nor nothing of it.
-    """
-
-    noise_density: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_density(self.noise_density, most=0.5)
-
-
-@dataclass(frozen=True)
-class LanguageModelling:
-    """Nothing is read and the whole row is written (arXiv:1910.10683, 3.2.2)."""
-
-
-# --- BART's ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TokenMasking:
-    """So many tokens, or words, become a mask each, or a random token."""
-
-    noise_density: float = 0.3
-    random_tokens: float = 0.1  # share of the masks
-    whole_words: bool = False
-
-    def __post_init__(self) -> None:
-        require_density(self.noise_density)
-        require_share("random_tokens", self.random_tokens)
-
-
-@dataclass(frozen=True)
-class TokenDeletion:
-    """So many tokens, or words, are left out."""
-
-    noise_density: float = 0.3
-    whole_words: bool = False
-
-    def __post_init__(self) -> None:
-        require_density(self.noise_density)
-
-
-@dataclass(frozen=True)
-class TextInfilling:
-    """Spans of lengths from a Poisson distribution become a mask each, or a random token; empty ones are put between.
-
-    The lengths of all spans together are a share of the row. The paper's mean is 3, the released models' 3.5; below 2,
-    spans that are empty would put in more than others take out.
-    """
-
-    noise_density: float = 0.3
-    poisson_mean: float = 3.5
-    random_tokens: float = 0.1  # share of the masks
-    whole_words: bool = True
-
-    def __post_init__(self) -> None:
-        require_density(self.noise_density)
-        require_share("random_tokens", self.random_tokens)
-        mean = self.poisson_mean
-        require(2 <= mean <= 16, f"objective.poisson_mean is {mean}: it must lie in [2, 16].")
-
-
-@dataclass(frozen=True)
-class BART:
-    """Sentences are permuted, then words hidden, then the row is rotated; the target is the whole text.
-
-    arXiv:1910.13461, 2.2, as in fairseq. Any of the three may be left out: shares of 0, no corruption.
-    """
-
-    corruption: TokenMasking | TokenDeletion | TextInfilling | None = TextInfilling()
-    permute_sentences: float = 1.0  # share of the sentences of a row, which change places among themselves
-    rotate: float = 0.0  # share of the rows
-    sentence_ends: tuple[str, ...] = (".",)  # tokens that end a sentence, beside EOS
-    unspaced: tuple[str, ...] = ()  # languages written without spaces, of which each token counts as a word
-
-    def __post_init__(self) -> None:
-        require_share("permute_sentences", self.permute_sentences)
-        require_share("rotate", self.rotate)
-
-
-Objective = (
-    SpanCorruption
-    | ReplaceSpans
-    | DropTokens
-    | BERTStyle
-    | MASSStyle
-    | Deshuffling
-    | PrefixLM
-    | LanguageModelling
-    | BART
-)
-
-
-# --- Several at once ------------------------------------------------------------------------------------------------
+        Everything random must come from `rng`, so that a resumed run reads the same rows. The method is called from
+        several threads at once.
+        """
 
 
 @dataclass(frozen=True)
@@ -199,7 +137,7 @@ class Denoiser:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Objectives):
     """Rows under several objectives, every text under each of them (UL2, arXiv:2205.05131, 3.1)."""
 
     denoisers: tuple[Denoiser, ...]
@@ -207,23 +145,5 @@ class Mixture:
     def __post_init__(self) -> None:
         require(len(self.denoisers) > 0, "objective.denoisers is empty: name at least one.")
 
-
-@dataclass(frozen=True)
-class UL2:
-    """UL2's seven denoisers in equal parts (table 1); the released models' prefixes are [NLU], [NLG] and [S2S]."""
-
-    regular: str = "[R]"
-    extreme: str = "[X]"
-    sequential: str = "[S]"
-
-    @property
-    def denoisers(self) -> tuple[Denoiser, ...]:
-        return (
-            Denoiser(SpanCorruption(0.15, 3.0), self.regular),
-            Denoiser(SpanCorruption(0.15, 8.0), self.regular),
-            Denoiser(SpanCorruption(0.5, 3.0), self.extreme),
-            Denoiser(SpanCorruption(0.5, 8.0), self.extreme),
-            Denoiser(SpanCorruption(0.15, 64.0), self.extreme),
-            Denoiser(SpanCorruption(0.5, 64.0), self.extreme),
-            Denoiser(PrefixLM(0.25), self.sequential),
-        )
+    def components(self) -> tuple[Denoiser, ...]:
+        return self.denoisers

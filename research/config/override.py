@@ -6,16 +6,16 @@ read as data, never evaluated. Text for a string field needs no quotes.
 
 import ast
 import dataclasses
+import inspect
 import json
-import types
 import typing
 from pathlib import Path
 from typing import Any, Literal
 
 from etils import epath
 
-from research import config as schema
-from research.config import ConfigError, Experiment, parse_json, require
+from research.config import ConfigError, Experiment, classes, parse_json, require
+from research.config.base import did_you_mean
 
 SHOWN = 200  # letters of a value, in an error
 
@@ -39,6 +39,19 @@ def from_arguments(arguments: list[str], prefix: str = "--config.") -> dict[str,
     return overrides
 
 
+def check_overrides(schema: Any, overrides: dict[str, str], values: bool) -> None:
+    """Refuse overrides that no config of the class can take, before there is a config to change.
+
+    Raises ConfigError for an unknown field, and with `values` for a value of another type.
+    """
+    hints = typing.get_type_hints(schema)
+    for path, text in overrides.items():
+        name, dot, _ = path.partition(".")
+        require(name in _names(schema), f"{name} is no field: the config has {_listed(_names(schema), name)}")
+        if values and not dot:
+            _parse(hints[name], text, name)
+
+
 def apply(config: Any, overrides: dict[str, str]) -> Any:
     """The config with {dotted path: text} set. Raises ConfigError for an unknown path or a value of another type."""
     return _apply(type(config), config, {tuple(path.split(".")): text for path, text in overrides.items()}, "")
@@ -47,6 +60,11 @@ def apply(config: Any, overrides: dict[str, str]) -> Any:
 def parse(annotation: Any, text: str, path: str) -> Any:
     """A value as an override writes it. Raises ConfigError where it does not fit the annotation."""
     return _parse(annotation, text, path)
+
+
+def check(config: Any, path: str = "") -> None:
+    """Raise ConfigError, with the sentence that an override gets, for a value that its field's type does not allow."""
+    _check(type(config), config, path)
 
 
 def to_json(config: Any) -> str:
@@ -111,7 +129,8 @@ def _apply(annotation: Any, value: Any, overrides: dict[tuple[str, ...], str], p
         return value
     children = _children(annotation, value)
     for name in nested:
-        require(name in children, f"{_join(path, name)} is no field: {path or 'the config'} has {_listed(children)}.")
+        where = path or "the config"
+        require(name in children, f"{_join(path, name)} is no field: {where} has {_listed(children, name)}")
     changed = {name: _apply(children[name], _child(value, name), nested[name], _join(path, name)) for name in nested}
     if isinstance(value, tuple):
         return tuple(changed.get(str(index), item) for index, item in enumerate(value))
@@ -123,7 +142,9 @@ def _children(annotation: Any, value: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(value):
         return {name: typing.get_type_hints(type(value))[name] for name in _names(value)}
     if isinstance(value, tuple):
-        (item,) = {typing.get_args(option)[0] for option in _options(annotation) if typing.get_origin(option) is tuple}
+        (item,) = {
+            typing.get_args(option)[0] for option in classes.options(annotation) if typing.get_origin(option) is tuple
+        }
         return {str(index): item for index in range(len(value))}
     return {}
 
@@ -157,14 +178,16 @@ def _from_syntax(node: ast.expr) -> Any:
             return {"type": name}
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return [_from_syntax(item) for item in items]
-    return ast.literal_eval(node)
+    value = ast.literal_eval(node)
+    # A float field takes integers too, so that 1e4 may be both.
+    whole = isinstance(value, float) and abs(value) < 2**63 and value.is_integer()
+    return int(value) if whole else value
 
 
 def _positional(name: str) -> list[str]:
     """The fields that a constructor takes by position, in order."""
-    found = getattr(schema, name, None)
-    fields = dataclasses.fields(found) if dataclasses.is_dataclass(found) else ()
-    return [field.name for field in fields if not field.kw_only]
+    found = classes.named(name)
+    return [field.name for field in dataclasses.fields(found) if not field.kw_only] if found else []
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -173,32 +196,56 @@ def _positional(name: str) -> list[str]:
 def _encode(annotation: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         hints = typing.get_type_hints(type(value))
-        tag = {"type": type(value).__name__} if len(_classes(annotation)) > 1 else {}
+        tag = {} if classes.of(annotation) == (type(value),) else {"type": type(value).__name__}
         return tag | {name: _encode(hints[name], getattr(value, name)) for name in _names(value)}
     if isinstance(value, tuple):
-        (item,) = {typing.get_args(option)[0] for option in _options(annotation) if typing.get_origin(option) is tuple}
+        (item,) = {
+            typing.get_args(option)[0] for option in classes.options(annotation) if typing.get_origin(option) is tuple
+        }
         return [_encode(item, element) for element in value]
     return value
 
 
 def _decode(annotation: Any, value: Any, path: str) -> Any:
-    for option in _options(annotation):
+    for option in classes.options(annotation):
         if _fits(option, value):
             return _build(option, value, path)
-    allowed = " or ".join(_describe(option) for option in _options(annotation))
+    allowed = " or ".join(_describe(option) for option in classes.options(annotation))
     shown = f"{value['type']}(...)" if isinstance(value, dict) and "type" in value else repr(value)
     shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
-    raise ConfigError(f"{path} is {shown}: allowed is {allowed}.")
+    raise ConfigError(f"{path} is {shown}: allowed is {allowed}{_suggestion(annotation, value) or '.'}")
+
+
+def _suggestion(annotation: Any, value: Any) -> str:
+    """The class or the choice whose name is like the one given."""
+    options = classes.options(annotation)
+    if isinstance(value, dict):
+        given = value.get("type")
+        known = [one.__name__ for option in options if classes.takes_configs(option) for one in classes.allowed(option)]
+    else:
+        given = value
+        known = [item for option in options if typing.get_origin(option) is Literal for item in typing.get_args(option)]
+    return did_you_mean(given, filter(_is_text, known)) if _is_text(given) else ""
+
+
+def _is_text(value: Any) -> typing.TypeGuard[str]:
+    return isinstance(value, str)
+
+
+def _item(annotation: Any) -> Any:
+    """The annotation of the items of a tuple."""
+    (item,) = {typing.get_args(one)[0] for one in classes.options(annotation) if typing.get_origin(one) is tuple}
+    return item
 
 
 def _fits(annotation: Any, value: Any) -> bool:
     """Whether the outer form of a JSON value suits the annotation."""
-    options = _options(annotation)
+    options = classes.options(annotation)
     if len(options) > 1:
         return any(_fits(option, value) for option in options)
     (option,) = options
-    if dataclasses.is_dataclass(option):
-        return isinstance(value, dict) and value.get("type", option.__name__) == option.__name__  # type: ignore[union-attr]
+    if classes.takes_configs(option):
+        return isinstance(value, dict) and _named(option, value) is not None
     if typing.get_origin(option) is Literal:
         return value in typing.get_args(option)
     if typing.get_origin(option) is tuple:
@@ -208,50 +255,88 @@ def _fits(annotation: Any, value: Any) -> bool:
     return type(value) is option
 
 
+def _named(option: type, value: dict[str, Any]) -> type | None:
+    """The class that a JSON object is of, where `option` is expected; None if it is of another kind."""
+    found = classes.find(value["type"], (option,)) if isinstance(value.get("type"), str) else option
+    return None if found is None or inspect.isabstract(found) else found
+
+
 def _build(option: Any, value: Any, path: str) -> Any:
     if typing.get_origin(option) is tuple:
         return tuple(_decode(typing.get_args(option)[0], item, _join(path, str(i))) for i, item in enumerate(value))
-    if dataclasses.is_dataclass(option):
+    if classes.takes_configs(option):
+        option = _named(option, value)
         hints = {name: typing.get_type_hints(option)[name] for name in _names(option)}
         fields = {name: item for name, item in value.items() if name != "type"}
         for name in fields:
-            require(name in hints, f"{_join(path, name)} is no field: {option.__name__} has {_listed(hints)}.")  # type: ignore[union-attr]
+            require(name in hints, f"{_join(path, name)} is no field: {option.__name__} has {_listed(hints, name)}")
         decoded = {name: _decode(hints[name], item, _join(path, name)) for name, item in fields.items()}
         missing = [field.name for field in dataclasses.fields(option) if _required(field) and field.name not in fields]
-        require(not missing, f"{path} needs {', '.join(missing)}: {option.__name__} has no default for it.")  # type: ignore[union-attr]
-        return option(**decoded)  # type: ignore[operator]
+        require(not missing, f"{path} needs {', '.join(missing)}: {option.__name__} has no default for it.")
+        return option(**decoded)
     return float(value) if option is float else value
+
+
+# --- Types of values that Python code gave ----------------------------------------------------------------------------
+
+
+def _check(annotation: Any, value: Any, path: str) -> None:
+    options = [option for option in classes.options(annotation) if _is_of(option, value)]
+    if not options:
+        require(
+            type(value) is not list or not any(_is_of(option, ()) for option in classes.options(annotation)),
+            f"{path} is a list: write a tuple, (a, b).",
+        )
+        allowed = " or ".join(_describe(option) for option in classes.options(annotation))
+        raise ConfigError(f"{path} is {_shown(value, annotation)}: allowed is {allowed}.")
+    if dataclasses.is_dataclass(value):
+        hints = typing.get_type_hints(type(value))
+        for name in _names(value):
+            _check(hints[name], getattr(value, name), _join(path, name))
+    elif isinstance(value, tuple) and (items := typing.get_args(options[0])):
+        for index, item in enumerate(value):
+            _check(items[0], item, _join(path, str(index)))
+
+
+def _is_of(option: Any, value: Any) -> bool:
+    """Tell whether a value is of a type, its parts left aside."""
+    if option in (int, float, bool, str, type(None)) or typing.get_origin(option) is Literal:
+        return _fits(option, value)
+    kind = typing.get_origin(option) or option
+    return isinstance(value, kind) if isinstance(kind, type) else True
+
+
+def _shown(value: Any, annotation: Any) -> str:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        name, module = type(value).__name__, type(value).__module__.rpartition(".")[2]
+        same_name = any(one.__name__ == name for base in classes.of(annotation) for one in classes.allowed(base))
+        return f"{name}(...)" + (f" of {module}, which is another class" if same_name else "")
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _options(annotation: Any) -> tuple[Any, ...]:
-    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
-    return typing.get_args(annotation) if union else (annotation,)
-
-
-def _classes(annotation: Any) -> list[Any]:
-    return [option for option in _options(annotation) if dataclasses.is_dataclass(option)]
-
-
 def _describe(option: Any) -> str:
     if typing.get_origin(option) is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(option))
     if typing.get_origin(option) is tuple:
-        return f"a list of {' or '.join(_describe(item) for item in _options(typing.get_args(option)[0]))}"
-    if dataclasses.is_dataclass(option):
-        return f"{option.__name__}({', '.join(_names(option))})"  # type: ignore[union-attr]
-    return {int: "an integer", float: "a number", bool: "True or False", str: "text", type(None): "None"}[option]
+        return f"a list of {' or '.join(_describe(item) for item in classes.options(typing.get_args(option)[0]))}"
+    if classes.takes_configs(option):
+        return " or ".join(f"{one.__name__}({', '.join(_names(one))})" for one in classes.allowed(option))
+    plain = {int: "an integer", float: "a number", bool: "True or False", str: "text", type(None): "None"}
+    return plain.get(option, str(option))  # such as Callable, which Python code alone can give
 
 
 def _names(value: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(value)]
 
 
-def _listed(names: typing.Iterable[str]) -> str:
-    return ", ".join(names) or "no fields"
+def _listed(names: typing.Iterable[str], asked: str) -> str:
+    """The names, and of them the one that may have been meant."""
+    return (", ".join(names) or "no fields") + (did_you_mean(asked, names) or ".")
 
 
 def _join(path: str, name: str) -> str:

@@ -1,132 +1,68 @@
-"""Supervised tasks: where examples come from, and how they become a source and a target."""
+"""The base of supervised tasks: how a record becomes a source and its targets."""
 
-import string
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
-from research.config.base import ConfigError, require
-from research.config.metric import BLEU, ROUGE, Accuracy, ChrF, Metric, SQuAD
+from research.config.examples import Examples, Names, Record, Texts
+from research.config.metric import Metric
+from research.config.parts import Part
 
+Languages = tuple[str | None, str | None]  # codes of the source and the target, as en_XX; None without
 
-@dataclass(frozen=True)
-class TFDSExamples:
-    """A TensorFlow Datasets builder by name, and its splits, which may be slices ("train[:95%]").
-
-    multi30k, dialogsum, xquad/en (de, ro, ...) and python_docs/summaries are shipped here. The text features are an
-    example's names, nested ones with a slash: "answers/text".
-    """
-
-    name: str
-    train: str = "train"
-    held_out: str = "validation"
-    test: str = "test"
-
-
-@dataclass(frozen=True)
-class FileExamples:
-    """Examples in files, given as paths or glob patterns; .gz is read too.
-
-    With `held_out=None`, examples are held out by a hash of their source, about one in a hundred.
-    """
-
-    train: str
-    held_out: str | None = None
-    test: str | None = None
-
-
-@dataclass(frozen=True)
-class JSONExamples(FileExamples):
-    """JSON objects, one a line. A list of strings as a value holds several references; "a/b" is the key b within a."""
-
-
-@dataclass(frozen=True)
-class TSVExamples(FileExamples):
-    """Lines of columns parted by tabs, without quotes or a header."""
-
-    columns: tuple[str, ...] = ("source", "target")
-
-
-@dataclass(frozen=True)
-class ParallelText(FileExamples):
-    """One file a name, the same line of each being one example: "train.{name}.gz"; names are what the task reads."""
-
-    def __post_init__(self) -> None:
-        for split in (self.train, self.held_out, self.test):
-            require(
-                split is None or "{name}" in split,
-                f'The files of ParallelText are {split}: it must hold "{{name}}" where they differ, as by language.',
-            )
-
-
-@dataclass(frozen=True)
-class SQuADFile(FileExamples):
-    """JSON as SQuAD 1.1 publishes it: question, context, answers/text, title and id. Held out are whole contexts."""
-
-
-Examples = TFDSExamples | JSONExamples | TSVExamples | ParallelText | SQuADFile
+NO_LANGUAGES: Languages = (None, None)
+NO_METRICS: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextToText:
-    """Any task. `source` and `target` are a name that its examples have, or a text with {names} in it.
+class Task(Part):
+    """Examples, how a record of them becomes text, and the metrics that outputs are scored by.
 
-    A list under the name of the target holds several references, the first of which is learned. The prefix comes before
-    each source, as in T5.
+    Subclass it in a frozen dataclass with `names` and `example`. The same record must always give the same texts, which
+    are made, checked and tokenised before training; the tokens are kept on disk. A changed `example` makes new ones.
+
+    A subclass declares `metrics` as a field with a default of its own, and `languages` where its tokenizer has them.
+
+    This one asks for the words of a sentence backwards, with one instruction of two:
+
+        @dataclass(frozen=True, kw_only=True)
+        class Reversal(Task):
+            column: str = "sentence"
+            metrics: tuple[Metric, ...] = (Accuracy(), ChrF())
+
+            @property
+            def names(self) -> Names:
+                return Names(source=(self.column,), target=(self.column,))
+
+            def example(self, record: Record) -> tuple[str, str]:
+                words = record[self.column][0].split()
+                instruction = "reverse" if len(words) > 1 else "repeat"
+                return f"{instruction}: {' '.join(words)}", " ".join(reversed(words))
+
+    It is used by name: `Supervised(tasks=(Reversal(examples=JSONExamples("train.jsonl"), column="text"),))`.
     """
 
     examples: Examples
-    source: str = "source"
-    target: str = "target"
-    prefix: str = ""
-    languages: tuple[str | None, str | None] = (None, None)  # codes of both sides, as en_XX; None without
-    metrics: tuple[Metric, ...] = (Accuracy(),)
+    languages = NO_LANGUAGES
+    metrics = NO_METRICS
 
-    def __post_init__(self) -> None:
-        for side, text in (("source", self.source), ("target", self.target)):
-            require(len(names_in(text)) > 0, f"The {side} of a task is {text!r}: it must name what an example has.")
+    @property
+    @abstractmethod
+    def names(self) -> Names:
+        """The names that are read of each record, for the source and for the targets. Each must have some text."""
 
+    @abstractmethod
+    def example(self, record: Record) -> tuple[str, Texts]:
+        """The source and its targets, none of which may be empty.
 
-@dataclass(frozen=True, kw_only=True)
-class Translation(TextToText):
-    """Text "lower_tokenized" is lower-cased and tokenised as Multi30k's published scores are: by Moses' scripts."""
+        `record[name]` has the texts under a name, one or more. Of several targets the first is learned; all of them are
+        references of the metrics.
+        """
 
-    source: str = "en"
-    target: str = "de"
-    text: Literal["raw", "lower_tokenized"] = "raw"
-    metrics: tuple[Metric, ...] = (BLEU(), ChrF())
+    @property
+    def identity(self) -> tuple[str, ...] | None:
+        """Texts that decide, with a record, what `example` gives; None where only its results tell.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Summarization(TextToText):
-    source: str = "document"
-    target: str = "summary"
-    metrics: tuple[Metric, ...] = (ROUGE(),)
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuestionAnswering(TextToText):
-    """SQuAD's: the first answer is learned, all of them are references. The source is T5's.
-
-    BART reads "{question} {context}": text never becomes a control token, so no separator can be written.
-    """
-
-    source: str = "question: {question} context: {context}"
-    target: str = "answers/text"
-    metrics: tuple[Metric, ...] = (SQuAD(),)
-
-
-Task = Translation | Summarization | QuestionAnswering | TextToText
-
-
-def names_in(text: str) -> tuple[str, ...]:
-    """The {names} of a template, each once; of a text without braces, itself. Raises ConfigError for broken braces."""
-    if "{" not in text and "}" not in text:
-        return (text,) if text else ()
-    try:
-        parts = list(string.Formatter().parse(text))
-    except ValueError as error:
-        raise ConfigError(f"{text!r} is not a template ({error}): write {{name}}, and {{{{ for a brace.") from None
-    for _, name, form, conversion in parts:
-        plain = name != "" and not form and conversion is None
-        require(plain, f"{text!r} is not a template: only names may stand in braces, as {{question}}.")
-    return tuple(dict.fromkeys(name for _, name, _, _ in parts if name is not None))
+        Without it all examples are made whenever a run starts, to see whether they are those of the tokens on disk. A
+        class whose `example` is another one than its base's needs an identity of its own.
+        """
+        return None

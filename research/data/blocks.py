@@ -24,7 +24,7 @@ class Block(NamedTuple):
     batch: Batch
 
 
-class Part(NamedTuple):
+class BlockPart(NamedTuple):
     """The rows of a block that come from one source."""
 
     source: int
@@ -41,11 +41,11 @@ class Order:
     def __init__(self, sizes: tuple[int, ...], weights: tuple[int, ...], key: tuple[int, int] | None) -> None:
         self.sizes, self.weights, self.key = sizes, weights, key
 
-    def __call__(self, start: int, stop: int) -> list[Part]:
+    def __call__(self, start: int, stop: int) -> list[BlockPart]:
         """What the global rows start ... stop - 1 are made of."""
         source, ordinal = mixing.locate(np.arange(start, stop), self.weights)
         places = ((index, np.flatnonzero(source == index)) for index in range(len(self.sizes)))
-        return [Part(index, where, self._rows(index, ordinal[where])) for index, where in places if len(where)]
+        return [BlockPart(index, where, self._rows(index, ordinal[where])) for index, where in places if len(where)]
 
     def _rows(self, source: int, ordinal: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Which row of the source is the one it gives as its `ordinal`-th."""

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from research.config import Denoising, Experiment, SpanCorruption
+from research.config import Denoising, Experiment
 from research.data.batch import Batch
-from research.data.objective import lengths
+from research.data.objective.checks import lengths_of
+from research.data.objective.span_corruption import SpanCorruption
 
 
 def abstract_batch(experiment: Experiment, rows: int | None = None) -> Batch:
@@ -19,7 +20,7 @@ def abstract_batch(experiment: Experiment, rows: int | None = None) -> Batch:
 
     data, source, target = experiment.data, field(inputs), field(targets)
     if isinstance(data, Denoising):
-        made = {(type(each.objective), lengths(each.objective, data.input_length)) for each in data.denoisers}
+        made = {(type(each.objective), lengths_of(each.objective, data.input_length)) for each in data.denoisers}
         if len(made) == 1 and {kind for kind, _ in made} == {SpanCorruption}:
             return Batch(source, target, target)
     weights = field(targets, np.float32)
@@ -31,5 +32,5 @@ def row_lengths(experiment: Experiment) -> tuple[int, int]:
     data = experiment.data
     if not isinstance(data, Denoising):
         return data.input_length, data.target_length
-    found = [lengths(each.objective, data.input_length) for each in data.denoisers]
+    found = [lengths_of(each.objective, data.input_length) for each in data.denoisers]
     return max(each.inputs for each in found), max(each.targets for each in found)

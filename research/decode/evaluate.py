@@ -9,8 +9,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from research.config import Experiment, Generation, Model, OneStack, Supervised, Task, require, task_labels
+from research.config.examples import Split
 from research.data.batch import Batch
-from research.data.tasks.task import Example, Split, open_task
+from research.data.tasks.task import Example, open_task
 from research.data.tokenizer import Tokenizer
 from research.data.tokenizer.sentinels import SENTINEL
 from research.decode.generate import Generator
@@ -90,7 +91,7 @@ def ask(data: Supervised, split: Split, most: int | None = None) -> list[Asked]:
         examples = open_task(task, split, data.manual_dir)
         count = len(examples) if most is None else min(most, len(examples))
         read = examples.read(np.arange(count))
-        metrics.check_fit(task.metrics, [example.references for example in read], examples.name)
+        metrics.check_references(task.metrics, [example.references for example in read], examples.name)
         asked.append(Asked(label, f"{label}{examples.name}", task, read))
     return asked
 

@@ -12,8 +12,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt
 
 from research.config import Generation, Model, Sampling, require
+from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
-from research.decode.search import decode, score
+from research.decode.search import decode, forward, score
 from research.model.transformer import Params
 from research.parallel.mesh import place_rows
 
@@ -27,6 +28,7 @@ class Hypothesis(NamedTuple):
 
 
 Outputs = dict[int, list[Hypothesis]]  # by the number of the line
+FramedPair = tuple[list[int], list[int]]  # ids of a source and of a target, with their control tokens
 
 
 @dataclass
@@ -143,6 +145,8 @@ class Generator:
     def _sentinels(self) -> frozenset[int]:
         return frozenset(self.tokenizer.sentinel_ids.tolist())
 
+    # --- Given targets ------------------------------------------------------------------------------------------------
+
     def score_pairs(
         self, pairs: Sequence[tuple[str, str]], skip: frozenset[int] = frozenset()
     ) -> Iterator[dict[int, list[float]]]:
@@ -152,6 +156,26 @@ class Generator:
 
         Raises:
             ConfigError: a source or a target that is not to be cut is longer than the model's positions.
+        """
+        rows = self.framed_pairs(pairs)
+        for numbers in self._batches(rows, skip):
+            yield dict(zip(numbers, self._score([rows[number] for number in numbers]), strict=True))
+
+    def logits(self, pairs: Sequence[tuple[str, str]]) -> Iterator[dict[int, np.ndarray]]:
+        """Logits [t v] of every target token of (source, target) pairs, given those before it. Raises as `score_pairs`.
+
+        Sides are cut as there.
+        """
+        rows = self.framed_pairs(pairs)
+        for numbers in self._batches(rows):
+            batch = self.batch([rows[number] for number in numbers])
+            found = fetched(forward(self.model, self.params, self._placed(batch)))
+            yield {number: found[row, : len(rows[number][1])] for row, number in enumerate(numbers)}
+
+    def framed_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[FramedPair]:
+        """The ids of both sides of each pair with their control tokens, cut where a length is given.
+
+        Raises as `score_pairs`.
         """
         limit = self.model.longest
         sources = self.tokenizer.source(
@@ -165,10 +189,21 @@ class Generator:
             require(
                 limit is None or most <= limit, f"Pair {number + 1} has {most} tokens, the model {limit} positions."
             )
-        order = sorted({*range(len(pairs))} - skip, key=lambda number: -len(sources[number]))
-        for start in range(0, len(order), self.batch_size):
-            numbers = order[start : start + self.batch_size]
-            yield dict(zip(numbers, self._score([(sources[n], targets[n]) for n in numbers]), strict=True))
+        return list(zip(sources, targets, strict=True))
+
+    def batch(self, pairs: Sequence[FramedPair]) -> Batch:
+        """Framed pairs, a row each, padded to `batch_size` rows and to one of few widths."""
+        sources, source_segments = self._padded([source for source, _ in pairs])
+        targets, segments = self._padded([target for _, target in pairs])
+        start = np.full((self.batch_size, 1), self.generation.start_token, np.int32)
+        return Batch(
+            encoder_input_tokens=sources,
+            decoder_input_tokens=np.concatenate([start, targets[:, :-1]], axis=1),
+            decoder_target_tokens=targets,
+            decoder_loss_weights=segments.astype(np.float32),
+            encoder_segment_ids=source_segments,
+            decoder_segment_ids=segments,
+        )
 
     def identity(self) -> list[Any]:
         """All that a line's outputs follow from, besides the line."""
@@ -176,20 +211,23 @@ class Generator:
         lengths = [self.input_length, self.target_length]
         return [*texts, *lengths, self.seed, self.scores, int(checksum(self.params))]
 
-    def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[list[float]]:
-        sources, source_segments = self._padded([source for source, _ in pairs])
-        targets, segments = self._padded([target for _, target in pairs])
-        start = np.full((self.batch_size, 1), self.generation.start_token, np.int32)
-        inputs = np.concatenate([start, targets[:, :-1]], axis=1)
-        placed = self._placed((sources, inputs, targets, source_segments, segments))
+    def _batches(self, rows: Sequence[FramedPair], skip: frozenset[int] = frozenset()) -> Iterator[list[int]]:
+        """Numbers of the rows that are decoded together, those with the longest sources first."""
+        order = sorted({*range(len(rows))} - skip, key=lambda number: -len(rows[number][0]))
+        return (order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size))
+
+    def _score(self, pairs: list[FramedPair]) -> list[list[float]]:
+        batch = self.batch(pairs)
+        tokens = batch.encoder_input_tokens, batch.decoder_input_tokens, batch.decoder_target_tokens
+        placed = self._placed((*tokens, batch.encoder_segment_ids, batch.decoder_segment_ids))
         found = fetched(score(self.model, self.params, *placed))
         return [row[: len(target)].tolist() for row, (_, target) in zip(found, pairs, strict=False)]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         return padded(rows, self.batch_size, self.tokenizer.pad_id, self.model.longest)
 
-    def _placed(self, arrays: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
-        """The rows of a batch where the mesh has them."""
+    def _placed(self, arrays: Any) -> Any:
+        """The rows of a batch, a tree of arrays, where the mesh has them."""
         return arrays if self.mesh is None else place_rows(self.mesh, arrays)
 
 

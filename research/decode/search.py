@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from research.config import GNMT, Beam, Generation, Greedy, Model, OneStack, Power, Sampling
+from research.data.batch import Batch
 from research.decode import logits
 from research.model.cache import Cache
 from research.model.transformer import Params, bind
@@ -293,6 +294,12 @@ def _take(values: Int[Array, "b n t"], places: Int[Array, "b m"]) -> Int[Array, 
 
 
 # --- Scoring ----------------------------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames="model")
+def forward(model: Model, params: Params, batch: Batch) -> Float[Array, "b t v"]:
+    """Logits of every target token given those before it, in float32."""
+    return bind(model, params)(batch)
 
 
 @partial(jax.jit, static_argnames=("model",))

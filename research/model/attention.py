@@ -12,8 +12,27 @@ from research.model.parametrization import score_scale
 from research.parallel.layout import gather_length
 
 
+def attention_weights(
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b s h k"],
+    mask: Bool[Array, "*_ #t s"] | None,
+    bias: Float[Array, "*_ h #t s"] | None,
+) -> Float[Array, "b h t s"]:
+    """Softmax of the scores over the keys, in float32."""
+    # The product leaves in the compute dtype, which halves its traffic; all that follows is float32.
+    scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        # Finite, so that a row of padding that sees nothing gives a mean and not NaN.
+        scores = jnp.where(mask[..., None, :, :], scores, jnp.finfo(jnp.float32).min)
+    return jax.nn.softmax(scores, axis=-1)
+
+
 class Attention(nnx.Module):
     """Multi-head attention; its softmax is in float32. T5 does not scale the scores but the query's initial values."""
+
+    weights = staticmethod(attention_weights)  # research/model/attention_maps.py listens here
 
     def __init__(self, config: Model, keys: Keys) -> None:
         d, h, k = config.width, config.heads, config.head_width
@@ -26,6 +45,10 @@ class Attention(nnx.Module):
         self.value = Dense(config, "bsd,dhk->bshk", value)
         self.output = Dense(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), "attention_width", "width"))
         self.config = config
+
+    def queries(self, x: Float[Array, "b t d"]) -> Float[Array, "b t h k"]:
+        """Compute the queries, scaled as the scores are to be."""
+        return self.query(x) * score_scale(self.config)
 
     def project(self, x: Float[Array, "b s d"]) -> tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]:
         """Keys and values of what is attended to, at all of its length on every device."""
@@ -41,15 +64,8 @@ class Attention(nnx.Module):
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b t d"]:
         """What x reads from keys and values. The mask, true where t may see s, and the bias may lack the batch axis."""
-        query = self.query(x) * score_scale(self.config)
-        # The product leaves in the compute dtype, which halves its traffic; all that follows is float32.
-        scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32)
-        if bias is not None:
-            scores = scores + bias
-        if mask is not None:
-            # Finite, so that a row of padding that sees nothing gives a mean and not NaN.
-            scores = jnp.where(mask[..., None, :, :], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        query = self.queries(x)
+        weights = self.weights(query, key, mask, bias).astype(value.dtype)
         weights = dropout(weights, self.config.attention_dropout, dropout_key, shared=self.config.shared_dropout)
         # In this order each product is [t s] by [s k]; in the other one, beam search on a CPU takes 1.4 times as long.
         return self.output(jnp.einsum("bshk,bhts->bthk", value, weights))

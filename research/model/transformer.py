@@ -3,6 +3,7 @@
 Layers are stacked on a leading axis and scanned, so that compile time does not grow with depth.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -28,12 +29,17 @@ SHARED = ("self_attention_norm", "self_attention", "feed_forward_norm", "feed_fo
 
 
 class EncoderLayer(Layer):
+    """Self-attention and feed-forward. A subclass may name other classes for either."""
+
+    self_attention_class: Callable[[Model, Keys], SelfAttention] = SelfAttention
+    feed_forward_class: Callable[[Model, Keys], FeedForward] = FeedForward
+
     def __init__(self, config: Model, keys: Keys) -> None:
         super().__init__(config)
         self.self_attention_norm = Norm(config)
-        self.self_attention = SelfAttention(config, keys)
+        self.self_attention = self.self_attention_class(config, keys)
         self.feed_forward_norm = Norm(config)
-        self.feed_forward = FeedForward(config, keys)
+        self.feed_forward = self.feed_forward_class(config, keys)
 
     def __call__(
         self,
@@ -52,14 +58,20 @@ class EncoderLayer(Layer):
 
 
 class DecoderLayer(Layer):
+    """Self-attention, cross-attention and feed-forward. A subclass may name other classes for each."""
+
+    self_attention_class: Callable[[Model, Keys], SelfAttention] = SelfAttention
+    cross_attention_class: Callable[[Model, Keys], Attention] = Attention
+    feed_forward_class: Callable[[Model, Keys], FeedForward] = FeedForward
+
     def __init__(self, config: Model, keys: Keys) -> None:
         super().__init__(config)
         self.self_attention_norm = Norm(config)
-        self.self_attention = SelfAttention(config, keys)
+        self.self_attention = self.self_attention_class(config, keys)
         self.cross_attention_norm = Norm(config)
-        self.cross_attention = Attention(config, keys)
+        self.cross_attention = self.cross_attention_class(config, keys)
         self.feed_forward_norm = Norm(config)
-        self.feed_forward = FeedForward(config, keys)
+        self.feed_forward = self.feed_forward_class(config, keys)
 
     def __call__(
         self,
@@ -92,8 +104,8 @@ class DecoderLayer(Layer):
 
 
 class Encoder(Stack):
-    def __init__(self, config: Model, keys: Keys) -> None:
-        super().__init__(config, EncoderLayer, config.encoder_layers, keys)
+    def __init__(self, config: Model, keys: Keys, layer: type[EncoderLayer] = EncoderLayer) -> None:
+        super().__init__(config, layer, config.encoder_layers, keys)
 
     @jax.named_scope("encoder")
     def __call__(
@@ -117,8 +129,8 @@ class Encoder(Stack):
 
 
 class Decoder(Stack):
-    def __init__(self, config: Model, keys: Keys) -> None:
-        super().__init__(config, DecoderLayer, config.decoder_layers, keys)
+    def __init__(self, config: Model, keys: Keys, layer: type[DecoderLayer] = DecoderLayer) -> None:
+        super().__init__(config, layer, config.decoder_layers, keys)
 
     @jax.named_scope("decoder")
     def __call__(
@@ -176,9 +188,14 @@ class Decoder(Stack):
 
 
 class EncoderDecoder(Network):
+    """Embeddings, encoder, decoder and head. A subclass may name other classes for the layers of either stack."""
+
+    encoder_layer: type[EncoderLayer] = EncoderLayer
+    decoder_layer: type[DecoderLayer] = DecoderLayer
+
     def add_stacks(self, config: Model, keys: Keys) -> None:
-        self.encoder = Encoder(config, keys)
-        self.decoder = Decoder(config, keys)
+        self.encoder = Encoder(config, keys, self.encoder_layer)
+        self.decoder = Decoder(config, keys, self.decoder_layer)
 
     def __call__(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t v"]:
         """Logits in float32 for every position of the decoder; dropout only where a key is given."""
@@ -250,7 +267,8 @@ class EncoderDecoder(Network):
         return self.decoder.unstacked()
 
 
-def model_of(config: Model, key: PRNGKeyArray) -> EncoderDecoder | LanguageModel:
+def build(config: Model, key: PRNGKeyArray) -> EncoderDecoder | LanguageModel:
+    """Make a shipped network, with random parameters."""
     match config.stacks:
         case OneStack():
             return LanguageModel(config, key)
@@ -260,7 +278,7 @@ def model_of(config: Model, key: PRNGKeyArray) -> EncoderDecoder | LanguageModel
 
 def initial_params(config: Model, key: PRNGKeyArray) -> Params:
     """Parameters to train from, in float32; the same under any sharding of the function's outputs."""
-    params = nnx.to_pure_dict(nnx.state(model_of(config, key)))
+    params = nnx.to_pure_dict(nnx.state(config.build(key)))
     match config.stacks:
         case SharedLayers():
             for name in SHARED:
@@ -286,7 +304,7 @@ def abstract_params(config: Model) -> Params:
 
 @cache
 def definition(config: Model) -> tuple[nnx.GraphDef, Any]:
-    graph, _ = nnx.split(nnx.eval_shape(partial(model_of, config), jax.eval_shape(jax.random.key, 0)))
+    graph, _ = nnx.split(nnx.eval_shape(config.build, jax.eval_shape(jax.random.key, 0)))
     return graph, jax.tree.structure(abstract_params(config))
 
 

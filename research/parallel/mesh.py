@@ -144,10 +144,10 @@ def place_batch(mesh: jax.sharding.Mesh, local: Batch) -> Batch:
     return jax.tree.map(place, local)
 
 
-def place_rows(mesh: jax.sharding.Mesh, whole: tuple[np.ndarray, ...]) -> tuple[jax.Array, ...]:
-    """Global arrays on the mesh from rows that every process holds all of."""
+def place_rows(mesh: jax.sharding.Mesh, whole: Any) -> Any:
+    """Global arrays on the mesh from a tree of rows that every process holds all of."""
     sharding = batch_sharding(mesh)
-    return tuple(jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__) for rows in whole)
+    return jax.tree.map(lambda rows: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__), whole)
 
 
 # --- Hosts ------------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def topology_devices(hardware: Hardware) -> list[jax.Device]:
         )
     except Exception as error:
         raise ConfigError(
-            f"--compile for {hardware.topology} needs libtpu: pip install --requirement requirements-tpu.txt"
+            f"--compile for {hardware.topology} needs libtpu: pip install 'kintsugi[tpu]'"
             f" ({type(error).__name__}: {str(error).splitlines()[0]})."
         ) from error
     return list(found.devices)

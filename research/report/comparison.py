@@ -13,7 +13,7 @@ from research.config.names import short_names
 from research.model import flops
 from research.model.transformer import abstract_params
 from research.pretrained.find import run_of
-from research.report.record import Record, read_all
+from research.report.record import RunRecord, read_all
 from research.report.table import Cell, Table
 from research.storage import run_directory
 from research.storage.console import amount
@@ -38,10 +38,10 @@ class Group(NamedTuple):
 
     label: str
     fields: Fields  # what differs from other groups; under "init." what differs of the runs that they began from
-    records: list[Record]
+    records: list[RunRecord]
 
     @property
-    def done(self) -> list[Record]:
+    def done(self) -> list[RunRecord]:
         return [record for record in self.records if record.status == "done"]
 
     def values(self, score: str) -> list[float]:
@@ -58,7 +58,7 @@ def compared(directories: Sequence[Path]) -> list[Group]:
     records = read_all(directories)
     seen = [identity(record.config, record.directory) for record in records]
     names = differing(seen)
-    found: dict[str, tuple[Fields, list[Record]]] = {}
+    found: dict[str, tuple[Fields, list[RunRecord]]] = {}
     for record, fields in zip(records, seen, strict=True):
         kept = {name: fields[name] for name in names if name in fields}
         found.setdefault(json.dumps(kept), (kept, []))[1].append(record)

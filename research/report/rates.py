@@ -12,7 +12,7 @@ import numpy as np
 from research.config import Model, require
 from research.report.comparison import Group, compared
 from research.report.plot import plot_panels
-from research.report.record import Record
+from research.report.record import RunRecord
 from research.report.table import Cell, Table
 
 RATE, WIDTH, PARAMETRIZATION = "optimizer.schedule.peak", "model.width", "model.parametrization"
@@ -96,7 +96,7 @@ def _loss(group: Group, name: str) -> float:
     return statistics.fmean(_last(record, name) for record in group.records)
 
 
-def _last(record: Record, name: str) -> float:
+def _last(record: RunRecord, name: str) -> float:
     if record.status == "not finite":
         return math.inf
     require(record.status == "done", f"{record.directory} is {record.status}: a range takes runs that have ended.")

@@ -15,7 +15,7 @@ from research.storage.checkpoint import merit
 from research.storage.files import read_lines
 
 
-class Record(NamedTuple):
+class RunRecord(NamedTuple):
     """One run."""
 
     directory: Path
@@ -84,14 +84,14 @@ class Record(NamedTuple):
         return max(judged, key=lambda line: merit(name, line[name]), default=evaluated[-1] if evaluated else {})
 
 
-def read(directory: Path) -> Record:
+def read(directory: Path) -> RunRecord:
     """Raises ConfigError where the directory is none of a run, or its config cannot be understood."""
     require(directory.is_dir(), f"{directory}: there is no such directory.")
     is_run = (directory / "config.json").is_file()
     require(is_run, f"{directory} holds no run: a run directory has a config.json, a sweep a sweep.json.")
     changes = _object(directory / "diff.json")
     found = sorted((directory / "evaluations").glob("*/scores.json"))
-    return Record(
+    return RunRecord(
         directory=directory,
         config=override.read(directory / "config.json"),
         changes={name: (str(pair[0]), str(pair[1])) for name, pair in changes.items() if len(pair) == 2},
@@ -105,7 +105,7 @@ def read(directory: Path) -> Record:
     )
 
 
-def read_all(directories: Sequence[Path]) -> list[Record]:
+def read_all(directories: Sequence[Path]) -> list[RunRecord]:
     """Raises ConfigError where one is given twice, or as `read` does."""
     places = [directory.resolve() for directory in directories]
     twice = sorted({str(one) for one, place in zip(directories, places, strict=True) if places.count(place) > 1})

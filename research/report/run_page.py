@@ -8,21 +8,21 @@ from typing import Any
 from research.config import FORCED, override
 from research.report import page
 from research.report.plot import Number, Points, Series, curves, smoothed, thinned
-from research.report.record import Record, is_number
+from research.report.record import RunRecord, is_number
 from research.report.table import Cell, Table
 from research.storage.console import clock
 
 SHOWN_STEPS = 6  # of samples: the first, the last, and some between
 
 
-def write(record: Record) -> Path:
+def write(record: RunRecord) -> Path:
     """Writes report.html, .md, .csv and .tex into the run directory."""
     path = record.directory / "report"
     tables = _shown(scores_table(record), summary_table(record), changes_table(record), events_table(record))
     return page.write(path, f"Run {record.name}", body(record), tables)
 
 
-def is_fresh(record: Record) -> bool:
+def is_fresh(record: RunRecord) -> bool:
     """Whether its page is there, it runs no more, and nothing that the page shows is newer."""
     made = record.directory / "report.html"
     sources = [*record.directory.glob("*.json*"), *record.directory.glob("evaluations/*/scores.json")]
@@ -30,7 +30,7 @@ def is_fresh(record: Record) -> bool:
     return ended and all(source.stat().st_mtime < made.stat().st_mtime for source in sources)
 
 
-def body(record: Record) -> str:
+def body(record: RunRecord) -> str:
     return "".join(
         (
             page.paragraph(state(record), "state"),
@@ -45,7 +45,7 @@ def body(record: Record) -> str:
     )
 
 
-def state(record: Record) -> str:
+def state(record: RunRecord) -> str:
     seconds = sum(line["steps"] * line["step_seconds"] for line in record.lines if is_number(line.get("step_seconds")))
     said = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {clock(seconds)} of steps"
     return f"{said}: {record.reason}" if record.reason else said
@@ -54,7 +54,7 @@ def state(record: Record) -> str:
 # --- Curves -----------------------------------------------------------------------------------------------------------
 
 
-def loss_charts(record: Record) -> list[str]:
+def loss_charts(record: RunRecord) -> list[str]:
     training, held_out = record.curve("nll"), record.curve("held_out_loss")
     found = []
     if training or held_out:
@@ -76,7 +76,7 @@ def loss_charts(record: Record) -> list[str]:
     return found
 
 
-def health_charts(record: Record) -> list[str]:
+def health_charts(record: RunRecord) -> list[str]:
     rate, caption = _training(record.curve("tokens_per_second"), "tokens a second", record)
     waits = {line["step"]: line["step_seconds"] for line in record.lines if is_number(line.get("step_seconds"))}
     wait = [(step, seconds / waits[step]) for step, seconds in record.curve("data_wait_seconds") if waits.get(step)]
@@ -91,7 +91,7 @@ def health_charts(record: Record) -> list[str]:
     ]
 
 
-def _training(points: Points, label: str, record: Record) -> tuple[list[Series], str]:
+def _training(points: Points, label: str, record: RunRecord) -> tuple[list[Series], str]:
     """The smoothed curve before the pale one, and what was done to it."""
     if not points:
         return [], ""
@@ -124,7 +124,7 @@ def _columns(points: Points) -> tuple[list[Number], list[Number]]:
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def scores_table(record: Record) -> Table:
+def scores_table(record: RunRecord) -> Table:
     line = record.best_line([line for line in record.lines if is_number(line.get(FORCED[0]))])
     note = (
         f"Those of evaluations are of step {line['step']:,}, the best by {record.config.evaluation.best}."
@@ -137,16 +137,16 @@ def scores_table(record: Record) -> Table:
     return Table("Scores", ("score", "value"), rows, note)
 
 
-def summary_table(record: Record) -> Table:
+def summary_table(record: RunRecord) -> Table:
     return Table("Launch", ("", "value"), [[Cell(name), Cell(text)] for name, text in record.launch.items()])
 
 
-def changes_table(record: Record) -> Table:
+def changes_table(record: RunRecord) -> Table:
     rows = [[Cell(name), Cell(before), Cell(after)] for name, (before, after) in record.changes.items()]
     return Table("What differs from the experiment's file", ("field", "in the file", "in this run"), rows)
 
 
-def events_table(record: Record) -> Table:
+def events_table(record: RunRecord) -> Table:
     """Starts, saves, spikes, skipped updates and ends; saves that nothing else came between are one row."""
     rows: list[list[Cell]] = []
     saves: list[int] = []
@@ -184,14 +184,14 @@ def _shown(*tables: Table) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _config(record: Record) -> str:
+def _config(record: RunRecord) -> str:
     return page.folded("The whole config", page.preformatted(override.to_json(record.config)))
 
 
 # --- Samples and commands ---------------------------------------------------------------------------------------------
 
 
-def samples(record: Record) -> list[str]:
+def samples(record: RunRecord) -> list[str]:
     """Of the first evaluation, the last, and some between: the same examples, so that progress shows."""
     steps = sorted({line["step"] for line in record.samples if isinstance(line.get("step"), int)})
     if not steps:
@@ -205,13 +205,13 @@ def samples(record: Record) -> list[str]:
     ]
 
 
-def _places(record: Record, step: int) -> list[tuple[int, str]]:
+def _places(record: RunRecord, step: int) -> list[tuple[int, str]]:
     """The place of every example among those of its step, with its task where it has one."""
     there = [line for line in record.samples if line.get("step") == step]
     return [(place, f" of {line['task']}" if line.get("task") else "") for place, line in enumerate(there)]
 
 
-def _over_steps(record: Record, steps: Sequence[int], place: int) -> str:
+def _over_steps(record: RunRecord, steps: Sequence[int], place: int) -> str:
     of_steps = {step: [line for line in record.samples if line.get("step") == step] for step in steps}
     found = {step: lines[place] for step, lines in of_steps.items() if place < len(lines)}
     first = next(iter(found.values()))
@@ -223,13 +223,15 @@ def _over_steps(record: Record, steps: Sequence[int], place: int) -> str:
     return Table(f"Held-out example {place + 1}", ("", "text"), rows).html(caption=False)
 
 
-def repeat(record: Record) -> str:
+def repeat(record: RunRecord) -> str:
     if not record.starts:
         return ""
     last = record.starts[-1]
     packages = " ".join(f"{name}=={version}" for name, version in last.get("packages", {}).items())
+    commit = str(last.get("commit", "unknown")).removesuffix("+changes")
+    installed = commit.startswith("kintsugi ")  # a version where there was no repository
     lines = (
-        f"git checkout {str(last.get('commit', 'unknown')).removesuffix('+changes')}",
+        f"pip install {commit.replace(' ', '==')}" if installed else f"git checkout {commit}",
         str(last.get("command", "")),
     )
     starts = "1 start" if len(record.starts) == 1 else f"{len(record.starts)} starts"

@@ -19,7 +19,7 @@ from research.config import override, require
 from research.model import flops
 from research.model.transformer import abstract_params
 from research.report.plot import Band, plot_fit
-from research.report.record import Record, is_number, read_all
+from research.report.record import RunRecord, is_number, read_all
 from research.report.table import Cell, Table
 from research.storage.run_directory import CHANGEABLE
 
@@ -99,14 +99,14 @@ def read_points(directories: Sequence[Path], by: Measure, loss: str) -> list[Poi
     return points
 
 
-def _check_same_data(first: Record, other: Record) -> None:
+def _check_same_data(first: RunRecord, other: RunRecord) -> None:
     differences = override.diff(first.config, other.config)
     names = [name for name in differences if f"{name}.".startswith("data.") and name not in CHANGEABLE]
     said = f"{other.directory} differs from {first.directory} in {', '.join(names)}"
     require(not names, f"{said}: losses on other data lie on other curves.")
 
 
-def _point(record: Record, by: Measure, loss: str) -> Point:
+def _point(record: RunRecord, by: Measure, loss: str) -> Point:
     curve = record.curve(loss)
     numbers = sorted({name for line in record.lines for name, value in line.items() if is_number(value)} - {"step"})
     require(len(curve) > 0, f"{record.directory} has no {loss} in its metrics.jsonl, which has {', '.join(numbers)}.")

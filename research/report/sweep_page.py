@@ -21,11 +21,11 @@ from research.report.comparison import (
     scores_table,
 )
 from research.report.plot import SMOOTHED, Number, Points, Series, curves, dots, smoothed, thinned
-from research.report.record import Record, is_number
+from research.report.record import RunRecord, is_number
 from research.report.table import Cell, Table
 from research.storage.progress import Progress
 
-AXES: tuple[tuple[str, Callable[[Record], int]], ...] = (
+AXES: tuple[tuple[str, Callable[[RunRecord], int]], ...] = (
     ("steps", lambda record: 1),
     ("tokens", lambda record: record.tokens_per_step),
     ("FLOPs", lambda record: record.flops_per_step),
@@ -191,7 +191,7 @@ def curve_switches(groups: Sequence[Group]) -> list[str]:
     return found
 
 
-def _overlaid(groups: Sequence[Group], name: str, said: str, axis: str, scale: Callable[[Record], int]) -> str:
+def _overlaid(groups: Sequence[Group], name: str, said: str, axis: str, scale: Callable[[RunRecord], int]) -> str:
     series, windows = [], set()
     for group in groups:
         share = SMOOTHED if name == "nll" else 0.0  # evaluations are few

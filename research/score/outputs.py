@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from research.config import ConfigError, parse_json, require
 
-Texts = list[tuple[str, ...]]  # one or more for each example
+ReferenceTexts = list[tuple[str, ...]]  # one or more for each example
 
 
 class Written(NamedTuple):
@@ -14,10 +14,10 @@ class Written(NamedTuple):
 
     sources: list[str]
     predictions: list[str]
-    references: Texts
+    references: ReferenceTexts
 
 
-def read_predictions(name: str) -> tuple[list[str], Texts | None]:
+def read_predictions(name: str) -> tuple[list[str], ReferenceTexts | None]:
     """The outputs, and the references where the same file has them.
 
     A .jsonl holds "prediction" or, as scripts.generate writes it, "outputs"; and perhaps "references".
@@ -54,7 +54,7 @@ def read_tasks(name: str) -> dict[str, Written]:
     return tasks
 
 
-def read_references(names: Sequence[str], count: int, predictions: str) -> Texts:
+def read_references(names: Sequence[str], count: int, predictions: str) -> ReferenceTexts:
     """Those of `count` predictions, from files of a line each, or .jsonl with "references", "target" or "text".
 
     Raises:
@@ -67,7 +67,7 @@ def read_references(names: Sequence[str], count: int, predictions: str) -> Texts
     return [tuple(text for texts in row for text in texts) for row in zip(*columns, strict=True)]
 
 
-def _references(name: str) -> Texts:
+def _references(name: str) -> ReferenceTexts:
     if not name.endswith(".jsonl"):
         return [(line,) for line in _lines(name)]
     found = []

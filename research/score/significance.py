@@ -16,9 +16,11 @@ from jaxtyping import Bool, Float, Int
 from rich.markup import escape
 from rich.table import Table
 
-from research.config import BLEU, ChrF, Metric, override, parse_json, require
+from research.config import Metric, override, parse_json, require
+from research.config.parts import calling, place
 from research.score import metrics
-from research.score.outputs import Texts, Written, read_tasks
+from research.score.bleu import SacreBLEU, known_scorer, streams
+from research.score.outputs import ReferenceTexts, Written, read_tasks
 from research.storage.console import console
 
 RESAMPLES, TRIALS = 1_000, 10_000  # of the bootstrap and of the randomization: sacreBLEU's
@@ -118,7 +120,7 @@ def compare(systems: Sequence[System], asked: tuple[Metric, ...] = ()) -> dict[s
         unsaid = f"{systems[0].name} does not say what {task} is scored by"
         require(len(chosen) > 0, f"{unsaid}: give --metrics 'BLEU()' 'ChrF()', or ROUGE(), SQuAD(), Accuracy().")
         metrics.check(chosen)
-        metrics.check_fit(chosen, first.references, task)
+        metrics.check_references(chosen, first.references, task)
         written = [(system.name, system.tasks[task].predictions) for system in systems]
         compared[task] = {}
         for metric in chosen:
@@ -126,16 +128,22 @@ def compare(systems: Sequence[System], asked: tuple[Metric, ...] = ()) -> dict[s
     return compared
 
 
-def _compared(metric: Metric, written: list[tuple[str, list[str]]], references: Texts) -> dict[str, Comparison]:
-    match metric:
-        case BLEU() | ChrF():
-            return {metric.names[0]: _of_corpora(metric, written, references)}
-        case _:
-            names = [name for name, _ in written]
-            each = [metrics.score_each([metric], predictions, references) for _, predictions in written]
-            signature = f"{metrics.signature(metric, references)}|seed:{_seed()}|bs:{RESAMPLES}|ar:{TRIALS}"
-            columns = {name: [np.array([row[name] for row in rows]) for rows in each] for name in metric.names}
-            return {name: _of_means(names, column, signature) for name, column in columns.items()}
+def _compared(
+    metric: Metric, written: list[tuple[str, list[str]]], references: ReferenceTexts
+) -> dict[str, Comparison]:
+    if isinstance(metric, SacreBLEU) and type(metric).score is SacreBLEU.score:
+        return {metric.names[0]: _of_corpora(metric, written, references)}
+    require(
+        metric.is_mean,
+        f"{place(type(metric))}{metric!r} gives no numbers of single examples, which a paired test needs: give it"
+        " score_example() in place of score(), or compare by other --metrics.",
+    )
+    names = [name for name, _ in written]
+    each = [metrics.score_each([metric], predictions, references) for _, predictions in written]
+    with calling(metric, "signature"):
+        signature = f"{metric.signature(references)}|seed:{_seed()}|bs:{RESAMPLES}|ar:{TRIALS}"
+    columns = {name: [np.array([row[name] for row in rows]) for rows in each] for name in metric.names}
+    return {name: _of_means(names, column, signature) for name, column in columns.items()}
 
 
 def _seed() -> int | None:
@@ -162,12 +170,12 @@ def _interval(values: Float[np.ndarray, " resamples"]) -> tuple[float, float]:
 # --- BLEU and chrF ----------------------------------------------------------------------------------------------------
 
 
-def _of_corpora(metric: BLEU | ChrF, written: list[tuple[str, list[str]]], references: Texts) -> Comparison:
-    scorer, streams = metrics.sacrebleu_scorer(metric), metrics.streams(references)
-    bootstrap, signature = _paired_test(scorer, written, streams, "bs", RESAMPLES)
-    randomization, _ = _paired_test(scorer, written, streams, "ar", TRIALS)
+def _of_corpora(metric: SacreBLEU, written: list[tuple[str, list[str]]], references: ReferenceTexts) -> Comparison:
+    scorer, columns = known_scorer(metric), streams(references)
+    bootstrap, signature = _paired_test(scorer, written, columns, "bs", RESAMPLES)
+    randomization, _ = _paired_test(scorer, written, columns, "ar", TRIALS)
     # The sums that a score is made of, an example a row: what PairedTest resamples, and does not show.
-    sums = [np.array(scorer._extract_corpus_statistics(predictions, streams)) for _, predictions in written]
+    sums = [np.array(scorer._extract_corpus_statistics(predictions, columns)) for _, predictions in written]
     resamples = _resamples(len(references))
     resampled = [_resampled_scores(scorer, rows, resamples) for rows in sums]
     others = []

@@ -52,7 +52,7 @@ def check_reachable(path: AnyPath) -> None:
     )
     require(
         importlib.util.find_spec("gcsfs") is not None,
-        f"{path} is in a bucket, for which gcsfs is needed: python -m pip install -r requirements-gcs.txt.",
+        f"{path} is in a bucket, for which gcsfs is needed: pip install 'kintsugi[gcs]'.",
     )
     with _explained(path):
         _storage().ls(str(path).removeprefix("gs://").split("/")[0])

@@ -65,8 +65,10 @@ class Claimed(NamedTuple):
 
 
 @contextlib.contextmanager
-def claim(directory: AnyPath, config: Experiment, file_config: Experiment | None = None) -> Iterator[Claimed]:
-    """Holds the directory for this process and records what is run in it.
+def claim(
+    directory: AnyPath, config: Experiment, file_config: Experiment | None = None, experiment: str | None = None
+) -> Iterator[Claimed]:
+    """Hold the directory for this process and record what is run in it; `experiment` is its file, with the size.
 
     Raises ConfigError when it cannot be written, is held by another process, is no run directory, or holds a run whose
     config differs in a field that decides its numbers.
@@ -79,7 +81,7 @@ def claim(directory: AnyPath, config: Experiment, file_config: Experiment | None
                 if is_remote(directory):
                     mirror = held.enter_context(bucket.mirrored(directory))
                     claimed = Claimed(mirror.here, mirror.publish)
-                held.enter_context(_claimed(claimed.here, config, file_config))
+                held.enter_context(_claimed(claimed.here, config, file_config, experiment))
                 claimed.publish()
             except ConfigError as error:
                 whether, refusal = False, ConfigError(str(error).replace(str(claimed.here), str(directory)))
@@ -92,7 +94,9 @@ def claim(directory: AnyPath, config: Experiment, file_config: Experiment | None
 
 
 @contextlib.contextmanager
-def _claimed(directory: Path, config: Experiment, file_config: Experiment | None) -> Iterator[None]:
+def _claimed(
+    directory: Path, config: Experiment, file_config: Experiment | None, experiment: str | None
+) -> Iterator[None]:
     with _writable(directory):
         _check_new_or_run(directory)
         check_contained(directory)
@@ -102,7 +106,7 @@ def _claimed(directory: Path, config: Experiment, file_config: Experiment | None
         _lock(lock, directory)
         _check_same_run(directory, config)
         with _writable(directory):
-            _record_start(directory, config, file_config)
+            _record_start(directory, config, file_config, experiment)
         yield
 
 
@@ -114,12 +118,12 @@ def _writable(directory: Path) -> Iterator[None]:
         raise ConfigError(f"{directory} cannot be written ({error.strerror}): give another --run_dir.") from error
 
 
-def _record_start(directory: Path, config: Experiment, file_config: Experiment | None) -> None:
+def _record_start(directory: Path, config: Experiment, file_config: Experiment | None, experiment: str | None) -> None:
     write_json(directory / "config.json", as_data(config))
     if file_config is not None:
         differences = override.diff(file_config, config)
         write_json(directory / "diff.json", {path: [repr(a), repr(b)] for path, (a, b) in differences.items()})
-    append_lines(directory / "history.jsonl", [environment()])
+    append_lines(directory / "history.jsonl", [{"experiment": experiment} | environment()])
 
 
 def record_startup(directory: Path, startup: dict[str, Any]) -> None:
@@ -197,21 +201,32 @@ def environment() -> dict[str, Any]:
 
 def command() -> str:
     """What was typed to start this process."""
-    return shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    program, *arguments = sys.orig_argv[1:]
+    if Path(program).name == "kintsugi":  # the installed command is a file that Python runs
+        return shlex.join(["kintsugi", *arguments])
+    return shlex.join([Path(sys.executable).name, program, *arguments])
 
 
 def commit() -> str:
     """The git commit of this source tree, "+changes" when files differ from it.
 
-    Without git, as in an image, it is what $KINTSUGI_COMMIT says, or "unknown".
+    Without git, as in an image, it is what $KINTSUGI_COMMIT says, or "unknown"; installed, it is the package's version.
     """
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # a repository around the environment is not this source tree's
+        return os.environ.get("KINTSUGI_COMMIT") or _installed() or "unknown"
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("KINTSUGI_COMMIT", "unknown")
     return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+def _installed() -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return f"kintsugi {importlib.metadata.version('kintsugi')}"
+    return None
 
 
 def _check_new_or_run(directory: Path) -> None:

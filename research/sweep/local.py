@@ -171,15 +171,22 @@ class Sweep:
                 else:
                     self._train_one(run, share_of_gpus(number, jobs))
 
+    def command(self, run: VariantRun) -> list[str]:
+        """The training of a variant, which finds the project's modules where this process does.
+
+        `-m` puts the working directory first, `-P` prevents it: a folder of the user's may have a scripts/ too.
+        """
+        here = any(Path(entry or ".").resolve() == Path.cwd() for entry in sys.path)
+        return [sys.executable, *(() if here else ("-P",)), *self.program, *self.arguments(run)]
+
     def arguments(self, run: VariantRun) -> list[str]:
         overrides = [f"--config.{name}={text}" for name, text in run.variant.overrides.items()]
         return [self.file, "--run_dir", str(run.directory), *overrides]
 
     def _train_one(self, run: VariantRun, variables: Mapping[str, str]) -> None:
-        command = [sys.executable, *self.program, *self.arguments(run)]
         run.tries += 1
         with open(f"{run.directory}.log", "ab") as log:
-            run.process = subprocess.Popen(command, env=os.environ | dict(variables), stdout=log, stderr=log)
+            run.process = subprocess.Popen(self.command(run), env=os.environ | dict(variables), stdout=log, stderr=log)
             run.state = "running"
             if self._stop.is_set():
                 run.process.send_signal(signal.SIGTERM)

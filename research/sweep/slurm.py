@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -105,7 +104,7 @@ class ClusterSweep(Sweep):
         super().__init__(file, base, found, directory, published=published)
         require(
             importlib.util.find_spec("submitit") is not None,
-            "--slurm needs submitit: python -m pip install -r requirements-slurm.txt.",
+            "--slurm needs submitit: pip install 'kintsugi[slurm]'.",
         )
         missing = [name for name in ("sbatch", "squeue", "srun") if shutil.which(name) is None]
         require(not missing, f"--slurm needs {', '.join(missing)} on the PATH: start it where jobs are submitted.")
@@ -186,8 +185,7 @@ class ClusterSweep(Sweep):
         """What slurm_task.turn is given."""
         failures = self.directory / "slurm" / f"{submission}.{run.variant.name}.failures"
         log = Path(f"{run.directory}.log").resolve()
-        command = (sys.executable, *self.program, *self.arguments(run))
-        return command, os.getcwd(), str(log), str(failures.resolve()), TRIES
+        return self.command(run), os.getcwd(), str(log), str(failures.resolve()), TRIES
 
     def _follow(self, parallel: int | None) -> None:
         """Until all variants have ended or nobody wants to know."""

@@ -62,7 +62,7 @@ class TrialSweep(Sweep):
         check_ranges(base, search)
         require(
             importlib.util.find_spec("optuna") is not None,
-            "A search needs Optuna: python -m pip install -r requirements-search.txt.",
+            "A search needs Optuna: pip install 'kintsugi[search]'.",
         )
         self.facts = {"search": repr(search)}
         self._optuna = threading.RLock()  # one thread at a time asks and tells

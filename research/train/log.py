@@ -7,17 +7,16 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 
 from research.config import Experiment
+from research.config.logger import Logger, LogWriter
+from research.config.parts import calling, expect, is_shipped
 from research.data.pipeline import Pipeline
 from research.model import flops
 from research.storage import run_directory
@@ -75,6 +74,7 @@ class Reporter:
         tokens_per_step: int,
         flops_per_step: int,
         peak_flops: float | None,
+        logs: Sequence[tuple[Logger, LogWriter]] = (),
     ) -> None:
         self.directory = directory
         self._path = directory / "metrics.jsonl"
@@ -89,7 +89,7 @@ class Reporter:
             _keep_up_to(self._path, start)
             _keep_up_to(directory / "samples.jsonl", start)
         self._leads = leads
-        self._board = _Board(directory / "tensorboard", start + 1) if leads else None
+        self._logs = list(logs)
         self._progress = Progress("Training", steps, "steps", done=start, quiet=0.0, console=console, hidden=not leads)
         self._text = ""
 
@@ -134,8 +134,14 @@ class Reporter:
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         if self._leads:
             append_lines(self._path, [{"step": step, **{name: finite.get(name) for name in values}}])
-        if self._board is not None:
-            self._board.write(step, finite)
+        for logger, writer in list(self._logs):
+            try:
+                writer.write(step, finite)
+            except Exception as error:
+                if is_shipped(type(logger)):
+                    raise
+                self._logs.remove((logger, writer))
+                self._event(step, f"{type(logger).__name__} is switched off: {type(error).__name__}: {error}")
 
     def writing(self, done: int, total: int) -> None:
         """Show how far an evaluation has come with what it writes."""
@@ -164,8 +170,8 @@ class Reporter:
     def __exit__(self, *error: object) -> None:
         """Writes what is left, unless an error is on its way already, and closes."""
         with contextlib.ExitStack() as closing:
-            if self._board is not None:
-                closing.callback(self._board.close)
+            for logger, writer in self._logs:
+                closing.callback(_close, logger, writer)
             closing.callback(self._progress.close)
             if error[0] is None:
                 self.flush()
@@ -183,26 +189,30 @@ class Reporter:
         run_directory.record_event(self.directory, step, what)
 
 
-class _Board:
-    """TensorBoard's events, written at once: the library's own thread hangs for ever on a full disk."""
+def open_logs(directory: Path, config: Experiment, step: int) -> list[tuple[Logger, LogWriter]]:
+    """Open every logger of the experiment, on the first host alone.
 
-    def __init__(self, directory: Path, first_step: int) -> None:
-        directory.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(directory / "events"))
-        # TensorBoard drops what an earlier process wrote for this step and later ones.
-        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+    Raises ConfigError for a user's logger that raises, or opens what cannot be written to.
+    """
+    logs: list[tuple[Logger, LogWriter]] = []
+    for logger in config.report.loggers if jax.process_index() == 0 else ():
+        with calling(logger, "open"):
+            writer = logger.open(directory, config, step)
+        for name in ("write", "close"):
+            returned = f"returned {type(writer).__name__}, which has no {name}()"
+            expect(callable(getattr(writer, name, None)), logger, "open", returned)
+        logs.append((logger, writer))
+    return logs
 
-    def write(self, step: int, values: Mapping[str, float | int]) -> None:
-        for name, value in values.items():
-            self._write(Event(step=step, summary=scalar(name, value)))
-        self._writer.flush()
 
-    def close(self) -> None:
-        self._writer.close()
-
-    def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._writer.write_event(event)
+def _close(logger: Logger, writer: LogWriter) -> None:
+    """Close a log. What a user's own raises is printed: the run has ended, well or badly, without it."""
+    try:
+        writer.close()
+    except Exception as error:
+        if is_shipped(type(logger)):
+            raise
+        console.print(f"{type(logger).__name__} could not be closed: {type(error).__name__}: {error}", markup=False)
 
 
 def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, start: int) -> Reporter:
@@ -216,6 +226,7 @@ def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, 
         tokens_per_step=config.batch_size * (data.inputs + data.targets),
         flops_per_step=flops.flops_per_step(config, data.inputs, data.targets),
         peak_flops=None if peak is None else peak * mesh.size,
+        logs=open_logs(directory, config, start),
     )
 
 

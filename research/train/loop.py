@@ -33,6 +33,7 @@ def train(
     directory: AnyPath,
     *,
     file_config: Experiment | None = None,
+    experiment: str | None = None,
     dry_run: bool = False,
     cluster: hosts.Cluster | None = None,
     startup: Startup | None = None,
@@ -54,7 +55,7 @@ def train(
         Run(config, mesh, prepared(config), startup)
         say("Dry run: nothing was trained.")
         return 0
-    with run_directory.claim(directory, config, file_config) as claimed:
+    with run_directory.claim(directory, config, file_config, experiment) as claimed:
         best_by = config.evaluation.best
         checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, best_by, claimed.publish)
         newest = checkpoints.newest

@@ -21,6 +21,7 @@ from research.parallel.mesh import check_divisible, make_mesh, place_batch
 from research.storage.checkpoint import Checkpoints, steps_on_disk, verify
 from research.storage.files import write_json
 from research.train.step import abstract_state, compile_train_step, new_state, state_shardings
+from scripts import command_line
 from scripts.benchmark import train
 
 EPILOG = """
@@ -57,10 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark.checkpoint", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    made = command_line.parser("benchmark.checkpoint", __doc__, EPILOG)
     train.add_step_options(made)
     made.set_defaults(preset="t5/small")
     made.add_argument("--every", type=int, default=Checkpoint().every, help="steps from save to save (%(default)s)")

@@ -3,7 +3,7 @@
 Engines, each in a process of its own on the same core, taking turns:
   collator    the per-example algorithm of the usual collators: a noise mask a row, drawn by shuffles, then sentinels
               by cumulative sums over the batch (the yardstick; written here)
-  objective   research.data.objective.corrupt on blocks of rows in memory, by the objective of the options
+  objective   its corrupt() on blocks of rows in memory, by the objective of the options
   bart ...    the same by the other objectives, each as published
   pipeline    research.data.pipeline: token cache -> mixing, shuffling, corruption, batches (reading threads included)
 """
@@ -25,34 +25,29 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from research.config import (
+from research import (
     BART,
     UL2,
     BERTStyle,
-    Bytes,
-    ConfigError,
-    Denoiser,
-    Denoising,
     Deshuffling,
     DropTokens,
     LanguageModelling,
+    Lengths,
     MASSStyle,
-    Objective,
     PrefixLM,
     ReplaceSpans,
     SpanCorruption,
     TextInfilling,
     TokenDeletion,
     TokenMasking,
-    require,
 )
-from research.config.load import load_experiment
-from research.data import objective
+from research.config import Bytes, ConfigError, Denoiser, Denoising, Objective, require
+from research.config.load import open_experiment
 from research.data.batch import Batch
-from research.data.objective import Lengths
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.storage import run_directory
 from research.storage.files import write_json
+from scripts import command_line
 
 EPILOG = """
 reading the table
@@ -65,7 +60,7 @@ examples
   python -m scripts.benchmark.data                                   span corruption, 7 rounds, about a minute
   python -m scripts.benchmark.data --engines objective bart ul2 prefix_lm --rounds 3 --seconds 0.5
   python -m scripts.benchmark.data --engines collator objective --density 0.5
-  python -m scripts.benchmark.data --experiment experiments/t5/v1_1_base_c4.py --json results.json
+  python -m scripts.benchmark.data --experiment experiments/t5/v1_1_c4.py:base --json results.json
 
   The pipeline reads the corpora of --experiment, with the objective and input length given here; what it has to build
   (corpus, vocabulary, tokens) is built before the clock starts, and kept in the cache.
@@ -89,13 +84,13 @@ class Settings:
 def run_objective(settings: Settings, denoisers: tuple[Denoiser, ...]) -> Iterator[int]:
     """A block of each denoiser in turn."""
     tokenizer = bytes_with_words()
-    lengths = [objective.lengths(denoiser.objective, settings.data.input_length) for denoiser in denoisers]
+    lengths = [denoiser.objective.lengths(settings.data.input_length) for denoiser in denoisers]
     reserves = [in_memory(row.raw, settings.block_rows) for row in lengths]
     rng = np.random.default_rng(0)
     while True:
         for blocks in zip(*reserves, strict=True):
             for denoiser, row, block in zip(denoisers, lengths, blocks, strict=True):
-                yield len(objective.corrupt(block, denoiser.objective, row, tokenizer, rng).encoder_input_tokens)
+                yield len(denoiser.objective.corrupt(block, row, tokenizer, rng).encoder_input_tokens)
 
 
 def run_collator(settings: Settings) -> Iterator[int]:
@@ -131,7 +126,7 @@ OBJECTIVES: dict[str, Objective] = {
     "prefix_lm": PrefixLM(),
     "language_modelling": LanguageModelling(),
 }
-OURS = {"objective": None, **{name: (Denoiser(each),) for name, each in OBJECTIVES.items()}, "ul2": UL2().denoisers}
+OURS = {"objective": None, **{name: (Denoiser(each),) for name, each in OBJECTIVES.items()}, "ul2": UL2().components()}
 
 
 def denoisers_of(engine: str, data: Denoising) -> tuple[Denoiser, ...]:
@@ -151,7 +146,7 @@ ENGINES = ("collator", *OURS, "pipeline")
 def raw_length(engine: str, data: Denoising) -> float:
     """Tokens of text a row is made of, on average."""
     denoisers = denoisers_of(engine, data)
-    return statistics.mean(objective.lengths(each.objective, data.input_length).raw for each in denoisers)
+    return statistics.mean(each.objective.lengths(data.input_length).raw for each in denoisers)
 
 
 BYTES = Bytes(sentinels=259)
@@ -175,8 +170,8 @@ def in_memory(raw: int, block_rows: int) -> list[np.ndarray]:
 
 def row_lengths(data: Denoising) -> Lengths:
     (denoiser,) = data.denoisers
-    lengths = objective.lengths(denoiser.objective, data.input_length)
-    objective.check(denoiser.objective, lengths, open_tokenizer(BYTES))
+    lengths = denoiser.objective.lengths(data.input_length)
+    denoiser.objective.check(lengths, open_tokenizer(BYTES))
     return lengths
 
 
@@ -343,10 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark.data", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = command_line.parser("benchmark.data", __doc__, EPILOG)
     defaults = SpanCorruption()
     add = parser.add_argument
     engines = f"which of them (default: {' '.join(BASELINE)})"
@@ -367,7 +359,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     noise = SpanCorruption(options.density, options.mean_span)
-    data = load_experiment(options.experiment).data
+    data = open_experiment(options.experiment).config.data
     require(
         isinstance(data, Denoising), f"{options.experiment} has no text to corrupt: its data is {type(data).__name__}."
     )

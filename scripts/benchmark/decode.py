@@ -32,6 +32,7 @@ from research.parallel.hardware import PEAK_FLOPS
 from research.pretrained import huggingface
 from research.storage import run_directory
 from research.storage.files import write_json
+from scripts import command_line
 from scripts.benchmark.data import cell, hardware, receive, spread
 from scripts.benchmark.engines import ENGINES, EXACT, missing, work
 
@@ -79,10 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark.decode", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = command_line.parser("benchmark.decode", __doc__, EPILOG)
     add = parser.add_argument
     add("--models", nargs="+", default=["t5_v1_1/small", "marian/base"], help="presets (default: %(default)s)")
     add("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="beside ours (default: all)")

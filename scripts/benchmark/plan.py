@@ -6,7 +6,6 @@ The bound is for fused kernels on accelerators, so on a CPU the ratio says littl
 Memory is the estimate of research/plan/memory.py beside what the compiler allocates.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from research.parallel.hardware import Chip, Hardware
 from research.plan import memory, roofline
 from research.storage import run_directory
 from research.storage.files import write_json
+from scripts import command_line
 
 # Layers of both stacks, width, feed-forward width, rows of the vocabulary, rows a step, inputs, targets.
 SHAPES = (
@@ -45,10 +45,7 @@ COPIED = 2**28  # bytes
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark.plan", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = command_line.parser("benchmark.plan", __doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of one step each, for every shape (%(default)s)")
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="only the first so many (%(default)s)")
     parser.add_argument("--json", type=Path, help="write all figures, versions and commit there")

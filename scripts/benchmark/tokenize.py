@@ -16,12 +16,14 @@ from typing import Any
 
 os.environ["RAYON_NUM_THREADS"] = "1"  # before tokenizers is imported
 
-from research.config import TFDS, ByteLevelBPE, ConfigError, PlainText, SentencePiece, TrainedSentencePiece, require
-from research.data.corpora.corpus import Documents, open_documents
+from research import TFDS, PlainText
+from research.config import ByteLevelBPE, ConfigError, SentencePiece, TrainedSentencePiece, require
+from research.data.corpora.documents import Documents, open_documents
 from research.data.corpora.tokens import Recipe
 from research.data.tokenizer import Tokenizer, open_tokenizer, sentencepiece, train_sentencepiece
 from research.storage.files import write_json
 from research.storage.run_directory import commit
+from scripts import command_line
 from scripts.benchmark.data import cpu_model
 
 C4_BYTES = 750e9  # Raffel et al. 2020, section 2.2: about 750 GB of text
@@ -36,10 +38,7 @@ reading the table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark.tokenize", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    made = command_line.parser("benchmark.tokenize", __doc__, EPILOG)
     made.add_argument("--text", help="files of text, blank lines between documents (default: the embedded corpus)")
     made.add_argument("--unigram", type=int, default=32_000, help="SentencePiece's pieces (%(default)s)")
     made.add_argument("--bpe", type=int, default=50_265, help="the byte-level BPE's ids (%(default)s)")

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import config
+from research import PlainText, config
 from research.config import ConfigError, Experiment, override, require
 from research.data.batch import Batch
 from research.model.family import preset
@@ -32,6 +32,7 @@ from research.parallel.mesh import check_divisible, make_mesh, place_batch
 from research.storage import run_directory
 from research.storage.files import write_json
 from research.train.step import compile_train_step, new_state
+from scripts import command_line
 
 OPTIMIZERS: dict[str, config.Adafactor | config.AdamW | config.RMSScaledAdamW] = {
     "adafactor": config.Adafactor(),
@@ -76,10 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m scripts.benchmark.train", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    made = command_line.parser("benchmark.train", __doc__, EPILOG)
     add_step_options(made)
     made.add_argument("--gemm", type=int, help="side of the matrices that are multiplied (8192; on a CPU 1024)")
     return made
@@ -107,7 +105,7 @@ def experiment_of(options: argparse.Namespace, overrides: dict[str, str]) -> Exp
         require(getattr(options, name) > 0, f"--{name} is {getattr(options, name)}: it must be above 0.")
     made = Experiment(
         model=preset(options.preset),
-        data=config.Denoising(corpora=(config.PlainText(train="synthetic"),), input_length=options.input_length),
+        data=config.Denoising(corpora=(PlainText(train="synthetic"),), input_length=options.input_length),
         optimizer=OPTIMIZERS[options.optimizer],
         steps=1_000_000,
         batch_size=options.batch_size,

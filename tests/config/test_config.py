@@ -5,50 +5,72 @@ import dataclasses
 import inspect
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from research import Mesh, Mixing, Model, SpanCorruption, TrainedSentencePiece, config
+import research
+from research import (
+    TFDS,
+    ChrF,
+    Mesh,
+    Mixing,
+    Model,
+    SpanCorruption,
+    TextToText,
+    TFDSExamples,
+    TrainedSentencePiece,
+    TSVExamples,
+    config,
+)
 from research.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = config.Experiment(
     model=Model(128, 16, 2, 8, 32, 2, 2),
-    data=config.Denoising(corpora=(config.TFDS("python_docs"),)),
+    data=config.Denoising(corpora=(TFDS("python_docs"),)),
     optimizer=config.Adafactor(),
     steps=10,
     batch_size=8,
 )
-CLASSES = list(dict.fromkeys(item for _, item in inspect.getmembers(config, dataclasses.is_dataclass)))
+EXPORTED = [getattr(research, name) for name in research.__all__]
+MEMBERS = [item for _, item in inspect.getmembers(config)]
+CLASSES = list(dict.fromkeys(filter(dataclasses.is_dataclass, [*MEMBERS, *EXPORTED])))
 
 
 def reads() -> Counter[str]:
     """How many different expressions read each attribute anywhere in research/, or bind it by a class pattern.
 
-    Of config itself only properties count: its other methods validate.
+    Of config itself only properties count: its other methods validate, as __post_init__ does everywhere.
     """
     read: set[tuple[str, str]] = set()
     for path in (ROOT / "research").rglob("*.py"):
-        parsed = ast.parse(path.read_text())
-        parts = _properties(parsed) if path.parent.name == "config" else [parsed]
-        for node in (node for part in parts for node in ast.walk(part)):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                read.add((node.attr, ast.unparse(node.value)))
-            elif isinstance(node, ast.MatchClass):
-                read |= {(name, ast.unparse(node.cls)) for name in (*node.kwd_attrs, *_positional(node))}
+        for owner, part in _parts(ast.parse(path.read_text()), path.parent.name == "config"):
+            for node in ast.walk(part):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    text = ast.unparse(node.value)
+                    read.add((node.attr, f"{owner}.self" if text == "self" else text))
+                elif isinstance(node, ast.MatchClass):
+                    read |= {(name, ast.unparse(node.cls)) for name in (*node.kwd_attrs, *_positional(node))}
     return Counter(name for name, _ in read)
 
 
-def _properties(parsed: ast.Module) -> list[ast.FunctionDef]:
-    functions = (node for node in ast.walk(parsed) if isinstance(node, ast.FunctionDef))
-    return [each for each in functions if "property" in (ast.unparse(item) for item in each.decorator_list)]
+def _parts(parsed: ast.Module, is_config: bool) -> Iterator[tuple[str, ast.AST]]:
+    """The statements of a module that may read a field, and the classes that they are in."""
+    for statement in parsed.body:
+        owner = statement.name if isinstance(statement, ast.ClassDef) else ""
+        for part in statement.body if isinstance(statement, ast.ClassDef) else [statement]:
+            decorators = [ast.unparse(item) for item in getattr(part, "decorator_list", ())]
+            counts = "property" in decorators if is_config else getattr(part, "name", "") != "__post_init__"
+            if counts:
+                yield owner, part
 
 
 def _positional(node: ast.MatchClass) -> list[str]:
     name = node.cls.attr if isinstance(node.cls, ast.Attribute) else getattr(node.cls, "id", "")
-    found = getattr(config, name, None)
+    found = getattr(config, name, None) or getattr(research, name, None)
     return [field.name for field in dataclasses.fields(found)][: len(node.patterns)] if found else []
 
 
@@ -95,7 +117,7 @@ def test_every_config_is_frozen_and_hashable() -> None:
         (lambda: config.Evaluation(every=0), "evaluation.every is 0"),
         (lambda: config.Evaluation(examples=0), "evaluation.examples is 0"),
         (lambda: config.Evaluation(patience=0), "evaluation.patience is 0"),
-        (lambda: config.ChrF(word_order=-1), "metric.word_order is -1"),
+        (lambda: ChrF(word_order=-1), "metric.word_order is -1"),
         (lambda: replace(EXPERIMENT, evaluation=config.Evaluation(best="bleu")), "evaluation.best is 'bleu'"),
         (lambda: config.Checkpoint(keep=0), "checkpoint.keep is 0"),
         (lambda: config.Report(every=0), "report.every is 0"),
@@ -115,8 +137,8 @@ def test_an_impossible_value_is_refused_in_one_sentence(build, said: str) -> Non
 
 
 def test_scores_of_several_tasks_have_what_their_examples_are_before_them() -> None:
-    examples = (config.TFDSExamples("multi30k"), config.TSVExamples("a/x.tsv"), config.TSVExamples("b/x.tsv.gz"))
-    tasks = tuple(config.TextToText(examples=one) for one in examples)
+    examples = (TFDSExamples("multi30k"), TSVExamples("a/x.tsv"), TSVExamples("b/x.tsv.gz"))
+    tasks = tuple(TextToText(examples=one) for one in examples)
     written = config.Evaluation(generation=config.Generation(), best="x2/sequence_accuracy")
     several = replace(EXPERIMENT, data=config.Supervised(tasks), evaluation=written)
     assert several.scores[2:] == tuple(f"{name}/sequence_accuracy" for name in ("multi30k", "x", "x2"))

@@ -9,7 +9,6 @@ import pytest
 
 from research import BART, Bytes, Generation, Model, ReplaceSpans, SpanCorruption
 from research.data.batch import Batch
-from research.data.objective import corrupt, lengths
 from research.data.tokenizer import open_tokenizer
 from research.decode import evaluate
 from research.decode.evaluate import Passage, fill_in, held_out, last_token, passage, replace_sentinels
@@ -24,10 +23,10 @@ MODEL = Model(384, 16, 2, 8, 32, 1, 1, compute="float32")
 def corrupted():
     """Rows of text through span corruption, and the text of each."""
     tokenizer, objective = open_tokenizer(Bytes()), SpanCorruption()
-    row = lengths(objective, 64)
+    row = objective.lengths(64)
     texts = [(TEXT * 2)[start : start + row.raw] for start in (0, 7, 50)]
     tokens = np.array([tokenizer.encode(text) for text in texts], np.uint16)
-    return corrupt(tokens, objective, row, tokenizer, np.random.default_rng(0)), texts, tokenizer
+    return objective.corrupt(tokens, row, tokenizer, np.random.default_rng(0)), texts, tokenizer
 
 
 def test_batches_of_unequal_weight_count_by_their_tokens():
@@ -46,7 +45,7 @@ def test_true_targets_fill_their_inputs_to_the_text():
     for inputs, targets, text in zip(batch.encoder_input_tokens, batch.decoder_target_tokens, texts, strict=True):
         shown = replace_sentinels(inputs, targets, tokenizer)
         assert "".join(re.sub(r"[\[\]]", "", shown).split()) == "".join(text.split())  # a span's own spaces are cut
-        assert shown.count("[") == shown.count("]") == lengths(SpanCorruption(), 64).spans
+        assert shown.count("[") == shown.count("]") == SpanCorruption().lengths(64).spans
 
 
 def test_spans_that_were_not_written_stay_empty():
@@ -54,8 +53,8 @@ def test_spans_that_were_not_written_stay_empty():
     inputs, targets = batch.encoder_input_tokens[0], batch.decoder_target_tokens[0]
     first_span_only = np.concatenate([targets[: list(targets).index(tokenizer.sentinel_ids[1])], [tokenizer.eos_id]])
     shown = replace_sentinels(inputs, first_span_only, tokenizer)
-    assert shown.count("[]") == lengths(SpanCorruption(), 64).spans - 1
-    assert replace_sentinels(inputs, targets[:0], tokenizer).count("[]") == lengths(SpanCorruption(), 64).spans
+    assert shown.count("[]") == SpanCorruption().lengths(64).spans - 1
+    assert replace_sentinels(inputs, targets[:0], tokenizer).count("[]") == SpanCorruption().lengths(64).spans
 
 
 def test_passages_show_what_the_model_writes_and_what_was_hidden(monkeypatch):
@@ -80,7 +79,7 @@ def test_passages_show_what_the_model_writes_and_what_was_hidden(monkeypatch):
 def test_a_target_that_is_text_is_shown_beside_the_input():
     tokenizer = open_tokenizer(Bytes())
     tokens = np.array([tokenizer.encode(TEXT[:63])] * 2, np.uint16)
-    batch = corrupt(tokens, BART(), lengths(BART(), 64), tokenizer, np.random.default_rng(0))
+    batch = BART().corrupt(tokens, BART().lengths(64), tokenizer, np.random.default_rng(0))
     inputs, targets = batch.encoder_input_tokens[0], batch.decoder_target_tokens[0]
     shown = passage(inputs, np.array(tokenizer.encode("what was written")), targets, tokenizer)
     assert shown.filled == "what was written"
@@ -91,9 +90,9 @@ def test_a_target_that_is_text_is_shown_beside_the_input():
 
 def test_a_target_that_begins_with_noise_is_not_mistaken_for_a_list_of_spans():
     tokenizer = open_tokenizer(Bytes())
-    row = lengths(ReplaceSpans(0.5), 24)
+    row = ReplaceSpans(0.5).lengths(24)
     tokens = np.array([tokenizer.encode(TEXT[: row.raw])] * 50, np.uint16)
-    batch = corrupt(tokens, ReplaceSpans(0.5), row, tokenizer, np.random.default_rng(0))
+    batch = ReplaceSpans(0.5).corrupt(tokens, row, tokenizer, np.random.default_rng(0))
     for inputs, targets in zip(batch.encoder_input_tokens, batch.decoder_target_tokens, strict=True):
         shown = passage(inputs, targets, targets, tokenizer)
         assert shown.filled == shown.original

@@ -22,7 +22,7 @@ def get_config():
 
 def experiment(folder: Path, text: str = TINY, **changes: str) -> Experiment:
     (folder / "experiment.py").write_text(text)
-    return override.apply(load.load_experiment(folder / "experiment.py"), changes)
+    return override.apply(load.open_experiment(folder / "experiment.py").config, changes)
 
 
 def made(directory: Path, config: Experiment, held_out: float, status: str = "done") -> Path:

@@ -100,7 +100,7 @@ def test_gpus_are_not_compiled_for():
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
 def test_without_libtpu_it_is_named():
-    with pytest.raises(ConfigError, match="needs libtpu: pip install --requirement requirements-tpu"):
+    with pytest.raises(ConfigError, match=r"needs libtpu: pip install 'kintsugi\[tpu\]'"):
         compiled.compile_for(replace(EXPERIMENT, mesh=Mesh(data=4)), hardware.find("v5e-4"))
 
 

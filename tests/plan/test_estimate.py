@@ -19,7 +19,7 @@ EXPERIMENT = Experiment(
     steps=1000,
     batch_size=512,
 )
-FILE = "experiments/t5/v1_1_base_c4.py"
+FILE = "experiments/t5/v1_1_c4.py:base"
 
 
 def test_more_chips_take_less_time_and_memory_each():
@@ -93,7 +93,7 @@ def test_several_are_a_table_in_markdown_and_a_picture(tmp_path, capsys):
     assert all(row.count("|") == head.count("|") for row in rows)
     assert [row.split(" | ")[:3] for row in rows] == [
         [f"| {name}", chips, count]
-        for name in ("v1_1_base_c4", "v1_1_small_c4")
+        for name in ("v1_1_c4:base", "v1_1_c4:small")
         for chips, count in (("v5p-16", "512"), ("v5e-4", "256"))
     ]
     assert picture.stat().st_size > 10_000

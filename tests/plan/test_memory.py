@@ -27,19 +27,19 @@ EXPERIMENT = Experiment(
 
 # GiB of temporaries a chip, by libtpu 0.0.42.1 under jax 0.10.2: see "memory" in experiments/LOG.md.
 COMPILED = (
-    ("t5/v1_1_base_c4", 128, Mesh(data=16), "none", 8.535),
-    ("t5/v1_1_base_c4", 128, Mesh(data=16), "dots", 2.686),
-    ("t5/v1_1_base_c4", 512, Mesh(data=16), "full", 2.759),
-    ("t5/v1_1_large_c4", 512, Mesh(data=32), "dots", 11.990),
-    ("t5/v1_1_large_c4", 2048, Mesh(data=32, fsdp=8), "none", 20.528),
-    ("bart/large", 256, Mesh(data=32), "full", 3.346),
-    ("t5/v1_1_xxl_c4", 1024, Mesh(data=4, fsdp=128), "full", 3.18),
+    ("t5/v1_1_c4.py:base", 128, Mesh(data=16), "none", 8.535),
+    ("t5/v1_1_c4.py:base", 128, Mesh(data=16), "dots", 2.686),
+    ("t5/v1_1_c4.py:base", 512, Mesh(data=16), "full", 2.759),
+    ("t5/v1_1_c4.py:large", 512, Mesh(data=32), "dots", 11.990),
+    ("t5/v1_1_c4.py:large", 2048, Mesh(data=32, fsdp=8), "none", 20.528),
+    ("bart/bart.py:large", 256, Mesh(data=32), "full", 3.346),
+    ("t5/v1_1_c4.py:xxl", 1024, Mesh(data=4, fsdp=128), "full", 3.18),
 )
 
 
 @pytest.mark.parametrize(("name", "rows", "mesh", "remat", "compiled"), COMPILED)
 def test_what_was_compiled_for_tpus_is_foreseen_to_a_tenth(name, rows, mesh, remat, compiled):
-    made = replace(load.load_experiment(f"experiments/{name}.py"), batch_size=rows, mesh=mesh)
+    made = replace(load.open_experiment(f"experiments/{name}").config, batch_size=rows, mesh=mesh)
     made = replace(made, model=replace(made.model, remat=remat))
     assert working_bytes(made, lanes=128) / 2**30 == pytest.approx(compiled, rel=0.1)
 

@@ -11,7 +11,6 @@ import pytest
 from run_directories import experiment, made
 
 from research.config import override
-from research.data.objective import lengths
 from research.report import record, run_page, sweep_page
 from research.report.comparison import UNLIKE, compared
 from scripts import report
@@ -117,7 +116,7 @@ def test_a_sweeps_page_has_scores_dimensions_curves_and_the_papers_numbers(sweep
 
 def test_steps_tokens_and_flops_are_of_the_same_curve(sweep: Path) -> None:
     found = record.read(sweep / "dropout=0.15,seed=0")
-    row = lengths(found.config.data.objective, 48)
+    row = found.config.data.objective.lengths(48)
     scales = {name: scale(found) for name, scale in sweep_page.AXES}
     assert scales["steps"] == 1
     assert scales["tokens"] == 8 * (row.inputs + row.targets)

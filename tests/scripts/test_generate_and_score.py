@@ -130,7 +130,7 @@ def test_pairs_are_scored_from_tabs_objects_and_standard_input(model, capsys, st
 @pytest.mark.parametrize(
     ("script", "arguments", "sentence"),
     [
-        (generate, [], "Give lines of text, or --input, and not both."),
+        (generate, [], "Standard input holds no line: give lines of text, or --input."),
         (generate, ["a", "--input=in.txt"], "Give lines of text, or --input, and not both."),
         (generate, ["a", "--generation.beams=4"], "beams is no field"),
         (generate, ["a", "--config.steps=4"], "overrides look like --generation.max_length=200"),

@@ -428,7 +428,7 @@ def test_an_indexed_job_makes_every_shard(tmp_path: Path, monkeypatch: pytest.Mo
     said = subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout.splitlines()
     assert said == ["-m", "scripts.prepare", *container["args"], "--shard", f"{variables['N']}/{variables['N']}"]
     overrides = [argument for argument in container["args"][1:] if argument.startswith("--config.")]
-    override.apply(load.load_experiment(ROOT / container["args"][0]), override.from_arguments(overrides))
+    override.apply(load.open_experiment(ROOT / container["args"][0]).config, override.from_arguments(overrides))
     refused, _ = job["podFailurePolicy"]["rules"]
     assert refused["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
     (volume,) = job["template"]["spec"]["volumes"]
@@ -476,7 +476,7 @@ def instructions() -> list[tuple[str, str]]:
 
 def test_the_image_copies_what_is_there_and_a_run_needs() -> None:
     copied = {path for name, text in instructions() if name == "COPY" for path in text.split()[:-1]}
-    assert copied == {"requirements.txt", "requirements-gcs.txt", "research", "experiments", "scripts"}
+    assert copied == {"pyproject.toml", "requirements.txt", "research", "experiments", "scripts"}
     assert all((ROOT / path).exists() for path in copied)
     everything, *but = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
     assert everything == "*"

@@ -15,7 +15,7 @@ from research import Bytes, PlainText
 from research.config import load
 from research.data import pipeline
 from research.data.corpora import corpus, denoising, tokens
-from research.data.corpora.corpus import open_documents
+from research.data.corpora.documents import open_documents
 from research.data.corpora.tokens import Recipe, TokenStream
 from research.data.tokenizer import open_tokenizer
 from scripts import prepare
@@ -51,7 +51,7 @@ def write(folder: Path, documents: int) -> None:
 
 
 def recipe(folder: Path) -> Recipe:
-    _, (made,), _ = denoising.recipes(load.load_experiment(str(folder / "experiment.py")).data)
+    _, (made,), _ = denoising.recipes(load.open_experiment(str(folder / "experiment.py")).config.data)
     return made
 
 
@@ -109,7 +109,7 @@ def test_shards_make_each_piece_once_and_the_last_puts_them_together(place: Path
 def test_training_takes_what_was_prepared(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(place, "--jobs=1") == 0
     monkeypatch.setattr(Recipe, "_encode", lambda self, texts: pytest.fail("tokenised again"))
-    config = load.load_experiment(str(place / "experiment.py"))
+    config = load.open_experiment(str(place / "experiment.py")).config
     assert pipeline.prepare(config.data, config.seed, config.batch_size).train_rows > 0
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_piece_is_made_anew(place: Path, monkeypatch: pytest.MonkeyPat
         (["--config.data.input_length=-1"], "input_length"),
         (
             ["--beam_runner=DirectRunner"],
-            "--beam_runner needs Apache Beam: python -m pip install -r requirements-beam.txt",
+            "--beam_runner needs Apache Beam: pip install 'kintsugi[beam]'",
         ),
     ],
 )

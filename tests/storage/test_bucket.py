@@ -233,7 +233,7 @@ def test_a_run_elsewhere_than_in_a_known_bucket_is_refused(runs, monkeypatch) ->
     with pytest.raises(ConfigError, match=r"^gs://nowhere/a cannot be reached .* that this machine has credentials"):
         train(made, any_path("gs://nowhere/a"))
     monkeypatch.setattr(bucket.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"for which gcsfs is needed: python -m pip install -r requirements-gcs\.txt"):
+    with pytest.raises(ConfigError, match=r"for which gcsfs is needed: pip install 'kintsugi\[gcs\]'"):
         train(made, any_path("gs://bucket/a"))
 
 

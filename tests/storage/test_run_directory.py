@@ -22,7 +22,7 @@ CONFIG = Experiment(
 
 
 def begin(directory: Path, config: Experiment = CONFIG) -> None:
-    with claim(directory, config, CONFIG):
+    with claim(directory, config, CONFIG, "mine.py:base"):
         (directory / "metrics.jsonl").write_text('{"step": 1}\n')
 
 
@@ -34,6 +34,7 @@ def test_the_directory_tells_what_was_run(tmp_path: Path) -> None:
     (start,) = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert start["packages"].keys() >= {"jax", "flax", "optax"}
     assert start["command"]
+    assert start["experiment"] == "mine.py:base"
     assert start["commit"]
 
 

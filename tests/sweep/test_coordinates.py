@@ -1,6 +1,7 @@
 """What is watched is what the model computes; AdamW's steps grow with the width, and in muP they do not."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -60,7 +61,7 @@ def test_wider_models_move_further_but_not_in_mup(config):
 def test_the_script_prints_both_and_draws(config, tmp_path, monkeypatch, capsys):
     movements = [coordinates.Movement("logits", [1.0, 2.0, 4.0], 1.0), coordinates.Movement("up", [1.0, 1.0, 1.0], 0.0)]
     monkeypatch.setattr(coordinates, "check", lambda *_: {"standard": movements, "muP": movements[1:]})
-    monkeypatch.setattr(script.override, "load_experiment", lambda _: config)
+    monkeypatch.setattr(script.load, "open_experiment", lambda _: SimpleNamespace(config=config))
     picture = tmp_path / "c.svg"
     assert script.main(["x.py", "--widths", "64", "128", "256", "--plot", str(picture)]) == 0
     printed = capsys.readouterr().out
@@ -87,7 +88,7 @@ def test_the_script_prints_both_and_draws(config, tmp_path, monkeypatch, capsys)
     ],
 )
 def test_bad_input_is_one_sentence(config, monkeypatch, capsys, arguments, said):
-    monkeypatch.setattr(script.override, "load_experiment", lambda _: config)
+    monkeypatch.setattr(script.load, "open_experiment", lambda _: SimpleNamespace(config=config))
     assert script.main(["x.py", *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error

@@ -52,13 +52,15 @@ def file(tmp_path: Path) -> Path:
 
 
 def opened(file: Path, directory: Path, **changes: str) -> Sweep:
-    base = override.apply(load.load_experiment(file), changes)
-    return Sweep(str(file), base, variants(base, [changes | one for one in load.load_sweep(file)]), directory)
+    base = override.apply(load.open_experiment(file).config, changes)
+    return Sweep(
+        str(file), base, variants(base, [changes | one for one in load.open_experiment(file).sweep]), directory
+    )
 
 
 def test_variants_are_named_by_what_differs(file: Path) -> None:
-    base = load.load_experiment(file)
-    names = [variant.name for variant in variants(base, load.load_sweep(file))]
+    base = load.open_experiment(file).config
+    names = [variant.name for variant in variants(base, load.open_experiment(file).sweep)]
     assert names == ["peak=0.001,seed=0", "peak=0.001,seed=1", "peak=0.002,seed=0", "peak=0.002,seed=1"]
     several = grid({"checkpoint.every": ("1", "2"), "evaluation.every": ("3", "4"), "steps": ("7",)})
     assert variants(base, several)[0].name == "checkpoint.every=1,evaluation.every=3"
@@ -76,7 +78,7 @@ def test_variants_are_named_by_what_differs(file: Path) -> None:
 
 
 def test_equal_compute_decides_the_number_of_steps(file: Path) -> None:
-    base = override.apply(load.load_experiment(file), {"steps": "1000"})
+    base = override.apply(load.open_experiment(file).config, {"steps": "1000"})
     widths = grid({"model.width": ("16", "64"), "data.input_length": ("48",)})
     for cost, counted in (("flops", total_flops), ("tokens", total_tokens)):
         as_written = [
@@ -91,7 +93,7 @@ def test_equal_compute_decides_the_number_of_steps(file: Path) -> None:
 
 
 def test_a_vocabulary_cannot_change_under_weights_that_stay(file: Path) -> None:
-    base = load.load_experiment(file)
+    base = load.open_experiment(file).config
     vocabularies = grid({"data.tokenizer": ("Bytes()", "Bytes(sentinels=50)")})
     assert len(variants(base, vocabularies)) == 2
     with pytest.raises(ConfigError, match=r"Bytes-.* begin from the same weights, runs/a, and have other vocabularies"):
@@ -117,7 +119,7 @@ def test_what_cannot_run_is_refused_before_anything_does(file: Path, arguments: 
 
 
 def test_a_papers_numbers_stand_for_the_variants_that_set_what_a_row_sets(file: Path) -> None:
-    found = variants(load.load_experiment(file), load.load_sweep(file))
+    found = variants(load.open_experiment(file).config, load.open_experiment(file).sweep)
     rows = (({"optimizer.schedule.peak": 1e-3}, (1.0, None)), ({"optimizer.schedule.peak": 5.0}, (2.0, 3.0)))
     (table,) = matched([Published("A paper, table 1", ("loss", "bleu"), rows, lower_is_better=("loss",))], found)
     assert [row["variants"] for row in table["rows"]] == [["peak=0.001,seed=0", "peak=0.001,seed=1"], []]

@@ -290,8 +290,8 @@ def test_what_was_lost_is_submitted_again(place: Place, state: str, tries: int) 
 def test_what_left_the_queue_without_a_word_is_waited_for(place: Place) -> None:
     """What it wrote may not be seen here yet."""
     file = str(place.folder / "experiment.py")
-    base = load.load_experiment(file)
-    found = variants(base, load.load_sweep(file))
+    base = load.open_experiment(file).config
+    found = variants(base, load.open_experiment(file).sweep)
     made = slurm.ClusterSweep(file, base, found, place.directory, slurm.directives(None, None, None, None, []))
     run = made.runs[0]
     made.jobs, run.tries, run.state = {run.variant.name: "5_0"}, 1, "running"
@@ -359,7 +359,7 @@ def test_options_refused(tmp_path: Path, arguments: list[str], said: str, capsys
 def test_without_submitit_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(slurm.importlib.util, "find_spec", lambda name: None)
     assert Place(tmp_path).command() == 2
-    needed = "error: --slurm needs submitit: python -m pip install -r requirements-slurm.txt.\n"
+    needed = "error: --slurm needs submitit: pip install 'kintsugi[slurm]'.\n"
     assert capsys.readouterr().err == needed
 
 

@@ -286,7 +286,7 @@ def test_kinds_of_values_are_those_of_the_field(place: Place) -> None:
     place.write(ranges=ranges)
     assert place.command(3) == 0
     for asked in place.overrides().values():
-        config = override.apply(load.load_experiment(place.folder / "experiment.py"), asked)
+        config = override.apply(load.open_experiment(place.folder / "experiment.py").config, asked)
         assert 1 <= config.seed <= 9
         assert 16 <= config.model.feed_forward <= 64
         assert config.model.heads in (2, 4)
@@ -380,7 +380,7 @@ def test_files_refused(tmp_path: Path, text: str, said: str, capsys) -> None:
 def test_without_optuna_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(trials.importlib.util, "find_spec", lambda name: None)
     assert Place(tmp_path).command(3) == 2
-    needed = "error: A search needs Optuna: python -m pip install -r requirements-search.txt.\n"
+    needed = "error: A search needs Optuna: pip install 'kintsugi[search]'.\n"
     assert capsys.readouterr().err == needed
 
 

@@ -11,7 +11,7 @@ import tiny_run as tiny
 
 from research import PlainText
 from research.config import ConfigError, override
-from research.data.corpora import corpus
+from research.data.corpora import corpus, documents
 from research.pretrained import find
 from research.storage import checkpoint, run_directory
 from research.train.log import _keep_up_to
@@ -277,7 +277,7 @@ def test_a_small_gzip_does_not_fill_the_disk(tmp_path, monkeypatch):
         for _ in range(100):
             packed.write(bytes(2**20))
     with pytest.raises(ConfigError, match=r"text\.gz has 101,... bytes and would become 68,157,440 or more"):
-        corpus.open_documents(PlainText(str(path)), "train")
+        documents.open_documents(PlainText(str(path)), "train")
     assert sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file()) < 2**20
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from research import Logger, Report, TensorBoard
+from research.config import ConfigError
+from research.config.load import open_experiment
 from research.train import log
 from research.train.log import Losses, NotFiniteError, Reporter
 from research.train.step import Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def metrics(nll: float, tokens: float = 10.0, skipped: int = 0) -> Metrics:
@@ -25,7 +31,9 @@ SKIPPED = metrics(0.0, tokens=0.0, skipped=1)
 
 def open_reporter(directory: Path, **settings: Any) -> Reporter:
     defaults = dict(start=0, steps=100, every=2, nonfinite_limit=3, tokens_per_step=30, flops_per_step=6)
-    return Reporter(directory, **defaults | {"peak_flops": None} | settings)
+    board = TensorBoard()
+    logs = [(board, board.open(directory, None, settings.get("start", 0)))]
+    return Reporter(directory, **defaults | {"peak_flops": None, "logs": logs} | settings)
 
 
 def lines(directory: Path) -> list[dict]:
@@ -152,3 +160,53 @@ def test_what_is_not_finite_does_not_enter_the_window() -> None:
     assert not losses.spikes(float("inf"))
     assert np.isfinite(losses.window).all()
     assert losses.spikes(20.0)
+
+
+@dataclass(frozen=True)
+class Failing(Logger):
+    """A user's logger whose writer raises at its second line."""
+
+    def open(self, directory, experiment, step):
+        return FailingWriter()
+
+
+class FailingWriter:
+    def __init__(self) -> None:
+        self.lines: list[int] = []
+
+    def write(self, step, numbers):
+        self.lines.append(step)
+        if len(self.lines) == 2:
+            raise OSError("the server is gone")
+
+    def close(self):
+        raise AssertionError("a log that was switched off is not closed")
+
+
+def test_a_users_log_that_fails_is_switched_off_and_training_continues(tmp_path: Path) -> None:
+    writer = FailingWriter()
+    with open_reporter(tmp_path, every=1, logs=[(Failing(), writer)]) as reporter:
+        for step in range(1, 5):
+            reporter.step(step, metrics(1.0), 0.0)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    assert writer.lines == [1, 2]
+    (event,) = [json.loads(line)["event"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert event == "Failing is switched off: OSError: the server is gone"
+
+
+def test_a_users_logger_that_cannot_open_is_refused_with_its_place(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Broken(Logger):
+        def open(self, directory, experiment, step):
+            raise KeyError("API_KEY")
+
+    @dataclass(frozen=True)
+    class Nothing(Logger):
+        def open(self, directory, experiment, step):
+            return None
+
+    config = replace(open_experiment(ROOT / "experiments/quickstart.py").config, report=Report(loggers=(Broken(),)))
+    with pytest.raises(ConfigError, match=r"test_log.py:\d+: Broken.open raised KeyError: 'API_KEY'\.$"):
+        log.open_logs(tmp_path, config, 0)
+    with pytest.raises(ConfigError, match=r"test_log.py:\d+: Nothing.open returned NoneType, which has no write\(\)"):
+        log.open_logs(tmp_path, replace(config, report=Report(loggers=(Nothing(),))), 0)

@@ -1,18 +1,18 @@
-"""Corpora as documents by index: TFDS data sets, JSON lines and plain text behind one interface."""
+"""TensorFlow Datasets as corpora: builders by name, their splits and examples by index."""
 
 import importlib
 import os
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
 
-from research.config import TFDS, ConfigError, JSONLines, PlainText, require
+from research.config import ConfigError, Corpus, require
 from research.config.base import digest
-from research.data.corpora.text_files import TextFiles
 from research.storage import cache
 
 SHIPPED = ("python_docs", "multi30k", "dialogsum", "xquad")
@@ -20,29 +20,18 @@ LISTED = "python_docs, python_docs/summaries, multi30k, dialogsum and xquad/en (
 HOW_TO_LIST = "tensorflow_datasets.list_builders() lists those that TFDS knows"
 
 
-@runtime_checkable
-class Documents(Protocol):
-    """One split of a corpus. Equal identities mean equal documents in equal order."""
+@dataclass(frozen=True)
+class TFDS(Corpus):
+    """A TensorFlow Datasets builder by name ("python_docs" is shipped here; "c4/en:3.1.0" needs a network once)."""
 
     name: str
-    identity: str
+    train: str = "train"
+    held_out: str = "validation"
+    text: str = "text"  # the feature that holds a document
+    damaged: Literal["refuse", "skip"] = "refuse"  # whether documents that cannot be read end the run
 
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> str: ...
-
-    def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]: ...
-
-
-def open_documents(corpus: TFDS | JSONLines | PlainText, split: Literal["train", "held_out"]) -> Documents:
-    """Finds, checks and, where need be, builds a corpus.
-
-    Raises:
-        ConfigError: it is missing, empty or not what its config says.
-    """
-    if isinstance(corpus, TFDS):
-        return DataSource(corpus, corpus.train if split == "train" else corpus.held_out)
-    return TextFiles(corpus, split)
+    def documents(self, split: Literal["train", "held_out"]) -> "DataSource":
+        return DataSource(self, self.train if split == "train" else self.held_out)
 
 
 class DataSource:

@@ -1,4 +1,4 @@
-"""A `Denoising` config made ready: corpora as token streams, each under the objectives that break it."""
+"""A `Denoising` config made ready: corpora as token streams, each under the objectives that corrupt it."""
 
 from collections.abc import Sequence
 
@@ -7,18 +7,19 @@ from jaxtyping import Int32, Int64
 
 from research.config import Denoiser, Denoising, TrainedSentencePiece, require
 from research.config.base import digest
+from research.config.parts import expect
 from research.data import mixing
 from research.data.batch import Batch
-from research.data.corpora.corpus import open_documents
+from research.data.corpora.documents import open_documents
 from research.data.corpora.tokens import Recipe, TokenStream
 from research.data.corpora.vocabulary import tokenizer_for
-from research.data.objective import check, corrupt, lengths
+from research.data.objective.checks import corrupted, filled_fields, lengths_of, try_out
 from research.data.source import Prepared
 from research.data.tokenizer import Tokenizer, open_tokenizer
 
 
 class BrokenText:
-    """A token stream cut into rows, which a denoiser breaks anew each time."""
+    """A token stream cut into rows, which a denoiser corrupts anew each time."""
 
     def __init__(
         self, stream: TokenStream, denoiser: Denoiser, input_length: int, tokenizer: Tokenizer, language: str | None
@@ -27,26 +28,36 @@ class BrokenText:
         self._objective, self._tokenizer, self._language = denoiser.objective, tokenizer, language
         self._prefix = np.array(tokenizer.encode(denoiser.prefix), np.int32)
         controls = sum(map(len, tokenizer.frame(language)))
-        self._lengths = lengths(denoiser.objective, input_length - len(self._prefix), controls)
+        self._lengths = lengths_of(denoiser.objective, input_length - len(self._prefix), controls)
         self.raw, self.targets = self._lengths.raw, self._lengths.targets
         self.inputs = len(self._prefix) + self._lengths.inputs
         self._rows = stream.rows(self.raw)
+        self._filled: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __call__(self, rows: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Batch:
-        batch = corrupt(self._rows[rows], self._objective, self._lengths, self._tokenizer, rng, self._language)
+        batch = corrupted(self._objective, self._rows[rows], self._lengths, self._tokenizer, rng, self._language)
+        filled = filled_fields(batch)
+        self._filled = self._filled or filled
+        if filled != self._filled:
+            others = ", ".join(sorted({*filled} ^ {*self._filled}))
+            expect(False, self._objective, "corrupt", f"returned {others} in one block and None in another")
         return prefixed(batch, self._prefix) if len(self._prefix) else batch
 
 
 def prefixed(batch: Batch, prefix: Int32[np.ndarray, " p"]) -> Batch:
     """The same tokens before each of the encoder's rows."""
-    tokens, segments = batch.encoder_input_tokens, batch.encoder_segment_ids
+    tokens, segments, positions = batch.encoder_input_tokens, batch.encoder_segment_ids, batch.encoder_positions
     before = np.broadcast_to(prefix, (len(tokens), len(prefix)))
     if segments is not None:
         segments = np.concatenate([np.ones_like(before), segments], axis=1)
-    return batch._replace(encoder_input_tokens=np.concatenate([before, tokens], axis=1), encoder_segment_ids=segments)
+    if positions is not None:
+        first = np.broadcast_to(np.arange(len(prefix), dtype=positions.dtype), before.shape)
+        positions = np.concatenate([first, positions + np.int32(len(prefix))], axis=1)
+    tokens = np.concatenate([before, tokens], axis=1)
+    return batch._replace(encoder_input_tokens=tokens, encoder_segment_ids=segments, encoder_positions=positions)
 
 
 def prepare(data: Denoising) -> Prepared:
@@ -101,7 +112,7 @@ def check_early(data: Denoising) -> None:
     if not isinstance(data.tokenizer, TrainedSentencePiece):
         return check_tokenizer(data, open_tokenizer(data.tokenizer))
     for denoiser in data.denoisers:
-        lengths(denoiser.objective, data.input_length, controls=1 + (len(data.tokenizer.languages) > 0))
+        lengths_of(denoiser.objective, data.input_length, controls=1 + (len(data.tokenizer.languages) > 0))
     known: set[str | None] = {*data.tokenizer.languages} if data.tokenizer.languages else {None}
     wrong = sorted(map(repr, named - known))
     require(
@@ -112,8 +123,9 @@ def check_early(data: Denoising) -> None:
 
 
 def check_tokenizer(data: Denoising, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer without the languages of the corpora, or one with which an objective does not work."""
     for language in dict.fromkeys(corpus.language for corpus in data.corpora):
         controls = sum(map(len, tokenizer.frame(language)))
         for denoiser in data.denoisers:
             room = data.input_length - len(tokenizer.encode(denoiser.prefix))
-            check(denoiser.objective, lengths(denoiser.objective, room, controls), tokenizer, language)
+            try_out(denoiser.objective, lengths_of(denoiser.objective, room, controls), tokenizer, language)

@@ -1,4 +1,4 @@
-"""Text in files, read where it lies through an index of byte offsets; the documents of JSON lines and plain text.
+"""Corpora in files, read where they lie through an index of byte offsets: JSON lines and plain text.
 
 The first use reads every file once, checks it and writes the index into the cache; the index is named after the bytes
 of the files, so a changed file gets a new one. A .gz file is decompressed into the cache once, for random access.
@@ -11,14 +11,16 @@ import hashlib
 import json
 import os
 import zlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
-from research.config import ConfigError, JSONLines, PlainText, require
+from research.config import ConfigError, Corpus, require
 from research.config.base import digest
 from research.storage import cache
 from research.storage.cache import check_inflation
@@ -121,44 +123,87 @@ def choose(index: FileIndex, split: str, by_hash: bool, what: str) -> Chosen:
     return Chosen(rows, digest([index.identity, split]))
 
 
-class TextFiles:
-    """The documents of one split of a `JSONLines` or `PlainText` corpus, by index."""
+@dataclass(frozen=True)
+class TextCorpus(Corpus):
+    """The base of corpora in files. `train` and `held_out` are paths or glob patterns; .gz is read too.
 
-    def __init__(self, corpus: JSONLines | PlainText, split: Literal["train", "held_out"]) -> None:
+    With `held_out=None`, documents are held out by a hash of their text, about one in a hundred.
+    """
+
+    train: str
+    held_out: str | None = None
+
+    def documents(self, split: Literal["train", "held_out"]) -> "TextFiles":
+        return TextFiles(self, split)
+
+    @property
+    @abstractmethod
+    def rule(self) -> str:
+        """The setting that decides, with the class, which documents a file holds."""
+
+    @abstractmethod
+    def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
+        """Find documents in the lines of a file, which is called `path` in errors."""
+
+    @abstractmethod
+    def text_of(self, content: bytes) -> str:
+        """The text of a document from its bytes in the file."""
+
+
+@dataclass(frozen=True)
+class JSONLines(TextCorpus):
+    """JSON objects, one a line; .gz is read too. `train` and `held_out` are paths or glob patterns.
+
+    With `held_out=None`, documents are held out by a hash of their text, about one in a hundred.
+    """
+
+    text: str = "text"  # the key that holds a document
+
+    @property
+    def rule(self) -> str:
+        return self.text
+
+    def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
+        return json_spans(path, lines, self.text)
+
+    def text_of(self, content: bytes) -> str:
+        return str(json.loads(content)[self.text])
+
+
+@dataclass(frozen=True)
+class PlainText(TextCorpus):
+    """UTF-8 text; .gz is read too. A document is a block between blank lines, or a whole file."""
+
+    document: Literal["block", "file"] = "block"
+
+    @property
+    def rule(self) -> str:
+        return self.document
+
+    def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
+        return block_spans(lines) if self.document == "block" else file_spans(lines)
+
+    def text_of(self, content: bytes) -> str:
+        return content.decode()
+
+
+class TextFiles:
+    """The documents of one split of a corpus in files, by index."""
+
+    def __init__(self, corpus: TextCorpus, split: Literal["train", "held_out"]) -> None:
         pattern = corpus.train if split == "train" or corpus.held_out is None else corpus.held_out
-        self.name = pattern
-        self._parse = _parser(corpus)
-        rules = [type(corpus).__name__, corpus.text if isinstance(corpus, JSONLines) else corpus.document]
-        self._index = FileIndex(pattern, rules, self._parse.spans)
+        self.name, self._corpus = pattern, corpus
+        self._index = FileIndex(pattern, [type(corpus).__name__, corpus.rule], corpus.spans)
         self._rows, self.identity = choose(self._index, split, corpus.held_out is None, "document")
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> str:
-        return self._parse.document(self._index[int(self._rows[index])])
+        return self._corpus.text_of(self._index[int(self._rows[index])])
 
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
         return [self[int(index)] for index in indices]
-
-
-class Parser(NamedTuple):
-    """How documents stand in a file: found in its lines (`spans`), and got back from their bytes (`document`)."""
-
-    spans: Callable[[Path, Iterator[Line]], Iterator[Span]]
-    document: Callable[[bytes], str]
-
-
-def _parser(corpus: JSONLines | PlainText) -> Parser:
-    match corpus:
-        case JSONLines(text=key):
-            return Parser(
-                lambda path, lines: json_spans(path, lines, key), lambda content: str(json.loads(content)[key])
-            )
-        case PlainText(document="block"):
-            return Parser(lambda path, lines: block_spans(lines), bytes.decode)
-        case PlainText():
-            return Parser(lambda path, lines: file_spans(lines), bytes.decode)
 
 
 def json_objects(path: Path, lines: Iterable[Line]) -> Iterator[tuple[Line, str, dict[str, Any]]]:

@@ -20,7 +20,7 @@ from jaxtyping import UInt
 
 from research.config import require
 from research.config.base import digest
-from research.data.corpora.corpus import Documents
+from research.data.corpora.documents import Documents
 from research.data.shuffle import Permutation
 from research.data.tokenizer import Tokenizer
 from research.storage import cache

@@ -8,7 +8,7 @@ import sentencepiece
 
 from research.config import Mixing, SentencePiece, TrainedSentencePiece, Vocabulary
 from research.config.base import digest
-from research.data.corpora.corpus import Documents
+from research.data.corpora.documents import Documents
 from research.data.corpora.tokens import document_order
 from research.data.mixing import weights
 from research.data.tokenizer import Tokenizer, open_tokenizer, train_sentencepiece

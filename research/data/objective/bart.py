@@ -11,65 +11,98 @@ than it was is left out: rows of 510 tokens would have to be 20 standard deviati
 10, rows of 62 six.
 """
 
-import math
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt
 
-from research.config import BART, TextInfilling, TokenDeletion, TokenMasking
+from research.config.objective import Lengths, Objective
+from research.config.parts import calling, expect
 from research.data.batch import Batch
-from research.data.objective.rows import Lengths, Rows, batch_of, mask_of, raw_for, whole
+from research.data.objective.rows import Rows, batch_of, raw_for, require_share, whole
 from research.data.objective.sentences import permute_sentences, rotate, sentence_ends
-from research.data.objective.words import hide_words
+from research.data.objective.words import Corruption, TextInfilling
 from research.data.tokenizer import Tokenizer
 
 Array = np.ndarray
 
 
-def lengths(objective: BART, input_length: int, controls: int) -> Lengths:
-    """Raises ConfigError where there is no room for text."""
-    raw = raw_for(input_length, controls)
-    match objective.corruption:
-        case TokenDeletion(noise_density=density, whole_words=False):
-            left = raw - math.ceil(np.float32(raw) * np.float32(density))
-        case _:
-            left = raw
-    return Lengths(raw, left + controls, input_length)
+@dataclass(frozen=True)
+class BART(Objective):
+    """Sentences are permuted, then words hidden, then the row is rotated; the target is the whole text.
+
+    arXiv:1910.13461, 2.2, as in fairseq. Any of the three may be left out: shares of 0, no corruption.
+    """
+
+    corruption: Corruption | None = TextInfilling()
+    permute_sentences: float = 1.0  # share of the sentences of a row, which change places among themselves
+    rotate: float = 0.0  # share of the rows
+    sentence_ends: tuple[str, ...] = (".",)  # tokens that end a sentence, beside EOS
+    unspaced: tuple[str, ...] = ()  # languages written without spaces, of which each token counts as a word
+
+    def __post_init__(self) -> None:
+        require_share("permute_sentences", self.permute_sentences)
+        require_share("rotate", self.rotate)
+
+    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+        raw = raw_for(input_length, controls)
+        left = self.left(raw)
+        return Lengths(raw, (raw if left is None else left) + controls, input_length)
+
+    def left(self, raw: int) -> int | None:
+        """The number of tokens that every row of `raw` keeps; None where rows differ."""
+        if self.corruption is None:
+            return raw
+        with calling(self.corruption, "left"):
+            return self.corruption.left(raw)
+
+    def check(self, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
+        if self.corruption is not None:
+            with calling(self.corruption, "check"):
+                self.corruption.check(tokenizer)
+        if self.permute_sentences:
+            sentence_ends(self.sentence_ends, tokenizer)
+
+    def corrupt(
+        self,
+        tokens: UInt[Array, "n raw"],
+        lengths: Lengths,
+        tokenizer: Tokenizer,
+        rng: np.random.Generator,
+        language: str | None = None,
+    ) -> Batch:
+        source = tokens
+        if self.permute_sentences:
+            is_end = sentence_ends(self.sentence_ends, tokenizer)
+            source = permute_sentences(tokens, is_end, self.permute_sentences, rng)
+        rows = whole(source)
+        if self.corruption is not None:
+            rows = hidden(self.corruption, source, language not in self.unspaced, tokenizer, rng)
+        if self.rotate:
+            rows = rotate(rows, self.rotate, len(tokens), rng)
+        if self.left(tokens.shape[1]) is not None:
+            rows = Rows(rows.tokens, None)
+        return batch_of(len(tokens), rows, whole(tokens), lengths, tokenizer, language)
 
 
-def check(objective: BART, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError where the tokenizer lacks what the objective needs."""
-    if isinstance(objective.corruption, TokenMasking | TextInfilling):
-        mask_of(tokenizer)
-    if objective.permute_sentences:
-        sentence_ends(objective.sentence_ends, tokenizer)
-
-
-def corrupt(
+def hidden(
+    corruption: Corruption,
     tokens: UInt[Array, "n raw"],
-    objective: BART,
-    lengths: Lengths,
+    spaced: bool,
     tokenizer: Tokenizer,
-    language: str | None,
     rng: np.random.Generator,
-) -> Batch:
-    source = tokens
-    if objective.permute_sentences:
-        is_end = sentence_ends(objective.sentence_ends, tokenizer)
-        source = permute_sentences(tokens, is_end, objective.permute_sentences, rng)
-    rows = whole(source)
-    if objective.corruption is not None:
-        rows = hide_words(source, objective.corruption, language not in objective.unspaced, tokenizer, rng)
-    if objective.rotate:
-        rows = rotate(rows, objective.rotate, len(tokens), rng)
-    if keeps_lengths(objective):
-        rows = Rows(rows.tokens, None)
-    return batch_of(len(tokens), rows, whole(tokens), lengths, tokenizer, language)
-
-
-def keeps_lengths(objective: BART) -> bool:
-    """Whether all rows are equally long when they are broken."""
-    match objective.corruption:
-        case None | TokenMasking(whole_words=False) | TokenDeletion(whole_words=False):
-            return True
-    return False
+) -> Rows:
+    """Rows as the corruption hides tokens of them; ConfigError if it gives other rows than its base class says."""
+    with calling(corruption, "hide"):
+        rows = corruption.hide(tokens, spaced, tokenizer, rng)
+    left, (count, raw) = corruption.left(tokens.shape[1]), tokens.shape
+    expect(isinstance(rows, Rows), corruption, "hide", f"returned {type(rows).__name__}, no Rows")
+    counts = np.full(count, left or 0) if rows.counts is None else rows.counts
+    fits = len(counts) == count and counts.sum() == len(rows.tokens) and counts.max(initial=0) <= raw
+    expect(
+        fits and (left is None or bool((counts == left).all())),
+        corruption,
+        "hide",
+        f"returned {len(rows.tokens)} tokens for {count} rows of {raw}, which are not the counts that it gives",
+    )
+    return rows

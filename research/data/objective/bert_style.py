@@ -8,29 +8,75 @@ noise_token_to_random_token_or_sentinel).
 Each token is noise by a draw of its own, whatever the others are.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import UInt
 
+from research.config.objective import Lengths, Objective
 from research.data.batch import Batch
-from research.data.objective.rows import Array, Lengths, batch_of, masks_or_random, raw_for, whole
+from research.data.objective.rows import (
+    Array,
+    batch_of,
+    mask_of,
+    masks_or_random,
+    raw_for,
+    require_density,
+    require_share,
+    whole,
+)
 from research.data.tokenizer import Tokenizer
 
 
-def lengths(input_length: int, controls: int) -> Lengths:
-    """Raises ConfigError where there is no room for text."""
-    return Lengths(raw_for(input_length, controls), input_length, input_length)
+@dataclass(frozen=True)
+class Masked(Objective):
+    """The base of both: each token is noise by a draw of its own, and the target is the whole text."""
+
+    noise_density: float = 0.15
+
+    def __post_init__(self) -> None:
+        require_density(self.noise_density)
+        require_share("random_tokens", self.random_share)
+
+    @property
+    def random_share(self) -> float:
+        """The share of the noise that becomes a random token, not the mask."""
+        return 0.0
+
+    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+        return Lengths(raw_for(input_length, controls), input_length, input_length)
+
+    def check(self, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
+        mask_of(tokenizer)
+
+    def corrupt(
+        self,
+        tokens: UInt[Array, "n raw"],
+        lengths: Lengths,
+        tokenizer: Tokenizer,
+        rng: np.random.Generator,
+        language: str | None = None,
+    ) -> Batch:
+        is_noise = rng.random(tokens.shape, np.float32) < self.noise_density
+        masked = tokens.copy()
+        masked[is_noise] = masks_or_random(int(is_noise.sum()), self.random_share, tokenizer, rng)
+        return batch_of(len(tokens), whole(masked), whole(tokens), lengths, tokenizer, language)
 
 
-def corrupt(
-    tokens: UInt[Array, "n raw"],
-    noise_density: float,
-    random_tokens: float,
-    lengths: Lengths,
-    tokenizer: Tokenizer,
-    language: str | None,
-    rng: np.random.Generator,
-) -> Batch:
-    is_noise = rng.random(tokens.shape, np.float32) < noise_density
-    broken = tokens.copy()
-    broken[is_noise] = masks_or_random(int(is_noise.sum()), random_tokens, tokenizer, rng)
-    return batch_of(len(tokens), whole(broken), whole(tokens), lengths, tokenizer, language)
+@dataclass(frozen=True)
+class BERTStyle(Masked):
+    """Each token is noise by a draw of its own: a random token or else the mask; the target is the whole text.
+
+    arXiv:1910.10683, 3.3.1, after BERT (arXiv:1810.04805).
+    """
+
+    random_tokens: float = 0.1  # share of the noise
+
+    @property
+    def random_share(self) -> float:
+        return self.random_tokens
+
+
+@dataclass(frozen=True)
+class MASSStyle(Masked):
+    """As BERT-style, but all noise becomes the mask (arXiv:1910.10683, 3.3.2, after MASS, arXiv:1905.02450)."""

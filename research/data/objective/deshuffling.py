@@ -5,24 +5,31 @@ inputs   me for Thank inviting you EOS
 targets  Thank you for inviting me EOS
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import UInt
 
+from research.config.objective import Lengths, Objective
 from research.data.batch import Batch
-from research.data.objective.rows import Array, Lengths, batch_of, raw_for, whole
+from research.data.objective.rows import Array, batch_of, raw_for, whole
 from research.data.tokenizer import Tokenizer
 
 
-def lengths(input_length: int, controls: int) -> Lengths:
-    """Raises ConfigError where there is no room for text."""
-    return Lengths(raw_for(input_length, controls), input_length, input_length)
+@dataclass(frozen=True)
+class Deshuffling(Objective):
+    """The tokens of a row in random order; the target is the row (arXiv:1910.10683, 3.3.1)."""
 
+    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+        return Lengths(raw_for(input_length, controls), input_length, input_length)
 
-def corrupt(
-    tokens: UInt[Array, "n raw"],
-    lengths: Lengths,
-    tokenizer: Tokenizer,
-    language: str | None,
-    rng: np.random.Generator,
-) -> Batch:
-    return batch_of(len(tokens), whole(rng.permuted(tokens, axis=1)), whole(tokens), lengths, tokenizer, language)
+    def corrupt(
+        self,
+        tokens: UInt[Array, "n raw"],
+        lengths: Lengths,
+        tokenizer: Tokenizer,
+        rng: np.random.Generator,
+        language: str | None = None,
+    ) -> Batch:
+        shuffled = rng.permuted(tokens, axis=1)
+        return batch_of(len(tokens), whole(shuffled), whole(tokens), lengths, tokenizer, language)

@@ -5,17 +5,31 @@ inputs   EOS
 targets  Thank you for inviting me EOS
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 from jaxtyping import UInt
 
+from research.config.objective import Lengths, Objective
 from research.data.batch import Batch
-from research.data.objective.rows import Array, Lengths, batch_of, raw_for, whole
+from research.data.objective.rows import Array, batch_of, raw_for, whole
 from research.data.tokenizer import Tokenizer
 
 
-def lengths(input_length: int, controls: int) -> Lengths:
-    """The decoder has `input_length` tokens, the encoder its controls. Raises ConfigError without room for text."""
-    return Lengths(raw_for(input_length, controls), controls, input_length)
+@dataclass(frozen=True)
+class LanguageModelling(Objective):
+    """Nothing is read and the whole row is written (arXiv:1910.10683, 3.2.2)."""
 
+    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+        """Give the decoder `input_length` tokens and the encoder its control tokens alone."""
+        return Lengths(raw_for(input_length, controls), controls, input_length)
 
-def corrupt(tokens: UInt[Array, "n raw"], lengths: Lengths, tokenizer: Tokenizer, language: str | None) -> Batch:
-    return batch_of(len(tokens), whole(tokens[:, :0]), whole(tokens), lengths, tokenizer, language)
+    def corrupt(
+        self,
+        tokens: UInt[Array, "n raw"],
+        lengths: Lengths,
+        tokenizer: Tokenizer,
+        rng: np.random.Generator,
+        language: str | None = None,
+    ) -> Batch:
+        return batch_of(len(tokens), whole(tokens[:, :0]), whole(tokens), lengths, tokenizer, language)

@@ -5,36 +5,47 @@ inputs   Thank you for inviting EOS
 targets  me to your party last week EOS
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import UInt
 
+from research.config.objective import Lengths, Objective
 from research.data.batch import Batch
-from research.data.objective.rows import Lengths, batch_of, kept, raw_for
+from research.data.objective.rows import Array, batch_of, kept, raw_for, require_density
 from research.data.tokenizer import Tokenizer
 
-Array = np.ndarray
 
+@dataclass(frozen=True)
+class PrefixLM(Objective):
+    """The beginning of a row is read and its end is written (arXiv:1910.10683, 3.2.3).
 
-def lengths(noise_density: float, input_length: int, controls: int) -> Lengths:
-    """The longest beginning fills the encoder. Raises ConfigError where there is no room for text."""
-    raw = raw_for(input_length, controls) + 1
-    return Lengths(raw, input_length, raw - shortest(noise_density, raw) + controls)
+    The end is a share of the row drawn uniformly from 0 to twice the density, never the whole row nor nothing of it.
+    """
 
+    noise_density: float = 0.5
 
-def shortest(noise_density: float, raw: int) -> int:
-    """Tokens of the shortest beginning; the longest has raw - 1."""
-    return min(raw - 1, max(1, round((1 - 2 * noise_density) * (raw - 1))))
+    def __post_init__(self) -> None:
+        require_density(self.noise_density, most=0.5)
 
+    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+        """Fill the encoder with the longest beginning."""
+        raw = raw_for(input_length, controls) + 1
+        return Lengths(raw, input_length, raw - self.shortest(raw) + controls)
 
-def corrupt(
-    tokens: UInt[Array, "n raw"],
-    noise_density: float,
-    lengths: Lengths,
-    tokenizer: Tokenizer,
-    language: str | None,
-    rng: np.random.Generator,
-) -> Batch:
-    rows, raw = tokens.shape
-    split = rng.integers(shortest(noise_density, raw), raw, size=rows)
-    is_prefix = np.arange(raw) < np.reshape(split, (rows, 1))
-    return batch_of(rows, kept(tokens, is_prefix), kept(tokens, ~is_prefix), lengths, tokenizer, language)
+    def shortest(self, raw: int) -> int:
+        """Tokens of the shortest beginning; the longest has raw - 1."""
+        return min(raw - 1, max(1, round((1 - 2 * self.noise_density) * (raw - 1))))
+
+    def corrupt(
+        self,
+        tokens: UInt[Array, "n raw"],
+        lengths: Lengths,
+        tokenizer: Tokenizer,
+        rng: np.random.Generator,
+        language: str | None = None,
+    ) -> Batch:
+        rows, raw = tokens.shape
+        split = rng.integers(self.shortest(raw), raw, size=rows)
+        is_prefix = np.arange(raw) < np.reshape(split, (rows, 1))
+        return batch_of(rows, kept(tokens, is_prefix), kept(tokens, ~is_prefix), lengths, tokenizer, language)

@@ -13,57 +13,69 @@ would be drawn anew, which is refused unless it is next to never: of rows of 511
 more than 100.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Bool, UInt
 
 from research.config import require
+from research.config.objective import Lengths, Objective
 from research.data.batch import Batch
 from research.data.objective.iid import is_shown, most, noise_masks, starts_span
-from research.data.objective.rows import Array, Lengths, Rows, batch_of, kept, raw_for
+from research.data.objective.rows import Array, Rows, batch_of, kept, raw_for, require_density
 from research.data.tokenizer import Tokenizer
 
 TOO_MANY_SPANS = 1e-6  # the probability of a row that needs more sentinels than there are
 
 
-def lengths(noise_density: float, input_length: int, controls: int) -> Lengths:
-    """Rows as T5's: the text that would fill the encoder if none were noise. ConfigError without room for any."""
-    raw = raw_for(input_length, controls)
-    longest, longest_target = most(raw, noise_density, is_shown), most(raw, 1 - noise_density, is_shown)
-    return Lengths(raw, longest + controls, longest_target + controls)
+@dataclass(frozen=True)
+class ReplaceSpans(Objective):
+    """As span corruption, but each token is noise by a draw of its own (arXiv:1910.10683, 3.3.2: T5's baseline)."""
 
+    noise_density: float = 0.15
 
-def check(noise_density: float, lengths: Lengths, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError where sentinels would run out too often."""
-    densities = (noise_density, 1 - noise_density)  # of what the inputs hide and of what the targets do
-    needed = max(most(lengths.raw, density, starts_span, TOO_MANY_SPANS) for density in densities)
-    available = len(tokenizer.sentinel_ids)
-    require(
-        needed <= available,
-        f"data.objective needs up to {needed} sentinels in a row of {lengths.raw} tokens but the tokenizer has"
-        f" {available}: give it {needed}, or lower noise_density or data.input_length.",
-    )
+    def __post_init__(self) -> None:
+        require_density(self.noise_density)
 
+    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+        """Rows as T5's: the text that would fill the encoder if no token were noise."""
+        raw = raw_for(input_length, controls)
+        longest, longest_target = most(raw, self.noise_density, is_shown), most(raw, 1 - self.noise_density, is_shown)
+        return Lengths(raw, longest + controls, longest_target + controls)
 
-def corrupt(
-    tokens: UInt[Array, "n raw"],
-    noise_density: float,
-    lengths: Lengths,
-    tokenizer: Tokenizer,
-    language: str | None,
-    rng: np.random.Generator,
-) -> Batch:
-    rows, raw = tokens.shape
-    controls = sum(map(len, tokenizer.frame(language)))
-    sentinels = tokenizer.sentinel_ids
+    def check(self, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
+        """Refuse a tokenizer whose sentinels would run out too often."""
+        densities = (self.noise_density, 1 - self.noise_density)  # of what the inputs hide and of what the targets do
+        needed = max(most(lengths.raw, density, starts_span, TOO_MANY_SPANS) for density in densities)
+        available = len(tokenizer.sentinel_ids)
+        require(
+            needed <= available,
+            f"data.objective needs up to {needed} sentinels in a row of {lengths.raw} tokens but the tokenizer has"
+            f" {available}: give it {needed}, or lower noise_density or data.input_length.",
+        )
 
-    def fits(is_noise: Bool[Array, "n raw"]) -> Bool[Array, " n"]:
-        noise, spans, kept_spans = is_noise.sum(axis=1), first_of(is_noise).sum(axis=1), first_of(~is_noise).sum(axis=1)
-        shown = (raw - noise + spans <= lengths.inputs - controls) & (noise + kept_spans <= lengths.targets - controls)
-        return shown & (np.maximum(spans, kept_spans) <= len(sentinels))
+    def corrupt(
+        self,
+        tokens: UInt[Array, "n raw"],
+        lengths: Lengths,
+        tokenizer: Tokenizer,
+        rng: np.random.Generator,
+        language: str | None = None,
+    ) -> Batch:
+        rows, raw = tokens.shape
+        controls = sum(map(len, tokenizer.frame(language)))
+        sentinels = tokenizer.sentinel_ids
 
-    is_noise = noise_masks(rows, raw, noise_density, rng, fits)
-    inputs, targets = hide(tokens, is_noise, sentinels), hide(tokens, ~is_noise, sentinels)
-    return batch_of(rows, inputs, targets, lengths, tokenizer, language)
+        def fits(is_noise: Bool[Array, "n raw"]) -> Bool[Array, " n"]:
+            noise = is_noise.sum(axis=1)
+            spans, kept_spans = first_of(is_noise).sum(axis=1), first_of(~is_noise).sum(axis=1)
+            inputs, targets = raw - noise + spans, noise + kept_spans
+            shown = (inputs <= lengths.inputs - controls) & (targets <= lengths.targets - controls)
+            return shown & (np.maximum(spans, kept_spans) <= len(sentinels))
+
+        is_noise = noise_masks(rows, raw, self.noise_density, rng, fits)
+        inputs, targets = hide(tokens, is_noise, sentinels), hide(tokens, ~is_noise, sentinels)
+        return batch_of(rows, inputs, targets, lengths, tokenizer, language)
 
 
 def first_of(mask: Bool[Array, "n raw"]) -> Bool[Array, "n raw"]:

@@ -1,4 +1,4 @@
-"""What objectives share: how long rows are, and how broken text becomes a batch in the frame of its tokenizer."""
+"""Shared code of objectives: checks of their settings, and corrupted rows to a batch in the tokenizer's frame."""
 
 from typing import NamedTuple
 
@@ -6,20 +6,11 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt
 
 from research.config import require
+from research.config.objective import Lengths
 from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
 
 Array = np.ndarray
-
-
-class Lengths(NamedTuple):
-    """Tokens a row. Inputs and targets count controls and sentinels; where rows differ, they are as wide as any."""
-
-    raw: int
-    inputs: int
-    targets: int
-    noise_tokens: int = 0  # of span corruption, the same in every row
-    spans: int = 0
 
 
 class Rows(NamedTuple):
@@ -27,6 +18,19 @@ class Rows(NamedTuple):
 
     tokens: UInt[Array, " total"]
     counts: Int[Array, " n"] | None
+
+
+def require_density(density: float, most: float = 1.0) -> None:
+    """Refuse a noise density unless it is above 0 and below 1, or at most `most` if that is smaller."""
+    limits = "1, both excluded" if most == 1 else f"{most}"
+    require(
+        0 < density < 1 and density <= most,
+        f"objective.noise_density is {density}: it must lie between 0 and {limits}.",
+    )
+
+
+def require_share(name: str, share: float) -> None:
+    require(0 <= share <= 1, f"objective.{name} is {share}: it must lie in [0, 1].")
 
 
 def kept(tokens: UInt[Array, "n raw"], keep: Bool[Array, "n raw"]) -> Rows:

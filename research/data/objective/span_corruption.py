@@ -11,88 +11,105 @@ ragged and nothing is padded:
 """
 
 from bisect import bisect_right
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt
 
-from research.config import SpanCorruption, require
+from research.config import require
+from research.config.objective import Lengths, Objective
 from research.data.batch import Batch
-from research.data.objective.rows import Array, Lengths
+from research.data.objective.rows import Array, require_density
 from research.data.tokenizer import Tokenizer
 
 
-def lengths(objective: SpanCorruption, input_length: int) -> Lengths:
-    """The longest raw row whose inputs hold `input_length` tokens, as T5's random_spans_helper finds it.
+@dataclass(frozen=True)
+class SpanCorruption(Objective):
+    """T5's objective: noise spans become sentinels, the target lists what they hid (arXiv:1910.10683, 3.1.4)."""
 
-    At a noise density of one half T5 gives a raw token up where targets would otherwise be longer than inputs; where
-    that loses a span too, inputs are one shorter than asked. In rows so short that the helper counts no span, the one
-    that T5's mask makes all the same is counted here, so that nothing is cut off.
+    noise_density: float = 0.15
+    mean_span_length: float = 3.0
 
-    Raises ConfigError where no raw length will do.
-    """
-    require(
-        input_length >= 3, f"data.input_length is {input_length}: one kept token, a sentinel and EOS need at least 3."
-    )
-    beyond = int((input_length + 2) / (1 - objective.noise_density)) + 2
-    # Inputs grow by 0 or 1 with each raw token, since mean_span_length is at least 1: no length is jumped over.
-    raw = bisect_right(range(beyond), input_length, lo=2, key=lambda raw: counts(objective, raw).inputs) - 1
-    found = counts(objective, raw)
-    if objective.noise_density == 0.5 and found.targets > found.inputs:
-        found = counts(objective, raw - 1)
-    kept = found.raw - found.noise_tokens
-    require(
-        found.spans <= kept,
-        f"data.objective puts {found.spans} noise spans a row but keeps {kept} tokens to part them at data.input_length"
-        f" {input_length}: lower noise_density ({objective.noise_density}), or raise mean_span_length"
-        f" ({objective.mean_span_length}) to about {found.noise_tokens / kept:.1f} or more.",
-    )
-    return found
+    def __post_init__(self) -> None:
+        require_density(self.noise_density)
+        span = self.mean_span_length
+        require(span >= 1, f"objective.mean_span_length is {span}: it must be at least 1 token.")
 
+    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+        """Find the longest raw row whose inputs hold `input_length` tokens, as T5's random_spans_helper does.
 
-def counts(objective: SpanCorruption, raw: int) -> Lengths:
-    """What a row of `raw` >= 2 tokens becomes. Rounding is half to even, in Python as in T5's TensorFlow."""
-    noise_tokens = min(max(round(raw * objective.noise_density), 1), raw - 1)
-    spans = max(round(noise_tokens / objective.mean_span_length), 1)
-    inputs = raw - noise_tokens + spans + 1
-    return Lengths(raw, inputs, noise_tokens + spans + 1, noise_tokens, spans)
+        At a noise density of one half T5 gives a raw token up where targets would otherwise be longer than inputs;
+        where that loses a span too, inputs are one shorter than asked. In rows so short that the helper counts no span,
+        the one that T5's mask makes all the same is counted here, so that nothing is cut off.
+        """
+        require(
+            input_length >= 3,
+            f"data.input_length is {input_length}: one kept token, a sentinel and EOS need at least 3.",
+        )
+        beyond = int((input_length + 2) / (1 - self.noise_density)) + 2
+        # Inputs grow by 0 or 1 with each raw token, since mean_span_length is at least 1: no length is jumped over.
+        raw = bisect_right(range(beyond), input_length, lo=2, key=lambda raw: self.counts(raw).inputs) - 1
+        found = self.counts(raw)
+        if self.noise_density == 0.5 and found.targets > found.inputs:
+            found = self.counts(raw - 1)
+        kept = found.raw - found.noise_tokens
+        require(
+            found.spans <= kept,
+            f"data.objective puts {found.spans} noise spans a row but keeps {kept} tokens to part them at"
+            f" data.input_length {input_length}: lower noise_density ({self.noise_density}), or raise mean_span_length"
+            f" ({self.mean_span_length}) to about {found.noise_tokens / kept:.1f} or more.",
+        )
+        return found
 
+    def counts(self, raw: int) -> Lengths:
+        """Lengths of a row of `raw` >= 2 tokens. Rounding is half to even, in Python as in T5's TensorFlow."""
+        noise_tokens = min(max(round(raw * self.noise_density), 1), raw - 1)
+        spans = max(round(noise_tokens / self.mean_span_length), 1)
+        inputs = raw - noise_tokens + spans + 1
+        return Lengths(raw, inputs, noise_tokens + spans + 1, noise_tokens, spans)
 
-def check(lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
-    """Raises ConfigError where the vocabulary has fewer sentinels than a row has spans, or another frame than T5's."""
-    require(
-        tokenizer.frame(language) == ([], [tokenizer.eos_id]),
-        "data.objective is SpanCorruption, whose rows end in EOS alone: the tokenizer must frame text so, as T5's.",
-    )
-    available = len(tokenizer.sentinel_ids)
-    require(
-        lengths.spans <= available,
-        f"data.objective puts {lengths.spans} noise spans in a row of {lengths.raw} tokens but the tokenizer has"
-        f" {available} sentinels: give it {lengths.spans}, lower noise_density or data.input_length, or raise"
-        " mean_span_length.",
-    )
+    def check(self, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
+        """Refuse a vocabulary that has fewer sentinels than a row has spans, or another frame than T5's."""
+        require(
+            tokenizer.frame(language) == ([], [tokenizer.eos_id]),
+            "data.objective is SpanCorruption, whose rows end in EOS alone: the tokenizer must frame text so, as T5's.",
+        )
+        available = len(tokenizer.sentinel_ids)
+        require(
+            lengths.spans <= available,
+            f"data.objective puts {lengths.spans} noise spans in a row of {lengths.raw} tokens but the tokenizer has"
+            f" {available} sentinels: give it {lengths.spans}, lower noise_density or data.input_length, or raise"
+            " mean_span_length.",
+        )
 
+    def corrupt(
+        self,
+        tokens: UInt[Array, "n raw"],
+        lengths: Lengths,
+        tokenizer: Tokenizer,
+        rng: np.random.Generator,
+        language: str | None = None,
+    ) -> Batch:
+        """Turn rows of exactly `lengths.raw` tokens without EOS into full rows of inputs and targets.
 
-def corrupt(tokens: UInt[Array, "n raw"], lengths: Lengths, tokenizer: Tokenizer, rng: np.random.Generator) -> Batch:
-    """Rows of exactly `lengths.raw` tokens without EOS -> full rows of inputs and targets, all drawn from `rng`.
-
-    Raises ConfigError as `check`, and TypeError where the tokens' type does not hold every id.
-    """
-    check(lengths, tokenizer)
-    if tokenizer.size - 1 > np.iinfo(tokens.dtype).max:
-        raise TypeError(f"{tokens.dtype} tokens cannot hold the sentinels of a vocabulary of {tokenizer.size} ids.")
-    sentinels = tokenizer.sentinel_ids[: lengths.spans]
-    starts, is_noise = random_spans(len(tokens), lengths, rng)
-    inputs = hide(tokens, is_noise, starts[:, 1::2], sentinels, tokenizer.eos_id)
-    targets = hide(tokens, ~is_noise, starts[:, 0::2], sentinels, tokenizer.eos_id)
-    shifted = np.full_like(targets, tokenizer.pad_id)
-    shifted[:, 1:] = targets[:, :-1]
-    return Batch(encoder_input_tokens=inputs, decoder_input_tokens=shifted, decoder_target_tokens=targets)
+        Raises ConfigError as `check`, and TypeError where the tokens' type does not hold every id.
+        """
+        self.check(lengths, tokenizer)
+        if tokenizer.size - 1 > np.iinfo(tokens.dtype).max:
+            raise TypeError(f"{tokens.dtype} tokens cannot hold the sentinels of a vocabulary of {tokenizer.size} ids.")
+        sentinels = tokenizer.sentinel_ids[: lengths.spans]
+        starts, is_noise = random_spans(len(tokens), lengths, rng)
+        inputs = hide(tokens, is_noise, starts[:, 1::2], sentinels, tokenizer.eos_id)
+        targets = hide(tokens, ~is_noise, starts[:, 0::2], sentinels, tokenizer.eos_id)
+        shifted = np.full_like(targets, tokenizer.pad_id)
+        shifted[:, 1:] = targets[:, :-1]
+        return Batch(encoder_input_tokens=inputs, decoder_input_tokens=shifted, decoder_target_tokens=targets)
 
 
 def random_spans(
     rows: int, lengths: Lengths, rng: np.random.Generator
 ) -> tuple[Int[Array, "n segments"], Bool[Array, "n raw"]]:
-    """Where segments start (kept, noise, kept, ...: indices into the flattened block), and which tokens are noise."""
+    """Starts of segments (kept, noise, kept, ...: indices into the flattened block), and which tokens are noise."""
     kept_tokens = lengths.raw - lengths.noise_tokens
     totals = np.repeat([kept_tokens, lengths.noise_tokens], rows)
     kept, noise = np.split(random_compositions(totals, lengths.spans, rng), 2)
@@ -127,7 +144,7 @@ def hide(
     sentinels: UInt[Array, " spans"],
     eos_id: int,
 ) -> Int[Array, "n shown"]:
-    """Each hidden segment becomes one sentinel, put where it starts; EOS ends the row. As int32."""
+    """Replace each hidden segment by one sentinel at its start, and end the row by EOS. As int32."""
     text, shown = tokens.copy(), ~hidden
     text.reshape(-1)[starts] = sentinels
     shown.reshape(-1)[starts] = True

@@ -1,50 +1,131 @@
-"""BART's hiding of words, as fairseq's add_whole_word_mask and add_insertion_noise: what is hidden, and by what."""
+"""BART's corruptions of tokens or words, as fairseq's add_whole_word_mask and add_insertion_noise."""
 
+from abc import abstractmethod
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt
 
-from research.config import TextInfilling, TokenDeletion, TokenMasking
+from research.config import require
+from research.config.parts import Part
 from research.data.objective.choice import random_subsets
-from research.data.objective.rows import Rows, kept, mask_of, masks_or_random, random_text
+from research.data.objective.rows import (
+    Rows,
+    kept,
+    mask_of,
+    masks_or_random,
+    random_text,
+    require_density,
+    require_share,
+)
 from research.data.tokenizer import Tokenizer
 
 Array = np.ndarray
-Corruption = TokenMasking | TokenDeletion | TextInfilling
 
 LEAST_PROBABLE = 1e-7  # where fairseq cuts the Poisson distribution off
 
 
-def hide_words(
-    tokens: UInt[Array, "n raw"],
-    corruption: Corruption,
-    spaced: bool,
-    tokenizer: Tokenizer,
-    rng: np.random.Generator,
-) -> Rows:
-    """Rows without what is hidden, with what stands for it. What comes before the first word of a row is never hidden.
+@dataclass(frozen=True)
+class Corruption(Part):
+    """The base of BART's corruptions, of which one hides tokens or words of a row.
 
-    Text that is not `spaced` has a word in each token.
+    Tokens before the first word of a row are never hidden.
+    """
+
+    noise_density: float = 0.3  # share of the tokens of a row or, with whole words, of its words
+
+    def __post_init__(self) -> None:
+        require_density(self.noise_density)
+
+    def left(self, raw: int) -> int | None:
+        """The number of tokens that every row of `raw` keeps; None where rows differ."""
+        return None
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Raise ConfigError if the tokenizer lacks what `hide` needs."""
+
+    @abstractmethod
+    def hide(self, tokens: UInt[Array, "n raw"], spaced: bool, tokenizer: Tokenizer, rng: np.random.Generator) -> Rows:
+        """Rows without hidden tokens, with their replacements. Text that is not `spaced` has a word in each token."""
+
+
+@dataclass(frozen=True)
+class TokenMasking(Corruption):
+    """Replace a share of the tokens, or words, by a mask each, or a random token."""
+
+    random_tokens: float = 0.1  # share of the masks
+    whole_words: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_share("random_tokens", self.random_tokens)
+
+    def left(self, raw: int) -> int | None:
+        return None if self.whole_words else raw
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        mask_of(tokenizer)
+
+    def hide(self, tokens: UInt[Array, "n raw"], spaced: bool, tokenizer: Tokenizer, rng: np.random.Generator) -> Rows:
+        is_start = starts_of(tokens, self.whole_words and spaced, tokenizer)
+        words = is_start.sum(axis=1)
+        begins, ends = place_words(is_start, words, budgets(words, self.noise_density), rng)
+        return replace_spans(tokens, begins, ends, masks_or_random(len(begins), self.random_tokens, tokenizer, rng))
+
+
+@dataclass(frozen=True)
+class TokenDeletion(Corruption):
+    """Leave out a share of the tokens, or words."""
+
+    whole_words: bool = False
+
+    def left(self, raw: int) -> int | None:
+        return None if self.whole_words else raw - int(budgets(np.array([raw]), self.noise_density)[0])
+
+    def hide(self, tokens: UInt[Array, "n raw"], spaced: bool, tokenizer: Tokenizer, rng: np.random.Generator) -> Rows:
+        is_start = starts_of(tokens, self.whole_words and spaced, tokenizer)
+        words = is_start.sum(axis=1)
+        begins, ends = place_words(is_start, words, budgets(words, self.noise_density), rng)
+        return kept(tokens, ~covered(tokens, begins, ends))
+
+
+@dataclass(frozen=True)
+class TextInfilling(Corruption):
+    """Replace spans of lengths from a Poisson distribution by a mask each, or a random token; put empty ones between.
+
+    The lengths of all spans together are a share of the row. The paper's mean is 3, the released models' 3.5; below 2,
+    spans that are empty would put in more than others take out.
 
     Spans begin at different words, but may run into one another; then the latter's mask is hidden too, and less is
     hidden than the lengths of the spans together. A span ends with its row.
     """
-    rows, raw = tokens.shape
-    is_start = tokenizer.word_starts[tokens] if corruption.whole_words and spaced else np.ones((rows, raw), bool)
-    words = is_start.sum(axis=1)
-    match corruption:
-        case TextInfilling(noise_density=density, poisson_mean=mean, random_tokens=random_tokens):
-            spans, lengths, empty = span_lengths(budgets(words, density), mean, rng)
-            begins, ends = place_spans(is_start, words, spans, lengths, rng)
-            left = replace_spans(tokens, begins, ends, masks_or_random(len(begins), random_tokens, tokenizer, rng))
-            return insert_masks(left, np.minimum(empty, raw - left.counts), random_tokens, tokenizer, rng)
-        case TokenMasking(noise_density=density, random_tokens=random_tokens):
-            begins, ends = place_words(is_start, words, budgets(words, density), rng)
-            return replace_spans(tokens, begins, ends, masks_or_random(len(begins), random_tokens, tokenizer, rng))
-        case TokenDeletion(noise_density=density):
-            begins, ends = place_words(is_start, words, budgets(words, density), rng)
-            return kept(tokens, ~covered(tokens, begins, ends))
+
+    poisson_mean: float = 3.5
+    random_tokens: float = 0.1  # share of the masks
+    whole_words: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_share("random_tokens", self.random_tokens)
+        mean = self.poisson_mean
+        require(2 <= mean <= 16, f"objective.poisson_mean is {mean}: it must lie in [2, 16].")
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        mask_of(tokenizer)
+
+    def hide(self, tokens: UInt[Array, "n raw"], spaced: bool, tokenizer: Tokenizer, rng: np.random.Generator) -> Rows:
+        is_start = starts_of(tokens, self.whole_words and spaced, tokenizer)
+        words = is_start.sum(axis=1)
+        spans, lengths, empty = span_lengths(budgets(words, self.noise_density), self.poisson_mean, rng)
+        begins, ends = place_spans(is_start, words, spans, lengths, rng)
+        left = replace_spans(tokens, begins, ends, masks_or_random(len(begins), self.random_tokens, tokenizer, rng))
+        return insert_masks(left, np.minimum(empty, tokens.shape[1] - left.counts), self.random_tokens, tokenizer, rng)
+
+
+def starts_of(tokens: UInt[Array, "n raw"], whole_words: bool, tokenizer: Tokenizer) -> Bool[Array, "n raw"]:
+    """Mark the tokens that begin a word; all of them unless whole words are hidden."""
+    return tokenizer.word_starts[tokens] if whole_words else np.ones(tokens.shape, bool)
 
 
 def budgets(words: Int[Array, " n"], noise_density: float) -> Int[Array, " n"]:

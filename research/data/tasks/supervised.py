@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from research.config import Buckets, Mixing, Supervised, TrainedSentencePiece
 from research.config.base import digest
+from research.config.examples import Split
 from research.data import mixing
 from research.data.corpora.vocabulary import tokenizer_for
 from research.data.packing import buckets
@@ -13,8 +14,9 @@ from research.data.packing.buckets import Bucketed, BucketedExamples, PreparedBu
 from research.data.packing.packing import PackedRows
 from research.data.source import Prepared
 from research.data.tasks.pairs import Pairs, SidesAsDocuments, open_pairs
-from research.data.tasks.task import Split, TaskExamples, open_task
+from research.data.tasks.task import TaskExamples, open_task
 from research.data.tokenizer import Tokenizer, open_tokenizer
+from research.score import metrics
 
 
 class Tokenised(NamedTuple):
@@ -66,8 +68,10 @@ def prepare_buckets(config: Supervised, batching: Buckets, batch_size: int) -> P
 
 
 def _tokenised(config: Supervised) -> Tokenised:
+    for task in config.tasks:  # before anything is built, which can take hours
+        metrics.check(task.metrics)
     if not isinstance(config.tokenizer, TrainedSentencePiece):
-        _check_languages(config, open_tokenizer(config.tokenizer))  # before anything is built, which can take hours
+        _check_languages(config, open_tokenizer(config.tokenizer))
     train, held_out = _opened(config, "train"), _opened(config, "held_out")
     documents = [SidesAsDocuments(examples) for examples in train]
     tokenizer = tokenizer_for(config.tokenizer, documents, Mixing(config.mixing.temperature))

@@ -1,18 +1,22 @@
-"""Supervised tasks as examples by index: what is read, what is to be written, and what that is scored against."""
+"""Tasks opened: examples by index, each a source, the target that is learned, and the references of the metrics."""
 
-import string
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
-from research.config import Task, Translation, require
+from research.config import ConfigError, Task
 from research.config.base import digest
-from research.config.task import names_in
-from research.data.tasks.examples import Records, Split, Texts, Wanted, open_records
+from research.config.examples import Names, Records, Split
+from research.config.parts import calling, expect, is_shipped, place
+from research.data.corpora.text_files import is_unicode
+from research.data.tasks.records import checked_record, identity_of, open_records
+from research.storage.progress import Progress
 
 FORMAT = 1  # raised when the same records would give other examples
+AT_ONCE = 1024  # examples
+SHOWN = 100  # letters of a value, in an error
 
 
 class Example(NamedTuple):
@@ -37,64 +41,84 @@ def open_task(task: Task, split: Split, manual_dir: str | None = None) -> TaskEx
     """The examples of a task, found, checked and, where need be, built from the files in `manual_dir`.
 
     Raises:
-        ConfigError: they are missing, empty, or have not what the task names.
+        ConfigError: they are missing, empty, or lack what the task names; or a user's class does not give examples.
     """
-    wanted = Wanted(names_in(task.source), names_in(task.target))
-    return RecordsAsExamples(task, open_records(task.examples, split, wanted, manual_dir))
+    with calling(task, "names"):
+        names = task.names
+    correct = isinstance(names, Names) and len(names.source) > 0 and len(names.target) > 0
+    expect(correct, task, "names", f"returned {names!r}: it must be Names(source=(...), target=(...))")
+    return RecordsAsExamples(task, open_records(task.examples, split, names, manual_dir), names)
 
 
 class RecordsAsExamples:
-    def __init__(self, task: Task, records: Records) -> None:
+    """The examples that a task makes of records."""
+
+    def __init__(self, task: Task, records: Records, names: Names) -> None:
         self.name = records.name
-        self._records, self._task = records, task
-        self._source_form, self._target_form = _forms(task)
-        form = task.text if isinstance(task, Translation) else "raw"
-        self.identity = digest([FORMAT, records.identity, task.source, task.target, task.prefix, form])
+        self._records, self._task, self._names = records, task, names
+        self._unchecked = not is_shipped(type(records))
+        self.read(np.array([0]))  # a task that cannot make one is refused before all are read
+        decided = identity(task)
+        made = identity_of(self._all()) if decided is None else None
+        self.identity = digest([FORMAT, records.identity, *(decided or (made,))])
 
     def __len__(self) -> int:
         return len(self._records)
 
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[Example]:
-        return [self._example(record) for record in self._records.read(indices)]
+        numbers = indices.tolist()
+        with calling(self._task.examples, "open"):
+            records = self._records.read(numbers)
+        return [self._example(record, number) for record, number in zip(records, numbers, strict=True)]
 
-    def _example(self, record: Texts) -> Example:
-        source = self._task.prefix + self._source_form(fill(self._task.source, record)[0])
-        references = tuple(map(self._target_form, fill(self._task.target, record)))
-        return Example(source, references[0], references)
+    def _all(self) -> Iterator[Example]:
+        with Progress(f"Making examples of {self.name}", len(self), "examples") as progress:
+            for start in range(0, len(self), AT_ONCE):
+                made = self.read(np.arange(start, min(start + AT_ONCE, len(self))))
+                yield from made
+                progress.advance(len(made))
+
+    def _example(self, record: Any, number: int) -> Example:
+        if self._unchecked:
+            where = f"{place(type(self._task.examples))}record {number + 1} of {self.name}"
+            record = checked_record(record, self._names, where)
+        with calling(self._task, "example"):
+            made = self._task.example(record)
+        return self._as_example(made, number)
+
+    def _as_example(self, made: Any, number: int) -> Example:
+        """Raises ConfigError unless it is a source and its targets, all of them text that is not empty."""
+        match made:
+            case (str(source), str(target)):
+                targets: tuple[Any, ...] = (target,)
+            case (str(source), [_, *_] as several):
+                targets = tuple(several)
+            case _:
+                raise self._wrong(number, f"returned {_shown(made)}: it must be a source and one or more targets")
+        for text in (source, *targets):
+            if not isinstance(text, str) or not is_unicode(text):
+                raise self._wrong(number, f"gave {_shown(text)}: it must be text that UTF-8 can hold")
+            if not text.strip() and not is_shipped(type(self._task)):
+                raise self._wrong(number, "gave an empty text: the examples must leave such records out")
+        return Example(source, targets[0], targets)
+
+    def _wrong(self, number: int, reason: str) -> ConfigError:
+        task = type(self._task)
+        where = f"of record {number + 1} of {self.name}"
+        return ConfigError(f"{place(task, 'example')}{task.__name__}.example {where} {reason}.")
 
 
-def fill(text: str, record: Texts) -> tuple[str, ...]:
-    """All texts under a name or, for a template, the one that it gives with the first text under each of its names."""
-    if text in record:
-        return record[text]
-    parts = string.Formatter().parse(text)
-    return ("".join(literal + (record[name][0] if name else "") for literal, name, _, _ in parts),)
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-# --- Multi30k's form of text ------------------------------------------------------------------------------------------
-
-
-def _forms(task: Task) -> tuple[Callable[[str], str], Callable[[str], str]]:
-    """What is made of the text of each side."""
-    match task:
-        case Translation(text="lower_tokenized"):
-            return lower_tokenized(task.source), lower_tokenized(task.target)
-    return str, str
-
-
-def lower_tokenized(language: str) -> Callable[[str], str]:
-    """Multi30k's own preparation (its scripts/task1-tokenize.sh): Moses' lowercase, normalize-punctuation, tokenizer.
-
-    Apostrophes, quotes and the like come out escaped (&apos;), as they stand in its published files.
-    """
-    import sacremoses
-    from sacremoses.corpus import NonbreakingPrefixes
-
-    known = sorted(set(NonbreakingPrefixes().available_langs.values()))
-    require(
-        language in known,
-        f'text="lower_tokenized" takes the names of the source and the target as their languages, and {language!r} is'
-        f" none that Moses knows: {', '.join(known)}.",
-    )
-    normalizer, tokenizer = sacremoses.MosesPunctNormalizer(lang=language), sacremoses.MosesTokenizer(lang=language)
-    return lambda text: tokenizer.tokenize(normalizer.normalize(text.lower()), return_str=True)
+def identity(task: Task) -> tuple[str, ...] | None:
+    """The texts that decide what a task makes of a record, by the class that makes it: none is inherited from here."""
+    for one in type(task).__mro__:
+        if "identity" in vars(one):
+            with calling(task, "identity"):
+                return task.identity
+        if not is_shipped(one):
+            return None
+    return None

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from research.config import TRAINING_ONLY, Generation, Model, RMSNorm, require
+from research.data.tokenizer import Tokenizer
 from research.model.transformer import Params
+from research.pretrained import tokenizer_files
 from research.pretrained.files import Tensors, new_directory, read_json, write_tensors
 from research.pretrained.huggingface import bart, t5
 from research.pretrained.huggingface.fields import Facts, check_types
@@ -110,6 +112,22 @@ def write(
         write_tensors(partial, foreign_tensors(params, table(model), model), shard_bytes)
         write_json(partial / CONFIG, config)
         write_json(partial / GENERATION, said)
+
+
+def write_directory(
+    directory: Path, model: Model, params: Params, tokenizer: Tokenizer | None, generation: Generation
+) -> None:
+    """A directory as `write` makes it, with the files of the tokenizer, where there is one.
+
+    Raises:
+        ConfigError: as `write`.
+    """
+    if model.zero_token is not None:
+        generation = replace(generation, start_token=model.zero_token)
+    with new_directory(directory) as unfinished:
+        write(unfinished, model, params, generation)
+        if tokenizer is not None:
+            tokenizer_files.write_tokenizer(tokenizer, unfinished)
 
 
 def with_zero_row(model: Model, params: Params, generation: Generation) -> tuple[Model, Params, Generation]:

@@ -17,8 +17,8 @@ import tensorflow_datasets as tfds
 from research import TFDS, Bytes, JSONLines, PlainText
 from research.config import ConfigError
 from research.data.corpora import text_files
-from research.data.corpora.corpus import Documents, open_documents
-from research.data.corpora.tokens import token_stream
+from research.data.corpora.documents import Documents, open_documents
+from research.data.corpora.tokens import Recipe
 from research.data.tokenizer import open_tokenizer
 
 
@@ -297,7 +297,7 @@ def test_or_left_out_by_choice_and_counted(damaged: Path, capsys: pytest.Capture
     assert sorted(documents.read(np.arange(5))) == [f"dokument é {number}" for number in (0, 1, 2, 4)]
     assert "Left out, 1 by now: Example " in capsys.readouterr().err
     assert documents.identity != refusing.identity  # what was cached of it is not taken for the whole
-    stream = token_stream(documents, open_tokenizer(Bytes()))
+    stream = Recipe(documents, open_tokenizer(Bytes())).stream()
     assert len(stream.tokens) == 4 * len("dokument é 3".encode())
 
 

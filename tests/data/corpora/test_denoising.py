@@ -32,8 +32,8 @@ from research import (
 from research.config import ConfigError
 from research.data import mixing
 from research.data.batch import Batch, Shard
-from research.data.corpora.corpus import open_documents
-from research.data.corpora.tokens import token_stream
+from research.data.corpora.documents import open_documents
+from research.data.corpora.tokens import Recipe
 from research.data.pipeline import Pipeline, prepare
 from research.data.tokenizer import open_tokenizer
 
@@ -153,7 +153,7 @@ def test_every_text_comes_once_an_epoch_under_each_denoiser_and_counts_once(text
     pipeline = prepare(data, 0, 1)
     alone = [prepare(dataclasses.replace(data, objective=each), 0, 1) for each in objectives]
     assert pipeline.train_rows == sum(each.train_rows for each in alone)
-    tokens = len(token_stream(open_documents(texts[0], "train"), pipeline.tokenizer).tokens)
+    tokens = len(Recipe(open_documents(texts[0], "train"), pipeline.tokenizer).stream().tokens)
     assert tokens - 64 <= pipeline.train_tokens <= tokens
 
 
@@ -236,12 +236,12 @@ def test_lines_become_sentences_ended_by_eos(tmp_path: Path):
     (tmp_path / "text").write_text("one line\n another  \n\nthe next document\n")
     documents = open_documents(PlainText(str(tmp_path / "text"), str(tmp_path / "text")), "train")
     tokenizer = open_tokenizer(Bytes())
-    plain = token_stream(documents, tokenizer).tokens.tolist()
-    lines = token_stream(documents, tokenizer, eos_after_lines=True).tokens.tolist()
+    plain = Recipe(documents, tokenizer).stream().tokens.tolist()
+    lines = Recipe(documents, tokenizer, eos_after_lines=True).stream().tokens.tolist()
     assert tokenizer.eos_id not in plain
     parts = tokenizer.decode([ord("|") + 3 if id == tokenizer.eos_id else id for id in lines]).split("|")
     assert sorted(parts) == ["", " another  ", "one line", "the next document"]
-    assert token_stream(documents, tokenizer).tokens.tolist() == plain
+    assert Recipe(documents, tokenizer).stream().tokens.tolist() == plain
 
 
 def test_the_fingerprint_names_what_changed(data, multilingual):
@@ -250,7 +250,7 @@ def test_the_fingerprint_names_what_changed(data, multilingual):
         assert prints[0].keys() == prints[1].keys()
         return {name for name in prints[0] if prints[0][name] != prints[1][name]}
 
-    heavier = Mixture((dataclasses.replace(UL2().denoisers[0], weight=2), *UL2().denoisers[1:]))
+    heavier = Mixture((dataclasses.replace(UL2().components()[0], weight=2), *UL2().components()[1:]))
     assert changed(data, objective=heavier) == {"data.objective"}
     assert changed(data, objective=BART()) == {"data.objective"}
     assert changed(data, eos_after_lines=True) == {"data.corpora"}

@@ -11,7 +11,7 @@ import pytest
 from research import Bytes, Mixing, PlainText, TrainedSentencePiece
 from research.config import ConfigError
 from research.data.corpora import vocabulary
-from research.data.corpora.corpus import Documents, open_documents
+from research.data.corpora.documents import Documents, open_documents
 from research.data.corpora.tokens import Recipe, TokenStream, document_order
 from research.data.corpora.vocabulary import tokenizer_for
 from research.data.tokenizer import open_tokenizer
@@ -66,8 +66,8 @@ def test_it_is_tokenised_once_a_tokenizer_and_text(
 
 BUILD_AND_DIE = """
 import os, signal, sys
-from research.config import Bytes, PlainText
-from research.data.corpora.corpus import open_documents
+from research import Bytes, PlainText
+from research.data.corpora.documents import open_documents
 from research.data.tokenizer import ByteTokenizer, open_tokenizer
 from research.data.corpora.tokens import Recipe
 encode, calls = ByteTokenizer.encode_batch, []

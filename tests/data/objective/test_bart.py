@@ -13,7 +13,6 @@ from scipy import stats
 
 from research import BART, Bytes, TextInfilling, TokenDeletion, TokenMasking
 from research.config import ConfigError
-from research.data import objective
 from research.data.batch import Batch
 from research.data.objective import sentences, words
 from research.data.objective.choice import random_subsets
@@ -35,9 +34,9 @@ def rows_of_text(tokenizer: Tokenizer, rows: int, length: int, seed: int = 7) ->
 def broken(tokens: np.ndarray, config: BART, tokenizer: Tokenizer, seed: int = 0) -> Batch:
     frame = tokenizer.frame(None)
     controls = sum(map(len, frame))
-    lengths = objective.lengths(config, tokens.shape[1] + controls, controls)
-    objective.check(config, lengths, tokenizer)
-    batch = objective.corrupt(tokens, config, lengths, tokenizer, rng(seed))
+    lengths = config.lengths(tokens.shape[1] + controls, controls)
+    config.check(lengths, tokenizer)
+    batch = config.corrupt(tokens, lengths, tokenizer, rng(seed))
     assert batch.widths == (lengths.inputs, lengths.targets)
     return batch
 
@@ -332,9 +331,9 @@ def test_languages_without_spaces_have_a_word_in_each_token(families):
     config = BART(TokenDeletion(0.3, whole_words=True), 0.0, unspaced=("zh_CN",))
     others = np.flatnonzero(~tokenizer.word_starts)[:60]
     tokens = np.tile(others, (20, 1)).astype(np.uint16)
-    lengths = objective.lengths(config, 62, controls=2)
+    lengths = config.lengths(62, controls=2)
     for language, left in (("zh_CN", 42), ("en_XX", 60)):
-        batch = objective.corrupt(tokens, config, lengths, tokenizer, rng(), language)
+        batch = config.corrupt(tokens, lengths, tokenizer, rng(), language)
         assert (batch.encoder_segment_ids.sum(axis=1) == left + 2).all()
         assert (batch.decoder_target_tokens[:, -1] == tokenizer.language_id(language)).all()
 
@@ -425,7 +424,7 @@ def test_text_that_was_given_is_not_changed():
 
 def test_what_the_tokenizer_lacks_is_refused(families):
     def check(config: BART, tokenizer: Tokenizer) -> None:
-        objective.check(config, objective.lengths(config, 64), tokenizer)
+        config.check(config.lengths(64), tokenizer)
 
     with pytest.raises(ConfigError, match=r"needs a mask or a sentinel"):
         check(BART(), families["marian"])
@@ -433,7 +432,7 @@ def test_what_the_tokenizer_lacks_is_refused(families):
     with pytest.raises(ConfigError, match=r"sentence_ends has '。': it must be a single token"):
         check(BART(sentence_ends=(".", "。")), BYTES)
     with pytest.raises(ConfigError, match=r"input_length is 2: 2 controls and a token need at least 3"):
-        objective.lengths(BART(), 2, controls=2)
+        BART().lengths(2, controls=2)
 
 
 def test_the_noise_stays_what_it_was():

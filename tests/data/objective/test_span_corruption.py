@@ -9,11 +9,9 @@ from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from research import Bytes, SpanCorruption
+from research import Bytes, Lengths, SpanCorruption
 from research.config import ConfigError
-from research.data import objective
 from research.data.objective import span_corruption
-from research.data.objective.span_corruption import Lengths
 from research.data.tokenizer import Tokenizer, open_tokenizer
 
 BYTES = open_tokenizer(Bytes(sentinels=259))
@@ -61,12 +59,12 @@ def merge(inputs: list[int], targets: list[int], tokenizer: Tokenizer) -> list[i
     ],
 )
 def test_lengths_are_t5s(inputs, density, mean_span, raw, targets):
-    found = objective.lengths(SpanCorruption(density, float(mean_span)), inputs)
+    found = SpanCorruption(density, float(mean_span)).lengths(inputs)
     assert (found.raw, found.inputs, found.targets) == (raw, inputs, targets)
 
 
 def test_the_baseline_has_85_noise_tokens_in_28_spans():
-    assert objective.lengths(SpanCorruption(), 512) == Lengths(568, 512, 114, noise_tokens=85, spans=28)
+    assert SpanCorruption().lengths(512) == Lengths(568, 512, 114, noise_tokens=85, spans=28)
 
 
 def t5_lengths(input_length: int, density: float, mean_span: float) -> tuple[int, int]:
@@ -92,7 +90,7 @@ mean_spans = st.sampled_from([1.0, 2.0, 3.0, 20.0]) | st.floats(1, 20)
 @given(st.integers(300, 700), densities, mean_spans)
 def test_lengths_are_those_of_the_stepwise_search(input_length, density, mean_span):
     try:
-        found = objective.lengths(SpanCorruption(density, mean_span), input_length)
+        found = SpanCorruption(density, mean_span).lengths(input_length)
     except ConfigError:
         reject()
     raw, targets = t5_lengths(input_length, density, mean_span)
@@ -105,23 +103,23 @@ def test_lengths_are_those_of_the_stepwise_search(input_length, density, mean_sp
 
 def test_a_density_of_one_half_makes_targets_no_longer_than_inputs():
     for input_length in range(3, 600):
-        found = objective.lengths(SpanCorruption(0.5, 3.0), input_length)
+        found = SpanCorruption(0.5, 3.0).lengths(input_length)
         assert found.targets <= found.inputs
         assert found.inputs in (input_length, input_length - 1)
 
 
 def test_lengths_that_nothing_solves_are_refused():
     with pytest.raises(ConfigError, match=r"noise spans a row but keeps .* tokens .* lower noise_density \(0.9\)"):
-        objective.lengths(SpanCorruption(0.9, 1.0), 512)
+        SpanCorruption(0.9, 1.0).lengths(512)
     with pytest.raises(ConfigError, match=r"input_length is 2: .* at least 3"):
-        objective.lengths(SpanCorruption(), 2)
+        SpanCorruption().lengths(2)
 
 
 def test_the_mean_span_length_that_a_refusal_names_is_enough():
     with pytest.raises(ConfigError) as refusal:
-        objective.lengths(SpanCorruption(0.9, 1.0), 512)
+        SpanCorruption(0.9, 1.0).lengths(512)
     named = float(str(refusal.value).split("about ")[1].split(" or more")[0])
-    assert objective.lengths(SpanCorruption(0.9, named * 1.05), 512).inputs == 512
+    assert SpanCorruption(0.9, named * 1.05).lengths(512).inputs == 512
 
 
 # --- Corruption -------------------------------------------------------------------------------------------------------
@@ -132,12 +130,12 @@ def test_the_mean_span_length_that_a_refusal_names_is_enough():
 def test_merging_inputs_and_targets_restores_the_raw_tokens(input_length, density, mean_span, rows, seed):
     config = SpanCorruption(density, mean_span)
     try:
-        lengths = objective.lengths(config, input_length)
-        objective.check(config, lengths, BYTES)
+        lengths = config.lengths(input_length)
+        config.check(lengths, BYTES)
     except ConfigError:
         reject()
     tokens = raw_tokens(rows, lengths)
-    batch = objective.corrupt(tokens, config, lengths, BYTES, rng(seed))
+    batch = config.corrupt(tokens, lengths, BYTES, rng(seed))
     assert batch.encoder_input_tokens.shape == (rows, lengths.inputs)
     assert batch.decoder_target_tokens.shape == (rows, lengths.targets)
     for raw, inputs, targets in zip(tokens, batch.encoder_input_tokens, batch.decoder_target_tokens, strict=True):
@@ -145,9 +143,9 @@ def test_merging_inputs_and_targets_restores_the_raw_tokens(input_length, densit
 
 
 def baseline(rows: int = 256, seed: int = 0):
-    lengths = objective.lengths(SpanCorruption(), 512)
+    lengths = SpanCorruption().lengths(512)
     tokens = raw_tokens(rows, lengths)
-    return tokens, lengths, objective.corrupt(tokens, SpanCorruption(), lengths, BYTES, rng(seed))
+    return tokens, lengths, SpanCorruption().corrupt(tokens, lengths, BYTES, rng(seed))
 
 
 def test_every_row_has_exactly_the_counted_noise_tokens_and_spans():
@@ -163,7 +161,7 @@ def test_every_row_has_exactly_the_counted_noise_tokens_and_spans():
 
 
 def test_rows_start_with_kept_tokens_and_end_with_noise():
-    lengths = objective.lengths(SpanCorruption(), 512)
+    lengths = SpanCorruption().lengths(512)
     starts, is_noise = span_corruption.random_spans(500, lengths, rng())
     assert not is_noise[:, 0].any()
     assert is_noise[:, -1].all()
@@ -205,7 +203,7 @@ def test_a_hand_worked_row():
 
 def test_ids_of_any_unsigned_width_give_the_same_int32_batch():
     tokens, lengths, narrow = baseline()
-    wide = objective.corrupt(tokens.astype(np.uint32), SpanCorruption(), lengths, BYTES, rng())
+    wide = SpanCorruption().corrupt(tokens.astype(np.uint32), lengths, BYTES, rng())
     for left, right in zip(narrow[:3], wide[:3], strict=True):
         assert left.dtype == right.dtype == np.int32
         np.testing.assert_array_equal(left, right)
@@ -223,36 +221,36 @@ def test_the_generator_decides_everything_and_rows_differ():
 def test_the_noise_stays_what_it_was():
     """Runs go on from checkpoints of earlier versions: where this changes, raise FORMAT in data/pipeline.py."""
     config = SpanCorruption(0.3, 2.0)
-    lengths = objective.lengths(config, 12)
+    lengths = config.lengths(12)
     tokens = np.arange(10, 10 + 2 * lengths.raw, dtype=np.uint16).reshape(2, lengths.raw)
-    batch = objective.corrupt(tokens, config, lengths, open_tokenizer(Bytes(sentinels=100)), rng(0))
+    batch = config.corrupt(tokens, lengths, open_tokenizer(Bytes(sentinels=100)), rng(0))
     assert batch.decoder_target_tokens.tolist() == [[358, 16, 357, 20, 21, 22, 1], [358, 26, 357, 33, 34, 35, 1]]
 
 
 def test_without_sentinels_of_their_own_the_highest_bytes_serve():
     tokenizer = open_tokenizer(Bytes(sentinels=0))
     config = SpanCorruption(0.15, 20.0)
-    lengths = objective.lengths(config, 1024)
+    lengths = config.lengths(1024)
     tokens = rng().integers(3, 200, (4, lengths.raw)).astype(np.uint16)
-    batch = objective.corrupt(tokens, config, lengths, tokenizer, rng())
+    batch = config.corrupt(tokens, lengths, tokenizer, rng())
     inputs = batch.encoder_input_tokens
     assert inputs[inputs >= 200].reshape(4, -1).tolist() == [list(range(258, 258 - lengths.spans, -1))] * 4
 
 
 def test_running_out_of_sentinels_is_refused_before_anything_is_drawn():
     few = open_tokenizer(Bytes(sentinels=27))
-    lengths = objective.lengths(SpanCorruption(), 512)
+    lengths = SpanCorruption().lengths(512)
     generator = rng()
     before = generator.bit_generator.state
     with pytest.raises(ConfigError, match=r"28 noise spans .* has 27 sentinels: give it 28"):
-        objective.corrupt(raw_tokens(2, lengths), SpanCorruption(), lengths, few, generator)
+        SpanCorruption().corrupt(raw_tokens(2, lengths), lengths, few, generator)
     assert generator.bit_generator.state == before
 
 
 def test_tokens_too_narrow_for_the_sentinels_are_refused():
-    lengths = objective.lengths(SpanCorruption(), 512)
+    lengths = SpanCorruption().lengths(512)
     with pytest.raises(TypeError, match="uint8 tokens cannot hold the sentinels"):
-        objective.corrupt(raw_tokens(2, lengths, np.uint8), SpanCorruption(), lengths, BYTES, rng())
+        SpanCorruption().corrupt(raw_tokens(2, lengths, np.uint8), lengths, BYTES, rng())
 
 
 # --- Distribution -----------------------------------------------------------------------------------------------------
@@ -288,7 +286,7 @@ def homogeneous(ours: np.ndarray, theirs: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def segments() -> tuple[np.ndarray, np.ndarray]:
     """Segment lengths [rows, 2 * spans] of T5's baseline rows, ours and brute force."""
-    lengths, rows = objective.lengths(SpanCorruption(), 512), 4000
+    lengths, rows = SpanCorruption().lengths(512), 4000
     ours = span_corruption.random_spans(rows, lengths, rng(3))[1]
     generator = rng(4)
     theirs = [t5_noise_mask(lengths.raw, lengths.noise_tokens, lengths.spans, generator) for _ in range(rows)]

@@ -14,15 +14,15 @@ from research import (
     Deshuffling,
     DropTokens,
     LanguageModelling,
+    Lengths,
     MASSStyle,
     Objective,
     PrefixLM,
     ReplaceSpans,
 )
 from research.config import ConfigError
-from research.data import objective
 from research.data.batch import Batch
-from research.data.objective import Lengths, iid, replace_spans
+from research.data.objective import iid, replace_spans
 from research.data.tokenizer import Tokenizer, open_tokenizer
 
 BYTES = open_tokenizer(Bytes(sentinels=259))
@@ -47,10 +47,10 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def made(config: Objective, rows: int = 50, input_length: int = 64, tokenizer: Tokenizer = BYTES, seed: int = 0):
     frame = tokenizer.frame(None)
-    lengths = objective.lengths(config, input_length, sum(map(len, frame)))
-    objective.check(config, lengths, tokenizer)
+    lengths = config.lengths(input_length, sum(map(len, frame)))
+    config.check(lengths, tokenizer)
     tokens = rng(7).choice(tokenizer.text_ids, (rows, lengths.raw)).astype(np.uint16)
-    batch = objective.corrupt(tokens, config, lengths, tokenizer, rng(seed))
+    batch = config.corrupt(tokens, lengths, tokenizer, rng(seed))
     assert batch.widths == (lengths.inputs, lengths.targets)
     return tokens, batch
 
@@ -199,7 +199,7 @@ def test_bert_style_noise_is_nine_masks_to_a_random_token_of_text():
 
 def test_deshuffled_rows_are_in_any_order():
     tokens = np.tile(np.arange(10, 13, dtype=np.uint16), (12_000, 1))
-    batch = objective.corrupt(tokens, Deshuffling(), Lengths(3, 4, 4), BYTES, rng())
+    batch = Deshuffling().corrupt(tokens, Lengths(3, 4, 4), BYTES, rng())
     found = Counter(map(tuple, batch.encoder_input_tokens[:, :3].tolist()))
     assert len(found) == 6
     assert stats.chisquare(list(found.values())).pvalue > 1e-3
@@ -232,7 +232,7 @@ def test_prefixes_end_anywhere_in_their_range(density, shortest):
     ids=str,
 )
 def test_lengths_at_512(config, lengths):
-    found = objective.lengths(config, 512)
+    found = config.lengths(512)
     assert (found.raw, found.inputs, found.targets) == lengths
 
 
@@ -259,24 +259,24 @@ def test_tails_keep_their_precision_where_they_are_small():
 
 def test_too_few_sentinels_are_refused_by_their_probability():
     hundred = open_tokenizer(Bytes(sentinels=100))
-    lengths = objective.lengths(ReplaceSpans(), 512)
-    objective.check(ReplaceSpans(), lengths, hundred)
+    lengths = ReplaceSpans().lengths(512)
+    ReplaceSpans().check(lengths, hundred)
     assert iid.tail(511, 0.15, iid.starts_span)[100] == pytest.approx(1e-7, rel=10)
     for density in (0.25, 0.5):
         with pytest.raises(ConfigError, match=r"needs up to 1\d\d sentinels .* has 100: give it 1\d\d") as refusal:
-            objective.check(ReplaceSpans(density), objective.lengths(ReplaceSpans(density), 512), hundred)
+            ReplaceSpans(density).check(ReplaceSpans(density).lengths(512), hundred)
         needed = int(str(refusal.value).split("give it ")[1].split(",")[0])
         enough = open_tokenizer(Bytes(sentinels=needed))
-        objective.check(ReplaceSpans(density), objective.lengths(ReplaceSpans(density), 512), enough)
+        ReplaceSpans(density).check(ReplaceSpans(density).lengths(512), enough)
 
 
 def test_rows_that_do_not_fit_are_drawn_anew():
     tokens = rng(7).choice(BYTES.text_ids, (500, 63)).astype(np.uint16)
-    batch = objective.corrupt(tokens, DropTokens(0.5), Lengths(63, 34, 36), BYTES, rng())
+    batch = DropTokens(0.5).corrupt(tokens, Lengths(63, 34, 36), BYTES, rng())
     lengths = Counter(len(inputs) for inputs, _ in sides(batch))
     assert set(lengths) <= set(range(28, 34))  # 35 dropped at most, 33 kept at most
     few = open_tokenizer(Bytes(sentinels=8))
-    batch = objective.corrupt(tokens, ReplaceSpans(0.15), Lengths(63, 64, 64), few, rng())
+    batch = ReplaceSpans(0.15).corrupt(tokens, Lengths(63, 64, 64), few, rng())
     spans = np.isin(batch.encoder_input_tokens, few.sentinel_ids).sum(axis=1)
     assert spans.max() == 8
     for raw, (inputs, targets) in zip(tokens[:50].tolist(), sides(batch)[:50], strict=True):
@@ -311,8 +311,8 @@ def test_the_noise_stays_what_it_was():
     tokens = np.array([BYTES.encode("Thank you for inviting me")], np.uint16)
 
     def shown(config: Objective) -> tuple[str, str]:
-        raw = objective.lengths(config, 24).raw
-        batch = objective.corrupt(tokens[:, :raw], config, objective.lengths(config, 24), BYTES, rng(3))
+        raw = config.lengths(24).raw
+        batch = config.corrupt(tokens[:, :raw], config.lengths(24), BYTES, rng(3))
         ((inputs, targets),) = sides(batch)
         return tuple(BYTES.decode(side).replace("extra_id_", "") for side in (inputs, targets))
 

@@ -26,7 +26,8 @@ from research import (
 )
 from research.config import ConfigError
 from research.data.corpora import corpus, text_files
-from research.data.tasks.task import Example, TaskExamples, lower_tokenized, open_task
+from research.data.tasks.task import Example, TaskExamples, open_task
+from research.data.tasks.text_to_text import lower_tokenized
 
 
 def examples(task: Task, split: Any = "train", manual_dir: str | None = None) -> list[Example]:
@@ -212,6 +213,35 @@ def test_identity_follows_what_decides_examples(tmp_path: Path) -> None:
     different = [identity(), identity(target="other"), identity(prefix="x"), identity(source="<{source}>")]
     write_lines(tmp_path / "b.jsonl", [{**rows[0], "target": "zwei"}])
     assert len({*different, identity(second)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("task", "identity"),
+    [
+        (Summarization(examples=JSONExamples("a.jsonl", "a.jsonl"), prefix="x: "), "89df9c916d3e446e7c302a5e"),
+        (Summarization(examples=JSONExamples("a.jsonl")), "338d82ae2c68bb402f9e6619"),
+        (
+            Translation(examples=TSVExamples("a.tsv", "a.tsv", columns=("en", "de")), text="lower_tokenized"),
+            "eb92989e9a8930d10c34f230",
+        ),
+        (Translation(examples=ParallelText("a.{name}", "a.{name}")), "1bff93db7d4fa3bc98ad5604"),
+        (Translation(examples=ParallelText("a.{name}")), "f73a1c0ac8696ffc7b90bed9"),
+        (QuestionAnswering(examples=SQuADFile("a.json", "a.json")), "cb99523b1bb784c8428a21cd"),
+    ],
+)
+def test_identities_are_those_of_earlier_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task, identity: str
+) -> None:
+    """By them tokens on disk are found, and runs resume."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text('{"document": "d", "summary": ["s", "t"]}\n')
+    Path("a.tsv").write_text("one\teins\n")
+    for name in ("en", "de"):
+        Path(f"a.{name}").write_text(f"{name}\n")
+    answered = {"id": "1", "question": "q", "answers": [{"text": "a", "answer_start": 0}]}
+    paragraphs = [{"context": "c", "qas": [answered]}]
+    Path("a.json").write_text(json.dumps({"data": [{"title": "T", "paragraphs": paragraphs}]}))
+    assert open_task(task, "train").identity.startswith(identity)
 
 
 def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,6 @@ from vocabularies import LINES, ODD, tied
 
 from research import Bytes, SentencePiece, SpanCorruption, TrainedSentencePiece
 from research.config import ConfigError
-from research.data import objective
 from research.data.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer, train_sentencepiece
 
 TEXTS = list(pydoc_data.topics.topics.values())
@@ -132,9 +131,9 @@ def test_padding_and_eos_are_not_shown_and_do_not_stop(trained):
 @pytest.mark.parametrize("kind", ["trained", "bytes"])
 def test_filling_the_sentinels_of_an_input_gives_back_the_text(trained, kind):
     tokenizer = trained if kind == "trained" else BYTES
-    lengths = objective.lengths(SpanCorruption(), 64)
+    lengths = SpanCorruption().lengths(64)
     tokens = np.array([tokenizer.encode(text)[: lengths.raw] for text in TEXTS if len(text) > 500], np.uint16)
-    batch = objective.corrupt(tokens, SpanCorruption(), lengths, tokenizer, np.random.default_rng(0))
+    batch = SpanCorruption().corrupt(tokens, lengths, tokenizer, np.random.default_rng(0))
     for raw, inputs, targets in zip(tokens, batch.encoder_input_tokens, batch.decoder_target_tokens, strict=True):
         shown, spans = tokenizer.decode(inputs), tokenizer.decode(targets)
         for index in range(lengths.spans):

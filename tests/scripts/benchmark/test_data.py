@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from research import TFDS, Bytes, Denoising, SpanCorruption
-from research.data import objective
 from research.data.tokenizer import open_tokenizer
 from scripts.benchmark import data as benchmark
 
@@ -14,9 +13,9 @@ BYTES = open_tokenizer(Bytes(sentinels=259))
 
 
 def test_the_yardstick_corrupts_as_the_objective_does():
-    lengths = objective.lengths(SpanCorruption(), 512)
+    lengths = SpanCorruption().lengths(512)
     tokens = np.random.default_rng(0).integers(3, BYTES.pieces, (8, lengths.raw), np.uint16)
-    ours = objective.corrupt(tokens, SpanCorruption(), lengths, BYTES, np.random.default_rng(1))
+    ours = SpanCorruption().corrupt(tokens, lengths, BYTES, np.random.default_rng(1))
     theirs = benchmark.collate(tokens.astype(np.int64), lengths, BYTES, np.random.default_rng(1))
     for left, right in zip(ours[:3], theirs[:3], strict=True):
         assert (left.shape, left.dtype) == (right.shape, right.dtype)

@@ -1,19 +1,22 @@
-"""BART base (139 M parameters) pretrained by text infilling and sentence permutation, as its authors did.
+"""BART base (139 M parameters) or large (406 M) pretrained by infilling and sentence permutation, as its authors did.
 
 Paper: Lewis et al., arXiv:1910.13461, section 5: 500,000 steps of 8,000 rows; infilling of 30% of each row and all
 sentences permuted. The rest is the command that fairseq's authors gave for it (fairseq's issue 1899): spans of mean
 length 3.5 (the paper says 3), 10% of the masks random tokens, Adam with peak 4e-4 (of large), 10,000 steps of warm-up,
 then linear to 0 (fairseq's polynomial of power 1), weight decay 0.01 on everything, gradient norm clipped at 0.1.
 Neither says Adam's moments: here they are RoBERTa's (arXiv:1907.11692), whose text and batch BART shares. Documents
-follow one another without an EOS between.
+follow one another without an EOS between. The authors put dropout to 0 for the last 10% of the steps; here it stays.
 
-Command: python -m scripts.train experiments/bart/base.py --run_dir runs/bart_base
-Data: books and Wikipedia as JSON lines in books_wiki/, or by a TensorFlow Datasets name, as with
+Command: python -m scripts.train experiments/bart/bart.py:base --run_dir runs/bart_base
+Data: for base books and Wikipedia as JSON lines in books_wiki/, for large RoBERTa's 160 GB of books, Wikipedia, news,
+    stories and web text in text/; or by a TensorFlow Datasets name, as with
     --config.data.corpora='[TFDS("wikipedia/20230601.en", "train[:99%]", "train[99%:]")]'.
     BART's vocab.json and merges.txt in a directory: --config.data.tokenizer.path=PATH.
     Where 8,000 rows do not fit the devices: --config.microbatches=N.
-Hardware, time, result: not run yet.
+Hardware, time, result: not run yet, at either size.
 """
+
+from typing import Literal
 
 from research import (
     BART,
@@ -31,12 +34,14 @@ from research import (
 )
 from research.model import family
 
+TEXT = {"base": "books_wiki", "large": "text"}
 
-def get_config() -> Experiment:
+
+def get_config(size: Literal["base", "large"] = "base") -> Experiment:
     return Experiment(
-        model=family.bart("base", vocab_size=50_272),  # 50,265 ids, and a multiple of the devices in a shard
+        model=family.bart(size, vocab_size=50_272),  # 50,265 ids, and a multiple of the devices in a shard
         data=Denoising(
-            corpora=(JSONLines("books_wiki/train-*.jsonl.gz", "books_wiki/held_out.jsonl.gz"),),
+            corpora=(JSONLines(f"{TEXT[size]}/train-*.jsonl.gz", f"{TEXT[size]}/held_out.jsonl.gz"),),
             tokenizer=ByteLevelBPE("bart"),
             objective=BART(
                 corruption=TextInfilling(noise_density=0.3, poisson_mean=3.5, random_tokens=0.1, whole_words=True),

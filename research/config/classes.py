@@ -1,0 +1,73 @@
+"""Classes by name: those of the experiment's own files, then those that `research` exports.
+
+Overrides and JSON name a class; a field's annotation says what it must be. An annotation that is a base class, such as
+`Objective`, takes every dataclass that subclasses it.
+"""
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+RENAMED: dict[str, str] = {}  # names that configs of earlier commits hold -> today's
+
+PLAIN = (int, float, bool, str, type(None))
+
+_namespaces: list[Mapping[str, Any]] = []  # of the files loaded so far; the latest comes last and counts first
+
+
+def remember(namespace: Mapping[str, Any]) -> None:
+    """Make the classes of a loaded file known by name, before those of all files loaded earlier."""
+    _namespaces[:] = [other for other in _namespaces if other is not namespace] + [namespace]
+
+
+def find(name: str, bases: tuple[type, ...]) -> type | None:
+    """The dataclass of that name which is one of the bases or subclasses one; None if there is none."""
+    name = RENAMED.get(name, name)
+    for value in (*(namespace.get(name) for namespace in reversed(_namespaces)), _exported(name), *bases):
+        if is_config(value) and value.__name__ == name and issubclass(value, bases):
+            return value
+    return None
+
+
+def named(name: str) -> type | None:
+    """The dataclass of that name, whatever it is for; None if there is none."""
+    return find(name, (object,))
+
+
+def allowed(base: type) -> list[type]:
+    """The concrete classes that an annotation `base` takes, in order of their names."""
+    package = import_module("research")
+    exported = [getattr(package, name) for name in package.__all__ if name[0].isupper()]  # functions may need JAX
+    own = [value for namespace in _namespaces for value in namespace.values()]
+    found = {value.__name__: value for value in (*exported, *own, base) if is_config(value) and issubclass(value, base)}
+    return [found[name] for name in sorted(found) if not inspect.isabstract(found[name])]
+
+
+def is_config(value: Any) -> bool:
+    """Whether a value is a class of configs: a dataclass, not an instance of one."""
+    return isinstance(value, type) and dataclasses.is_dataclass(value)
+
+
+def takes_configs(option: Any) -> bool:
+    """Whether an annotation names a class of configs, or the base of some."""
+    return isinstance(option, type) and option not in PLAIN
+
+
+def options(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; anything else is its own only member."""
+    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def of(annotation: Any) -> tuple[type, ...]:
+    """The classes of configs, and bases of such, that an annotation names."""
+    return tuple(option for option in options(annotation) if takes_configs(option))
+
+
+def _exported(name: str) -> Any:
+    package = import_module("research")
+    return getattr(package, name) if name in package.__all__ else None

@@ -1,0 +1,56 @@
+"""Loggers: where a run's numbers go while it trains, beside metrics.jsonl."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from research.config.parts import Part
+
+
+@runtime_checkable
+class LogWriter(Protocol):
+    """An open log of one run."""
+
+    def write(self, step: int, numbers: Mapping[str, float | int]) -> None:
+        """Take the finite numbers of one line of metrics.jsonl, by name, at a training step counted from 1."""
+
+    def close(self) -> None:
+        """Write what is left. Called once, also when the run ends by an error."""
+
+
+@dataclass(frozen=True)
+class Logger(Part):
+    """A place for the numbers of a run. Subclass it in the experiment's file and name it in `report.loggers`:
+
+        @dataclass(frozen=True)
+        class CSV(Logger):
+            name: str = "numbers.csv"
+
+            def open(self, directory, experiment, step):
+                return CSVWriter(directory / self.name, step)
+
+        class CSVWriter:
+            def __init__(self, path, step):
+                self.file = open(path, "a")
+
+            def write(self, step, numbers):
+                for name, value in numbers.items():
+                    print(step, name, value, sep=",", file=self.file)
+
+            def close(self):
+                self.file.close()
+
+        Report(every=10, loggers=(TensorBoard(), CSV()))
+
+    Only the first host logs. What `open` raises is refused before the first step, with its file and line; a writer that
+    raises later is switched off with a line in events.jsonl, and training continues.
+    """
+
+    @abstractmethod
+    def open(self, directory: Path, experiment: Any, step: int) -> LogWriter:
+        """Begin or continue a log in the run directory; a killed process may have logged steps after `step`.
+
+        `experiment` is the run's Experiment; `step` is 0 or that of the checkpoint from which the run continues.
+        """

@@ -1,0 +1,106 @@
+"""Objectives called and tried out: what is wrong with the result of a user's is refused by file and line."""
+
+import numpy as np
+from jaxtyping import UInt
+
+from research.config.objective import Lengths, Objective
+from research.config.parts import calling, expect, is_shipped
+from research.data.batch import Batch
+from research.data.tokenizer import Tokenizer
+
+ROWS = 8  # that are corrupted before training, to see that an objective works
+
+
+def lengths_of(objective: Objective, input_length: int, controls: int = 1) -> Lengths:
+    """Lengths of rows under an objective. Raises ConfigError if no row fits, or the objective gives no lengths."""
+    with calling(objective, "lengths"):
+        lengths = objective.lengths(input_length, controls)
+    kind = type(lengths).__name__
+    expect(isinstance(lengths, Lengths), objective, "lengths", f"returned {kind}, no Lengths")
+    whole = all(isinstance(number, int) and number >= 0 for number in lengths)
+    expect(
+        whole and min(lengths[:3]) > 0,
+        objective,
+        "lengths",
+        f"returned {lengths}: raw, inputs and targets must be whole numbers above 0",
+    )
+    expect(
+        lengths.inputs <= input_length,
+        objective,
+        "lengths",
+        f"returned {lengths.inputs} inputs a row: there is room for {input_length}",
+    )
+    return lengths
+
+
+def try_out(objective: Objective, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
+    """Check an objective with a tokenizer, then let it corrupt a block of random text twice.
+
+    Raises ConfigError if the tokenizer lacks what the objective needs, or the block is not as `lengths` says, or the
+    second one is another although the generator is the same.
+    """
+    with calling(objective, "check"):
+        objective.check(lengths, tokenizer, language)
+    kind = np.uint16 if tokenizer.size <= 2**16 else np.uint32
+    ids = np.random.default_rng(0).choice(tokenizer.text_ids, (ROWS, lengths.raw))
+    first, second = (
+        corrupted(objective, ids.astype(kind), lengths, tokenizer, np.random.default_rng(1), language) for _ in range(2)
+    )
+    expect(
+        filled_fields(first) == filled_fields(second)
+        and all(np.array_equal(getattr(first, name), getattr(second, name)) for name in filled_fields(first)),
+        objective,
+        "corrupt",
+        "returned two different batches for the same rows and the same rng: all that is random must come from rng",
+    )
+
+
+def corrupted(
+    objective: Objective,
+    tokens: UInt[np.ndarray, "n raw"],
+    lengths: Lengths,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator,
+    language: str | None = None,
+) -> Batch:
+    """A block of rows under an objective. Raises ConfigError if a user's gives no Batch of these lengths."""
+    with calling(objective, "corrupt"):
+        batch = objective.corrupt(tokens, lengths, tokenizer, rng, language)
+    if not is_shipped(type(objective)):
+        expect(isinstance(batch, Batch), objective, "corrupt", f"returned {type(batch).__name__}, no Batch")
+        for name, field in batch._asdict().items():
+            _check_field(objective, name, field, len(tokens), lengths, tokenizer)
+    return batch
+
+
+def filled_fields(batch: Batch) -> tuple[str, ...]:
+    """Names of the fields that are arrays, not None."""
+    return tuple(name for name, field in batch._asdict().items() if field is not None)
+
+
+def _check_field(
+    objective: Objective, name: str, field: object, rows: int, lengths: Lengths, tokenizer: Tokenizer
+) -> None:
+    if field is None and not name.endswith("tokens"):
+        return
+    kind = type(field).__name__
+    expect(isinstance(field, np.ndarray), objective, "corrupt", f"returned {name} as {kind}, no NumPy array")
+    assert isinstance(field, np.ndarray)
+    width = lengths.targets if name.startswith("decoder") else lengths.inputs
+    expect(
+        field.shape == (rows, width),
+        objective,
+        "corrupt",
+        f"returned {name} of shape {field.shape}: lengths() promised ({rows}, {width})",
+    )
+    dtype = np.dtype(np.float32 if name.endswith("weights") else np.int32)
+    expect(field.dtype == dtype, objective, "corrupt", f"returned {name} of {field.dtype}: it must be {dtype}")
+    if name.endswith("tokens"):
+        size = tokenizer.target_size if name.startswith("decoder") else tokenizer.size
+        least, most = field.min(initial=0), field.max(initial=0)
+        expect(
+            least >= 0 and most < size,
+            objective,
+            "corrupt",
+            f"returned {name} with ids from {least} to {most}: the vocabulary has 0 to {size - 1}",
+        )

@@ -1,0 +1,73 @@
+"""Examples in files that are read line by line together, such as one a language."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from research.config import require
+from research.config.base import digest
+from research.config.examples import Names, Record, Records, Split
+from research.data.corpora.text_files import FileIndex, Line, Span, choose
+from research.data.tasks.examples import FileExamples
+from research.data.tasks.records import FORMAT
+
+
+@dataclass(frozen=True)
+class ParallelText(FileExamples):
+    """One file a name, the same line of each being one example: "train.{name}.gz"; names are what the task reads."""
+
+    def __post_init__(self) -> None:
+        for split in (self.train, self.held_out, self.test):
+            require(
+                split is None or "{name}" in split,
+                f'The files of ParallelText are {split}: it must hold "{{name}}" where they differ, as by language.',
+            )
+
+    def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
+        return ParallelRecords(self, split, names)
+
+
+class ParallelRecords:
+    """One split of files that are read line by line together."""
+
+    def __init__(self, files: FileExamples, split: Split, names: Names) -> None:
+        pattern = files.pattern(split)
+        self.name = f"{pattern} ({', '.join(names.all)})"
+        self._columns = {
+            name: FileIndex(pattern.replace("{name}", name), [FORMAT, "ParallelText"], line_spans) for name in names.all
+        }
+        first, *others = self._columns.values()
+        for other in others:
+            _check_parallel(first, other)
+        by_hash = files.by_hash(split)
+        self._rows, _ = choose(first, split, by_hash, "example")
+        identities = [(name, index.identity) for name, index in self._columns.items()]
+        self.identity = digest([identities, split if by_hash else "whole"])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, indices: Sequence[int]) -> list[Record]:
+        rows = [int(self._rows[index]) for index in indices]
+        return [{name: (index[row].decode(),) for name, index in self._columns.items()} for row in rows]
+
+
+def _check_parallel(first: FileIndex, other: FileIndex) -> None:
+    """Raises ConfigError unless both have equally many files, and these, in their order, equally many lines."""
+    counts = len(first.files), len(other.files)
+    require(
+        counts[0] == counts[1],
+        f"{first.name} names {counts[0]} files and {other.name} {counts[1]}: each must have a counterpart.",
+    )
+    for one, lines, another, others in zip(first.files, first.counts, other.files, other.counts, strict=True):
+        require(
+            lines == others,
+            f"{one} has {lines:,} lines and {another} has {others:,}: the same line of each must be one example.",
+        )
+
+
+def line_spans(path: Path, lines: Iterable[Line]) -> Iterator[Span]:
+    for line in lines:
+        text = line.text.rstrip("\r\n")
+        require(text.strip() != "", f"{path}, line {line.number} is empty: each line must be a side of an example.")
+        yield Span(line.start, line.start + len(text.encode()), text)

@@ -1,0 +1,137 @@
+"""Tasks by templates: text to text, translation, summarization and question answering."""
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from research.config import ConfigError, Examples, Metric, Task, require
+from research.config.examples import Names, Record
+from research.score.answers import Accuracy, SQuAD
+from research.score.bleu import BLEU, ChrF
+from research.score.rouge import ROUGE
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToText(Task):
+    """Any task. `source` and `target` are a name that its examples have, or a text with {names} in it.
+
+    A list under the name of the target holds several references, the first of which is learned. The prefix comes before
+    each source, as in T5.
+    """
+
+    examples: Examples
+    source: str = "source"
+    target: str = "target"
+    prefix: str = ""
+    languages: tuple[str | None, str | None] = (None, None)  # codes of both sides, as en_XX; None without
+    metrics: tuple[Metric, ...] = (Accuracy(),)
+
+    def __post_init__(self) -> None:
+        for side, text in (("source", self.source), ("target", self.target)):
+            require(len(names_in(text)) > 0, f"The {side} of a task is {text!r}: it must name what an example has.")
+
+    @property
+    def names(self) -> Names:
+        return Names(names_in(self.source), names_in(self.target))
+
+    def example(self, record: Record) -> tuple[str, tuple[str, ...]]:
+        source_form, target_form = self.forms()
+        source = self.prefix + source_form(fill(self.source, record)[0])
+        return source, tuple(map(target_form, fill(self.target, record)))
+
+    def forms(self) -> tuple[Callable[[str], str], Callable[[str], str]]:
+        """Functions that prepare the text of each side; the prefix is left as it is."""
+        return str, str
+
+    @property
+    def identity(self) -> tuple[str, ...] | None:
+        return self.source, self.target, self.prefix, "raw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation(TextToText):
+    """Text "lower_tokenized" is lower-cased and tokenised as Multi30k's published scores are: by Moses' scripts."""
+
+    source: str = "en"
+    target: str = "de"
+    text: Literal["raw", "lower_tokenized"] = "raw"
+    metrics: tuple[Metric, ...] = (BLEU(), ChrF())
+
+    def forms(self) -> tuple[Callable[[str], str], Callable[[str], str]]:
+        if self.text == "raw":
+            return str, str
+        return lower_tokenized(self.source), lower_tokenized(self.target)
+
+    @property
+    def identity(self) -> tuple[str, ...] | None:
+        return self.source, self.target, self.prefix, self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summarization(TextToText):
+    """Documents and their summaries."""
+
+    source: str = "document"
+    target: str = "summary"
+    metrics: tuple[Metric, ...] = (ROUGE(),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionAnswering(TextToText):
+    """SQuAD's task: the first answer is learned, all of them are references. The source is T5's.
+
+    BART reads "{question} {context}": text never becomes a control token, so no separator can be written.
+    """
+
+    source: str = "question: {question} context: {context}"
+    target: str = "answers/text"
+    metrics: tuple[Metric, ...] = (SQuAD(),)
+
+
+# --- Templates --------------------------------------------------------------------------------------------------------
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The {names} of a template, each once; of a text without braces, itself. Raises ConfigError for broken braces."""
+    if "{" not in text and "}" not in text:
+        return (text,) if text else ()
+    try:
+        parts = list(string.Formatter().parse(text))
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not a template ({error}): write {{name}}, and {{{{ for a brace.") from None
+    for _, name, form, conversion in parts:
+        plain = name != "" and not form and conversion is None
+        require(plain, f"{text!r} is not a template: only names may stand in braces, as {{question}}.")
+    return tuple(dict.fromkeys(name for _, name, _, _ in parts if name is not None))
+
+
+def fill(text: str, record: Record) -> tuple[str, ...]:
+    """All texts under a name or, for a template, the one that it gives with the first text under each of its names."""
+    if text in record:
+        return record[text]
+    parts = string.Formatter().parse(text)
+    return ("".join(literal + (record[name][0] if name else "") for literal, name, _, _ in parts),)
+
+
+# --- Multi30k's form of text ------------------------------------------------------------------------------------------
+
+
+@cache
+def lower_tokenized(language: str) -> Callable[[str], str]:
+    """Multi30k's own preparation (its scripts/task1-tokenize.sh): Moses' lowercase, normalize-punctuation, tokenizer.
+
+    Apostrophes, quotes and the like come out escaped (&apos;), as in its published files.
+    """
+    import sacremoses
+    from sacremoses.corpus import NonbreakingPrefixes
+
+    known = sorted(set(NonbreakingPrefixes().available_langs.values()))
+    require(
+        language in known,
+        f'text="lower_tokenized" takes the names of the source and the target as their languages, and {language!r} is'
+        f" none that Moses knows: {', '.join(known)}.",
+    )
+    normalizer, tokenizer = sacremoses.MosesPunctNormalizer(lang=language), sacremoses.MosesTokenizer(lang=language)
+    return lambda text: tokenizer.tokenize(normalizer.normalize(text.lower()), return_str=True)

@@ -1,0 +1,307 @@
+"""A trained model to use from Python: text in; text, logits, scores and attention weights out.
+
+model = load("runs/quickstart")
+model.generate(["The <extra_id_0> of a list."], max_length=40)
+model.logits(sources, targets)                  # [b t v]
+model.score(sources, targets)                   # negative log-likelihood and tokens of each target
+model.attention(source, target, layer=0)        # [h t s]
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from research.config import Generation, Mesh, Model, override, require
+from research.data.batch import Batch
+from research.data.tokenizer import Tokenizer
+from research.decode.generate import Generator, Hypothesis
+from research.model import transformer
+from research.model.attention_maps import Part, attention_map
+from research.model.parametrization import as_standard, standard_model
+from research.model.transformer import Params
+from research.parallel.mesh import make_mesh
+from research.parallel.rules import param_specs, shardings
+from research.pretrained import find, huggingface
+from research.pretrained.find import Weights
+from research.pretrained.table import check_shapes
+from research.storage.bucket import any_path
+
+Array = np.ndarray
+Languages = tuple[str | None, str | None]  # of the source and of the target
+
+
+class TargetScores(NamedTuple):
+    """Of each target: -log p(target) in nats, and how many tokens that is, control tokens among them."""
+
+    nll: Float[Array, " b"]
+    tokens: Int[Array, " b"]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    tokenizer: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    compute: Literal["float32", "bfloat16"] = "float32",
+    mesh: Mesh = Mesh(),
+) -> "LoadedModel":
+    """Load a trained model with its tokenizer.
+
+    Args:
+        path: a run directory or one of its checkpoints (`RUN/checkpoints/STEP` or `/best`), a Hugging Face directory,
+            a T5X checkpoint, Marian's .npz, or fairseq's .pt.
+        tokenizer: a directory or SentencePiece model, where the format has none (T5X and fairseq).
+        batch_size: rows computed at once; rounded up to a multiple of the devices that share a batch.
+        compute: dtype of the activations.
+        mesh: devices along each axis; all of them share the batch by default.
+
+    Raises:
+        ConfigError: there is no model, it is damaged, or it does not fit the tokenizer or the devices.
+    """
+    model = open_model(path, tokenizer=tokenizer, batch_size=batch_size, compute=compute, mesh=mesh)
+    model.params  # noqa: B018 (read here, so that damage is known at once)
+    return model
+
+
+def open_model(
+    path: str | os.PathLike[str],
+    *,
+    tokenizer: str | os.PathLike[str] | None = None,
+    batch_size: int = 32,
+    compute: Literal["float32", "bfloat16"] = "float32",
+    mesh: Mesh = Mesh(),
+) -> "LoadedModel":
+    """Find a model, as `load`, but read its parameters when they are first used."""
+    require(batch_size > 0, f"batch_size is {batch_size}: it must be above 0.")
+    weights = find.find(any_path(str(path)))
+    opened = weights.tokenizer() if tokenizer is None else find.open_tokenizer_at(Path(tokenizer))
+    find.check_vocabulary(weights.model, opened)
+    config = override.apply(weights.model, {"compute": compute})
+    return LoadedModel(weights, config, opened, make_mesh(mesh), batch_size)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model with its tokenizer, on a mesh of devices. `load` makes one."""
+
+    weights: Weights
+    config: Model
+    tokenizer: Tokenizer
+    mesh: jax.sharding.Mesh
+    batch_size: int = 32
+
+    @cached_property
+    def params(self) -> Params:
+        """The parameters on the mesh: nested dicts of arrays."""
+        return jax.block_until_ready(self.weights.params(self._shardings))
+
+    @property
+    def _shardings(self) -> Any:
+        return shardings(self.mesh, param_specs(transformer.abstract_params(self.config)))
+
+    def with_params(self, params: Params) -> "LoadedModel":
+        """The same model with other parameters, of the same names and shapes.
+
+        Raises:
+            ConfigError: the names or shapes are others.
+        """
+        check_shapes(params, self.config)
+        placed = jax.device_put(params, self._shardings)
+        return replace(self, weights=self.weights._replace(params=lambda shardings=None, fresh=(): placed))
+
+    @property
+    def rows_at_once(self) -> int:
+        """`batch_size`, rounded up to a multiple of the devices that share a batch."""
+        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return -(-self.batch_size // parts) * parts
+
+    # --- Text ---------------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        texts: Sequence[str],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        seed: int = 0,
+        **fields: Any,
+    ) -> list[str]:
+        """Write the best output for each text; an empty text has an empty output.
+
+        `fields` are those of `Generation`, such as `max_length=200` or `method=Beam(4)`; the others are as the model's
+        files say. `seed` is for `method=Sampling()`.
+
+        Raises:
+            ConfigError: a field or a language is unknown, or has a value that is not allowed.
+        """
+        found = self.hypotheses(
+            texts, source_language=source_language, target_language=target_language, seed=seed, **fields
+        )
+        return [best.text for best, *_ in found]
+
+    def hypotheses(
+        self,
+        texts: Sequence[str],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        seed: int = 0,
+        **fields: Any,
+    ) -> list[list[Hypothesis]]:
+        """Write `outputs` hypotheses for each text, best first, with their tokens and scores. Fields as `generate`."""
+        check_texts("texts", texts)
+        require(0 <= seed < 2**32, f"seed is {seed}: it must lie in [0, 2**32).")
+        generation = self.generation(target_language, {name: override.as_text(value) for name, value in fields.items()})
+        languages = source_language, target_language
+        generator = self._for(len(texts)).generator(generation, languages, seed=seed, scores=True)
+        framed, notes = generator.prepare(texts)
+        if str(notes):
+            warnings.warn(str(notes), stacklevel=2)
+        found = {number: each for outputs in generator.run(framed) for number, each in outputs.items()}
+        return [found[number] for number in range(len(texts))]
+
+    def generation(
+        self, target_language: str | None, overrides: dict[str, str], default: Generation | None = None
+    ) -> Generation:
+        """How tokens are chosen: by the default or the model's files, changed by overrides as on the command line.
+
+        Raises:
+            ConfigError: an override is not understood, or more is to be written than the model has positions.
+        """
+        chosen = self.weights.generation(self.tokenizer, target_language) if default is None else default
+        generation, limit = override.apply(chosen, overrides), self.config.longest
+        if limit is not None and generation.max_length > limit and "max_length" not in overrides:
+            generation = replace(generation, max_length=limit)
+        most = generation.max_length
+        require(limit is None or most <= limit, f"generation.max_length is {most}: the model has {limit} positions.")
+        return generation
+
+    def generator(self, generation: Generation, languages: Languages, **settings: Any) -> Generator:
+        """The parts of decoding as one object; `settings` are further fields of `Generator`."""
+        settings |= {"batch_size": self.rows_at_once, "mesh": self.mesh}
+        return Generator(self.config, self.params, self.tokenizer, generation, languages, **settings)
+
+    # --- Given targets ------------------------------------------------------------------------------------------------
+
+    def logits(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> Float[Array, "b t v"]:
+        """Compute the logits of every target token given the source and the tokens before it, in float32.
+
+        Position t of row b is for `batch(sources, targets).decoder_target_tokens[b, t]`; zeros follow a target's end.
+        """
+        generator, pairs = self._given(sources, targets, (source_language, target_language))
+        longest = max((len(target) for _, target in generator.framed_pairs(pairs)), default=0)
+        logits = np.zeros((len(pairs), longest, self.config.vocab_size), np.float32)
+        for found in generator.logits(pairs):
+            for number, rows in found.items():
+                logits[number, : len(rows)] = rows
+        return logits
+
+    def score(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> TargetScores:
+        """Compute the negative log-likelihood of each target given its source, in nats, and count its tokens."""
+        generator, pairs = self._given(sources, targets, (source_language, target_language))
+        found = {number: each for scores in generator.score_pairs(pairs) for number, each in scores.items()}
+        scores = [found[number] for number in range(len(pairs))]
+        return TargetScores(
+            np.array([-sum(each) for each in scores], np.float32), np.array([len(each) for each in scores], np.int32)
+        )
+
+    def attention(
+        self,
+        source: str,
+        target: str = "",
+        *,
+        layer: int,
+        part: Part = "cross",
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> Float[Array, "h t s"]:
+        """Compute the attention weights of one layer, from each position t to the positions s that it reads.
+
+        `part` is "encoder" (source to source), "decoder" (target to target) or "cross" (target to source). Positions
+        are those of `batch([source], [target])`: `encoder_input_tokens` and `decoder_input_tokens`.
+
+        Raises:
+            ConfigError: there is no such layer or part.
+        """
+        batch = self.batch([source], [target], source_language=source_language, target_language=target_language)
+        whole = batch._replace(decoder_loss_weights=None, encoder_segment_ids=None, decoder_segment_ids=None)
+        return np.asarray(attention_map(self.config, self.params, whole, part, layer)[0])
+
+    def batch(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> Batch:
+        """The token ids of sources and targets as the model takes them: padded to the longest, with their segments."""
+        generator, pairs = self._given(sources, targets, (source_language, target_language))
+        framed = generator.framed_pairs(pairs)
+        padded = replace(generator, batch_size=len(framed)).batch(framed)
+        inputs, outputs = (max(map(len, side)) for side in zip(*framed, strict=True))
+
+        def cut(name: str) -> Any:
+            rows = getattr(padded, name)
+            return None if rows is None else rows[:, : outputs if name.startswith("decoder") else inputs]
+
+        return Batch(**{name: cut(name) for name in Batch._fields})
+
+    # --- Files --------------------------------------------------------------------------------------------------------
+
+    def save(self, directory: str | os.PathLike[str], target_language: str | None = None) -> None:
+        """Write a new Hugging Face directory with weights, tokenizer and generation settings, which `load` reads too.
+
+        Raises:
+            ConfigError: there is something at the directory, or the format cannot hold this model.
+        """
+        generation = self.weights.generation(self.tokenizer, target_language)
+        standard, params = standard_model(self.config), as_standard(self.config, self.params)
+        huggingface.write_directory(Path(directory), standard, params, self.tokenizer, generation)
+
+    def _for(self, rows: int) -> "LoadedModel":
+        """The same model that computes no more rows at once than the next power of two of those that there are."""
+        smaller = replace(self, batch_size=min(self.batch_size, 1 << max(rows - 1, 0).bit_length()))
+        smaller.__dict__["params"] = self.params  # cached_property's place: they are on the mesh already
+        return smaller
+
+    def _given(
+        self, sources: Sequence[str], targets: Sequence[str], languages: Languages
+    ) -> tuple[Generator, list[tuple[str, str]]]:
+        """What computes given targets, and the pairs, checked."""
+        check_texts("sources", sources)
+        check_texts("targets", targets)
+        require(
+            len(sources) == len(targets) > 0,
+            f"There are {len(sources)} sources and {len(targets)} targets: give equally many, one at least.",
+        )
+        generator = self._for(len(sources)).generator(self.generation(languages[1], {}), languages)
+        return generator, list(zip(sources, targets, strict=True))
+
+
+def check_texts(name: str, texts: Sequence[str]) -> None:
+    """Raises ConfigError for what is no list of strings: a single string would be read letter by letter."""
+    kinds = {type(text).__name__ for text in texts} - {"str"}
+    require(not isinstance(texts, str) and not kinds, f"{name} must be a list of strings, as ['A line of text.'].")

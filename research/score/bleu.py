@@ -1,0 +1,90 @@
+"""BLEU and chrF, by sacreBLEU."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from research.config import ConfigError, Metric, require_not_negative
+from research.config.metric import References
+
+
+@dataclass(frozen=True)
+class SacreBLEU(Metric):
+    """A measure of all examples together, with its signature, as sacreBLEU's command gives both."""
+
+    @abstractmethod
+    def scorer(self) -> Any:
+        """The metric of sacreBLEU. Raises ConfigError where files of it are missing and cannot be had."""
+
+    def score(self, predictions: Sequence[str], references: References) -> Mapping[str, float]:
+        return {self.names[0]: known_scorer(self).corpus_score(list(predictions), streams(references)).score}
+
+    def signature(self, references: References) -> str:
+        scorer, counts = known_scorer(self), {len(given) for given in references}
+        scorer.num_refs = counts.pop() if len(counts) == 1 else -1
+        return str(scorer.get_signature())
+
+
+@cache
+def known_scorer(metric: SacreBLEU) -> Any:
+    """The scorer, made once: some read files."""
+    return metric.scorer()
+
+
+def streams(references: References) -> list[list[str | None]]:
+    """A list a reference, as sacreBLEU takes them; None where an example has no more."""
+    most = max(map(len, references))
+    return [[given[place] if place < len(given) else None for given in references] for place in range(most)]
+
+
+@dataclass(frozen=True)
+class BLEU(SacreBLEU):
+    """sacreBLEU's corpus BLEU (arXiv:1804.08771). Text that is tokenised already takes tokenize="none".
+
+    The Japanese and Korean tokenizers need MeCab; those of FLORES are fetched over the network the first time. Nothing
+    is given for single examples, of which BLEU says nothing.
+    """
+
+    tokenize: Literal["13a", "none", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200"] = "13a"
+    lowercase: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        tokenizer = "" if self.tokenize == "13a" else f"_{self.tokenize}"
+        return (f"bleu{tokenizer}{'_lowercase' if self.lowercase else ''}",)
+
+    def scorer(self) -> Any:
+        from sacrebleu import metrics as sacrebleu  # here: a second that most commands do without
+
+        try:
+            # Text for tokenize="none" is tokenised already; forced, sacreBLEU does not warn of it at every scoring.
+            return sacrebleu.BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=self.tokenize == "none")
+        except Exception as error:  # anything that MeCab or a download raises
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f'BLEU cannot use the tokenizer "{self.tokenize}" here ({reason}): choose another.'
+            ) from error
+
+
+@dataclass(frozen=True)
+class ChrF(SacreBLEU):
+    """sacreBLEU's chrF2; with word_order=2 chrF2++."""
+
+    word_order: int = 0
+
+    def __post_init__(self) -> None:
+        require_not_negative("metric.", self, "word_order")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("chrf" + (f"_word_order_{self.word_order}" if self.word_order else ""),)
+
+    def scorer(self) -> Any:
+        from sacrebleu import metrics as sacrebleu
+
+        return sacrebleu.CHRF(word_order=self.word_order)
+
+    def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
+        return {self.names[0]: known_scorer(self).sentence_score(prediction, references).score}

@@ -1,0 +1,57 @@
+"""ROUGE, by rouge-score."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from research.config import Metric, require
+from research.config.metric import References, reference_count
+
+NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+
+@dataclass(frozen=True)
+class ROUGE(Metric):
+    """F-measures of rouge-score's ROUGE-1, -2, -L and -Lsum.
+
+    -Lsum is over sentences: the lines of a text, or with "full_stop" what ends in " . " too, as T5 takes them. Of each
+    measure the best reference counts, which need not be the same one.
+    """
+
+    stemmer: bool = True  # Porter's, as ROUGE-1.5.5 -m
+    sentences: Literal["newline", "full_stop"] = "newline"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return NAMES
+
+    def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
+        found = _scorer(self.stemmer).score_multi([self._lines(one) for one in references], self._lines(prediction))
+        return {name: 100.0 * float(one.fmeasure) for name, one in found.items()}
+
+    def _lines(self, text: str) -> str:
+        return text.replace(" . ", " .\n") if self.sentences == "full_stop" else text
+
+    def signature(self, references: References) -> str:
+        from importlib.metadata import version
+
+        best = "|best reference" if max(map(len, references)) > 1 else ""
+        kind = f"F-measure|mean{best}|stemmer:{'yes' if self.stemmer else 'no'}|Lsum sentences:{self.sentences}"
+        return f"{reference_count(references)}|{kind}|rouge-score:{version('rouge-score')}"
+
+    def check_references(self, references: References, name: str) -> None:
+        seen = any(re.search("[a-z0-9]", one.lower()) for given in references for one in given)
+        require(
+            seen,
+            f"ROUGE() reads only the letters a to z and digits, of which the references of {name} have none: score by"
+            ' ChrF() or BLEU(tokenize="char").',
+        )
+
+
+@cache
+def _scorer(stemmer: bool) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # here: a second that most commands do without
+
+    return RougeScorer(list(NAMES), use_stemmer=stemmer)

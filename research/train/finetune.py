@@ -1,0 +1,99 @@
+"""Fine-tuning of a loaded model on pairs that a program holds, by the training step and the pipeline of every run."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from research.config import (
+    Adafactor,
+    AdamW,
+    ConfigError,
+    Constant,
+    Experiment,
+    Loss,
+    RMSScaledAdamW,
+    Supervised,
+)
+from research.data.pipeline import Pipeline
+from research.data.tasks.examples import JSONExamples
+from research.data.tasks.in_memory import prepare_pairs
+from research.data.tasks.text_to_text import TextToText
+from research.decode.loaded_model import LoadedModel
+from research.parallel.mesh import check_divisible, host_shard, place_batch
+from research.storage.progress import Progress
+from research.train.step import Metrics, compile_train_step, new_state
+
+
+def finetune(
+    model: LoadedModel,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    steps: int,
+    learning_rate: float = 1e-4,
+    batch_size: int | None = None,
+    optimizer: Adafactor | AdamW | RMSScaledAdamW | None = None,
+    loss: Loss = Loss(),
+    source_language: str | None = None,
+    target_language: str | None = None,
+    input_length: int | None = None,
+    target_length: int | None = None,
+    seed: int = 0,
+    on_step: Callable[[int, Metrics], None] | None = None,
+) -> LoadedModel:
+    """Train a copy of the model on (source, target) pairs; the model given stays as it is.
+
+    The same arguments give the same numbers on the same devices. For training that evaluates, saves and resumes, write
+    an experiment with `init` and use `scripts.train`.
+
+    Args:
+        batch_size: rows a step; 8, or a multiple of the devices above it. Pairs are packed: a row may hold several.
+        optimizer: in place of AdamW at the constant `learning_rate`.
+        source_language: code of the language of the sources, where the tokenizer has such codes.
+        target_language: the same of the targets.
+        input_length: tokens a row of sources; as many as the longest source has by default. Longer ones are cut.
+        target_length: the same of targets.
+        seed: order of the pairs, and dropout.
+        on_step: called with the number of each step, from 1, and its metrics.
+
+    Raises:
+        ConfigError: an argument is not allowed, the pairs do not fit the model, or the loss stays not finite.
+    """
+    languages = source_language, target_language
+    experiment = Experiment(
+        model=model.config,
+        # The step does not read `data`: the pairs come from memory.
+        data=Supervised((TextToText(examples=JSONExamples("pairs in memory"), languages=languages),)),
+        optimizer=AdamW(schedule=Constant(peak=learning_rate)) if optimizer is None else optimizer,
+        steps=steps,
+        batch_size=replace(model, batch_size=8).rows_at_once if batch_size is None else batch_size,
+        seed=seed,
+        loss=loss,
+    )
+    mesh = model.mesh
+    check_divisible(experiment, mesh)
+    prepared = prepare_pairs(
+        pairs, model.tokenizer, languages, input_length, target_length, longest=model.config.longest
+    )
+    pipeline = Pipeline(prepared, seed, experiment.batch_size, threads=1, start_token=model.config.zero_token)
+    key, data_key = jax.random.split(jax.random.key(seed))
+    # Copies, because a step takes its state's buffers.
+    state = new_state(experiment, mesh, key)._replace(params=jax.tree.map(jnp.copy, model.params))
+    train_step = compile_train_step(experiment, mesh, *pipeline.batch_shapes)
+    skipped, in_a_row, limit = 0, 0, experiment.guard.nonfinite_limit
+    batches = pipeline.train(0, host_shard(mesh))
+    with Progress("Fine-tuning", steps, "steps") as progress:
+        for step in range(1, steps + 1):
+            state, metrics = train_step(state, place_batch(mesh, next(batches)), data_key)
+            if on_step is not None:
+                on_step(step, metrics)
+            lost = int(metrics.skipped)
+            skipped, in_a_row = skipped + lost, (in_a_row + 1) * lost
+            if in_a_row == min(limit, steps):
+                raise ConfigError(f"The loss was not finite for {in_a_row} steps in a row: lower the learning rate.")
+            progress.advance()
+    if skipped:
+        warnings.warn(f"The loss was not finite at {skipped} of {steps} steps, which were left out.", stacklevel=2)
+    return model.with_params(state.params)

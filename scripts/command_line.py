@@ -1,0 +1,107 @@
+"""The command line that all scripts share: overrides among options, and bad input as one sentence.
+
+`kintsugi NAME` and `python -m scripts.NAME` run the same code. Help texts are written for the first and shown for the
+one that was typed.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from research.config import ConfigError, Experiment, Generation, Model, override, require
+from research.config.base import closest
+
+# What the fields of each kind of override belong to.
+CONFIG, GENERATION, MODEL = "--config.", "--generation.", "--model."
+SCHEMAS = {CONFIG: Experiment, GENERATION: Generation, MODEL: Model}
+
+EXPERIMENT_HELP = "a Python file with get_config(); it is run, so use only files you trust"
+
+
+def parser(name: str, description: str | None, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser for the script of that name in scripts/."""
+    return argparse.ArgumentParser(
+        prog=as_typed(f"kintsugi {name}"),
+        description=as_typed(description or ""),
+        epilog=as_typed(epilog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def as_typed(text: str) -> str:
+    """Commands of a text in the form in which this process was started."""
+    installed = Path(sys.orig_argv[1] if len(sys.orig_argv) > 1 else "").name == "kintsugi"
+    return text if installed else re.sub(r"\bkintsugi (?=[a-z])", "python -m scripts.", text)
+
+
+def run(
+    known: argparse.ArgumentParser,
+    work: Callable[..., int | None],
+    arguments: Sequence[str] | None = None,
+    prefixes: Sequence[str] = (),
+) -> int:
+    """Parse the arguments, call `work(options, overrides of each prefix ...)` and return the exit code."""
+    try:
+        options, overrides = parse(known, sys.argv[1:] if arguments is None else arguments, prefixes)
+        return work(options, *overrides) or 0
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(
+    known: argparse.ArgumentParser, arguments: Iterable[str], prefixes: Sequence[str]
+) -> tuple[argparse.Namespace, list[dict[str, str]]]:
+    """The options, and for each prefix its overrides as {dotted path: text}.
+
+    Raises ConfigError for an option that is not known, and for an override of a field that is not there.
+    """
+    found, rest = split(arguments, prefixes)
+    for argument in rest:
+        check_option(argument, known, prefixes)
+    if not prefixes:
+        return known.parse_intermixed_args(rest), []
+    options, unknown = known.parse_known_intermixed_args(rest)
+    override.from_arguments(unknown, prefixes[0])  # raises
+    for prefix, overrides in found.items():
+        override.check_overrides(SCHEMAS[prefix], overrides, values=prefix != CONFIG)
+    return options, list(found.values())
+
+
+def split(arguments: Iterable[str], prefixes: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The overrides by their prefixes, `--config.x=value` or `--config.x value`, and all other arguments."""
+    found: dict[str, dict[str, str]] = {prefix: {} for prefix in prefixes}
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        prefix = next((one for one in prefixes if argument.startswith(one)), None)
+        if prefix is None:
+            rest.append(argument)
+            continue
+        name, equals, text = argument.partition("=")
+        if not equals:
+            text = next(waiting, "--")
+            require(not text.startswith("--"), f"{name} has no value: write {name}=VALUE.")
+        found[prefix][name.removeprefix(prefix)] = text
+    return found, rest
+
+
+def check_option(argument: str, known: argparse.ArgumentParser, prefixes: Sequence[str]) -> None:
+    """Refuse a misspelt option with the one that was meant, such as --config.steps for --steps."""
+    name = argument.partition("=")[0]
+    options = known._option_string_actions
+    if not name.startswith("--") or " " in argument or name in options:
+        return
+    head, dot, path = name.partition(".")
+    meant = {prefix.removesuffix("."): prefix + path for prefix in prefixes}
+    if not dot:
+        meant = {f"--{field.name}": prefix + field.name for prefix in prefixes for field in fields(SCHEMAS[prefix])}
+        meant |= {option: option for option in options if option.startswith("--")}
+    like = closest(head, meant)
+    require(like is None, f"{argument} is not understood; did you mean {meant.get(like or '')}?")
