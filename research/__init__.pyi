@@ -7,8 +7,8 @@ from .config.data import Packed as Packed
 from .config.data import Supervised as Supervised
 from .config.examples import Examples as Examples
 from .config.examples import Names as Names
-from .config.examples import Record as Record
 from .config.examples import Split as Split
+from .config.examples import TextRecord as TextRecord
 from .config.experiment import Checkpoint as Checkpoint
 from .config.experiment import Evaluation as Evaluation
 from .config.experiment import Experiment as Experiment

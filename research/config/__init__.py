@@ -20,7 +20,7 @@ from research.config.data import (
     Packed,
     Supervised,
 )
-from research.config.examples import Examples, Names, Record, Split
+from research.config.examples import Examples, Names, Split, TextRecord
 from research.config.experiment import (
     FORCED,
     Checkpoint,

@@ -8,8 +8,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from research.config.parts import Part
 
 Split = Literal["train", "held_out", "test"]
-Record = Mapping[str, tuple[str, ...]]  # the texts under each name: one, or as many as a list there has
-Texts = str | Sequence[str]
+TextRecord = Mapping[str, tuple[str, ...]]  # the texts under each name: one, or as many as a list there has
 
 
 class Names(NamedTuple):
@@ -35,7 +34,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Sequence[int]) -> list[Record]:
+    def read(self, indices: Sequence[int]) -> list[TextRecord]:
         """The records at these indices. Raises ConfigError for one that cannot be read."""
 
 

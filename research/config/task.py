@@ -1,9 +1,10 @@
 """The base of supervised tasks: how a record becomes a source and its targets."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from research.config.examples import Examples, Names, Record, Texts
+from research.config.examples import Examples, Names, TextRecord
 from research.config.metric import Metric
 from research.config.parts import Part
 
@@ -33,7 +34,7 @@ class Task(Part):
             def names(self) -> Names:
                 return Names(source=(self.column,), target=(self.column,))
 
-            def example(self, record: Record) -> tuple[str, str]:
+            def example(self, record: TextRecord) -> tuple[str, str]:
                 words = record[self.column][0].split()
                 instruction = "reverse" if len(words) > 1 else "repeat"
                 return f"{instruction}: {' '.join(words)}", " ".join(reversed(words))
@@ -51,7 +52,7 @@ class Task(Part):
         """The names that are read of each record, for the source and for the targets. Each must have some text."""
 
     @abstractmethod
-    def example(self, record: Record) -> tuple[str, Texts]:
+    def example(self, record: TextRecord) -> tuple[str, str | Sequence[str]]:
         """The source and its targets, none of which may be empty.
 
         `record[name]` has the texts under a name, one or more. Of several targets the first is learned; all of them are

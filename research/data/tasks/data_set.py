@@ -6,7 +6,7 @@ from typing import Any
 
 from research.config import ConfigError, Examples, require
 from research.config.base import digest
-from research.config.examples import Names, Record, Records, Split
+from research.config.examples import Names, Records, Split, TextRecord
 from research.data.corpora import corpus
 from research.data.tasks.records import FORMAT, check, require_names
 
@@ -49,13 +49,13 @@ class DataSetRecords:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def read(self, indices: Sequence[int]) -> list[Record]:
+    def read(self, indices: Sequence[int]) -> list[TextRecord]:
         return [
             self._record(example, number)
             for number, example in zip(indices, self._examples.read(list(indices)), strict=True)
         ]
 
-    def _record(self, example: dict[str, Any], number: int) -> Record:
+    def _record(self, example: dict[str, Any], number: int) -> TextRecord:
         where = f"Example {number} of {self.name}"
         record = {name: self._texts(example, name, where) for name in self._names.all}
         check(record, self._names, where)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research.config import ConfigError, Examples, require
-from research.config.examples import Names, Record, Records, Split
+from research.config.examples import Names, Records, Split, TextRecord
 from research.data.corpora.text_files import FileIndex, Line, Span, choose, is_unicode, json_objects, plain_file
 from research.data.tasks import squad
 from research.data.tasks.records import FORMAT, check, require_names
@@ -44,7 +44,7 @@ class Reader(NamedTuple):
     """The form of records in a file: found and checked in its lines (`spans`), and read again from their bytes."""
 
     spans: Callable[[Path, Iterator[Line]], Iterator[Span]]
-    record: Callable[[bytes], Record]
+    record: Callable[[bytes], TextRecord]
     stored: Callable[[Path, str], Path] = plain_file
 
 
@@ -63,7 +63,7 @@ class FileRecords:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def read(self, indices: Sequence[int]) -> list[Record]:
+    def read(self, indices: Sequence[int]) -> list[TextRecord]:
         return [self._reader.record(self._index[int(self._rows[index])]) for index in indices]
 
 
@@ -87,7 +87,7 @@ def json_spans(path: Path, lines: Iterable[Line], names: Names) -> Iterator[Span
         yield Span(line.start, line.stop, check(record, names, where))
 
 
-def _parsed(content: bytes, names: Names) -> Record:
+def _parsed(content: bytes, names: Names) -> TextRecord:
     value = json.loads(content)
     return {name: texts_at(value, name, "") for name in names.all}
 
@@ -123,7 +123,7 @@ class TSVExamples(FileExamples):
         def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
             return tsv_spans(path, lines, self.columns, names)
 
-        def record(content: bytes) -> Record:
+        def record(content: bytes) -> TextRecord:
             return {name: (text,) for name, text in zip(self.columns, _cells(content.decode()), strict=True)}
 
         return FileRecords(self, split, names, Reader(spans, record), self.columns)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from research.config import require
 from research.config.base import digest
-from research.config.examples import Names, Record, Records, Split
+from research.config.examples import Names, Records, Split, TextRecord
 from research.data.corpora.text_files import FileIndex, Line, Span, choose
 from research.data.tasks.examples import FileExamples
 from research.data.tasks.records import FORMAT
@@ -47,7 +47,7 @@ class ParallelRecords:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def read(self, indices: Sequence[int]) -> list[Record]:
+    def read(self, indices: Sequence[int]) -> list[TextRecord]:
         rows = [int(self._rows[index]) for index in indices]
         return [{name: (index[row].decode(),) for name, index in self._columns.items()} for row in rows]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from research.config import ConfigError, Examples, require
 from research.config.base import digest
-from research.config.examples import Names, Record, Records, Split, Texts
+from research.config.examples import Names, Records, Split, TextRecord
 from research.config.parts import calling, expect, place
 from research.data.corpora.text_files import is_unicode
 
@@ -43,7 +43,7 @@ class ExamplesInMemory(Examples):
     """
 
     @abstractmethod
-    def records(self, split: Split) -> Sequence[Mapping[str, Texts]]:
+    def records(self, split: Split) -> Sequence[Mapping[str, str | Sequence[str]]]:
         """All records of a split, in the same order every time. A list of texts under a name has several references.
 
         Raises:
@@ -86,7 +86,7 @@ class RecordsInMemory:
     def __len__(self) -> int:
         return len(self._records)
 
-    def read(self, indices: Sequence[int]) -> list[Record]:
+    def read(self, indices: Sequence[int]) -> list[TextRecord]:
         return [self._records[index] for index in indices]
 
 
@@ -98,7 +98,7 @@ def identity_of(values: Iterable[Any]) -> str:
     return digest([FORMAT, whole.hexdigest()])
 
 
-def checked_record(record: Any, names: Names, where: str) -> Record:
+def checked_record(record: Any, names: Names, where: str) -> TextRecord:
     """The texts of a user's record under the names that are read. Raises ConfigError where it lacks one."""
     require(isinstance(record, Mapping), f"{where} is {type(record).__name__}: it must be a dictionary of texts.")
     missing = [name for name in names.all if name not in record]
@@ -121,7 +121,7 @@ def checked_texts(value: Any, where: str, name: str) -> tuple[str, ...]:
     return texts
 
 
-def check(record: Record, names: Names, where: str) -> str:
+def check(record: TextRecord, names: Names, where: str) -> str:
     """Return the source's text, by which a record is held out. Raises ConfigError where a side is empty."""
     for side, read in (("source", names.source), ("target", names.target)):
         firsts = [text for name in read for text in record[name][:1]]
@@ -134,7 +134,7 @@ def check(record: Record, names: Names, where: str) -> str:
     return source_text(record, names)
 
 
-def source_text(record: Record, names: Names) -> str:
+def source_text(record: TextRecord, names: Names) -> str:
     """The text by whose hash a record is held out."""
     return "\n".join(text for name in names.source for text in record[name])
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Literal
 
 from research.config import ConfigError, Examples, Metric, Task, require
-from research.config.examples import Names, Record
+from research.config.examples import Names, TextRecord
 from research.score.answers import Accuracy, SQuAD
 from research.score.bleu import BLEU, ChrF
 from research.score.rouge import ROUGE
@@ -36,7 +36,7 @@ class TextToText(Task):
     def names(self) -> Names:
         return Names(names_in(self.source), names_in(self.target))
 
-    def example(self, record: Record) -> tuple[str, tuple[str, ...]]:
+    def example(self, record: TextRecord) -> tuple[str, tuple[str, ...]]:
         source_form, target_form = self.forms()
         source = self.prefix + source_form(fill(self.source, record)[0])
         return source, tuple(map(target_form, fill(self.target, record)))
@@ -107,7 +107,7 @@ def names_in(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for _, name, _, _ in parts if name is not None))
 
 
-def fill(text: str, record: Record) -> tuple[str, ...]:
+def fill(text: str, record: TextRecord) -> tuple[str, ...]:
     """All texts under a name or, for a template, the one that it gives with the first text under each of its names."""
     if text in record:
         return record[text]

@@ -206,5 +206,5 @@ def test_examples_by_index(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'^own\.py:19: record 4 of numbers has int as "target"'):
         opened.read(np.array([3]))
     shorter = BY_INDEX.replace("return Numbers()", "return [1]")
-    with pytest.raises(ConfigError, match=r"^own\.py:19: Own\.open returned list: it must have name,"):
+    with pytest.raises(ConfigError, match=r"^own\.py:20: Own\.open returned list: it must have name,"):
         open_task(TextToText(examples=load_own(tmp_path, shorter).Own()), "train")
