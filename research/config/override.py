@@ -9,10 +9,7 @@ import dataclasses
 import inspect
 import json
 import typing
-from pathlib import Path
 from typing import Any, Literal
-
-from etils import epath
 
 from research.config import ConfigError, Experiment, classes, parse_json, require
 from research.config.base import did_you_mean
@@ -24,6 +21,13 @@ EXAMPLES = {
     "--generation.": "max_length=200",
     "--model.": "activation=silu",
 }
+
+
+@typing.runtime_checkable
+class File(typing.Protocol):
+    """A path here, or one in a bucket of epath's, which takes a while to import."""
+
+    def read_bytes(self) -> bytes: ...
 
 
 def from_arguments(arguments: list[str], prefix: str = "--config.") -> dict[str, str]:
@@ -77,7 +81,7 @@ def from_json(text: str | bytes, annotation: Any = Experiment) -> Any:
     return _decode(annotation, parse_json(text, "The config"), "config")
 
 
-def read(path: Path | epath.Path) -> Any:
+def read(path: File) -> Any:
     """The experiment in a run's config.json. Raises ConfigError, naming the file, where it holds none."""
     try:
         return from_json(path.read_bytes())
