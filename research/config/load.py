@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from research.config import ConfigError, Experiment, Published, Search, classes, modules, override, require
+from research.config import ConfigError, Experiment, Published, Search, classes, modules, override, parts, require
 from research.config.base import did_you_mean
 
 
@@ -158,6 +158,8 @@ def _blaming(path: Path) -> Iterator[None]:
     """Turn an exception of users' code into a ConfigError that names the file and the line."""
     try:
         yield
+    except parts.PartError:
+        raise
     except Exception as error:
         place = modules.place_of(error) or str(path)
         message = str(error) if isinstance(error, ConfigError) else _wrong_field(error) or _described(error)

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar
 
-from research.config.base import ConfigError, require
+from research.config.base import ConfigError
+from research.config.modules import shown
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARIES = tuple({Path(path).resolve() for path in map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))})
@@ -30,16 +31,19 @@ SHOWN = 300  # letters of an exception, in an error
 Self = TypeVar("Self", bound="Part")
 
 
+class PartError(ConfigError):
+    """A user's part is wrong; the message begins with the place in the user's file, where it is known."""
+
+
 class Part(ABC):  # noqa: B024 (the bases that subclass it have the abstract methods)
     """The base of all parts. A class that lacks a method, or is no frozen dataclass, cannot be constructed."""
 
     def __new__(cls: type[Self], *arguments: Any, **fields: Any) -> Self:
         missing = ", ".join(f"{name}()" for name in sorted(cls.__abstractmethods__))
-        require(not missing, f"{place(cls)}{cls.__name__} lacks {missing}: {_base(cls)} needs it.")
-        require(
-            "__dataclass_fields__" in vars(cls),
-            f"{place(cls)}{cls.__name__} is no dataclass: write @dataclass(frozen=True) above it.",
-        )
+        if missing:
+            raise PartError(f"{place(cls)}{cls.__name__} lacks {missing}: {_base(cls)} needs it.")
+        if "__dataclass_fields__" not in vars(cls):
+            raise PartError(f"{place(cls)}{cls.__name__} is no dataclass: write @dataclass(frozen=True) above it.")
         return object.__new__(cls)
 
 
@@ -59,7 +63,7 @@ def calling(part: object, method: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:SHOWN]
         message = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         where = _innermost(part, error) or place(type(part), method)
-        raise ConfigError(f"{where}{type(part).__name__}.{method} raised {message.rstrip('.')}.") from error
+        raise PartError(f"{where}{type(part).__name__}.{method} raised {message.rstrip('.')}.") from error
 
 
 def expect(condition: bool, part: object, method: str, message: str) -> None:
@@ -69,7 +73,7 @@ def expect(condition: bool, part: object, method: str, message: str) -> None:
     Batch.".
     """
     if not condition:
-        raise ConfigError(f"{place(type(part), method)}{type(part).__name__}.{method} {message}.")
+        raise PartError(f"{place(type(part), method)}{type(part).__name__}.{method} {message}.")
 
 
 def shipped(name: str) -> Any:
@@ -89,10 +93,10 @@ def place(cls: type, method: str | None = None) -> str:
     """The file and line of a class or of its method, as "FILE:LINE: "; empty where they cannot be known."""
     function = _plain(getattr(cls, method, None)) if method else None
     if function is not None and not _is_ours(function.__code__.co_filename):
-        return f"{_shown(function.__code__.co_filename)}:{function.__code__.co_firstlineno}: "
+        return f"{shown(Path(function.__code__.co_filename))}:{function.__code__.co_firstlineno}: "
     file = _file(cls)
     line = _class_line(file, cls) if file else None
-    return "" if file is None else f"{_shown(file)}: " if line is None else f"{_shown(file)}:{line}: "
+    return "" if file is None else f"{shown(Path(file))}: " if line is None else f"{shown(Path(file))}:{line}: "
 
 
 def _base(cls: type) -> str:
@@ -116,7 +120,7 @@ def _innermost(part: object, error: Exception) -> str:
         for frame, line in list(traceback.walk_tb(error.__traceback__))[2:]  # without `calling` and who used it
         if frame.f_code.co_filename == own or not _is_library(frame.f_code.co_filename)
     ]
-    return f"{_shown(frames[-1][0])}:{frames[-1][1]}: " if frames else ""
+    return f"{shown(Path(frames[-1][0]))}:{frames[-1][1]}: " if frames else ""
 
 
 def _file(cls: type) -> str | None:
@@ -143,9 +147,3 @@ def _is_ours(file: str) -> bool:
 def _is_library(file: str) -> bool:
     path = Path(file).resolve()
     return _is_ours(file) or any(path.is_relative_to(library) for library in LIBRARIES)
-
-
-def _shown(file: str) -> str:
-    """The path as a person would write it: below the working directory where it lies there."""
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else file

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 EXPERIMENT = """
-from research.config import *
+from research import *
 
 def get_config():
     return Experiment(

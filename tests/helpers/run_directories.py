@@ -7,7 +7,7 @@ from research import Experiment
 from research.config import load, override
 
 TINY = """
-from research.config import *
+from research import *
 
 def get_config():
     return Experiment(

@@ -22,7 +22,7 @@ from scripts import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
-from research.config import *
+from research import *
 
 def get_config():
     return Experiment(
@@ -125,7 +125,7 @@ def test_processes_make_the_same_stream(tmp_path: Path, monkeypatch: pytest.Monk
 
 KILLED = """
 import os, signal, sys
-from research.data import tokens
+from research.data.corpora import tokens
 from scripts import prepare
 tokens.PIECE = 100
 encode, calls = tokens.Recipe._encode, []

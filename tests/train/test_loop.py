@@ -55,7 +55,7 @@ def test_the_best_by_another_number_is_kept(folder: Path) -> None:
 
 
 TASKS = """
-from research.config import *
+from research import *
 
 def get_config():
     return Experiment(
