@@ -2,8 +2,32 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from research.config.base import require, require_not_negative, require_positive
+
+
+class Parameter(NamedTuple):
+    """One parameter as optimizers know it, by the parameters' table (research/model/parameters.py)."""
+
+    axes: str  # a letter for each stored axis, "ldhk"; l counts the layers of a stack
+    reads: str  # the axes that a product with a matrix sums over, "d"; empty for what is no matrix
+    growth: float = 1.0  # muP: how many times as many features a hidden matrix reads as its base's; else 1
+
+    @property
+    def of_layer(self) -> tuple[int, ...]:
+        """Positions of the axes of one layer's parameter: all but l."""
+        return tuple(i for i, axis in enumerate(self.axes) if axis != "l")
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Positions of the axes that are the rows of a layer's matrix: those read."""
+        return tuple(i for i in self.of_layer if self.axes[i] in self.reads)
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Positions of the axes that are its columns: those written. Empty for what is no matrix."""
+        return tuple(i for i in self.of_layer if self.reads and self.axes[i] not in self.reads)
 
 
 @dataclass(frozen=True, kw_only=True)

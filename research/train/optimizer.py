@@ -21,29 +21,12 @@ from jaxtyping import Array, Float, Int
 
 from research import config
 from research.config import ConfigError, require
-from research.model.parametrization import READS, growth
-from research.parallel.rules import Tree, flatten, match_once, unflatten
+from research.config.optimizer import Parameter
+from research.model.parameters import parameters
+from research.parallel.rules import Tree, flatten, unflatten
 
 Flat = dict[str, Array]  # by path
 Rate = Float[Array, ""]
-
-# One letter an axis: l counts layers, r and c are the rows and columns of a layer's matrix, . belongs to no matrix.
-LAYOUTS: tuple[tuple[str, str], ...] = (
-    (r"(source_)?embedding", "cr"),  # [v d]
-    (r"head", "rc"),  # [d v]
-    (r"logits_bias", "."),  # [v]
-    (r"(en|de)coder/position_embedding", "cr"),  # [n d]
-    (r"(en|de)coder/relative_bias", ".."),  # [n h]
-    (r"(en|de)coder/layers/self_attention/relative_bias", "l.."),  # [l n h]
-    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/weight", "lrcc"),  # [l d h k], T5X's [d h*k]
-    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/bias", "l.."),  # [l h k]
-    (r"(en|de)coder/layers/\w+_attention/output/weight", "lrrc"),  # [l h k d], T5X's [h*k d]
-    (r"(en|de)coder/layers/feed_forward/(gate|up|down)/weight", "lrc"),  # [l d f], [l f d]
-    (r"(en|de)coder/layers/(\w+_attention/output|feed_forward/(gate|up|down))/bias", "l."),  # [l d], [l f]
-    (r"(en|de)coder/layers/\w+_norm/(scale|bias)", "l."),  # [l d]
-    (r"(en|de)coder/(embedding_)?norm/(scale|bias)", "."),  # [d]
-)
-
 
 SQUARE_FLOOR = 1e-30  # Adafactor's first epsilon, added to the squared gradient
 SCALE_FLOOR = 1e-3  # its second, the least root mean square of a parameter by which a step is scaled
@@ -108,10 +91,11 @@ def build(settings: config.Optimizer, total_steps: int, params: Tree, model: con
     undecayed = _matched("no_decay", settings.no_decay, paths)
     require(len(frozen) < len(paths), "optimizer.frozen matches every parameter: at least one must be trained.")
     decay = {path: 0.0 if path in undecayed else settings.weight_decay for path in paths}
-    layouts = match_once(LAYOUTS, paths)
+    known = parameters(params, model)
+    layouts = {path: _layout(parameter) for path, parameter in known.items()}
     rate = learning_rate(settings.schedule, total_steps)
     initial, updated, exponent = _rule(settings)
-    factors = {path: growth(model, side) ** exponent for path, side in match_once(READS, paths).items()}
+    factors = {path: parameter.growth**exponent for path, parameter in known.items()}
 
     def split(params: Tree) -> tuple[Tree, Tree]:
         flat = flatten(params)
@@ -132,6 +116,12 @@ def build(settings: config.Optimizer, total_steps: int, params: Tree, model: con
         return unflatten(new_params), unflatten(new_state)
 
     return Updater(split, init, update)
+
+
+def _layout(parameter: Parameter) -> str:
+    """A letter an axis: l counts layers, r and c are the rows and columns of a layer's matrix, . is of no matrix."""
+    roles = {axis: "r" for axis in parameter.reads} | {"l": "l"}
+    return "".join(roles.get(axis, "c" if parameter.reads else ".") for axis in parameter.axes)
 
 
 def _matched(field: str, patterns: tuple[str, ...], paths: list[str]) -> set[str]:
