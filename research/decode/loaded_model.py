@@ -25,9 +25,9 @@ from research.data.tokenizer import Tokenizer
 from research.decode.generate import Generator, Hypothesis
 from research.model import transformer
 from research.model.attention_maps import Part, attention_map
+from research.model.parameters import param_specs, table_of
 from research.model.parametrization import as_standard, standard_model
 from research.model.transformer import Params
-from research.model.parameters import param_specs, table_of
 from research.parallel.mesh import make_mesh
 from research.parallel.rules import shardings
 from research.pretrained import find, huggingface

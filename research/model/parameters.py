@@ -28,10 +28,10 @@ from research.config.optimizer import Parameter
 from research.model.parametrization import growth
 from research.parallel.rules import Tree, flatten, map_by_path, match_once, unflatten
 
-Row = tuple[str, str, str]
-Table = tuple[Row, ...]
+ParameterRow = tuple[str, str, str]
+ParameterTable = tuple[ParameterRow, ...]
 
-PARAMETERS: Table = (
+PARAMETERS: ParameterTable = (
     (r"(source_)?embedding", "vd", "d"),
     (r"head", "dv", "d"),
     (r"logits_bias", "v", ""),
@@ -56,7 +56,7 @@ SPLIT = {"v": ("tensor", "fsdp"), "h": ("tensor",), "f": ("tensor",)}
 SPLIT_IF_HIDDEN = {"d": ("fsdp",)}
 
 
-def table_of(model: Model) -> Table:
+def table_of(model: Model) -> ParameterTable:
     """The shipped rows and the model's own."""
     return (*PARAMETERS, *model.parameters)
 
@@ -70,12 +70,12 @@ def parameters(params: Tree, model: Model) -> dict[str, Parameter]:
     }
 
 
-def param_specs(params: Tree, table: Table = PARAMETERS) -> Tree:
+def param_specs(params: Tree, table: ParameterTable = PARAMETERS) -> Tree:
     """A PartitionSpec for each parameter."""
     return unflatten({path: spec(axes, reads) for path, (axes, reads) in _matched(params, table).items()})
 
 
-def state_specs(state: Tree, params: Tree, table: Table = PARAMETERS) -> Tree:
+def state_specs(state: Tree, params: Tree, table: ParameterTable = PARAMETERS) -> Tree:
     """A PartitionSpec for each leaf of an optimizer's state, any pytree, in the state's own structure.
 
     A leaf whose path ends in a parameter's path, and which has that parameter's axes, some averaged away to size 1, is
@@ -118,7 +118,7 @@ def _keeps_axes(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     return len(shape) == len(whole) and all(size in (1, full) for size, full in zip(shape, whole, strict=True))
 
 
-def _matched(params: Tree, table: Table) -> Mapping[str, tuple[str, str]]:
+def _matched(params: Tree, table: ParameterTable) -> Mapping[str, tuple[str, str]]:
     """Stored axes and axes read of each parameter. A ConfigError for a row that cannot be kept."""
     for pattern, axes, reads in table:
         good = len(set(axes)) == len(axes) and set(reads) <= set(axes) - {"l"}
