@@ -63,20 +63,7 @@ from research.config.objective import (
     Objective,
     Objectives,
 )
-from research.config.optimizer import (
-    Adafactor,
-    Adam,
-    AdamW,
-    Constant,
-    Cosine,
-    Decay,
-    InverseSquareRoot,
-    Linear,
-    Optimizer,
-    RMSScaledAdamW,
-    Schedule,
-    Warmup,
-)
+from research.config.optimizer import Optimizer, Parameter, Schedule
 from research.config.search_space import (
     TPE,
     Choice,

@@ -9,7 +9,7 @@ from research.config.generation import Generation
 from research.config.logger import Logger
 from research.config.metric import score_names
 from research.config.model import Model
-from research.config.optimizer import Adafactor, AdamW, RMSScaledAdamW
+from research.config.optimizer import Optimizer
 from research.config.parts import shipped
 from research.config.task import Task
 
@@ -105,7 +105,7 @@ class Guard:
 class Experiment:
     model: Model
     data: Denoising | Supervised
-    optimizer: Adafactor | AdamW | RMSScaledAdamW
+    optimizer: Optimizer
     steps: int
     batch_size: int  # rows a step, over all devices and micro-batches
     microbatches: int = 1  # a step's gradient is accumulated over this many

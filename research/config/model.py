@@ -281,6 +281,11 @@ class Model:
                 return self
 
     @property
+    def parameters(self) -> tuple[tuple[str, str, str], ...]:
+        """Rows of parameters that shipped models lack, (pattern, stored axes, axes read): model/parameters.py."""
+        return ()
+
+    @property
     def dropped(self) -> bool:
         """Whether training draws random numbers."""
         return any(getattr(self, name) for name in DROPOUTS)

@@ -25,10 +25,11 @@ from research.data.tokenizer import Tokenizer
 from research.decode.generate import Generator, Hypothesis
 from research.model import transformer
 from research.model.attention_maps import Part, attention_map
+from research.model.parameters import param_specs, table_of
 from research.model.parametrization import as_standard, standard_model
 from research.model.transformer import Params
 from research.parallel.mesh import make_mesh
-from research.parallel.rules import param_specs, shardings
+from research.parallel.rules import shardings
 from research.pretrained import find, huggingface
 from research.pretrained.find import Weights
 from research.pretrained.table import check_shapes
@@ -105,7 +106,7 @@ class LoadedModel:
 
     @property
     def _shardings(self) -> Any:
-        return shardings(self.mesh, param_specs(transformer.abstract_params(self.config)))
+        return shardings(self.mesh, param_specs(transformer.abstract_params(self.config), table_of(self.config)))
 
     def with_params(self, params: Params) -> "LoadedModel":
         """The same model with other parameters, of the same names and shapes.

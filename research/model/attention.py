@@ -36,14 +36,14 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Model, keys: Keys) -> None:
         d, h, k = config.width, config.heads, config.head_width
-        query, key, value = draw(config, keys, (3, d, h, k), "width", "attention_width", gain=0.5**0.5)
+        query, key, value = draw(config, keys, (3, d, h, k), "d", "hk", gain=0.5**0.5)
         match config.initial:
             case FanIn():
                 query = query * config.base.head_width**-0.5
         self.query = Dense(config, "btd,dhk->bthk", query)
         self.key = Dense(config, "bsd,dhk->bshk", key)
         self.value = Dense(config, "bsd,dhk->bshk", value)
-        self.output = Dense(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), "attention_width", "width"))
+        self.output = Dense(config, "bthk,hkd->btd", draw(config, keys, (h, k, d), "hk", "d"))
         self.config = config
 
     def queries(self, x: Float[Array, "b t d"]) -> Float[Array, "b t h k"]:

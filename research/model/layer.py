@@ -38,7 +38,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from research import config as schema
 from research.config import FanIn, Learned, Model, Normal, Relative, Sinusoidal, Xavier, require
-from research.model.parametrization import Side, growth
+from research.model.parametrization import features, growth
 from research.parallel.layout import batch_parts, own_copies
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -54,15 +54,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 Keys = Iterator[PRNGKeyArray]
 
 
-def draw(config: Model, keys: Keys, shape: Sequence[int], reads: Side, writes: Side, gain: float = 1.0) -> Array:
-    """Initial values of matrices from `reads` to `writes` features; `gain` is `Xavier`'s."""
+def draw(config: Model, keys: Keys, shape: Sequence[int], reads: str, writes: str, gain: float = 1.0) -> Array:
+    """Initial values of matrices from the features of the axes `reads` to those of `writes`; `gain` is `Xavier`'s."""
     base, narrower = config.base, growth(config, reads) ** -0.5
     match config.initial:
         case Xavier():
-            bound = gain * math.sqrt(6 / (getattr(base, reads) + getattr(base, writes))) * narrower
+            bound = gain * math.sqrt(6 / (features(base, reads) + features(base, writes))) * narrower
             return jax.random.uniform(next(keys), shape, jnp.float32, -bound, bound)
         case _:
-            return narrower * draw_table(config, keys, shape, getattr(base, reads))
+            return narrower * draw_table(config, keys, shape, features(base, reads))
 
 
 def draw_table(config: Model, keys: Keys, shape: Sequence[int], fan_in: int) -> Array:
@@ -139,11 +139,11 @@ class FeedForward(nnx.Module):
 
     def __init__(self, config: Model, keys: Keys) -> None:
         d, f = config.width, config.feed_forward
-        up, *gate = draw(config, keys, (2 if config.gated else 1, d, f), "width", "feed_forward")
+        up, *gate = draw(config, keys, (2 if config.gated else 1, d, f), "d", "f")
         self.up = Dense(config, "btd,df->btf", up)
         if config.gated:
             self.gate = Dense(config, "btd,df->btf", gate[0])
-        self.down = Dense(config, "btf,fd->btd", draw(config, keys, (f, d), "feed_forward", "width"))
+        self.down = Dense(config, "btf,fd->btd", draw(config, keys, (f, d), "f", "d"))
         self.config = config
 
     @jax.named_scope("feed_forward")

@@ -1,4 +1,4 @@
-"""How a model changes with its width: not at all but by its initial values, or as muP has it.
+"""The parametrization: what of a model depends on its width, by initial values alone or as muP has it.
 
 muP, the maximal update parametrization (Yang et al., arXiv:2203.03466), is what lets every layer learn as much at every
 step, however wide it is, and so one learning rate serve all widths. Here it is the paper's table 8, of sizes over those
@@ -20,8 +20,9 @@ min_factored: a gradient's entries shrink as the model widens, so an epsilon mus
 should factor the base's matrices if it factors the wide ones'.
 """
 
+import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,22 +30,18 @@ import jax.numpy as jnp
 from research.config import Model, Separate, SharedLayers, Standard, Tied, require
 
 Tree = dict[str, Any]  # nested; the leaves are arrays
-Side = Literal["width", "attention_width", "feed_forward"]  # the fields of a model by which a matrix can be wider
-
-# What each hidden matrix reads; None for what is none.
-READS: tuple[tuple[str, Side | None], ...] = (
-    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/weight", "width"),
-    (r"(en|de)coder/layers/\w+_attention/output/weight", "attention_width"),
-    (r"(en|de)coder/layers/feed_forward/(gate|up)/weight", "width"),
-    (r"(en|de)coder/layers/feed_forward/down/weight", "feed_forward"),
-    (r"(source_)?embedding|head|logits_bias", None),
-    (r"(en|de)coder/(\w+/)*(scale|bias|relative_bias|position_embedding)", None),
-)
+# The fields of a model that grow, by the letter of their axis in the parameters' table.
+SIZES = {"d": "width", "h": "heads", "k": "head_width", "f": "feed_forward"}
 
 
-def growth(config: Model, side: Side | None) -> float:
-    """How many times as wide as the base; 1 where the parametrization is standard."""
-    return 1.0 if side is None else getattr(config, side) / getattr(config.base, side)
+def features(config: Model, axes: str) -> int:
+    """The size of those axes together; letters that are no size of a model count as 1."""
+    return math.prod(getattr(config, SIZES[axis]) for axis in axes if axis in SIZES)
+
+
+def growth(config: Model, axes: str) -> float:
+    """How many times as many features those axes have as the base's; 1 where the parametrization is standard."""
+    return features(config, axes) / features(config.base, axes)
 
 
 def score_scale(config: Model) -> float:
@@ -60,7 +57,7 @@ def head_scale(config: Model) -> float:
             standard = config.base.width**-0.5
         case _:
             standard = 1.0
-    return standard / growth(config, "width")
+    return standard / growth(config, "d")
 
 
 def standard_model(config: Model) -> Model:
@@ -71,7 +68,7 @@ def standard_model(config: Model) -> Model:
     """
     shared = isinstance(config.stacks, SharedLayers) and not config.norm_first and not isinstance(config.head, Separate)
     said = "With SharedLayers, a tied head and norm_first=False, muP's multiplier of logits has no place in weights."
-    require(not shared or growth(config, "width") == 1.0, said)
+    require(not shared or growth(config, "d") == 1.0, said)
     return replace(config, parametrization=Standard())
 
 

@@ -21,10 +21,11 @@ are summed. That happens beside products: only what it takes longer than they do
 from functools import cache
 from typing import NamedTuple
 
-from research.config import Adafactor, Experiment, Mesh, Model, OneStack
+from research.config import Experiment, Mesh, Model, OneStack
 from research.model.flops import parameter_count, train_flops
 from research.model.transformer import abstract_params
 from research.parallel.hardware import Hardware
+from research.train.optimizers import Adafactor
 
 REACHED = 0.8  # of a data sheet's FLOP/s by large products: 769 - 798 of 989 TFLOP/s on an H200
 SIZES = {"bfloat16": 2, "float32": 4}

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from research.config import Constant, Experiment, MaximalUpdate, Mesh, Model, Standard, require, widths
+from research.config import Experiment, MaximalUpdate, Mesh, Model, Standard, require, widths
 from research.data.batch import Batch
 from research.data.pipeline import prepare
 from research.model.attention import Attention
@@ -30,6 +30,7 @@ from research.parallel.layout import AXES
 from research.pretrained.find import check_vocabulary
 from research.report.plot import plot_panels
 from research.report.table import Cell, Table
+from research.train.schedules import Constant
 from research.train.step import new_state, train_step
 
 SLOPE = 0.25  # of log movement by log width: above it something grows with the width, below its negative it shrinks

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from research.config import Decay, Experiment, Supervised, override
+from research.config import Experiment, Supervised, override
 from research.decode import evaluate
 from research.parallel import hosts
 from research.parallel.mesh import place_batch
@@ -24,6 +24,7 @@ from research.train.outcome import Preempted, ctrl_c_is_sigterm, hung, outcome
 from research.train.preflight import preflight
 from research.train.profile import Trace
 from research.train.run import Run, best_of, checked_meta, out_of_patience, prepared
+from research.train.schedules import Decay
 from research.train.startup import Startup
 from research.train.watchdog import Watchdog
 

@@ -1,91 +1,39 @@
-"""Adafactor, AdamW and RMS-scaled AdamW as pure functions, with a learning rate that follows the training step.
+"""The optimizer of a run: schedule, clipping, transformation, decay and frozen parameters chained in one place."""
 
-Layers are stacked along a leading axis, yet a layer's update must not depend on its neighbours: one table says of every
-parameter which axis counts layers and which ones are the rows and the columns of its matrix, so that root mean squares,
-clipping and factoring are each layer's own, on the matrix that T5X stores.
-
-A state is one nested dict: `count`, and statistics by kind and then by the parameter's path. `count` is the number of
-updates made, which bias corrections and Adafactor's decay need; the learning rate follows the step of the run instead,
-so that a skipped update does not shift warm-up or decay.
-"""
-
-import math
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from research import config
-from research.config import ConfigError, require
-from research.model.parametrization import READS, growth
-from research.parallel.rules import Tree, flatten, match_once, unflatten
+from research.config import ConfigError, Model, require
+from research.config.optimizer import Optimizer, Parameter, Schedule
+from research.config.parts import calling, expect
+from research.model.parameters import parameters
+from research.parallel.rules import Tree, flatten, map_by_path, unflatten
 
-Flat = dict[str, Array]  # by path
 Rate = Float[Array, ""]
 
-# One letter an axis: l counts layers, r and c are the rows and columns of a layer's matrix, . belongs to no matrix.
-LAYOUTS: tuple[tuple[str, str], ...] = (
-    (r"(source_)?embedding", "cr"),  # [v d]
-    (r"head", "rc"),  # [d v]
-    (r"logits_bias", "."),  # [v]
-    (r"(en|de)coder/position_embedding", "cr"),  # [n d]
-    (r"(en|de)coder/relative_bias", ".."),  # [n h]
-    (r"(en|de)coder/layers/self_attention/relative_bias", "l.."),  # [l n h]
-    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/weight", "lrcc"),  # [l d h k], T5X's [d h*k]
-    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/bias", "l.."),  # [l h k]
-    (r"(en|de)coder/layers/\w+_attention/output/weight", "lrrc"),  # [l h k d], T5X's [h*k d]
-    (r"(en|de)coder/layers/feed_forward/(gate|up|down)/weight", "lrc"),  # [l d f], [l f d]
-    (r"(en|de)coder/layers/(\w+_attention/output|feed_forward/(gate|up|down))/bias", "l."),  # [l d], [l f]
-    (r"(en|de)coder/layers/\w+_norm/(scale|bias)", "l."),  # [l d]
-    (r"(en|de)coder/(embedding_)?norm/(scale|bias)", "."),  # [d]
-)
 
-
-SQUARE_FLOOR = 1e-30  # Adafactor's first epsilon, added to the squared gradient
-SCALE_FLOOR = 1e-3  # its second, the least root mean square of a parameter by which a step is scaled
-
-
-# --- Learning rate ----------------------------------------------------------------------------------------------------
-
-
-def learning_rate(schedule: config.Schedule, total_steps: int) -> Callable[[Int[Array, ""]], Rate]:
+def learning_rate(schedule: Schedule, total_steps: int) -> Callable[[Int[Array, ""]], Rate]:
     """The rate at a step, counted from 0: warm-up's factor, linear in the step, times the schedule's own curve.
 
-    Linear and cosine start where warm-up ends and reach `final` at step total_steps - 1; a ConfigError if warm-up would
-    leave them no step.
+    A ConfigError if the schedule cannot be kept in so many steps.
     """
-    if isinstance(schedule, config.Linear | config.Cosine):
-        require(
-            schedule.warmup < total_steps,
-            f"optimizer.schedule.warmup is {schedule.warmup}: it must be below steps, which is {total_steps}.",
-        )
+    schedule.check(total_steps)
 
     def rate(step: Int[Array, ""]) -> Rate:
         time = step.astype(jnp.float32)
         warmed = jnp.minimum(time / max(schedule.warmup, 1), 1.0) if schedule.warmup else jnp.float32(1.0)
-        return (schedule.warmup_start + (1.0 - schedule.warmup_start) * warmed) * _curve(schedule, total_steps, time)
+        with calling(schedule, "curve"):
+            curve = schedule.curve(time, total_steps)
+        expect(jnp.shape(curve) == (), schedule, "curve", f"returned the shape {jnp.shape(curve)}, not a scalar")
+        return (schedule.warmup_start + (1.0 - schedule.warmup_start) * warmed) * curve
 
     return rate
-
-
-def _curve(schedule: config.Schedule, total_steps: int, time: Float[Array, ""]) -> Rate:
-    progress = jnp.clip((time - schedule.warmup) / max(total_steps - 1 - schedule.warmup, 1), 0.0, 1.0)
-    match schedule:
-        case config.Constant(peak=peak):
-            return jnp.float32(peak)
-        case config.Linear(peak=peak, final=final):
-            return peak + (final - peak) * progress
-        case config.Cosine(peak=peak, final=final):
-            return final + (peak - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
-        case config.InverseSquareRoot(peak=peak, timescale=timescale):
-            return peak * jnp.sqrt(timescale / jnp.maximum(time, timescale))
-
-
-# --- The optimizer ----------------------------------------------------------------------------------------------------
 
 
 class Updater(NamedTuple):
@@ -96,22 +44,27 @@ class Updater(NamedTuple):
     update: Callable[[Tree, Tree, Tree, Array], tuple[Tree, Tree]]  # gradients, state, params, step -> params, state
 
 
-def build(settings: config.Optimizer, total_steps: int, params: Tree, model: config.Model) -> Updater:
-    """`params` gives paths and shapes alone. Gradients, state and parameters hold what is trained; all is float32.
+def build(settings: Optimizer, total_steps: int, params: Tree, model: Model) -> Updater:
+    """Chain an experiment's optimizer. `params` gives paths and shapes alone.
 
-    The model's parametrization decides how far its hidden matrices move (research/model/parametrization.py).
+    Gradients, state and parameters hold what is trained; all is float32. The learning rate follows the step of the run
+    and not the number of updates made, so that a skipped update does not shift warm-up or decay.
 
-    A ConfigError if a pattern matches no parameter, if nothing is left to train or if the schedule cannot be kept.
+    A ConfigError if a pattern matches no parameter, if nothing is left to train, or if the schedule or the model's
+    parametrization cannot be kept.
     """
     paths = list(flatten(params))
     frozen = _matched("frozen", settings.frozen, paths)
     undecayed = _matched("no_decay", settings.no_decay, paths)
     require(len(frozen) < len(paths), "optimizer.frozen matches every parameter: at least one must be trained.")
     decay = {path: 0.0 if path in undecayed else settings.weight_decay for path in paths}
-    layouts = match_once(LAYOUTS, paths)
+    known = parameters(params, model)
+    require(
+        settings.scales_by_growth or all(parameter.growth == 1.0 for parameter in known.values()),
+        f"optimizer is {type(settings).__name__}, which has no rule for muP, model.parametrization: multiply its steps"
+        " by scale_by_growth and set scales_by_growth = True in its class, or train a Standard() model.",
+    )
     rate = learning_rate(settings.schedule, total_steps)
-    initial, updated, exponent = _rule(settings)
-    factors = {path: growth(model, side) ** exponent for path, side in match_once(READS, paths).items()}
 
     def split(params: Tree) -> tuple[Tree, Tree]:
         flat = flatten(params)
@@ -121,17 +74,37 @@ def build(settings: config.Optimizer, total_steps: int, params: Tree, model: con
         )
 
     def init(params: Tree) -> Tree:
-        return unflatten({"count": jnp.zeros((), jnp.int32), **initial(settings, layouts, flatten(params))})
+        now = rate(jnp.int32(0))
+        with calling(settings, "transformation"):
+            return clipped(settings, now, known).init(params)
 
     def update(gradients: Tree, state: Tree, params: Tree, step: Array) -> tuple[Tree, Tree]:
         gradients = jax.tree.map(lambda gradient: gradient.astype(jnp.float32), gradients)
-        if settings.clip_norm is not None:
-            gradients, _ = optax.clip_by_global_norm(settings.clip_norm).update(gradients, optax.EmptyState())
-        flat = (flatten(gradients), flatten(state), flatten(params))
-        new_params, new_state = updated(settings, layouts, decay, factors, rate(step), *flat)
-        return unflatten(new_params), unflatten(new_state)
+        now = rate(step)
+        with calling(settings, "transformation"):
+            updates, new_state = clipped(settings, now, known).update(gradients, state, params)
+        _check_like(settings, "updates", updates, params)
+        _check_like(settings, "a state", new_state, state)
+
+        def moved(path: str, param: Array, update: Array) -> Array:
+            return settings.decayed(param, update, now, decay[path])
+
+        return map_by_path(moved, params, updates), new_state
 
     return Updater(split, init, update)
+
+
+def clipped(settings: Optimizer, rate: Any, known: Mapping[str, Parameter]) -> optax.GradientTransformation:
+    """The optimizer's transformation after clipping. The state is the transformation's, as clipping has none."""
+    own = settings.transformation(rate, known)
+    if settings.clip_norm is None:
+        return own
+    clip = optax.clip_by_global_norm(settings.clip_norm)
+
+    def update(gradients: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, Tree]:
+        return own.update(clip.update(gradients, optax.EmptyState())[0], state, params)
+
+    return optax.GradientTransformation(own.init, update)
 
 
 def _matched(field: str, patterns: tuple[str, ...], paths: list[str]) -> set[str]:
@@ -148,135 +121,13 @@ def _matched(field: str, patterns: tuple[str, ...], paths: list[str]) -> set[str
     return found
 
 
-def _rule(settings: config.Optimizer) -> tuple[Callable, Callable, float]:
-    """What makes a state, what updates, and the power of its growth by which muP multiplies a matrix's step.
-
-    A step that is scaled by the matrix's root mean square has half of that power already.
-    """
-    match settings:
-        case config.Adafactor():
-            return _adafactor_init, _adafactor_update, -0.5
-        case config.RMSScaledAdamW():
-            return _adam_init, _adam_update, -0.5
-        case config.AdamW():
-            return _adam_init, _adam_update, -1.0
-        case _:
-            raise TypeError(f"optimizer is a {type(settings).__name__}: it must be Adafactor, AdamW or RMSScaledAdamW.")
-
-
-def _mean(values: Array, layout: str, averaged: str) -> Array:
-    """Over the axes that carry one of those letters, which stay with size 1."""
-    return jnp.mean(values, axis=tuple(i for i, axis in enumerate(layout) if axis in averaged), keepdims=True)
-
-
-def _rms(values: Array, layout: str) -> Array:
-    """Root mean square of every layer's parameter by itself."""
-    return jnp.sqrt(_mean(jnp.square(values), layout, "rc."))
-
-
-# --- Adafactor --------------------------------------------------------------------------------------------------------
-
-
-def _is_factored(settings: config.Adafactor, layout: str, shape: tuple[int, ...]) -> bool:
-    """Whether the smaller side of a layer's matrix, heads and head width joined, is long enough."""
-    if not settings.factored or "r" not in layout:
-        return False
-    sides = (math.prod(size for size, axis in zip(shape, layout, strict=True) if axis == side) for side in "rc")
-    return min(sides) >= settings.min_factored
-
-
-def _adafactor_init(settings: config.Adafactor, layouts: dict[str, str], params: Flat) -> Flat:
-    state = {}
-    for path, param in params.items():
-        layout = layouts[path]
-        # Arrays of their own each, since a buffer can be donated only once.
-        if _is_factored(settings, layout, param.shape):
-            state[f"row/{path}"] = _mean(jnp.zeros_like(param), layout, "c")
-            state[f"column/{path}"] = _mean(jnp.zeros_like(param), layout, "r")
-        else:
-            state[f"square/{path}"] = jnp.zeros_like(param)
-        if settings.momentum is not None:
-            state[f"momentum/{path}"] = jnp.zeros_like(param)
-    return state
-
-
-def _adafactor_update(
-    settings: config.Adafactor,
-    layouts: dict[str, str],
-    decay: dict[str, float],
-    factors: dict[str, float],
-    rate: Rate,
-    gradients: Flat,
-    state: Flat,
-    params: Flat,
-) -> tuple[Flat, Flat]:
-    """Adafactor (arXiv:1804.04235) with T5X's order of operations; weight decay is not scaled by the learning rate."""
-    new_params, new_state = {}, {"count": state["count"] + 1}
-    kept = 1.0 - (state["count"] + 1.0) ** -settings.decay_exponent
-    for path, param in params.items():
-        layout = layouts[path]
-        moments, direction = _normalised(layout, path, kept, gradients[path], state)
-        direction /= jnp.maximum(1.0, _rms(direction, layout) / settings.clip_update)
-        change = rate * factors[path] * jnp.maximum(_rms(param, layout), SCALE_FLOOR * factors[path]) * direction
-        if settings.momentum is not None:
-            change = settings.momentum * state[f"momentum/{path}"] + (1.0 - settings.momentum) * change
-            moments[f"momentum/{path}"] = change
-        new_params[path] = (1.0 - decay[path]) * param - change
-        new_state |= moments
-    return new_params, new_state
-
-
-def _normalised(layout: str, path: str, kept: Array, gradient: Array, state: Flat) -> tuple[Flat, Array]:
-    """New second moments of one parameter, and its gradient divided by their root."""
-    square = jnp.square(gradient) + SQUARE_FLOOR
-
-    def moment(kind: str, mean: Array) -> Array:
-        return kept * state[f"{kind}/{path}"] + (1.0 - kept) * mean
-
-    if f"square/{path}" in state:
-        full = moment("square", square)
-        return {f"square/{path}": full}, gradient * full**-0.5
-    row, column = moment("row", _mean(square, layout, "c")), moment("column", _mean(square, layout, "r"))
-    direction = gradient * (row / _mean(row, layout, "r")) ** -0.5 * column**-0.5
-    return {f"row/{path}": row, f"column/{path}": column}, direction
-
-
-# --- AdamW ------------------------------------------------------------------------------------------------------------
-
-
-def _adam_init(settings: config.AdamW | config.RMSScaledAdamW, layouts: dict[str, str], params: Flat) -> Flat:
-    return {f"{kind}/{path}": jnp.zeros_like(param) for kind in ("mean", "square") for path, param in params.items()}
-
-
-def _adam_update(
-    settings: config.AdamW | config.RMSScaledAdamW,
-    layouts: dict[str, str],
-    decay: dict[str, float],
-    factors: dict[str, float],
-    rate: Rate,
-    gradients: Flat,
-    state: Flat,
-    params: Flat,
-) -> tuple[Flat, Flat]:
-    """Adam's step, then decay by rate * weight_decay (arXiv:1711.05101).
-
-    RMSScaledAdamW is nanoT5's AdamWScale (github.com/PiotrNawrot/nanoT5, arXiv:2309.02373): the step is multiplied by
-    max(1e-3, RMS of the parameter), as Adafactor's is; epsilon joins the second moment before its bias is corrected
-    (the efficient form in section 2 of arXiv:1412.6980); and decay acts on the parameter after the step.
-    """
-    scaled = isinstance(settings, config.RMSScaledAdamW)
-    mean, square = ({path: state[f"{kind}/{path}"] for path in params} for kind in ("mean", "square"))
-    updates_made = state["count"] + 1.0
-    epsilon = settings.epsilon * (jax.lax.rsqrt(1.0 - settings.b2**updates_made) if scaled else 1.0)
-    adam = optax.scale_by_adam(settings.b1, settings.b2, epsilon)
-    directions, moments = adam.update(gradients, optax.ScaleByAdamState(state["count"], mean, square))
-
-    new_params = {}
-    for path, param in params.items():
-        scale = jnp.maximum(_rms(param, layouts[path]), SCALE_FLOOR * factors[path]) if scaled else 1.0
-        stepped = param - rate * factors[path] * scale * directions[path]
-        new_params[path] = stepped - rate * decay[path] * (stepped if scaled else param)
-    new_state = {"count": moments.count}
-    for kind, values in (("mean", moments.mu), ("square", moments.nu)):
-        new_state |= {f"{kind}/{path}": value for path, value in values.items()}
-    return new_params, new_state
+def _check_like(settings: Optimizer, name: str, returned: Tree, given: Tree) -> None:
+    """Raise a ConfigError unless a transformation returned arrays of the shapes and dtypes of those it was given."""
+    after, before = (
+        {path: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for path, leaf in flatten(tree).items()}
+        for tree in (returned, given)
+    )
+    wrong = [path for path in sorted(after.keys() | before.keys()) if after.get(path) != before.get(path)]
+    path = wrong[0] if wrong else ""
+    found, wanted = after.get(path, "nothing"), before.get(path, "nothing")
+    expect(not wrong, settings, "transformation", f"returned {name} with {found} at {path}, where {wanted} was given")

@@ -17,10 +17,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from research.config import Experiment
 from research.data.batch import Batch
 from research.model.loss import Sums, cross_entropy
+from research.model.parameters import param_specs, state_specs, table_of
 from research.model.transformer import bind, initial_params
 from research.parallel.layout import BATCH_AXES, LOGITS, constrain
 from research.parallel.mesh import batch_sharding
-from research.parallel.rules import Tree, flatten, param_specs, shardings, state_specs, unflatten
+from research.parallel.rules import Tree, flatten, shardings, unflatten
 from research.train.optimizer import Updater, build, learning_rate
 
 # Norms, relative biases and logits are computed in float32, so their parameters are not rounded. Embeddings are cast
@@ -88,9 +89,10 @@ def abstract_state(experiment: Experiment) -> TrainState:
 
 def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:
     state = abstract_state(experiment)
-    params = param_specs(state.params)
+    table = table_of(experiment.model)
+    params = param_specs(state.params, table)
     average = None if state.average is None else params
-    specs = PartitionSpec(), params, state_specs(state.opt_state, state.params), average
+    specs = PartitionSpec(), params, state_specs(state.opt_state, state.params, table), average
     return TrainState._make(shardings(mesh, specs))
 
 
@@ -188,7 +190,7 @@ def _summed_gradients(
     experiment: Experiment, trained: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray
 ) -> tuple[Tree, Sums]:
     """Float32 gradients of the summed loss, and the sums, accumulated over the micro-batches."""
-    specs, count = param_specs(trained), experiment.microbatches
+    specs, count = param_specs(trained, table_of(experiment.model)), experiment.microbatches
     # Cast here, once a step, not once a micro-batch; with parameters sharded, it is the cast ones that are gathered.
     cast, frozen = _cast(experiment, trained), _cast(experiment, frozen)
 

@@ -31,13 +31,15 @@ from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh, place_batch
 from research.storage import run_directory
 from research.storage.files import write_json
+from research.train.optimizers import Adafactor, AdamW, RMSScaledAdamW
+from research.train.schedules import Constant
 from research.train.step import compile_train_step, new_state
 from scripts import command_line
 
-OPTIMIZERS: dict[str, config.Adafactor | config.AdamW | config.RMSScaledAdamW] = {
-    "adafactor": config.Adafactor(),
-    "adamw": config.AdamW(schedule=config.Constant(peak=1e-4)),
-    "rms_scaled_adamw": config.RMSScaledAdamW(schedule=config.Constant(peak=1e-3)),
+OPTIMIZERS: dict[str, config.Optimizer] = {
+    "adafactor": Adafactor(),
+    "adamw": AdamW(schedule=Constant(peak=1e-4)),
+    "rms_scaled_adamw": RMSScaledAdamW(schedule=Constant(peak=1e-3)),
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 

@@ -14,9 +14,10 @@ from research import GNMT, Beam, Generation, Mesh, Model, Power, Relative, Sampl
 from research.config.override import from_json
 from research.data.batch import Batch
 from research.decode.search import decode, score
+from research.model.parameters import param_specs
 from research.model.transformer import bind, initial_params
 from research.parallel.mesh import batch_sharding, make_mesh
-from research.parallel.rules import param_specs, shardings
+from research.parallel.rules import shardings
 from research.pretrained.huggingface import read_config, read_params
 
 PAD, EOS, ROWS, LENGTH = 0, 1, 6, 9

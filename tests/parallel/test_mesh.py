@@ -1,4 +1,4 @@
-"""The mesh, the table of specs, and the sentences that say what a mesh cannot do."""
+"""The mesh, and the sentences that say what a mesh cannot do."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -6,14 +6,12 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
-from research import AdamW, Constant, Denoising, Experiment, Mesh, Model, PlainText, Relative, Tied
+from research import AdamW, Constant, Denoising, Experiment, Mesh, Model, PlainText
 from research.config import ConfigError
 from research.data.batch import Batch, Shard
-from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, factorisations, laid_out, make_mesh, place_batch, shard_of
-from research.parallel.rules import flatten, match_once, param_specs, state_specs, unflatten
+from research.parallel.rules import flatten, unflatten
 
 MODEL = Model(
     vocab_size=64,
@@ -76,43 +74,6 @@ def test_what_the_mesh_does_not_divide_is_named(change, mesh, field):
     check_divisible(EXPERIMENT, make_mesh(mesh))
     with pytest.raises(ConfigError, match=field):
         check_divisible(replace(EXPERIMENT, **change), make_mesh(mesh))
-
-
-@pytest.mark.parametrize(
-    "model",
-    [MODEL, replace(MODEL, head=Tied(), gated=False), replace(MODEL, positions=Relative(per_layer=True))],
-    ids=["v1.1", "v1.0", "per-layer bias"],
-)
-def test_every_parameter_matches_one_row_and_its_spec_has_its_axes(model):
-    params = abstract_params(model)
-    specs = flatten(param_specs(params))
-    for path, leaf in flatten(params).items():
-        assert len(specs[path]) == leaf.ndim, path
-    assert jax.tree.structure(param_specs(params)) == jax.tree.structure(params)
-
-
-def test_a_parameter_without_a_row_or_with_two_is_an_error():
-    with pytest.raises(ValueError, match="encoder/new/kernel matches 0 rows"):
-        param_specs({"encoder": {"new": {"kernel": np.zeros(3)}}, "embedding": np.zeros((4, 2))})
-    with pytest.raises(ValueError, match="head matches 2 rows"):
-        match_once([("he.d", 1), ("head", 2)], ["head"])
-
-
-def test_statistics_are_split_as_their_parameters_along_the_axes_they_keep():
-    params = {"encoder": {"layers": {"self_attention": {"query": {"weight": np.zeros((2, 32, 8, 4))}}}}}
-    state = {
-        "count": np.zeros(()),
-        "mean": params,
-        "row": {"encoder": {"layers": {"self_attention": {"query": {"weight": np.zeros((2, 32, 1, 1))}}}}},
-        "column": {"encoder": {"layers": {"self_attention": {"query": {"weight": np.zeros((2, 1, 8, 4))}}}}},
-    }
-    query = "encoder/layers/self_attention/query/weight"
-    assert flatten(state_specs(state, params)) == {
-        "count": PartitionSpec(),
-        f"mean/{query}": PartitionSpec(None, "fsdp", "tensor", None),
-        f"row/{query}": PartitionSpec(None, "fsdp", None, None),
-        f"column/{query}": PartitionSpec(None, None, "tensor", None),
-    }
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ import pytest
 
 from research import Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Model, RMSScaledAdamW
 from research.config import ConfigError
-from research.model.transformer import abstract_params
-from research.parallel.rules import flatten, match_once, unflatten
-from research.train.optimizer import LAYOUTS, build, learning_rate
+from research.parallel.rules import flatten, unflatten
+from research.train.optimizer import build, learning_rate
 
 LAYERS, WIDTH, HEADS, HEAD_WIDTH, HIDDEN, VOCABULARY = 3, 32, 6, 4, 40, 48
 MODEL = Model(VOCABULARY, WIDTH, HEADS, HEAD_WIDTH, HIDDEN, LAYERS, LAYERS)
@@ -261,15 +260,6 @@ def test_a_pattern_that_matches_nothing_lists_what_there_is(field):
 def test_freezing_everything_is_refused():
     with pytest.raises(ConfigError, match=r"optimizer.frozen matches every parameter"):
         build(AdamW(schedule=Constant(peak=0.1), frozen=("",)), 10, unflatten(parameters()), MODEL)
-
-
-def test_every_parameter_of_a_model_has_one_layout_of_its_rank():
-    model = Model(vocab_size=8, width=4, heads=2, head_width=2, feed_forward=4, encoder_layers=1, decoder_layers=1)
-    params = flatten(abstract_params(model))
-    layouts = match_once(LAYOUTS, params)
-    for path, leaf in params.items():
-        assert len(layouts[path]) == leaf.ndim, path
-        assert ("l" in layouts[path]) == ("layers" in path), path
 
 
 # --- Learning rate ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,139 @@
+"""The table of parameters: one row for each, from which sharding, factored optimizers and muP are derived.
+
+A row is (pattern, stored axes, axes read). The pattern must match a parameter's whole path, `encoder/norm/scale`, and
+every path must match one row. Axes have one letter each:
+
+l  layers           h  heads                 v  vocabulary
+d  model width      k  head width            n  positions, or buckets of relative position
+                    f  feed-forward width
+
+or any other letter, for an axis that is whole on every device. The axes read are those that the product with a matrix
+sums over; a row that reads none is no matrix: a bias, a scale, a table of biases. Tables of embeddings are rows as the
+tied heads that they can be, which read the width.
+
+Derived from it:
+  - sharding: v is split over (tensor, fsdp), h and f over tensor, the d of a hidden matrix over fsdp;
+  - Adafactor and RMS scaling: statistics are each layer's own, along the axes read and along the others;
+  - muP: a hidden matrix is as many times as wide as its base's as the axes read are.
+
+A model with parameters of its own has their rows in `Model.parameters`.
+"""
+
+from collections.abc import Mapping
+
+from jax.sharding import PartitionSpec
+
+from research.config import Model, require
+from research.config.optimizer import Parameter
+from research.model.parametrization import growth
+from research.parallel.rules import Tree, flatten, map_by_path, match_once, unflatten
+
+ParameterRow = tuple[str, str, str]
+ParameterTable = tuple[ParameterRow, ...]
+
+PARAMETERS: ParameterTable = (
+    (r"(source_)?embedding", "vd", "d"),
+    (r"head", "dv", "d"),
+    (r"logits_bias", "v", ""),
+    (r"(en|de)coder/position_embedding", "nd", "d"),
+    (r"(en|de)coder/relative_bias", "nh", ""),
+    (r"(en|de)coder/layers/self_attention/relative_bias", "lnh", ""),
+    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/weight", "ldhk", "d"),
+    (r"(en|de)coder/layers/\w+_attention/(query|key|value)/bias", "lhk", ""),
+    (r"(en|de)coder/layers/\w+_attention/output/weight", "lhkd", "hk"),
+    (r"(en|de)coder/layers/\w+_attention/output/bias", "ld", ""),
+    (r"(en|de)coder/layers/feed_forward/(gate|up)/weight", "ldf", "d"),
+    (r"(en|de)coder/layers/feed_forward/(gate|up)/bias", "lf", ""),
+    (r"(en|de)coder/layers/feed_forward/down/weight", "lfd", "f"),
+    (r"(en|de)coder/layers/feed_forward/down/bias", "ld", ""),
+    (r"(en|de)coder/layers/\w+_norm/(scale|bias)", "ld", ""),
+    (r"(en|de)coder/(embedding_)?norm/(scale|bias)", "d", ""),
+)
+
+# The mesh axes that split an axis of a parameter. The embedding and the head are split along the vocabulary alone: with
+# the width split too, XLA's partitioner falls back to gathering the whole table.
+SPLIT = {"v": ("tensor", "fsdp"), "h": ("tensor",), "f": ("tensor",)}
+SPLIT_IF_HIDDEN = {"d": ("fsdp",)}
+
+
+def table_of(model: Model) -> ParameterTable:
+    """The shipped rows and the model's own."""
+    return (*PARAMETERS, *model.parameters)
+
+
+def parameters(params: Tree, model: Model) -> dict[str, Parameter]:
+    """Axes and muP's growth of each parameter, by path. A ConfigError where the table does not fit the parameters."""
+    found = _matched(params, table_of(model))
+    return {
+        path: Parameter(axes, reads, growth(model, reads) if _is_hidden(axes, reads) else 1.0)
+        for path, (axes, reads) in found.items()
+    }
+
+
+def param_specs(params: Tree, table: ParameterTable = PARAMETERS) -> Tree:
+    """A PartitionSpec for each parameter."""
+    return unflatten({path: spec(axes, reads) for path, (axes, reads) in _matched(params, table).items()})
+
+
+def state_specs(state: Tree, params: Tree, table: ParameterTable = PARAMETERS) -> Tree:
+    """A PartitionSpec for each leaf of an optimizer's state, any pytree, in the state's own structure.
+
+    A leaf whose path ends in a parameter's path, and which has that parameter's axes, some averaged away to size 1, is
+    split as the parameter is along the axes that it keeps. All others (counters, statistics of other shapes) are whole
+    on every device.
+    """
+    specs, shapes = flatten(param_specs(params, table)), {path: leaf.shape for path, leaf in flatten(params).items()}
+
+    def of_leaf(path: str, shape: tuple[int, ...]) -> PartitionSpec:
+        parts = path.split("/")
+        names = ("/".join(parts[start:]) for start in range(len(parts)))
+        name = next((name for name in names if name in shapes), None)  # the longest one
+        if name is None or not _keeps_axes(shape, shapes[name]):
+            return PartitionSpec()
+        axes = zip(shape, shapes[name], specs[name], strict=True)
+        return PartitionSpec(*(axis if size == whole else None for size, whole, axis in axes))
+
+    return map_by_path(lambda path, leaf: of_leaf(path, leaf.shape), state)
+
+
+def spec(axes: str, reads: str) -> PartitionSpec:
+    """How a parameter is split. Each axis of the mesh splits one axis of a parameter, the first that can have it."""
+    split = SPLIT | (SPLIT_IF_HIDDEN if _is_hidden(axes, reads) else {})
+    used: set[str] = set()
+    entries: list[str | tuple[str, ...] | None] = []
+    for axis in axes:
+        over = split.get(axis, ())
+        over = () if used & set(over) else over
+        used |= set(over)
+        entries.append(over if len(over) > 1 else over[0] if over else None)
+    return PartitionSpec(*entries)
+
+
+def _is_hidden(axes: str, reads: str) -> bool:
+    """Whether it is a matrix between features, both sides of which grow with the model; tables and heads are not."""
+    return bool(reads) and not set(axes) & set("vn")
+
+
+def _keeps_axes(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    return len(shape) == len(whole) and all(size in (1, full) for size, full in zip(shape, whole, strict=True))
+
+
+def _matched(params: Tree, table: ParameterTable) -> Mapping[str, tuple[str, str]]:
+    """Stored axes and axes read of each parameter. A ConfigError for a row that cannot be kept."""
+    for pattern, axes, reads in table:
+        good = len(set(axes)) == len(axes) and set(reads) <= set(axes) - {"l"}
+        require(
+            good,
+            f"The row {pattern!r} of the parameters' table has axes {axes!r} and reads {reads!r}: letters differ, and"
+            " those read are among the axes, without l.",
+        )
+    flat = flatten(params)
+    found = match_once([(pattern, (axes, reads)) for pattern, axes, reads in table], flat)
+    for path, leaf in flat.items():
+        axes = found[path][0]
+        require(
+            len(axes) == len(leaf.shape),
+            f"Parameter {path} has shape {tuple(leaf.shape)}, and its row of the parameters' table the axes {axes!r}:"
+            " give one letter for each axis.",
+        )
+    return found
