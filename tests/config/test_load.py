@@ -296,7 +296,10 @@ WRONG = {
         '(PlainText("train.txt", "held_out.txt"),)',
         '[PlainText("train.txt", "held_out.txt")]',
     ),
-    "data.corpora.0 is 'train.txt': allowed is JSONLines(": ('(PlainText("train.txt", "held_out.txt"),)', '("train.txt",)'),
+    "data.corpora.0 is 'train.txt': allowed is JSONLines(": (
+        '(PlainText("train.txt", "held_out.txt"),)',
+        '("train.txt",)',
+    ),
     "optimizer is Model(...): allowed is Adafactor(": ("Adafactor()", "Model(512, 16, 2, 8, 32, 1, 1)"),
     "data.tokenizer is <object object at": ("Bytes()", "object()"),
     "optimizer is Adafactor(...) of foreign, which is another class: allowed is": (
