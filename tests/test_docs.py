@@ -15,6 +15,7 @@ import pytest
 from research.config import Experiment, Generation, Mesh, Search, override
 from research.config.load import open_experiment
 from research.config.metric import Metric
+from research.config.parts import Part
 from research.config.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,11 +218,13 @@ def test_python_compiles_and_its_imports_resolve(page: Path) -> None:
 
 
 @every_page
-def test_experiments_written_on_pages_can_be_built(page: Path) -> None:
+def test_functions_and_classes_of_pages_can_be_used(page: Path) -> None:
     for block in blocks(page, "python"):
-        names: dict = {}
-        if re.search(r"^def (get_config|sweep|search)\(\)", block, re.M):
+        names: dict = {"__name__": "page"}
+        if re.search(r"^(def|class) ", block, re.M):
             exec(compile(block, str(page), "exec"), names)
+            own = [value for value in names.values() if isinstance(value, type) and value.__module__ == "page"]
+            assert all(part() == part() for part in own if issubclass(part, Part))
             assert "get_config" not in names or isinstance(names["get_config"](), Experiment)
             assert "search" not in names or isinstance(names["search"](), Search)
             for variant in names["sweep"]() if "sweep" in names else ():
