@@ -151,9 +151,10 @@ def base_experiment(options: argparse.Namespace) -> Experiment | None:
     if options.experiment is not None:
         return load.open_experiment(options.experiment).config
     from research.pretrained.find import run_of
+    from research.storage import run_directory
 
     directory = run_of(options.model)
-    return None if directory is None else override.read(directory / "config.json")
+    return None if directory is None else run_directory.read_config(directory)
 
 
 def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supervised, dict[str, int | None]]:

@@ -43,6 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         ("--host_id", int, "this one's number, from 0"),
     ):
         parser.add_argument(name, type=kind, help=said)
+    parser.add_argument(
+        "--accept_changed_code",
+        action="store_true",
+        help="continue a run although the code of the experiment's own classes has changed since its checkpoint",
+    )
     parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
     return command_line.run(parser, train_experiment, arguments, (command_line.CONFIG,))
 
@@ -59,8 +64,8 @@ def train_experiment(options: argparse.Namespace, overrides: dict[str, str]) -> 
     return train(
         config,
         any_path(options.run_dir),
-        file_config=file.config,
-        experiment=str(file),
+        file=file,
+        accept_changed_code=options.accept_changed_code,
         dry_run=options.dry_run,
         cluster=cluster,
         startup=startup,

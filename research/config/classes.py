@@ -6,11 +6,15 @@ Overrides and JSON name a class; a field's annotation says what it must be. An a
 
 import dataclasses
 import inspect
+import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+
+from research.config import modules
 
 RENAMED: dict[str, str] = {}  # names that configs of earlier commits hold -> today's
 
@@ -22,6 +26,18 @@ _namespaces: list[Mapping[str, Any]] = []  # of the files loaded so far; the lat
 def remember(namespace: Mapping[str, Any]) -> None:
     """Make the classes of a loaded file known by name, before those of all files loaded earlier."""
     _namespaces[:] = [other for other in _namespaces if other is not namespace] + [namespace]
+
+
+@contextmanager
+def using(*namespaces: Mapping[str, Any]) -> Iterator[None]:
+    """Make classes known by name inside a `with` block alone, before all others."""
+    before = list(_namespaces)
+    for namespace in namespaces:
+        remember(namespace)
+    try:
+        yield
+    finally:
+        _namespaces[:] = before
 
 
 def find(name: str, bases: tuple[type, ...]) -> type | None:
@@ -45,6 +61,29 @@ def allowed(base: type) -> list[type]:
     own = [value for namespace in _namespaces for value in namespace.values()]
     found = {value.__name__: value for value in (*exported, *own, base) if is_config(value) and issubclass(value, base)}
     return [found[name] for name in sorted(found) if not inspect.isabstract(found[name])]
+
+
+def is_exported(name: str) -> bool:
+    """Tell whether a name in a config's JSON is one of this package's own classes."""
+    return _exported(RENAMED.get(name, name)) is not None
+
+
+def own(config: Any) -> list[type]:
+    """The classes of users' files of which a config holds instances, each once."""
+    found = [type(config)] if modules.is_loaded(type(config).__module__) else []
+    if is_config(type(config)):
+        for field in dataclasses.fields(config):
+            found += own(getattr(config, field.name))
+    elif isinstance(config, tuple):
+        for item in config:
+            found += own(item)
+    return list(dict.fromkeys(found))
+
+
+def namespaces_of(config: Any) -> list[Mapping[str, Any]]:
+    """The namespaces of the users' files whose classes a config holds."""
+    names = dict.fromkeys(cls.__module__ for cls in own(config))
+    return [vars(sys.modules[name]) for name in names if name in sys.modules]
 
 
 def is_config(value: Any) -> bool:

@@ -108,7 +108,8 @@ def open_experiment(text: str | Path) -> ExperimentFile:
     require(path.suffix == ".py" and path.is_file(), f"{path} is no experiment: give the path of a Python file.")
     with _blaming(path):
         module = modules.load(path)
-    classes.remember(vars(module))
+    for loaded in modules.loaded_modules(path):
+        classes.remember(vars(loaded))
     get_config = getattr(module, "get_config", None)
     require(callable(get_config), f"{path} has no get_config() that returns an Experiment.")
     assert get_config is not None

@@ -26,7 +26,7 @@ executed: dict[Path, bytes] = {}  # what each file held when it was executed las
 def load(path: Path) -> ModuleType:
     """The module of a Python file, executed unless it was before and no file of its package has changed since."""
     path = path.resolve()
-    root = PREFIX + hashlib.sha256(str(path.parent.parent).encode()).hexdigest()[:10]
+    root = _root(path)
     _forget_if_changed(root)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
@@ -45,6 +45,27 @@ def load(path: Path) -> ModuleType:
             sys.modules.pop(name, None)
             raise
     return sys.modules[name]
+
+
+def loaded_beside(path: Path) -> dict[str, bytes]:
+    """What a loaded file and the users' files that it imported held, by paths below the parent of its directory."""
+    path = path.resolve()
+    top = path.parent.parent
+    files = {Path(file) for module in loaded_modules(path) if (file := getattr(module, "__file__", None))}
+    return {file.relative_to(top).as_posix(): executed[file] for file in sorted(files) if file in executed}
+
+
+def loaded_modules(path: Path) -> list[ModuleType]:
+    """The modules of a loaded file and of the users' files beside it, its own last."""
+    path = path.resolve()
+    prefix = f"{_root(path)}."
+    modules = [module for name, module in sys.modules.items() if name.startswith(prefix)]
+    return sorted(modules, key=lambda module: getattr(module, "__file__", None) == str(path))
+
+
+def _root(path: Path) -> str:
+    """The name of the package that stands for the parent of a file's directory."""
+    return PREFIX + hashlib.sha256(str(path.parent.parent).encode()).hexdigest()[:10]
 
 
 def is_loaded(module: str) -> bool:

@@ -58,7 +58,8 @@ def check_overrides(schema: Any, overrides: dict[str, str], values: bool) -> Non
 
 def apply(config: Any, overrides: dict[str, str]) -> Any:
     """The config with {dotted path: text} set. Raises ConfigError for an unknown path or a value of another type."""
-    return _apply(type(config), config, {tuple(path.split(".")): text for path, text in overrides.items()}, "")
+    with classes.using(*classes.namespaces_of(config)):
+        return _apply(type(config), config, {tuple(path.split(".")): text for path, text in overrides.items()}, "")
 
 
 def parse(annotation: Any, text: str, path: str) -> Any:
@@ -146,9 +147,7 @@ def _children(annotation: Any, value: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(value):
         return {name: typing.get_type_hints(type(value))[name] for name in _names(value)}
     if isinstance(value, tuple):
-        (item,) = {
-            typing.get_args(option)[0] for option in classes.options(annotation) if typing.get_origin(option) is tuple
-        }
+        item = _item(annotation)
         return {str(index): item for index in range(len(value))}
     return {}
 
@@ -203,9 +202,7 @@ def _encode(annotation: Any, value: Any) -> Any:
         tag = {} if classes.of(annotation) == (type(value),) else {"type": type(value).__name__}
         return tag | {name: _encode(hints[name], getattr(value, name)) for name in _names(value)}
     if isinstance(value, tuple):
-        (item,) = {
-            typing.get_args(option)[0] for option in classes.options(annotation) if typing.get_origin(option) is tuple
-        }
+        item = _item(annotation)
         return [_encode(item, element) for element in value]
     return value
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from research.config import override, require
+from research.config import require
 from research.parallel.rules import flatten, unflatten
 from research.pretrained import find
 from research.pretrained.files import new_directory
@@ -38,7 +38,7 @@ def average(run: AnyPath, target: Path, last: int) -> list[int]:
         f" --config.checkpoint.keep={last}.",
     )
     gaps = np.diff(steps[::-1])
-    every = override.read(run / "config.json").checkpoint.every
+    every = run_directory.read_config(run).checkpoint.every
     require(
         max(gaps.tolist(), default=0) <= every,
         f"The newest {last} checkpoints of {run} are of steps {', '.join(map(str, steps[::-1]))}, further apart than"

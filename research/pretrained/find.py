@@ -29,6 +29,7 @@ from research.parallel.rules import flatten, unflatten
 from research.pretrained import fairseq, huggingface, marian, t5x
 from research.pretrained.table import fresh_paths
 from research.pretrained.tokenizer_files import read_tokenizer
+from research.storage import run_directory
 from research.storage.bucket import AnyPath, any_path, check_reachable, is_remote, local_file
 from research.storage.checkpoint import absolute, best_step, steps_on_disk, verify
 
@@ -138,7 +139,7 @@ def _run(path: AnyPath) -> Weights | None:
     directory = run_of(path)
     if directory is None:
         return None
-    experiment = override.read(directory / "config.json")
+    experiment = run_directory.read_config(directory)
     model, kind = experiment.model, "params" if experiment.average_decay is None else "average"
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:

@@ -75,7 +75,7 @@ def identity(config: Experiment, directory: Path) -> Fields:
     origin = None if config.init is None else _origin(config.init, directory)
     if origin is None:
         return fields
-    before = identity(override.read(origin / "config.json"), origin)
+    before = identity(run_directory.read_config(origin), origin)
     kept = {name: leaf for name, leaf in fields.items() if name not in ("init", "data.tokenizer.path")}
     began = Path(str(config.init))
     at = began.name if began.parent.name == "checkpoints" else "newest"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.config import Experiment, override, require
+from research.config import Experiment, require
 from research.data.shapes import row_lengths
 from research.model import flops
 from research.storage import run_directory
@@ -93,7 +93,7 @@ def read(directory: Path) -> RunRecord:
     found = sorted((directory / "evaluations").glob("*/scores.json"))
     return RunRecord(
         directory=directory,
-        config=override.read(directory / "config.json"),
+        config=run_directory.read_config(directory),
         changes={name: (str(pair[0]), str(pair[1])) for name, pair in changes.items() if len(pair) == 2},
         lines=read_metrics(directory),
         result=_object(directory / "RESULT.json"),

@@ -2,6 +2,7 @@
 
     config.json   the whole experiment          RESULT.json     how the run ended, and why
     diff.json     against the experiment file   history.jsonl   one line a start: when, command, commit, versions
+    code/         the experiment's file and those it imports beside it
     launch.json   what was said before a start  events.jsonl    starts, saves, spikes, skipped updates, ends
     RUN.lock      held while a process trains   checkpoints/, metrics.jsonl, tensorboard/, loss.png, samples.jsonl
 
@@ -29,7 +30,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from research.config import ConfigError, Experiment, override, parse_json, require
-from research.storage import bucket
+from research.config.load import ExperimentFile
+from research.storage import bucket, code
 from research.storage.bucket import AnyPath, is_remote
 from research.storage.files import UNFINISHED, append_lines, read_lines, try_lock, write_json, write_lines
 
@@ -66,12 +68,13 @@ class Claimed(NamedTuple):
 
 @contextlib.contextmanager
 def claim(
-    directory: AnyPath, config: Experiment, file_config: Experiment | None = None, experiment: str | None = None
+    directory: AnyPath, config: Experiment, file: ExperimentFile | None = None, accept_changed_code: bool = False
 ) -> Iterator[Claimed]:
-    """Hold the directory for this process and record what is run in it; `experiment` is its file, with the size.
+    """Hold the directory for this process and record what is run in it, `file` with the size of the experiment too.
 
     Raises ConfigError when it cannot be written, is held by another process, is no run directory, or holds a run whose
-    config differs in a field that decides its numbers.
+    config differs in a field that decides its numbers, or whose users' classes have other code and that is not
+    accepted.
     """
     with contextlib.ExitStack() as held:
         refusal = ConfigError("The first process could not claim the run directory; it says why.")
@@ -81,7 +84,7 @@ def claim(
                 if is_remote(directory):
                     mirror = held.enter_context(bucket.mirrored(directory))
                     claimed = Claimed(mirror.here, mirror.publish)
-                held.enter_context(_claimed(claimed.here, config, file_config, experiment))
+                held.enter_context(_claimed(claimed.here, config, file, accept_changed_code))
                 claimed.publish()
             except ConfigError as error:
                 whether, refusal = False, ConfigError(str(error).replace(str(claimed.here), str(directory)))
@@ -95,7 +98,7 @@ def claim(
 
 @contextlib.contextmanager
 def _claimed(
-    directory: Path, config: Experiment, file_config: Experiment | None, experiment: str | None
+    directory: Path, config: Experiment, file: ExperimentFile | None, accept_changed_code: bool
 ) -> Iterator[None]:
     with _writable(directory):
         _check_new_or_run(directory)
@@ -105,8 +108,10 @@ def _claimed(
     with lock:
         _lock(lock, directory)
         _check_same_run(directory, config)
+        if file is not None and _has_begun(directory):
+            code.check_kept(directory, code.Sources.of(file.path), config, accept_changed_code)
         with _writable(directory):
-            _record_start(directory, config, file_config, experiment)
+            _record_start(directory, config, file)
         yield
 
 
@@ -118,12 +123,13 @@ def _writable(directory: Path) -> Iterator[None]:
         raise ConfigError(f"{directory} cannot be written ({error.strerror}): give another --run_dir.") from error
 
 
-def _record_start(directory: Path, config: Experiment, file_config: Experiment | None, experiment: str | None) -> None:
+def _record_start(directory: Path, config: Experiment, file: ExperimentFile | None) -> None:
     write_json(directory / "config.json", as_data(config))
-    if file_config is not None:
-        differences = override.diff(file_config, config)
+    if file is not None:
+        differences = override.diff(file.config, config)
         write_json(directory / "diff.json", {path: [repr(a), repr(b)] for path, (a, b) in differences.items()})
-    append_lines(directory / "history.jsonl", [{"experiment": experiment} | environment()])
+        code.keep(directory, code.Sources.of(file.path), config)
+    append_lines(directory / "history.jsonl", [{"experiment": None if file is None else str(file)} | environment()])
 
 
 def record_startup(directory: Path, startup: dict[str, Any]) -> None:
@@ -173,6 +179,16 @@ def is_done(directory: Path, steps: int) -> bool:
     step = result.get("step", 0)
     reached = isinstance(step, int) and step >= steps
     return result.get("status") == "done" and (reached or result["stopped_early"] is True)
+
+
+def read_config(directory: AnyPath) -> Experiment:
+    """The experiment of a run, by its config.json and the users' files that are kept with it.
+
+    Raises ConfigError, naming the file, where it holds no experiment.
+    """
+    path = directory / "config.json"
+    with code.known(directory, parse_json(path.read_bytes(), str(path))):
+        return override.read(path)
 
 
 def as_data(config: Experiment) -> Any:

@@ -148,7 +148,7 @@ def begun_from(sweep: Path, base: Experiment) -> tuple[list[Begun], list[str]]:
     seeds = {config["seed"] for config in configs.values()}
     runs = []
     for name in done:
-        experiment = override.read(sweep / name / "config.json")
+        experiment = run_directory.read_config(sweep / name)
         vocabulary = find.saved_vocabulary(sweep / name, experiment.data.tokenizer)
         overrides = {"init": str(sweep / name), "data.tokenizer": override.as_text(vocabulary)}
         overrides |= architecture(experiment.model, base.model)

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 
 from research.config import Experiment, Supervised, override
+from research.config.load import ExperimentFile
 from research.decode import evaluate
 from research.parallel import hosts
 from research.parallel.mesh import place_batch
 from research.pretrained.find import Weights
 from research.report.plot import plot_loss
-from research.storage import run_directory
+from research.storage import code, run_directory
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import Checkpoints, check_same
 from research.storage.console import say
@@ -33,8 +34,8 @@ def train(
     config: Experiment,
     directory: AnyPath,
     *,
-    file_config: Experiment | None = None,
-    experiment: str | None = None,
+    file: ExperimentFile | None = None,
+    accept_changed_code: bool = False,
     dry_run: bool = False,
     cluster: hosts.Cluster | None = None,
     startup: Startup | None = None,
@@ -47,7 +48,9 @@ def train(
     startup.done("imports")
     hosts.initialize_hosts(cluster, heartbeat=config.guard.heartbeat_seconds)
     keep_compiled(by_names=config.profile is not None)
-    hosts.check_agreement({"the experiment": override.to_json(config), "the commit": run_directory.commit()})
+    users_code = {} if file is None else code.fingerprint(config, code.Sources.of(file.path))
+    told = {"the experiment": override.to_json(config), "the commit": run_directory.commit()}
+    hosts.check_agreement({**told, "the code of the experiment's classes": str(sorted(users_code.items()))})
     mesh, weights = preflight(config, directory)
     if weights is not None:
         say(f"Starting from {config.init}, of the format {weights.format}.")
@@ -56,7 +59,7 @@ def train(
         Run(config, mesh, prepared(config), startup)
         say("Dry run: nothing was trained.")
         return 0
-    with run_directory.claim(directory, config, file_config, experiment) as claimed:
+    with run_directory.claim(directory, config, file, accept_changed_code) as claimed:
         best_by = config.evaluation.best
         checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, best_by, claimed.publish)
         newest = checkpoints.newest
@@ -76,12 +79,13 @@ def train(
         pipeline = prepared(config)
         hosts.check_agreement({name: str(entry) for name, entry in pipeline.fingerprint.items()})
         if made_from is not None:
+            code.check_same(directory, made_from.get("code", {}), users_code, accept_changed_code or file is None)
             check_same(made_from["data"], pipeline.fingerprint, directory)
             if made_from["config"]["steps"] != config.steps and isinstance(config.optimizer.schedule, Decay):
                 say(
                     "steps has changed, and with it the learning rate from here on: its schedule ends at the last step."
                 )
-        run = Run(config, mesh, pipeline, startup, best)
+        run = Run(config, mesh, pipeline, startup, best, users_code)
         with outcome(run, claimed.here, checkpoints):
             if jax.process_index() == 0:
                 pipeline.tokenizer.save(claimed.here / "tokenizer.model")

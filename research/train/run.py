@@ -1,6 +1,6 @@
 """What a launch builds and the training loop uses, and where it stands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,12 @@ class Run:
         pipeline: Pipeline,
         startup: Startup,
         best: Best | None = None,
+        users_code: Mapping[str, str] = {},
     ) -> None:
         size, rows = pipeline.tokenizer.size, config.model.vocab_size
         require(size <= rows, f"model.vocab_size is {rows}: it must be at least the tokenizer's size, which is {size}.")
         self.config, self.mesh, self.pipeline, self.startup = config, mesh, pipeline, startup
+        self.users_code = dict(users_code)
         self.shard = host_shard(mesh)
         self.held_out = list(pipeline.held_out(config.evaluation.rows, self.shard))
         whole = self.held_out if jax.process_count() == 1 else pipeline.held_out(config.evaluation.rows)
@@ -145,6 +147,7 @@ class Run:
         return {
             "config": run_directory.as_data(self.config),
             "data": self.pipeline.fingerprint,
+            "code": self.users_code,
             "next_row": self.next_row,
             "random_key": jax.random.key_data(key).tolist(),
             "best": self.best._asdict(),

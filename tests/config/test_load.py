@@ -99,7 +99,8 @@ def test_a_size_of_a_file_without_sizes_is_refused(tmp_path) -> None:
 def test_a_run_of_one_size_is_not_resumed_at_another(tmp_path) -> None:
     file = written(tmp_path, SIZES)
     for size in ("small", "small"):
-        with claim(tmp_path / "run", open_experiment(f"{file}:{size}").config, experiment=f"{file}:{size}"):
+        opened = open_experiment(f"{file}:{size}")
+        with claim(tmp_path / "run", opened.config, opened):
             (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
     refused = pytest.raises(ConfigError, match=r"another experiment: model\.width was 16 and is now 32")
     with refused, claim(tmp_path / "run", open_experiment(f"{file}:base").config):

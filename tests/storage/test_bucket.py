@@ -30,6 +30,7 @@ from tiny_run import experiment
 
 from research import Checkpoint
 from research.config import ConfigError
+from research.config.load import open_experiment
 from research.parallel.rules import flatten
 from research.pretrained import find
 from research.pretrained.average import average
@@ -75,7 +76,7 @@ def runs(storage, tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("KINTSUGI_CACHE", str(folder / "cache"))
         made = experiment(folder)
         for directory in (folder / "tiny", any_path("gs://bucket/runs/tiny")):
-            assert train(made, directory, file_config=made) == 0
+            assert train(made, directory, file=open_experiment(ROOT / "experiments" / "quickstart.py")) == 0
         yield folder, made
 
 

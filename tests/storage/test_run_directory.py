@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import multiprocessing
+import types
 from pathlib import Path
 
 import pytest
 
 from research import TFDS, Adafactor, Checkpoint, Denoising, Experiment, Model
 from research.config import ConfigError
+from research.config.load import ExperimentFile
 from research.config.override import apply, from_json
 from research.storage.run_directory import claim, commit, is_done, write_result
 
@@ -22,7 +24,9 @@ CONFIG = Experiment(
 
 
 def begin(directory: Path, config: Experiment = CONFIG) -> None:
-    with claim(directory, config, CONFIG, "mine.py:base"):
+    module = types.ModuleType("mine")
+    module.get_config = lambda size: CONFIG
+    with claim(directory, config, ExperimentFile(Path("mine.py"), "base", module)):
         (directory / "metrics.jsonl").write_text('{"step": 1}\n')
 
 

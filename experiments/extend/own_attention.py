@@ -1,0 +1,74 @@
+"""Attention of one's own: QK norm, with a learned scale a head (arXiv:2010.04245, 2302.05442).
+
+Command: python -m scripts.train experiments/extend/own_attention.py --run_dir runs/qk_norm
+Hardware, time: 2 CPU cores, half a minute, most of it compiling.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from research import TFDS, AdamW, Bytes, Checkpoint, Constant, Denoising, Evaluation, Experiment, Model, Report
+from research.model.attention import SelfAttention
+from research.model.transformer import DecoderLayer, EncoderDecoder, EncoderLayer
+
+
+class QKNormAttention(SelfAttention):
+    """Self-attention whose queries and keys have a root mean square of 1, times a learned scale a head."""
+
+    def __init__(self, config, keys):
+        super().__init__(config, keys)
+        self.query_scale = nnx.Param(jnp.ones(config.heads))
+
+    def queries(self, x):
+        return normalised(super().queries(x)) * self.query_scale[...].astype(x.dtype)[:, None]
+
+    def project(self, x):
+        key, value = super().project(x)
+        return normalised(key), value
+
+
+def normalised(x: jax.Array) -> jax.Array:
+    wide = x.astype(jnp.float32)
+    return (wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)
+
+
+class QKNormEncoderLayer(EncoderLayer):
+    self_attention_class = QKNormAttention
+
+
+class QKNormDecoderLayer(DecoderLayer):
+    self_attention_class = QKNormAttention
+
+
+class QKNormNetwork(EncoderDecoder):
+    encoder_layer = QKNormEncoderLayer
+    decoder_layer = QKNormDecoderLayer
+
+
+@dataclass(frozen=True)
+class QKNorm(Model):
+    """A model whose self-attention is normalised."""
+
+    def build(self, key):
+        return QKNormNetwork(self, key)
+
+    @property
+    def parameters(self):
+        """Rows for the table of parameters: layers and heads; a product reads neither."""
+        return ((r"(en|de)coder/layers/self_attention/query_scale", "lh", ""),)
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        model=QKNorm(400, 64, 2, 32, 128, 1, 1, scaled_scores=True, compute="float32"),
+        data=Denoising((TFDS("python_docs"),), Bytes(), input_length=64),
+        optimizer=AdamW(schedule=Constant(peak=3e-3, warmup=10)),
+        steps=200,
+        batch_size=16,
+        evaluation=Evaluation(every=100, rows=64),
+        checkpoint=Checkpoint(every=100),
+        report=Report(every=20),
+    )
