@@ -12,20 +12,21 @@ from flax import nnx
 
 from research import TFDS, AdamW, Bytes, Checkpoint, Constant, Denoising, Evaluation, Experiment, Model, Report
 from research.model.attention import SelfAttention
+from research.model.layer import Keys
 from research.model.transformer import DecoderLayer, EncoderDecoder, EncoderLayer
 
 
 class QKNormAttention(SelfAttention):
     """Self-attention whose queries and keys have a root mean square of 1, times a learned scale a head."""
 
-    def __init__(self, config, keys):
+    def __init__(self, config: Model, keys: Keys) -> None:
         super().__init__(config, keys)
         self.query_scale = nnx.Param(jnp.ones(config.heads))
 
-    def queries(self, x):
+    def queries(self, x: jax.Array) -> jax.Array:
         return normalised(super().queries(x)) * self.query_scale[...].astype(x.dtype)[:, None]
 
-    def project(self, x):
+    def project(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         key, value = super().project(x)
         return normalised(key), value
 
@@ -52,11 +53,11 @@ class QKNormNetwork(EncoderDecoder):
 class QKNorm(Model):
     """A model whose self-attention is normalised."""
 
-    def build(self, key):
+    def build(self, key: jax.Array) -> QKNormNetwork:
         return QKNormNetwork(self, key)
 
     @property
-    def parameters(self):
+    def parameters(self) -> tuple[tuple[str, str, str], ...]:
         """Rows for the table of parameters: layers and heads; a product reads neither."""
         return ((r"(en|de)coder/layers/self_attention/query_scale", "lh", ""),)
 

@@ -158,9 +158,9 @@ def _code(source: bytes) -> bytes:
     """The lines of a file that decide what its classes do."""
     tree, lines = ast.parse(source), source.splitlines()
     dropped: set[int] = set()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name in VALUES:
-            dropped |= {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    for top in tree.body:
+        if isinstance(top, ast.FunctionDef) and top.name in VALUES:
+            dropped |= {*range(top.lineno, (top.end_lineno or top.lineno) + 1)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             first = node.body[0]

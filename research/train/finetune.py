@@ -7,16 +7,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from research.config import (
-    Adafactor,
-    AdamW,
-    ConfigError,
-    Constant,
-    Experiment,
-    Loss,
-    RMSScaledAdamW,
-    Supervised,
-)
+from research.config import ConfigError, Experiment, Loss, Optimizer, Supervised
 from research.data.pipeline import Pipeline
 from research.data.tasks.examples import JSONExamples
 from research.data.tasks.in_memory import prepare_pairs
@@ -24,6 +15,8 @@ from research.data.tasks.text_to_text import TextToText
 from research.decode.loaded_model import LoadedModel
 from research.parallel.mesh import check_divisible, host_shard, place_batch
 from research.storage.progress import Progress
+from research.train.optimizers import AdamW
+from research.train.schedules import Constant
 from research.train.step import Metrics, compile_train_step, new_state
 
 
@@ -34,7 +27,7 @@ def finetune(
     steps: int,
     learning_rate: float = 1e-4,
     batch_size: int | None = None,
-    optimizer: Adafactor | AdamW | RMSScaledAdamW | None = None,
+    optimizer: Optimizer | None = None,
     loss: Loss = Loss(),
     source_language: str | None = None,
     target_language: str | None = None,

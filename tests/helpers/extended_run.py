@@ -7,9 +7,7 @@ from pathlib import Path
 from scripts import evaluate, train
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = "\n\n".join(
-    f"The {n}th document counts from {n} to {n + 3}: {n}, {n + 1}, {n + 2}, {n + 3}." for n in range(3000)
-)
+TEXT = "\n\n".join(f"Document {n} counts from {n} to {n + 3}: {n}, {n + 1}, {n + 2}, {n + 3}." for n in range(3000))
 SMALL = ("batch_size=8", "evaluation.every=2", "evaluation.rows=8", "checkpoint.every=2", "report.every=1")
 
 
