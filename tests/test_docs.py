@@ -6,6 +6,7 @@ import importlib
 import io
 import re
 import shlex
+import tomllib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from research.config.load import open_experiment
 from research.config.metric import Metric
 from research.config.parts import Part
 from research.config.task import Task
+from scripts.__main__ import COMMANDS as COMMAND_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -143,11 +145,12 @@ def test_every_page_is_in_the_index() -> None:
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f"({path.name})" not in index] == ["README.md"]
 
 
-def test_every_command_is_in_the_list() -> None:
-    files = {path.stem: path.read_text() for path in (ROOT / "scripts").glob("*.py")}
-    scripts = {name for name, text in files.items() if "\ndef main(" in text and not name.startswith(("make_", "__"))}
-    listed = set(re.findall(r"^\| `kintsugi (\w+)` \|", (ROOT / "docs" / "install.md").read_text(), re.M))
-    assert listed == scripts
+def test_every_command_and_extra_is_in_its_list() -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "kintsugi" in project["scripts"]
+    assert set(re.findall(r"^\| `kintsugi (\w+)` \|", page, re.M)) == set(COMMAND_NAMES)
+    assert set(re.findall(r"^\| `(\w+)` \| .* \| \[", page, re.M)) == set(project["optional-dependencies"])
 
 
 # --- Commands ---------------------------------------------------------------------------------------------------------
@@ -230,6 +233,19 @@ def test_functions_and_classes_of_pages_can_be_used(page: Path) -> None:
             for variant in names["sweep"]() if "sweep" in names else ():
                 changes = {name: override.as_text(value) for name, value in variant.items()}
                 assert override.apply(experiment(QUICKSTART), changes) != experiment(QUICKSTART)
+
+
+@pytest.mark.slow
+def test_a_model_is_used_in_python_as_the_readme_shows(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(tiny_run)
+    monkeypatch.chdir(tmp_path)
+    (shown,) = blocks(ROOT / "README.md", "python")
+    exec(compile(shown, "README.md", "exec"), names := {})
+    assert [type(text) for text in names["texts"]] == [str]
+    assert names["logits"].shape[:2] == (1, names["tokens"][0])
 
 
 # --- Numbers ----------------------------------------------------------------------------------------------------------
