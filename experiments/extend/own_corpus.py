@@ -20,11 +20,11 @@ from research import (
     Corpus,
     Denoising,
     Documents,
+    DocumentsInMemory,
     Evaluation,
     Experiment,
     Model,
     Report,
-    TextList,
 )
 from research.config import require
 
@@ -41,7 +41,7 @@ class Docstrings(Corpus):
         require(bool(folders), f"Docstrings.package is {self.package!r}: it must be an installed package.")
         files = sorted(path for folder in folders or [] for path in Path(folder).rglob("*.py"))
         chosen = [path for number, path in enumerate(files) if (number % 10 == 0) == (split == "held_out")]
-        return TextList(f"{self.package} ({split})", [text for path in chosen for text in docstrings(path)])
+        return DocumentsInMemory(f"{self.package} ({split})", [text for path in chosen for text in docstrings(path)])
 
 
 def docstrings(path: Path) -> Iterator[str]:
