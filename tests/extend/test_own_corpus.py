@@ -126,13 +126,13 @@ def test_documents_read_by_index_are_named_by_their_own_line(here: Path) -> None
     line = Path("mine.py").read_text().partition("return str(6")[0].count("\n") + 1
     with pytest.raises(ConfigError) as caught:
         documents.identity  # noqa: B018
-    assert str(caught.value).startswith(f"mine.py:{line}: Numbers.read raised ZeroDivisionError")
+    assert str(caught.value).startswith(f"mine.py:{line}: Numbers.identity raised ZeroDivisionError")
 
 
-def test_documents_that_are_no_texts_are_named_by_their_class(here: Path) -> None:
-    numbers = BY_INDEX.replace("str(6 // (index - 2000))", "index")
+def test_documents_that_are_no_texts_are_named_by_the_method(here: Path) -> None:
+    numbers = BY_INDEX + "    def read(self, indices):\n        return indices.tolist()\n"
     Path("mine.py").write_text(Path("mine.py").read_text().replace(END, "return Numbers()") + numbers)
-    line = Path("mine.py").read_text().partition("class Numbers")[0].count("\n") + 1
+    line = Path("mine.py").read_text().partition("def read")[0].count("\n") + 1
     with pytest.raises(ConfigError) as caught:
         open_documents(open_experiment("mine.py").config.data.corpora[0], "train")
     assert str(caught.value) == f"mine.py:{line}: Numbers.read gives document 0 of numbers as int, no text."
