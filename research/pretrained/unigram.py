@@ -10,7 +10,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from research.config import ConfigError, require
-from research.data.corpora.text_files import is_unicode
+from research.data.corpora.documents import is_unicode
 from research.data.tokenizer import MBartTokenizer, SentencePieceTokenizer
 from research.data.tokenizer.files import utf8
 from research.data.tokenizer.mbart import LANGUAGES, MBartEdition

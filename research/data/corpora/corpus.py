@@ -13,6 +13,7 @@ from jaxtyping import Int64
 
 from research.config import ConfigError, Corpus, require
 from research.config.base import digest
+from research.data.corpora.documents import Documents
 from research.storage import cache
 
 SHIPPED = ("python_docs", "multi30k", "dialogsum", "xquad")
@@ -34,7 +35,7 @@ class TFDS(Corpus):
         return DataSource(self, self.train if split == "train" else self.held_out)
 
 
-class DataSource:
+class DataSource(Documents):
     """The text feature of a split of a TFDS data set."""
 
     def __init__(self, corpus: TFDS, split: str) -> None:

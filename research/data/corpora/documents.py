@@ -1,9 +1,10 @@
 """Documents of one split of a corpus by index, and how they are opened."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -11,15 +12,12 @@ from jaxtyping import Int64
 from research.config import Corpus, require
 from research.config.base import digest
 from research.config.parts import calling, expect, is_shipped
-from research.data.corpora.text_files import is_unicode
 
 AT_ONCE = 1024  # documents that are hashed together
 TRIED = 16  # documents of a user's corpus that are read before all else
-MEMBERS = ("name", "identity", "__len__", "__getitem__", "read")
 
 
-@runtime_checkable
-class Documents(Protocol):
+class Documents(ABC):
     """One split of a corpus. A subclass needs a `name`, `__len__` and `__getitem__`.
 
     The name is how messages call the split. Equal identities mean equal documents in equal order.
@@ -27,8 +25,10 @@ class Documents(Protocol):
 
     name: str
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def __getitem__(self, index: int) -> str: ...
 
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
@@ -109,11 +109,19 @@ def open_documents(corpus: Corpus, split: Literal["train", "held_out"]) -> Docum
         documents: Any = corpus.documents(split)
     if is_shipped(type(corpus)):
         return documents
-    held = getattr(documents, "__dict__", {})
-    missing = [name for name in MEMBERS if not hasattr(type(documents), name) and name not in held]
-    kind = type(documents).__name__
-    expect(not missing, corpus, "documents", f"returned {kind}, which lacks {', '.join(missing)} of Documents")
+    expect(isinstance(documents, Documents), corpus, "documents", f"returned {type(documents).__name__}, no Documents")
+    name = getattr(documents, "name", None)
+    expect(isinstance(name, str), corpus, "documents", f"returned documents of the name {name!r}: it must be text")
     checked = Checked(documents, corpus, split)
     require(len(checked) > 0, f"The corpus {checked.name} is empty: its {split} split holds no documents.")
     checked.read(np.arange(min(len(checked), TRIED)))
     return checked
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether UTF-8 can hold a text: a lone half of a surrogate pair it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

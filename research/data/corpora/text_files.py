@@ -22,6 +22,7 @@ from jaxtyping import Int64
 
 from research.config import ConfigError, Corpus, require
 from research.config.base import digest
+from research.data.corpora.documents import Documents, is_unicode
 from research.storage import cache
 from research.storage.cache import check_inflation
 from research.storage.progress import Progress
@@ -187,7 +188,7 @@ class PlainText(TextCorpus):
         return content.decode()
 
 
-class TextFiles:
+class TextFiles(Documents):
     """The documents of one split of a corpus in files, by index."""
 
     def __init__(self, corpus: TextCorpus, split: Literal["train", "held_out"]) -> None:
@@ -201,9 +202,6 @@ class TextFiles:
 
     def __getitem__(self, index: int) -> str:
         return self._corpus.text_of(self._index[int(self._rows[index])])
-
-    def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
-        return [self[int(index)] for index in indices]
 
 
 def json_objects(path: Path, lines: Iterable[Line]) -> Iterator[tuple[Line, str, dict[str, Any]]]:
@@ -328,12 +326,3 @@ def _decompress(path: Path, folder: Path) -> None:
 
 def _is_held_out(text: str) -> bool:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % HELD_OUT_ONE_IN == 0
-
-
-def is_unicode(text: str) -> bool:
-    """Whether UTF-8 can hold it: a lone half of a surrogate pair it cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

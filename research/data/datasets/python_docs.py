@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from research.config.base import digest
-from research.data.corpora.text_files import is_unicode
+from research.data.corpora.documents import is_unicode
 from research.storage import cache
 from research.storage.progress import Progress
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from research.data.corpora.text_files import is_unicode
+from research.data.corpora.documents import is_unicode
 from research.data.datasets.python_docs import (
     SourceFile,
     Sources,

@@ -97,7 +97,7 @@ def _check_field(
     expect(field.dtype == dtype, objective, "corrupt", f"returned {name} of {field.dtype}: it must be {dtype}")
     if name.endswith("tokens"):
         size = tokenizer.target_size if name.startswith("decoder") else tokenizer.size
-        least, most = field.min(initial=0), field.max(initial=0)
+        least, most = int(field.min()), int(field.max())
         expect(
             least >= 0 and most < size,
             objective,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64, UInt
 
 from research.config.base import digest
+from research.data.corpora.documents import Documents
 from research.data.tasks.task import TaskExamples
 from research.data.tokenizer import Tokenizer
 from research.storage import cache
@@ -81,7 +82,7 @@ def texts(examples: TaskExamples) -> Iterator[tuple[list[str], list[str]]]:
         yield [example.source for example in read], [example.target for example in read]
 
 
-class SidesAsDocuments:
+class SidesAsDocuments(Documents):
     """The text of each example, source and target, as a document to train a vocabulary on."""
 
     def __init__(self, examples: TaskExamples) -> None:

@@ -10,7 +10,7 @@ from research.config import ConfigError, Task
 from research.config.base import digest
 from research.config.examples import Names, Records, Split
 from research.config.parts import calling, expect, is_shipped, place
-from research.data.corpora.text_files import is_unicode
+from research.data.corpora.documents import is_unicode
 from research.data.tasks.records import checked_record, identity_of, open_records
 from research.storage.progress import Progress
 
