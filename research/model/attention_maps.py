@@ -12,10 +12,12 @@ from research.data.batch import Batch
 from research.model.attention import attention_weights
 from research.model.transformer import Params, bind
 
-Part = Literal["encoder", "decoder", "cross"]
+AttentionPart = Literal["encoder", "decoder", "cross"]
 
 
-def attention_map(model: Model, params: Params, batch: Batch, part: Part, layer: int) -> Float[Array, "b h t s"]:
+def attention_map(
+    model: Model, params: Params, batch: Batch, part: AttentionPart, layer: int
+) -> Float[Array, "b h t s"]:
     """The attention weights of one layer: of the encoder, of the decoder, or from the decoder to the encoder's output.
 
     In a model of one stack, "encoder" is how inputs attend to inputs, and "decoder" how targets attend to inputs and
@@ -25,7 +27,7 @@ def attention_map(model: Model, params: Params, batch: Batch, part: Part, layer:
         ConfigError: there is no such part or layer.
     """
     one_stack = isinstance(model.stacks, OneStack)
-    require(part in get_args(Part), f"part is {part!r}: allowed is {', '.join(get_args(Part))}.")
+    require(part in get_args(AttentionPart), f"part is {part!r}: allowed is {', '.join(get_args(AttentionPart))}.")
     require(part != "cross" or not one_stack, "This model has no cross attention: part must be encoder or decoder.")
     count = model.encoder_layers if part == "encoder" and not one_stack else model.decoder_layers
     require(-count <= layer < count, f"layer is {layer}: there are {count}, from 0 to {count - 1}.")
