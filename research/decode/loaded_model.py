@@ -24,7 +24,7 @@ from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
 from research.decode.generate import Generator, Hypothesis
 from research.model import transformer
-from research.model.attention_maps import Part, attention_map
+from research.model.attention_maps import AttentionPart, attention_map
 from research.model.parametrization import as_standard, standard_model
 from research.model.transformer import Params
 from research.parallel.mesh import make_mesh
@@ -233,7 +233,7 @@ class LoadedModel:
         target: str = "",
         *,
         layer: int,
-        part: Part = "cross",
+        part: AttentionPart = "cross",
         source_language: str | None = None,
         target_language: str | None = None,
     ) -> Float[Array, "h t s"]:
