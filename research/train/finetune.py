@@ -73,7 +73,7 @@ def finetune(
     pipeline = Pipeline(prepared, seed, experiment.batch_size, threads=1, start_token=model.config.zero_token)
     key, data_key = jax.random.split(jax.random.key(seed))
     # Copies, because a step takes its state's buffers.
-    state = new_state(experiment, mesh, key)._replace(params=jax.tree.map(jnp.copy, model.params))
+    state = new_state(experiment, mesh, key, jax.tree.map(jnp.copy, model.params))
     train_step = compile_train_step(experiment, mesh, *pipeline.batch_shapes)
     skipped, in_a_row, limit = 0, 0, experiment.guard.nonfinite_limit
     batches = pipeline.train(0, host_shard(mesh))
