@@ -115,8 +115,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
     require(not options.references and not options.metrics, "--references and --metrics are for --predictions.")
     require(options.examples is None or options.examples > 0, f"--examples is {options.examples}: above 0, or all.")
     require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
+    experiment = base_experiment(options)  # before --task, which may name a class of its file
     tasks = tuple(override.parse(Task, text, "--task") for text in options.task)
-    experiment = base_experiment(options)
     if experiment is not None and tasks and isinstance(experiment.data, Denoising):
         experiment = None  # which says nothing of tasks
     data: Denoising | Supervised
