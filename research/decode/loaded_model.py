@@ -143,9 +143,7 @@ class LoadedModel:
         Raises:
             ConfigError: a field or a language is unknown, or has a value that is not allowed.
         """
-        found = self.hypotheses(
-            texts, source_language=source_language, target_language=target_language, seed=seed, **fields
-        )
+        found = self._write(texts, (source_language, target_language), seed, fields, scores=False)
         return [best.text for best, *_ in found]
 
     def hypotheses(
@@ -158,14 +156,18 @@ class LoadedModel:
         **fields: Any,
     ) -> list[list[Hypothesis]]:
         """Write `outputs` hypotheses for each text, best first, with their tokens and scores. Fields as `generate`."""
+        return self._write(texts, (source_language, target_language), seed, fields, scores=True)
+
+    def _write(
+        self, texts: Sequence[str], languages: Languages, seed: int, fields: dict[str, Any], scores: bool
+    ) -> list[list[Hypothesis]]:
         check_texts("texts", texts)
         require(0 <= seed < 2**32, f"seed is {seed}: it must lie in [0, 2**32).")
-        generation = self.generation(target_language, {name: override.as_text(value) for name, value in fields.items()})
-        languages = source_language, target_language
-        generator = self._for(len(texts)).generator(generation, languages, seed=seed, scores=True)
+        generation = self.generation(languages[1], {name: override.as_text(value) for name, value in fields.items()})
+        generator = self._for(len(texts)).generator(generation, languages, seed=seed, scores=scores)
         framed, notes = generator.prepare(texts)
         if str(notes):
-            warnings.warn(str(notes), stacklevel=2)
+            warnings.warn(str(notes), stacklevel=3)
         found = {number: each for outputs in generator.run(framed) for number, each in outputs.items()}
         return [found[number] for number in range(len(texts))]
 

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 
 from research.config import ConfigError, Experiment, Loss, Optimizer, Supervised
 from research.data.pipeline import Pipeline
-from research.data.tasks.examples import JSONExamples
-from research.data.tasks.in_memory import prepare_pairs
-from research.data.tasks.text_to_text import TextToText
+from research.data.tasks.in_memory import prepare_pairs, task_of
 from research.decode.loaded_model import LoadedModel
 from research.parallel.mesh import check_divisible, host_shard, place_batch
 from research.storage.progress import Progress
@@ -54,11 +52,10 @@ def finetune(
     Raises:
         ConfigError: an argument is not allowed, the pairs do not fit the model, or the loss stays not finite.
     """
-    languages = source_language, target_language
+    task = task_of(pairs, (source_language, target_language))
     experiment = Experiment(
         model=model.config,
-        # The step does not read `data`: the pairs come from memory.
-        data=Supervised((TextToText(examples=JSONExamples("pairs in memory"), languages=languages),)),
+        data=Supervised((task,)),
         optimizer=AdamW(schedule=Constant(peak=learning_rate)) if optimizer is None else optimizer,
         steps=steps,
         batch_size=replace(model, batch_size=8).rows_at_once if batch_size is None else batch_size,
@@ -67,9 +64,7 @@ def finetune(
     )
     mesh = model.mesh
     check_divisible(experiment, mesh)
-    prepared = prepare_pairs(
-        pairs, model.tokenizer, languages, input_length, target_length, longest=model.config.longest
-    )
+    prepared = prepare_pairs(task, model.tokenizer, input_length, target_length, longest=model.config.longest)
     pipeline = Pipeline(prepared, seed, experiment.batch_size, threads=1, start_token=model.config.zero_token)
     key, data_key = jax.random.split(jax.random.key(seed))
     # Copies, because a step takes its state's buffers.

@@ -1,66 +1,66 @@
-"""Examples that a program holds, prepared for training as those of files are."""
+"""Pairs that a program holds, prepared for training as the examples of files are."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64
 
-from research.config import require
-from research.config.base import digest
+from research.config import Task, require
+from research.config.examples import Split
 from research.data.packing.packing import PackedRows
 from research.data.source import Prepared
-from research.data.tasks.pairs import Languages, open_pairs
-from research.data.tasks.task import Example
+from research.data.tasks.pairs import open_pairs
+from research.data.tasks.records import ExamplesInMemory
+from research.data.tasks.task import open_task
+from research.data.tasks.text_to_text import TextToText
 from research.data.tokenizer import Tokenizer
 
 
-class InMemoryExamples:
-    """(source, target) pairs as the examples of a task."""
+@dataclass(frozen=True)
+class PairsInMemory(ExamplesInMemory):
+    """(source, target) pairs; every split has all of them."""
 
-    name = "the given pairs"
+    pairs: tuple[tuple[str, str], ...]
 
-    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
-        self._pairs = [tuple(pair) if isinstance(pair, list) else pair for pair in pairs]
-        require(len(self._pairs) > 0, "pairs is empty: give at least one (source, target).")
-        for number, pair in enumerate(self._pairs, 1):
-            both = isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(side, str) for side in pair)
-            require(both, f"Pair {number} is {str(pair)[:80]!r}: it must be (source, target), two strings.")
-            require(
-                all(side.strip() for side in pair), f"Pair {number} has an empty side: give both sides of every pair."
-            )
-        self.identity = digest(["in memory", self._pairs])
+    def records(self, split: Split) -> list[dict[str, str]]:
+        return [{"source": source, "target": target} for source, target in self.pairs]
 
-    def __len__(self) -> int:
-        return len(self._pairs)
 
-    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Example]:
-        chosen = (self._pairs[index] for index in indices)
-        return [Example(source, target, (target,)) for source, target in chosen]
+def task_of(pairs: Sequence[tuple[str, str]], languages: tuple[str | None, str | None]) -> Task:
+    """The task of writing the target of each pair. Raises ConfigError where there is none, or a side is empty."""
+    require(len(pairs) > 0, "pairs is empty: give at least one (source, target).")
+    for number, pair in enumerate(pairs, 1):
+        both = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(side, str) for side in pair)
+        require(both, f"Pair {number} is {str(pair)[:80]}: it must be (source, target), two strings.")
+        require(all(map(str.strip, pair)), f"Pair {number} has an empty side: give both sides of every pair.")
+    return TextToText(examples=PairsInMemory(tuple((source, target) for source, target in pairs)), languages=languages)
 
 
 def prepare_pairs(
-    pairs: Sequence[tuple[str, str]],
+    task: Task,
     tokenizer: Tokenizer,
-    languages: Languages = (None, None),
     input_length: int | None = None,
     target_length: int | None = None,
     longest: int | None = None,
 ) -> Prepared:
-    """Tokenise pairs and pack them into rows; longer ones are cut. Without lengths, a row holds the longest of a side.
+    """Tokenise the examples of a task and pack them into rows; longer ones are cut.
 
-    `longest` bounds both lengths: a model's positions. There is no held-out part: the rows serve as both.
+    Without lengths, a row holds the longest of a side. `longest` bounds both: a model's positions. There is no held-out
+    part: the training rows are that too.
 
     Raises:
-        ConfigError: there is no pair, a side is empty, or the tokenizer does not have the languages.
+        ConfigError: a length is not above 0, or the tokenizer does not have the languages.
     """
-    examples = InMemoryExamples(pairs)
-    framed = open_pairs(examples, tokenizer, languages)
+    examples = open_task(task, "train")
+    framed = open_pairs(examples, tokenizer, task.languages)
 
-    def width(lengths: Int64[np.ndarray, " n"], asked: int | None) -> int:
-        require(asked is None or asked > 0, f"A row of {asked} tokens is asked for: it must have at least one.")
-        wanted = int(lengths.max()) if asked is None else asked
+    def width(name: str, lengths: Int64[np.ndarray, " n"], given: int | None) -> int:
+        require(given is None or given > 0, f"{name} is {given}: it must be above 0.")
+        wanted = int(lengths.max()) if given is None else given
         return wanted if longest is None else min(wanted, longest)
 
-    widths = width(framed.sources.lengths, input_length), width(framed.targets.lengths, target_length)
-    rows = PackedRows(framed, examples.identity, *widths, False, tokenizer.pad_id)
+    inputs = width("input_length", framed.sources.lengths, input_length)
+    targets = width("target_length", framed.targets.lengths, target_length)
+    rows = PackedRows(framed, examples.identity, inputs, targets, False, tokenizer.pad_id)
     return Prepared(tokenizer, (rows,), (rows,), (len(rows),), {"data.tasks": examples.identity}, (str(rows),))
