@@ -1,6 +1,7 @@
 """Tests run on 8 simulated CPU devices, with every annotated shape checked."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from real_runs import folder  # noqa: E402
 from tiny_run import tiny_run  # noqa: E402
 from vocabularies import families, files  # noqa: E402
 
+TESTS = Path(__file__).resolve().parent
+
 __all__ = ["families", "files", "folder", "tiny_run"]
 
 
@@ -34,11 +37,17 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--soak", type=int, default=4, help="how often tests/faults/test_soak.py kills its run")
-    parser.addoption("--nightly", action="store_true", help="the tests that take minutes each, too")
+    parser.addoption("--all", action="store_true", help="run the slow tests and live parity too")
+    parser.addoption("--nightly", action="store_true", help="run the tests that take minutes each too")
 
 
 def pytest_collection_modifyitems(config, items) -> None:
-    left_out = [item for item in items if item.get_closest_marker("nightly") and not config.getoption("--nightly")]
+    """Leave out by their marks what is not asked for. Tests whose files are named run also without --all."""
+    named = any(Path(argument).resolve() != TESTS for argument in config.args)
+    marks = [] if config.getoption("--nightly") else ["nightly"]
+    marks += [] if config.getoption("--all") or named else ["slow", "live"]
+    marks += [] if find_spec("torch") and find_spec("transformers") else ["live"]
+    left_out = [item for item in items if any(map(item.get_closest_marker, marks))]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
