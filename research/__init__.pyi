@@ -107,7 +107,6 @@ from .data.tasks.text_to_text import Summarization as Summarization
 from .data.tasks.text_to_text import TextToText as TextToText
 from .data.tasks.text_to_text import Translation as Translation
 from .data.tokenizer.base import Tokenizer as Tokenizer
-from .decode.loaded_model import LoadedModel as LoadedModel
 from .decode.loaded_model import load as load
 from .score.answers import Accuracy as Accuracy
 from .score.answers import SQuAD as SQuAD

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from annotations import unchecked_annotations
 
-from research import Adafactor, InverseSquareRoot, LoadedModel, Mesh, finetune, load
+from research import Adafactor, InverseSquareRoot, Mesh, finetune, load
+from research.decode.loaded_model import LoadedModel
 from research.config import ConfigError
 from research.data.tasks.in_memory import prepare_pairs, task_of
 
