@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from research.config import Experiment
+from research.config.parts import is_shipped
 from research.data.batch import Batch
 from research.model.loss import Sums, cross_entropy
 from research.model.parameters import param_specs, state_specs, table_of
@@ -84,7 +85,12 @@ def _random_params(experiment: Experiment, paths: Collection[str], key: PRNGKeyA
 @cache
 def abstract_state(experiment: Experiment) -> TrainState:
     """The shapes of a state, at no cost. A ConfigError if the optimizer does not fit the model."""
-    return jax.eval_shape(partial(_random_state, experiment), _abstract_key())
+    state = jax.eval_shape(partial(_random_state, experiment), _abstract_key())
+    if not is_shipped(type(experiment.optimizer)):  # what is wrong in a user's part is found before compiling
+        updater = _updater(experiment, state.params)
+        trained, _ = updater.split(state.params)
+        jax.eval_shape(updater.update, trained, state.opt_state, trained, state.step)
+    return state
 
 
 def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:

@@ -34,7 +34,7 @@ from research.train.step import abstract_state, state_shardings
 MODEL = Model(64, 16, 4, 4, 32, 2, 2)
 MUP = replace(MODEL, parametrization=MaximalUpdate(8, 4, 4, 16))
 DOWN = "encoder/layers/feed_forward/down/weight"  # [l f d], reads f
-PARAMS = unflatten({"embedding": np.ones((64, 16), np.float32), DOWN: np.ones((2, 32, 16), np.float32)})
+PARAMS = unflatten({"embedding": jnp.ones((64, 16)), DOWN: jnp.ones((2, 32, 16))})
 PEAK = Constant(peak=0.5)
 
 

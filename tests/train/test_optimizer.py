@@ -61,7 +61,8 @@ def run(settings, values: dict, steps: int = STEPS, total_steps: int = 100) -> t
     trained, frozen = updater.split(params)
     state, update = updater.init(trained), jax.jit(updater.update)
     for step in range(steps):
-        gradients, _ = updater.split(unflatten(gradients_at(step)))
+        given = gradients_at(step)
+        gradients, _ = updater.split(unflatten({path: given[path] for path in values}))
         trained, state = update(gradients, state, trained, jnp.int32(step))
     return {**flatten(trained), **flatten(frozen)}, flatten(state)
 
