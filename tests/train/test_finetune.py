@@ -6,9 +6,9 @@ import pytest
 from annotations import unchecked_annotations
 
 from research import Adafactor, InverseSquareRoot, Mesh, finetune, load
-from research.decode.loaded_model import LoadedModel
 from research.config import ConfigError
 from research.data.tasks.in_memory import prepare_pairs, task_of
+from research.decode.loaded_model import LoadedModel
 
 PAIRS = [("one", "un"), ("two", "deux"), ("three", "trois"), ("four", "quatre")]
 SOURCES, TARGETS = map(list, zip(*PAIRS, strict=True))
