@@ -1,4 +1,4 @@
-"""What a step receives: a pytree of integer arrays, with what a pipeline guarantees left out as None."""
+"""Batches, the input of a step: pytrees of integer arrays. Fields that a pipeline guarantees to be trivial are None."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,16 +6,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-Array = np.ndarray  # or a jax.Array: batches are made on the host and placed on the mesh
+Array = np.ndarray  # or jax.Array: batches are built on the host and placed on the mesh
 
 
 class Batch(NamedTuple):
-    """Token ids and, where rows hold padding or several examples, the segments that say which token belongs to which.
+    """Token ids, with segment ids if rows hold padding or several examples.
 
-    A segment id is 0 for padding and 1, 2, ... for the examples packed into a row. None for the segments means,
-    statically, that every token of every row is real and belongs to one example, so attention needs no mask but the
-    causal one. None for the positions means 0, 1, 2, ... along the row. None for the weights means that every target
-    counts once.
+    A segment id is 0 for padding and 1, 2, ... for the examples packed into a row. If the segment ids are None, every
+    token of every row is real and belongs to one example; this is static, so attention needs no mask but the causal
+    one. If the positions are None, they are 0, 1, 2, ... along the row. If the loss weights are None, every target has
+    weight 1.
     """
 
     encoder_input_tokens: Int[Array, "b s"]
@@ -29,33 +29,36 @@ class Batch(NamedTuple):
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Tokens a row of the encoder and of the decoder."""
+        """Tokens per row of the encoder and of the decoder."""
         return self.encoder_input_tokens.shape[1], self.decoder_target_tokens.shape[1]
 
 
 class Shard(NamedTuple):
-    """What a host has of every batch: of so many equal parts, those in `held`, in their order."""
+    """A host's part of every batch: the batch has `parts` equal parts, and the host holds those in `held`, in that
+    order.
+    """
 
     parts: int = 1
     held: tuple[int, ...] = (0,)
 
     def spans(self, rows: int) -> list[tuple[int, int]]:
-        """Its rows of a batch of so many, as first ones and ones past the last, neighbours joined."""
-        part, found = rows // self.parts, list[tuple[int, int]]()
+        """Return the host's rows of a batch of `rows` rows as (start, stop) spans, merging adjacent ones."""
+        part, spans = rows // self.parts, list[tuple[int, int]]()
         for number in self.held:
             start, stop = number * part, (number + 1) * part
-            if found and found[-1][1] == start:
-                start, _ = found.pop()
-            found.append((start, stop))
-        return found
+            if spans and spans[-1][1] == start:
+                start, _ = spans.pop()
+            spans.append((start, stop))
+        return spans
 
 
 WHOLE = Shard()
 
 
 def fields_of(batches: Sequence[Batch], inputs: int, targets: int) -> frozenset[str]:
-    """Names of the fields that must be arrays, not None, in a batch of `inputs` and `targets` tokens a row which may
-    hold rows of any of `batches`.
+    """Return the names of the fields that must be arrays, not None.
+
+    The batch has `inputs` and `targets` tokens per row and may hold rows of any of `batches`.
     """
 
     def needed(batch: Batch, name: str) -> bool:
@@ -73,31 +76,31 @@ def interleaved(
     pad_id: int,
     written: frozenset[str],
 ) -> Batch:
-    """One batch of `inputs` and `targets` tokens a row, of parts with the places of their rows in the whole.
+    """Combine parts into one batch of `inputs` and `targets` tokens per row.
 
-    Narrower parts are padded. It has the fields `written`, of whatever parts it is: what a part leaves out as None is
-    written out.
+    Each part comes with the indices of its rows in the result. Narrower parts are padded. The result always has the
+    fields `written`, whatever the parts: fields that a part leaves as None are filled with their defaults.
     """
     only = parts[0][1]
     if len(parts) == 1 and only.widths == (inputs, targets) and written == fields_of([only], *only.widths):
         return only
-    count = sum(len(where) for where, _ in parts)
+    count = sum(len(indices) for indices, _ in parts)
     whole: list[np.ndarray | None] = []
     for name in Batch._fields:
         if name not in written:
             whole.append(None)
             continue
         width = (inputs, targets)[name.startswith("decoder")]
-        fields = [(where, written_out(batch, name)) for where, batch in parts]
+        fields = [(indices, written_out(batch, name)) for indices, batch in parts]
         rows = np.full((count, width), pad_id if name.endswith("tokens") else 0, fields[0][1].dtype)
-        for where, field in fields:
-            rows[where, : field.shape[1]] = field
+        for indices, field in fields:
+            rows[indices, : field.shape[1]] = field
         whole.append(rows)
     return Batch._make(whole)
 
 
 def written_out(batch: Batch, name: str) -> Array:
-    """A field of a batch; what None stands for, where it is None."""
+    """Return a field of a batch as an array, filled with its default if it is None."""
     field = getattr(batch, name)
     if field is not None:
         return field
@@ -108,7 +111,7 @@ def written_out(batch: Batch, name: str) -> Array:
 
 
 def started(batch: Batch, start_token: int) -> Batch:
-    """The batch, the decoder starting from that token in every row and every segment."""
+    """Return the batch with `start_token` as the first decoder input of every row and every segment."""
     first = written_out(batch, "decoder_positions") == 0
     real = first & (written_out(batch, "decoder_segment_ids") > 0)
     return batch._replace(decoder_input_tokens=np.where(real, np.int32(start_token), batch.decoder_input_tokens))

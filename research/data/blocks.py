@@ -1,4 +1,4 @@
-"""Blocks of rows, which make up the global order, and how batches are cut out of them on each host."""
+"""Blocks of rows, which make up the global order, and the batches that each host cuts out of them."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -15,11 +15,11 @@ from research.data.batch import Batch, Shard
 from research.data.shuffle import Permutation
 
 BLOCK_ROWS = 128
-Spans = list[tuple[int, int]]  # of global rows: the first of each, and one past its last
+Spans = list[tuple[int, int]]  # (start, stop) in global rows
 
 
 class Block(NamedTuple):
-    start: int  # global row of its first row
+    start: int  # global index of its first row
     stop: int
     batch: Batch
 
@@ -28,27 +28,27 @@ class BlockPart(NamedTuple):
     """The rows of a block that come from one source."""
 
     source: int
-    where: Int64[np.ndarray, " n"]  # their places in the block
-    rows: Int64[np.ndarray, " n"]  # their numbers in the source
+    where: Int64[np.ndarray, " n"]  # indices in the block
+    rows: Int64[np.ndarray, " n"]  # indices in the source
 
 
 class Order:
-    """The global order of rows: sources interleaved by weight, each in a new order in each of its epochs.
+    """The global order of rows: sources interleaved by weight, each reshuffled in each of its epochs.
 
-    `key` gives the orders; without one, sources stand as they are and there is no second epoch.
+    `key` determines the shuffles. If it is None, sources keep their order and there is no second epoch.
     """
 
     def __init__(self, sizes: tuple[int, ...], weights: tuple[int, ...], key: tuple[int, int] | None) -> None:
         self.sizes, self.weights, self.key = sizes, weights, key
 
     def __call__(self, start: int, stop: int) -> list[BlockPart]:
-        """What the global rows start ... stop - 1 are made of."""
+        """Return the parts that make up the global rows start ... stop - 1."""
         source, ordinal = mixing.locate(np.arange(start, stop), self.weights)
-        places = ((index, np.flatnonzero(source == index)) for index in range(len(self.sizes)))
-        return [BlockPart(index, where, self._rows(index, ordinal[where])) for index, where in places if len(where)]
+        positions = ((index, np.flatnonzero(source == index)) for index in range(len(self.sizes)))
+        return [BlockPart(index, where, self._rows(index, ordinal[where])) for index, where in positions if len(where)]
 
     def _rows(self, source: int, ordinal: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Which row of the source is the one it gives as its `ordinal`-th."""
+        """Map ordinals (the n-th row that the source gives) to row indices of the source."""
         if self.key is None:
             return ordinal
         size = self.sizes[source]
@@ -61,29 +61,29 @@ class Order:
 
 @dataclass(frozen=True)
 class Share:
-    """A host's shard of each global batch, and the blocks its rows lie in, in order."""
+    """A host's shard of each global batch, and the blocks that its rows lie in, in order."""
 
     batch_size: int
     shard: Shard
 
     def rows(self, batch: int) -> Spans:
-        """The global rows that this host has of a batch."""
+        """Return the global rows of a batch that belong to this host."""
         start = batch * self.batch_size
         return [(start + low, start + high) for low, high in self.shard.spans(self.batch_size)]
 
     def block(self, index: int) -> int:
-        """The number of the index-th block that this host needs, counted from row 0."""
+        """Return the number of the index-th block that this host needs, counted from row 0."""
         period, place = divmod(index, len(self._needed))
         return period * self._period + self._needed[place]
 
     def index(self, row: int) -> int:
-        """How many needed blocks come before the block of a global row."""
+        """Count the needed blocks before the block of a global row."""
         period, place = divmod(row // BLOCK_ROWS, self._period)
         return period * len(self._needed) + int(np.searchsorted(self._needed, place))
 
     @property
     def _period(self) -> int:
-        """Blocks after which batches and blocks begin together again, and the pattern repeats."""
+        """Number of blocks after which batch and block boundaries coincide again and the pattern repeats."""
         return self.batch_size // math.gcd(self.batch_size, BLOCK_ROWS)
 
     @cached_property
@@ -96,7 +96,7 @@ class Share:
 
 
 class NeededBlocks:
-    """The blocks a host needs for batches `first` ... `stop - 1`, by index, as Grain reads them."""
+    """The blocks that a host needs for batches `first` ... `stop - 1`, indexable as Grain requires."""
 
     def __init__(self, make: Callable[[int], Block], share: Share, first: int, stop: int) -> None:
         self.make, self.share = make, share
@@ -111,7 +111,9 @@ class NeededBlocks:
 
 
 def batches(make: Callable[[int], Block], share: Share, first: int, stop: int, threads: int) -> Iterator[Batch]:
-    """The host's parts of global batches `first` ... `stop - 1`; blocks are made ahead of their use by `threads`."""
+    """Yield the host's parts of global batches `first` ... `stop - 1`; `threads` threads make blocks ahead of their
+    use.
+    """
     rows = sum(high - low for low, high in share.rows(0))
     ahead = 2 * max(threads, -(-rows // BLOCK_ROWS))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
@@ -123,25 +125,26 @@ def batches(make: Callable[[int], Block], share: Share, first: int, stop: int, t
 
 
 def cut(blocks: Iterator[Block], parts: Iterable[Spans]) -> Iterator[Batch]:
-    """The global rows of each part, from blocks that come in their order and hold them all."""
+    """Yield the global rows of each part, cut from blocks that come in order and contain them all."""
     held: list[Block] = []
     for spans in parts:
-        found: list[Batch] = []
+        pieces: list[Batch] = []
         for start, stop in spans:
             while not held or held[-1].stop < stop:
                 held.append(next(blocks))
             held = [block for block in held if block.stop > start]
-            found += [rows_of(block, start, stop) for block in held if block.start < stop]
-        yield join(found)
+            pieces += [rows_of(block, start, stop) for block in held if block.start < stop]
+        yield join(pieces)
 
 
 def rows_of(block: Block, start: int, stop: int) -> Batch:
-    """Those of the global rows start ... stop - 1 that lie in a block, as views."""
+    """Return views of those of the global rows start ... stop - 1 that lie in a block."""
     low, high = max(start - block.start, 0), stop - block.start
     return Batch._make(None if field is None else field[low:high] for field in block.batch)
 
 
 def join(parts: list[Batch]) -> Batch:
+    """Concatenate batches along the rows."""
     if len(parts) == 1:
         return parts[0]
     return Batch._make(None if fields[0] is None else np.concatenate(fields) for fields in zip(*parts, strict=True))

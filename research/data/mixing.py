@@ -1,11 +1,11 @@
-"""Several corpora as one endless sequence of rows: which corpus, and which of its rows, stands at any position.
+"""Interleaving of several corpora into one endless sequence of rows: each position maps to a corpus and a row of it.
 
-The first corpus takes its share of the positions, evenly spread: of the first r positions it has floor(r * w / W), w of
-W being its weight. What it leaves is shared by the others in the same way. Everything is integer arithmetic on the
-position itself, so a position is found at once and nothing drifts:
+The first corpus takes its share of the positions, evenly spread: of the first r positions it has floor(r * w / W),
+where w is its weight and W the total weight. The other corpora share the remaining positions in the same way. All
+arithmetic is on integers and depends on the position alone, so any position is found directly and nothing drifts:
 
-- after any multiple of W positions each corpus has given exactly its weight that many times over;
-- after any number r of positions a corpus has given r * w / W rows, less or more by at most the number of corpora.
+- after any multiple of W positions, each corpus has given exactly that multiple of its weight;
+- after any number r of positions, a corpus has given r * w / W rows, within an error of the number of corpora.
 """
 
 import numpy as np
@@ -13,15 +13,15 @@ from jaxtyping import Int64
 
 from research.config import Mixing
 
-LARGEST_TOTAL = 2**31  # so that products of two weights fit 64 bits
+LARGEST_TOTAL = 2**31  # products of two weights must fit in 64 bits
 
 
 def weights(rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
-    """Integers in proportion to min(rows, limit) ** (1 / temperature), at least 1.
+    """Compute integer weights in proportion to min(rows, limit) ** (1 / temperature), each at least 1.
 
-    With temperature 1 they are the (capped) numbers of rows themselves: proportional mixing then gives every row of
-    every corpus exactly once in each run of sum(rows) positions that begins at a multiple of sum(rows). Other
-    temperatures, and totals of 2**31 rows and more, are rounded to a part in 2**30.
+    At temperature 1 the weights are the (capped) numbers of rows: proportional mixing then gives every row of every
+    corpus exactly once in each run of sum(rows) positions that begins at a multiple of sum(rows). At other
+    temperatures, and for totals of 2**31 rows and more, weights are rounded to a part in 2**30.
     """
     capped = [count if mixing.limit is None else min(count, mixing.limit) for count in rows]
     if mixing.temperature == 1 and sum(capped) < LARGEST_TOTAL:
@@ -31,7 +31,10 @@ def weights(rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
 
 
 def crossed(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, ...]:
-    """Every product, those of the first of `outer` first; its shares are rounded where the total would be too large."""
+    """Multiply every outer weight by every inner weight, in row-major order.
+
+    The outer weights are scaled down and rounded if the total would be too large.
+    """
     largest = (LARGEST_TOTAL - 1) // sum(inner) - len(outer)
     if sum(outer) > largest:
         outer = tuple(max(1, weight * largest // sum(outer)) for weight in outer)
@@ -39,7 +42,7 @@ def crossed(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def row_weights(examples: tuple[int, ...], rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
-    """Weights of rows by which examples, some of which share a row, come at the rates that `weights` gives them."""
+    """Compute weights of packed rows such that their examples come at the rates that `weights` gives them."""
     if mixing.temperature == 1 and (mixing.limit is None or max(examples) <= mixing.limit):
         return weights(rows, Mixing())
     rates = weights(examples, mixing)
@@ -50,7 +53,7 @@ def row_weights(examples: tuple[int, ...], rows: tuple[int, ...], mixing: Mixing
 def locate(
     positions: Int64[np.ndarray, " n"], weights: tuple[int, ...]
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """The corpus at each position and how many rows that corpus has given before it."""
+    """Return the corpus at each position, and the number of rows that this corpus has given before it."""
     corpus = np.full_like(positions, -1)
     ordinal = np.zeros_like(positions)
     left, total = positions, sum(weights)
@@ -64,6 +67,6 @@ def locate(
 
 
 def _share(count: Int64[np.ndarray, " n"], weight: int, total: int) -> Int64[np.ndarray, " n"]:
-    """floor(count * weight / total), without overflow."""
+    """Compute floor(count * weight / total) without overflow."""
     whole, rest = np.divmod(count, total)
     return whole * weight + rest * weight // total

@@ -1,9 +1,8 @@
-"""From a data config to batches, at any position, on any number of hosts.
+"""The pipeline from a data config to batches, at any position and on any number of hosts.
 
-Rows have one global order, which only the config, the corpora and the seed decide. Global row r lies in block r // 128;
-a block is made as one, with noise of its own. Global batch i is rows i*B ...
-(i+1)*B - 1, of which host h of n has the h-th of n equal parts. Threads, hosts and the place where a run starts decide
-only who computes what.
+Rows have one global order, determined by the config, the corpora and the seed alone. Global row r lies in block r //
+128; a block is made as a unit, with its own noise. Global batch i consists of rows i*B ... (i+1)*B - 1, of which host h
+of n has the h-th of n equal parts. Threads, hosts and the starting position affect only which process computes what.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,19 +22,19 @@ from research.data.source import Prepared, Source
 from research.data.tasks import supervised
 from research.data.tokenizer import Tokenizer
 
-FORMAT = 2  # raised when the same config, text and seed would give other batches
-ORDER, TRAIN_NOISE, HELD_OUT_NOISE = 1, 2, 3  # what random numbers are for: the second half of their keys
+FORMAT = 2  # increment when the same config, text and seed would give other batches
+ORDER, TRAIN_NOISE, HELD_OUT_NOISE = 1, 2, 3  # purposes of random numbers: the second half of their keys
 HELD_OUT_SEED = 0
 ENDLESS = 2**40  # batches
 
 
 def prepare(data: Denoising | Supervised, seed: int, batch_size: int, start_token: int | None = None) -> "Pipeline":
-    """Everything that batches need. What is slow is done once and cached, with its progress shown.
+    """Build the pipeline of a data config. Slow steps run once, show their progress and are cached.
 
-    `start_token` stands for what the tokenizer would start the decoder with: a model's `zero_token`.
+    `start_token` replaces the tokenizer's start token of the decoder: a model's `zero_token`.
 
     Raises:
-        ConfigError: what `data` asks for is missing, empty, damaged or does not fit together.
+        ConfigError: a part of `data` is missing, empty or damaged, or the parts do not fit together.
     """
     require(batch_size > 0, f"batch_size is {batch_size}: it must be above 0.")
     match data:
@@ -50,11 +49,12 @@ def prepare(data: Denoising | Supervised, seed: int, batch_size: int, start_toke
 
 
 class Pipeline:
-    """Batches of prepared data. `train_rows` and `held_out_rows` count the rows of all sources together, `train_tokens`
-    the tokens of text that the former are made of.
+    """Batches of prepared data.
 
-    `fingerprint` has an entry for everything that decides the batches, so that a later run can say what is different.
-    A row has `inputs` encoder tokens and `targets` decoder tokens, and is made of `raw` tokens of text, on average.
+    `train_rows` and `held_out_rows` count the rows of all sources together; `train_tokens` counts the tokens of text in
+    the training rows. `fingerprint` has an entry for everything that affects the batches, so that a later run can
+    report the differences. A row has `inputs` encoder tokens and `targets` decoder tokens, and holds `raw` tokens of
+    text on average.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Pipeline:
         self.train_rows, self.held_out_rows = sum(sizes), sum(held_out_sizes)
         self.inputs = max(source.inputs for source in prepared.train)
         self.targets = max(source.targets for source in prepared.train)
-        # All batches have the same ones, also those that by chance have no row of a rare source.
+        # All batches have the same fields, even those that by chance have no row of a rare source.
         firsts = [source(np.zeros(1, np.int64), np.random.default_rng(0)) for source in prepared.train]
         self._fields = fields_of(firsts, self.inputs, self.targets)
         self.raw = round(np.average([source.raw for source in prepared.train], weights=prepared.weights))
-        # Under several objectives a text has a source of each, and counts once.
+        # A text under several objectives has one source for each, but counts once.
         texts = {(source.name, source.digest): len(source) * source.raw for source in prepared.train}
         self.train_tokens = sum(texts.values())
         self._train = Order(sizes, prepared.weights, (seed, ORDER))
@@ -79,31 +79,32 @@ class Pipeline:
         self.fingerprint = _fingerprint(prepared.fingerprint, self.tokenizer, seed, batch_size)
 
     def train(self, start_row: int = 0, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """This host's rows of global batch after global batch, without end, from a global row on.
+        """Yield this host's rows of consecutive global batches, without end, starting at global row `start_row`.
 
-        In an epoch of a corpus each of its rows comes once, in an order of that epoch; noise is always new. Raises
-        ConfigError where rows do not divide.
+        In an epoch of a corpus each row comes once, in a new order; noise is always new. Raises ConfigError if the
+        batch does not divide into the shard's parts, or if `start_row` is not a multiple of the batch size.
         """
         return self._batches(self._train_block, shard, self._first(start_row), ENDLESS)
 
     def held_out(self, rows: int, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """This host's rows of the first `rows` held-out rows, the same rows and noise at every call and with any seed.
+        """Yield this host's rows of the first `rows` held-out rows. Rows and noise are equal at every call and for
+        every seed.
 
-        Whole batches: `rows` is rounded up to them and cut to as many as there are. Corpora are in it by their sizes,
-        whatever the mixing. Raises ConfigError where there is not even one batch.
+        `rows` is rounded up to whole batches and capped at the number available. Corpora are represented by their
+        sizes, whatever the mixing. Raises ConfigError if there is not even one batch.
         """
         require(rows > 0, f"evaluation.rows is {rows}: it must be above 0.")
         available = self.held_out_rows // self.batch_size
         require(
             available > 0,
-            f"The held-out text gives {self.held_out_rows} rows, fewer than one batch of {self.batch_size}: hold out"
+            f"The held-out text has {self.held_out_rows} rows, fewer than one batch of {self.batch_size}: hold out"
             " more text, or lower batch_size.",
         )
         return self._batches(self._held_out_block, shard, 0, min(-(-rows // self.batch_size), available))
 
     @cached_property
     def batch_shapes(self) -> tuple[Batch, ...]:
-        """Shapes and types of global batches, before one is read: of all that there can be."""
+        """Shapes and dtypes of all kinds of global batches, known before any is read."""
         batch = self._held_out_block(0).batch
         shape = jax.tree.map(lambda rows: jax.ShapeDtypeStruct((self.batch_size, *rows.shape[1:]), rows.dtype), batch)
         return (shape,)
@@ -136,7 +137,9 @@ class Pipeline:
         return self._block(self._held_out_sources, self._held_out, start, stop, (HELD_OUT_SEED, HELD_OUT_NOISE))
 
     def _block(self, sources: tuple[Source, ...], order: Order, start: int, stop: int, noise: tuple[int, int]) -> Block:
-        """A global row never returns, though its text does in each epoch: the block's number makes its noise new."""
+        """Make a block of rows. A global row index never repeats, though its text does in each epoch: the block number
+        makes the noise new.
+        """
         parts = []
         for part in order(start, stop):
             rng = counter_generator(noise, (start // BLOCK_ROWS, part.source))
@@ -149,9 +152,10 @@ class Pipeline:
 
 
 class BucketPipeline(Pipeline):
-    """Batches of examples by their lengths.
+    """Batches of examples grouped by length.
 
-    Positions and `train_rows` count `batch_size` rows a batch, however many rows a batch of shorter ones really has.
+    Positions and `train_rows` count `batch_size` rows per batch, even though batches of shorter examples have more
+    rows.
     """
 
     def __init__(
@@ -196,7 +200,9 @@ def _fingerprint(data: dict[str, str | int], tokenizer: Tokenizer, seed: int, ba
 
 
 def unigram_entropy(batches: Iterable[Batch]) -> float:
-    """Entropy, in nats a token, of the targets' own token frequencies: the best a model blind to context can do."""
+    """Compute the entropy of the targets' token frequencies, in nats per token: the best loss of a model without
+    context.
+    """
     counts = np.zeros(0, np.int64)
     for batch in batches:
         targets, weights = batch.decoder_target_tokens, batch.decoder_loss_weights

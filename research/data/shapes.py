@@ -1,4 +1,4 @@
-"""The shapes that an experiment's batches will have, without its data."""
+"""Shapes of an experiment's batches, computed without its data."""
 
 from typing import Any
 
@@ -12,7 +12,10 @@ from research.data.objective.span_corruption import SpanCorruption
 
 
 def abstract_batch(experiment: Experiment, rows: int | None = None) -> Batch:
-    """A global batch, or one of so many rows: full ones of span corruption, masked ones of all else."""
+    """Return the shapes of a global batch, or of a batch of `rows` rows.
+
+    Span corruption gives full rows without segments; everything else gives rows with masks.
+    """
     count, (inputs, targets) = experiment.batch_size if rows is None else rows, row_lengths(experiment)
 
     def field(width: int, kind: type = np.int32) -> Any:
@@ -20,17 +23,17 @@ def abstract_batch(experiment: Experiment, rows: int | None = None) -> Batch:
 
     data, source, target = experiment.data, field(inputs), field(targets)
     if isinstance(data, Denoising):
-        made = {(type(each.objective), lengths_of(each.objective, data.input_length)) for each in data.denoisers}
-        if len(made) == 1 and {kind for kind, _ in made} == {SpanCorruption}:
+        kinds = {(type(each.objective), lengths_of(each.objective, data.input_length)) for each in data.denoisers}
+        if len(kinds) == 1 and {kind for kind, _ in kinds} == {SpanCorruption}:
             return Batch(source, target, target)
     weights = field(targets, np.float32)
     return Batch(source, target, target, weights, source, source, target, target)
 
 
 def row_lengths(experiment: Experiment) -> tuple[int, int]:
-    """Tokens of the encoder's and of the decoder's rows."""
+    """Return the numbers of tokens per encoder row and per decoder row."""
     data = experiment.data
     if not isinstance(data, Denoising):
         return data.input_length, data.target_length
-    found = [lengths_of(each.objective, data.input_length) for each in data.denoisers]
-    return max(each.inputs for each in found), max(each.targets for each in found)
+    lengths = [lengths_of(each.objective, data.input_length) for each in data.denoisers]
+    return max(each.inputs for each in lengths), max(each.targets for each in lengths)

@@ -1,10 +1,10 @@
-"""A pseudo-random order of n things in constant memory: any position of any epoch is found alone.
+"""A pseudo-random permutation of n numbers in constant memory: any position of any epoch is computed directly.
 
 The numbers 0 ... n-1 are laid out in a grid of a x b >= n cells, with a and b near sqrt(n). Adding to one coordinate a
-keyed hash of the other can be undone, so any number of such rounds is a bijection of the grid (the generalised Feistel
-cipher of Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). A number that leaves 0 ... n-1 is
-sent through again until it is back (cycle walking, same paper); fewer than a of the a x b cells lie outside, so this is
-rare.
+keyed hash of the other is invertible, so any number of such rounds is a bijection of the grid (the generalised Feistel
+cipher of Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). A number that falls outside 0 ...
+n-1 is encrypted again until it falls inside (cycle walking, same paper); fewer than a of the a x b cells lie outside,
+so this is rare.
 """
 
 import math
@@ -12,18 +12,18 @@ import math
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-ROUNDS = 8  # an even number; four are enough for pseudo-randomness in theory, small grids want more
+ROUNDS = 8  # must be even; four suffice for pseudo-randomness in theory, small grids need more
 
 
 def counter_generator(key: tuple[int, int], position: tuple[int, int]) -> np.random.Generator:
-    """Philox (Salmon et al., SC 2011) at a place of its own: streams of different keys or positions never overlap."""
+    """Create a Philox generator (Salmon et al., SC 2011) whose stream overlaps with that of no other key or position."""
     words = [part % 2**64 for part in (*key, *position)]
-    counter = np.array([0, words[2], words[3], 0], np.uint64)  # the first word counts the draws
+    counter = np.array([0, words[2], words[3], 0], np.uint64)  # the first word is the counter of draws
     return np.random.Generator(np.random.Philox(counter=counter, key=np.array(words[:2], np.uint64)))
 
 
 class Permutation:
-    """A bijection of 0 ... size-1, given by a key (say, seed and purpose) and a position (say, epoch and corpus)."""
+    """A bijection of 0 ... size-1, determined by a key (seed and purpose) and a position (epoch and corpus)."""
 
     def __init__(self, size: int, key: tuple[int, int], position: tuple[int, int]) -> None:
         self.size = size
@@ -50,7 +50,7 @@ class Permutation:
 
 
 def _hash(numbers: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    """Apply the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return numbers ^ (numbers >> np.uint64(31))

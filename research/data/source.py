@@ -1,4 +1,4 @@
-"""Rows by number, whatever they are made of: what a pipeline mixes, shuffles and cuts into batches."""
+"""Sources of numbered rows, independent of their origin. A pipeline mixes, shuffles and batches them."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -14,24 +14,24 @@ class Source(Protocol):
     """One split of a corpus under an objective, or of a task's examples packed into rows."""
 
     name: str
-    digest: str  # of its text: equal digests, config and random numbers mean equal rows
-    inputs: int  # encoder tokens a row
-    targets: int  # decoder tokens a row
-    raw: int  # tokens of text that a row is made of; where rows differ, their mean
+    digest: str  # of the text: with equal digests, configs and random numbers, the rows are equal
+    inputs: int  # encoder tokens per row
+    targets: int  # decoder tokens per row
+    raw: int  # tokens of text per row; the mean if rows differ
 
     def __len__(self) -> int: ...
 
     def __call__(self, rows: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Batch:
-        """Those rows, in that order; everything random comes from `rng`."""
+        """Return the given rows, in the given order. All randomness comes from `rng`."""
         ...
 
 
 class Prepared(NamedTuple):
-    """What a data config has become: everything found, built and checked."""
+    """The built and checked contents of a data config."""
 
     tokenizer: Tokenizer
     train: tuple[Source, ...]
     held_out: tuple[Source, ...]
-    weights: tuple[int, ...]  # in which the training sources are mixed
-    fingerprint: dict[str, str | int]  # an entry for everything in the config that decides the batches
-    notes: tuple[str, ...] = ()  # how the training sources came to be, for the launch summary
+    weights: tuple[int, ...]  # mixing weights of the training sources
+    fingerprint: dict[str, str | int]  # one entry for each part of the config that affects the batches
+    notes: tuple[str, ...] = ()  # descriptions of the training sources, for the launch summary

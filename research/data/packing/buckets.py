@@ -1,8 +1,8 @@
-"""Batches of examples of like lengths: those of a bucket are as wide as it, and have rows to make up for it.
+"""Batches of examples of similar lengths: each bucket has its own width, and more rows the narrower it is.
 
 Every batch has room for the same number of tokens, so each bucket is one shape, compiled once. In an epoch every
-example comes once: examples are in a new order within their bucket, and the batches of all buckets in a new order
-among each other. A bucket's last batch is filled up with rows of padding, whose targets have no weight.
+example comes once: examples are reshuffled within their bucket, and the batches of all buckets are reshuffled among
+each other. A bucket's last batch is filled up with rows of padding, whose targets have weight 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from research.data.shuffle import Permutation
 from research.data.tasks.pairs import Pairs, cut, gather, spread
 from research.data.tokenizer import Tokenizer
 
-AHEAD = 4  # batches that are made before their use, a thread
+AHEAD = 4  # batches prefetched per thread
 
 
 class Shape(NamedTuple):
@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 
 
 def shapes(buckets: Buckets, target_length: int, batch_size: int) -> list[Shape]:
-    """Of the batches of each bucket, the narrowest first."""
+    """Return the batch shape of each bucket, narrowest first."""
     longest = buckets.lengths[-1]
     folds = [longest // length for length in buckets.lengths]
     return [Shape(batch_size * fold, longest // fold, target_length // fold) for fold in folds]
@@ -50,7 +50,7 @@ class BucketedExamples:
         bucket = np.zeros(len(chosen), np.int64)
         for shape in shapes[:-1]:
             bucket += (sources > shape.inputs) | (targets > shape.targets)
-        # By bucket: the task of each example, its number there, and its lengths.
+        # By bucket: the task of each example, its index in the task, and its lengths.
         columns = np.stack([task, chosen, sources, targets], axis=1)
         self._members = [columns[bucket == index] for index in range(len(shapes))]
         self.tokens = int(sources.sum()), int(targets.sum())
@@ -59,32 +59,33 @@ class BucketedExamples:
         self._ends = np.cumsum(counts)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the number of batches per epoch."""
         return int(self._ends[-1])
 
     @property
     def used(self) -> list[Shape]:
+        """Shapes of the buckets that hold an example."""
         return [shape for shape, members in zip(self.shapes, self._members, strict=True) if len(members)]
 
     @property
     def padding(self) -> tuple[float, float]:
-        """The share of an epoch's batches that is padding, of inputs and of targets."""
+        """Fractions of an epoch's inputs and targets that are padding."""
         counts = np.diff(self._ends, prepend=0)
         rows, inputs, targets = np.array(self.shapes).T
         source, target = self.tokens
         return 1 - source / int((counts * rows * inputs).sum()), 1 - target / int((counts * rows * targets).sum())
 
     def batch(self, position: int, key: tuple[int, int], shard: Shard) -> Batch:
-        """This host's rows of the batch at a position of the endless sequence of epochs."""
+        """Return this host's rows of the batch at a position of the endless sequence of epochs."""
         epoch, place = divmod(position, len(self))
         number = int(Permutation(len(self), key, (epoch, 0))(np.array([place]))[0])
         index = int(np.searchsorted(self._ends, number, side="right"))
         within = number - (int(self._ends[index - 1]) if index else 0)
         shape, members = self.shapes[index], self._members[index]
-        wanted = within * shape.rows + np.concatenate([np.arange(*span) for span in shard.spans(shape.rows)])
-        real = wanted[wanted < len(members)]
+        indices = within * shape.rows + np.concatenate([np.arange(*span) for span in shard.spans(shape.rows)])
+        real = indices[indices < len(members)]
         rows = members[Permutation(len(members), key, (epoch, index + 1))(real)]
-        return self._padded(rows, Shape(len(wanted), shape.inputs, shape.targets))
+        return self._padded(rows, Shape(len(indices), shape.inputs, shape.targets))
 
     def _padded(self, rows: Int64[np.ndarray, "n 4"], shape: Shape) -> Batch:
         sides = [np.full((shape.rows, width), self._pad_id, np.int32) for width in shape[1:]]
@@ -111,7 +112,7 @@ class BucketedExamples:
 
 
 class HostBatches:
-    """This host's rows of the batches from `first` to `stop`, by index, as Grain reads them."""
+    """This host's rows of the batches `first` ... `stop - 1`, indexable as Grain requires."""
 
     def __init__(self, examples: BucketedExamples, first: int, stop: int, key: tuple[int, int], shard: Shard) -> None:
         self.examples, self.first, self.stop, self.key, self.shard = examples, first, stop, key, shard
@@ -123,7 +124,7 @@ class HostBatches:
         return self.examples.batch(self.first + index, self.key, self.shard)
 
     def read(self, threads: int) -> Iterator[Batch]:
-        """All of them in their order, made ahead of their use."""
+        """Yield all batches in order, prefetched."""
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD * threads)
         batches = iter(grain.MapDataset.source(self).to_iter_dataset(options))
         try:
@@ -133,28 +134,28 @@ class HostBatches:
 
 
 class Bucketed:
-    """Both splits of a `Supervised` config in buckets: what a pipeline needs of them."""
+    """Both splits of a `Supervised` config in buckets, as a pipeline needs them."""
 
     def __init__(self, train: BucketedExamples, held_out: BucketedExamples) -> None:
         self.train, self.held_out = train, held_out
 
     @cached_property
     def batch_shapes(self) -> tuple[Batch, ...]:
-        """Of every bucket that has an example in either split."""
+        """Batch shapes of every bucket that has an example in either split."""
         used = sorted({*self.train.used, *self.held_out.used}, key=lambda shape: shape.inputs)
         return tuple(map(abstract, used))
 
     def __str__(self) -> str:
         inputs, targets = self.train.padding
-        said = ", ".join(f"{shape.rows} x {shape.inputs} and {shape.targets}" for shape in self.train.used)
+        shapes = ", ".join(f"{shape.rows} x {shape.inputs} and {shape.targets}" for shape in self.train.used)
         return (
-            f"{self.train.examples:,} examples in {len(self.train):,} batches of {said}: {inputs:.1%} of the inputs and"
+            f"{self.train.examples:,} examples in {len(self.train):,} batches of {shapes}: {inputs:.1%} of the inputs and"
             f" {targets:.1%} of the targets are padding"
         )
 
 
 class PreparedBuckets(NamedTuple):
-    """What a `Supervised` config in buckets has become."""
+    """The built and checked contents of a `Supervised` config in buckets."""
 
     tokenizer: Tokenizer
     buckets: Bucketed

@@ -1,9 +1,11 @@
-"""Examples packed into rows: several share a row, each its own segment, so that little of it is padding.
+"""Packing of examples into rows: several examples share a row, each as its own segment, so that little of it is
+padding.
 
-Which examples share a row is decided once, not in each epoch. A row starts with the longest example that is left and
-takes, time after time, the one that leaves the least of both of its sides free (the norm-based greedy of Panigrahy et
-al., "Heuristics for Vector Bin Packing", 2011). Of examples of equal lengths a fixed pseudo-random order decides.
-The rows stand in such an order too, so that the first of them, which an evaluation reads, are like the others.
+The assignment of examples to rows is decided once, not in each epoch. A row starts with the longest remaining example
+and repeatedly takes the one that leaves the least space free on both sides (the norm-based greedy algorithm of
+Panigrahy et al., "Heuristics for Vector Bin Packing", 2011). Among examples of equal lengths a fixed pseudo-random
+order decides. The rows are in such an order too, so that the first of them, which an evaluation reads, are
+representative.
 """
 
 from itertools import chain
@@ -21,20 +23,20 @@ from research.data.tasks.pairs import Cut, Pairs, Spread, cut, gather, spread
 from research.storage import cache
 from research.storage.progress import Progress
 
-FORMAT = 2  # raised when the same examples would be packed otherwise
+FORMAT = 2  # increment when the same examples would be packed differently
 ORDER = (0, 1)  # the key of fixed pseudo-random orders
-EQUALS, ROWS = (0, 1), (0, 2)  # their positions: among examples of equal lengths, of the rows
+EQUALS, ROWS = (0, 1), (0, 2)  # positions of these orders: among examples of equal lengths, and of the rows
 
 
 class Packing(NamedTuple):
-    """The examples in the order of the rows they are packed into; row r has those from offsets[r] to offsets[r + 1]."""
+    """The examples in the order of their rows; row r holds those from offsets[r] to offsets[r + 1]."""
 
     members: Int64[np.ndarray, " examples"]
     offsets: Int64[np.ndarray, " rows_and_one"]
 
 
 class PackedRows:
-    """A task's examples as rows; those from `rows` to `rows + empty` hold padding only, which fills a last batch."""
+    """A task's examples as packed rows. The last `empty` rows hold only padding, to fill up a last batch."""
 
     def __init__(self, pairs: Pairs, content: str, inputs: int, targets: int, drop: bool, pad_id: int) -> None:
         self.name, self.digest, self.inputs, self.targets = pairs.name, content, inputs, targets
@@ -43,7 +45,7 @@ class PackedRows:
         require(
             len(fitting.chosen) > 0,
             f"All {len(pairs):,} examples of {pairs.name} are longer than {inputs} input or {targets} target tokens:"
-            ' give larger data.input_length and data.target_length, or too_long="truncate".',
+            ' raise data.input_length and data.target_length, or set too_long="truncate".',
         )
         self.examples, self.too_long = len(fitting.chosen), fitting.too_long
         key = digest([FORMAT, pairs.identity, inputs, targets, drop])
@@ -58,7 +60,7 @@ class PackedRows:
 
     @property
     def padding(self) -> tuple[float, float]:
-        """The share of the rows that is padding, of inputs and of targets."""
+        """Fractions of the inputs and of the targets that are padding."""
         inputs, targets = (int(lengths.sum()) for lengths in self._lengths)
         return 1 - inputs / (self.rows * self.inputs), 1 - targets / (self.rows * self.targets)
 
@@ -87,17 +89,17 @@ class PackedRows:
 
 
 class Layout(NamedTuple):
-    """Where the tokens of one side go."""
+    """Positions of the tokens of one side."""
 
     shape: tuple[int, int]
     lengths: Int64[np.ndarray, " segments"]
     spread: Spread
-    where: Int64[np.ndarray, " total"]  # in the rows laid end to end
+    where: Int64[np.ndarray, " total"]  # index in the flattened rows
     segment_ids: Int64[np.ndarray, " total"]  # from 1
 
 
 def laid_out(segments: Spread, lengths: Int64[np.ndarray, " segments"], rows: int, width: int) -> Layout:
-    """Segments one after the other in their rows (`segments.piece`), each as long as `lengths` says."""
+    """Lay out segments of the given lengths one after the other in their rows, given by `segments.piece`."""
     before = np.cumsum(lengths) - lengths
     first_of_row = np.arange(len(lengths)) - segments.place
     starts = segments.piece * width + before - before[first_of_row]
@@ -107,6 +109,7 @@ def laid_out(segments: Spread, lengths: Int64[np.ndarray, " segments"], rows: in
 
 
 def filled(sides: list[Layout], sources: np.ndarray, labels: np.ndarray, pad_id: int, start_id: int) -> Batch:
+    """Build a batch from the layouts of both sides and their tokens."""
     encoder, decoder = sides
     shifted = np.concatenate([[start_id], labels[:-1]])
     shifted[decoder.spread.place == 0] = start_id
@@ -143,7 +146,7 @@ def _open_plan(name: str, key: str, fitting: Cut, inputs: int, targets: int) -> 
 def pack(
     sources: Int64[np.ndarray, " n"], targets: Int64[np.ndarray, " n"], inputs: int, width: int, name: str = "examples"
 ) -> Packing:
-    """Examples of these lengths in rows of `inputs` and `width`, none of which may be longer."""
+    """Pack examples of these lengths into rows of `inputs` and `width` tokens. No example may be longer than a row."""
     order = Permutation(len(sources), ORDER, EQUALS)(np.arange(len(sources)))
     classes = Classes(sources[order], targets[order], inputs, width)
     rows = []
@@ -157,7 +160,7 @@ def pack(
 
 
 class Classes:
-    """Examples by their pair of lengths, the longest first, taken one after the other."""
+    """Examples grouped by their pair of lengths, longest first, and taken one by one."""
 
     def __init__(
         self, sources: Int64[np.ndarray, " n"], targets: Int64[np.ndarray, " n"], inputs: int, width: int
@@ -173,7 +176,7 @@ class Classes:
         self.left = len(sources)
 
     def row(self) -> list[int]:
-        """The next row's examples, taken away."""
+        """Remove and return the examples of the next row."""
         room = list(self.shape)
         row: list[int] = []
         fits = np.flatnonzero(self._next < self._stop)
@@ -183,14 +186,14 @@ class Classes:
             self._next[best] += 1
             room[0] -= int(self._source[best])
             room[1] -= int(self._target[best])
-            there = (self._source[fits] <= room[0]) & (self._target[fits] <= room[1])
-            fits = fits[there & (self._next[fits] < self._stop[fits])]
+            fits_room = (self._source[fits] <= room[0]) & (self._target[fits] <= room[1])
+            fits = fits[fits_room & (self._next[fits] < self._stop[fits])]
         self.left -= len(row)
         self._forget()
         return row
 
     def _rest(self, fits: Int64[np.ndarray, " m"], room: list[int]) -> Float64[np.ndarray, " m"]:
-        """How much of both sides would be left free, squared."""
+        """Compute the squared free space that each candidate would leave, summed over both sides."""
         source, target = (
             (room[0] - self._source[fits]) / self.shape[0],
             (room[1] - self._target[fits]) / self.shape[1],
@@ -198,7 +201,7 @@ class Classes:
         return source * source + target * target
 
     def _forget(self) -> None:
-        """Drops the classes that are used up, when they are many."""
+        """Drop exhausted classes once there are many."""
         kept = self._next < self._stop
         if kept.mean() < 0.9:
             self._source, self._target = self._source[kept], self._target[kept]
