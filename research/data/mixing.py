@@ -4,8 +4,8 @@ The first corpus takes its share of the positions, evenly spread: of the first r
 where w is its weight and W the total weight. The other corpora share the remaining positions in the same way. All
 arithmetic is on integers and depends on the position alone, so any position is found directly and nothing drifts:
 
-- after any multiple of W positions, each corpus has given exactly that multiple of its weight;
-- after any number r of positions, a corpus has given r * w / W rows, within an error of the number of corpora.
+- after k * W positions, each corpus has given exactly k times its weight in rows;
+- after any number r of positions, a corpus has given r * w / W rows, to within the number of corpora.
 """
 
 import numpy as np

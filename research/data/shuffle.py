@@ -16,7 +16,7 @@ ROUNDS = 8  # must be even; four suffice for pseudo-randomness in theory, small 
 
 
 def counter_generator(key: tuple[int, int], position: tuple[int, int]) -> np.random.Generator:
-    """Create a Philox generator (Salmon et al., SC 2011) whose stream overlaps with that of no other key or position."""
+    """Create a Philox generator (Salmon et al., SC 2011). Streams of different keys or positions never overlap."""
     words = [part % 2**64 for part in (*key, *position)]
     counter = np.array([0, words[2], words[3], 0], np.uint64)  # the first word is the counter of draws
     return np.random.Generator(np.random.Philox(counter=counter, key=np.array(words[:2], np.uint64)))

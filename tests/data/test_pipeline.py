@@ -191,7 +191,7 @@ def test_held_out_rows_are_whole_batches(two: Denoising) -> None:
 
 def test_too_few_held_out_rows(two: Denoising) -> None:
     pipeline = prepare(two, 0, 4096)
-    with pytest.raises(ConfigError, match=r"held-out text gives \d+ rows, fewer than one batch of 4096.*lower batch"):
+    with pytest.raises(ConfigError, match=r"held-out text has \d+ rows, fewer than one batch of 4096.*lower batch"):
         pipeline.held_out(10)
     with pytest.raises(ConfigError, match=r"evaluation\.rows is 0"):
         pipeline.held_out(0)

@@ -98,7 +98,7 @@ CHANGED = "batch = batch_of(len(tokens), *sides, lengths, tokenizer, language)\n
     [
         (("def corrupt", "def corupt"), "class NGram", "NGramMasking lacks corrupt(): Objective needs it."),
         (("return Lengths(", "return print("), "return print(", "NGramMasking.lengths raised TypeError: "),
-        (("return Lengths(", "return 3 or Lengths("), "def lengths", "NGramMasking.lengths returned int, no Lengths."),
+        (("return Lengths(", "return 3 or Lengths("), "def lengths", "NGramMasking.lengths returned int, not Lengths."),
         (
             ("+ hidden + controls", "+ 64 + controls"),
             "def lengths",
@@ -110,7 +110,7 @@ CHANGED = "batch = batch_of(len(tokens), *sides, lengths, tokenizer, language)\n
             "len(tokenizer.sept",
             "NGramMasking.check raised AttributeError",
         ),
-        ((END, "pass"), "def corrupt", "NGramMasking.corrupt returned NoneType, no Batch."),
+        ((END, "pass"), "def corrupt", "NGramMasking.corrupt returned NoneType, not a Batch."),
         (
             (END, f"{CHANGED}._replace(encoder_input_tokens=batch.encoder_input_tokens[:, :-4])"),
             "def corrupt",
@@ -142,7 +142,7 @@ def test_what_is_wrong_is_named_with_its_line(here: Path, change: tuple[str, str
 def test_a_broken_objective_ends_before_anything_is_made(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused((END, "pass"))
     assert trained("run", 2) == 2
-    said = f"mine.py:{line_of('def corrupt')}: NGramMasking.corrupt returned NoneType, no Batch."
+    said = f"mine.py:{line_of('def corrupt')}: NGramMasking.corrupt returned NoneType, not a Batch."
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {said}"
     assert not list(Path("run/checkpoints").iterdir())
     assert not (here / "cache" / "tokens").exists()

@@ -1,14 +1,14 @@
-"""BART's denoising (arXiv:1910.13461, 2.2), as fairseq's denoising_dataset.py does it, a block of rows at once.
+"""BART's denoising (arXiv:1910.13461, 2.2) as in fairseq's denoising_dataset.py, applied to a block of rows at once.
 
     raw      The cat sat . It was happy .
     inputs   <s> It <mask> . The cat sat . </s>
     targets  <s> The cat sat . It was happy . </s>
 
-The target is the row in the tokenizer's frame, full and never padded. How much of a row is left depends on how many
-tokens its words have, which nothing bounds; so the encoder is as wide as the row was, and padded, unless every row
-keeps as much as the others. Text infilling as released leaves 80% of a row. An insertion that would make a row longer
-than it was is left out: rows of 510 tokens would have to be 20 standard deviations longer than they are, rows of 126
-10, rows of 62 six.
+The target is the row with the tokenizer's special tokens, full and never padded. The number of tokens that remain in
+the input depends on the number of tokens per word, which is unbounded; so the encoder is as wide as the raw row, and
+padded, unless every row keeps the same number of tokens. Text infilling as released leaves 80% of a row. An insertion
+that would make a row longer than the raw row is omitted: rows of 510 tokens would have to be 20 standard deviations
+longer than they are, rows of 126 tokens 10, rows of 62 tokens six.
 """
 
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class BART(Objective):
-    """Sentences are permuted, then words hidden, then the row is rotated; the target is the whole text.
+    """Permute sentences, then hide words, then rotate the row; the target is the whole text.
 
-    arXiv:1910.13461, 2.2, as in fairseq. Any of the three may be left out: shares of 0, no corruption.
+    arXiv:1910.13461, 2.2, as in fairseq. Any of the three steps can be disabled: a share of 0, or no corruption.
     """
 
     corruption: Corruption | None = TextInfilling()
-    permute_sentences: float = 1.0  # share of the sentences of a row, which change places among themselves
-    rotate: float = 0.0  # share of the rows
-    sentence_ends: tuple[str, ...] = (".",)  # tokens that end a sentence, beside EOS
-    unspaced: tuple[str, ...] = ()  # languages written without spaces, of which each token counts as a word
+    permute_sentences: float = 1.0  # share of a row's sentences that are permuted among themselves
+    rotate: float = 0.0  # share of the rows that are rotated
+    sentence_ends: tuple[str, ...] = (".",)  # tokens that end a sentence, besides EOS
+    unspaced: tuple[str, ...] = ()  # languages written without spaces: each token counts as a word
 
     def __post_init__(self) -> None:
         require_share("permute_sentences", self.permute_sentences)
@@ -50,7 +50,7 @@ class BART(Objective):
         return Lengths(raw, (raw if left is None else left) + controls, input_length)
 
     def left(self, raw: int) -> int | None:
-        """The number of tokens that every row of `raw` keeps; None where rows differ."""
+        """Return the number of tokens that every row of `raw` tokens keeps, or None if rows differ."""
         if self.corruption is None:
             return raw
         with calling(self.corruption, "left"):
@@ -92,17 +92,17 @@ def hidden(
     tokenizer: Tokenizer,
     rng: np.random.Generator,
 ) -> Rows:
-    """Rows as the corruption hides tokens of them; ConfigError if it gives other rows than its base class says."""
+    """Hide tokens of rows by the corruption. Raises ConfigError if the result does not match `left()`."""
     with calling(corruption, "hide"):
         rows = corruption.hide(tokens, spaced, tokenizer, rng)
     left, (count, raw) = corruption.left(tokens.shape[1]), tokens.shape
-    expect(isinstance(rows, Rows), corruption, "hide", f"returned {type(rows).__name__}, no Rows")
+    expect(isinstance(rows, Rows), corruption, "hide", f"returned {type(rows).__name__}, not Rows")
     counts = np.full(count, left or 0) if rows.counts is None else rows.counts
     fits = len(counts) == count and counts.sum() == len(rows.tokens) and counts.max(initial=0) <= raw
     expect(
         fits and (left is None or bool((counts == left).all())),
         corruption,
         "hide",
-        f"returned {len(rows.tokens)} tokens for {count} rows of {raw}, which are not the counts that it gives",
+        f"returned {len(rows.tokens)} tokens for {count} rows of {raw}, which does not match its counts",
     )
     return rows

@@ -1,11 +1,12 @@
-"""T5's BERT-style and MASS-style denoising (arXiv:1910.10683, 3.3.1 and 3.3.2; its
-noise_token_to_random_token_or_sentinel).
+"""T5's BERT-style and MASS-style denoising (arXiv:1910.10683, 3.3.1 and 3.3.2).
+
+Follows T5's noise_token_to_random_token_or_sentinel.
 
     raw      Thank you for inviting me to your party last week
     inputs   Thank you <M> <M> me to your apple last week EOS
     targets  Thank you for inviting me to your party last week EOS
 
-Each token is noise by a draw of its own, whatever the others are.
+Each token is noise independently of the others.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from research.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Masked(Objective):
-    """The base of both: each token is noise by a draw of its own, and the target is the whole text."""
+    """The base of both objectives: each token is noise independently, and the target is the whole text."""
 
     noise_density: float = 0.15
 
@@ -40,7 +41,7 @@ class Masked(Objective):
 
     @property
     def random_share(self) -> float:
-        """The share of the noise that becomes a random token, not the mask."""
+        """Share of the noise that becomes a random token instead of the mask."""
         return 0.0
 
     def lengths(self, input_length: int, controls: int = 1) -> Lengths:
@@ -65,12 +66,12 @@ class Masked(Objective):
 
 @dataclass(frozen=True)
 class BERTStyle(Masked):
-    """Each token is noise by a draw of its own: a random token or else the mask; the target is the whole text.
+    """Replace each noise token by the mask or a random token; the target is the whole text.
 
-    arXiv:1910.10683, 3.3.1, after BERT (arXiv:1810.04805).
+    Each token is noise independently. arXiv:1910.10683, 3.3.1, after BERT (arXiv:1810.04805).
     """
 
-    random_tokens: float = 0.1  # share of the noise
+    random_tokens: float = 0.1  # share of the noise that becomes a random token
 
     @property
     def random_share(self) -> float:
@@ -79,4 +80,7 @@ class BERTStyle(Masked):
 
 @dataclass(frozen=True)
 class MASSStyle(Masked):
-    """As BERT-style, but all noise becomes the mask (arXiv:1910.10683, 3.3.2, after MASS, arXiv:1905.02450)."""
+    """BERT-style denoising in which all noise becomes the mask (arXiv:1910.10683, 3.3.2).
+
+    After MASS (arXiv:1905.02450).
+    """

@@ -1,4 +1,4 @@
-"""Objectives called and tried out: what is wrong with the result of a user's is refused by file and line."""
+"""Validation of objectives: a user's objective that returns a wrong result is reported by file and line."""
 
 import numpy as np
 from jaxtyping import UInt
@@ -8,15 +8,18 @@ from research.config.parts import calling, expect, is_shipped
 from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
 
-ROWS = 8  # that are corrupted before training, to see that an objective works
+ROWS = 8  # rows corrupted before training, to test an objective
 
 
 def lengths_of(objective: Objective, input_length: int, controls: int = 1) -> Lengths:
-    """Lengths of rows under an objective. Raises ConfigError if no row fits, or the objective gives no lengths."""
+    """Return the lengths of rows under an objective.
+
+    Raises ConfigError if no row fits or the result is not `Lengths`.
+    """
     with calling(objective, "lengths"):
         lengths = objective.lengths(input_length, controls)
     kind = type(lengths).__name__
-    expect(isinstance(lengths, Lengths), objective, "lengths", f"returned {kind}, no Lengths")
+    expect(isinstance(lengths, Lengths), objective, "lengths", f"returned {kind}, not Lengths")
     whole = all(isinstance(number, int) and number >= 0 for number in lengths)
     expect(
         whole and min(lengths[:3]) > 0,
@@ -36,8 +39,8 @@ def lengths_of(objective: Objective, input_length: int, controls: int = 1) -> Le
 def try_out(objective: Objective, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
     """Check an objective with a tokenizer, then let it corrupt a block of random text twice.
 
-    Raises ConfigError if the tokenizer lacks what the objective needs, or the block is not as `lengths` says, or the
-    second one is another although the generator is the same.
+    Raises ConfigError if the tokenizer lacks what the objective needs, if the block does not have the shapes in
+    `lengths`, or if the two results differ although the generator's seed is the same.
     """
     with calling(objective, "check"):
         objective.check(lengths, tokenizer, language)
@@ -51,7 +54,7 @@ def try_out(objective: Objective, lengths: Lengths, tokenizer: Tokenizer, langua
         and all(np.array_equal(getattr(first, name), getattr(second, name)) for name in filled_fields(first)),
         objective,
         "corrupt",
-        "returned two different batches for the same rows and the same rng: all that is random must come from rng",
+        "returned two different batches for the same rows and the same rng: all randomness must come from rng",
     )
 
 
@@ -63,18 +66,21 @@ def corrupted(
     rng: np.random.Generator,
     language: str | None = None,
 ) -> Batch:
-    """A block of rows under an objective. Raises ConfigError if a user's gives no Batch of these lengths."""
+    """Corrupt a block of rows.
+
+    Raises ConfigError if a user's objective returns anything but a Batch of these lengths.
+    """
     with calling(objective, "corrupt"):
         batch = objective.corrupt(tokens, lengths, tokenizer, rng, language)
     if not is_shipped(type(objective)):
-        expect(isinstance(batch, Batch), objective, "corrupt", f"returned {type(batch).__name__}, no Batch")
+        expect(isinstance(batch, Batch), objective, "corrupt", f"returned {type(batch).__name__}, not a Batch")
         for name, field in batch._asdict().items():
             _check_field(objective, name, field, len(tokens), lengths, tokenizer)
     return batch
 
 
 def filled_fields(batch: Batch) -> tuple[str, ...]:
-    """Names of the fields that are arrays, not None."""
+    """Return the names of the fields that are arrays, not None."""
     return tuple(name for name, field in batch._asdict().items() if field is not None)
 
 
@@ -84,7 +90,7 @@ def _check_field(
     if field is None and not name.endswith("tokens"):
         return
     kind = type(field).__name__
-    expect(isinstance(field, np.ndarray), objective, "corrupt", f"returned {name} as {kind}, no NumPy array")
+    expect(isinstance(field, np.ndarray), objective, "corrupt", f"returned {name} as {kind}, not a NumPy array")
     assert isinstance(field, np.ndarray)
     width = lengths.targets if name.startswith("decoder") else lengths.inputs
     expect(

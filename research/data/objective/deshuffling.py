@@ -1,4 +1,4 @@
-"""T5's deshuffling (arXiv:1910.10683, 3.3.1): the tokens of a row in random order are to be put in their own.
+"""T5's deshuffling (arXiv:1910.10683, 3.3.1): restore the order of a row's shuffled tokens.
 
 raw      Thank you for inviting me
 inputs   me for Thank inviting you EOS
@@ -18,7 +18,7 @@ from research.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Deshuffling(Objective):
-    """The tokens of a row in random order; the target is the row (arXiv:1910.10683, 3.3.1)."""
+    """Shuffle the tokens of a row; the target is the original row (arXiv:1910.10683, 3.3.1)."""
 
     def lengths(self, input_length: int, controls: int = 1) -> Lengths:
         return Lengths(raw_for(input_length, controls), input_length, input_length)

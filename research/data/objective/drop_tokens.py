@@ -4,7 +4,7 @@
     inputs   Thank you me to your party week EOS
     targets  for inviting last EOS
 
-How many tokens a row drops varies. Both sides are as wide as all rows but one in 1e9 need, and padded.
+The number of dropped tokens varies by row. Both sides are wide enough for all rows but one in 1e9, and padded.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from research.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class DropTokens(Objective):
-    """Each token is left out by a draw of its own, and the target is what was left out (arXiv:1910.10683, 3.3.2)."""
+    """Drop each token independently; the target lists the dropped tokens (arXiv:1910.10683, 3.3.2)."""
 
     noise_density: float = 0.15
 
@@ -29,7 +29,7 @@ class DropTokens(Objective):
         require_density(self.noise_density)
 
     def lengths(self, input_length: int, controls: int = 1) -> Lengths:
-        """Rows as T5's: the text that would fill the encoder if no token were dropped."""
+        """Size rows as T5 does: the raw text would fill the encoder if no token were dropped."""
         raw = raw_for(input_length, controls)
         longest, most_dropped = most(raw, self.noise_density, is_kept), most(raw, 1 - self.noise_density, is_kept)
         return Lengths(raw, longest + controls, most_dropped + controls)

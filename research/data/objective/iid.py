@@ -1,4 +1,4 @@
-"""Noise of which each token is a draw of its own: how many tokens and spans of it a row may have, and its masks."""
+"""Independent noise: bounds on the tokens and spans of noise in a row, and random masks."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -9,11 +9,14 @@ from jaxtyping import Bool, Float
 Array = np.ndarray
 Gain = Callable[[bool | None, bool], bool]
 
-TOO_WIDE = 1e-9  # the probability of a row for which there is no room; such rows are drawn anew
+TOO_WIDE = 1e-9  # probability that a row does not fit; such rows are redrawn
 
 
 def starts_span(before: bool | None, noise: bool) -> bool:
-    """Whether a token begins a span of noise, the one before it being noise, kept or not there."""
+    """Return whether a token begins a span of noise.
+
+    `before` is the noise flag of the token before it, or None for the first token.
+    """
     return noise and not before
 
 
@@ -22,13 +25,16 @@ def is_kept(before: bool | None, noise: bool) -> bool:
 
 
 def is_shown(before: bool | None, noise: bool) -> bool:
-    """Whether a token, or a sentinel that begins with it, is shown where spans of noise become sentinels."""
+    """Return whether a token is shown, itself or as the sentinel of the span that it begins."""
     return not noise or not before
 
 
 @lru_cache
 def tail(length: int, density: float, gain: Gain) -> Float[Array, " counts"]:
-    """[count]: the probability that more than `count` tokens of a row of noise `gain`, which is exact."""
+    """Compute the exact tail probabilities of a count.
+
+    Entry `count` is the probability that more than `count` tokens of a row have `gain`.
+    """
     kept, noise = np.zeros((2, length + 1))
     kept[int(gain(None, False))] = 1 - density
     noise[int(gain(None, True))] += density
@@ -45,7 +51,7 @@ def _shifted(probabilities: Float[Array, " counts"], by: bool) -> Float[Array, "
 
 
 def most(length: int, density: float, gain: Gain, beyond: float = TOO_WIDE) -> int:
-    """The least count that a row exceeds with no larger probability than `beyond`."""
+    """Return the smallest count that a row exceeds with probability at most `beyond`."""
     return int(np.argmax(tail(length, density, gain) <= beyond))
 
 
@@ -56,7 +62,7 @@ def noise_masks(
     rng: np.random.Generator,
     fits: Callable[[Bool[Array, "n raw"]], Bool[Array, " n"]],
 ) -> Bool[Array, "rows raw"]:
-    """Rows of noise; those that do not fit are drawn anew."""
+    """Draw noise masks of rows, redrawing those that do not fit."""
     is_noise = rng.random((rows, raw), np.float32) < density
     while len(wrong := np.flatnonzero(~fits(is_noise))):
         is_noise[wrong] = rng.random((len(wrong), raw), np.float32) < density

@@ -1,4 +1,4 @@
-"""Language modelling with an encoder that is given nothing (arXiv:1910.10683, 3.2.2).
+"""Language modelling with an empty encoder input (arXiv:1910.10683, 3.2.2).
 
 raw      Thank you for inviting me
 inputs   EOS
@@ -18,10 +18,10 @@ from research.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class LanguageModelling(Objective):
-    """Nothing is read and the whole row is written (arXiv:1910.10683, 3.2.2)."""
+    """Read nothing and predict the whole row (arXiv:1910.10683, 3.2.2)."""
 
     def lengths(self, input_length: int, controls: int = 1) -> Lengths:
-        """Give the decoder `input_length` tokens and the encoder its control tokens alone."""
+        """Give the decoder `input_length` tokens, and the encoder only its special tokens."""
         return Lengths(raw_for(input_length, controls), controls, input_length)
 
     def corrupt(

@@ -18,9 +18,9 @@ from research.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class PrefixLM(Objective):
-    """The beginning of a row is read and its end is written (arXiv:1910.10683, 3.2.3).
+    """Read a prefix of the row and predict the rest (arXiv:1910.10683, 3.2.3).
 
-    The end is a share of the row drawn uniformly from 0 to twice the density, never the whole row nor nothing of it.
+    The target is a share of the row, drawn uniformly from 0 to twice the density; neither side is ever empty.
     """
 
     noise_density: float = 0.5
@@ -29,12 +29,12 @@ class PrefixLM(Objective):
         require_density(self.noise_density, most=0.5)
 
     def lengths(self, input_length: int, controls: int = 1) -> Lengths:
-        """Fill the encoder with the longest beginning."""
+        """Size rows such that the longest prefix fills the encoder."""
         raw = raw_for(input_length, controls) + 1
         return Lengths(raw, input_length, raw - self.shortest(raw) + controls)
 
     def shortest(self, raw: int) -> int:
-        """Tokens of the shortest beginning; the longest has raw - 1."""
+        """Return the length of the shortest prefix; the longest prefix has raw - 1 tokens."""
         return min(raw - 1, max(1, round((1 - 2 * self.noise_density) * (raw - 1))))
 
     def corrupt(

@@ -1,16 +1,18 @@
-"""T5's baseline before span corruption: i.i.d. noise, whose runs become sentinels (arXiv:1910.10683, 3.1.4 and 3.3.2).
+"""T5's baseline before span corruption: i.i.d. noise with runs replaced by sentinels.
+
+See arXiv:1910.10683, 3.1.4 and 3.3.2.
 
     raw      Thank you for inviting me to your party last week
     inputs   Thank you <X> me to your party <Y> week EOS
     targets  <X> for inviting <Y> last <Z> EOS
 
-As T5's nonnoise_span_to_unique_sentinel the target has a sentinel for each run of kept tokens, the last one too, and
-none before noise with which a row begins: there the target's sentinels are those of the noise that follows.
+As in T5's nonnoise_span_to_unique_sentinel, the target has a sentinel for each run of kept tokens, including the last
+one, and none before noise at the start of a row: in such rows, each target sentinel is that of the noise that follows.
 
-How many tokens and sentinels a row has varies. Both sides are as wide as all rows but one in 1e9 need, and padded (T5
-cuts its targets to 103, 192, 256 and 512 tokens at 10, 15, 25 and 50%). Rows that need more sentinels than there are
-would be drawn anew, which is refused unless it is next to never: of rows of 511 tokens at 15%, one in 10 million needs
-more than 100.
+The numbers of tokens and sentinels vary by row. Both sides are wide enough for all rows but one in 1e9, and padded (T5
+truncates its targets to 103, 192, 256 and 512 tokens at 10, 15, 25 and 50%). Rows that need more sentinels than the
+tokenizer has are redrawn; a config is refused if this is more likely than 1e-6 per row. Of rows of 511 tokens at 15%,
+one in 10 million needs more than 100.
 """
 
 from dataclasses import dataclass
@@ -25,12 +27,12 @@ from research.data.objective.iid import is_shown, most, noise_masks, starts_span
 from research.data.objective.rows import Array, Rows, batch_of, kept, raw_for, require_density
 from research.data.tokenizer import Tokenizer
 
-TOO_MANY_SPANS = 1e-6  # the probability of a row that needs more sentinels than there are
+TOO_MANY_SPANS = 1e-6  # allowed probability that a row needs more sentinels than the tokenizer has
 
 
 @dataclass(frozen=True)
 class ReplaceSpans(Objective):
-    """As span corruption, but each token is noise by a draw of its own (arXiv:1910.10683, 3.3.2: T5's baseline)."""
+    """Span corruption in which each token is noise independently (arXiv:1910.10683, 3.3.2: T5's baseline)."""
 
     noise_density: float = 0.15
 
@@ -38,14 +40,14 @@ class ReplaceSpans(Objective):
         require_density(self.noise_density)
 
     def lengths(self, input_length: int, controls: int = 1) -> Lengths:
-        """Rows as T5's: the text that would fill the encoder if no token were noise."""
+        """Size rows as T5 does: the raw text would fill the encoder if no token were noise."""
         raw = raw_for(input_length, controls)
         longest, longest_target = most(raw, self.noise_density, is_shown), most(raw, 1 - self.noise_density, is_shown)
         return Lengths(raw, longest + controls, longest_target + controls)
 
     def check(self, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
-        """Refuse a tokenizer whose sentinels would run out too often."""
-        densities = (self.noise_density, 1 - self.noise_density)  # of what the inputs hide and of what the targets do
+        """Refuse a tokenizer with so few sentinels that they would run out too often."""
+        densities = (self.noise_density, 1 - self.noise_density)  # of noise in the inputs, and in the targets
         needed = max(most(lengths.raw, density, starts_span, TOO_MANY_SPANS) for density in densities)
         available = len(tokenizer.sentinel_ids)
         require(
@@ -79,14 +81,14 @@ class ReplaceSpans(Objective):
 
 
 def first_of(mask: Bool[Array, "n raw"]) -> Bool[Array, "n raw"]:
-    """Where runs begin."""
+    """Mark the first element of each run."""
     first = mask.copy()
     first[:, 1:] &= ~mask[:, :-1]
     return first
 
 
 def hide(tokens: UInt[Array, "n raw"], hidden: Bool[Array, "n raw"], sentinels: UInt[Array, " sentinels"]) -> Rows:
-    """Each hidden run becomes a sentinel, those of a row in their order."""
+    """Replace each hidden run by a sentinel, using a row's sentinels in order."""
     first = first_of(hidden)
     spans = first.sum(axis=1)
     order = np.arange(spans.sum()) - np.repeat(np.cumsum(spans) - spans, spans)

@@ -1,4 +1,4 @@
-"""Shared code of objectives: checks of their settings, and corrupted rows to a batch in the tokenizer's frame."""
+"""Shared code of objectives: checks of their settings, and assembly of batches from corrupted rows."""
 
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ Array = np.ndarray
 
 
 class Rows(NamedTuple):
-    """Text of rows one after the other, and how much of it is each row's; None where all have the same share."""
+    """Concatenated text of rows, with the number of tokens per row; `counts` is None if all rows are equally long."""
 
     tokens: UInt[Array, " total"]
     counts: Int[Array, " n"] | None
 
 
 def require_density(density: float, most: float = 1.0) -> None:
-    """Refuse a noise density unless it is above 0 and below 1, or at most `most` if that is smaller."""
+    """Refuse a noise density outside (0, 1), or above `most` if that is smaller than 1."""
     limits = "1, both excluded" if most == 1 else f"{most}"
     require(
         0 < density < 1 and density <= most,
@@ -42,10 +42,12 @@ def whole(tokens: UInt[Array, "n raw"]) -> Rows:
 
 
 def raw_for(input_length: int, controls: int) -> int:
-    """The text that fills rows of `input_length`. Raises ConfigError where there is no room for any."""
+    """Return the number of raw tokens that fill a row of `input_length`. Raises ConfigError if there is no room for
+    any.
+    """
     require(
         input_length > controls,
-        f"data.input_length is {input_length}: {controls} controls and a token need at least {controls + 1}.",
+        f"data.input_length is {input_length}: {controls} special tokens and one of text need at least {controls + 1}.",
     )
     return input_length - controls
 
@@ -53,7 +55,7 @@ def raw_for(input_length: int, controls: int) -> int:
 def batch_of(
     rows: int, inputs: Rows, targets: Rows, lengths: Lengths, tokenizer: Tokenizer, language: str | None
 ) -> Batch:
-    """Both sides in the tokenizer's frame. A side is padded, and says so, where its rows have counts."""
+    """Add the tokenizer's special tokens to both sides and build a batch. A side with `counts` is padded and masked."""
     frame = tokenizer.frame(language)
     encoder, encoder_real = _framed(rows, inputs, lengths.inputs, frame, tokenizer.pad_id)
     decoder, decoder_real = _framed(rows, targets, lengths.targets, frame, tokenizer.pad_id)
@@ -75,7 +77,9 @@ def batch_of(
 def _framed(
     rows: int, text: Rows, width: int, frame: tuple[list[int], list[int]], pad_id: int
 ) -> tuple[Int[Array, "n width"], Bool[Array, "n width"] | None]:
-    """Rows with the frame around their text, and which of it is no padding; None where there is none."""
+    """Surround the text of rows with special tokens; return the rows and a mask of real tokens, None if there is no
+    padding.
+    """
     before, after = frame
     room = width - len(before) - len(after)
     framed = np.full((rows, width), pad_id, np.int32)
@@ -91,9 +95,9 @@ def _framed(
 
 
 def mask_of(tokenizer: Tokenizer) -> int:
-    """What stands for hidden text: the mask or, in vocabularies without one, the first sentinel, as in T5.
+    """Return the id that replaces hidden text: the mask or, in vocabularies without one, the first sentinel, as in T5.
 
-    Raises ConfigError where the tokenizer has neither.
+    Raises ConfigError if the tokenizer has neither.
     """
     if tokenizer.mask_id is not None:
         return tokenizer.mask_id
@@ -104,7 +108,7 @@ def mask_of(tokenizer: Tokenizer) -> int:
 def masks_or_random(
     count: int, random_tokens: float, tokenizer: Tokenizer, rng: np.random.Generator
 ) -> UInt[Array, " count"]:
-    """Masks, each of which a draw of its own turns into a random token of text."""
+    """Return `count` masks, each replaced independently by a random text token with probability `random_tokens`."""
     tokens = np.full(count, mask_of(tokenizer), np.uint32)
     if random_tokens:
         is_random = rng.random(count, np.float32) < random_tokens
@@ -113,8 +117,8 @@ def masks_or_random(
 
 
 def random_text(count: int, tokenizer: Tokenizer, rng: np.random.Generator) -> UInt[Array, " count"]:
-    """Ids of text, all equally likely.
+    """Draw ids of text uniformly.
 
-    T5 and fairseq draw from all ids but the first few, and so now and then a control or a sentinel.
+    T5 and fairseq draw from all ids but the first few, so that they occasionally draw a special token or a sentinel.
     """
     return tokenizer.text_ids[rng.integers(len(tokenizer.text_ids), size=count)]

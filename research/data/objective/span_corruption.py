@@ -1,9 +1,9 @@
-"""T5's span corruption (arXiv:1910.10683, section 3.1.4), a block of rows at once.
+"""T5's span corruption (arXiv:1910.10683, section 3.1.4), applied to a block of rows at once.
 
 A raw row alternates kept and noise segments, kept first and noise last. The input shows the kept segments with a
-sentinel for each noise span; the target shows the noise spans, each after the same sentinel, which stands for the kept
-segment before it. Both end in EOS, and no sentinel closes the target. All rows have the same counts, so nothing is
-ragged and nothing is padded:
+sentinel for each noise span; the target shows the noise spans, each after its sentinel, which there replaces the kept
+segment before the span. Both end in EOS, and no sentinel closes the target. All rows have the same counts, so nothing
+is ragged and nothing is padded:
 
     raw      Thank you for inviting me to your party last week
     inputs   Thank you <X> me to your party <Y> EOS
@@ -25,7 +25,7 @@ from research.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class SpanCorruption(Objective):
-    """T5's objective: noise spans become sentinels, the target lists what they hid (arXiv:1910.10683, 3.1.4)."""
+    """Replace noise spans by sentinels; the target lists the hidden spans (arXiv:1910.10683, 3.1.4)."""
 
     noise_density: float = 0.15
     mean_span_length: float = 3.0
@@ -36,11 +36,11 @@ class SpanCorruption(Objective):
         require(span >= 1, f"objective.mean_span_length is {span}: it must be at least 1 token.")
 
     def lengths(self, input_length: int, controls: int = 1) -> Lengths:
-        """Find the longest raw row whose inputs hold `input_length` tokens, as T5's random_spans_helper does.
+        """Find the longest raw row that fits `input_length` input tokens, as T5's random_spans_helper does.
 
-        At a noise density of one half T5 gives a raw token up where targets would otherwise be longer than inputs;
-        where that loses a span too, inputs are one shorter than asked. In rows so short that the helper counts no span,
-        the one that T5's mask makes all the same is counted here, so that nothing is cut off.
+        At a noise density of one half, T5 drops a raw token if the targets would otherwise be longer than the inputs;
+        if that also removes a span, the inputs are one token shorter than `input_length`. For rows so short that the
+        helper counts no span, T5's mask still makes one; it is counted here, so that nothing is cut off.
         """
         require(
             input_length >= 3,
@@ -49,30 +49,30 @@ class SpanCorruption(Objective):
         beyond = int((input_length + 2) / (1 - self.noise_density)) + 2
         # Inputs grow by 0 or 1 with each raw token, since mean_span_length is at least 1: no length is jumped over.
         raw = bisect_right(range(beyond), input_length, lo=2, key=lambda raw: self.counts(raw).inputs) - 1
-        found = self.counts(raw)
-        if self.noise_density == 0.5 and found.targets > found.inputs:
-            found = self.counts(raw - 1)
-        kept = found.raw - found.noise_tokens
+        lengths = self.counts(raw)
+        if self.noise_density == 0.5 and lengths.targets > lengths.inputs:
+            lengths = self.counts(raw - 1)
+        kept = lengths.raw - lengths.noise_tokens
         require(
-            found.spans <= kept,
-            f"data.objective puts {found.spans} noise spans a row but keeps {kept} tokens to part them at"
+            lengths.spans <= kept,
+            f"data.objective puts {lengths.spans} noise spans a row but keeps {kept} tokens to separate them at"
             f" data.input_length {input_length}: lower noise_density ({self.noise_density}), or raise mean_span_length"
-            f" ({self.mean_span_length}) to about {found.noise_tokens / kept:.1f} or more.",
+            f" ({self.mean_span_length}) to about {lengths.noise_tokens / kept:.1f} or more.",
         )
-        return found
+        return lengths
 
     def counts(self, raw: int) -> Lengths:
-        """Lengths of a row of `raw` >= 2 tokens. Rounding is half to even, in Python as in T5's TensorFlow."""
+        """Compute the lengths of a row of `raw` >= 2 tokens. Rounding is half to even, as in T5's TensorFlow."""
         noise_tokens = min(max(round(raw * self.noise_density), 1), raw - 1)
         spans = max(round(noise_tokens / self.mean_span_length), 1)
         inputs = raw - noise_tokens + spans + 1
         return Lengths(raw, inputs, noise_tokens + spans + 1, noise_tokens, spans)
 
     def check(self, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
-        """Refuse a vocabulary that has fewer sentinels than a row has spans, or another frame than T5's."""
+        """Refuse a vocabulary with fewer sentinels than a row has spans, or with other special tokens than T5's."""
         require(
             tokenizer.frame(language) == ([], [tokenizer.eos_id]),
-            "data.objective is SpanCorruption, whose rows end in EOS alone: the tokenizer must frame text so, as T5's.",
+            "data.objective is SpanCorruption, which adds only EOS to a row: the tokenizer must do the same, as T5's.",
         )
         available = len(tokenizer.sentinel_ids)
         require(
@@ -90,9 +90,9 @@ class SpanCorruption(Objective):
         rng: np.random.Generator,
         language: str | None = None,
     ) -> Batch:
-        """Turn rows of exactly `lengths.raw` tokens without EOS into full rows of inputs and targets.
+        """Corrupt rows of exactly `lengths.raw` tokens, without EOS, into full rows of inputs and targets.
 
-        Raises ConfigError as `check`, and TypeError where the tokens' type does not hold every id.
+        Raises ConfigError like `check`, and TypeError if the dtype of the tokens cannot hold every id.
         """
         self.check(lengths, tokenizer)
         if tokenizer.size - 1 > np.iinfo(tokens.dtype).max:
@@ -109,7 +109,10 @@ class SpanCorruption(Objective):
 def random_spans(
     rows: int, lengths: Lengths, rng: np.random.Generator
 ) -> tuple[Int[Array, "n segments"], Bool[Array, "n raw"]]:
-    """Starts of segments (kept, noise, kept, ...: indices into the flattened block), and which tokens are noise."""
+    """Draw the starts of segments and a noise mask.
+
+    Segments alternate kept, noise, kept, ...; their starts are indices into the flattened block.
+    """
     kept_tokens = lengths.raw - lengths.noise_tokens
     totals = np.repeat([kept_tokens, lengths.noise_tokens], rows)
     kept, noise = np.split(random_compositions(totals, lengths.spans, rng), 2)
@@ -120,19 +123,19 @@ def random_spans(
 
 
 def random_compositions(totals: Int[Array, " m"], parts: int, rng: np.random.Generator) -> Int[Array, "m parts"]:
-    """For each total, one of the ways to write it as an ordered sum of `parts` positive integers, all equally likely.
+    """Write each total as an ordered sum of `parts` positive integers, all such sums being equally likely.
 
     A composition is a choice of `parts - 1` of the `total - 1` gaps between items. R. Floyd's algorithm chooses them
-    (Bentley, "Programming Pearls: a sample of brilliance", CACM 30:9, 1987), for all rows in step: draw one of the gaps
-    up to `last`, which grows to the last of all; where the drawn one is taken already, take `last`.
+    (Bentley, "Programming Pearls: a sample of brilliance", CACM 30:9, 1987), for all rows in parallel: draw one of the
+    gaps up to `last`, which grows to the last of all; if the drawn gap is already taken, take `last`.
     """
     gaps = totals - 1
     offsets = np.cumsum(gaps) - gaps
     taken = np.zeros(gaps.sum(), bool)
     last = gaps - np.arange(parts - 1, 0, -1)[:, None]  # [steps m], at the last step the last gap
     drawn = (rng.random(last.shape) * (last + 1)).astype(np.intp)
-    for gap, otherwise in zip(drawn + offsets, last + offsets, strict=True):
-        taken[np.where(taken[gap], otherwise, gap)] = True
+    for gap, fallback in zip(drawn + offsets, last + offsets, strict=True):
+        taken[np.where(taken[gap], fallback, gap)] = True
     ends = np.flatnonzero(taken).reshape(len(totals), parts - 1) - offsets[:, None] + 1
     return np.diff(ends, axis=1, prepend=0, append=totals[:, None])
 
@@ -144,7 +147,7 @@ def hide(
     sentinels: UInt[Array, " spans"],
     eos_id: int,
 ) -> Int[Array, "n shown"]:
-    """Replace each hidden segment by one sentinel at its start, and end the row by EOS. As int32."""
+    """Replace each hidden segment by one sentinel at its start, and append EOS to each row. The result is int32."""
     text, shown = tokens.copy(), ~hidden
     text.reshape(-1)[starts] = sentinels
     shown.reshape(-1)[starts] = True

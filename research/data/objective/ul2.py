@@ -9,7 +9,7 @@ from research.data.objective.span_corruption import SpanCorruption
 
 @dataclass(frozen=True)
 class UL2(Objectives):
-    """UL2's seven denoisers in equal parts (table 1); the released models' prefixes are [NLU], [NLG] and [S2S]."""
+    """UL2's seven denoisers in equal parts (table 1). The released models use the prefixes [NLU], [NLG] and [S2S]."""
 
     regular: str = "[R]"
     extreme: str = "[X]"

@@ -1,4 +1,4 @@
-"""BART's corruptions of tokens or words, as fairseq's add_whole_word_mask and add_insertion_noise."""
+"""BART's corruptions of tokens or words, as in fairseq's add_whole_word_mask and add_insertion_noise."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -23,23 +23,23 @@ from research.data.tokenizer import Tokenizer
 
 Array = np.ndarray
 
-LEAST_PROBABLE = 1e-7  # where fairseq cuts the Poisson distribution off
+LEAST_PROBABLE = 1e-7  # fairseq's cutoff of the Poisson distribution
 
 
 @dataclass(frozen=True)
 class Corruption(Part):
-    """The base of BART's corruptions, of which one hides tokens or words of a row.
+    """The base of BART's corruptions, each of which hides tokens or words of a row.
 
     Tokens before the first word of a row are never hidden.
     """
 
-    noise_density: float = 0.3  # share of the tokens of a row or, with whole words, of its words
+    noise_density: float = 0.3  # share of a row's tokens or, with whole words, of its words
 
     def __post_init__(self) -> None:
         require_density(self.noise_density)
 
     def left(self, raw: int) -> int | None:
-        """The number of tokens that every row of `raw` keeps; None where rows differ."""
+        """Return the number of tokens that every row of `raw` tokens keeps, or None if rows differ."""
         return None
 
     def check(self, tokenizer: Tokenizer) -> None:
@@ -47,14 +47,14 @@ class Corruption(Part):
 
     @abstractmethod
     def hide(self, tokens: UInt[Array, "n raw"], spaced: bool, tokenizer: Tokenizer, rng: np.random.Generator) -> Rows:
-        """Rows without hidden tokens, with their replacements. Text that is not `spaced` has a word in each token."""
+        """Return rows with hidden tokens removed or replaced. If text is not `spaced`, each token is a word."""
 
 
 @dataclass(frozen=True)
 class TokenMasking(Corruption):
-    """Replace a share of the tokens, or words, by a mask each, or a random token."""
+    """Replace a share of the tokens or words by a mask each, or by a random token."""
 
-    random_tokens: float = 0.1  # share of the masks
+    random_tokens: float = 0.1  # share of the masks that become random tokens
     whole_words: bool = False
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class TokenMasking(Corruption):
 
 @dataclass(frozen=True)
 class TokenDeletion(Corruption):
-    """Leave out a share of the tokens, or words."""
+    """Delete a share of the tokens or words."""
 
     whole_words: bool = False
 
@@ -92,17 +92,18 @@ class TokenDeletion(Corruption):
 
 @dataclass(frozen=True)
 class TextInfilling(Corruption):
-    """Replace spans of lengths from a Poisson distribution by a mask each, or a random token; put empty ones between.
+    """Replace spans of Poisson-distributed lengths by a mask each, or by a random token; spans of length 0 insert a
+    mask.
 
-    The lengths of all spans together are a share of the row. The paper's mean is 3, the released models' 3.5; below 2,
-    spans that are empty would put in more than others take out.
+    The total length of the spans is a share of the row. The mean length is 3 in the paper and 3.5 in the released
+    models; below 2, empty spans would insert more than the other spans remove.
 
-    Spans begin at different words, but may run into one another; then the latter's mask is hidden too, and less is
-    hidden than the lengths of the spans together. A span ends with its row.
+    Spans begin at different words but may overlap; then the mask of the later span is hidden too, and less is hidden
+    than the total length of the spans. A span ends with its row.
     """
 
     poisson_mean: float = 3.5
-    random_tokens: float = 0.1  # share of the masks
+    random_tokens: float = 0.1  # share of the masks that become random tokens
     whole_words: bool = True
 
     def __post_init__(self) -> None:
@@ -124,12 +125,14 @@ class TextInfilling(Corruption):
 
 
 def starts_of(tokens: UInt[Array, "n raw"], whole_words: bool, tokenizer: Tokenizer) -> Bool[Array, "n raw"]:
-    """Mark the tokens that begin a word; all of them unless whole words are hidden."""
+    """Mark the tokens that begin a word; mark all tokens unless whole words are hidden."""
     return tokenizer.word_starts[tokens] if whole_words else np.ones(tokens.shape, bool)
 
 
 def budgets(words: Int[Array, " n"], noise_density: float) -> Int[Array, " n"]:
-    """The words to hide, rounded up in single precision as in fairseq: that decides where a product is almost whole."""
+    """Compute the number of words to hide, rounded up in single precision as in fairseq, which matters for
+    near-integers.
+    """
     return np.ceil(words.astype(np.float32) * np.float32(noise_density)).astype(int)
 
 
@@ -138,7 +141,7 @@ def budgets(words: Int[Array, " n"], noise_density: float) -> Int[Array, " n"]:
 
 @lru_cache
 def poisson_table(mean: float) -> Float[Array, " lengths"]:
-    """Cumulative probabilities of 0, 1, 2 ..., up to the first less probable than `LEAST_PROBABLE`."""
+    """Compute cumulative probabilities of 0, 1, 2 ..., up to the first one less probable than `LEAST_PROBABLE`."""
     probabilities = [np.exp(-mean)]
     while probabilities[-1] >= LEAST_PROBABLE and len(probabilities) < 128:
         probabilities.append(probabilities[-1] * mean / len(probabilities))
@@ -148,9 +151,10 @@ def poisson_table(mean: float) -> Float[Array, " lengths"]:
 def span_lengths(
     budgets: Int[Array, " n"], mean: float, rng: np.random.Generator
 ) -> tuple[Int[Array, " n"], Int[Array, " spans"], Int[Array, " n"]]:
-    """Lengths drawn until they reach the budget of a row, the last one cut to it: (spans a row, lengths, empty a row).
+    """Draw lengths until they reach the budget of a row, cutting the last one to fit.
 
-    The lengths are those of the first row's spans that are not empty, in random order, then the second's ...
+    Returns (spans per row, lengths, empty spans per row). The lengths are those of the first row's non-empty spans in
+    random order, then the second row's, and so on.
     """
     table = poisson_table(mean)
     most = int(budgets.max())
@@ -179,9 +183,9 @@ def place_spans(
     lengths: Int[Array, " spans"],
     rng: np.random.Generator,
 ) -> tuple[Int[Array, " spans"], Int[Array, " spans"]]:
-    """Where spans of so many words begin, each at another word of its row, and where they end.
+    """Place spans of `lengths` words, each at a different word of its row; return their starts and ends.
 
-    Both are indices into the flattened block, those of a row in ascending order of their beginnings.
+    Both are indices into the flattened block, in ascending order of the starts within a row.
     """
     rows, raw = is_start.shape
     chosen = random_subsets(words, spans, raw, rng)
@@ -196,14 +200,14 @@ def place_spans(
 def place_words(
     is_start: Bool[Array, "n raw"], words: Int[Array, " n"], count: Int[Array, " n"], rng: np.random.Generator
 ) -> tuple[Int[Array, " spans"], Int[Array, " spans"]]:
-    """As `place_spans`, each of one word."""
+    """Place spans of one word each, like `place_spans`."""
     return place_spans(is_start, words, count, np.ones(count.sum(), int), rng)
 
 
 def covered(
     tokens: UInt[Array, "n raw"], begins: Int[Array, " spans"], ends: Int[Array, " spans"]
 ) -> Bool[Array, "n raw"]:
-    """What lies in any of the spans begin ... end - 1, which are not empty. No two begin together."""
+    """Mark the tokens inside any of the spans begin ... end - 1. Spans are not empty, and no two begin together."""
     change = np.zeros(tokens.size + 1, np.int32)
     change[begins] = 1
     change -= np.bincount(ends, minlength=tokens.size + 1).astype(np.int32)
@@ -216,7 +220,7 @@ def replace_spans(
     ends: Int[Array, " spans"],
     hidden: UInt[Array, " spans"],
 ) -> Rows:
-    """Spans with a token of `hidden` for each, but for those that begin inside another."""
+    """Replace each span by its token of `hidden`, dropping the tokens of spans that begin inside another."""
     replaced = tokens.copy()
     replaced.reshape(-1)[begins] = hidden
     longer = ends > begins + 1
@@ -229,7 +233,10 @@ def replace_spans(
 def insert_masks(
     rows: Rows, inserted: Int[Array, " n"], random_tokens: float, tokenizer: Tokenizer, rng: np.random.Generator
 ) -> Rows:
-    """So many masks put in anywhere, of which a share, rounded up in each row, is random tokens instead."""
+    """Insert `inserted` masks at random positions of each row.
+
+    A share of them, rounded up in each row, becomes random tokens instead.
+    """
     if not inserted.any():
         return rows
     assert rows.counts is not None

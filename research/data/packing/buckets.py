@@ -2,7 +2,7 @@
 
 Every batch has room for the same number of tokens, so each bucket is one shape, compiled once. In an epoch every
 example comes once: examples are reshuffled within their bucket, and the batches of all buckets are reshuffled among
-each other. A bucket's last batch is filled up with rows of padding, whose targets have weight 0.
+each other. A bucket's last batch is filled up with rows of padding with loss weights of 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -149,8 +149,8 @@ class Bucketed:
         inputs, targets = self.train.padding
         shapes = ", ".join(f"{shape.rows} x {shape.inputs} and {shape.targets}" for shape in self.train.used)
         return (
-            f"{self.train.examples:,} examples in {len(self.train):,} batches of {shapes}: {inputs:.1%} of the inputs and"
-            f" {targets:.1%} of the targets are padding"
+            f"{self.train.examples:,} examples in {len(self.train):,} batches of {shapes}: {inputs:.1%} of the inputs"
+            f" and {targets:.1%} of the targets are padding"
         )
 
 

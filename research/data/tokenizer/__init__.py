@@ -1,4 +1,4 @@
-"""Text to token ids and back, as the tokenizer of each family does it, behind one interface."""
+"""Tokenizers: text to token ids and back, exactly as each model family does it, behind one interface."""
 
 from pathlib import Path
 
@@ -27,7 +27,10 @@ __all__ = [
 
 
 def open_tokenizer(config: Vocabulary) -> Tokenizer:
-    """Raises ConfigError naming a vocabulary file that is missing, broken or not in its family's form."""
+    """Open the tokenizer of a vocabulary config.
+
+    Raises ConfigError naming a vocabulary file that is missing, broken or not in its family's format.
+    """
     match config:
         case SentencePiece(path, sentinels, languages):
             model = read(Path(path), "SentencePiece model")

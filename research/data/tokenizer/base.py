@@ -1,4 +1,4 @@
-"""The one interface of every tokenizer: text to ids, framed as its family frames it, and back."""
+"""The interface of all tokenizers: text to ids, with the special tokens of the model family, and back."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -15,15 +15,15 @@ from research.config import Vocabulary, require
 Array = np.ndarray
 Ids = Sequence[int] | Integer[Array, " n"]
 
-LANGUAGES_SHOWN = 60  # in an error: all of mBART-50's; Marian's largest vocabularies have several hundred
+LANGUAGES_SHOWN = 60  # in an error message: all of mBART-50's; Marian's largest vocabularies have several hundred
 
 
 class Tokenizer(ABC):
-    """What all families share.
+    """The interface and shared code of all tokenizers.
 
-    Text is only ever text: "</s>" or "<mask>" written in it gives no control id, so that no document can forge one.
-    Hugging Face reads them as controls; with `split_special_tokens=True` BART's and Marian's tokenizers there do as is
-    done here, while T5's and mBART's still find the names among their pieces.
+    Text is always plain text: "</s>" or "<mask>" in it gives no special token, so that no document can forge one.
+    Hugging Face reads them as special tokens; with `split_special_tokens=True`, BART's and Marian's tokenizers there
+    behave as these do, while T5's and mBART's still find the names among their pieces.
     """
 
     pad_id: int
@@ -31,42 +31,44 @@ class Tokenizer(ABC):
     unknown_id: int
     bos_id: int | None = None
     mask_id: int | None = None
-    language_ids: Mapping[str, int]  # by code, in the order of their ids; empty where the family has none
-    size: int  # ids of the encoder's text
+    language_ids: Mapping[str, int]  # by language code, in the order of the ids; empty if the family has none
+    size: int  # number of ids of the encoder's text
 
     def __init__(self, size: int, identity: bytes, language_ids: Mapping[str, int] | None = None):
         self.size = size
         self.language_ids = language_ids or {}
-        # Equal digests mean equal ids for any text: what a checkpoint's vocabulary is compared by.
+        # Equal digests mean equal ids for any text; a checkpoint's vocabulary is compared by its digest.
         self.digest = hashlib.sha256(identity).hexdigest()
 
     @property
     def target_size(self) -> int:
-        """Ids of the decoder's text; another number than `size` only where the two vocabularies are separate."""
+        """Number of ids of the decoder's text; differs from `size` only if the two vocabularies are separate."""
         return self.size
 
     @cached_property
     def sentinel_ids(self) -> UInt[Array, " sentinels"]:
-        """In the order in which T5's objectives spend them; none in the other families."""
+        """Sentinels in the order in which span corruption uses them; empty if the family has none."""
         return np.zeros(0, np.uint32)
 
-    # --- What ids stand for -------------------------------------------------------------------------------------------
+    # --- Meaning of ids -----------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def surfaces(self) -> Sequence[bytes]:
-        """What each id adds to a text amid others, in UTF-8; nothing for controls, sentinels, languages and the mask.
+        """UTF-8 bytes that each id contributes within a text; empty for special tokens, sentinels, languages and the
+        mask.
 
-        It may be a part of a character.
+        The bytes may be part of a character.
         """
 
     @cached_property
     def text_ids(self) -> UInt[Array, " n"]:
-        """The ids that stand for text."""
+        """Ids of text."""
         return np.flatnonzero([len(surface) > 0 for surface in self.surfaces]).astype(np.uint32)
 
     @cached_property
     def ids_by_surface(self) -> Mapping[bytes, list[int]]:
+        """Ids that contribute each byte string, ascending."""
         ids: dict[bytes, list[int]] = {}
         for id, surface in enumerate(self.surfaces):
             ids.setdefault(surface, []).append(id)
@@ -74,7 +76,10 @@ class Tokenizer(ABC):
 
     @cached_property
     def word_starts(self) -> Bool[Array, " ids"]:
-        """Which ids begin a word: those with a space in front, and what is no text (fairseq's get_whole_word_mask)."""
+        """Mask of the ids that begin a word: those with a leading space, and those that are not text.
+
+        Follows fairseq's get_whole_word_mask.
+        """
         return np.array([not surface or surface.startswith(b" ") for surface in self.surfaces])
 
     @property
@@ -82,7 +87,9 @@ class Tokenizer(ABC):
         return tuple(self.language_ids)
 
     def language_id(self, language: str | None) -> int:
-        """Raises ConfigError, listing the codes there are, where `language` is none of them."""
+        """Return the id of a language code. Raises ConfigError, listing the known codes, if `language` is not one of
+        them.
+        """
         if language is not None and language in self.language_ids:
             return self.language_ids[language]
         require(len(self.languages) > 0, f"The language is {language!r}: this tokenizer has no language codes.")
@@ -95,23 +102,23 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without EOS. Lone surrogates, which UTF-8 cannot hold, are read as "?"."""
+        """Encode texts, without EOS. Lone surrogates, which UTF-8 cannot represent, are read as "?"."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without EOS."""
+        """Encode a text, without EOS."""
         return self.encode_batch([text])[0]
 
     def source(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
-        """The ids of each text as the encoder gets them, controls included, the text cut to `limit` ids in all.
+        """Encode texts as encoder input with special tokens, cutting the text to a total of `limit` ids.
 
-        Raises ConfigError as `language_id`.
+        Raises ConfigError like `language_id`.
         """
         return self._framed(self.encode_batch(texts), language, limit)
 
     def target(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
-        """The ids of each text as the decoder's labels, controls included, the text cut to `limit` ids in all.
+        """Encode texts as decoder labels with special tokens, cutting the text to a total of `limit` ids.
 
-        Raises ConfigError as `language_id`.
+        Raises ConfigError like `language_id`.
         """
         return self.source(texts, language, limit)
 
@@ -122,23 +129,25 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def frame(self, language: str | None) -> tuple[list[int], list[int]]:
-        """What comes before and after the ids of a text. Raises ConfigError as `language_id`."""
+        """Return the special tokens before and after a text. Raises ConfigError like `language_id`."""
 
     def ending(self, language: str | None = None) -> int:
-        """How many controls end what `source` and `target` give: what a text that is cut must keep."""
+        """Return the number of special tokens at the end of `source` and `target` ids, which
+        cutting a text must keep.
+        """
         return len(self.frame(language)[1])
 
     def _refuse(self, language: str | None) -> None:
-        """For families whose frame has no place for a language."""
+        """Raise ConfigError for any language: this family has no language codes."""
         if language is not None:
             self.language_id(language)
 
     @abstractmethod
     def start_id(self, language: str | None = None) -> int:
-        """What the decoder starts from: the input that stands before the first label."""
+        """Return the first decoder input, which precedes the first label."""
 
     def forced_first(self, language: str | None = None) -> int | None:
-        """The id that must be generated first, whatever the logits; `language` is that of the target."""
+        """Return the id that must be generated first, whatever the logits, or None. `language` is the target's."""
         self._refuse(language)
         return None
 
@@ -146,23 +155,24 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Ids) -> str:
-        """What to show a person for any ids: sentinels and masks by name, ids that there are not as unknown.
+        """Decode any ids for display: sentinels and masks by name, ids outside the vocabulary as unknown.
 
-        Pad, BOS, EOS and languages are shown as nothing, and nothing ends at EOS.
+        Pad, BOS, EOS and languages are shown as nothing, and decoding does not stop at EOS.
         """
 
     @abstractmethod
     def text(self, ids: Ids) -> str:
-        """What to score: the text alone, every control, sentinel, mask, unknown and absent id left out.
+        """Decode ids for scoring: text only, without special tokens, sentinels, masks, unknown ids and ids outside the
+        vocabulary.
 
-        Hugging Face's `decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)`.
+        Equals Hugging Face's `decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)`.
         """
 
     # --- Files --------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def save(self, path: str | Path) -> Vocabulary:
-        """Writes the vocabulary to `path` if it is more than a rule; returns the config that opens the same again.
+        """Write the vocabulary to `path`, if it has any files, and return the config that opens it again.
 
-        `path` becomes a directory where the family has several files.
+        `path` becomes a directory if the family has several files.
         """

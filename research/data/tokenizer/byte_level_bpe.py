@@ -1,4 +1,4 @@
-"""Byte-level BPE as BART uses it (GPT-2's, with fairseq's controls): `<s> X </s>`."""
+"""Byte-level BPE as BART uses it (GPT-2's, with fairseq's special tokens): `<s> X </s>`."""
 
 import json
 from collections.abc import Sequence
@@ -19,28 +19,29 @@ CONTROLS = (BOS, PAD, EOS, UNKNOWN, MASK)
 
 
 class ByteLevelBPETokenizer(Tokenizer):
-    """Its controls are found by name: BART has <s> 0, <pad> 1, </s> 2, <unk> 3 and <mask> last.
+    """A byte-level BPE tokenizer with special tokens found by name: BART has <s> 0, <pad> 1, </s> 2, <unk> 3 and <mask>
+    last.
 
-    Bytes that the vocabulary has no piece for, which BART's has for all, are left out.
+    Bytes without a piece in the vocabulary are dropped; BART's vocabulary has a piece for every byte.
     """
 
     bos_id: int
     mask_id: int
 
     def __init__(self, backend: Backend, origin: str):
-        """`origin` names the vocabulary in errors. Raises ConfigError where a control is missing."""
+        """Wrap `backend`; `origin` names it in errors. Raises ConfigError if a special token is missing."""
         vocabulary = checked_ids(backend.get_vocab(with_added_tokens=True), f"The vocabulary {origin}")
         missing = [name for name in CONTROLS if name not in vocabulary]
         require(not missing, f"The vocabulary {origin} lacks {', '.join(missing)}: it needs {', '.join(CONTROLS)}.")
         self.bos_id, self.pad_id, self.eos_id, self.unknown_id, self.mask_id = (vocabulary[name] for name in CONTROLS)
         self.backend = backend
-        backend.encode_special_tokens = True  # text is only ever text
+        backend.encode_special_tokens = True  # text is always plain text
         added = backend.get_added_tokens_decoder()
         self._special = {vocabulary[name] for name in CONTROLS} | {id for id in added if added[id].special}
         super().__init__(len(vocabulary), b"byte-level bpe " + json_bytes(self._decisive()))
 
     def _decisive(self) -> list[Any]:
-        """What decides the ids, however many files it came from."""
+        """Return the content that determines the ids, however many files it came from."""
         content = json.loads(self.backend.to_str())
         added = [token for token in content["added_tokens"] if not token["special"]]
         vocabulary = sorted(self.backend.get_vocab(with_added_tokens=True).items())
@@ -71,7 +72,7 @@ class ByteLevelBPETokenizer(Tokenizer):
         return surfaces
 
     def decode(self, ids: Ids) -> str:
-        """The mask as <mask>, and what it does not have as <unk>."""
+        """Decode ids for display, showing the mask as <mask> and ids outside the vocabulary as <unk>."""
         known = (id if 0 <= id < self.size else self.unknown_id for id in map(int, ids))
         hidden = (self.bos_id, self.pad_id, self.eos_id)
         return self.backend.decode([id for id in known if id not in hidden], skip_special_tokens=False)
@@ -81,7 +82,7 @@ class ByteLevelBPETokenizer(Tokenizer):
         return self.backend.decode(known, skip_special_tokens=False)
 
     def framed_json(self) -> bytes:
-        """A tokenizer.json that puts BOS before a text and EOS after it by itself."""
+        """Return a tokenizer.json that adds BOS before a text and EOS after it."""
         framed = Backend.from_str(self.backend.to_str())
         framed.post_processor = processors.RobertaProcessing((EOS, self.eos_id), (BOS, self.bos_id))
         return utf8(framed.to_str(pretty=True))
@@ -92,7 +93,10 @@ class ByteLevelBPETokenizer(Tokenizer):
 
 
 def open_byte_level_bpe(path: Path) -> ByteLevelBPETokenizer:
-    """Raises ConfigError naming a file that is missing, broken or of another kind."""
+    """Open a tokenizer.json, or a directory with one or with vocab.json and merges.txt.
+
+    Raises ConfigError naming a file that is missing, broken or of another kind.
+    """
     if path.is_dir() and not (path / "tokenizer.json").exists():
         return ByteLevelBPETokenizer(from_merges(path), str(path))
     file = path / "tokenizer.json" if path.is_dir() else path
@@ -100,7 +104,7 @@ def open_byte_level_bpe(path: Path) -> ByteLevelBPETokenizer:
 
 
 def byte_of_letter() -> dict[str, int]:
-    """The byte that each letter of a piece stands for: those that print themselves, the others from U+0100 on."""
+    """Map each letter of a piece to its byte: printable bytes to themselves, the others from U+0100 on."""
     printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (byte for byte in range(256) if byte not in printed)
     return {chr(byte): byte for byte in printed} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
@@ -116,19 +120,19 @@ def from_json(path: Path) -> Backend:
             fits = False
     require(
         fits,
-        f"{path} is not byte-level BPE as BART's: it must have a BPE model, a pre_tokenizer and a decoder of type "
+        f"{path} is not byte-level BPE like BART's: it must have a BPE model, a pre_tokenizer and a decoder of type "
         "ByteLevel without add_prefix_space, and no normalizer.",
     )
-    # Where a file was written for one purpose, it may cut or pad every text.
+    # A file written for one purpose may truncate or pad every text.
     content |= {"truncation": None, "padding": None, "post_processor": None}
     try:
         return Backend.from_str(json.dumps(content))
     except Exception as error:  # the library raises nothing more specific
-        raise ConfigError(f"{path} is not a tokenizer.json, or a damaged one: {error}.") from error
+        raise ConfigError(f"{path} is not a valid tokenizer.json: {error}.") from error
 
 
 def from_merges(directory: Path) -> Backend:
-    """From the vocab.json and merges.txt of GPT-2's form."""
+    """Build a backend from the vocab.json and merges.txt of GPT-2's format."""
     vocabulary = read_ids(directory / "vocab.json", "byte-level BPE vocabulary")
     lines = read(directory / "merges.txt", "list of merges").decode("utf-8", errors="replace").split("\n")
     merges = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]

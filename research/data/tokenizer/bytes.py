@@ -1,4 +1,4 @@
-"""UTF-8 bytes as ids, as in ByT5 (arXiv:2105.13626)."""
+"""Byte tokenizer: UTF-8 bytes as ids, as in ByT5 (arXiv:2105.13626)."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,14 +12,15 @@ from research.data.tokenizer.base import Array, Ids
 from research.data.tokenizer.files import utf8
 from research.data.tokenizer.sentinels import SentinelTokenizer
 
-BYTE_OFFSET = 3  # ids of pad, EOS and unknown come before the bytes
-BYTES_OUTSIDE_UTF8 = 11  # 0xF5 to 0xFF occur in no text
+BYTE_OFFSET = 3  # pad, EOS and unknown precede the bytes
+BYTES_OUTSIDE_UTF8 = 11  # 0xF5 to 0xFF never occur in UTF-8
 
 
 class ByteTokenizer(SentinelTokenizer):
-    """Byte b is id b + 3. With sentinels=0 the highest byte ids serve: 258, 257, ..., as in ByT5's pretraining.
+    """A byte tokenizer: byte b is id b + 3.
 
-    Added ids count down too, as everywhere here; Hugging Face's names count them up, <extra_id_0> being 259.
+    With sentinels=0, the highest byte ids serve as sentinels: 258, 257, ..., as in ByT5's pretraining. Added sentinel
+    ids count down too, as in every tokenizer here; Hugging Face's names count up, with <extra_id_0> at 259.
     """
 
     def __init__(self, sentinels: int):
@@ -40,7 +41,7 @@ class ByteTokenizer(SentinelTokenizer):
 
     @cached_property
     def word_starts(self) -> Bool[Array, " ids"]:
-        """All of them: bytes know no words."""
+        """Mask that marks every id: bytes have no words."""
         return np.ones(self.size, bool)
 
     def text(self, ids: Ids) -> str:
@@ -48,7 +49,7 @@ class ByteTokenizer(SentinelTokenizer):
         return bytes(known).decode("utf-8", errors="ignore")
 
     def _shown_sentinels(self) -> UInt[Array, " shown"]:
-        # A byte that text may hold is shown as that byte, even where it might have been meant as a sentinel.
+        # A byte that may occur in text is shown as that byte, even if it was meant as a sentinel.
         return self.sentinel_ids if self.sentinels else self.sentinel_ids[:BYTES_OUTSIDE_UTF8]
 
     def _surface(self, piece: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Vocabulary files, read and written with care: whole or not at all, and a missing one named."""
+"""Reading and checking of vocabulary files, with errors that name the file."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from research.config import ConfigError, parse_json, require
 
 
 def read(path: Path, what: str) -> bytes:
-    """Raises ConfigError, "The `what` `path` cannot be read"."""
+    """Read a file. Raises ConfigError, "The `what` `path` cannot be read", if that fails."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -16,14 +16,14 @@ def read(path: Path, what: str) -> bytes:
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in a file. Raises ConfigError where it is missing or something else."""
+    """Read a JSON object from a file. Raises ConfigError if the file is missing or holds something else."""
     content = parse_json(read(path, what), f"The {what} {path}")
     require(isinstance(content, dict), f"The {what} {path} is not a JSON object.")
     return content
 
 
 def read_ids(path: Path, what: str) -> dict[str, int]:
-    """A JSON object of piece -> id. Raises ConfigError where the ids are not 0, 1, 2 ..., each once."""
+    """Read a JSON object of piece -> id. Raises ConfigError unless the ids are 0, 1, 2 ..., each once."""
     return checked_ids(read_object(path, what), f"The {what} {path}")
 
 
@@ -41,5 +41,5 @@ def utf8(text: str) -> bytes:
 
 
 def json_bytes(content: Any) -> bytes:
-    """Lone surrogates, which some vocabularies hold, stay as escapes."""
+    """Encode content as JSON. Lone surrogates, which some vocabularies hold, stay as escapes."""
     return (json.dumps(content, indent=1) + "\n").encode()

@@ -1,7 +1,7 @@
-"""Marian's vocabularies as OPUS-MT publishes them: two SentencePiece models for the pieces, JSON for their ids.
+"""Marian's vocabularies as OPUS-MT publishes them: two SentencePiece models for the pieces, JSON files for their ids.
 
-Hugging Face normalises punctuation with sacremoses in no method that encodes text, installed or not; neither is it
-done here.
+Hugging Face never normalises punctuation with sacremoses when it encodes text, even if it is installed; neither does
+this tokenizer.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class VocabularySide(NamedTuple):
     ids: dict[str, int]
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
-        """A code like >>de<< that begins a text is one token, whether or not there is an id for it."""
+        """Encode texts. A code like >>de<< at the start of a text is one token, even if it has no id."""
         unknown = self.ids[UNKNOWN]
         parts = [split_code(text) for text in texts]
         batch = self.processor.encode([utf8(rest) for _, rest in parts], out_type=str, num_threads=-1)
@@ -41,11 +41,12 @@ class VocabularySide(NamedTuple):
 
 
 class MarianTokenizer(Tokenizer):
-    """`X </s>` on both sides; the source of a model of several targets is `>>xx<< X </s>`, xx being the target.
+    """Marian's tokenizer: `X </s>` on both sides.
 
-    `size` counts the ids of the source, `target_size` those of the target; they are one vocabulary unless the directory
-    has a target_vocab.json. Ids are decoded as those of the target. Raises ConfigError naming a file that is missing
-    or broken.
+    The source of a model with several target languages is `>>xx<< X </s>`, where xx is the target language. `size`
+    counts the ids of the source, `target_size` those of the target; they are one vocabulary unless the directory has a
+    target_vocab.json. Ids are decoded as those of the target. Raises ConfigError naming a file that is missing or
+    broken.
     """
 
     def __init__(self, directory: Path):
@@ -71,15 +72,17 @@ class MarianTokenizer(Tokenizer):
         return len(self.target_side.ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """By the vocabulary of the source."""
+        """Encode texts with the source vocabulary, without EOS."""
         return self.source_side.encode(texts)
 
     def source(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
-        """`language` is that of the target, by its code in `languages`; a text may begin with the code instead."""
+        """Encode sources. `language` is the target's code, one of `languages`; a text may begin
+        with the code instead.
+        """
         return self._framed(self.encode_batch(texts), language, limit)
 
     def target(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
-        """A target says nothing of its language; `language` is only checked."""
+        """Encode targets. They carry no language code; `language` is only checked."""
         self._refuse(language)
         return self._framed(self.target_side.encode(texts), None, limit)
 
@@ -92,18 +95,18 @@ class MarianTokenizer(Tokenizer):
 
     @cached_property
     def surfaces(self) -> list[bytes]:
-        """By the vocabulary of the source."""
+        """Bytes of the ids of the source vocabulary."""
         controls = {*CONTROLS, *self.languages}
         pieces = sorted(self.source_side.ids, key=self.source_side.ids.__getitem__)
         return [b"" if piece in controls else piece.replace(SPACE, " ").encode() for piece in pieces]
 
     def decode(self, ids: Ids) -> str:
-        """By the vocabulary of the target; unknown as <unk>."""
+        """Decode ids of the target vocabulary for display, showing unknown as <unk>."""
         known = (id if 0 <= id < self.target_size else self.unknown_id for id in map(int, ids))
         return self._join(self._pieces[id] for id in known if id not in (self.eos_id, self.pad_id))
 
     def text(self, ids: Ids) -> str:
-        """By the vocabulary of the target."""
+        """Decode ids of the target vocabulary for scoring."""
         controls = (self.eos_id, self.unknown_id, self.pad_id)
         known = (id for id in map(int, ids) if 0 <= id < self.target_size)
         return self._join(self._pieces[id] for id in known if id not in controls)
@@ -127,7 +130,7 @@ class MarianTokenizer(Tokenizer):
 
 
 def split_code(text: str) -> tuple[list[str], str]:
-    """[">>de<<"], "Hello" of ">>de<<Hello"."""
+    """Split a text into its language code and the rest: [">>de<<"], "Hello" for ">>de<<Hello"."""
     end = text.find("<<") if text.startswith(">>") else -1
     return ([], text) if end == -1 else ([text[: end + 2]], text[end + 2 :])
 

@@ -1,6 +1,6 @@
-"""mBART's vocabulary (arXiv:2001.08210, 2008.00401): SentencePiece's ids moved to fairseq's, languages, and a mask.
+"""mBART's vocabulary (arXiv:2001.08210, 2008.00401): SentencePiece ids shifted to fairseq's, languages, and a mask.
 
-<s> 0, <pad> 1, </s> 2, <unk> 3, then each piece at one more than its own id, then the languages, then <mask>.
+<s> 0, <pad> 1, </s> 2, <unk> 3, then each piece at its own id plus 1, then the languages, then <mask>.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,15 @@ ADDED_IN_50 = (
 )  # fmt: skip
 MBartEdition = Literal["cc25", "50"]
 LANGUAGES: dict[MBartEdition, tuple[str, ...]] = {"cc25": CC25, "50": CC25 + ADDED_IN_50}
-OFFSET = 1  # fairseq has one control more than SentencePiece
+OFFSET = 1  # fairseq has one special token more than SentencePiece
 
 
 class MBartTokenizer(Tokenizer):
-    """CC25 frames both sides as `X </s> LANGUAGE` and starts its decoder from the language of the target.
+    """The tokenizer of mBART CC25 or mBART-50.
 
-    mBART-50 frames both as `LANGUAGE X </s>`, starts from </s> and forces the language first.
-    Text is normalised as the SentencePiece model says, whatever its form; transformers 5 leaves that out for CC25.
+    CC25 encodes both sides as `X </s> LANGUAGE` and starts its decoder from the target language. mBART-50 encodes both
+    as `LANGUAGE X </s>`, starts from </s> and forces the language as the first token. Text of either is normalised as
+    the SentencePiece model specifies; transformers 5 omits that for CC25.
     """
 
     bos_id = 0
@@ -42,7 +43,7 @@ class MBartTokenizer(Tokenizer):
     unknown_id = 3
 
     def __init__(self, model: bytes, variant: MBartEdition, origin: str):
-        """`origin` names the model in errors. Raises ConfigError where it is broken or not in mBART's form."""
+        """Load a SentencePiece model; `origin` names it in errors. Raises ConfigError unless it has mBART's form."""
         self.model = model
         self.variant = variant
         self.processor = load_processor(model, origin)
@@ -66,7 +67,7 @@ class MBartTokenizer(Tokenizer):
         return ([], [self.eos_id, id]) if self.variant == "cc25" else ([id], [self.eos_id])
 
     def start_id(self, language: str | None = None) -> int:
-        """`language` is that of the target."""
+        """Return the first decoder input; `language` is the target's."""
         id = self.language_id(language)
         return id if self.variant == "cc25" else self.eos_id
 
@@ -75,7 +76,9 @@ class MBartTokenizer(Tokenizer):
         return None if self.variant == "cc25" else id
 
     def decode(self, ids: Ids) -> str:
-        """The mask as <mask>, and what it does not have as \N{DOUBLE QUESTION MARK}."""
+        """Decode ids for display, with the mask as <mask> and ids outside the vocabulary as
+        \N{DOUBLE QUESTION MARK}.
+        """
         shown = (self._shown[id if 0 <= id < self.size else self.unknown_id] for id in map(int, ids))
         return b"".join(shown).decode("utf-8", errors="replace").lstrip(" ")
 

@@ -1,4 +1,4 @@
-"""SentencePiece models as T5 and mT5 use them, and what every family built on SentencePiece shares."""
+"""SentencePiece models as T5 and mT5 use them, and the code that all families with SentencePiece share."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -15,16 +15,18 @@ from research.data.tokenizer.files import utf8
 from research.data.tokenizer.sentinels import SentinelTokenizer
 from research.storage.files import write_bytes
 
-SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # stands for a space in a piece
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # represents a space in a piece
 
-THREADS = -1  # as many as the machine has
+THREADS = -1  # all cores of the machine
 
 
 class SentencePieceTokenizer(SentinelTokenizer):
-    """A SentencePiece model; `origin` names it in errors. Raises ConfigError where it is broken or not in T5's form.
+    """A SentencePiece model in T5's form.
 
-    Hugging Face's `T5Tokenizer` is made of the same file by another library. It has no byte fallback, which T5's own
-    file does not need, and of two segmentations that are equally likely, as of "333", it may take the other.
+    `origin` names it in errors. Raises ConfigError if it is broken or not in T5's form.
+
+    Hugging Face's `T5Tokenizer` is built from the same file by another library. It has no byte fallback, which T5's own
+    file does not need, and of two equally likely segmentations, as of "333", it may choose the other.
     """
 
     def __init__(self, model: bytes, sentinels: int, origin: str, languages: Sequence[str] = ()):
@@ -46,7 +48,7 @@ class SentencePieceTokenizer(SentinelTokenizer):
         return np.fromiter(takewhile(lambda id: id != self.unknown_id, own), np.uint32)
 
     def _own_sentinel(self, index: int) -> int:
-        """mT5's are pieces at the beginning of a word; pieces made by hand are usually not."""
+        """Find a sentinel piece. mT5's sentinels have a leading space marker; hand-made ones usually do not."""
         name = f"<extra_id_{index}>"
         id = self.processor.piece_to_id(SPACE + name)
         return id if id != self.unknown_id else self.processor.piece_to_id(name)
@@ -65,7 +67,7 @@ class SentencePieceTokenizer(SentinelTokenizer):
         return self.processor.encode([utf8(text) for text in texts], num_threads=THREADS)
 
     def decode(self, ids: Ids) -> str:
-        return super().decode(ids).lstrip(" ")  # SentencePiece puts one before a first word
+        return super().decode(ids).lstrip(" ")  # SentencePiece adds a space before the first word
 
     def text(self, ids: Ids) -> str:
         known = [id for id in map(int, ids) if 0 <= id < self.pieces]
@@ -84,12 +86,12 @@ class SentencePieceTokenizer(SentinelTokenizer):
 
 
 def is_control(processor: sentencepiece.SentencePieceProcessor, piece: int) -> bool:
-    """Whether the id of a piece stands for no text of its own, as those of controls and of the unknown."""
+    """Return whether a piece has no text of its own: control pieces and the unknown piece."""
     return processor.is_control(piece) or processor.is_unknown(piece)
 
 
 def surface(processor: sentencepiece.SentencePieceProcessor, piece: int) -> bytes:
-    """What a piece that is no control looks like in UTF-8; it may be a part of a character."""
+    """Return the UTF-8 bytes of a piece that is not a control; they may be part of a character."""
     name = processor.id_to_piece(piece)
     if processor.is_byte(piece):
         return bytes([int(name[1:-1], base=16)])  # <0xE2>
@@ -97,7 +99,7 @@ def surface(processor: sentencepiece.SentencePieceProcessor, piece: int) -> byte
 
 
 def join(surfaces: Iterable[bytes]) -> str:
-    """The text of pieces, as the reference joins them: spaces are left out of the first piece, and of no other."""
+    """Join pieces into text as SentencePiece does: spaces are removed from the first piece, and from no other."""
     first, *others = (*surfaces, b"")
     return b"".join([first.replace(b" ", b""), *others]).decode("utf-8", errors="replace")
 
@@ -107,6 +109,6 @@ def load_processor(model: bytes, origin: str) -> sentencepiece.SentencePieceProc
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         processor.id_to_piece(list(range(processor.get_piece_size())))
-    except (RuntimeError, UnicodeDecodeError) as error:  # the last where a piece is no text
-        raise ConfigError(f"{origin} is not a SentencePiece model, or a damaged one.") from error
+    except (RuntimeError, UnicodeDecodeError) as error:  # UnicodeDecodeError: a piece is not text
+        raise ConfigError(f"{origin} is not a valid SentencePiece model.") from error
     return processor

@@ -1,4 +1,4 @@
-"""What T5's and ByT5's tokenizers share: three controls, and sentinels counted down from the last id."""
+"""The base of T5's and ByT5's tokenizers: three special tokens, and sentinels counted down from the last id."""
 
 import re
 from abc import abstractmethod
@@ -16,10 +16,11 @@ SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 class SentinelTokenizer(Tokenizer):
-    """<pad> 0, </s> 1, <unk> 2, the other pieces, then languages with a mask if there are any, then sentinels.
+    """A vocabulary with sentinels: <pad> 0, </s> 1, <unk> 2, the other pieces, languages and a mask if any, then
+    sentinels.
 
-    Text is framed as `X </s>` or, with languages, as mBART's: `X </s> LANGUAGE`, and the decoder starts from the
-    language of the target.
+    Text is encoded as `X </s>` or, with languages, as in mBART: `X </s> LANGUAGE`, with a decoder that starts from the
+    target language.
     """
 
     pad_id = 0
@@ -29,7 +30,7 @@ class SentinelTokenizer(Tokenizer):
     def __init__(self, pieces: int, sentinels: int, identity: bytes, languages: Sequence[str] = ()):
         require(
             0 <= sentinels <= pieces,
-            f"tokenizer.sentinels is {sentinels}: from 0 to {pieces}, the pieces this vocabulary has without them.",
+            f"tokenizer.sentinels is {sentinels}: it must be from 0 to {pieces}, the number of other pieces.",
         )
         identity += b" sentinels %d" % sentinels
         if languages:
@@ -43,11 +44,11 @@ class SentinelTokenizer(Tokenizer):
 
     @cached_property
     def sentinel_ids(self) -> UInt[Array, " sentinels"]:
-        """Descending from the last id, as T5 spends them."""
+        """Sentinels, descending from the last id, as T5 uses them."""
         return np.arange(self.size - 1, self.size - 1 - self.sentinels, -1, dtype=np.uint32)
 
     def source(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
-        """As every tokenizer's, but <extra_id_0> ... in a text are the sentinels: it asks what stands there."""
+        """Encode sources, reading <extra_id_0> ... in a text as sentinels, so that a prompt can have gaps to fill."""
         return self._framed([self._prompt(text) for text in texts], language, limit)
 
     def _prompt(self, text: str) -> list[int]:
@@ -67,24 +68,25 @@ class SentinelTokenizer(Tokenizer):
         return [], [self.eos_id]
 
     def start_id(self, language: str | None = None) -> int:
-        """`language` is that of the target."""
+        """Return the first decoder input; `language` is the target's."""
         if self.language_ids:
             return self.language_id(language)
         self._refuse(language)
         return self.pad_id
 
     def decode(self, ids: Ids) -> str:
-        """Sentinels as <extra_id_0> ..., the mask as <mask>, pad, EOS and languages as nothing, absent ids as unknown.
+        """Decode ids for display: sentinels as <extra_id_0> ..., the mask as <mask>, ids outside the vocabulary as
+        unknown.
 
-        Pieces keep their leading spaces next to a sentinel, so filling the sentinels of an input with the spans of its
-        target gives the text of the raw tokens.
+        Pad, EOS and languages are shown as nothing. Pieces keep their leading spaces next to a sentinel, so filling the
+        sentinels of an input with the spans of its target gives the text of the raw tokens.
         """
         surfaces = (self._surfaces[id if 0 <= id < self.size else self.unknown_id] for id in map(int, ids))
         return b"".join(surfaces).decode("utf-8", errors="replace")
 
     @cached_property
     def _surfaces(self) -> list[bytes]:
-        """What each id looks like in UTF-8; a piece may be a part of a character."""
+        """UTF-8 bytes that show each id; a piece may be part of a character."""
         surfaces = [*map(self._surface, range(self.pieces)), *[b""] * (self.size - self.pieces)]
         if self.mask_id is not None:
             surfaces[self.mask_id] = b" <mask>"

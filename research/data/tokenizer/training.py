@@ -1,4 +1,4 @@
-"""Training a SentencePiece vocabulary in T5's form."""
+"""Training of a SentencePiece vocabulary in T5's form."""
 
 import io
 import random
@@ -13,16 +13,16 @@ from research.data.tokenizer.files import utf8
 from research.data.tokenizer.sentinels import SentinelTokenizer
 from research.storage.files import write_bytes
 
-LINES_A_PIECE = 25  # 8,000 pieces from half of 17 MB: all of it takes 2.5 times as long and saves 0.3% of the tokens
+LINES_A_PIECE = 25  # half of 17 MB for 8,000 pieces; all of it takes 2.5 times as long and saves 0.3% of the tokens
 LINE_LENGTH = 1000  # characters, at most 4 bytes each: SentencePiece drops lines above 4,192 bytes
-TRAINING_THREADS = 16  # fixed, since float sums over threads decide the pieces
+TRAINING_THREADS = 16  # fixed, since float sums over threads affect the pieces
 
 
 def train_sentencepiece(texts: Iterable[str], config: TrainedSentencePiece, path: str | Path) -> None:
-    """Trains a model with byte fallback and writes it to `path`, whole or not at all.
+    """Train a model with byte fallback and write it to `path` atomically.
 
-    The same texts give the same file. Every text is read, and a sample of their lines is kept in memory and trained on.
-    Raises ConfigError, saying what is possible, where the text does not allow that number of pieces.
+    The same texts give the same file. Every text is read; a sample of the lines is kept in memory and used for
+    training. Raises ConfigError, stating the allowed numbers, if the text does not allow that number of pieces.
     """
     model = io.BytesIO()
     try:
@@ -53,9 +53,9 @@ def training_lines(texts: Iterable[str]) -> Iterator[bytes]:
 
 
 def sample(lines: Iterable[bytes], size: int) -> list[bytes]:
-    """At most `size` of the lines, all equally likely to be among them (Vitter's algorithm R, TOMS 11:1, 1985).
+    """Draw at most `size` of the lines, all equally likely (Vitter's algorithm R, TOMS 11:1, 1985).
 
-    SentencePiece draws a sample too, but another one in each process, whatever its seed.
+    SentencePiece samples too, but differently in each process, whatever its seed.
     """
     rng = random.Random(0)
     kept: list[bytes] = []
@@ -68,7 +68,7 @@ def sample(lines: Iterable[bytes], size: int) -> list[bytes]:
 
 
 def explain(error: RuntimeError, pieces: int) -> None:
-    """Raises ConfigError where SentencePiece failed for want of text; it says so in English only."""
+    """Raise ConfigError if SentencePiece failed for lack of text, recognised by its English message."""
     message = str(error)
     if most := re.search(r"Vocabulary size too high .* <= (\d+)", message):
         raise ConfigError(

@@ -288,9 +288,9 @@ def test_a_vocabulary_with_languages_reopens_as_it_was(multilingual, tmp_path: P
         ({"tokenizer": TrainedSentencePiece(320)}, "A corpus has language 'en_XX' and another 'ro_RO': .* none"),
         ({"tokenizer": TrainedSentencePiece(320, languages=("en_XX",))}, "'ro_RO': data.tokenizer.languages has en_XX"),
         ({"tokenizer": Bytes()}, "The language is 'en_XX': this tokenizer has no language codes"),
-        ({"input_length": 2}, "input_length is 2: 2 controls and a token need at least 3"),
+        ({"input_length": 2}, "input_length is 2: 2 special tokens and one of text need at least 3"),
         ({"objective": BART(sentence_ends=("no token",))}, "sentence_ends has 'no token'"),
-        ({"objective": SpanCorruption()}, "SpanCorruption, whose rows end in EOS alone"),
+        ({"objective": SpanCorruption()}, "SpanCorruption, which adds only EOS to a row"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_in_one_sentence(multilingual, changes, said):

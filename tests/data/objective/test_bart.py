@@ -431,7 +431,7 @@ def test_what_the_tokenizer_lacks_is_refused(families):
     check(BART(TokenDeletion(), 0.0), families["marian"])
     with pytest.raises(ConfigError, match=r"sentence_ends has '。': it must be a single token"):
         check(BART(sentence_ends=(".", "。")), BYTES)
-    with pytest.raises(ConfigError, match=r"input_length is 2: 2 controls and a token need at least 3"):
+    with pytest.raises(ConfigError, match=r"input_length is 2: 2 special tokens and one of text need at least 3"):
         BART().lengths(2, controls=2)
 
 

@@ -90,12 +90,12 @@ def damaged(content: dict, change: str) -> str:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("prefix", "not byte-level BPE as BART's"),
-        ("unigram", "not byte-level BPE as BART's"),
+        ("prefix", "not byte-level BPE like BART's"),
+        ("unigram", "not byte-level BPE like BART's"),
         ("normalizer", "and no normalizer"),
         ("mask", "lacks <mask>: it needs <s>, <pad>, </s>, <unk>, <mask>"),
         ("hole", "each of 0, 1, 2 ... once"),
-        ("merge", "not a tokenizer.json, or a damaged one"),
+        ("merge", "not a valid tokenizer.json"),
         ("json", "is not JSON"),
         ("list", "is not a JSON object"),
     ],

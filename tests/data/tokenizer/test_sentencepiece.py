@@ -223,9 +223,9 @@ def test_a_model_without_sentinels_has_none(model_path):
 
 @pytest.mark.parametrize("sentinels", [-1, 260])
 def test_a_vocabulary_smaller_than_its_sentinels_is_refused(sentinels, model_path):
-    with pytest.raises(ConfigError, match=f"tokenizer.sentinels is {sentinels}: from 0 to 259"):
+    with pytest.raises(ConfigError, match=f"tokenizer.sentinels is {sentinels}: it must be from 0 to 259"):
         open_tokenizer(Bytes(sentinels))
-    with pytest.raises(ConfigError, match=r"tokenizer.sentinels is 1001: from 0 to 1000"):
+    with pytest.raises(ConfigError, match=r"tokenizer.sentinels is 1001: it must be from 0 to 1000"):
         open_tokenizer(SentencePiece(model_path, sentinels=1001))
 
 
