@@ -82,12 +82,12 @@ END = 'return DocumentsInMemory(f"{self.package} ({split})", [text for path in c
         (
             (END, "return []"),
             "def documents",
-            "Docstrings.documents returned list, no Documents.",
+            "Docstrings.documents returned list, not Documents.",
         ),
         (
             (END, 'return DocumentsInMemory("own", ["\\ud800"])'),
             "def documents",
-            "Docstrings.documents gives document 0 of own as half of a surrogate pair in it.",
+            "Docstrings.documents gives document 0 of own as text with half of a surrogate pair.",
         ),
     ],
 )
@@ -135,4 +135,4 @@ def test_documents_that_are_no_texts_are_named_by_the_method(here: Path) -> None
     line = Path("mine.py").read_text().partition("def read")[0].count("\n") + 1
     with pytest.raises(ConfigError) as caught:
         open_documents(open_experiment("mine.py").config.data.corpora[0], "train")
-    assert str(caught.value) == f"mine.py:{line}: Numbers.read gives document 0 of numbers as int, no text."
+    assert str(caught.value) == f"mine.py:{line}: Numbers.read gives document 0 of numbers as int, not text."

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as corpora: builders by name, their splits and examples by index."""
+"""TensorFlow Datasets as corpora: builders by name, their splits, and examples by index."""
 
 import importlib
 import os
@@ -28,8 +28,8 @@ class TFDS(Corpus):
     name: str
     train: str = "train"
     held_out: str = "validation"
-    text: str = "text"  # the feature that holds a document
-    damaged: Literal["refuse", "skip"] = "refuse"  # whether documents that cannot be read end the run
+    text: str = "text"  # the feature with the text of a document
+    damaged: Literal["refuse", "skip"] = "refuse"  # effect of an unreadable document
 
     def documents(self, split: Literal["train", "held_out"]) -> "DataSource":
         return DataSource(self, self.train if split == "train" else self.held_out)
@@ -63,7 +63,11 @@ class DataSource(Documents):
         return self._decoded(self._examples.read([index])[0])
 
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
-        """Raises ConfigError for a document that cannot be read, or leaves it out and says how many there were."""
+        """Read documents by index.
+
+        Raises ConfigError for a document that cannot be read or, with damaged="skip", leaves it out and reports how
+        many there were so far.
+        """
         try:
             return [self._decoded(example) for example in self._examples.read(indices.tolist())]
         except ConfigError:
@@ -75,7 +79,7 @@ class DataSource(Documents):
                 documents.append(self[index])
             except ConfigError as error:
                 self._left_out += 1
-                print(f"Left out, {self._left_out} by now: {error}", file=sys.stderr, flush=True)
+                print(f"Skipped a document ({self._left_out} so far): {error}", file=sys.stderr, flush=True)
         return documents
 
     def _decoded(self, example: dict[str, Any]) -> str:
@@ -86,7 +90,7 @@ class DataSource(Documents):
 
 
 class IndexedSplit:
-    """A split's examples by index."""
+    """The examples of a split, by index."""
 
     def __init__(self, builder: Any, name: str, split: str) -> None:
         self._source, self._files = open_split(builder, name, split), builder.info.splits[split].file_instructions
@@ -96,7 +100,7 @@ class IndexedSplit:
         return len(self._source)
 
     def read(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Raises ConfigError naming the first that cannot be read, and its file."""
+        """Read examples. Raises ConfigError naming the first one that cannot be read, and its file."""
         try:
             return self._source.__getitems__(indices)
         except RuntimeError:
@@ -104,10 +108,10 @@ class IndexedSplit:
                 try:
                     self._source[index]
                 except RuntimeError as error:
-                    said = " ".join(str(error).split())[:200]
+                    reason = " ".join(str(error).split())[:200]
                     raise ConfigError(
                         f"Example {index} of {self._called} cannot be read: {self._file(index)} is damaged or missing"
-                        f" ({said}). Build the data set anew, or for a corpus set damaged='skip' to leave it out."
+                        f" ({reason}). Rebuild the data set, or for a corpus set damaged='skip' to leave it out."
                     ) from error
             raise
 
@@ -120,14 +124,17 @@ class IndexedSplit:
 
 
 def open_builder(name: str, manual_dir: str | None = None, beam: Mapping[str, Any] | None = None) -> Any:
-    """The TFDS builder of that name, its data set prepared as array_record files, which need no TensorFlow.
+    """Open the TFDS builder of that name, preparing its data set as array_record files, which need no TensorFlow.
 
-    Those shipped here live in our cache, others where TFDS keeps them: $TFDS_DATA_DIR or ~/tensorflow_datasets. Files
-    that are not to be downloaded are taken from `manual_dir`. What Apache Beam builds needs `beam`, the fields
-    beam_runner and beam_options of TFDS's DownloadConfig.
+    Data sets shipped here are built in this codebase's cache, others in TFDS's directory: $TFDS_DATA_DIR or
+    ~/tensorflow_datasets. Files that cannot be downloaded are taken from `manual_dir`. Builders that use Apache Beam
+    need `beam`, the fields beam_runner and beam_options of TFDS's DownloadConfig.
     """
-    # TFDS would download its code and run it.
-    require(not re.match(r"\w+:[a-zA-Z_]", name), f"{name} is a data set of a community, whose code is not to be run.")
+    # TFDS would download and run the code of such a data set.
+    require(
+        not re.match(r"\w+:[a-zA-Z_]", name),
+        f"{name} is a community data set: its code would be downloaded and run, which is not allowed.",
+    )
     if name.split("/")[0] in SHIPPED:
         return _open_shipped(name, manual_dir)
     builder = _find_builder(name)
@@ -141,7 +148,7 @@ def open_builder(name: str, manual_dir: str | None = None, beam: Mapping[str, An
 
 
 def _open_shipped(name: str, manual_dir: str | None) -> Any:
-    """Imported only where it is asked for: importing TFDS takes seconds."""
+    """Open a builder shipped here. The import is local, because importing TFDS takes seconds."""
     from research.data.datasets import dialogsum, multi30k, python_docs, python_summaries, xquad
 
     match name.split("/"):
@@ -166,13 +173,13 @@ def _find_builder(name: str) -> Any:
         try:
             return _tfds_builder(name)
         except unknown:
-            for group in ("text", "translate", "summarization"):  # TFDS imports them by itself only with TensorFlow
+            for group in ("text", "translate", "summarization"):  # imported by TFDS only with TensorFlow
                 importlib.import_module(f"tensorflow_datasets.{group}")
         return _tfds_builder(name)
     except unknown:
         raise ConfigError(f"There is no TFDS data set {name}: {LISTED} are shipped here, {HOW_TO_LIST}.") from None
-    except (ValueError, AssertionError) as error:  # a config or a version that the data set does not have
-        raise ConfigError(f"TFDS does not take the name {name} ({_first_line(error)}).") from error
+    except (ValueError, AssertionError) as error:  # unknown config or version of the data set
+        raise ConfigError(f"TFDS does not accept the name {name} ({_first_line(error)}).") from error
 
 
 def _tfds_builder(name: str) -> Any:
@@ -185,7 +192,7 @@ def _prepare(builder: Any, name: str, manual_dir: str | None, beam: Mapping[str,
     import tensorflow_datasets as tfds
 
     if builder.is_prepared():
-        return  # by another process, while this one waited
+        return  # another process prepared it while this one waited
     require(
         beam is not None or not isinstance(builder, tfds.core.BeamBasedBuilder),
         f"{name} is built with Apache Beam: prepare it by python -m scripts.prepare EXPERIMENT.py --beam_runner NAME.",
@@ -193,35 +200,37 @@ def _prepare(builder: Any, name: str, manual_dir: str | None, beam: Mapping[str,
     try:
         downloads = tfds.download.DownloadConfig(manual_dir=manual_dir, **(beam or {}))
         builder.download_and_prepare(download_config=downloads, file_format="array_record")
-    except Exception as error:  # whatever the builder, its download or its disk had to say, said by name
+    except Exception as error:  # any error of the builder, the download or the disk
         raise ConfigError(
-            f"TFDS could not build {name} in {builder.data_dir} ({_first_line(_root(error))}): it takes a network once,"
-            " or its files in a directory that --config.data.manual_dir=PATH names, as its page says."
+            f"TFDS could not build {name} in {builder.data_dir} ({_first_line(_root(error))}): it needs a network"
+            " once, or its files in a directory given by --config.data.manual_dir=PATH, as described on its page."
         ) from error
 
 
 def builder_identity(builder: Any, split: str) -> list[Any]:
-    """Equal lists mean the same examples in the same order."""
+    """Return a list that identifies the examples of a split: equal lists mean the same examples in the same order."""
     sizes = sorted((part.name, part.num_examples, part.num_bytes) for part in builder.info.splits.values())
     return [builder.info.full_name, getattr(builder, "fingerprint", ""), sizes, split]
 
 
 def open_split(builder: Any, name: str, split: str) -> Any:
-    """The examples of a split, by index. Raises ConfigError where there are none, or TensorFlow would be needed."""
+    """Open the examples of a split, by index. Raises ConfigError if there are none, or if
+    TensorFlow would be needed.
+    """
     splits = ", ".join(f"{part.name} ({part.num_examples})" for part in builder.info.splits.values())
     try:
         return builder.as_data_source(split)
     except NotImplementedError as error:
         raise ConfigError(
-            f"The TFDS data set {name} in {builder.data_dir} is kept as {builder.info.file_format.value}, which needs"
-            " TensorFlow: point TFDS_DATA_DIR elsewhere, and it is made anew as array_record."
+            f"The TFDS data set {name} in {builder.data_dir} is stored as {builder.info.file_format.value}, which needs"
+            " TensorFlow: point TFDS_DATA_DIR elsewhere, and it is rebuilt as array_record."
         ) from error
     except (ValueError, KeyError) as error:
         raise ConfigError(f"The TFDS data set {name} has no examples in {split}: it has {splits}.") from error
 
 
 def _root(error: BaseException) -> BaseException:
-    """TFDS formats some errors with TensorFlow, and then only the first of the chain says what went wrong."""
+    """Return the first error of a chain: TFDS formats some errors with TensorFlow, which hides the original reason."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
     return error

@@ -1,4 +1,4 @@
-"""A `Denoising` config made ready: corpora as token streams, each under the objectives that corrupt it."""
+"""Preparation of a `Denoising` config: corpora become token streams, each under the objectives that corrupt it."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ from research.data.tokenizer import Tokenizer, open_tokenizer
 
 
 class BrokenText:
-    """A token stream cut into rows, which a denoiser corrupts anew each time."""
+    """A token stream cut into rows, which a denoiser corrupts anew at each read."""
 
     def __init__(
         self, stream: TokenStream, denoiser: Denoiser, input_length: int, tokenizer: Tokenizer, language: str | None
@@ -48,7 +48,7 @@ class BrokenText:
 
 
 def prefixed(batch: Batch, prefix: Int32[np.ndarray, " p"]) -> Batch:
-    """The same tokens before each of the encoder's rows."""
+    """Prepend the prefix tokens to each of the encoder's rows."""
     tokens, segments, positions = batch.encoder_input_tokens, batch.encoder_segment_ids, batch.encoder_positions
     before = np.broadcast_to(prefix, (len(tokens), len(prefix)))
     if segments is not None:
@@ -61,15 +61,15 @@ def prefixed(batch: Batch, prefix: Int32[np.ndarray, " p"]) -> Batch:
 
 
 def prepare(data: Denoising) -> Prepared:
-    """Corpora found, built and checked, the vocabulary trained or opened, text tokenised.
+    """Open and check corpora, train or open the vocabulary, and tokenise the text.
 
-    Raises ConfigError where what `data` asks for is missing, empty, damaged or does not fit together.
+    Raises ConfigError if anything that `data` names is missing, empty or damaged, or does not fit together.
     """
     tokenizer, train, held_out = recipes(data)
     languages = [corpus.language for corpus in data.corpora]
 
     def broken(split: Sequence[Recipe]) -> tuple[BrokenText, ...]:
-        """Every corpus under every denoiser, those of the first corpus first."""
+        """Combine every corpus with every denoiser, in the order of the corpora."""
         streams = [recipe.stream() for recipe in split]
         return tuple(
             BrokenText(stream, denoiser, data.input_length, tokenizer, language)
@@ -93,7 +93,7 @@ def prepare(data: Denoising) -> Prepared:
 
 
 def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
-    """The vocabulary trained or opened, and how the training and the held-out text of each corpus become streams."""
+    """Train or open the vocabulary; return it with the recipes for the training and held-out streams of each corpus."""
     check_early(data)
     train = [open_documents(corpus, "train") for corpus in data.corpora]
     held_out = [open_documents(corpus, "held_out") for corpus in data.corpora]
@@ -104,11 +104,11 @@ def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
 
 
 def check_early(data: Denoising) -> None:
-    """What can be known before a corpus is built, which can take hours."""
+    """Check everything that is known before a corpus is built, which can take hours."""
     named = {corpus.language for corpus in data.corpora}
     for denoiser in data.denoisers:
         unknown = sorted(set(getattr(denoiser.objective, "unspaced", ())) - named)
-        require(not unknown, f"objective.unspaced names {', '.join(unknown)}, which is the language of no corpus.")
+        require(not unknown, f"objective.unspaced names {', '.join(unknown)}: no corpus has this language.")
     if not isinstance(data.tokenizer, TrainedSentencePiece):
         return check_tokenizer(data, open_tokenizer(data.tokenizer))
     for denoiser in data.denoisers:
@@ -123,7 +123,7 @@ def check_early(data: Denoising) -> None:
 
 
 def check_tokenizer(data: Denoising, tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer without the languages of the corpora, or one with which an objective does not work."""
+    """Refuse a tokenizer that lacks a language of the corpora, or with which an objective fails."""
     for language in dict.fromkeys(corpus.language for corpus in data.corpora):
         controls = sum(map(len, tokenizer.frame(language)))
         for denoiser in data.denoisers:

@@ -1,4 +1,4 @@
-"""Documents of one split of a corpus by index, and how they are opened."""
+"""Documents of one split of a corpus, by index, and how to open them."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -13,14 +13,14 @@ from research.config import Corpus, require
 from research.config.base import digest
 from research.config.parts import calling, expect, is_shipped
 
-AT_ONCE = 1024  # documents that are hashed together
-TRIED = 16  # documents of a user's corpus that are read before all else
+AT_ONCE = 1024  # documents hashed together
+TRIED = 16  # documents of a user's corpus that are read first, as a test
 
 
 class Documents(ABC):
     """One split of a corpus. A subclass needs a `name`, `__len__` and `__getitem__`.
 
-    The name is how messages call the split. Equal identities mean equal documents in equal order.
+    Messages refer to the split by its name. Equal identities mean equal documents in equal order.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Documents(ABC):
     def __getitem__(self, index: int) -> str: ...
 
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
-        """Several documents at once, in the order of the indices; faster for some corpora."""
+        """Read several documents in the order of the indices. Some corpora override it to be faster."""
         return [self[int(index)] for index in indices]
 
     @cached_property
     def identity(self) -> str:
-        """A hash of all documents, each of which is read once for it."""
+        """Hash of all documents, each of which is read once to compute it."""
         text_hash = hashlib.sha256()
         for start in range(0, len(self), AT_ONCE):
             for text in self.read(np.arange(start, min(start + AT_ONCE, len(self)))):
@@ -47,7 +47,7 @@ class Documents(ABC):
 
 
 class DocumentsInMemory(Documents):
-    """Documents that are in memory."""
+    """Documents held in memory."""
 
     def __init__(self, name: str, texts: Sequence[str]) -> None:
         self.name, self._texts = name, texts
@@ -60,11 +60,11 @@ class DocumentsInMemory(Documents):
 
 
 class Checked(Documents):
-    """Documents of a user's corpus; what is wrong with them is refused by the file and line of their class."""
+    """Documents of a user's corpus, validated; errors name the file and line of the user's class."""
 
     def __init__(self, documents: Documents, corpus: Corpus, split: str) -> None:
         self._documents, self._corpus, self._split, self.name = documents, corpus, split, documents.name
-        # A class that is shipped has its texts from the corpus.
+        # If the documents are of a shipped class, their texts come from the user's corpus.
         shipped = is_shipped(type(documents))
         self._part: object
         self._part, self._method = (corpus, "documents") if shipped else (documents, "read")
@@ -82,36 +82,38 @@ class Checked(Documents):
         with calling(part, method):
             texts = self._documents.read(indices)
         kind = type(texts).__name__
-        expect(isinstance(texts, list), part, method, f"returned {kind}, no list of texts")
+        expect(isinstance(texts, list), part, method, f"returned {kind}, not a list of texts")
         expect(len(texts) == len(indices), part, method, f"returned {len(texts)} texts for {len(indices)} indices")
         for index, text in zip(indices.tolist(), texts, strict=True):
-            found = "half of a surrogate pair in it" if isinstance(text, str) else f"{type(text).__name__}, no text"
+            kind = "text with half of a surrogate pair" if isinstance(text, str) else f"{type(text).__name__}, not text"
             sound = isinstance(text, str) and is_unicode(text)
-            expect(sound, part, method, f"gives document {index} of {self.name} as {found}")
+            expect(sound, part, method, f"gives document {index} of {self.name} as {kind}")
         return texts
 
     @cached_property
     def identity(self) -> str:
-        """The documents' own, beside the corpus and the split: others of one identity have no tokens in common."""
+        """Identity of the documents, the corpus and the split, so that corpora of equal identities
+        do not share tokens.
+        """
         with calling(self._part, "identity"):
             own = self._documents.identity
-        expect(isinstance(own, str) and len(own) > 0, self._part, "identity", f"is {own!r}, no text")
+        expect(isinstance(own, str) and len(own) > 0, self._part, "identity", f"is {own!r}, not text")
         return digest([repr(self._corpus), self._split, own])
 
 
 def open_documents(corpus: Corpus, split: Literal["train", "held_out"]) -> Documents:
-    """Find, check and, where need be, build a split of a corpus.
+    """Find and check a split of a corpus, building it if needed.
 
     Raises:
-        ConfigError: it is missing, empty or not what its config says; or a user's corpus gives no documents.
+        ConfigError: it is missing, empty or not as its config describes; or a user's corpus does not return documents.
     """
     with calling(corpus, "documents"):
         documents: Any = corpus.documents(split)
     if is_shipped(type(corpus)):
         return documents
-    expect(isinstance(documents, Documents), corpus, "documents", f"returned {type(documents).__name__}, no Documents")
+    expect(isinstance(documents, Documents), corpus, "documents", f"returned {type(documents).__name__}, not Documents")
     name = getattr(documents, "name", None)
-    expect(isinstance(name, str), corpus, "documents", f"returned documents of the name {name!r}: it must be text")
+    expect(isinstance(name, str), corpus, "documents", f"returned documents with the name {name!r}: it must be text")
     checked = Checked(documents, corpus, split)
     require(len(checked) > 0, f"The corpus {checked.name} is empty: its {split} split holds no documents.")
     checked.read(np.arange(min(len(checked), TRIED)))
@@ -119,7 +121,7 @@ def open_documents(corpus: Corpus, split: Literal["train", "held_out"]) -> Docum
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether UTF-8 can hold a text: a lone half of a surrogate pair it cannot."""
+    """Return whether UTF-8 can represent a text: it cannot represent a lone half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,6 +1,6 @@
-"""Corpora in files, read where they lie through an index of byte offsets: JSON lines and plain text.
+"""Corpora in files, read in place through an index of byte offsets: JSON lines and plain text.
 
-The first use reads every file once, checks it and writes the index into the cache; the index is named after the bytes
+The first use reads every file once, checks it and writes the index into the cache. The index is keyed by the contents
 of the files, so a changed file gets a new one. A .gz file is decompressed into the cache once, for random access.
 """
 
@@ -27,8 +27,8 @@ from research.storage import cache
 from research.storage.cache import check_inflation
 from research.storage.progress import Progress
 
-FORMAT = 1  # raised when the same files would give other documents or another index
-HELD_OUT_ONE_IN = 100  # documents, where a corpus names no held-out files
+FORMAT = 1  # increment when the same files would give other documents or another index
+HELD_OUT_ONE_IN = 100  # documents, if a corpus names no held-out files
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -40,7 +40,7 @@ class Line(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Where a document lies in its file, and what it says."""
+    """Byte range of a document in its file, and its text."""
 
     start: int
     stop: int
@@ -48,11 +48,12 @@ class Span(NamedTuple):
 
 
 class FileIndex:
-    """The pieces that `find` sees in the lines of some files, by index; `rules` name all that decides what it finds.
+    """An index of the pieces that `find` finds in the lines of some files; `rules` list everything that affects the
+    result.
 
-    A piece's text, as `find` gives it, decides by its hash whether the piece is held out. `stored` is where the text of
-    a file lies, which is called by the file's own name in errors. Raises ConfigError where files are missing, or not
-    what `find` takes.
+    The hash of a piece's text, as `find` returns it, decides whether the piece is held out. `stored` returns the path
+    of a file's text; errors still name the original file. Raises ConfigError if files are missing, or if `find` rejects
+    their contents.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class FileIndex:
 
     @property
     def counts(self) -> list[int]:
-        """Pieces of each file."""
+        """Number of pieces in each file."""
         return np.bincount(self._spans[:, 0], minlength=len(self.files)).tolist()
 
     def __getitem__(self, index: int) -> bytes:
@@ -85,7 +86,7 @@ class FileIndex:
             return os.pread(opened.fileno(), stop - start, start)
 
     def _write(self, folder: Path, named: list[Path], find: Callable[[Path, Iterator[Line]], Iterator[Span]]) -> None:
-        """Checks every piece; `spans` holds (file, start, stop) a piece and `held_out` a flag."""
+        """Check every piece and write the index: `spans` holds (file, start, stop) per piece, and `held_out` a flag."""
         size = sum(path.stat().st_size for path in self._paths)
         with (
             (folder / "spans").open("wb") as spans,
@@ -111,7 +112,7 @@ class Chosen(NamedTuple):
 
 
 def choose(index: FileIndex, split: str, by_hash: bool, what: str) -> Chosen:
-    """All pieces or, where a split is made by their hash, those that fall into it. Raises ConfigError for none."""
+    """Select all pieces or, if splits are made by hash, those of the split. Raises ConfigError if there are none."""
     require(len(index) > 0, f"The corpus {index.name} is empty: its files hold no {what}.")
     if not by_hash:
         return Chosen(np.arange(len(index)), index.identity)
@@ -126,9 +127,9 @@ def choose(index: FileIndex, split: str, by_hash: bool, what: str) -> Chosen:
 
 @dataclass(frozen=True)
 class TextCorpus(Corpus):
-    """The base of corpora in files. `train` and `held_out` are paths or glob patterns; .gz is read too.
+    """The base of corpora in files. `train` and `held_out` are paths or glob patterns; .gz is supported.
 
-    With `held_out=None`, documents are held out by a hash of their text, about one in a hundred.
+    With `held_out=None`, about one document in a hundred is held out by a hash of its text.
     """
 
     train: str
@@ -140,25 +141,25 @@ class TextCorpus(Corpus):
     @property
     @abstractmethod
     def rule(self) -> str:
-        """The setting that decides, with the class, which documents a file holds."""
+        """Setting that, with the class, determines which documents a file holds."""
 
     @abstractmethod
     def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-        """Find documents in the lines of a file, which is called `path` in errors."""
+        """Find documents in the lines of a file; errors refer to the file as `path`."""
 
     @abstractmethod
     def text_of(self, content: bytes) -> str:
-        """The text of a document from its bytes in the file."""
+        """Return the text of a document from its bytes in the file."""
 
 
 @dataclass(frozen=True)
 class JSONLines(TextCorpus):
-    """JSON objects, one a line; .gz is read too. `train` and `held_out` are paths or glob patterns.
+    """JSON objects, one per line; .gz is supported. `train` and `held_out` are paths or glob patterns.
 
-    With `held_out=None`, documents are held out by a hash of their text, about one in a hundred.
+    With `held_out=None`, about one document in a hundred is held out by a hash of its text.
     """
 
-    text: str = "text"  # the key that holds a document
+    text: str = "text"  # the key of the document's text
 
     @property
     def rule(self) -> str:
@@ -173,7 +174,7 @@ class JSONLines(TextCorpus):
 
 @dataclass(frozen=True)
 class PlainText(TextCorpus):
-    """UTF-8 text; .gz is read too. A document is a block between blank lines, or a whole file."""
+    """UTF-8 text; .gz is supported. A document is a block between blank lines, or a whole file."""
 
     document: Literal["block", "file"] = "block"
 
@@ -205,7 +206,7 @@ class TextFiles(Documents):
 
 
 def json_objects(path: Path, lines: Iterable[Line]) -> Iterator[tuple[Line, str, dict[str, Any]]]:
-    """(line, what to call it, the object on it) for each line that is not blank."""
+    """Yield (line, its name in errors, its JSON object) for each line that is not blank."""
     for line in lines:
         if not line.text.strip():
             continue
@@ -216,14 +217,14 @@ def json_objects(path: Path, lines: Iterable[Line]) -> Iterator[tuple[Line, str,
             raise ConfigError(
                 f"{where} is not JSON ({error.msg} at column {error.colno}): each line must hold one JSON object."
             ) from None
-        except (ValueError, RecursionError) as error:  # endless numbers, endless nesting
+        except (ValueError, RecursionError) as error:  # numbers with too many digits, nesting too deep
             raise ConfigError(f"{where} cannot be read as JSON ({error}).") from None
-        require(isinstance(value, dict), f"{where} holds no JSON object but {type(value).__name__}.")
+        require(isinstance(value, dict), f"{where} is not a JSON object but {type(value).__name__}.")
         yield line, where, value
 
 
 def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
-    """One document a line; blank lines and empty texts are none."""
+    """Find one document per line, skipping blank lines and empty texts."""
     for line, where, value in json_objects(path, lines):
         require(key in value, f'{where} has no key "{key}": its keys are {", ".join(map(repr, value)) or "none"}.')
         text = value[key]
@@ -234,7 +235,7 @@ def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
 
 
 def block_spans(lines: Iterable[Line]) -> Iterator[Span]:
-    """One document between blank lines."""
+    """Find one document per block between blank lines."""
     block: list[Line] = []
     for line in lines:
         if line.text.strip():
@@ -247,7 +248,7 @@ def block_spans(lines: Iterable[Line]) -> Iterator[Span]:
 
 
 def file_spans(lines: Iterable[Line]) -> Iterator[Span]:
-    """One document a file, from its first line that is not blank to its last."""
+    """Find one document per file, from its first non-blank line to its last."""
     kept = list(lines)
     filled = [position for position, line in enumerate(kept) if line.text.strip()]
     if filled:
@@ -260,10 +261,10 @@ def _joined(lines: list[Line]) -> Span:
 
 
 def numbered_lines(path: Path, name: Path) -> Iterator[Line]:
-    """The lines of a UTF-8 file, a byte order mark at its start left out.
+    """Yield the lines of a UTF-8 file, without a byte order mark at its start.
 
     Raises:
-        ConfigError: bytes that are not UTF-8; it says where, in the file called `name`.
+        ConfigError: the bytes are not UTF-8; the error gives the position, and the file as `name`.
     """
     start = 0
     with path.open("rb") as file:
@@ -281,22 +282,24 @@ def numbered_lines(path: Path, name: Path) -> Iterator[Line]:
 
 
 def find_files(pattern: str) -> list[Path]:
-    """The files that a path or a glob pattern names, sorted."""
+    """Return the files that match a path or a glob pattern, sorted."""
     expanded = os.path.expanduser(pattern)
-    found = [Path(expanded)] if os.path.exists(expanded) else sorted(map(Path, glob.glob(expanded, recursive=True)))
-    if not found:
+    paths = [Path(expanded)] if os.path.exists(expanded) else sorted(map(Path, glob.glob(expanded, recursive=True)))
+    if not paths:
         raise ConfigError(
             f"No file matches the pattern {pattern}." if glob.has_magic(pattern) else f"There is no file {pattern}."
         )
-    files = [path for path in found if path.is_file()]
-    require(len(files) > 0, f"{pattern} is a directory: name a file, or a pattern such as {found[0]}/*.txt.")
+    files = [path for path in paths if path.is_file()]
+    require(len(files) > 0, f"{pattern} is a directory: name a file, or a pattern such as {paths[0]}/*.txt.")
     for path in files:
-        require(os.access(path, os.R_OK), f"{path} may not be read by this user.")
+        require(os.access(path, os.R_OK), f"{path} is not readable by this user.")
     return files
 
 
 def known_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, worked out again only when its size, place or time of change is another."""
+    """Return the SHA-256 of a file's bytes, recomputed only if its size, path, inode or
+    modification time has changed.
+    """
     status = path.stat()
     key = digest([str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
     folder = cache.entry("digests", key, lambda folder: _write_digest(folder, path))
@@ -308,7 +311,7 @@ def _write_digest(folder: Path, path: Path) -> None:
 
 
 def plain_file(path: Path, content: str) -> Path:
-    """The file itself or, for .gz, its decompressed copy in the cache."""
+    """Return the file itself or, for .gz, its decompressed copy in the cache."""
     if path.suffix != ".gz":
         return path
     return cache.entry("decompressed", content, lambda folder: _decompress(path, folder)) / "text"
@@ -321,7 +324,7 @@ def _decompress(path: Path, folder: Path) -> None:
                 plain.write(piece)
                 check_inflation(path, path.stat().st_size, plain.tell())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ConfigError(f"{path} is not a whole gzip file ({error}).") from None
+        raise ConfigError(f"{path} is not a complete gzip file ({error}).") from None
 
 
 def _is_held_out(text: str) -> bool:

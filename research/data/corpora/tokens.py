@@ -1,10 +1,10 @@
-"""A split of a corpus as one long sequence of token ids: made once, kept on disk, mapped into memory.
+"""A split of a corpus as one long sequence of token ids: built once, stored on disk and memory-mapped.
 
-Documents follow one another in a fixed pseudo-random order without anything between them, as in T5's
-reduce_concat_tokens; or each line of theirs is ended by EOS, as in fairseq's data for mBART.
+Documents follow one another in a fixed pseudo-random order without separators, as in T5's reduce_concat_tokens; or each
+of their lines ends with EOS, as in fairseq's data for mBART.
 
-Of many documents the tokens are made in pieces, each an entry of the cache, so that what is broken off goes on and
-processes share the work; whole, the pieces become one entry.
+The tokens of many documents are built in pieces, each with its own cache entry, so that an interrupted build resumes
+and processes share the work. Once complete, the pieces are merged into one entry.
 """
 
 import hashlib
@@ -26,20 +26,20 @@ from research.data.tokenizer import Tokenizer
 from research.storage import cache
 from research.storage.progress import Progress
 
-FORMAT = 2  # raised when the same documents would give other tokens or other files
+FORMAT = 2  # increment when the same documents would give other tokens or other files
 DOCUMENTS_AT_ONCE = 512
 PIECE = 1 << 16  # documents
-VERIFIED_BYTES = 1 << 28  # of larger streams only the length is checked when they are opened, not every byte
-DOCUMENT_ORDER = (0, 0)  # the key and the position of the one order in which documents are tokenised
+VERIFIED_BYTES = 1 << 28  # larger streams have only their length checked on opening, not every byte
+DOCUMENT_ORDER = (0, 0)  # key and position of the order in which documents are tokenised
 
 
 class TokenStream(NamedTuple):
     name: str
     tokens: UInt[np.ndarray, " length"]
-    text_digest: str  # of the documents as they were read, whatever the tokenizer
+    text_digest: str  # of the documents' text; independent of the tokenizer
 
     def rows(self, length: int) -> UInt[np.ndarray, "n length"]:
-        """The stream cut into rows; what is left over at its end is dropped."""
+        """Cut the stream into rows, dropping the rest at its end."""
         count = len(self.tokens) // length
         require(
             count > 0,
@@ -50,9 +50,9 @@ class TokenStream(NamedTuple):
 
 
 class Recipe:
-    """How a stream is made of these documents.
+    """The recipe of a token stream: its documents and tokenizer.
 
-    With `eos_after_lines` each of their lines that is not blank is tokenised by itself and ended by EOS.
+    With `eos_after_lines`, each non-blank line is tokenised separately and ends with EOS.
     """
 
     def __init__(self, documents: Documents, tokenizer: Tokenizer, eos_after_lines: bool = False) -> None:
@@ -63,27 +63,27 @@ class Recipe:
         self._pieces = [cache.Entry(f"tokens/{name}.pieces", f"{PIECE}-{piece}") for piece in range(count)]
 
     def stream(self) -> TokenStream:
-        """From the cache, or made now."""
+        """Load the stream from the cache, building it if needed."""
         folder = _verified(self._whole, self._write)
         cache.drop(self._pieces[0].path.parent)
         meta = json.loads((folder / "meta.json").read_text())
-        # An empty file cannot be mapped; rows() says what is wrong with an empty stream.
+        # An empty file cannot be mapped; rows() reports an empty stream.
         tokens = np.memmap(folder / "tokens", meta["dtype"], "r") if meta["length"] else np.empty(0, meta["dtype"])
         return TokenStream(self.documents.name, np.asarray(tokens), meta["text_digest"])
 
     def missing(self) -> list[int]:
-        """The pieces that are still to be made."""
+        """Return the numbers of the pieces that are not built yet."""
         if self._whole.path.exists():
             return []
         return [number for number, piece in enumerate(self._pieces) if not piece.path.exists()]
 
     def make(self, piece: int) -> None:
-        """Makes a piece that is missing."""
+        """Build a piece if it is missing."""
         try:
             if not self._whole.path.exists():
                 _verified(self._pieces[piece], partial(self._write_piece, piece))
         except FileNotFoundError:
-            if not self._whole.path.exists():  # or another process has just made the whole, and dropped the pieces
+            if not self._whole.path.exists():  # another process may have built the stream and dropped the pieces
                 raise
 
     def _write(self, folder: Path) -> None:
@@ -96,8 +96,8 @@ class Recipe:
             Progress(f"Tokenising {self.documents.name}", len(self._pieces), "pieces") as progress,
         ):
             for number, piece in enumerate(self._pieces):
-                made = _verified(piece, partial(self._write_piece, number))
-                tokens, meta = (made / "tokens").read_bytes(), json.loads((made / "meta.json").read_text())
+                built = _verified(piece, partial(self._write_piece, number))
+                tokens, meta = (built / "tokens").read_bytes(), json.loads((built / "meta.json").read_text())
                 file.write(tokens)
                 tokens_hash.update(tokens)
                 length += meta["length"]
@@ -107,9 +107,9 @@ class Recipe:
 
     def _write_piece(self, piece: int, folder: Path, advance: Callable[[int], None] = lambda count: None) -> None:
         text_hash, tokens_hash, length = hashlib.sha256(), hashlib.sha256(), 0
-        places = range(piece * PIECE, min((piece + 1) * PIECE, len(self.documents)))
+        positions = range(piece * PIECE, min((piece + 1) * PIECE, len(self.documents)))
         with (folder / "tokens").open("wb") as file:
-            for texts in document_order(self.documents, places):
+            for texts in document_order(self.documents, positions):
                 for text in texts:
                     content = text.encode()
                     text_hash.update(len(content).to_bytes(8, "little") + content)
@@ -135,12 +135,12 @@ class Recipe:
         return np.dtype(np.uint16 if self._tokenizer.size <= 2**16 else np.uint32)
 
 
-def document_order(documents: Documents, places: range | None = None) -> Iterator[list[str]]:
-    """Documents in the fixed pseudo-random order, all or those at some places of it, some at a time."""
+def document_order(documents: Documents, positions: range | None = None) -> Iterator[list[str]]:
+    """Yield batches of documents in the fixed pseudo-random order: all of them, or those at the given positions."""
     order = Permutation(len(documents), DOCUMENT_ORDER, DOCUMENT_ORDER)
-    places = range(len(documents)) if places is None else places
-    for start in range(places.start, places.stop, DOCUMENTS_AT_ONCE):
-        yield documents.read(order(np.arange(start, min(start + DOCUMENTS_AT_ONCE, places.stop))))
+    positions = range(len(documents)) if positions is None else positions
+    for start in range(positions.start, positions.stop, DOCUMENTS_AT_ONCE):
+        yield documents.read(order(np.arange(start, min(start + DOCUMENTS_AT_ONCE, positions.stop))))
 
 
 def encode_lines(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
@@ -149,7 +149,7 @@ def encode_lines(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
 
 
 def _verified(entry: cache.Entry, write: Callable[[Path], None]) -> Path:
-    """The entry, written anew where it is damaged."""
+    """Return the folder of a cache entry, rewriting it if it is damaged."""
     folder = cache.entry(*entry, write)
     if damage := _damage(folder):
         cache.set_aside(folder, damage)
@@ -158,7 +158,7 @@ def _verified(entry: cache.Entry, write: Callable[[Path], None]) -> Path:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a stream on disk, if anything."""
+    """Describe what is wrong with a stream on disk, or return None."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         size = (folder / "tokens").stat().st_size
@@ -166,7 +166,7 @@ def _damage(folder: Path) -> str | None:
         if size != expected:
             return f"{size} bytes of tokens where {expected} were written"
         if size <= VERIFIED_BYTES and cache.file_digest(folder / "tokens") != meta["tokens_digest"]:
-            return "its tokens are not those that were written"
+            return "its tokens differ from those that were written"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None

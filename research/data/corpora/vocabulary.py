@@ -1,4 +1,4 @@
-"""The tokenizer of a data config: opened, or trained once on the training split and kept in the cache."""
+"""The tokenizer of a data config: opened, or trained once on the training split and cached."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,15 @@ from research.data.mixing import weights
 from research.data.tokenizer import Tokenizer, open_tokenizer, train_sentencepiece
 from research.storage import cache
 
-FORMAT = 2  # raised when the same documents would give another vocabulary
-TEXT_CHARACTERS = 50_000_000  # of all corpora together, from which SentencePiece samples its lines
+FORMAT = 2  # increment when the same documents would give another vocabulary
+TEXT_CHARACTERS = 50_000_000  # total over all corpora; the training lines are sampled from these
 
 
 def tokenizer_for(config: Vocabulary | TrainedSentencePiece, corpora: Sequence[Documents], mixing: Mixing) -> Tokenizer:
-    """Raises ConfigError where the vocabulary cannot be opened, or not be trained on this text."""
+    """Open the tokenizer of a config, training its vocabulary if needed.
+
+    Raises ConfigError if the vocabulary cannot be opened, or cannot be trained on this text.
+    """
     if not isinstance(config, TrainedSentencePiece):
         return open_tokenizer(config)
     identities = [documents.identity for documents in corpora]
@@ -37,7 +40,9 @@ def _train(folder: Path, config: TrainedSentencePiece, corpora: Sequence[Documen
 
 
 def training_text(corpora: Sequence[Documents], mixing: Mixing) -> Iterator[str]:
-    """Documents, at most `TEXT_CHARACTERS` in all, shared by the corpora as `mixing` shares rows, without its limit."""
+    """Yield up to `TEXT_CHARACTERS` of documents, shared among the corpora in the proportions of `mixing` without its
+    limit.
+    """
     sizes = tuple(_estimated_characters(documents) for documents in corpora)
     shares = weights(sizes, Mixing(mixing.temperature))
     for documents, share in zip(corpora, shares, strict=True):

@@ -1,7 +1,8 @@
-"""DialogSum (arXiv:2105.06762): everyday dialogues and their summaries, of which a test dialogue has three.
+"""DialogSum (arXiv:2105.06762): everyday dialogues with summaries, one per training dialogue and three per test
+dialogue.
 
-Splits: train, validation ("dev") and test, as far as their files are there. The authors have mended the files since
-they first published them, so no checksum is asked for and nothing is downloaded: they come from `manual_dir`.
+Splits: train, validation ("dev") and test, if their files exist. The authors have corrected the files since their first
+release, so no checksum is required and nothing is downloaded: the files come from `manual_dir`.
 """
 
 import json
@@ -14,7 +15,7 @@ import tensorflow_datasets as tfds
 from research.config import ConfigError, require
 from research.data.datasets.published import FilesBuilder, PublishedFile, find, open_files
 
-FORMAT = 1  # raised when the same files would give other examples
+FORMAT = 1  # increment when the same files would give other examples
 URL = "https://github.com/cylnlp/dialogsum/tree/main/DialogSum_Data"
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 FILES = [PublishedFile(f"dialogsum.{name}.jsonl") for name in SPLITS.values()]
@@ -41,17 +42,17 @@ class DialogSum(FilesBuilder):
                 yield row["fname"], {"dialogue": row["dialogue"], "summary": summaries}
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(
-                    f"Line {number} of a file of DialogSum is not in its form ({type(error).__name__}: {error}): a JSON"
-                    " object with fname, dialogue, and summary or summary1, summary2, summary3."
+                    f"Line {number} of a file of DialogSum is malformed ({type(error).__name__}: {error}): it must be a"
+                    " JSON object with fname, dialogue, and summary or summary1, summary2, summary3."
                 ) from None
 
 
 def open_builder(manual_dir: str | None) -> FilesBuilder:
-    found = find("dialogsum", FILES, manual_dir)
+    local = find("dialogsum", FILES, manual_dir)
     require(
-        len(found.paths) > 0,
+        len(local.paths) > 0,
         f"There is no file of DialogSum in data.manual_dir, which is {manual_dir}: put"
         f" {', '.join(file.name for file in FILES)} from {URL} into a directory, and give"
         " --config.data.manual_dir=PATH.",
     )
-    return open_files("dialogsum", DialogSum, FILES, found, FORMAT)
+    return open_files("dialogsum", DialogSum, FILES, local, FORMAT)

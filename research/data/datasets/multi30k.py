@@ -1,6 +1,6 @@
-"""Multi30k's captions, task 1 (arXiv:1605.00459): English, German, French and Czech, line by line the same.
+"""Multi30k's captions, task 1 (arXiv:1605.00459): English, German, French and Czech, aligned line by line.
 
-Splits: train, validation ("val") and test ("test_2016_flickr"); features: a text a language.
+Splits: train, validation ("val") and test ("test_2016_flickr"). Features: one text per language.
 """
 
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ import tensorflow_datasets as tfds
 from research.config import require
 from research.data.datasets.published import FilesBuilder, PublishedFile, find, open_files
 
-FORMAT = 1  # raised when the same files would give other examples
+FORMAT = 1  # increment when the same files would give other examples
 URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
 SPLITS = {"train": "train", "validation": "val", "test": "test_2016_flickr"}
-DIGESTS = {  # of the texts in the .gz files
+DIGESTS = {  # SHA-256 of the decompressed texts
     "train.en": "460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6",
     "train.de": "2c2b73fd2b548fbcde3a875e0a78d6ee94d498bfdee6bd3eae3945779e9ddf72",
     "train.fr": "5925a3c18f1587b6b54b87743106e6e8ab93618edb6f65d19eac0621f853a10d",
@@ -51,7 +51,7 @@ def files() -> list[PublishedFile]:
 
 
 def open_builder(manual_dir: str | None) -> FilesBuilder:
-    found = find("multi30k", files(), manual_dir)
-    missing = sorted({f"{name}.gz" for name in DIGESTS} - {f"{name}.gz" for name in found.paths})
-    require(not found.paths or not missing, f"{manual_dir} lacks {', '.join(missing)} of multi30k: put them there too.")
-    return open_files("multi30k", Multi30k, files(), found, FORMAT)
+    local = find("multi30k", files(), manual_dir)
+    missing = sorted({f"{name}.gz" for name in DIGESTS} - {f"{name}.gz" for name in local.paths})
+    require(not local.paths or not missing, f"{manual_dir} lacks {', '.join(missing)} of multi30k: put them there too.")
+    return open_files("multi30k", Multi30k, files(), local, FORMAT)

@@ -1,4 +1,4 @@
-"""Files as somebody published them: found in a directory, or downloaded by TFDS, and checked either way."""
+"""Published data files: located in a directory or downloaded by TFDS, and verified either way."""
 
 import contextlib
 import io
@@ -18,37 +18,40 @@ from research.storage import cache
 
 class PublishedFile(NamedTuple):
     name: str
-    url: str | None = None  # None: it is not downloaded
-    sha256: str | None = None  # of its text, decompressed; None: it has not been seen here, and is taken as it is
+    url: str | None = None  # None: not downloaded
+    sha256: str | None = None  # of the decompressed text; None: unknown, so that any content is accepted
 
 
 class Found(NamedTuple):
-    """Files on this machine by their published names, without their .gz, and digests of their texts."""
+    """Local paths of published files, by their names without .gz, and digests of their texts."""
 
     paths: Mapping[str, Path]
     digests: Mapping[str, str]
 
 
 def find(what: str, files: Sequence[PublishedFile], manual_dir: str | None) -> Found:
-    """Those of `files` that lie in `manual_dir` or its folder `what`, as published, compressed by .gz or decompressed.
+    """Locate `files` in `manual_dir` or its folder `what`, either compressed as .gz or decompressed.
 
     Raises:
-        ConfigError: one of them is not what was published.
+        ConfigError: a file differs from the published one.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for folder in () if manual_dir is None else (Path(manual_dir).expanduser(), Path(manual_dir).expanduser() / what):
         require(folder.parent.is_dir(), f"data.manual_dir is {manual_dir}: there is no such directory.")
         for file in files:
             for path in (folder / file.name, folder / f"{file.name}.gz", folder / plain_name(file.name)):
                 if path.is_file():
-                    found.setdefault(file.name, path)
-    return checked(what, files, found)
+                    paths.setdefault(file.name, path)
+    return checked(what, files, paths)
 
 
-def checked(what: str, files: Sequence[PublishedFile], found: Mapping[str, Path]) -> Found:
+def checked(what: str, files: Sequence[PublishedFile], local: Mapping[str, Path]) -> Found:
+    """Verify the digests of local files and decompress them. Raises ConfigError if a file differs from the published
+    one.
+    """
     expected = {file.name: file.sha256 for file in files}
     paths, digests = {}, {}
-    for name, path in found.items():
+    for name, path in local.items():
         plain = plain_file(path, known_digest(path))
         paths[plain_name(name)], digests[plain_name(name)] = plain, known_digest(plain)
         require(
@@ -60,21 +63,22 @@ def checked(what: str, files: Sequence[PublishedFile], found: Mapping[str, Path]
 
 
 def download(what: str, files: Sequence[PublishedFile], folder: Path) -> Found:
-    """All of `files` that can be checked, by TFDS's download manager.
+    """Download those of `files` that have a digest, with TFDS's download manager.
 
     Raises:
-        ConfigError: there is no network, or one of them is not what was published.
+        ConfigError: there is no network, or a file differs from the published one.
     """
-    wanted = [file for file in files if file.url and file.sha256]
+    verifiable = [file for file in files if file.url and file.sha256]
     manager = tfds.download.DownloadManager(download_dir=folder, dataset_name=what)
     try:
-        paths = manager.download({file.name: file.url for file in wanted})
-    except Exception as error:  # whatever the network, the server or the disk had to say
+        paths = manager.download({file.name: file.url for file in verifiable})
+    except Exception as error:  # any error of the network, the server or the disk
         raise ConfigError(
             f"The files of {what} could not be downloaded ({type(error).__name__}): connect to a network, or put"
             f" {', '.join(file.name for file in files)} into a directory and give --config.data.manual_dir=PATH."
         ) from error
-    named = {name: shutil.copyfile(path, folder / name) for name, path in paths.items()}  # .gz tells by the name
+    # The copies have the published names, since plain_file() recognises .gz by the suffix.
+    named = {name: shutil.copyfile(path, folder / name) for name, path in paths.items()}
     return checked(what, files, named)
 
 
@@ -83,7 +87,7 @@ def plain_name(name: str) -> str:
 
 
 class FilesBuilder(tfds.core.GeneratorBasedBuilder):
-    """A TFDS builder over local files; `fingerprint` is that of their texts."""
+    """A TFDS builder over local files; `fingerprint` identifies their texts."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -93,13 +97,15 @@ class FilesBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 def open_files(
-    name: str, builder: type[FilesBuilder], files: Sequence[PublishedFile], found: Found, format: int
+    name: str, builder: type[FilesBuilder], files: Sequence[PublishedFile], local: Found, format: int
 ) -> FilesBuilder:
-    """The builder over the files found or, where there are none, over what a download gives; made once and cached."""
-    digests = dict(found.digests) or {plain_name(file.name): file.sha256 for file in files if file.url and file.sha256}
+    """Open the builder over local files or, if there are none, over downloaded ones. The data set is built once and
+    cached.
+    """
+    digests = dict(local.digests) or {plain_name(file.name): file.sha256 for file in files if file.url and file.sha256}
     require(
         len(digests) > 0,
-        f"{name} is not downloaded: put {' or '.join(file.name for file in files)} into a directory and give"
+        f"{name} cannot be downloaded: put {' or '.join(file.name for file in files)} into a directory and give"
         " --config.data.manual_dir=PATH.",
     )
     fingerprint = digest([format, str(builder.VERSION), sorted(digests.items())])
@@ -107,7 +113,7 @@ def open_files(
 
     def fill(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(io.StringIO()):
-            paths = found.paths or download(name, files, Path(temporary)).paths
+            paths = local.paths or download(name, files, Path(temporary)).paths
             builder(paths, fingerprint, folder).download_and_prepare()
 
     folder = cache.entry(name.replace("/", "_"), fingerprint, fill)

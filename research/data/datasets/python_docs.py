@@ -1,11 +1,11 @@
-"""A TFDS builder over the documentation inside the running Python installation: real text that needs no network.
+"""A TFDS builder over the documentation in the running Python installation: real text without a network.
 
-It holds the language reference (`pydoc_data.topics`) and the docstrings of the standard library and of the packages
-that this codebase requires, with what those require; other installed packages are left out, so installing one changes
-nothing. Sources are read and parsed, never imported or run.
+It contains the language reference (`pydoc_data.topics`) and the docstrings of the standard library and of the packages
+that this codebase requires, with their own requirements; other installed packages are excluded, so that installing one
+changes nothing. Sources are read and parsed, never imported or run.
 
-Modules are divided, by a hash of their names: 90 in 100 for train, 5 for validation and 5 for test. python_summaries
-divides them likewise, so that a model that was pretrained on the one has not read what it is to write in the other.
+Modules are split by a hash of their names: 90 in 100 into train, 5 into validation and 5 into test. python_summaries
+uses the same split, so that a model pretrained on one has not read the test targets of the other.
 """
 
 import ast
@@ -29,10 +29,10 @@ from research.data.corpora.documents import is_unicode
 from research.storage import cache
 from research.storage.progress import Progress
 
-FORMAT = 2  # raised when the same sources would give other documents
+FORMAT = 2  # increment when the same sources would give other documents
 MIN_CHARACTERS = 40
-SPLITS = {18: "validation", 19: "test"}  # of 20; the others are for train
-LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", ".."}  # parts of a path
+SPLITS = {18: "validation", 19: "test"}  # of 20 hash buckets; the others are train
+LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", ".."}  # excluded path components
 TOPICS = "pydoc_data/topics.py"
 PACKAGES = (
     *("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "array-record", "sentencepiece"),
@@ -41,7 +41,7 @@ PACKAGES = (
 
 
 class SourceFile(NamedTuple):
-    """A Python file, and what to call it: its path below the standard library or below site-packages."""
+    """A Python file, named by its path below the standard library or below site-packages."""
 
     name: str
     path: Path
@@ -53,8 +53,8 @@ class Document(NamedTuple):
 
 
 class Sources(NamedTuple):
-    fingerprint: str  # of what the files hold
-    find: Callable[[], Iterable[SourceFile]]  # only asked where they are read, since looking for them takes seconds
+    fingerprint: str  # identifies the contents of the files
+    find: Callable[[], Iterable[SourceFile]]  # called only when files are read, since the search takes seconds
 
     @property
     def files(self) -> tuple[SourceFile, ...]:
@@ -81,11 +81,11 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
             yield hashlib.sha256(document.text.encode()).hexdigest(), document._asdict()
 
 
-def divided(found: Sequence[Any]) -> dict[str, list[Any]]:
-    """What was found in modules, by the split of each; splits that have nothing are left out."""
+def divided(items: Sequence[Any]) -> dict[str, list[Any]]:
+    """Group items by the split of their module; empty splits are omitted."""
     splits: dict[str, list[Any]] = {"train": [], "validation": [], "test": []}
-    for one in found:
-        splits[split_of(one.source.partition(":")[0])].append(one)
+    for item in items:
+        splits[split_of(item.source.partition(":")[0])].append(item)
     return {split: members for split, members in splits.items() if members}
 
 
@@ -95,16 +95,16 @@ def split_of(module: str) -> str:
 
 
 def open_builder(sources: Sources | None = None) -> PythonDocs:
-    """The builder over `sources` (by default those of this installation), its data set in the cache, made if needed."""
+    """Open the builder over `sources` (default: this installation); its data set is built if needed and cached."""
     return open_cached("python_docs", FORMAT, PythonDocs, sources or installed_sources())
 
 
 def open_cached(kind: str, format: int, make: Any, sources: Sources) -> Any:
-    """A builder of Python's sources, its data set in the cache, made if needed."""
+    """Open a builder over Python sources; its data set is built if needed and cached."""
     tfds.disable_progress_bar()
 
     def build(folder: Path) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS would name a directory that is renamed when it is whole
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS would print a temporary directory name
             make(sources, folder).download_and_prepare()
 
     key = digest([format, str(make.VERSION), sources.fingerprint])
@@ -112,7 +112,7 @@ def open_cached(kind: str, format: int, make: Any, sources: Sources) -> Any:
 
 
 def installed_sources() -> Sources:
-    """The standard library and the distributions of `PACKAGES` with all they require, identified by their versions."""
+    """Return the standard library and `PACKAGES` with all their requirements, identified by their versions."""
     standard = Path(sysconfig.get_path("stdlib"))
     distributions = required_distributions(PACKAGES)
 
@@ -132,45 +132,47 @@ def tree(root: Path) -> list[SourceFile]:
 
 
 def distribution_files(distribution: importlib.metadata.Distribution) -> list[SourceFile]:
-    """The Python files that a distribution installed."""
+    """List the Python files that a distribution installed."""
     names = [name for name in distribution.files or () if name.suffix == ".py" and not {*name.parts} & LEFT_OUT]
     return [SourceFile(name.as_posix(), Path(str(distribution.locate_file(name)))) for name in names]
 
 
 def required_distributions(roots: tuple[str, ...]) -> dict[str, importlib.metadata.Distribution]:
-    """The installed distributions among `roots` and all they require, optional extras left out, by normalised name."""
-    found: dict[str, importlib.metadata.Distribution] = {}
+    """Return the installed distributions among `roots` and all their requirements, without extras,
+    by normalised name.
+    """
+    installed: dict[str, importlib.metadata.Distribution] = {}
     waiting = list(roots)
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name in found:
+        if name in installed:
             continue
         try:
-            found[name] = importlib.metadata.distribution(name)
+            installed[name] = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        for requirement in found[name].requires or ():
+        for requirement in installed[name].requires or ():
             required = re.match(r"[\w.-]+", requirement)
             if required and "extra ==" not in requirement:
                 waiting.append(required.group())
-    return found
+    return installed
 
 
 def documents(files: tuple[SourceFile, ...]) -> list[Document]:
-    """The documents of `files` in their order; of several that differ in spacing or case only, the first."""
-    found: dict[str, Document] = {}
+    """Extract the documents of `files` in order, keeping the first of those that differ only in spacing or case."""
+    unique: dict[str, Document] = {}
     with Progress("Reading the documentation of this Python", len(files), "files") as progress, without_collection():
         for source in files:
             for document in file_documents(source):
                 if len(document.text) >= MIN_CHARACTERS:
-                    found.setdefault(" ".join(document.text.lower().split()), document)
+                    unique.setdefault(" ".join(document.text.lower().split()), document)
             progress.advance()
-    return list(found.values())
+    return list(unique.values())
 
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Syntax trees hold no cycles, and looking for some in them takes longer than parsing."""
+    """Disable garbage collection: syntax trees hold no cycles, and searching them takes longer than parsing."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -185,25 +187,25 @@ def file_documents(source: SourceFile) -> Iterator[Document]:
     if b'"""' not in content and b"'''" not in content:
         return  # large generated tables, mostly
     try:
-        with warnings.catch_warnings(action="ignore"):  # of invalid escapes in other people's strings
+        with warnings.catch_warnings(action="ignore"):  # invalid escapes in third-party strings
             module = ast.parse(content)
     except (SyntaxError, ValueError):
         return  # templates, and files for another Python
-    found = topics(module) if source.name.endswith(TOPICS) else docstrings(module)
-    for name, text in found:
+    texts = topics(module) if source.name.endswith(TOPICS) else docstrings(module)
+    for name, text in texts:
         if is_unicode(text):
             yield Document(text, f"{source.name}:{name}")
 
 
 def topics(module: ast.Module) -> Iterator[tuple[str, str]]:
-    """The sections of the language reference, from the dictionary that `pydoc` reads."""
+    """Yield the sections of the language reference, from the dictionary that `pydoc` reads."""
     for statement in module.body:
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
             yield from ast.literal_eval(statement.value).items()
 
 
 def docstrings(node: ast.AST, name: str = "") -> Iterator[tuple[str, str]]:
-    """(qualified name, docstring) of a module and of all that is defined in it, in the order of the file."""
+    """Yield (qualified name, docstring) of a module and of everything defined in it, in file order."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         text = ast.get_docstring(node)
         if text:

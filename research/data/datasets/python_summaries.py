@@ -1,7 +1,7 @@
-"""A TFDS builder that makes a task of the running Python installation: the body of a function, then what it does.
+"""A TFDS builder of a summarization task from the running Python installation: function bodies and what they do.
 
-The sources are those of python_docs, divided as there. An example is a function whose docstring begins with a sentence
-of 4 to 40 words and whose body, its docstring left out, has two statements or more and at most `MAX_CHARACTERS`. Equal
+The sources and splits are those of python_docs. An example is a function with a docstring that begins with a sentence
+of 4 to 40 words; its body, without the docstring, has at least two statements and at most `MAX_CHARACTERS`. Equal
 bodies count once.
 """
 
@@ -27,8 +27,8 @@ from research.data.datasets.python_docs import (
 )
 from research.storage.progress import Progress
 
-FORMAT = 1  # raised when the same sources would give other examples
-WORDS = range(4, 41)  # of a sentence
+FORMAT = 1  # increment when the same sources would give other examples
+WORDS = range(4, 41)  # allowed numbers of words in a sentence
 MIN_STATEMENTS = 2
 MAX_CHARACTERS = 2000  # of a body: about 600 tokens
 
@@ -60,19 +60,19 @@ class PythonSummaries(tfds.core.GeneratorBasedBuilder):
 
 
 def open_builder(sources: Sources | None = None) -> PythonSummaries:
-    """The builder over `sources` (by default those of this installation), its data set in the cache, made if needed."""
+    """Open the builder over `sources` (default: this installation); its data set is built if needed and cached."""
     return open_cached("python_summaries", FORMAT, PythonSummaries, sources or installed_sources())
 
 
 def summaries(files: Sequence[SourceFile]) -> list[Summary]:
-    """The examples of `files` in their order; of equal bodies, the first."""
-    found: dict[str, Summary] = {}
+    """Extract the examples of `files` in order, keeping the first of equal bodies."""
+    unique: dict[str, Summary] = {}
     with Progress("Reading the functions of this Python", len(files), "files") as progress, without_collection():
         for source in files:
             for summary in file_summaries(source):
-                found.setdefault(summary.function, summary)
+                unique.setdefault(summary.function, summary)
             progress.advance()
-    return list(found.values())
+    return list(unique.values())
 
 
 def file_summaries(source: SourceFile) -> Iterator[Summary]:
@@ -80,8 +80,8 @@ def file_summaries(source: SourceFile) -> Iterator[Summary]:
     if b"def " not in content or (b'"""' not in content and b"'''" not in content):
         return
     try:
-        text = content.decode()  # of other encodings the columns would be others
-        with warnings.catch_warnings(action="ignore"):  # of invalid escapes in other people's strings
+        text = content.decode()  # column offsets assume UTF-8
+        with warnings.catch_warnings(action="ignore"):  # invalid escapes in third-party strings
             module = ast.parse(text)
     except (SyntaxError, ValueError):
         return  # templates, and files for another Python
@@ -93,7 +93,7 @@ def file_summaries(source: SourceFile) -> Iterator[Summary]:
 
 
 def functions(node: ast.AST, name: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """(qualified name, function) of all that are defined in a module, in the order of the file."""
+    """Yield (qualified name, function) of everything defined in a module, in file order."""
     for child in ast.iter_child_nodes(node):
         inner = name
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -105,7 +105,7 @@ def functions(node: ast.AST, name: str = "") -> Iterator[tuple[str, ast.Function
 
 
 def body_of(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: Sequence[str]) -> str:
-    """The statements after the docstring as they are written, or nothing where they are too few."""
+    """Return the source of the statements after the docstring, or "" if there are too few."""
     statements = function.body[1:]
     if len(statements) < MIN_STATEMENTS or statements[0].lineno == function.body[0].end_lineno:
         return ""
@@ -113,6 +113,6 @@ def body_of(function: ast.FunctionDef | ast.AsyncFunctionDef, lines: Sequence[st
 
 
 def first_sentence(docstring: str) -> str:
-    """The first paragraph up to its first full stop, on one line."""
+    """Return the first paragraph up to its first full stop, on one line."""
     paragraph = " ".join(re.split(r"\n\s*\n", docstring.strip())[0].split())
     return re.split(r"(?<=[.!?])\s+(?=[A-Z`*\[(])", paragraph)[0]

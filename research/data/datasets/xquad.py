@@ -1,7 +1,7 @@
 """XQuAD (arXiv:1910.11856): 1,190 questions on 240 paragraphs of SQuAD's development set, in twelve languages.
 
-It was published as one evaluation set, "train+validation+test" here. So that a model can also be fine-tuned on it, its
-48 articles are divided, in every language alike: of each ten the ninth is for validation, the tenth for test.
+It was published as one evaluation set, which is "train+validation+test" here. To allow fine-tuning, its 48 articles are
+split identically in every language: of each ten, the ninth is validation and the tenth is test.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from research.config import require
 from research.data.datasets.published import FilesBuilder, PublishedFile, find, open_files
 from research.data.tasks.squad import Question, questions
 
-FORMAT = 1  # raised when the same file would give other examples
+FORMAT = 1  # increment when the same file would give other examples
 URL = "https://raw.githubusercontent.com/google-deepmind/xquad/master"
 DIGESTS = {
     "ar": "abdabd7afed5c635d99cca0f3f0d0c9d9ed0bc77451e963c2e4e0638c29e486d",

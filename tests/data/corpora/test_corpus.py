@@ -150,7 +150,7 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("nonsense", "line 2 is not JSON"),
         ("[" * 100_000, "line 2 cannot be read as JSON"),
         ('{"text": ' + "1" * 5000 + "}", "line 2 cannot be read as JSON"),
-        ('["text"]', "line 2 holds no JSON object but list"),
+        ('["text"]', "line 2 is not a JSON object but list"),
         ('{"body": "a", "id": 1}', """line 2 has no key "text": its keys are 'body', 'id'"""),
         ("{}", "its keys are none"),
         ('{"text": 3}', 'line 2: the value of "text" is int, not a string'),
@@ -200,7 +200,7 @@ def test_nothing_to_hold_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [slice(0, 20), slice(3, None)])
 def test_damaged_gzip(tmp_path: Path, cut: slice) -> None:
     packed = gzip.compress(b"some text " * 100)
-    with pytest.raises(ConfigError, match="not a whole gzip file"):
+    with pytest.raises(ConfigError, match="not a complete gzip file"):
         open_documents(plain(tmp_path / "a.gz", packed[cut]), "train")
 
 
@@ -251,8 +251,8 @@ def test_any_tfds_name(tfds_example: Path) -> None:
             r"has no examples in training: it has train \(5\), test \(3\)",
         ),
         (TFDS("kintsugi_example", train="train[:0]", text="document"), "has no examples in"),
-        (TFDS("kintsugi_example:9.9.9"), "does not take the name kintsugi_example:9.9.9"),
-        (TFDS("kintsugi_example/none"), "does not take the name kintsugi_example/none"),
+        (TFDS("kintsugi_example:9.9.9"), "does not accept the name kintsugi_example:9.9.9"),
+        (TFDS("kintsugi_example/none"), "does not accept the name kintsugi_example/none"),
         (TFDS("no_such_data_set"), "There is no TFDS data set no_such_data_set.*list_builders"),
     ],
 )
@@ -295,7 +295,7 @@ def test_or_left_out_by_choice_and_counted(damaged: Path, capsys: pytest.Capture
     refusing = open_documents(TFDS("kintsugi_example", text="document"), "train")
     documents = open_documents(TFDS("kintsugi_example", text="document", damaged="skip"), "train")
     assert sorted(documents.read(np.arange(5))) == [f"dokument é {number}" for number in (0, 1, 2, 4)]
-    assert "Left out, 1 by now: Example " in capsys.readouterr().err
+    assert "Skipped a document (1 so far): Example " in capsys.readouterr().err
     assert documents.identity != refusing.identity  # what was cached of it is not taken for the whole
     stream = Recipe(documents, open_tokenizer(Bytes())).stream()
     assert len(stream.tokens) == 4 * len("dokument é 3".encode())

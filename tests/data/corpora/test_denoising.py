@@ -159,7 +159,7 @@ def test_every_text_comes_once_an_epoch_under_each_denoiser_and_counts_once(text
 
 def test_a_language_without_spaces_must_be_one_of_a_corpus(data):
     objective = BART(TextInfilling(), unspaced=("ja",))
-    with pytest.raises(ConfigError, match=r"objective\.unspaced names ja, which is the language of no corpus"):
+    with pytest.raises(ConfigError, match=r"objective\.unspaced names ja: no corpus has this language"):
         prepare(dataclasses.replace(data, objective=objective), seed=0, batch_size=8)
 
 

@@ -148,7 +148,7 @@ def test_bad_dialogsum(own_cache: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"no file of DialogSum in data\.manual_dir.*dialogsum\.train\.jsonl"):
             corpus.open_builder("dialogsum", directory)
     (tmp_path / "dialogsum.dev.jsonl").write_text(dialogue("dev_0", summary="one") + '{"fname": 3}\n')
-    with pytest.raises(ConfigError, match=r"Line 2 of a file of DialogSum is not in its form \(KeyError: 'dialogue'\)"):
+    with pytest.raises(ConfigError, match=r"Line 2 of a file of DialogSum is malformed \(KeyError: 'dialogue'\)"):
         corpus.open_builder("dialogsum", str(tmp_path))
 
 

@@ -348,7 +348,7 @@ def test_files_that_are_parallel_only_as_a_whole(tmp_path: Path) -> None:
         ({"source": "x", "target": 3}, 'the value of "target" is int, not a string or a list of strings'),
         ({"source": "x", "target": ["y", None]}, 'the value of "target" is NoneType'),
         ({"source": "\ud800", "target": "y"}, "half of a surrogate pair"),
-        ("text", "holds no JSON object but str"),
+        ("text", "is not a JSON object but str"),
     ],
 )
 def test_bad_json(tmp_path: Path, row: Any, message: str) -> None:
