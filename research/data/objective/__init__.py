@@ -1,9 +1,9 @@
-"""The shipped objectives and what they are made of.
+"""The shipped objectives and their shared code.
 
-An objective each: span_corruption, replace_spans, drop_tokens, bert_style (MASS-style too), deshuffling, prefix_lm,
-language_modelling and bart, whose corruptions are in words and whose permutation and rotation are in sentences. ul2 is
-a mixture of several.
+One module per objective: span_corruption, replace_spans, drop_tokens, bert_style (also MASS-style), deshuffling,
+prefix_lm, language_modelling and bart. bart's corruptions are in words, its permutation and rotation in sentences. ul2
+is a mixture of several objectives.
 
-Shared: rows (corrupted text to a batch in the tokenizer's frame), iid (noise drawn token by token), choice (random
-subsets) and checks (every objective is tried on a few rows before training).
+Shared: rows (corrupted text to a batch with special tokens), iid (noise drawn token by token), choice (random subsets)
+and checks (every objective is tried on a few rows before training).
 """

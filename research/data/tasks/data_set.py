@@ -1,4 +1,4 @@
-"""Examples of TensorFlow Datasets."""
+"""Task examples from TensorFlow Datasets."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from research.data.tasks.records import FORMAT, check, require_names
 
 @dataclass(frozen=True)
 class TFDSExamples(Examples):
-    """A TensorFlow Datasets builder by name, and its splits, which may be slices ("train[:95%]").
+    """A TensorFlow Datasets builder by name, with its splits, which may be slices ("train[:95%]").
 
-    multi30k, dialogsum, xquad/en (de, ro, ...) and python_docs/summaries are shipped here. The text features are an
-    example's names, nested ones with a slash: "answers/text".
+    multi30k, dialogsum, xquad/en (de, ro, ...) and python_docs/summaries are shipped here. Examples have the names of
+    the text features; nested names use a slash: "answers/text".
     """
 
     name: str
@@ -34,7 +34,7 @@ class TFDSExamples(Examples):
 
 
 class DataSetRecords:
-    """Text features, and names of classes, of a split of a TFDS data set; lists of texts too."""
+    """Text features, lists of texts and class names of a split of a TFDS data set, as records."""
 
     def __init__(self, name: str, split: str, names: Names, manual_dir: str | None) -> None:
         builder = corpus.open_builder(name, manual_dir)
@@ -74,7 +74,7 @@ class DataSetRecords:
 
 
 def text_features(features: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, feature) of those that hold text, in dictionaries and sequences at any depth."""
+    """Yield (path, feature) of all text and class-label features, in dictionaries and sequences at any depth."""
     import tensorflow_datasets as tfds
 
     match features:

@@ -1,4 +1,4 @@
-"""Examples in files of JSON lines, of columns, or of SQuAD's JSON."""
+"""Examples in files: JSON lines, tab-separated columns, or SQuAD's JSON."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +15,9 @@ from research.data.tasks.records import FORMAT, check, require_names
 
 @dataclass(frozen=True)
 class FileExamples(Examples):
-    """Examples in files, given as paths or glob patterns; .gz is read too.
+    """Examples in files, given as paths or glob patterns; .gz is supported.
 
-    With `held_out=None`, examples are held out by a hash of their source, about one in a hundred.
+    With `held_out=None`, about one example in a hundred is held out by a hash of its source.
     """
 
     train: str
@@ -29,19 +29,21 @@ class FileExamples(Examples):
         return Path(self.train).name.split(".")[0]
 
     def pattern(self, split: Split) -> str:
-        """The path or pattern of a split's files. Raises ConfigError where there is no such split."""
+        """Return the path or pattern of a split's files. Raises ConfigError if there is no such split."""
         named = {"train": self.train, "held_out": self.held_out or self.train, "test": self.test}[split]
         if named is None:
             raise ConfigError(f"The examples of {self.train} have no test split: name its files with test=.")
         return named
 
     def by_hash(self, split: Split) -> bool:
-        """Tell whether a split is a part of its files, chosen by a hash of each source."""
+        """Return whether a split is a part of its files, chosen by a hash of each source."""
         return split != "test" and self.held_out is None
 
 
 class Reader(NamedTuple):
-    """The form of records in a file: found and checked in its lines (`spans`), and read again from their bytes."""
+    """The format of records in a file: `spans` finds and checks them in its lines, `record` parses
+    one from its bytes.
+    """
 
     spans: Callable[[Path, Iterator[Line]], Iterator[Span]]
     record: Callable[[bytes], TextRecord]
@@ -49,7 +51,7 @@ class Reader(NamedTuple):
 
 
 class FileRecords:
-    """One split of files with a reader; `rules` are the texts that decide, with the files, what it reads."""
+    """One split of files with a reader; `rules` are the settings that, with the files, determine the records."""
 
     def __init__(
         self, files: FileExamples, split: Split, names: Names, reader: Reader, rules: tuple[str, ...] = ()
@@ -72,7 +74,7 @@ class FileRecords:
 
 @dataclass(frozen=True)
 class JSONExamples(FileExamples):
-    """JSON objects, one a line. A list of strings as a value holds several references; "a/b" is the key b within a."""
+    """JSON objects, one per line. A list of strings holds several references; "a/b" is the key b within a."""
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
@@ -93,14 +95,14 @@ def _parsed(content: bytes, names: Names) -> TextRecord:
 
 
 def texts_at(value: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
-    """The texts under a key, or under keys within keys ("answers/text")."""
-    found: Any = value
+    """Return the texts under a key, or under nested keys ("answers/text")."""
+    content: Any = value
     for key in (name,) if name in value else name.split("/"):
-        keys = tuple(found) if isinstance(found, dict) else ()
-        told = ", ".join(map(repr, keys)) or "none"
-        require(key in keys, f'{where} has no key "{name}": its keys are {told}.')
-        found = found[key]
-    texts = tuple(found) if isinstance(found, list) else (found,)
+        keys = tuple(content) if isinstance(content, dict) else ()
+        listed = ", ".join(map(repr, keys)) or "none"
+        require(key in keys, f'{where} has no key "{name}": its keys are {listed}.')
+        content = content[key]
+    texts = tuple(content) if isinstance(content, list) else (content,)
     for text in texts:
         kind = type(text).__name__
         require(isinstance(text, str), f'{where}: the value of "{name}" is {kind}, not a string or a list of strings.')
@@ -113,7 +115,7 @@ def texts_at(value: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TSVExamples(FileExamples):
-    """Lines of columns parted by tabs, without quotes or a header."""
+    """Lines of tab-separated columns, without quotes or a header."""
 
     columns: tuple[str, ...] = ("source", "target")
 
@@ -136,7 +138,7 @@ def tsv_spans(path: Path, lines: Iterable[Line], columns: tuple[str, ...], names
         where, cells = f"{path}, line {line.number}", _cells(line.text)
         require(
             len(cells) == len(columns),
-            f"{where} has {len(cells)} columns: they must be {len(columns)}, {', '.join(columns)}, parted by tabs.",
+            f"{where} has {len(cells)} columns: they must be {len(columns)}, {', '.join(columns)}, separated by tabs.",
         )
         record = {name: (text,) for name, text in zip(columns, cells, strict=True)}
         yield Span(line.start, line.stop, check(record, names, where))
@@ -151,7 +153,7 @@ def _cells(line: str) -> list[str]:
 
 @dataclass(frozen=True)
 class SQuADFile(FileExamples):
-    """JSON as SQuAD 1.1 publishes it: question, context, answers/text, title and id. Held out are whole contexts."""
+    """JSON in SQuAD 1.1's format: question, context, answers/text, title and id. Whole contexts are held out."""
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         require_names(names, squad.NAMES, "A SQuADFile")

@@ -1,4 +1,4 @@
-"""Pairs that a program holds, prepared for training as the examples of files are."""
+"""Training data from pairs held in memory by a program, prepared like examples from files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from research.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class PairsInMemory(ExamplesInMemory):
-    """(source, target) pairs; every split has all of them."""
+    """(source, target) pairs held in memory; every split contains all of them."""
 
     pairs: tuple[tuple[str, str], ...]
 
@@ -28,7 +28,9 @@ class PairsInMemory(ExamplesInMemory):
 
 
 def task_of(pairs: Sequence[tuple[str, str]], languages: tuple[str | None, str | None]) -> Task:
-    """The task of writing the target of each pair. Raises ConfigError where there is none, or a side is empty."""
+    """Create the task of generating the target of each pair. Raises ConfigError if there is no pair, or a side is
+    empty.
+    """
     require(len(pairs) > 0, "pairs is empty: give at least one (source, target).")
     for number, pair in enumerate(pairs, 1):
         both = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(side, str) for side in pair)
@@ -44,21 +46,21 @@ def prepare_pairs(
     target_length: int | None = None,
     longest: int | None = None,
 ) -> Prepared:
-    """Tokenise the examples of a task and pack them into rows; longer ones are cut.
+    """Tokenise the examples of a task and pack them into rows, truncating longer ones.
 
-    Without lengths, a row holds the longest of a side. `longest` bounds both: a model's positions. There is no held-out
-    part: the training rows are that too.
+    `input_length` and `target_length` are the row widths; by default, the longest source and the longest target.
+    `longest` bounds both: a model's number of positions. There is no held-out split: the training rows serve as both.
 
     Raises:
-        ConfigError: a length is not above 0, or the tokenizer does not have the languages.
+        ConfigError: a length is not above 0, or the tokenizer lacks a language.
     """
     examples = open_task(task, "train")
     framed = open_pairs(examples, tokenizer, task.languages)
 
     def width(name: str, lengths: Int64[np.ndarray, " n"], given: int | None) -> int:
         require(given is None or given > 0, f"{name} is {given}: it must be above 0.")
-        wanted = int(lengths.max()) if given is None else given
-        return wanted if longest is None else min(wanted, longest)
+        tokens = int(lengths.max()) if given is None else given
+        return tokens if longest is None else min(tokens, longest)
 
     inputs = width("input_length", framed.sources.lengths, input_length)
     targets = width("target_length", framed.targets.lengths, target_length)

@@ -1,4 +1,4 @@
-"""A split of a task as token ids: sources and targets framed as the tokenizer frames them, made once, kept on disk."""
+"""A split of a task as token ids: sources and targets with special tokens, built once and stored on disk."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -15,14 +15,14 @@ from research.data.tokenizer import Tokenizer
 from research.storage import cache
 from research.storage.progress import Progress
 
-FORMAT = 1  # raised when the same examples would give other ids or other files
+FORMAT = 1  # increment when the same examples would give other ids or other files
 EXAMPLES_AT_ONCE = 1024
 SIDES = ("sources", "targets")
 Languages = tuple[str | None, str | None]
 
 
 class Ragged(NamedTuple):
-    """Sequences of different lengths, one after the other."""
+    """Sequences of different lengths, concatenated."""
 
     tokens: UInt[np.ndarray, " total"]
     offsets: Int64[np.ndarray, " count_and_one"]
@@ -33,10 +33,12 @@ class Ragged(NamedTuple):
 
 
 class Pairs(NamedTuple):
+    """Tokenised examples of a task."""
+
     name: str
     sources: Ragged
     targets: Ragged
-    endings: tuple[int, int]  # controls that end a source and a target, which cutting must leave
+    endings: tuple[int, int]  # special tokens at the end of a source and of a target, which truncation keeps
     start_id: int
     identity: str
 
@@ -45,7 +47,10 @@ class Pairs(NamedTuple):
 
 
 def open_pairs(examples: TaskExamples, tokenizer: Tokenizer, languages: Languages) -> Pairs:
-    """Raises ConfigError where the tokenizer does not have the languages, or an example has an empty side."""
+    """Tokenise examples, or load their tokens from the cache.
+
+    Raises ConfigError if the tokenizer lacks one of the languages, or an example has an empty side.
+    """
     endings = tokenizer.ending(languages[0]), tokenizer.ending(languages[1])
     start_id = tokenizer.start_id(languages[1])
     key = digest([FORMAT, examples.identity, tokenizer.digest, languages])
@@ -76,14 +81,14 @@ def _write(folder: Path, examples: TaskExamples, tokenizer: Tokenizer, languages
 
 
 def texts(examples: TaskExamples) -> Iterator[tuple[list[str], list[str]]]:
-    """The sources and targets of all examples in their order, some at a time."""
+    """Yield batches of the sources and targets of all examples, in order."""
     for start in range(0, len(examples), EXAMPLES_AT_ONCE):
-        read = examples.read(np.arange(start, min(start + EXAMPLES_AT_ONCE, len(examples))))
-        yield [example.source for example in read], [example.target for example in read]
+        batch = examples.read(np.arange(start, min(start + EXAMPLES_AT_ONCE, len(examples))))
+        yield [example.source for example in batch], [example.target for example in batch]
 
 
 class SidesAsDocuments(Documents):
-    """The text of each example, source and target, as a document to train a vocabulary on."""
+    """The source and target text of each example, as a document for training a vocabulary."""
 
     def __init__(self, examples: TaskExamples) -> None:
         self._examples = examples
@@ -101,15 +106,16 @@ class SidesAsDocuments(Documents):
 
 
 class Cut(NamedTuple):
-    """Examples as they fit their widths: which there are, and how many ids of each side are taken."""
+    """Examples truncated or filtered to their row widths: which remain, and how many ids of each side are used."""
 
     chosen: Int64[np.ndarray, " n"]
     sources: Int64[np.ndarray, " n"]
     targets: Int64[np.ndarray, " n"]
-    too_long: int  # how many were cut, or left out
+    too_long: int  # number of examples that were truncated, or left out
 
 
 def cut(pairs: Pairs, inputs: int, targets: int, drop: bool) -> Cut:
+    """Truncate examples to the given widths or, with `drop`, leave the longer ones out."""
     source_lengths, target_lengths = pairs.sources.lengths, pairs.targets.lengths
     too_long = (source_lengths > inputs) | (target_lengths > targets)
     chosen = np.flatnonzero(~too_long) if drop else np.arange(len(pairs))
@@ -122,13 +128,14 @@ def cut(pairs: Pairs, inputs: int, targets: int, drop: bool) -> Cut:
 
 
 class Spread(NamedTuple):
-    """Pieces laid out one after the other: for each token its piece, and its place within the piece."""
+    """Concatenated pieces of tokens: for each token its piece, and its position in the piece."""
 
     piece: Int64[np.ndarray, " total"]
     place: Int64[np.ndarray, " total"]
 
 
 def spread(lengths: Int64[np.ndarray, " n"]) -> Spread:
+    """Concatenate pieces of the given lengths."""
     piece = np.repeat(np.arange(len(lengths)), lengths)
     starts = np.cumsum(lengths) - lengths
     return Spread(piece, np.arange(len(piece)) - starts[piece])
@@ -137,7 +144,7 @@ def spread(lengths: Int64[np.ndarray, " n"]) -> Spread:
 def gather(
     ragged: Ragged, examples: Int64[np.ndarray, " n"], lengths: Int64[np.ndarray, " n"], ending: int, laid: Spread
 ) -> UInt[np.ndarray, " total"]:
-    """The first ids of each example; of one that is cut, its ending in their last places."""
+    """Collect the first ids of each example; a truncated one keeps the special tokens at its end."""
     starts, whole = ragged.offsets[examples], ragged.offsets[examples + 1] - ragged.offsets[examples]
     missing = np.where(laid.place >= (lengths - ending)[laid.piece], (whole - lengths)[laid.piece], 0)
     return np.asarray(ragged.tokens[starts[laid.piece] + laid.place + missing])

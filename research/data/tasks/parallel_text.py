@@ -1,4 +1,4 @@
-"""Examples in files that are read line by line together, such as one a language."""
+"""Examples in files that are read in parallel line by line, such as one file per language."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,15 @@ from research.data.tasks.records import FORMAT
 
 @dataclass(frozen=True)
 class ParallelText(FileExamples):
-    """One file a name, the same line of each being one example: "train.{name}.gz"; names are what the task reads."""
+    """One file per name; line n of each file is a side of example n: "train.{name}.gz". The names are those the task
+    reads.
+    """
 
     def __post_init__(self) -> None:
         for split in (self.train, self.held_out, self.test):
             require(
                 split is None or "{name}" in split,
-                f'The files of ParallelText are {split}: it must hold "{{name}}" where they differ, as by language.',
+                f'The files of ParallelText are {split}: the path must contain "{{name}}", such as the language.',
             )
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
@@ -28,7 +30,7 @@ class ParallelText(FileExamples):
 
 
 class ParallelRecords:
-    """One split of files that are read line by line together."""
+    """One split of files that are read in parallel line by line."""
 
     def __init__(self, files: FileExamples, split: Split, names: Names) -> None:
         pattern = files.pattern(split)
@@ -53,7 +55,7 @@ class ParallelRecords:
 
 
 def _check_parallel(first: FileIndex, other: FileIndex) -> None:
-    """Raises ConfigError unless both have equally many files, and these, in their order, equally many lines."""
+    """Raise ConfigError unless both have the same number of files and, in order, of lines per file."""
     counts = len(first.files), len(other.files)
     require(
         counts[0] == counts[1],

@@ -1,4 +1,4 @@
-"""Examples opened: records by index, kept in memory where a user's `records` gives them; and checks of records."""
+"""Records of examples by index, records given by a user's `records` and held in memory, and checks of records."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ from research.config.examples import Names, Records, Split, TextRecord
 from research.config.parts import calling, expect, place
 from research.data.corpora.documents import is_unicode
 
-FORMAT = 1  # raised when the same files would give other records
+FORMAT = 1  # increment when the same files would give other records
 
 
 @dataclass(frozen=True)
 class ExamplesInMemory(Examples):
     """Examples that fit in memory: all records of a split at once.
 
-    Subclass it in a frozen dataclass with `records`. Its results decide which tokens are those kept on disk, so a
-    changed file is noticed. A record without a name that the task reads is an error that numbers it.
+    Subclass it in a frozen dataclass with `records`. The records are part of the key of the cached tokens, so a changed
+    file is noticed. A record that lacks a name that the task reads is an error that gives its number.
 
     These are the rows of CSV files:
 
@@ -44,7 +44,8 @@ class ExamplesInMemory(Examples):
 
     @abstractmethod
     def records(self, split: Split) -> Sequence[Mapping[str, str | Sequence[str]]]:
-        """All records of a split, in the same order every time. A list of texts under a name has several references.
+        """Return all records of a split, in the same order every time. A list of texts under a name holds several
+        references.
 
         Raises:
             ConfigError: there is no such split, or it cannot be read.
@@ -57,10 +58,10 @@ class ExamplesInMemory(Examples):
 
 
 def open_records(examples: Examples, split: Split, names: Names, manual_dir: str | None) -> Records:
-    """Examples found, checked and, where need be, built.
+    """Find and check the examples of a split, building them if needed.
 
     Raises:
-        ConfigError: they are missing, empty, or lack a name; or a user's class does not give records.
+        ConfigError: they are missing, empty or lack a name; or a user's class does not return records.
     """
     with calling(examples, "open"):
         opened = examples.open(split, names, manual_dir)
@@ -74,7 +75,7 @@ def open_records(examples: Examples, split: Split, names: Names, manual_dir: str
 
 
 class RecordsInMemory:
-    """Records of a split, checked for the names that are read."""
+    """The records of a split in memory, checked for the names that the task reads."""
 
     def __init__(self, examples: ExamplesInMemory, split: Split, names: Names, given: Sequence[Any]) -> None:
         expect(len(given) > 0, examples, "records", f"of {split} gave no record")
@@ -91,7 +92,7 @@ class RecordsInMemory:
 
 
 def identity_of(values: Iterable[Any]) -> str:
-    """A digest of values that JSON can hold, in their order."""
+    """Compute a digest of JSON-serialisable values, in order."""
     whole = hashlib.sha256()
     for value in values:
         whole.update(json.dumps(value).encode() + b"\n")
@@ -99,34 +100,36 @@ def identity_of(values: Iterable[Any]) -> str:
 
 
 def checked_record(record: Any, names: Names, where: str) -> TextRecord:
-    """The texts of a user's record under the names that are read. Raises ConfigError where it lacks one."""
+    """Return the texts of a user's record under the names that the task reads. Raises ConfigError if it lacks one."""
     require(isinstance(record, Mapping), f"{where} is {type(record).__name__}: it must be a dictionary of texts.")
     missing = [name for name in names.all if name not in record]
     if missing:
-        there = ", ".join(map(repr, record)) or "none"
-        raise ConfigError(f'{where} has no "{missing[0]}": its names are {there}.')
+        listed = ", ".join(map(repr, record)) or "none"
+        raise ConfigError(f'{where} has no "{missing[0]}": its names are {listed}.')
     texts = {name: checked_texts(record[name], where, name) for name in names.all}
     check(texts, names, where)
     return texts
 
 
 def checked_texts(value: Any, where: str, name: str) -> tuple[str, ...]:
-    """One text or several, as a tuple. Raises ConfigError for anything else."""
+    """Return one text or several as a tuple. Raises ConfigError for anything else."""
     texts = tuple(value) if isinstance(value, list | tuple) else (value,)
     for text in texts:
         if not isinstance(text, str):
             kind = type(text).__name__
             raise ConfigError(f'{where} has {kind} as "{name}": it must be text or a list of texts.')
-        require(is_unicode(text), f'{where} has half of a surrogate pair in "{name}": UTF-8 cannot hold it.')
+        require(is_unicode(text), f'{where} has half of a surrogate pair in "{name}": UTF-8 cannot represent it.')
     return texts
 
 
 def check(record: TextRecord, names: Names, where: str) -> str:
-    """Return the source's text, by which a record is held out. Raises ConfigError where a side is empty."""
+    """Return the source text, the hash of which decides whether a record is held out. Raises ConfigError if a side is
+    empty.
+    """
     for side, read in (("source", names.source), ("target", names.target)):
         firsts = [text for name in read for text in record[name][:1]]
-        told = " and ".join(f'"{name}"' for name in read)
-        require(any(map(str.strip, firsts)), f"{where} has an empty {side} ({told}).")
+        listed = " and ".join(f'"{name}"' for name in read)
+        require(any(map(str.strip, firsts)), f"{where} has an empty {side} ({listed}).")
     for name in names.all:
         require(len(record[name]) > 0, f'{where} has an empty list as "{name}".')
     for name in names.target:
@@ -135,12 +138,12 @@ def check(record: TextRecord, names: Names, where: str) -> str:
 
 
 def source_text(record: TextRecord, names: Names) -> str:
-    """The text by whose hash a record is held out."""
+    """Return the source text of a record, the hash of which decides whether it is held out."""
     return "\n".join(text for name in names.source for text in record[name])
 
 
-def require_names(names: Names, there: Iterable[str], owner: str) -> None:
-    """Raise ConfigError where a name that is read is none of those that `owner` has."""
-    there = tuple(there)
+def require_names(names: Names, available: Iterable[str], owner: str) -> None:
+    """Raise ConfigError if `owner`, which has the names `available`, lacks a name that the task reads."""
+    available = tuple(available)
     for name in names.all:
-        require(name in there, f'{owner} has no "{name}": it has {", ".join(there)}.')
+        require(name in available, f'{owner} has no "{name}": it has {", ".join(available)}.')

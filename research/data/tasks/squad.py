@@ -1,4 +1,4 @@
-"""SQuAD's JSON (arXiv:1606.05250), of which XQuAD and many others have the form, as one record a question."""
+"""SQuAD's JSON format (arXiv:1606.05250), which XQuAD and many others share, as one record per question."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from research.config.base import digest
 from research.data.corpora.text_files import plain_file
 from research.storage import cache
 
-FORMAT = 1  # raised when the same file would give other lines
+FORMAT = 1  # increment when the same file would give other lines
 NAMES = ("question", "context", "answers/text", "title", "id")
 
 
@@ -24,14 +24,14 @@ class Question(NamedTuple):
 
 
 def questions(path: Path) -> list[Question]:
-    """Raises ConfigError where the file is not in SQuAD's form."""
+    """Read all questions of a file. Raises ConfigError if it is not in SQuAD's format."""
     try:
         return [question for number, article in enumerate(_articles(path)) for question in _questions(number, article)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{path} is not JSON as SQuAD 1.1 publishes it ({type(error).__name__}: {said}): data, paragraphs, context,"
-            " qas, id, question, answers and text are its keys."
+            f"{path} is not JSON as SQuAD 1.1 publishes it ({type(error).__name__}: {reason}): data, paragraphs,"
+            " context, qas, id, question, answers and text are its keys."
         ) from None
 
 
@@ -42,21 +42,21 @@ def _articles(path: Path) -> Any:
 def _questions(number: int, article: Any) -> Iterator[Question]:
     title = article.get("title", "")
     for paragraph in article["paragraphs"]:
-        for asked in paragraph["qas"]:
-            texts = [answer["text"] for answer in asked["answers"]]
-            yield Question(number, asked["id"], title, paragraph["context"], asked["question"], {"text": texts})
+        for question in paragraph["qas"]:
+            texts = [answer["text"] for answer in question["answers"]]
+            yield Question(number, question["id"], title, paragraph["context"], question["question"], {"text": texts})
 
 
 def as_lines(path: Path, content: str) -> Path:
-    """The questions as JSON lines in the cache; `content` is the digest of the file's bytes."""
+    """Write the questions as JSON lines into the cache; `content` is the digest of the file's bytes."""
     key = digest([FORMAT, content])
     return cache.entry("squad", key, lambda folder: _write(path, plain_file(path, content), folder)) / "text"
 
 
 def _write(path: Path, plain: Path, folder: Path) -> None:
     try:
-        found = questions(plain)
+        records = questions(plain)
     except ConfigError as error:
         raise ConfigError(str(error).replace(str(plain), str(path))) from None
     with (folder / "text").open("w") as file:
-        file.writelines(json.dumps(question._asdict()) + "\n" for question in found)
+        file.writelines(json.dumps(question._asdict()) + "\n" for question in records)

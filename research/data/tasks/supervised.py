@@ -1,4 +1,4 @@
-"""A `Supervised` config made ready: examples of tasks tokenised, and packed into rows or put into buckets."""
+"""Preparation of a `Supervised` config: examples of tasks are tokenised, then packed into rows or put into buckets."""
 
 import sys
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ from research.score import metrics
 
 
 class Tokenised(NamedTuple):
-    """Both splits of all tasks, in the order of the tasks."""
+    """Tokens of both splits of all tasks, in the order of the tasks."""
 
     tokenizer: Tokenizer
     train: list[Pairs]
     held_out: list[Pairs]
-    identities: tuple[list[str], list[str]]  # of the examples, whatever the tokenizer
+    identities: tuple[list[str], list[str]]  # of the examples; independent of the tokenizer
     fingerprint: dict[str, str | int]
 
 
 def prepare(config: Supervised, batch_size: int) -> Prepared:
-    """Examples found, built and checked, the vocabulary trained or opened, all of it tokenised and packed.
+    """Open and check examples, train or open the vocabulary, then tokenise and pack everything.
 
-    Held-out rows are filled up to whole batches with empty ones, so that no example is left out. Raises ConfigError
-    where what `config` asks for is missing, empty, damaged or does not fit together.
+    Held-out rows are filled up to whole batches with empty rows, so that no example is left out. Raises ConfigError if
+    anything that `config` names is missing, empty or damaged, or does not fit together.
     """
     tokenised = _tokenised(config)
     pad_id, widths, drop = (
@@ -55,7 +55,7 @@ def prepare(config: Supervised, batch_size: int) -> Prepared:
 
 
 def prepare_buckets(config: Supervised, batching: Buckets, batch_size: int) -> PreparedBuckets:
-    """As `prepare`, with examples in buckets."""
+    """Prepare examples in buckets, like `prepare`."""
     tokenised = _tokenised(config)
     shapes = buckets.shapes(batching, config.target_length, batch_size)
     splits = []
@@ -94,7 +94,7 @@ def _tokenised(config: Supervised) -> Tokenised:
 
 
 def _check_languages(config: Supervised, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError where the tokenizer does not have the languages of a task."""
+    """Raise ConfigError if the tokenizer lacks a language of a task."""
     for task in config.tasks:
         source, target = task.languages
         tokenizer.source([""], source)
@@ -108,10 +108,10 @@ def _opened(config: Supervised, split: Split) -> Sequence[TaskExamples]:
 
 def _say(name: str, too_long: int, config: Supervised) -> None:
     if too_long:
-        done = "left out" if config.too_long == "drop" else "cut"
+        action = "left out" if config.too_long == "drop" else "cut"
         print(
             f"{too_long:,} examples of {name} are longer than {config.input_length} input or {config.target_length}"
-            f" target tokens: they are {done}.",
+            f" target tokens: they are {action}.",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""Tasks opened: examples by index, each a source, the target that is learned, and the references of the metrics."""
+"""Examples of tasks, by index: each has a source, a target to learn, and the references for metrics."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,15 +14,15 @@ from research.data.corpora.documents import is_unicode
 from research.data.tasks.records import checked_record, identity_of, open_records
 from research.storage.progress import Progress
 
-FORMAT = 1  # raised when the same records would give other examples
+FORMAT = 1  # increment when the same records would give other examples
 AT_ONCE = 1024  # examples
-SHOWN = 100  # letters of a value, in an error
+SHOWN = 100  # characters of a value in an error message
 
 
 class Example(NamedTuple):
-    source: str  # the prefix included
-    target: str  # what is learned
-    references: tuple[str, ...]  # what an output is scored against, the target first
+    source: str  # including the prefix
+    target: str  # the text to learn
+    references: tuple[str, ...]  # texts that an output is scored against; the target is the first
 
 
 @runtime_checkable
@@ -38,10 +38,10 @@ class TaskExamples(Protocol):
 
 
 def open_task(task: Task, split: Split, manual_dir: str | None = None) -> TaskExamples:
-    """The examples of a task, found, checked and, where need be, built from the files in `manual_dir`.
+    """Find and check the examples of a task, building them from the files in `manual_dir` if needed.
 
     Raises:
-        ConfigError: they are missing, empty, or lack what the task names; or a user's class does not give examples.
+        ConfigError: they are missing, empty or lack a name that the task reads; or a user's class returns no examples.
     """
     with calling(task, "names"):
         names = task.names
@@ -57,7 +57,7 @@ class RecordsAsExamples:
         self.name = records.name
         self._records, self._task, self._names = records, task, names
         self._unchecked = not is_shipped(type(records))
-        self.read(np.array([0]))  # a task that cannot make one is refused before all are read
+        self.read(np.array([0]))  # fail early, before all examples are read
         decided = identity(task)
         made = identity_of(self._all()) if decided is None else None
         self.identity = digest([FORMAT, records.identity, *(decided or (made,))])
@@ -87,7 +87,9 @@ class RecordsAsExamples:
         return self._as_example(made, number)
 
     def _as_example(self, made: Any, number: int) -> Example:
-        """Raises ConfigError unless it is a source and its targets, all of them text that is not empty."""
+        """Convert the result of a user's task. Raises ConfigError unless it is a source and targets, all non-empty
+        text.
+        """
         match made:
             case (str(source), str(target)):
                 targets: tuple[Any, ...] = (target,)
@@ -97,7 +99,7 @@ class RecordsAsExamples:
                 raise self._wrong(number, f"returned {_shown(made)}: it must be a source and one or more targets")
         for text in (source, *targets):
             if not isinstance(text, str) or not is_unicode(text):
-                raise self._wrong(number, f"gave {_shown(text)}: it must be text that UTF-8 can hold")
+                raise self._wrong(number, f"gave {_shown(text)}: it must be text that UTF-8 can represent")
             if not text.strip() and not is_shipped(type(self._task)):
                 raise self._wrong(number, "gave an empty text: the examples must leave such records out")
         return Example(source, targets[0], targets)
@@ -114,11 +116,14 @@ def _shown(value: object) -> str:
 
 
 def identity(task: Task) -> tuple[str, ...] | None:
-    """The texts that decide what a task makes of a record, by the class that makes it: none is inherited from here."""
-    for one in type(task).__mro__:
-        if "identity" in vars(one):
+    """Return the settings that determine what a task makes of a record, or None if they are unknown.
+
+    They come from the class that makes the examples: a user's class does not inherit them from a shipped one.
+    """
+    for cls in type(task).__mro__:
+        if "identity" in vars(cls):
             with calling(task, "identity"):
                 return task.identity
-        if not is_shipped(one):
+        if not is_shipped(cls):
             return None
     return None

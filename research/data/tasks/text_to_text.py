@@ -1,4 +1,4 @@
-"""Tasks by templates: text to text, translation, summarization and question answering."""
+"""Tasks defined by templates: text to text, translation, summarization and question answering."""
 
 import string
 from collections.abc import Callable
@@ -15,22 +15,22 @@ from research.score.rouge import ROUGE
 
 @dataclass(frozen=True, kw_only=True)
 class TextToText(Task):
-    """Any task. `source` and `target` are a name that its examples have, or a text with {names} in it.
+    """Any text-to-text task. `source` and `target` are each a name in its examples, or a template with {names}.
 
-    A list under the name of the target holds several references, the first of which is learned. The prefix comes before
-    each source, as in T5.
+    A list under the name of the target holds several references, the first of which is the training target. The prefix
+    precedes each source, as in T5.
     """
 
     examples: Examples
     source: str = "source"
     target: str = "target"
     prefix: str = ""
-    languages: tuple[str | None, str | None] = (None, None)  # codes of both sides, as en_XX; None without
+    languages: tuple[str | None, str | None] = (None, None)  # language codes of both sides, such as en_XX
     metrics: tuple[Metric, ...] = (Accuracy(),)
 
     def __post_init__(self) -> None:
         for side, text in (("source", self.source), ("target", self.target)):
-            require(len(names_in(text)) > 0, f"The {side} of a task is {text!r}: it must name what an example has.")
+            require(len(names_in(text)) > 0, f"The {side} of a task is {text!r}: it must contain an example's name.")
 
     @property
     def names(self) -> Names:
@@ -42,7 +42,7 @@ class TextToText(Task):
         return source, tuple(map(target_form, fill(self.target, record)))
 
     def forms(self) -> tuple[Callable[[str], str], Callable[[str], str]]:
-        """Functions that prepare the text of each side; the prefix is left as it is."""
+        """Return the functions that prepare the text of each side; the prefix is not changed."""
         return str, str
 
     @property
@@ -52,7 +52,11 @@ class TextToText(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class Translation(TextToText):
-    """Text "lower_tokenized" is lower-cased and tokenised as Multi30k's published scores are: by Moses' scripts."""
+    """Translation between two languages.
+
+    With text="lower_tokenized", text is lower-cased and tokenised with Moses' scripts, as for Multi30k's published
+    scores.
+    """
 
     source: str = "en"
     target: str = "de"
@@ -71,7 +75,7 @@ class Translation(TextToText):
 
 @dataclass(frozen=True, kw_only=True)
 class Summarization(TextToText):
-    """Documents and their summaries."""
+    """Summarization of documents."""
 
     source: str = "document"
     target: str = "summary"
@@ -80,9 +84,9 @@ class Summarization(TextToText):
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnswering(TextToText):
-    """SQuAD's task: the first answer is learned, all of them are references. The source is T5's.
+    """SQuAD's task in T5's format. The first answer is the training target; all answers are references.
 
-    BART reads "{question} {context}": text never becomes a control token, so no separator can be written.
+    BART reads "{question} {context}": text never becomes a special token, so no separator can be written.
     """
 
     source: str = "question: {question} context: {context}"
@@ -94,7 +98,10 @@ class QuestionAnswering(TextToText):
 
 
 def names_in(text: str) -> tuple[str, ...]:
-    """The {names} of a template, each once; of a text without braces, itself. Raises ConfigError for broken braces."""
+    """Return the distinct {names} of a template; a text without braces is itself a name.
+
+    Raises ConfigError for malformed braces.
+    """
     if "{" not in text and "}" not in text:
         return (text,) if text else ()
     try:
@@ -103,12 +110,12 @@ def names_in(text: str) -> tuple[str, ...]:
         raise ConfigError(f"{text!r} is not a template ({error}): write {{name}}, and {{{{ for a brace.") from None
     for _, name, form, conversion in parts:
         plain = name != "" and not form and conversion is None
-        require(plain, f"{text!r} is not a template: only names may stand in braces, as {{question}}.")
+        require(plain, f"{text!r} is not a template: only names are allowed in braces, such as {{question}}.")
     return tuple(dict.fromkeys(name for _, name, _, _ in parts if name is not None))
 
 
 def fill(text: str, record: TextRecord) -> tuple[str, ...]:
-    """All texts under a name or, for a template, the one that it gives with the first text under each of its names."""
+    """Return all texts under a name or, for a template, the template filled with the first text of each name."""
     if text in record:
         return record[text]
     parts = string.Formatter().parse(text)
@@ -120,9 +127,9 @@ def fill(text: str, record: TextRecord) -> tuple[str, ...]:
 
 @cache
 def lower_tokenized(language: str) -> Callable[[str], str]:
-    """Multi30k's own preparation (its scripts/task1-tokenize.sh): Moses' lowercase, normalize-punctuation, tokenizer.
+    """Return Multi30k's preparation (scripts/task1-tokenize.sh): Moses' lowercase, normalize-punctuation, tokenizer.
 
-    Apostrophes, quotes and the like come out escaped (&apos;), as in its published files.
+    Apostrophes, quotes and similar characters are escaped (&apos;), as in its published files.
     """
     import sacremoses
     from sacremoses.corpus import NonbreakingPrefixes
@@ -130,8 +137,8 @@ def lower_tokenized(language: str) -> Callable[[str], str]:
     known = sorted(set(NonbreakingPrefixes().available_langs.values()))
     require(
         language in known,
-        f'text="lower_tokenized" takes the names of the source and the target as their languages, and {language!r} is'
-        f" none that Moses knows: {', '.join(known)}.",
+        f'text="lower_tokenized" uses the names of the source and the target as their languages, but {language!r} is'
+        f" not a language that Moses knows: {', '.join(known)}.",
     )
     normalizer, tokenizer = sacremoses.MosesPunctNormalizer(lang=language), sacremoses.MosesTokenizer(lang=language)
     return lambda text: tokenizer.tokenize(normalizer.normalize(text.lower()), return_str=True)

@@ -168,7 +168,7 @@ def test_both_sides_are_prepared_in_their_language(tmp_path: Path) -> None:
         examples=TSVExamples(path, path, columns=("en", "fr")), target="fr", text="lower_tokenized", prefix="En: "
     )
     assert examples(task) == [one("En: don &apos;t stop , mr. x !", "l&apos; homme .")]
-    with pytest.raises(ConfigError, match="'en_US' is none that Moses knows: as, bn"):
+    with pytest.raises(ConfigError, match="'en_US' is not a language that Moses knows: as, bn"):
         open_task(
             dataclasses.replace(task, examples=TSVExamples(path, path, columns=("en_US", "fr")), source="en_US"),
             "train",
@@ -417,5 +417,5 @@ def test_splits_that_there_are_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{question", "question}", "{}", "{a!r}", "{a:>3}", "only {{}} braces"])
 def test_bad_templates(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"is not a template|must name what an example has"):
+    with pytest.raises(ConfigError, match=r"is not a template|must contain an example's name"):
         TextToText(examples=JSONExamples("a"), source=text)
