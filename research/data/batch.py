@@ -69,7 +69,7 @@ def fields_of(batches: Sequence[Batch], inputs: int, targets: int) -> frozenset[
     return frozenset(name for name in Batch._fields if any(needed(batch, name) for batch in batches))
 
 
-def interleaved(
+def interleave(
     parts: Sequence[tuple[Int[np.ndarray, " _"], Batch]],
     inputs: int,
     targets: int,
@@ -91,7 +91,7 @@ def interleaved(
             whole.append(None)
             continue
         width = (inputs, targets)[name.startswith("decoder")]
-        fields = [(indices, written_out(batch, name)) for indices, batch in parts]
+        fields = [(indices, field_or_default(batch, name)) for indices, batch in parts]
         rows = np.full((count, width), pad_id if name.endswith("tokens") else 0, fields[0][1].dtype)
         for indices, field in fields:
             rows[indices, : field.shape[1]] = field
@@ -99,7 +99,7 @@ def interleaved(
     return Batch._make(whole)
 
 
-def written_out(batch: Batch, name: str) -> Array:
+def field_or_default(batch: Batch, name: str) -> Array:
     """Return a field of a batch as an array, filled with its default if it is None."""
     field = getattr(batch, name)
     if field is not None:
@@ -110,8 +110,8 @@ def written_out(batch: Batch, name: str) -> Array:
     return np.ones(shape, np.float32 if name.endswith("weights") else np.int32)
 
 
-def started(batch: Batch, start_token: int) -> Batch:
+def with_start_token(batch: Batch, start_token: int) -> Batch:
     """Return the batch with `start_token` as the first decoder input of every row and every segment."""
-    first = written_out(batch, "decoder_positions") == 0
-    real = first & (written_out(batch, "decoder_segment_ids") > 0)
+    first = field_or_default(batch, "decoder_positions") == 0
+    real = first & (field_or_default(batch, "decoder_segment_ids") > 0)
     return batch._replace(decoder_input_tokens=np.where(real, np.int32(start_token), batch.decoder_input_tokens))

@@ -30,7 +30,7 @@ def weights(rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
     return tuple(max(1, round(power / sum(powers) * 2**30)) for power in powers)
 
 
-def crossed(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, ...]:
+def cross_weights(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, ...]:
     """Multiply every outer weight by every inner weight, in row-major order.
 
     The outer weights are scaled down and rounded if the total would be too large.

@@ -13,12 +13,12 @@ import numpy as np
 
 from research.config import Buckets, Denoising, Supervised, require
 from research.data import blocks
-from research.data.batch import WHOLE, Batch, Shard, fields_of, interleaved, started
+from research.data.batch import WHOLE, Batch, Shard, fields_of, interleave, with_start_token
 from research.data.blocks import BLOCK_ROWS, Block, Order, Share
 from research.data.corpora import denoising
 from research.data.packing.buckets import BucketedExamples, HostBatches, PreparedBuckets
 from research.data.shuffle import counter_generator
-from research.data.source import Prepared, Source
+from research.data.source import PreparedData, Source
 from research.data.tasks import supervised
 from research.data.tokenizer import Tokenizer
 
@@ -58,7 +58,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, prepared: Prepared, seed: int, batch_size: int, threads: int, start_token: int | None = None
+        self, prepared: PreparedData, seed: int, batch_size: int, threads: int, start_token: int | None = None
     ) -> None:
         self.seed, self.batch_size, self.threads, self.start_token = seed, batch_size, threads, start_token
         self.tokenizer, self.notes = prepared.tokenizer, prepared.notes
@@ -144,11 +144,11 @@ class Pipeline:
         for part in order(start, stop):
             rng = counter_generator(noise, (start // BLOCK_ROWS, part.source))
             parts.append((part.where, sources[part.source](part.rows, rng)))
-        batch = interleaved(parts, self.inputs, self.targets, self.tokenizer.pad_id, self._fields)
-        return Block(start, stop, self._started(batch))
+        batch = interleave(parts, self.inputs, self.targets, self.tokenizer.pad_id, self._fields)
+        return Block(start, stop, self._with_start_token(batch))
 
-    def _started(self, batch: Batch) -> Batch:
-        return batch if self.start_token is None else started(batch, self.start_token)
+    def _with_start_token(self, batch: Batch) -> Batch:
+        return batch if self.start_token is None else with_start_token(batch, self.start_token)
 
 
 class BucketPipeline(Pipeline):
@@ -186,7 +186,7 @@ class BucketPipeline(Pipeline):
         self, examples: BucketedExamples, first: int, stop: int, key: tuple[int, int], shard: Shard
     ) -> Iterator[Batch]:
         self._check(shard)
-        return map(self._started, HostBatches(examples, first, stop, key, shard).read(self.threads))
+        return map(self._with_start_token, HostBatches(examples, first, stop, key, shard).read(self.threads))
 
 
 def _fingerprint(data: dict[str, str | int], tokenizer: Tokenizer, seed: int, batch_size: int) -> dict[str, str | int]:

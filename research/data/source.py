@@ -26,7 +26,7 @@ class Source(Protocol):
         ...
 
 
-class Prepared(NamedTuple):
+class PreparedData(NamedTuple):
     """The built and checked contents of a data config."""
 
     tokenizer: Tokenizer

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from research.data.batch import Batch, fields_of
-from research.data.batch import interleaved as interleave
+from research.data.batch import Batch, fields_of, interleave
 
 
 def interleaved(parts, inputs: int, targets: int, pad_id: int) -> Batch:

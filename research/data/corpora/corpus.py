@@ -17,7 +17,7 @@ from research.data.corpora.documents import Documents
 from research.storage import cache
 
 SHIPPED = ("python_docs", "multi30k", "dialogsum", "xquad")
-LISTED = "python_docs, python_docs/summaries, multi30k, dialogsum and xquad/en (de, ro, ...)"
+SHIPPED_NAMES = "python_docs, python_docs/summaries, multi30k, dialogsum and xquad/en (de, ro, ...)"
 HOW_TO_LIST = "tensorflow_datasets.list_builders() lists those that TFDS knows"
 
 
@@ -60,7 +60,7 @@ class DataSource(Documents):
         return len(self._examples)
 
     def __getitem__(self, index: int) -> str:
-        return self._decoded(self._examples.read([index])[0])
+        return self._decode(self._examples.read([index])[0])
 
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
         """Read documents by index.
@@ -69,7 +69,7 @@ class DataSource(Documents):
         many there were so far.
         """
         try:
-            return [self._decoded(example) for example in self._examples.read(indices.tolist())]
+            return [self._decode(example) for example in self._examples.read(indices.tolist())]
         except ConfigError:
             if not self._skips:
                 raise
@@ -82,7 +82,7 @@ class DataSource(Documents):
                 print(f"Skipped a document ({self._left_out} so far): {error}", file=sys.stderr, flush=True)
         return documents
 
-    def _decoded(self, example: dict[str, Any]) -> str:
+    def _decode(self, example: dict[str, Any]) -> str:
         try:
             return example[self._text].decode()
         except UnicodeDecodeError as error:
@@ -162,7 +162,7 @@ def _open_shipped(name: str, manual_dir: str | None) -> Any:
             return dialogsum.open_builder(manual_dir)
         case ["xquad", language]:
             return xquad.open_builder(language, manual_dir)
-    raise ConfigError(f"There is no TFDS data set {name}: {LISTED} are shipped here, {HOW_TO_LIST}.")
+    raise ConfigError(f"There is no TFDS data set {name}: {SHIPPED_NAMES} are shipped here, {HOW_TO_LIST}.")
 
 
 def _find_builder(name: str) -> Any:
@@ -177,7 +177,9 @@ def _find_builder(name: str) -> Any:
                 importlib.import_module(f"tensorflow_datasets.{group}")
         return _tfds_builder(name)
     except unknown:
-        raise ConfigError(f"There is no TFDS data set {name}: {LISTED} are shipped here, {HOW_TO_LIST}.") from None
+        raise ConfigError(
+            f"There is no TFDS data set {name}: {SHIPPED_NAMES} are shipped here, {HOW_TO_LIST}."
+        ) from None
     except (ValueError, AssertionError) as error:  # unknown config or version of the data set
         raise ConfigError(f"TFDS does not accept the name {name} ({_first_line(error)}).") from error
 

@@ -13,12 +13,12 @@ from research.data.batch import Batch
 from research.data.corpora.documents import open_documents
 from research.data.corpora.tokens import Recipe, TokenStream
 from research.data.corpora.vocabulary import tokenizer_for
-from research.data.objective.checks import corrupted, filled_fields, lengths_of, try_out
-from research.data.source import Prepared
+from research.data.objective.checks import corrupt_block, filled_fields, lengths_of, try_out
+from research.data.source import PreparedData
 from research.data.tokenizer import Tokenizer, open_tokenizer
 
 
-class BrokenText:
+class DenoisingSource:
     """A token stream cut into rows, which a denoiser corrupts anew at each read."""
 
     def __init__(
@@ -38,16 +38,16 @@ class BrokenText:
         return len(self._rows)
 
     def __call__(self, rows: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Batch:
-        batch = corrupted(self._objective, self._rows[rows], self._lengths, self._tokenizer, rng, self._language)
+        batch = corrupt_block(self._objective, self._rows[rows], self._lengths, self._tokenizer, rng, self._language)
         filled = filled_fields(batch)
         self._filled = self._filled or filled
         if filled != self._filled:
             others = ", ".join(sorted({*filled} ^ {*self._filled}))
             expect(False, self._objective, "corrupt", f"returned {others} in one block and None in another")
-        return prefixed(batch, self._prefix) if len(self._prefix) else batch
+        return add_prefix(batch, self._prefix) if len(self._prefix) else batch
 
 
-def prefixed(batch: Batch, prefix: Int32[np.ndarray, " p"]) -> Batch:
+def add_prefix(batch: Batch, prefix: Int32[np.ndarray, " p"]) -> Batch:
     """Prepend the prefix tokens to each of the encoder's rows."""
     tokens, segments, positions = batch.encoder_input_tokens, batch.encoder_segment_ids, batch.encoder_positions
     before = np.broadcast_to(prefix, (len(tokens), len(prefix)))
@@ -60,7 +60,7 @@ def prefixed(batch: Batch, prefix: Int32[np.ndarray, " p"]) -> Batch:
     return batch._replace(encoder_input_tokens=tokens, encoder_segment_ids=segments, encoder_positions=positions)
 
 
-def prepare(data: Denoising) -> Prepared:
+def prepare(data: Denoising) -> PreparedData:
     """Open and check corpora, train or open the vocabulary, and tokenise the text.
 
     Raises ConfigError if anything that `data` names is missing, empty or damaged, or does not fit together.
@@ -68,11 +68,11 @@ def prepare(data: Denoising) -> Prepared:
     tokenizer, train, held_out = recipes(data)
     languages = [corpus.language for corpus in data.corpora]
 
-    def broken(split: Sequence[Recipe]) -> tuple[BrokenText, ...]:
+    def broken(split: Sequence[Recipe]) -> tuple[DenoisingSource, ...]:
         """Combine every corpus with every denoiser, in the order of the corpora."""
         streams = [recipe.stream() for recipe in split]
         return tuple(
-            BrokenText(stream, denoiser, data.input_length, tokenizer, language)
+            DenoisingSource(stream, denoiser, data.input_length, tokenizer, language)
             for stream, language in zip(streams, languages, strict=True)
             for denoiser in data.denoisers
         )
@@ -88,8 +88,8 @@ def prepare(data: Denoising) -> Prepared:
         "data.input_length": data.input_length,
         "data.mixing": repr(data.mixing),
     }
-    weights = mixing.crossed(of_corpora, tuple(shares))
-    return Prepared(tokenizer, train_sources, held_out_sources, weights, fingerprint)
+    weights = mixing.cross_weights(of_corpora, tuple(shares))
+    return PreparedData(tokenizer, train_sources, held_out_sources, weights, fingerprint)
 
 
 def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:

@@ -14,7 +14,7 @@ from research.config.base import digest
 from research.config.parts import calling, expect, is_shipped
 
 AT_ONCE = 1024  # documents hashed together
-TRIED = 16  # documents of a user's corpus that are read first, as a test
+TEST_DOCUMENTS = 16  # documents of a user's corpus that are read first, as a test
 
 
 class Documents(ABC):
@@ -59,7 +59,7 @@ class DocumentsInMemory(Documents):
         return self._texts[index]
 
 
-class Checked(Documents):
+class CheckedDocuments(Documents):
     """Documents of a user's corpus, validated; errors name the file and line of the user's class."""
 
     def __init__(self, documents: Documents, corpus: Corpus, split: str) -> None:
@@ -114,9 +114,9 @@ def open_documents(corpus: Corpus, split: Literal["train", "held_out"]) -> Docum
     expect(isinstance(documents, Documents), corpus, "documents", f"returned {type(documents).__name__}, not Documents")
     name = getattr(documents, "name", None)
     expect(isinstance(name, str), corpus, "documents", f"returned documents with the name {name!r}: it must be text")
-    checked = Checked(documents, corpus, split)
+    checked = CheckedDocuments(documents, corpus, split)
     require(len(checked) > 0, f"The corpus {checked.name} is empty: its {split} split holds no documents.")
-    checked.read(np.arange(min(len(checked), TRIED)))
+    checked.read(np.arange(min(len(checked), TEST_DOCUMENTS)))
     return checked
 
 

@@ -104,25 +104,25 @@ class FileIndex:
                 held_out.write(flags)
 
 
-class Chosen(NamedTuple):
+class Selection(NamedTuple):
     """The pieces of an index that belong to a split."""
 
     rows: Int64[np.ndarray, " n"]
     identity: str
 
 
-def choose(index: FileIndex, split: str, by_hash: bool, what: str) -> Chosen:
+def choose(index: FileIndex, split: str, by_hash: bool, what: str) -> Selection:
     """Select all pieces or, if splits are made by hash, those of the split. Raises ConfigError if there are none."""
     require(len(index) > 0, f"The corpus {index.name} is empty: its files hold no {what}.")
     if not by_hash:
-        return Chosen(np.arange(len(index)), index.identity)
+        return Selection(np.arange(len(index)), index.identity)
     rows = np.flatnonzero(index.held_out == (split == "held_out"))
     require(
         len(rows) > 0,
         f"None of the {len(index)} {what}s of {index.name} falls into its {split} split (one in"
         f" {HELD_OUT_ONE_IN} is held out by a hash): give more {what}s, or name files with held_out=.",
     )
-    return Chosen(rows, digest([index.identity, split]))
+    return Selection(rows, digest([index.identity, split]))
 
 
 @dataclass(frozen=True)
@@ -241,10 +241,10 @@ def block_spans(lines: Iterable[Line]) -> Iterator[Span]:
         if line.text.strip():
             block.append(line)
         elif block:
-            yield _joined(block)
+            yield _join_lines(block)
             block = []
     if block:
-        yield _joined(block)
+        yield _join_lines(block)
 
 
 def file_spans(lines: Iterable[Line]) -> Iterator[Span]:
@@ -252,10 +252,10 @@ def file_spans(lines: Iterable[Line]) -> Iterator[Span]:
     kept = list(lines)
     filled = [position for position, line in enumerate(kept) if line.text.strip()]
     if filled:
-        yield _joined(kept[filled[0] : filled[-1] + 1])
+        yield _join_lines(kept[filled[0] : filled[-1] + 1])
 
 
-def _joined(lines: list[Line]) -> Span:
+def _join_lines(lines: list[Line]) -> Span:
     text = "".join(line.text for line in lines).rstrip("\r\n")
     return Span(lines[0].start, lines[0].start + len(text.encode()), text)
 

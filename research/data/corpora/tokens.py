@@ -64,7 +64,7 @@ class Recipe:
 
     def stream(self) -> TokenStream:
         """Load the stream from the cache, building it if needed."""
-        folder = _verified(self._whole, self._write)
+        folder = _open_verified(self._whole, self._write)
         cache.drop(self._pieces[0].path.parent)
         meta = json.loads((folder / "meta.json").read_text())
         # An empty file cannot be mapped; rows() reports an empty stream.
@@ -81,7 +81,7 @@ class Recipe:
         """Build a piece if it is missing."""
         try:
             if not self._whole.path.exists():
-                _verified(self._pieces[piece], partial(self._write_piece, piece))
+                _open_verified(self._pieces[piece], partial(self._write_piece, piece))
         except FileNotFoundError:
             if not self._whole.path.exists():  # another process may have built the stream and dropped the pieces
                 raise
@@ -96,7 +96,7 @@ class Recipe:
             Progress(f"Tokenising {self.documents.name}", len(self._pieces), "pieces") as progress,
         ):
             for number, piece in enumerate(self._pieces):
-                built = _verified(piece, partial(self._write_piece, number))
+                built = _open_verified(piece, partial(self._write_piece, number))
                 tokens, meta = (built / "tokens").read_bytes(), json.loads((built / "meta.json").read_text())
                 file.write(tokens)
                 tokens_hash.update(tokens)
@@ -148,7 +148,7 @@ def encode_lines(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(lines)]
 
 
-def _verified(entry: cache.Entry, write: Callable[[Path], None]) -> Path:
+def _open_verified(entry: cache.Entry, write: Callable[[Path], None]) -> Path:
     """Return the folder of a cache entry, rewriting it if it is damaged."""
     folder = cache.entry(*entry, write)
     if damage := _damage(folder):

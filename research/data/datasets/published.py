@@ -22,14 +22,14 @@ class PublishedFile(NamedTuple):
     sha256: str | None = None  # of the decompressed text; None: unknown, so that any content is accepted
 
 
-class Found(NamedTuple):
+class LocalFiles(NamedTuple):
     """Local paths of published files, by their names without .gz, and digests of their texts."""
 
     paths: Mapping[str, Path]
     digests: Mapping[str, str]
 
 
-def find(what: str, files: Sequence[PublishedFile], manual_dir: str | None) -> Found:
+def find(what: str, files: Sequence[PublishedFile], manual_dir: str | None) -> LocalFiles:
     """Locate `files` in `manual_dir` or its folder `what`, either compressed as .gz or decompressed.
 
     Raises:
@@ -42,10 +42,10 @@ def find(what: str, files: Sequence[PublishedFile], manual_dir: str | None) -> F
             for path in (folder / file.name, folder / f"{file.name}.gz", folder / plain_name(file.name)):
                 if path.is_file():
                     paths.setdefault(file.name, path)
-    return checked(what, files, paths)
+    return verify_files(what, files, paths)
 
 
-def checked(what: str, files: Sequence[PublishedFile], local: Mapping[str, Path]) -> Found:
+def verify_files(what: str, files: Sequence[PublishedFile], local: Mapping[str, Path]) -> LocalFiles:
     """Verify the digests of local files and decompress them. Raises ConfigError if a file differs from the published
     one.
     """
@@ -59,10 +59,10 @@ def checked(what: str, files: Sequence[PublishedFile], local: Mapping[str, Path]
             f"{path} is not the {name} that {what} published: the SHA-256 of its text is"
             f" {digests[plain_name(name)]}, not {expected[name]}.",
         )
-    return Found(paths, digests)
+    return LocalFiles(paths, digests)
 
 
-def download(what: str, files: Sequence[PublishedFile], folder: Path) -> Found:
+def download(what: str, files: Sequence[PublishedFile], folder: Path) -> LocalFiles:
     """Download those of `files` that have a digest, with TFDS's download manager.
 
     Raises:
@@ -79,7 +79,7 @@ def download(what: str, files: Sequence[PublishedFile], folder: Path) -> Found:
         ) from error
     # The copies have the published names, since plain_file() recognises .gz by the suffix.
     named = {name: shutil.copyfile(path, folder / name) for name, path in paths.items()}
-    return checked(what, files, named)
+    return verify_files(what, files, named)
 
 
 def plain_name(name: str) -> str:
@@ -97,7 +97,7 @@ class FilesBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 def open_files(
-    name: str, builder: type[FilesBuilder], files: Sequence[PublishedFile], local: Found, format: int
+    name: str, builder: type[FilesBuilder], files: Sequence[PublishedFile], local: LocalFiles, format: int
 ) -> FilesBuilder:
     """Open the builder over local files or, if there are none, over downloaded ones. The data set is built once and
     cached.

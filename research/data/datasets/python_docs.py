@@ -32,7 +32,7 @@ from research.storage.progress import Progress
 FORMAT = 2  # increment when the same sources would give other documents
 MIN_CHARACTERS = 40
 SPLITS = {18: "validation", 19: "test"}  # of 20 hash buckets; the others are train
-LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", ".."}  # excluded path components
+EXCLUDED_PARTS = {"test", "tests", "idle_test", "site-packages", "dist-packages", ".."}  # excluded path components
 TOPICS = "pydoc_data/topics.py"
 PACKAGES = (
     *("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "array-record", "sentencepiece"),
@@ -73,7 +73,7 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, description=__doc__, features=features)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        splits = divided(documents(self.sources.files))
+        splits = split_by_module(documents(self.sources.files))
         return {split: self._generate_examples(members) for split, members in splits.items()}
 
     def _generate_examples(self, members: Sequence[Document]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -81,7 +81,7 @@ class PythonDocs(tfds.core.GeneratorBasedBuilder):
             yield hashlib.sha256(document.text.encode()).hexdigest(), document._asdict()
 
 
-def divided(items: Sequence[Any]) -> dict[str, list[Any]]:
+def split_by_module(items: Sequence[Any]) -> dict[str, list[Any]]:
     """Group items by the split of their module; empty splits are omitted."""
     splits: dict[str, list[Any]] = {"train": [], "validation": [], "test": []}
     for item in items:
@@ -128,12 +128,12 @@ def installed_sources() -> Sources:
 
 def tree(root: Path) -> list[SourceFile]:
     named = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-    return [SourceFile(name.as_posix(), path) for name, path in named if not {*name.parts} & LEFT_OUT]
+    return [SourceFile(name.as_posix(), path) for name, path in named if not {*name.parts} & EXCLUDED_PARTS]
 
 
 def distribution_files(distribution: importlib.metadata.Distribution) -> list[SourceFile]:
     """List the Python files that a distribution installed."""
-    names = [name for name in distribution.files or () if name.suffix == ".py" and not {*name.parts} & LEFT_OUT]
+    names = [name for name in distribution.files or () if name.suffix == ".py" and not {*name.parts} & EXCLUDED_PARTS]
     return [SourceFile(name.as_posix(), Path(str(distribution.locate_file(name)))) for name in names]
 
 

@@ -20,9 +20,9 @@ from research.data.corpora.documents import is_unicode
 from research.data.datasets.python_docs import (
     SourceFile,
     Sources,
-    divided,
     installed_sources,
     open_cached,
+    split_by_module,
     without_collection,
 )
 from research.storage.progress import Progress
@@ -51,7 +51,7 @@ class PythonSummaries(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, description=__doc__, features=features)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        splits = divided(summaries(self.sources.files))
+        splits = split_by_module(summaries(self.sources.files))
         return {split: self._generate_examples(members) for split, members in splits.items()}
 
     def _generate_examples(self, members: Sequence[Summary]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -19,7 +19,7 @@ from jaxtyping import UInt
 from research.config.objective import Lengths, Objective
 from research.config.parts import calling, expect
 from research.data.batch import Batch
-from research.data.objective.rows import Rows, batch_of, raw_for, require_share, whole
+from research.data.objective.rows import Rows, batch_of, full_rows, raw_for, require_share
 from research.data.objective.sentences import permute_sentences, rotate, sentence_ends
 from research.data.objective.words import Corruption, TextInfilling
 from research.data.tokenizer import Tokenizer
@@ -75,17 +75,17 @@ class BART(Objective):
         if self.permute_sentences:
             is_end = sentence_ends(self.sentence_ends, tokenizer)
             source = permute_sentences(tokens, is_end, self.permute_sentences, rng)
-        rows = whole(source)
+        rows = full_rows(source)
         if self.corruption is not None:
-            rows = hidden(self.corruption, source, language not in self.unspaced, tokenizer, rng)
+            rows = apply_corruption(self.corruption, source, language not in self.unspaced, tokenizer, rng)
         if self.rotate:
             rows = rotate(rows, self.rotate, len(tokens), rng)
         if self.left(tokens.shape[1]) is not None:
             rows = Rows(rows.tokens, None)
-        return batch_of(len(tokens), rows, whole(tokens), lengths, tokenizer, language)
+        return batch_of(len(tokens), rows, full_rows(tokens), lengths, tokenizer, language)
 
 
-def hidden(
+def apply_corruption(
     corruption: Corruption,
     tokens: UInt[Array, "n raw"],
     spaced: bool,

@@ -19,12 +19,12 @@ from research.data.batch import Batch
 from research.data.objective.rows import (
     Array,
     batch_of,
+    full_rows,
     mask_of,
     masks_or_random,
     raw_for,
     require_density,
     require_share,
-    whole,
 )
 from research.data.tokenizer import Tokenizer
 
@@ -61,7 +61,7 @@ class Masked(Objective):
         is_noise = rng.random(tokens.shape, np.float32) < self.noise_density
         masked = tokens.copy()
         masked[is_noise] = masks_or_random(int(is_noise.sum()), self.random_share, tokenizer, rng)
-        return batch_of(len(tokens), whole(masked), whole(tokens), lengths, tokenizer, language)
+        return batch_of(len(tokens), full_rows(masked), full_rows(tokens), lengths, tokenizer, language)
 
 
 @dataclass(frozen=True)

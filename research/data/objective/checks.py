@@ -47,7 +47,8 @@ def try_out(objective: Objective, lengths: Lengths, tokenizer: Tokenizer, langua
     kind = np.uint16 if tokenizer.size <= 2**16 else np.uint32
     ids = np.random.default_rng(0).choice(tokenizer.text_ids, (ROWS, lengths.raw))
     first, second = (
-        corrupted(objective, ids.astype(kind), lengths, tokenizer, np.random.default_rng(1), language) for _ in range(2)
+        corrupt_block(objective, ids.astype(kind), lengths, tokenizer, np.random.default_rng(1), language)
+        for _ in range(2)
     )
     expect(
         filled_fields(first) == filled_fields(second)
@@ -58,7 +59,7 @@ def try_out(objective: Objective, lengths: Lengths, tokenizer: Tokenizer, langua
     )
 
 
-def corrupted(
+def corrupt_block(
     objective: Objective,
     tokens: UInt[np.ndarray, "n raw"],
     lengths: Lengths,

@@ -15,7 +15,7 @@ from jaxtyping import Bool, UInt
 from research.config.objective import Lengths, Objective
 from research.data.batch import Batch
 from research.data.objective.iid import is_kept, most, noise_masks
-from research.data.objective.rows import Array, batch_of, kept, raw_for, require_density
+from research.data.objective.rows import Array, batch_of, raw_for, require_density, select_tokens
 from research.data.tokenizer import Tokenizer
 
 
@@ -50,4 +50,6 @@ class DropTokens(Objective):
             return (raw - dropped <= lengths.inputs - controls) & (dropped <= lengths.targets - controls)
 
         is_noise = noise_masks(rows, raw, self.noise_density, rng, fits)
-        return batch_of(rows, kept(tokens, ~is_noise), kept(tokens, is_noise), lengths, tokenizer, language)
+        return batch_of(
+            rows, select_tokens(tokens, ~is_noise), select_tokens(tokens, is_noise), lengths, tokenizer, language
+        )

@@ -40,13 +40,13 @@ def tail(length: int, density: float, gain: Gain) -> Float[Array, " counts"]:
     noise[int(gain(None, True))] += density
     for _ in range(length - 1):
         kept, noise = (
-            share * (_shifted(kept, gain(False, now)) + _shifted(noise, gain(True, now)))
+            share * (_shift(kept, gain(False, now)) + _shift(noise, gain(True, now)))
             for now, share in ((False, 1 - density), (True, density))
         )
     return np.append(np.cumsum((kept + noise)[:0:-1])[::-1], 0.0)
 
 
-def _shifted(probabilities: Float[Array, " counts"], by: bool) -> Float[Array, " counts"]:
+def _shift(probabilities: Float[Array, " counts"], by: bool) -> Float[Array, " counts"]:
     return np.append(0.0, probabilities[:-1]) if by else probabilities
 
 

@@ -12,7 +12,7 @@ from jaxtyping import UInt
 
 from research.config.objective import Lengths, Objective
 from research.data.batch import Batch
-from research.data.objective.rows import Array, batch_of, raw_for, whole
+from research.data.objective.rows import Array, batch_of, full_rows, raw_for
 from research.data.tokenizer import Tokenizer
 
 
@@ -32,4 +32,4 @@ class LanguageModelling(Objective):
         rng: np.random.Generator,
         language: str | None = None,
     ) -> Batch:
-        return batch_of(len(tokens), whole(tokens[:, :0]), whole(tokens), lengths, tokenizer, language)
+        return batch_of(len(tokens), full_rows(tokens[:, :0]), full_rows(tokens), lengths, tokenizer, language)

@@ -12,7 +12,7 @@ from jaxtyping import UInt
 
 from research.config.objective import Lengths, Objective
 from research.data.batch import Batch
-from research.data.objective.rows import Array, batch_of, kept, raw_for, require_density
+from research.data.objective.rows import Array, batch_of, raw_for, require_density, select_tokens
 from research.data.tokenizer import Tokenizer
 
 
@@ -48,4 +48,6 @@ class PrefixLM(Objective):
         rows, raw = tokens.shape
         split = rng.integers(self.shortest(raw), raw, size=rows)
         is_prefix = np.arange(raw) < np.reshape(split, (rows, 1))
-        return batch_of(rows, kept(tokens, is_prefix), kept(tokens, ~is_prefix), lengths, tokenizer, language)
+        return batch_of(
+            rows, select_tokens(tokens, is_prefix), select_tokens(tokens, ~is_prefix), lengths, tokenizer, language
+        )

@@ -24,7 +24,7 @@ from research.config import require
 from research.config.objective import Lengths, Objective
 from research.data.batch import Batch
 from research.data.objective.iid import is_shown, most, noise_masks, starts_span
-from research.data.objective.rows import Array, Rows, batch_of, kept, raw_for, require_density
+from research.data.objective.rows import Array, Rows, batch_of, raw_for, require_density, select_tokens
 from research.data.tokenizer import Tokenizer
 
 TOO_MANY_SPANS = 1e-6  # allowed probability that a row needs more sentinels than the tokenizer has
@@ -94,4 +94,4 @@ def hide(tokens: UInt[Array, "n raw"], hidden: Bool[Array, "n raw"], sentinels: 
     order = np.arange(spans.sum()) - np.repeat(np.cumsum(spans) - spans, spans)
     text = tokens.copy()
     text[first] = sentinels[order]
-    return kept(text, ~hidden | first)
+    return select_tokens(text, ~hidden | first)

@@ -33,11 +33,11 @@ def require_share(name: str, share: float) -> None:
     require(0 <= share <= 1, f"objective.{name} is {share}: it must lie in [0, 1].")
 
 
-def kept(tokens: UInt[Array, "n raw"], keep: Bool[Array, "n raw"]) -> Rows:
+def select_tokens(tokens: UInt[Array, "n raw"], keep: Bool[Array, "n raw"]) -> Rows:
     return Rows(tokens[keep], keep.sum(axis=1))
 
 
-def whole(tokens: UInt[Array, "n raw"]) -> Rows:
+def full_rows(tokens: UInt[Array, "n raw"]) -> Rows:
     return Rows(tokens.reshape(-1), None)
 
 
@@ -57,8 +57,8 @@ def batch_of(
 ) -> Batch:
     """Add the tokenizer's special tokens to both sides and build a batch. A side with `counts` is padded and masked."""
     frame = tokenizer.frame(language)
-    encoder, encoder_real = _framed(rows, inputs, lengths.inputs, frame, tokenizer.pad_id)
-    decoder, decoder_real = _framed(rows, targets, lengths.targets, frame, tokenizer.pad_id)
+    encoder, encoder_real = _add_special_tokens(rows, inputs, lengths.inputs, frame, tokenizer.pad_id)
+    decoder, decoder_real = _add_special_tokens(rows, targets, lengths.targets, frame, tokenizer.pad_id)
     shifted = np.empty_like(decoder)
     shifted[:, 0] = tokenizer.start_id(language)
     shifted[:, 1:] = decoder[:, :-1]
@@ -74,7 +74,7 @@ def batch_of(
     )
 
 
-def _framed(
+def _add_special_tokens(
     rows: int, text: Rows, width: int, frame: tuple[list[int], list[int]], pad_id: int
 ) -> tuple[Int[Array, "n width"], Bool[Array, "n width"] | None]:
     """Surround the text of rows with special tokens; return the rows and a mask of real tokens, None if there is no

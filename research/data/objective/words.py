@@ -12,12 +12,12 @@ from research.config.parts import Part
 from research.data.objective.choice import random_subsets
 from research.data.objective.rows import (
     Rows,
-    kept,
     mask_of,
     masks_or_random,
     random_text,
     require_density,
     require_share,
+    select_tokens,
 )
 from research.data.tokenizer import Tokenizer
 
@@ -87,7 +87,7 @@ class TokenDeletion(Corruption):
         is_start = starts_of(tokens, self.whole_words and spaced, tokenizer)
         words = is_start.sum(axis=1)
         begins, ends = place_words(is_start, words, budgets(words, self.noise_density), rng)
-        return kept(tokens, ~covered(tokens, begins, ends))
+        return select_tokens(tokens, ~mark_spans(tokens, begins, ends))
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def place_words(
     return place_spans(is_start, words, count, np.ones(count.sum(), int), rng)
 
 
-def covered(
+def mark_spans(
     tokens: UInt[Array, "n raw"], begins: Int[Array, " spans"], ends: Int[Array, " spans"]
 ) -> Bool[Array, "n raw"]:
     """Mark the tokens inside any of the spans begin ... end - 1. Spans are not empty, and no two begin together."""
@@ -224,7 +224,7 @@ def replace_spans(
     replaced = tokens.copy()
     replaced.reshape(-1)[begins] = hidden
     longer = ends > begins + 1
-    return kept(replaced, ~covered(tokens, begins[longer] + 1, ends[longer]))
+    return select_tokens(replaced, ~mark_spans(tokens, begins[longer] + 1, ends[longer]))
 
 
 # --- Insertions -------------------------------------------------------------------------------------------------------

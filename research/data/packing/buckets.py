@@ -20,7 +20,7 @@ from research.data.shuffle import Permutation
 from research.data.tasks.pairs import Pairs, cut, gather, spread
 from research.data.tokenizer import Tokenizer
 
-AHEAD = 4  # batches prefetched per thread
+PREFETCHED_BATCHES = 4  # batches prefetched per thread
 
 
 class Shape(NamedTuple):
@@ -125,7 +125,7 @@ class HostBatches:
 
     def read(self, threads: int) -> Iterator[Batch]:
         """Yield all batches in order, prefetched."""
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD * threads)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCHED_BATCHES * threads)
         batches = iter(grain.MapDataset.source(self).to_iter_dataset(options))
         try:
             yield from batches
@@ -133,7 +133,7 @@ class HostBatches:
             batches.close()
 
 
-class Bucketed:
+class BucketedSplits:
     """Both splits of a `Supervised` config in buckets, as a pipeline needs them."""
 
     def __init__(self, train: BucketedExamples, held_out: BucketedExamples) -> None:
@@ -158,7 +158,7 @@ class PreparedBuckets(NamedTuple):
     """The built and checked contents of a `Supervised` config in buckets."""
 
     tokenizer: Tokenizer
-    buckets: Bucketed
+    buckets: BucketedSplits
     fingerprint: dict[str, str | int]
 
 

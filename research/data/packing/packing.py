@@ -19,7 +19,7 @@ from research.config import require
 from research.config.base import digest
 from research.data.batch import Batch
 from research.data.shuffle import Permutation
-from research.data.tasks.pairs import Cut, Pairs, Spread, cut, gather, spread
+from research.data.tasks.pairs import Pairs, Spread, Truncation, cut, gather, spread
 from research.storage import cache
 from research.storage.progress import Progress
 
@@ -79,13 +79,13 @@ class PackedRows:
         segments = spread(counts)
         members = first[segments.piece] + segments.place
         sides = [
-            laid_out(segments, self._lengths[side][members], len(rows), width)
+            lay_out(segments, self._lengths[side][members], len(rows), width)
             for side, width in enumerate((self.inputs, self.targets))
         ]
         examples = self._chosen[members]
         sources = gather(self._pairs.sources, examples, sides[0].lengths, self._pairs.endings[0], sides[0].spread)
         labels = gather(self._pairs.targets, examples, sides[1].lengths, self._pairs.endings[1], sides[1].spread)
-        return filled(sides, sources, labels, self._pad_id, self._pairs.start_id)
+        return build_batch(sides, sources, labels, self._pad_id, self._pairs.start_id)
 
 
 class Layout(NamedTuple):
@@ -98,7 +98,7 @@ class Layout(NamedTuple):
     segment_ids: Int64[np.ndarray, " total"]  # from 1
 
 
-def laid_out(segments: Spread, lengths: Int64[np.ndarray, " segments"], rows: int, width: int) -> Layout:
+def lay_out(segments: Spread, lengths: Int64[np.ndarray, " segments"], rows: int, width: int) -> Layout:
     """Lay out segments of the given lengths one after the other in their rows, given by `segments.piece`."""
     before = np.cumsum(lengths) - lengths
     first_of_row = np.arange(len(lengths)) - segments.place
@@ -108,7 +108,7 @@ def laid_out(segments: Spread, lengths: Int64[np.ndarray, " segments"], rows: in
     return Layout((rows, width), lengths, tokens, where, segments.place[tokens.piece] + 1)
 
 
-def filled(sides: list[Layout], sources: np.ndarray, labels: np.ndarray, pad_id: int, start_id: int) -> Batch:
+def build_batch(sides: list[Layout], sources: np.ndarray, labels: np.ndarray, pad_id: int, start_id: int) -> Batch:
     """Build a batch from the layouts of both sides and their tokens."""
     encoder, decoder = sides
     shifted = np.concatenate([[start_id], labels[:-1]])
@@ -134,7 +134,7 @@ def filled(sides: list[Layout], sources: np.ndarray, labels: np.ndarray, pad_id:
 # --- The plan ---------------------------------------------------------------------------------------------------------
 
 
-def _open_plan(name: str, key: str, fitting: Cut, inputs: int, targets: int) -> Packing:
+def _open_plan(name: str, key: str, fitting: Truncation, inputs: int, targets: int) -> Packing:
     def write(folder: Path) -> None:
         for field, values in pack(fitting.sources, fitting.targets, inputs, targets, name)._asdict().items():
             np.save(folder / f"{field}.npy", values)

@@ -80,7 +80,7 @@ class JSONExamples(FileExamples):
         def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
             return json_spans(path, lines, names)
 
-        return FileRecords(self, split, names, Reader(spans, lambda content: _parsed(content, names)))
+        return FileRecords(self, split, names, Reader(spans, lambda content: _parse_record(content, names)))
 
 
 def json_spans(path: Path, lines: Iterable[Line], names: Names) -> Iterator[Span]:
@@ -89,7 +89,7 @@ def json_spans(path: Path, lines: Iterable[Line], names: Names) -> Iterator[Span
         yield Span(line.start, line.stop, check(record, names, where))
 
 
-def _parsed(content: bytes, names: Names) -> TextRecord:
+def _parse_record(content: bytes, names: Names) -> TextRecord:
     value = json.loads(content)
     return {name: texts_at(value, name, "") for name in names.all}
 
@@ -157,7 +157,7 @@ class SQuADFile(FileExamples):
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         require_names(names, squad.NAMES, "A SQuADFile")
-        reader = Reader(squad_spans(names), lambda content: _parsed(content, names), squad.as_lines)
+        reader = Reader(squad_spans(names), lambda content: _parse_record(content, names), squad.as_lines)
         return FileRecords(self, split, names, reader)
 
 

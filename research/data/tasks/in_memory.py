@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from research.config import Task, require
 from research.config.examples import Split
 from research.data.packing.packing import PackedRows
-from research.data.source import Prepared
+from research.data.source import PreparedData
 from research.data.tasks.pairs import open_pairs
 from research.data.tasks.records import ExamplesInMemory
 from research.data.tasks.task import open_task
@@ -45,7 +45,7 @@ def prepare_pairs(
     input_length: int | None = None,
     target_length: int | None = None,
     longest: int | None = None,
-) -> Prepared:
+) -> PreparedData:
     """Tokenise the examples of a task and pack them into rows, truncating longer ones.
 
     `input_length` and `target_length` are the row widths; by default, the longest source and the longest target.
@@ -65,4 +65,4 @@ def prepare_pairs(
     inputs = width("input_length", framed.sources.lengths, input_length)
     targets = width("target_length", framed.targets.lengths, target_length)
     rows = PackedRows(framed, examples.identity, inputs, targets, False, tokenizer.pad_id)
-    return Prepared(tokenizer, (rows,), (rows,), (len(rows),), {"data.tasks": examples.identity}, (str(rows),))
+    return PreparedData(tokenizer, (rows,), (rows,), (len(rows),), {"data.tasks": examples.identity}, (str(rows),))

@@ -105,7 +105,7 @@ class SidesAsDocuments(Documents):
         return [f"{example.source}\n{example.target}" for example in self._examples.read(indices)]
 
 
-class Cut(NamedTuple):
+class Truncation(NamedTuple):
     """Examples truncated or filtered to their row widths: which remain, and how many ids of each side are used."""
 
     chosen: Int64[np.ndarray, " n"]
@@ -114,12 +114,12 @@ class Cut(NamedTuple):
     too_long: int  # number of examples that were truncated, or left out
 
 
-def cut(pairs: Pairs, inputs: int, targets: int, drop: bool) -> Cut:
+def cut(pairs: Pairs, inputs: int, targets: int, drop: bool) -> Truncation:
     """Truncate examples to the given widths or, with `drop`, leave the longer ones out."""
     source_lengths, target_lengths = pairs.sources.lengths, pairs.targets.lengths
     too_long = (source_lengths > inputs) | (target_lengths > targets)
     chosen = np.flatnonzero(~too_long) if drop else np.arange(len(pairs))
-    return Cut(
+    return Truncation(
         chosen,
         np.minimum(source_lengths[chosen], inputs),
         np.minimum(target_lengths[chosen], targets),

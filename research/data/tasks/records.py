@@ -81,7 +81,7 @@ class RecordsInMemory:
         expect(len(given) > 0, examples, "records", f"of {split} gave no record")
         self.name = f"{examples.label} ({split})"
         where = f"{place(type(examples), 'records')}record {{}} of {self.name}"
-        self._records = [checked_record(record, names, where.format(number)) for number, record in enumerate(given, 1)]
+        self._records = [check_record(record, names, where.format(number)) for number, record in enumerate(given, 1)]
         self.identity = identity_of(self._records)
 
     def __len__(self) -> int:
@@ -99,19 +99,19 @@ def identity_of(values: Iterable[Any]) -> str:
     return digest([FORMAT, whole.hexdigest()])
 
 
-def checked_record(record: Any, names: Names, where: str) -> TextRecord:
+def check_record(record: Any, names: Names, where: str) -> TextRecord:
     """Return the texts of a user's record under the names that the task reads. Raises ConfigError if it lacks one."""
     require(isinstance(record, Mapping), f"{where} is {type(record).__name__}: it must be a dictionary of texts.")
     missing = [name for name in names.all if name not in record]
     if missing:
         listed = ", ".join(map(repr, record)) or "none"
         raise ConfigError(f'{where} has no "{missing[0]}": its names are {listed}.')
-    texts = {name: checked_texts(record[name], where, name) for name in names.all}
+    texts = {name: check_texts(record[name], where, name) for name in names.all}
     check(texts, names, where)
     return texts
 
 
-def checked_texts(value: Any, where: str, name: str) -> tuple[str, ...]:
+def check_texts(value: Any, where: str, name: str) -> tuple[str, ...]:
     """Return one text or several as a tuple. Raises ConfigError for anything else."""
     texts = tuple(value) if isinstance(value, list | tuple) else (value,)
     for text in texts:

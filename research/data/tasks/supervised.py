@@ -10,16 +10,16 @@ from research.config.examples import Split
 from research.data import mixing
 from research.data.corpora.vocabulary import tokenizer_for
 from research.data.packing import buckets
-from research.data.packing.buckets import Bucketed, BucketedExamples, PreparedBuckets
+from research.data.packing.buckets import BucketedExamples, BucketedSplits, PreparedBuckets
 from research.data.packing.packing import PackedRows
-from research.data.source import Prepared
+from research.data.source import PreparedData
 from research.data.tasks.pairs import Pairs, SidesAsDocuments, open_pairs
 from research.data.tasks.task import TaskExamples, open_task
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.score import metrics
 
 
-class Tokenised(NamedTuple):
+class TokenisedTasks(NamedTuple):
     """Tokens of both splits of all tasks, in the order of the tasks."""
 
     tokenizer: Tokenizer
@@ -29,13 +29,13 @@ class Tokenised(NamedTuple):
     fingerprint: dict[str, str | int]
 
 
-def prepare(config: Supervised, batch_size: int) -> Prepared:
+def prepare(config: Supervised, batch_size: int) -> PreparedData:
     """Open and check examples, train or open the vocabulary, then tokenise and pack everything.
 
     Held-out rows are filled up to whole batches with empty rows, so that no example is left out. Raises ConfigError if
     anything that `config` names is missing, empty or damaged, or does not fit together.
     """
-    tokenised = _tokenised(config)
+    tokenised = _tokenise_tasks(config)
     pad_id, widths, drop = (
         tokenised.tokenizer.pad_id,
         (config.input_length, config.target_length),
@@ -47,32 +47,32 @@ def prepare(config: Supervised, batch_size: int) -> Prepared:
     )
     held_out[-1].empty = -sum(map(len, held_out)) % batch_size
     for rows in (*train, *held_out):
-        _say(rows.name, rows.too_long, config)
+        _warn_too_long(rows.name, rows.too_long, config)
     examples, sizes = tuple(rows.examples for rows in train), tuple(map(len, train))
     weights = mixing.row_weights(examples, sizes, config.mixing)
     notes = tuple(map(str, train))
-    return Prepared(tokenised.tokenizer, tuple(train), tuple(held_out), weights, tokenised.fingerprint, notes)
+    return PreparedData(tokenised.tokenizer, tuple(train), tuple(held_out), weights, tokenised.fingerprint, notes)
 
 
 def prepare_buckets(config: Supervised, batching: Buckets, batch_size: int) -> PreparedBuckets:
     """Prepare examples in buckets, like `prepare`."""
-    tokenised = _tokenised(config)
+    tokenised = _tokenise_tasks(config)
     shapes = buckets.shapes(batching, config.target_length, batch_size)
     splits = []
     for pairs in (tokenised.train, tokenised.held_out):
         examples = BucketedExamples(pairs, shapes, config.too_long == "drop", tokenised.tokenizer.pad_id)
         for each, too_long in zip(pairs, examples.too_long, strict=True):
-            _say(each.name, too_long, config)
+            _warn_too_long(each.name, too_long, config)
         splits.append(examples)
-    return PreparedBuckets(tokenised.tokenizer, Bucketed(*splits), tokenised.fingerprint)
+    return PreparedBuckets(tokenised.tokenizer, BucketedSplits(*splits), tokenised.fingerprint)
 
 
-def _tokenised(config: Supervised) -> Tokenised:
+def _tokenise_tasks(config: Supervised) -> TokenisedTasks:
     for task in config.tasks:  # before anything is built, which can take hours
         metrics.check(task.metrics)
     if not isinstance(config.tokenizer, TrainedSentencePiece):
         _check_languages(config, open_tokenizer(config.tokenizer))
-    train, held_out = _opened(config, "train"), _opened(config, "held_out")
+    train, held_out = _open_tasks(config, "train"), _open_tasks(config, "held_out")
     documents = [SidesAsDocuments(examples) for examples in train]
     tokenizer = tokenizer_for(config.tokenizer, documents, Mixing(config.mixing.temperature))
     _check_languages(config, tokenizer)
@@ -90,7 +90,7 @@ def _tokenised(config: Supervised) -> Tokenised:
         "data.batching": repr(config.batching),
         "data.mixing": repr(config.mixing),
     }
-    return Tokenised(tokenizer, pairs(train), pairs(held_out), identities, fingerprint)
+    return TokenisedTasks(tokenizer, pairs(train), pairs(held_out), identities, fingerprint)
 
 
 def _check_languages(config: Supervised, tokenizer: Tokenizer) -> None:
@@ -102,11 +102,11 @@ def _check_languages(config: Supervised, tokenizer: Tokenizer) -> None:
         tokenizer.start_id(target)
 
 
-def _opened(config: Supervised, split: Split) -> Sequence[TaskExamples]:
+def _open_tasks(config: Supervised, split: Split) -> Sequence[TaskExamples]:
     return [open_task(task, split, config.manual_dir) for task in config.tasks]
 
 
-def _say(name: str, too_long: int, config: Supervised) -> None:
+def _warn_too_long(name: str, too_long: int, config: Supervised) -> None:
     if too_long:
         action = "left out" if config.too_long == "drop" else "cut"
         print(

@@ -11,7 +11,7 @@ from research.config.base import digest
 from research.config.examples import Names, Records, Split
 from research.config.parts import calling, expect, is_shipped, place
 from research.data.corpora.documents import is_unicode
-from research.data.tasks.records import checked_record, identity_of, open_records
+from research.data.tasks.records import check_record, identity_of, open_records
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same records would give other examples
@@ -81,7 +81,7 @@ class RecordsAsExamples:
     def _example(self, record: Any, number: int) -> Example:
         if self._unchecked:
             where = f"{place(type(self._task.examples))}record {number + 1} of {self.name}"
-            record = checked_record(record, self._names, where)
+            record = check_record(record, self._names, where)
         with calling(self._task, "example"):
             made = self._task.example(record)
         return self._as_example(made, number)

@@ -113,7 +113,7 @@ class Tokenizer(ABC):
 
         Raises ConfigError like `language_id`.
         """
-        return self._framed(self.encode_batch(texts), language, limit)
+        return self._add_special_tokens(self.encode_batch(texts), language, limit)
 
     def target(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
         """Encode texts as decoder labels with special tokens, cutting the text to a total of `limit` ids.
@@ -122,7 +122,9 @@ class Tokenizer(ABC):
         """
         return self.source(texts, language, limit)
 
-    def _framed(self, batch: list[list[int]], language: str | None, limit: int | None = None) -> list[list[int]]:
+    def _add_special_tokens(
+        self, batch: list[list[int]], language: str | None, limit: int | None = None
+    ) -> list[list[int]]:
         before, after = self.frame(language)
         room = None if limit is None else max(limit - len(before) - len(after), 0)
         return [[*before, *ids[:room], *after] for ids in batch]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 
 from research.config import ByteLevelBPE, ConfigError, require
 from research.data.tokenizer.base import Ids, Tokenizer
-from research.data.tokenizer.files import checked_ids, json_bytes, read, read_ids, read_object, utf8
+from research.data.tokenizer.files import check_ids, json_bytes, read, read_ids, read_object, utf8
 from research.storage.files import write_bytes
 
 BOS, PAD, EOS, UNKNOWN, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
@@ -30,7 +30,7 @@ class ByteLevelBPETokenizer(Tokenizer):
 
     def __init__(self, backend: Backend, origin: str):
         """Wrap `backend`; `origin` names it in errors. Raises ConfigError if a special token is missing."""
-        vocabulary = checked_ids(backend.get_vocab(with_added_tokens=True), f"The vocabulary {origin}")
+        vocabulary = check_ids(backend.get_vocab(with_added_tokens=True), f"The vocabulary {origin}")
         missing = [name for name in CONTROLS if name not in vocabulary]
         require(not missing, f"The vocabulary {origin} lacks {', '.join(missing)}: it needs {', '.join(CONTROLS)}.")
         self.bos_id, self.pad_id, self.eos_id, self.unknown_id, self.mask_id = (vocabulary[name] for name in CONTROLS)

@@ -24,10 +24,10 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
 
 def read_ids(path: Path, what: str) -> dict[str, int]:
     """Read a JSON object of piece -> id. Raises ConfigError unless the ids are 0, 1, 2 ..., each once."""
-    return checked_ids(read_object(path, what), f"The {what} {path}")
+    return check_ids(read_object(path, what), f"The {what} {path}")
 
 
-def checked_ids(vocabulary: Any, origin: str) -> dict[str, int]:
+def check_ids(vocabulary: Any, origin: str) -> dict[str, int]:
     whole = isinstance(vocabulary, dict) and all(type(id) is int for id in vocabulary.values())
     require(
         whole and sorted(vocabulary.values()) == list(range(len(vocabulary))),

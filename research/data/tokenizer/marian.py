@@ -79,12 +79,12 @@ class MarianTokenizer(Tokenizer):
         """Encode sources. `language` is the target's code, one of `languages`; a text may begin
         with the code instead.
         """
-        return self._framed(self.encode_batch(texts), language, limit)
+        return self._add_special_tokens(self.encode_batch(texts), language, limit)
 
     def target(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
         """Encode targets. They carry no language code; `language` is only checked."""
         self._refuse(language)
-        return self._framed(self.target_side.encode(texts), None, limit)
+        return self._add_special_tokens(self.target_side.encode(texts), None, limit)
 
     def frame(self, language: str | None) -> tuple[list[int], list[int]]:
         return [] if language is None else [self.language_id(language)], [self.eos_id]

@@ -178,7 +178,7 @@ def test_a_rare_denoiser_leaves_all_batches_alike(data):
     st.lists(st.integers(1, 50), min_size=1, max_size=8).map(tuple),
 )
 def test_products_of_weights_are_exact_among_denoisers(outer, inner):
-    found = mixing.crossed(outer, inner)
+    found = mixing.cross_weights(outer, inner)
     assert sum(found) < mixing.LARGEST_TOTAL
     of_one = np.array(found).reshape(len(outer), len(inner))
     assert all(row[0] * share == row[place] * inner[0] for row in of_one.tolist() for place, share in enumerate(inner))
