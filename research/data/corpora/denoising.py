@@ -27,7 +27,7 @@ class DenoisingSource:
         self.name, self.digest = stream.name, stream.text_digest
         self._objective, self._tokenizer, self._language = denoiser.objective, tokenizer, language
         self._prefix = np.array(tokenizer.encode(denoiser.prefix), np.int32)
-        controls = sum(map(len, tokenizer.frame(language)))
+        controls = sum(map(len, tokenizer.special_tokens(language)))
         self._lengths = lengths_of(denoiser.objective, input_length - len(self._prefix), controls)
         self.raw, self.targets = self._lengths.raw, self._lengths.targets
         self.inputs = len(self._prefix) + self._lengths.inputs
@@ -125,7 +125,7 @@ def check_early(data: Denoising) -> None:
 def check_tokenizer(data: Denoising, tokenizer: Tokenizer) -> None:
     """Refuse a tokenizer that lacks a language of the corpora, or with which an objective fails."""
     for language in dict.fromkeys(corpus.language for corpus in data.corpora):
-        controls = sum(map(len, tokenizer.frame(language)))
+        controls = sum(map(len, tokenizer.special_tokens(language)))
         for denoiser in data.denoisers:
             room = data.input_length - len(tokenizer.encode(denoiser.prefix))
             try_out(denoiser.objective, lengths_of(denoiser.objective, room, controls), tokenizer, language)

@@ -43,7 +43,7 @@ class DropTokens(Objective):
         language: str | None = None,
     ) -> Batch:
         rows, raw = tokens.shape
-        controls = sum(map(len, tokenizer.frame(language)))
+        controls = sum(map(len, tokenizer.special_tokens(language)))
 
         def fits(is_noise: Bool[Array, "n raw"]) -> Bool[Array, " n"]:
             dropped = is_noise.sum(axis=1)

@@ -65,7 +65,7 @@ class ReplaceSpans(Objective):
         language: str | None = None,
     ) -> Batch:
         rows, raw = tokens.shape
-        controls = sum(map(len, tokenizer.frame(language)))
+        controls = sum(map(len, tokenizer.special_tokens(language)))
         sentinels = tokenizer.sentinel_ids
 
         def fits(is_noise: Bool[Array, "n raw"]) -> Bool[Array, " n"]:

@@ -56,9 +56,9 @@ def batch_of(
     rows: int, inputs: Rows, targets: Rows, lengths: Lengths, tokenizer: Tokenizer, language: str | None
 ) -> Batch:
     """Add the tokenizer's special tokens to both sides and build a batch. A side with `counts` is padded and masked."""
-    frame = tokenizer.frame(language)
-    encoder, encoder_real = _add_special_tokens(rows, inputs, lengths.inputs, frame, tokenizer.pad_id)
-    decoder, decoder_real = _add_special_tokens(rows, targets, lengths.targets, frame, tokenizer.pad_id)
+    special_tokens = tokenizer.special_tokens(language)
+    encoder, encoder_real = _add_special_tokens(rows, inputs, lengths.inputs, special_tokens, tokenizer.pad_id)
+    decoder, decoder_real = _add_special_tokens(rows, targets, lengths.targets, special_tokens, tokenizer.pad_id)
     shifted = np.empty_like(decoder)
     shifted[:, 0] = tokenizer.start_id(language)
     shifted[:, 1:] = decoder[:, :-1]
@@ -75,12 +75,12 @@ def batch_of(
 
 
 def _add_special_tokens(
-    rows: int, text: Rows, width: int, frame: tuple[list[int], list[int]], pad_id: int
+    rows: int, text: Rows, width: int, special_tokens: tuple[list[int], list[int]], pad_id: int
 ) -> tuple[Int[Array, "n width"], Bool[Array, "n width"] | None]:
     """Surround the text of rows with special tokens; return the rows and a mask of real tokens, None if there is no
     padding.
     """
-    before, after = frame
+    before, after = special_tokens
     room = width - len(before) - len(after)
     framed = np.full((rows, width), pad_id, np.int32)
     framed[:, : len(before)] = before

@@ -18,7 +18,7 @@ def sentence_ends(ends: tuple[str, ...], tokenizer: Tokenizer) -> Bool[Array, " 
     is_end = np.zeros(tokenizer.size, bool)
     is_end[tokenizer.eos_id] = True
     for end in ends:
-        ids = tokenizer.ids_by_surface.get(end.encode(), []) if end else []
+        ids = tokenizer.ids_by_bytes.get(end.encode(), []) if end else []
         require(len(ids) > 0, f"objective.sentence_ends has {end!r}: it must be a single token of the vocabulary.")
         is_end[ids] = True
     return is_end

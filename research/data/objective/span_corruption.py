@@ -71,7 +71,7 @@ class SpanCorruption(Objective):
     def check(self, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
         """Refuse a vocabulary with fewer sentinels than a row has spans, or with other special tokens than T5's."""
         require(
-            tokenizer.frame(language) == ([], [tokenizer.eos_id]),
+            tokenizer.special_tokens(language) == ([], [tokenizer.eos_id]),
             "data.objective is SpanCorruption, which adds only EOS to a row: the tokenizer must do the same, as T5's.",
         )
         available = len(tokenizer.sentinel_ids)

@@ -54,7 +54,7 @@ class Tokenizer(ABC):
 
     @property
     @abstractmethod
-    def surfaces(self) -> Sequence[bytes]:
+    def token_bytes(self) -> Sequence[bytes]:
         """UTF-8 bytes that each id contributes within a text; empty for special tokens, sentinels, languages and the
         mask.
 
@@ -64,13 +64,13 @@ class Tokenizer(ABC):
     @cached_property
     def text_ids(self) -> UInt[Array, " n"]:
         """Ids of text."""
-        return np.flatnonzero([len(surface) > 0 for surface in self.surfaces]).astype(np.uint32)
+        return np.flatnonzero([len(surface) > 0 for surface in self.token_bytes]).astype(np.uint32)
 
     @cached_property
-    def ids_by_surface(self) -> Mapping[bytes, list[int]]:
+    def ids_by_bytes(self) -> Mapping[bytes, list[int]]:
         """Ids that contribute each byte string, ascending."""
         ids: dict[bytes, list[int]] = {}
-        for id, surface in enumerate(self.surfaces):
+        for id, surface in enumerate(self.token_bytes):
             ids.setdefault(surface, []).append(id)
         return ids
 
@@ -80,7 +80,7 @@ class Tokenizer(ABC):
 
         Follows fairseq's get_whole_word_mask.
         """
-        return np.array([not surface or surface.startswith(b" ") for surface in self.surfaces])
+        return np.array([not surface or surface.startswith(b" ") for surface in self.token_bytes])
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -125,19 +125,19 @@ class Tokenizer(ABC):
     def _add_special_tokens(
         self, batch: list[list[int]], language: str | None, limit: int | None = None
     ) -> list[list[int]]:
-        before, after = self.frame(language)
+        before, after = self.special_tokens(language)
         room = None if limit is None else max(limit - len(before) - len(after), 0)
         return [[*before, *ids[:room], *after] for ids in batch]
 
     @abstractmethod
-    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
+    def special_tokens(self, language: str | None) -> tuple[list[int], list[int]]:
         """Return the special tokens before and after a text. Raises ConfigError like `language_id`."""
 
     def ending(self, language: str | None = None) -> int:
         """Return the number of special tokens at the end of `source` and `target` ids, which
         cutting a text must keep.
         """
-        return len(self.frame(language)[1])
+        return len(self.special_tokens(language)[1])
 
     def _refuse(self, language: str | None) -> None:
         """Raise ConfigError for any language: this family has no language codes."""

@@ -51,7 +51,7 @@ class ByteLevelBPETokenizer(Tokenizer):
         whole = [utf8(text).decode() for text in texts]
         return [encoding.ids for encoding in self.backend.encode_batch_fast(whole, add_special_tokens=False)]
 
-    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
+    def special_tokens(self, language: str | None) -> tuple[list[int], list[int]]:
         self._refuse(language)
         return [self.bos_id], [self.eos_id]
 
@@ -60,7 +60,7 @@ class ByteLevelBPETokenizer(Tokenizer):
         return self.eos_id
 
     @cached_property
-    def surfaces(self) -> Sequence[bytes]:
+    def token_bytes(self) -> Sequence[bytes]:
         letters = byte_of_letter()
         added = self.backend.get_added_tokens_decoder()
         surfaces = [b""] * self.size

@@ -35,9 +35,9 @@ class ByteTokenizer(SentinelTokenizer):
         return [(np.frombuffer(utf8(text), np.uint8).astype(int) + BYTE_OFFSET).tolist() for text in texts]
 
     @cached_property
-    def surfaces(self) -> Sequence[bytes]:
+    def token_bytes(self) -> Sequence[bytes]:
         text = self.pieces - BYTES_OUTSIDE_UTF8
-        return [*map(self._surface, range(text)), *[b""] * (self.size - text)]
+        return [*map(self._piece_bytes, range(text)), *[b""] * (self.size - text)]
 
     @cached_property
     def word_starts(self) -> Bool[Array, " ids"]:
@@ -52,7 +52,7 @@ class ByteTokenizer(SentinelTokenizer):
         # A byte that may occur in text is shown as that byte, even if it was meant as a sentinel.
         return self.sentinel_ids if self.sentinels else self.sentinel_ids[:BYTES_OUTSIDE_UTF8]
 
-    def _surface(self, piece: int) -> bytes:
+    def _piece_bytes(self, piece: int) -> bytes:
         return bytes([piece - BYTE_OFFSET]) if piece >= BYTE_OFFSET else b""
 
     def save(self, path: str | Path) -> Bytes:

@@ -86,7 +86,7 @@ class MarianTokenizer(Tokenizer):
         self._refuse(language)
         return self._add_special_tokens(self.target_side.encode(texts), None, limit)
 
-    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
+    def special_tokens(self, language: str | None) -> tuple[list[int], list[int]]:
         return [] if language is None else [self.language_id(language)], [self.eos_id]
 
     def start_id(self, language: str | None = None) -> int:
@@ -94,7 +94,7 @@ class MarianTokenizer(Tokenizer):
         return self.pad_id
 
     @cached_property
-    def surfaces(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
         """Bytes of the ids of the source vocabulary."""
         controls = {*CONTROLS, *self.languages}
         pieces = sorted(self.source_side.ids, key=self.source_side.ids.__getitem__)

@@ -11,7 +11,7 @@ from typing import Literal
 from research.config import MBart, require
 from research.data.tokenizer.base import Ids, Tokenizer
 from research.data.tokenizer.files import utf8
-from research.data.tokenizer.sentencepiece import is_control, join, load_processor, surface
+from research.data.tokenizer.sentencepiece import is_control, join, load_processor, piece_bytes
 from research.storage.files import write_bytes
 
 CC25 = (
@@ -62,7 +62,7 @@ class MBartTokenizer(Tokenizer):
         batch = self.processor.encode([utf8(text) for text in texts], num_threads=-1)
         return [[piece + OFFSET if piece else self.unknown_id for piece in pieces] for pieces in batch]
 
-    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
+    def special_tokens(self, language: str | None) -> tuple[list[int], list[int]]:
         id = self.language_id(language)
         return ([], [self.eos_id, id]) if self.variant == "cc25" else ([id], [self.eos_id])
 
@@ -83,19 +83,19 @@ class MBartTokenizer(Tokenizer):
         return b"".join(shown).decode("utf-8", errors="replace").lstrip(" ")
 
     def text(self, ids: Ids) -> str:
-        return join(self.surfaces[id] for id in map(int, ids) if self._is_text(id))
+        return join(self.token_bytes[id] for id in map(int, ids) if self._is_text(id))
 
     def _is_text(self, id: int) -> bool:
         return 0 < id - OFFSET < self.processor.get_piece_size() and not is_control(self.processor, id - OFFSET)
 
     @cached_property
-    def surfaces(self) -> list[bytes]:
-        return [surface(self.processor, id - OFFSET) if self._is_text(id) else b"" for id in range(self.size)]
+    def token_bytes(self) -> list[bytes]:
+        return [piece_bytes(self.processor, id - OFFSET) if self._is_text(id) else b"" for id in range(self.size)]
 
     @cached_property
     def _shown(self) -> list[bytes]:
         shown = {self.unknown_id: " \N{DOUBLE QUESTION MARK} ".encode(), self.mask_id: b" <mask>"}
-        return [shown.get(id, text) for id, text in enumerate(self.surfaces)]
+        return [shown.get(id, text) for id, text in enumerate(self.token_bytes)]
 
     def save(self, path: str | Path) -> MBart:
         write_bytes(Path(path), self.model)

@@ -54,11 +54,11 @@ class SentencePieceTokenizer(SentinelTokenizer):
         return id if id != self.unknown_id else self.processor.piece_to_id(name)
 
     @cached_property
-    def surfaces(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
         own = set() if self.sentinels else set(self.sentinel_ids.tolist())
         none = [b""] * (self.size - self.pieces)
         pieces = (
-            b"" if id in own or is_control(self.processor, id) else surface(self.processor, id)
+            b"" if id in own or is_control(self.processor, id) else piece_bytes(self.processor, id)
             for id in range(self.pieces)
         )
         return [*pieces, *none]
@@ -71,14 +71,14 @@ class SentencePieceTokenizer(SentinelTokenizer):
 
     def text(self, ids: Ids) -> str:
         known = [id for id in map(int, ids) if 0 <= id < self.pieces]
-        return join(surface(self.processor, id) for id in known if not is_control(self.processor, id))
+        return join(piece_bytes(self.processor, id) for id in known if not is_control(self.processor, id))
 
-    def _surface(self, piece: int) -> bytes:
+    def _piece_bytes(self, piece: int) -> bytes:
         if self.processor.is_control(piece):
             return b""
         if self.processor.is_unknown(piece):
             return " \N{DOUBLE QUESTION MARK} ".encode()
-        return surface(self.processor, piece)
+        return piece_bytes(self.processor, piece)
 
     def save(self, path: str | Path) -> SentencePiece:
         write_bytes(Path(path), self.model)
@@ -90,7 +90,7 @@ def is_control(processor: sentencepiece.SentencePieceProcessor, piece: int) -> b
     return processor.is_control(piece) or processor.is_unknown(piece)
 
 
-def surface(processor: sentencepiece.SentencePieceProcessor, piece: int) -> bytes:
+def piece_bytes(processor: sentencepiece.SentencePieceProcessor, piece: int) -> bytes:
     """Return the UTF-8 bytes of a piece that is not a control; they may be part of a character."""
     name = processor.id_to_piece(piece)
     if processor.is_byte(piece):

@@ -61,7 +61,7 @@ class SentinelTokenizer(Tokenizer):
                 ids += self.encode(f"<extra_id_{part}>" if place % 2 else part)
         return ids
 
-    def frame(self, language: str | None) -> tuple[list[int], list[int]]:
+    def special_tokens(self, language: str | None) -> tuple[list[int], list[int]]:
         if self.language_ids:
             return [], [self.eos_id, self.language_id(language)]
         self._refuse(language)
@@ -81,13 +81,13 @@ class SentinelTokenizer(Tokenizer):
         Pad, EOS and languages are shown as nothing. Pieces keep their leading spaces next to a sentinel, so filling the
         sentinels of an input with the spans of its target gives the text of the raw tokens.
         """
-        surfaces = (self._surfaces[id if 0 <= id < self.size else self.unknown_id] for id in map(int, ids))
+        surfaces = (self._shown_bytes[id if 0 <= id < self.size else self.unknown_id] for id in map(int, ids))
         return b"".join(surfaces).decode("utf-8", errors="replace")
 
     @cached_property
-    def _surfaces(self) -> list[bytes]:
+    def _shown_bytes(self) -> list[bytes]:
         """UTF-8 bytes that show each id; a piece may be part of a character."""
-        surfaces = [*map(self._surface, range(self.pieces)), *[b""] * (self.size - self.pieces)]
+        surfaces = [*map(self._piece_bytes, range(self.pieces)), *[b""] * (self.size - self.pieces)]
         if self.mask_id is not None:
             surfaces[self.mask_id] = b" <mask>"
         for index, id in enumerate(self._shown_sentinels()):
@@ -98,4 +98,4 @@ class SentinelTokenizer(Tokenizer):
         return self.sentinel_ids
 
     @abstractmethod
-    def _surface(self, piece: int) -> bytes: ...
+    def _piece_bytes(self, piece: int) -> bytes: ...

@@ -32,7 +32,7 @@ def rows_of_text(tokenizer: Tokenizer, rows: int, length: int, seed: int = 7) ->
 
 
 def broken(tokens: np.ndarray, config: BART, tokenizer: Tokenizer, seed: int = 0) -> Batch:
-    frame = tokenizer.frame(None)
+    frame = tokenizer.special_tokens(None)
     controls = sum(map(len, frame))
     lengths = config.lengths(tokens.shape[1] + controls, controls)
     config.check(lengths, tokenizer)
@@ -42,8 +42,8 @@ def broken(tokens: np.ndarray, config: BART, tokenizer: Tokenizer, seed: int = 0
 
 
 def inputs_of(batch: Batch, tokenizer: Tokenizer) -> list[list[int]]:
-    """What the encoder reads of each row, without frame and padding."""
-    before, after = tokenizer.frame(None)
+    """What the encoder reads of each row, without special tokens and padding."""
+    before, after = tokenizer.special_tokens(None)
     rows = []
     for row, tokens in enumerate(batch.encoder_input_tokens.tolist()):
         real = len(tokens) if batch.encoder_segment_ids is None else int(batch.encoder_segment_ids[row].sum())
@@ -179,7 +179,7 @@ def test_rows_are_distributed_as_by_the_reference(families, family, config):
     for name, measure in MEASURES.items():
         left, right = ([measure(row, chosen.tolist(), mask) for row in sample] for sample in (ours, theirs))
         assert homogeneous(left, right) > 1e-4, name
-    assert (batch.decoder_target_tokens[:, len(tokenizer.frame(None)[0]) :][:, :TOKENS] == chosen).all()
+    assert (batch.decoder_target_tokens[:, len(tokenizer.special_tokens(None)[0]) :][:, :TOKENS] == chosen).all()
 
 
 def test_span_lengths_are_poissons_and_add_up_to_the_budget():

@@ -46,7 +46,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def made(config: Objective, rows: int = 50, input_length: int = 64, tokenizer: Tokenizer = BYTES, seed: int = 0):
-    frame = tokenizer.frame(None)
+    frame = tokenizer.special_tokens(None)
     lengths = config.lengths(input_length, sum(map(len, frame)))
     config.check(lengths, tokenizer)
     tokens = rng(7).choice(tokenizer.text_ids, (rows, lengths.raw)).astype(np.uint16)
@@ -56,8 +56,8 @@ def made(config: Objective, rows: int = 50, input_length: int = 64, tokenizer: T
 
 
 def texts(tokens: np.ndarray, real: np.ndarray | None, tokenizer: Tokenizer = BYTES) -> list[list[int]]:
-    """Rows without frame and padding."""
-    before, after = tokenizer.frame(None)
+    """Rows without special tokens and padding."""
+    before, after = tokenizer.special_tokens(None)
     ends = [tokens.shape[1]] * len(tokens) if real is None else (real > 0).sum(axis=1).tolist()
     for row, end in zip(tokens.tolist(), ends, strict=True):
         assert row[: len(before)] == before

@@ -131,11 +131,11 @@ def test_many_languages_are_abbreviated(families):
 def test_surfaces_are_what_ids_add_to_a_text(families, name):
     """Of ids of text one after the other; a first space may be lost, and broken characters become one sign or more."""
     tokenizer, rng = families[name], np.random.default_rng(0)
-    word = next(id for id in tokenizer.text_ids.tolist() if tokenizer.surfaces[id].strip().isalpha())
+    word = next(id for id in tokenizer.text_ids.tolist() if tokenizer.token_bytes[id].strip().isalpha())
     for ids in rng.choice(tokenizer.text_ids, (200, 12)).tolist():
         if name == "marian" and not set(ids) <= set(range(tokenizer.target_size)):
             continue
-        joined = b"".join(tokenizer.surfaces[id] for id in (word, *ids, word)).decode("utf-8", errors="ignore")
+        joined = b"".join(tokenizer.token_bytes[id] for id in (word, *ids, word)).decode("utf-8", errors="ignore")
         assert squeezed(tokenizer.text([word, *ids, word])) == squeezed(joined)
 
 
@@ -153,7 +153,7 @@ def test_controls_have_no_surface_and_all_that_text_gives_has_one(families, name
     given = {id for ids in tokenizer.encode_batch([line.replace(">>", "") for line in LINES]) for id in ids}
     assert given - {tokenizer.unknown_id} <= set(tokenizer.text_ids.tolist())
     assert tokenizer.word_starts[list(controls - {None})].all()
-    assert len(tokenizer.surfaces) == len(tokenizer.word_starts) == tokenizer.size
+    assert len(tokenizer.token_bytes) == len(tokenizer.word_starts) == tokenizer.size
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "cc25", "marian"])
@@ -171,6 +171,6 @@ def test_every_byte_begins_a_word(families):
 def test_ids_by_surface_are_exact(families):
     for name in ("t5", "bart", "cc25", "byt5"):
         tokenizer = families[name]
-        for id in tokenizer.ids_by_surface[b"."]:
-            assert tokenizer.surfaces[id] == b"."
-        assert len(tokenizer.ids_by_surface[b"."]) == 1
+        for id in tokenizer.ids_by_bytes[b"."]:
+            assert tokenizer.token_bytes[id] == b"."
+        assert len(tokenizer.ids_by_bytes[b"."]) == 1
