@@ -70,7 +70,7 @@ def widths(data: Denoising | Supervised) -> list[tuple[int, int]]:
     """Tokens a row of encoder and decoder."""
     if isinstance(data, Supervised):
         return [(data.input_length, data.target_length)]
-    found = [denoiser.objective.lengths(data.input_length, controls=2) for denoiser in data.denoisers]
+    found = [denoiser.objective.lengths(data.input_length, num_special_tokens=2) for denoiser in data.denoisers]
     return [(each.inputs, each.targets) for each in found]
 
 

@@ -40,12 +40,12 @@ class NGramMasking(Objective):
         require_density(self.noise_density)
         require(self.n >= 1, f"NGramMasking.n is {self.n}: it must be at least 1 token.")
 
-    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
-        grams = raw_for(input_length, controls) // self.n
+    def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
+        grams = raw_for(input_length, num_special_tokens) // self.n
         require(grams > 1, f"data.input_length is {input_length}: a row must hold two n-grams of {self.n} tokens.")
         hidden = min(max(1, round(grams * self.noise_density)), grams - 1)
-        inputs = (grams - hidden) * self.n + hidden + controls
-        return Lengths(grams * self.n, inputs, hidden * (1 + self.n) + controls, spans=hidden)
+        inputs = (grams - hidden) * self.n + hidden + num_special_tokens
+        return Lengths(grams * self.n, inputs, hidden * (1 + self.n) + num_special_tokens, spans=hidden)
 
     def check(self, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
         available = len(tokenizer.sentinel_ids)

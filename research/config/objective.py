@@ -60,8 +60,8 @@ class Objective(Objectives):
             def __post_init__(self) -> None:
                 require(0 <= self.share <= 1, f"Backwards.share is {self.share}: it must lie in [0, 1].")
 
-            def lengths(self, input_length: int, controls: int = 1) -> Lengths:
-                return Lengths(raw_for(input_length, controls), inputs=input_length, targets=input_length)
+            def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
+                return Lengths(raw_for(input_length, num_special_tokens), inputs=input_length, targets=input_length)
 
             def corrupt(
                 self,
@@ -84,11 +84,11 @@ class Objective(Objectives):
         return (Denoiser(self),)
 
     @abstractmethod
-    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+    def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
         """Tokens a row before and after corruption, for an encoder of `input_length` tokens.
 
-        `controls` is the number of control tokens that the tokenizer puts around a text (EOS; BOS or a language, where
-        it has them). `inputs` must not exceed `input_length`; `targets` may. Raise ConfigError, by
+        `num_special_tokens` is the number of special tokens that the tokenizer puts around a text (EOS; BOS or a
+        language, where it has them). `inputs` must not exceed `input_length`; `targets` may. Raise ConfigError, by
         `research.config.require`, if no row fits.
         """
 

@@ -100,7 +100,7 @@ CHANGED = "batch = batch_of(len(tokens), *sides, lengths, tokenizer, language)\n
         (("return Lengths(", "return print("), "return print(", "NGramMasking.lengths raised TypeError: "),
         (("return Lengths(", "return 3 or Lengths("), "def lengths", "NGramMasking.lengths returned int, not Lengths."),
         (
-            ("+ hidden + controls", "+ 64 + controls"),
+            ("+ hidden + num_special_tokens", "+ 64 + num_special_tokens"),
             "def lengths",
             "NGramMasking.lengths returned 117 inputs a row: there is room for 64.",
         ),

@@ -27,8 +27,8 @@ class DenoisingSource:
         self.name, self.digest = stream.name, stream.text_digest
         self._objective, self._tokenizer, self._language = denoiser.objective, tokenizer, language
         self._prefix = np.array(tokenizer.encode(denoiser.prefix), np.int32)
-        controls = sum(map(len, tokenizer.special_tokens(language)))
-        self._lengths = lengths_of(denoiser.objective, input_length - len(self._prefix), controls)
+        num_special_tokens = sum(map(len, tokenizer.special_tokens(language)))
+        self._lengths = lengths_of(denoiser.objective, input_length - len(self._prefix), num_special_tokens)
         self.raw, self.targets = self._lengths.raw, self._lengths.targets
         self.inputs = len(self._prefix) + self._lengths.inputs
         self._rows = stream.rows(self.raw)
@@ -112,7 +112,7 @@ def check_early(data: Denoising) -> None:
     if not isinstance(data.tokenizer, TrainedSentencePiece):
         return check_tokenizer(data, open_tokenizer(data.tokenizer))
     for denoiser in data.denoisers:
-        lengths_of(denoiser.objective, data.input_length, controls=1 + (len(data.tokenizer.languages) > 0))
+        lengths_of(denoiser.objective, data.input_length, num_special_tokens=1 + (len(data.tokenizer.languages) > 0))
     known: set[str | None] = {*data.tokenizer.languages} if data.tokenizer.languages else {None}
     wrong = sorted(map(repr, named - known))
     require(
@@ -125,7 +125,7 @@ def check_early(data: Denoising) -> None:
 def check_tokenizer(data: Denoising, tokenizer: Tokenizer) -> None:
     """Refuse a tokenizer that lacks a language of the corpora, or with which an objective fails."""
     for language in dict.fromkeys(corpus.language for corpus in data.corpora):
-        controls = sum(map(len, tokenizer.special_tokens(language)))
+        num_special_tokens = sum(map(len, tokenizer.special_tokens(language)))
         for denoiser in data.denoisers:
             room = data.input_length - len(tokenizer.encode(denoiser.prefix))
-            try_out(denoiser.objective, lengths_of(denoiser.objective, room, controls), tokenizer, language)
+            try_out(denoiser.objective, lengths_of(denoiser.objective, room, num_special_tokens), tokenizer, language)

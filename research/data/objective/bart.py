@@ -44,10 +44,10 @@ class BART(Objective):
         require_share("permute_sentences", self.permute_sentences)
         require_share("rotate", self.rotate)
 
-    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
-        raw = raw_for(input_length, controls)
+    def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
+        raw = raw_for(input_length, num_special_tokens)
         left = self.left(raw)
-        return Lengths(raw, (raw if left is None else left) + controls, input_length)
+        return Lengths(raw, (raw if left is None else left) + num_special_tokens, input_length)
 
     def left(self, raw: int) -> int | None:
         """Return the number of tokens that every row of `raw` tokens keeps, or None if rows differ."""

@@ -44,8 +44,8 @@ class Masked(Objective):
         """Share of the noise that becomes a random token instead of the mask."""
         return 0.0
 
-    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
-        return Lengths(raw_for(input_length, controls), input_length, input_length)
+    def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
+        return Lengths(raw_for(input_length, num_special_tokens), input_length, input_length)
 
     def check(self, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
         mask_of(tokenizer)

@@ -11,13 +11,13 @@ from research.data.tokenizer import Tokenizer
 ROWS = 8  # rows corrupted before training, to test an objective
 
 
-def lengths_of(objective: Objective, input_length: int, controls: int = 1) -> Lengths:
+def lengths_of(objective: Objective, input_length: int, num_special_tokens: int = 1) -> Lengths:
     """Return the lengths of rows under an objective.
 
     Raises ConfigError if no row fits or the result is not `Lengths`.
     """
     with calling(objective, "lengths"):
-        lengths = objective.lengths(input_length, controls)
+        lengths = objective.lengths(input_length, num_special_tokens)
     kind = type(lengths).__name__
     expect(isinstance(lengths, Lengths), objective, "lengths", f"returned {kind}, not Lengths")
     whole = all(isinstance(number, int) and number >= 0 for number in lengths)

@@ -20,8 +20,8 @@ from research.data.tokenizer import Tokenizer
 class Deshuffling(Objective):
     """Shuffle the tokens of a row; the target is the original row (arXiv:1910.10683, 3.3.1)."""
 
-    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
-        return Lengths(raw_for(input_length, controls), input_length, input_length)
+    def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
+        return Lengths(raw_for(input_length, num_special_tokens), input_length, input_length)
 
     def corrupt(
         self,

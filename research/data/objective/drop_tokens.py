@@ -28,11 +28,11 @@ class DropTokens(Objective):
     def __post_init__(self) -> None:
         require_density(self.noise_density)
 
-    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+    def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
         """Size rows as T5 does: the raw text would fill the encoder if no token were dropped."""
-        raw = raw_for(input_length, controls)
+        raw = raw_for(input_length, num_special_tokens)
         longest, most_dropped = most(raw, self.noise_density, is_kept), most(raw, 1 - self.noise_density, is_kept)
-        return Lengths(raw, longest + controls, most_dropped + controls)
+        return Lengths(raw, longest + num_special_tokens, most_dropped + num_special_tokens)
 
     def corrupt(
         self,
@@ -43,11 +43,13 @@ class DropTokens(Objective):
         language: str | None = None,
     ) -> Batch:
         rows, raw = tokens.shape
-        controls = sum(map(len, tokenizer.special_tokens(language)))
+        num_special_tokens = sum(map(len, tokenizer.special_tokens(language)))
 
         def fits(is_noise: Bool[Array, "n raw"]) -> Bool[Array, " n"]:
             dropped = is_noise.sum(axis=1)
-            return (raw - dropped <= lengths.inputs - controls) & (dropped <= lengths.targets - controls)
+            return (raw - dropped <= lengths.inputs - num_special_tokens) & (
+                dropped <= lengths.targets - num_special_tokens
+            )
 
         is_noise = noise_masks(rows, raw, self.noise_density, rng, fits)
         return batch_of(

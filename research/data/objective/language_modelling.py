@@ -20,9 +20,9 @@ from research.data.tokenizer import Tokenizer
 class LanguageModelling(Objective):
     """Read nothing and predict the whole row (arXiv:1910.10683, 3.2.2)."""
 
-    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+    def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
         """Give the decoder `input_length` tokens, and the encoder only its special tokens."""
-        return Lengths(raw_for(input_length, controls), controls, input_length)
+        return Lengths(raw_for(input_length, num_special_tokens), num_special_tokens, input_length)
 
     def corrupt(
         self,

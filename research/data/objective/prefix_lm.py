@@ -28,10 +28,10 @@ class PrefixLM(Objective):
     def __post_init__(self) -> None:
         require_density(self.noise_density, most=0.5)
 
-    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+    def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
         """Size rows such that the longest prefix fills the encoder."""
-        raw = raw_for(input_length, controls) + 1
-        return Lengths(raw, input_length, raw - self.shortest(raw) + controls)
+        raw = raw_for(input_length, num_special_tokens) + 1
+        return Lengths(raw, input_length, raw - self.shortest(raw) + num_special_tokens)
 
     def shortest(self, raw: int) -> int:
         """Return the length of the shortest prefix; the longest prefix has raw - 1 tokens."""

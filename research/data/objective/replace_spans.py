@@ -39,11 +39,11 @@ class ReplaceSpans(Objective):
     def __post_init__(self) -> None:
         require_density(self.noise_density)
 
-    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+    def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
         """Size rows as T5 does: the raw text would fill the encoder if no token were noise."""
-        raw = raw_for(input_length, controls)
+        raw = raw_for(input_length, num_special_tokens)
         longest, longest_target = most(raw, self.noise_density, is_shown), most(raw, 1 - self.noise_density, is_shown)
-        return Lengths(raw, longest + controls, longest_target + controls)
+        return Lengths(raw, longest + num_special_tokens, longest_target + num_special_tokens)
 
     def check(self, lengths: Lengths, tokenizer: Tokenizer, language: str | None = None) -> None:
         """Refuse a tokenizer with so few sentinels that they would run out too often."""
@@ -65,14 +65,14 @@ class ReplaceSpans(Objective):
         language: str | None = None,
     ) -> Batch:
         rows, raw = tokens.shape
-        controls = sum(map(len, tokenizer.special_tokens(language)))
+        num_special_tokens = sum(map(len, tokenizer.special_tokens(language)))
         sentinels = tokenizer.sentinel_ids
 
         def fits(is_noise: Bool[Array, "n raw"]) -> Bool[Array, " n"]:
             noise = is_noise.sum(axis=1)
             spans, kept_spans = first_of(is_noise).sum(axis=1), first_of(~is_noise).sum(axis=1)
             inputs, targets = raw - noise + spans, noise + kept_spans
-            shown = (inputs <= lengths.inputs - controls) & (targets <= lengths.targets - controls)
+            shown = (inputs <= lengths.inputs - num_special_tokens) & (targets <= lengths.targets - num_special_tokens)
             return shown & (np.maximum(spans, kept_spans) <= len(sentinels))
 
         is_noise = noise_masks(rows, raw, self.noise_density, rng, fits)

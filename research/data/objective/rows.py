@@ -41,15 +41,16 @@ def full_rows(tokens: UInt[Array, "n raw"]) -> Rows:
     return Rows(tokens.reshape(-1), None)
 
 
-def raw_for(input_length: int, controls: int) -> int:
+def raw_for(input_length: int, num_special_tokens: int) -> int:
     """Return the number of raw tokens that fill a row of `input_length`. Raises ConfigError if there is no room for
     any.
     """
     require(
-        input_length > controls,
-        f"data.input_length is {input_length}: {controls} special tokens and one of text need at least {controls + 1}.",
+        input_length > num_special_tokens,
+        f"data.input_length is {input_length}: {num_special_tokens} special tokens and one of text need at"
+        f" least {num_special_tokens + 1}.",
     )
-    return input_length - controls
+    return input_length - num_special_tokens
 
 
 def batch_of(

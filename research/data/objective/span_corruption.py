@@ -35,7 +35,7 @@ class SpanCorruption(Objective):
         span = self.mean_span_length
         require(span >= 1, f"objective.mean_span_length is {span}: it must be at least 1 token.")
 
-    def lengths(self, input_length: int, controls: int = 1) -> Lengths:
+    def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
         """Find the longest raw row that fits `input_length` input tokens, as T5's random_spans_helper does.
 
         At a noise density of one half, T5 drops a raw token if the targets would otherwise be longer than the inputs;

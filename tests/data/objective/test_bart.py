@@ -33,8 +33,8 @@ def rows_of_text(tokenizer: Tokenizer, rows: int, length: int, seed: int = 7) ->
 
 def broken(tokens: np.ndarray, config: BART, tokenizer: Tokenizer, seed: int = 0) -> Batch:
     frame = tokenizer.special_tokens(None)
-    controls = sum(map(len, frame))
-    lengths = config.lengths(tokens.shape[1] + controls, controls)
+    num_special_tokens = sum(map(len, frame))
+    lengths = config.lengths(tokens.shape[1] + num_special_tokens, num_special_tokens)
     config.check(lengths, tokenizer)
     batch = config.corrupt(tokens, lengths, tokenizer, rng(seed))
     assert batch.widths == (lengths.inputs, lengths.targets)
@@ -331,7 +331,7 @@ def test_languages_without_spaces_have_a_word_in_each_token(families):
     config = BART(TokenDeletion(0.3, whole_words=True), 0.0, unspaced=("zh_CN",))
     others = np.flatnonzero(~tokenizer.word_starts)[:60]
     tokens = np.tile(others, (20, 1)).astype(np.uint16)
-    lengths = config.lengths(62, controls=2)
+    lengths = config.lengths(62, num_special_tokens=2)
     for language, left in (("zh_CN", 42), ("en_XX", 60)):
         batch = config.corrupt(tokens, lengths, tokenizer, rng(), language)
         assert (batch.encoder_segment_ids.sum(axis=1) == left + 2).all()
@@ -432,7 +432,7 @@ def test_what_the_tokenizer_lacks_is_refused(families):
     with pytest.raises(ConfigError, match=r"sentence_ends has '。': it must be a single token"):
         check(BART(sentence_ends=(".", "。")), BYTES)
     with pytest.raises(ConfigError, match=r"input_length is 2: 2 special tokens and one of text need at least 3"):
-        BART().lengths(2, controls=2)
+        BART().lengths(2, num_special_tokens=2)
 
 
 def test_the_noise_stays_what_it_was():
