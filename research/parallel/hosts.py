@@ -95,4 +95,4 @@ def check_agreement(settings: Mapping[str, str]) -> None:
     if differs.any():
         names = ", ".join(name for name, column in zip(settings, differs.T, strict=True) if column.any())
         others = ", ".join(str(host) for host in np.flatnonzero(differs.any(axis=1)))
-        raise ConfigError(f"Hosts disagree about {names}: host {others} differs from host 0. Start all hosts alike.")
+        raise ConfigError(f"Hosts disagree about {names}: host {others} differs from host 0. Start the same on each.")

@@ -1,6 +1,7 @@
 """The training loop. What a step does, in this order: data, update, report, checks, evaluation, saving, stopping."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from research.storage.bucket import AnyPath
 from research.storage.checkpoint import Checkpoints, check_same
 from research.storage.console import say
 from research.storage.files import write_json
-from research.storage.run_directory import Claimed
+from research.storage.run_directory import RunFiles
 from research.train import log, summary
 from research.train.compilation import keep_compiled
-from research.train.outcome import Preempted, ctrl_c_is_sigterm, hung, outcome
+from research.train.outcome import Preempted, ctrl_c_is_sigterm, outcome, record_hang
 from research.train.preflight import preflight
 from research.train.profile import Trace
 from research.train.run import Run, best_of, checked_meta, out_of_patience, prepared
@@ -59,13 +60,13 @@ def train(
         Run(config, mesh, prepared(config), startup)
         say("Dry run: nothing was trained.")
         return 0
-    with run_directory.claim(directory, config, file, accept_changed_code) as claimed:
+    with run_directory.claim(directory, config, file, accept_changed_code) as run_files:
         best_by = config.evaluation.best
-        checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, best_by, claimed.publish)
+        checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, best_by, run_files.publish)
         newest = checkpoints.newest
         made_from = None if newest is None else checked_meta(checkpoints.meta(newest), directory)
         best = best_of(made_from, config)
-        if newest is not None and run_directory.is_done(claimed.here, config.steps):
+        if newest is not None and run_directory.is_done(run_files.local, config.steps):
             if newest >= config.steps:
                 say(f"{directory} is complete at step {newest}. To go on: the same command with --config.steps=MORE.")
                 return 0
@@ -86,12 +87,12 @@ def train(
                     "steps has changed, and with it the learning rate from here on: its schedule ends at the last step."
                 )
         run = Run(config, mesh, pipeline, startup, best, users_code)
-        with outcome(run, claimed.here, checkpoints):
+        with outcome(run, run_files.local, checkpoints):
             if jax.process_index() == 0:
-                pipeline.tokenizer.save(claimed.here / "tokenizer.model")
-                write_json(claimed.here / "launch.json", run.summary)
-            _fit(run, claimed, checkpoints, weights)
-        _write_page(run, claimed.here)
+                pipeline.tokenizer.save(run_files.local / "tokenizer.model")
+                write_json(run_files.local / "launch.json", run.summary)
+            _fit(run, run_files, checkpoints, weights)
+        _write_page(run, run_files.local)
     return run.exit_code
 
 
@@ -111,14 +112,15 @@ def _write_page(run: Run, directory: Path) -> None:
         say(f"The run's page could not be written: {error}")
 
 
-def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints, weights: Weights | None) -> None:
-    config, directory = run.config, claimed.here
+def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weights | None) -> None:
+    config, directory = run.config, run_files.local
     state, key = run.start(checkpoints, weights)
     run.startup.done("state")
     run_directory.record_event(directory, run.step, "went on from its checkpoint" if run.step else "started")
     due = False
     scores: dict[str, float] = {}
-    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: hung(run, claimed))
+    on_hang = partial(record_hang, run, run_files)
+    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], on_hang)
     batches = run.pipeline.train(run.next_row, run.shard)
     with (
         log.open_reporter(directory, config, run.mesh, run.pipeline, run.step) as reporter,

@@ -14,7 +14,7 @@ from research.config import ConfigError
 from research.storage import run_directory
 from research.storage.checkpoint import CheckpointError, Checkpoints
 from research.storage.console import say
-from research.storage.run_directory import Claimed
+from research.storage.run_directory import RunFiles
 from research.train.log import NotFiniteError
 from research.train.run import Run
 
@@ -75,13 +75,14 @@ def _say_on_every_host(run: Run, whole: int | None) -> None:
         )
 
 
-def hung(run: Run, claimed: Claimed) -> None:
+def record_hang(run: Run, run_files: RunFiles) -> None:
+    """Write RESULT.json for a run that hangs, and try to publish it."""
     seconds = run.config.guard.hang_seconds
     run_directory.write_result(
-        claimed.here, "hung", run.step, f"no step finished for {seconds} s after step {run.step}"
+        run_files.local, "hung", run.step, f"no step finished for {seconds} s after step {run.step}"
     )
     with contextlib.suppress(Exception):  # it ends in any case
-        claimed.publish()
+        run_files.publish()
 
 
 @contextlib.contextmanager

@@ -175,5 +175,5 @@ def best_of(meta: dict[str, Any] | None, config: Experiment) -> Best:
 
 
 def out_of_patience(config: Experiment, step: int, best: Best) -> str:
-    counted = f"no evaluation of the last {best.since} was better than {best.said()}"
+    counted = f"no evaluation of the last {best.since} was better than {best.describe()}"
     return f"stopped at step {step} of {config.steps}, since {counted}"
