@@ -107,7 +107,7 @@ def test_it_goes_on_where_it_was_from_the_bucket_alone(runs, storage, capsys) ->
     there = copied(storage, "longer")
     for directory in (shutil.copytree(folder / "tiny", folder / "longer"), there):
         assert train(longer, directory) == 0
-        assert "Going on from the checkpoint of step 2." in capsys.readouterr().out
+        assert "Resuming from the checkpoint of step 2." in capsys.readouterr().out
     assert [step for step, _ in losses(there)] == [1, 2, 3, 4]
     assert losses(there) == losses(folder / "longer")
     assert_same_arrays(there / "checkpoints" / "4", folder / "longer" / "checkpoints" / "4")
