@@ -108,12 +108,12 @@ def find(name: str) -> Hardware:
 
 
 def _sizes(chip: Chip) -> list[int]:
-    """Sizes in chips of the slices that have a name: powers of two."""
+    """List the sizes in chips of the slices that have a name: powers of two."""
     return [size for size in (2**power for power in range(2, 13)) if size <= chip.domain]
 
 
 def _torus(chip: Chip, named: int) -> tuple[int, ...] | None:
-    """Torus of the slice with this number in its name: sides are powers of two, as nearly equal as possible."""
+    """Find the torus of the slice with this number in its name. Sides are powers of two, as equal as possible."""
     chips, rest = divmod(named, chip.cores)
     if rest or chips not in _sizes(chip):
         return None

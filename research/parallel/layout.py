@@ -33,7 +33,7 @@ def gather_length(x: Float[Array, "b s h k"]) -> Float[Array, "b s h k"]:
 
 
 def batch_parts(rows: int) -> int:
-    """Number of equal parts into which the mesh that is set divides `rows`; 1 if it does not divide them."""
+    """Count the equal parts into which the mesh that is set divides `rows`; 1 if it does not divide them."""
     shape = jax.sharding.get_abstract_mesh().shape
     parts = math.prod(shape[axis] for axis in BATCH_AXES) if shape else 1
     return parts if rows % parts == 0 else 1

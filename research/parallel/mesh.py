@@ -70,7 +70,7 @@ def arrange_devices(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
 
 
 def mesh_shape(sizes: config.Mesh, count: int) -> tuple[int, ...]:
-    """Size of each axis for `count` devices, with -1 resolved.
+    """Compute the size of each axis for `count` devices, with -1 resolved.
 
     Raises:
         ConfigError: the product of the sizes is not `count`.
@@ -119,20 +119,20 @@ def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh | jax.shardi
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """Sharding of a batch: rows over the batch axes; its other axes are not split."""
+    """Make the sharding of a batch: rows over the batch axes; its other axes are not split."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 @cache  # called for every batch, and visits every device
 def host_shard(mesh: jax.sharding.Mesh) -> Shard:
-    """The shard of every batch that the devices of this host hold."""
+    """Find the shard of every batch that the devices of this host hold."""
     hosts = [device.process_index for device in mesh.devices.flat]
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     return shard_of(jax.process_index(), np.array(hosts).reshape(parts, -1))
 
 
 def shard_of(host: int, hosts: Int[np.ndarray, "parts copies"]) -> Shard:
-    """The shard of every batch that a host holds. `hosts` are the hosts that have each part.
+    """Find the shard of every batch that a host holds. `hosts` are the hosts that have each part.
 
     The parts need not be adjacent, since a mesh is arranged to fit the torus. If the tensor axis crosses hosts, several
     hosts hold the same parts.

@@ -40,7 +40,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def match_once(table: Sequence[tuple[str, Value]], paths: Iterable[str]) -> dict[str, Value]:
-    """Look up, for each path, the value of the one row whose pattern matches the whole path.
+    """Look up, for each path, the value of the one row with a pattern that matches the whole path.
 
     Raises:
         ConfigError: a path matches no row or several; the message lists all such paths.

@@ -65,7 +65,7 @@ def check_reachable(path: AnyPath) -> None:
 
 @contextlib.contextmanager
 def mirrored(directory: epath.Path) -> Iterator["Mirror"]:
-    """Hold a run directory in a bucket, with a local copy whose files are uploaded as they change.
+    """Hold a run directory in a bucket, with a local copy. Files of the copy are uploaded as they change.
 
     Raises:
         ConfigError: the directory cannot be reached or written, another process holds it, or it is not a run directory.

@@ -23,7 +23,7 @@ CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQU
 
 
 def directory() -> Path:
-    """The directory of the cache: $KINTSUGI_CACHE, or ~/.cache/kintsugi."""
+    """Return the directory of the cache: $KINTSUGI_CACHE, or ~/.cache/kintsugi."""
     configured = os.environ.get("KINTSUGI_CACHE")
     return Path(configured) if configured else Path.home() / ".cache" / "kintsugi"
 
@@ -35,7 +35,7 @@ def file_digest(path: Path) -> str:
 
 
 class Entry(NamedTuple):
-    """The name of a cache entry, which need not exist."""
+    """The name of a cache entry. The entry need not exist."""
 
     kind: str
     key: str

@@ -101,7 +101,7 @@ class Checkpoints:
         return self._set_aside
 
     def latest(self, before: int) -> int | None:
-        """Find the newest step below `before` whose checkpoint verifies."""
+        """Find the newest step below `before` with a checkpoint that verifies."""
         for step in steps_on_disk(self.directory):
             if step < before and not verify(self.directory / str(step)):
                 return step

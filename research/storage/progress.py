@@ -67,7 +67,7 @@ class Progress:
             self.console.print(text, markup=False)
 
     def rate(self, now: float) -> float:
-        """Units per second since the start of this process's work."""
+        """Compute the units per second since the display was made, without those done before."""
         return (self.done - self.done_before) / max(now - self.started, 1e-9)
 
     def line(self, now: float) -> str:

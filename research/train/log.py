@@ -26,7 +26,7 @@ from research.storage.progress import Progress
 
 
 class NotFiniteError(RuntimeError):
-    """Too many consecutive updates were skipped because a loss or gradient was not finite."""
+    """Error after too many consecutive updates that were skipped because a loss or gradient was not finite."""
 
     def __init__(self, first: int, count: int) -> None:
         super().__init__(f"{count} updates in a row were not finite, the first at step {first}")

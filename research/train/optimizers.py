@@ -92,7 +92,7 @@ class AdamW(Adam):
 
 @dataclass(frozen=True, kw_only=True)
 class RMSScaledAdamW(Adam):
-    """AdamW whose step is scaled by max(1e-3, RMS(parameter)): nanoT5's AdamWScale.
+    """AdamW with steps scaled by max(1e-3, RMS(parameter)): nanoT5's AdamWScale.
 
     As in nanoT5 (github.com/PiotrNawrot/nanoT5, arXiv:2309.02373), epsilon is added to the second moment before bias
     correction, and weight decay acts on the parameter after the step.

@@ -20,7 +20,7 @@ from research.train.run import Run
 
 
 class Preempted(Exception):
-    """The run was asked to stop, and its progress is saved."""
+    """A request to stop the run, raised once its progress is saved."""
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
 
 
 def _print_on_every_host(run: Run, whole: int | None) -> None:
-    """Print on every host, since host 0 may be the dead one. `whole` is the newest step whose checkpoint verifies."""
+    """Print on every host, since host 0 may be the dead one. `whole` is the newest step that verifies."""
     if jax.process_count() > 1:
         effect = "starts again" if whole is None else f"resumes from the checkpoint of step {whole}"
         print(

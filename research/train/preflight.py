@@ -34,7 +34,7 @@ def preflight(experiment: Experiment, directory: AnyPath) -> Preflight:
 
 
 def check(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
-    """Check an experiment against the sizes of a mesh, whose devices need not be on this machine.
+    """Check an experiment against the sizes of a mesh. Its devices need not be on this machine.
 
     Raises:
         ConfigError: the mesh does not divide the experiment's sizes, an evaluation generates more tokens than the model

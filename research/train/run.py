@@ -141,7 +141,7 @@ class Run:
                 for task, texts in shown
                 for sample in evaluate.samples(task, texts, count)
             ]
-        first = next(self.pipeline.held_out(1))  # the same rows on every host, since decoding is one program over all
+        first = next(self.pipeline.held_out(1))  # equal rows on every host, since all hosts decode in one program
         rows = jax.tree.map(lambda rows: rows[:count], first)
         filled = evaluate.fill_in(self.config.model, params, rows, self.pipeline.tokenizer)
         return [RunSample("", {"input": it.input, "filled": it.filled, "original": it.original}) for it in filled]

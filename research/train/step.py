@@ -31,7 +31,7 @@ PRECISE = ("norm/scale", "norm/bias", "relative_bias", "logits_bias", "embedding
 
 
 class TrainState(NamedTuple):
-    """State of training, which a step maps to the next state."""
+    """State of training. A step maps it to the next state."""
 
     step: Int[Array, ""]  # steps taken, including skipped ones
     params: Tree  # float32
@@ -58,7 +58,7 @@ class Metrics(NamedTuple):
     target_tokens: Float[Array, ""]
     parameter_norm: Float[Array, ""]  # after the step
     learning_rate: Float[Array, ""]
-    skipped: Int[Array, ""]  # 1 if loss, gradient or parameters were not finite and the update was left out
+    skipped: Int[Array, ""]  # 1 if loss, gradient or parameters were not finite, so that the update was skipped
 
 
 # --- State ------------------------------------------------------------------------------------------------------------

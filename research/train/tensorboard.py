@@ -11,7 +11,7 @@ from research.config.logger import Logger, LogWriter
 
 @dataclass(frozen=True)
 class TensorBoard(Logger):
-    """Write every number as a scalar to tensorboard/ in the run directory."""
+    """Logger of every number, as a scalar, to tensorboard/ in the run directory."""
 
     def open(self, directory: Path, experiment: Any, step: int) -> LogWriter:
         return _Events(directory / "tensorboard", step + 1)
