@@ -323,7 +323,7 @@ def evaluate_denoising(
     from research.decode import evaluate
     from research.parallel.mesh import check_divisible, place_batch
     from research.pretrained.find import check_same_model
-    from research.train.run import prepared
+    from research.train.run import prepare_data
     from research.train.step import EachShape, compile_eval_step
 
     opened = open_model(options)
@@ -331,7 +331,7 @@ def evaluate_denoising(
     mesh = override.parse(Mesh, options.mesh, "--mesh")
     experiment = dataclasses.replace(experiment, model=opened.config, mesh=mesh)
     check_divisible(experiment, opened.mesh)
-    pipeline = prepared(experiment)
+    pipeline = prepare_data(experiment)
     same = pipeline.tokenizer.digest == opened.tokenizer.digest
     require(same, f"{options.model} was trained with another tokenizer than the experiment's data gives.")
     eval_step = EachShape(partial(compile_eval_step, experiment, opened.mesh), pipeline.batch_shapes)

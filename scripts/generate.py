@@ -80,9 +80,9 @@ def open_generator(options: argparse.Namespace, overrides: dict[str, str], **set
 def open_model(options: argparse.Namespace) -> Any:
     """The model of the options, a LoadedModel without its parameters yet."""
     from research.decode import loaded_model  # here, after the options are known to be good: JAX takes seconds
-    from research.train.compilation import keep_compiled
+    from research.train.compilation import enable_compilation_cache
 
-    keep_compiled()
+    enable_compilation_cache()
     require(options.batch_size > 0, f"--batch_size is {options.batch_size}: it must be above 0.")
     return loaded_model.open_model(
         options.model,

@@ -1,1 +1,1 @@
-"""Devices and hosts: the mesh, rules that lay arrays on it, the chips that it may be made of."""
+"""Devices and hosts: the mesh, the rules that place arrays on it, and the supported chips."""

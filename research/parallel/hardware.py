@@ -1,4 +1,4 @@
-"""What accelerators can do at most, and which sets of them one can rent; from the makers' documents."""
+"""Peak rates of accelerators and the slices and servers that can be rented, from the vendors' documents."""
 
 import math
 import re
@@ -10,28 +10,28 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """The peaks of one chip. Bytes a second between chips are those that one chip sends, over all its links at once."""
+    """Peak rates of one chip. Rates between chips are in bytes/s that one chip sends over all its links together."""
 
     flops: float | int  # dense bfloat16 FLOP/s, without sparsity
     memory: float | int  # bytes
     bandwidth: float | int  # bytes/s of its memory
     links: float | int  # bytes/s to the other chips of its domain: a TPU slice, or GPUs joined by NVLink
-    domain: int  # chips that `links` join, at most
-    network: float | int  # bytes/s a chip, between domains
-    host: int  # chips that one host drives
-    cores: int = 1  # by which the names of slices count
-    dimensions: int = 0  # of the torus; 0 where every chip of a domain reaches every other one at the same rate
+    domain: int  # maximum number of chips joined by `links`
+    network: float | int  # bytes/s per chip between domains
+    host: int  # chips per host
+    cores: int = 1  # cores per chip: the names of slices count cores
+    dimensions: int = 0  # of the torus; 0 if every chip of a domain reaches every other one at the same rate
 
     @property
     def lanes(self) -> int:
-        """To a multiple of which the last axis of an array is padded in memory: TPUs' vector registers have so many."""
+        """Lanes of a TPU's vector register: in memory, the last axis of an array is padded to a multiple of this."""
         return 128 if self.dimensions else 1
 
 
-# cloud.google.com/tpu/docs/v4, v5e, v5p and v6e: FLOP/s, memory and its bandwidth; links are half of the interconnect's
-# bidirectional bandwidth there; the network between slices is a host's, over its chips: 50, 25, 50 and 100 Gbit/s each.
-# NVIDIA's data sheets of A100, H100, H200, and of HGX B200, an eighth of eight: NVLink is half of the bidirectional
-# figure, the network one adapter a GPU, as in DGX systems (200, 400, 400 and 400 Gbit/s).
+# Sources: cloud.google.com/tpu/docs/v4, v5e, v5p and v6e for FLOP/s, memory and its bandwidth. `links` is half of the
+# interconnect's bidirectional bandwidth. The network between slices is the host's, divided by its chips: 50, 25, 50 and
+# 100 Gbit/s each. NVIDIA's data sheets of A100, H100, H200 and HGX B200 (an eighth of eight): NVLink is half of the
+# bidirectional figure, and the network is one adapter per GPU, as in DGX systems (200, 400, 400 and 400 Gbit/s).
 CHIPS = {
     "v4": Chip(275e12, 32 * GIB, 1200e9, 150e9, 4096, 6.25e9, 4, cores=2, dimensions=3),
     "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, 256, 3.125e9, 4, dimensions=2),
@@ -59,20 +59,21 @@ PEAK_FLOPS = {
     "NVIDIA GH200 480GB": 989.4e12,  # NVIDIA GH200 data sheet
     "NVIDIA B200": CHIPS["B200"].flops,
 }
-HELP = "a TPU slice by its name (v5p-512: v4 and v5p count cores, two a chip) or its torus (v5p:8x8x4), several slices"
+HELP = "a TPU slice by name (v5p-512; v4 and v5p count cores, two per chip) or by torus (v5p:8x8x4), several slices"
 HELP += " as 2xv5e-256, or GPUs as 8xH100"
 
 
 class Hardware(NamedTuple):
-    """So many chips, in domains of equal size."""
+    """A number of chips of one kind, in domains of equal size."""
 
     name: str
     chip: Chip
     chips: int
-    topology: str | None = None  # of a TPU slice, as libtpu names it: v5p:8x8x4
+    topology: str | None = None  # of a TPU slice, in libtpu's notation: v5p:8x8x4
 
     @property
     def domains(self) -> int:
+        """Number of domains: TPU slices, or sets of GPUs joined by NVLink."""
         return math.ceil(self.chips / self.chip.domain) if self.topology is None else self.chips // self.slice
 
     @property
@@ -84,7 +85,11 @@ class Hardware(NamedTuple):
 
 
 def find(name: str) -> Hardware:
-    """Hardware by a name as `HELP` has it; else a ConfigError that says what there is."""
+    """Parse a hardware name in one of the forms that `HELP` lists.
+
+    Raises:
+        ConfigError: the name is not valid; the message lists the valid ones.
+    """
     gpus = re.fullmatch(r"(?:(\d+)x)?([A-Z]+\d+)", name)
     if gpus and gpus[2] in CHIPS:
         chip, count = CHIPS[gpus[2]], int(gpus[1] or 1)
@@ -93,7 +98,7 @@ def find(name: str) -> Hardware:
         raise ConfigError(f"--hardware {name}: hosts have {chip.domain} of them: up to {chip.domain}, or a multiple.")
     tpus = re.fullmatch(r"(?:(\d+)x)?(v\d\w?)(?:-(\d+)|:(\d+(?:x\d+)+))", name)
     if not tpus or tpus[2] not in CHIPS or CHIPS[tpus[2]].dimensions == 0:
-        raise ConfigError(f"--hardware {name} is not known: {', '.join(CHIPS)} are; {HELP}.")
+        raise ConfigError(f"--hardware {name} is not known. Chips: {', '.join(CHIPS)}. Give {HELP}.")
     slices, kind, chip = int(tpus[1] or 1), tpus[2], CHIPS[tpus[2]]
     torus = tuple(map(int, tpus[4].split("x"))) if tpus[4] else _torus(chip, int(tpus[3]))
     if torus is None or len(torus) != chip.dimensions or slices < 1 or not 1 <= math.prod(torus) <= chip.domain:
@@ -103,12 +108,12 @@ def find(name: str) -> Hardware:
 
 
 def _sizes(chip: Chip) -> list[int]:
-    """Chips of the slices that have a name, each twice the one before."""
+    """List the sizes in chips of the slices that have a name: powers of two."""
     return [size for size in (2**power for power in range(2, 13)) if size <= chip.domain]
 
 
 def _torus(chip: Chip, named: int) -> tuple[int, ...] | None:
-    """The shape of the slice of that name: the sides are powers of two, as near to one another as they can be."""
+    """Find the torus of the slice with this number in its name. Sides are powers of two, as equal as possible."""
     chips, rest = divmod(named, chip.cores)
     if rest or chips not in _sizes(chip):
         return None

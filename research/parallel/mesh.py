@@ -1,12 +1,12 @@
-"""The mesh, and one table that says how every parameter is split over it.
+"""The mesh, and the sharding of batches over it.
 
 The mesh has four axes. Rows of a batch are split over `data` and `fsdp`; parameters and optimizer state are split
-over `fsdp` (gathered where used, as ZeRO stage 3, arXiv:1910.02054) and over `tensor` (heads, feed-forward and
-vocabulary, as Megatron, arXiv:1909.08053). Over `sequence` every activation is split along its length, and attention
+over `fsdp` (gathered where used, as in ZeRO stage 3, arXiv:1910.02054) and over `tensor` (heads, feed-forward and
+vocabulary, as in Megatron, arXiv:1909.08053). Over `sequence` every activation is split along its length, and attention
 gathers keys and values. Every mesh gives the same numbers, up to the rounding of sums.
 
-Parameters and states are nested dicts; a path is the keys joined by "/". A table over parameters is rows of (pattern,
-value) in which every path must match exactly one row as a whole, so that a new parameter cannot be overlooked.
+Parameters and states are nested dicts; a path is the keys joined by "/". A table over parameters has rows of (pattern,
+value). Every path must match exactly one row as a whole, so that a new parameter cannot be overlooked.
 """
 
 import math
@@ -25,14 +25,11 @@ from research.config import ConfigError, Experiment, require
 from research.data.batch import Batch, Shard
 from research.parallel.layout import AXES, BATCH_AXES
 
-# --- Paths ------------------------------------------------------------------------------------------------------------
-
-
 # --- The mesh ---------------------------------------------------------------------------------------------------------
 
 
 def factorisations(count: int, axes: int = len(AXES)) -> list[tuple[int, ...]]:
-    """All sizes of so many axes with that product."""
+    """List all tuples of `axes` axis sizes with the product `count`."""
     if axes == 1:
         return [(count,)]
     sizes = (size for size in range(1, count + 1) if count % size == 0)
@@ -40,19 +37,26 @@ def factorisations(count: int, axes: int = len(AXES)) -> list[tuple[int, ...]]:
 
 
 def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """A mesh over all devices (or those given), whose product of sizes must be their number; else a ConfigError."""
+    """Make a mesh over all devices, or over those given.
+
+    Raises:
+        ConfigError: the product of the sizes is not the number of devices.
+    """
     devices = jax.devices() if devices is None else devices
-    laid = laid_out(mesh_shape(sizes, len(devices)), devices)
-    return jax.sharding.Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    arranged = arrange_devices(mesh_shape(sizes, len(devices)), devices)
+    return jax.sharding.Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def abstract_mesh(sizes: config.Mesh, count: int) -> jax.sharding.AbstractMesh:
-    """A mesh of so many devices that are not here."""
+    """Make a mesh of `count` devices that this process does not have."""
     return jax.sharding.AbstractMesh(mesh_shape(sizes, count), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def laid_out(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
-    """The devices as suits their links. Where only a network joins parts of them, the first axes that can cross it."""
+def arrange_devices(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """Arrange devices in the shape of the mesh so that neighbours are joined by fast links.
+
+    If only a network joins groups of devices (TPU slices), the first axes that can are split across the network.
+    """
     if devices[0].platform == "cpu":
         return np.array(devices).reshape(shape)
     parts = len({getattr(device, "slice_index", 0) for device in devices})
@@ -66,21 +70,29 @@ def laid_out(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
 
 
 def mesh_shape(sizes: config.Mesh, count: int) -> tuple[int, ...]:
-    """The size of each axis, for so many devices; else a ConfigError."""
+    """Compute the size of each axis for `count` devices, with -1 resolved.
+
+    Raises:
+        ConfigError: the product of the sizes is not `count`.
+    """
     shape = [getattr(sizes, axis) for axis in AXES]
     product = math.prod(size for size in shape if size != -1)
     if -1 in shape and count % product == 0:
         shape[shape.index(-1)] = count // product
     if math.prod(shape) != count:
-        asked = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
-        takes = f"a multiple of {product}" if -1 in shape else str(product)
-        message = f"mesh is {asked}, which takes {takes} devices, but there are {count}"
-        raise ConfigError(f"{message}: the sizes must multiply to {count}, and one may be -1, which takes the rest.")
+        given = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
+        needed = f"a multiple of {product}" if -1 in shape else str(product)
+        message = f"mesh is {given}, which needs {needed} devices, but there are {count}"
+        raise ConfigError(f"{message}: the sizes must multiply to {count}, and one may be -1 (the remaining ones).")
     return tuple(shape)
 
 
 def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
-    """A ConfigError names the first size that the mesh does not divide, before anything is compiled."""
+    """Check, before anything is compiled, that the mesh divides the sizes of the experiment.
+
+    Raises:
+        ConfigError: the mesh does not divide a size; the message names the first one.
+    """
     data, fsdp, _, tensor = (mesh.shape[axis] for axis in AXES)
     model, rows = experiment.model, experiment.batch_size // experiment.microbatches
     need = "it must be a multiple of"
@@ -107,29 +119,29 @@ def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh | jax.shardi
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """Rows over the batch axes; the rest of a batch's axes are whole."""
+    """Make the sharding of a batch: rows over the batch axes; its other axes are not split."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-@cache  # it is asked for every batch, and looks at every device
+@cache  # called for every batch, and visits every device
 def host_shard(mesh: jax.sharding.Mesh) -> Shard:
-    """What the devices of this host hold of every batch."""
+    """Find the shard of every batch that the devices of this host hold."""
     hosts = [device.process_index for device in mesh.devices.flat]
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     return shard_of(jax.process_index(), np.array(hosts).reshape(parts, -1))
 
 
 def shard_of(host: int, hosts: Int[np.ndarray, "parts copies"]) -> Shard:
-    """What a host holds of every batch, whose parts lie on devices of these hosts.
+    """Find the shard of every batch that a host holds. `hosts` are the hosts that have each part.
 
-    The parts need not be neighbours, for a mesh lies over a torus as suits it; and where the tensor axis crosses hosts,
-    several of them hold the same ones.
+    The parts need not be adjacent, since a mesh is arranged to fit the torus. If the tensor axis crosses hosts, several
+    hosts hold the same parts.
     """
     return Shard(len(hosts), tuple(np.flatnonzero((hosts == host).any(axis=1)).tolist()))
 
 
 def place_batch(mesh: jax.sharding.Mesh, local: Batch) -> Batch:
-    """Global arrays on the mesh from the rows that this host's shard of a batch has."""
+    """Make global arrays on the mesh from the rows of a batch that this host holds."""
     sharding, shard = batch_sharding(mesh), host_shard(mesh)
 
     def place(rows: np.ndarray) -> jax.Array:
@@ -145,9 +157,6 @@ def place_batch(mesh: jax.sharding.Mesh, local: Batch) -> Batch:
 
 
 def place_rows(mesh: jax.sharding.Mesh, whole: Any) -> Any:
-    """Global arrays on the mesh from a tree of rows that every process holds all of."""
+    """Make global arrays on the mesh from a tree of rows that every process holds in full."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__), whole)
-
-
-# --- Hosts ------------------------------------------------------------------------------------------------------------

@@ -12,23 +12,23 @@ from research.config.base import require
 
 Value = TypeVar("Value")
 
-Tree = Any  # a pytree of arrays, of their shapes, or of one value for each
+Tree = Any  # a pytree of arrays, of shapes, or of one value per array
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
-    """The leaves of a tree by their paths."""
+    """Flatten a tree to a dict of its leaves by path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def map_by_path(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """A tree of `function(path, leaf, *leaves of the others)`, of the same structure, which any pytree can have."""
+    """Map `function(path, leaf, *leaves of the others)` over trees of one structure, which may be any pytree."""
     joined = partial(jax.tree_util.keystr, simple=True, separator="/")
     return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(joined(path), *leaves), tree, *others)
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts of leaves by their paths."""
+    """Rebuild nested dicts from a dict of leaves by path."""
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         *parents, name = path.split("/")
@@ -40,13 +40,17 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def match_once(table: Sequence[tuple[str, Value]], paths: Iterable[str]) -> dict[str, Value]:
-    """The value of the one row that each path matches as a whole; a ConfigError lists paths that match none or more."""
-    found = {path: [value for pattern, value in table if re.fullmatch(pattern, path)] for path in paths}
-    wrong = [f"{path} matches {len(values)} rows" for path, values in found.items() if len(values) != 1]
+    """Look up, for each path, the value of the one row with a pattern that matches the whole path.
+
+    Raises:
+        ConfigError: a path matches no row or several; the message lists all such paths.
+    """
+    matches = {path: [value for pattern, value in table if re.fullmatch(pattern, path)] for path in paths}
+    wrong = [f"{path} matches {len(values)} rows" for path, values in matches.items() if len(values) != 1]
     require(not wrong, "A parameter must match exactly one row of a table: " + "; ".join(wrong) + ".")
-    return {path: values[0] for path, values in found.items()}
+    return {path: values[0] for path, values in matches.items()}
 
 
 def shardings(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, specs: Tree) -> Tree:
-    """The same tree of specs, on a mesh."""
+    """Convert a tree of PartitionSpecs to one of NamedShardings on a mesh."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)

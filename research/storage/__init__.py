@@ -1,1 +1,1 @@
-"""What lies on a disk or in a bucket: the cache, run directories, checkpoints, whole writes, and what is printed."""
+"""Storage on disks and in buckets: the cache, run directories, checkpoints, atomic writes; and console output."""

@@ -1,8 +1,8 @@
-"""Runs in buckets: gs://BUCKET/NAME stands wherever the path of a run directory does.
+"""Runs in buckets: gs://BUCKET/NAME is accepted wherever the path of a run directory is.
 
-A bucket has no appending, no renaming and no locks. So checkpoints go there straight, by Orbax, while a run's other
-files lie in a directory here, from which they are copied: before a checkpoint counts, every
-few seconds, and at the end.
+A bucket has no appending, renaming or locks. Orbax writes checkpoints directly to the bucket. The other files of a run
+are written to a local directory and copied from there: before a checkpoint is committed, every few seconds, and at the
+end.
 """
 
 import base64
@@ -27,50 +27,55 @@ from research.config import ConfigError, require
 AnyPath: TypeAlias = Path | epath.Path
 
 LOCK = "RUN.lock"
-LEASE = 60.0  # seconds: of a lock that was not renewed for so long the holder is dead
-SETTLE = 1.0  # seconds in which of two that take a lock at once both have written
+LEASE = 60.0  # seconds without renewal after which the holder of a lock is taken to be dead
+SETTLE = 1.0  # seconds after which two processes that took a lock at the same time have both written it
 
-fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # other hosts write there too
+fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # other hosts write to the bucket too
 
 
 def any_path(address: str) -> AnyPath:
-    """A path here or, where it has a scheme, the address of one elsewhere."""
+    """Parse a local path or, if it has a scheme, a remote one."""
     return epath.Path(address) if "://" in address else Path(address)
 
 
 def is_remote(path: AnyPath) -> bool:
+    """Tell whether a path is in a bucket."""
     return not isinstance(path, Path)
 
 
 def check_reachable(path: AnyPath) -> None:
-    """Raises ConfigError for an address of a bucket that cannot be listed, or of something else than a bucket."""
+    """Check that a path is local, or in a bucket that can be listed.
+
+    Raises:
+        ConfigError: the bucket cannot be listed, the address is not of a bucket, or gcsfs is not installed.
+    """
     if not is_remote(path):
         return
     require(
         str(path).startswith("gs://"),
-        f"{path}: of addresses only gs://BUCKET/NAME are known; mount other storage, and give the path where it is.",
+        f"{path}: only addresses gs://BUCKET/NAME are supported; mount other storage, and give its local path.",
     )
     require(
         importlib.util.find_spec("gcsfs") is not None,
-        f"{path} is in a bucket, for which gcsfs is needed: pip install 'kintsugi[gcs]'.",
+        f"{path} is in a bucket, which needs gcsfs: pip install 'kintsugi[gcs]'.",
     )
-    with _explained(path):
+    with _explain_errors(path):
         _storage().ls(str(path).removeprefix("gs://").split("/")[0])
 
 
 @contextlib.contextmanager
 def mirrored(directory: epath.Path) -> Iterator["Mirror"]:
-    """Holds a run directory in a bucket, and a copy of its files here from which they are copied as they change.
+    """Hold a run directory in a bucket, with a local copy. Files of the copy are uploaded as they change.
 
     Raises:
-        ConfigError: it cannot be reached or written, another process holds it, or it is no run directory.
+        ConfigError: the directory cannot be reached or written, another process holds it, or it is not a run directory.
     """
     check_reachable(directory)
     mirror = Mirror(directory)
-    with _explained(directory):
+    with _explain_errors(directory):
         mirror.take()
     try:
-        with _explained(directory):
+        with _explain_errors(directory):
             mirror.fetch()
         renewing = threading.Thread(target=mirror.keep, daemon=True)
         renewing.start()
@@ -79,19 +84,19 @@ def mirrored(directory: epath.Path) -> Iterator["Mirror"]:
         finally:
             mirror.ended.set()
             renewing.join()
-            with _explained(directory):
+            with _explain_errors(directory):
                 mirror.publish()
     finally:
         mirror.release()
 
 
-def here(directory: epath.Path) -> Path:
-    """A new place for a copy: the name's last part stays, since plots have it as their title."""
+def new_local_path(directory: epath.Path) -> Path:
+    """Make a path for a local copy. It keeps the last part of the name, which plots use as their title."""
     return Path(tempfile.mkdtemp(prefix="kintsugi-")) / directory.name
 
 
 class Lock(NamedTuple):
-    """Who holds a run, as the bucket says; the token is of one start alone."""
+    """The lock of a run, as stored in the bucket. The token is unique to one start."""
 
     holder: str
     token: str
@@ -99,10 +104,10 @@ class Lock(NamedTuple):
 
 
 class Mirror:
-    """One start's hold of a run directory in a bucket, and its copy here."""
+    """The lock that one start has on a run directory in a bucket, and the local copy of the directory."""
 
     def __init__(self, directory: epath.Path) -> None:
-        self.directory, self.here = directory, here(directory)
+        self.directory, self.local = directory, new_local_path(directory)
         self.lock = Lock(f"process {os.getpid()} on {socket.gethostname()}", uuid.uuid4().hex)
         self.ended = threading.Event()
         self._lost = ""
@@ -110,11 +115,15 @@ class Mirror:
         self._copying = threading.Lock()
 
     def take(self) -> None:
-        """Raises ConfigError where another process renews its lock, or takes one in the same moment."""
+        """Take the lock; wait until a lock that another process left has expired.
+
+        Raises:
+            ConfigError: another process renews its lock, or takes one at the same time.
+        """
         held, since = self._read_lock(), time.monotonic()
         if held is not None:
             print(
-                f"{self.directory} is locked by {held.holder}: within {LEASE:.0f} s it shows whether that still runs.",
+                f"{self.directory} is locked by {held.holder}: waiting up to {LEASE:.0f} s to see if it still runs.",
                 flush=True,
             )
         while held is not None and time.monotonic() - since < LEASE:
@@ -128,42 +137,53 @@ class Mirror:
         self._require_own(now == self.lock, now)
 
     def fetch(self) -> None:
-        """Makes the copy: the files at the top, of which some are gone on with. Others are only written."""
-        there = {entry["name"].rsplit("/", 1)[1]: entry for entry in _storage().ls(str(self.directory), detail=True)}
-        names = there.keys() - {LOCK}
+        """Make the local copy from the files at the top of the directory, since some of them are appended to.
+
+        Files in subdirectories are only written, so they are not fetched.
+
+        Raises:
+            ConfigError: the directory is not empty and holds no run.
+        """
+        entries = {entry["name"].rsplit("/", 1)[1]: entry for entry in _storage().ls(str(self.directory), detail=True)}
+        names = entries.keys() - {LOCK}
         require(
             not names or "config.json" in names,
             f"{self.directory} is not empty and holds no run: give a new or empty --run_dir, nothing is overwritten.",
         )
-        self.here.mkdir()
+        self.local.mkdir()
         for name in names:
-            if there[name]["type"] == "file":
-                (self.here / name).write_bytes(_storage().cat_file(there[name]["name"]))
+            if entries[name]["type"] == "file":
+                (self.local / name).write_bytes(_storage().cat_file(entries[name]["name"]))
 
     def publish(self) -> None:
-        """Copies what has changed. Raises ConfigError where the run is another process's by now."""
+        """Upload the files that have changed.
+
+        Raises:
+            ConfigError: another process has taken over the run.
+        """
         with self._copying:
             require(not self._lost, self._lost)
-            for path in sorted(self.here.rglob("*")):
+            for path in sorted(self.local.rglob("*")):
                 if path.is_file() and path.name != LOCK and path.suffix != ".tmp":
                     self._copy(path)
 
     def keep(self) -> None:
-        """Until the end: renews the lock, and copies what has changed."""
+        """Renew the lock and upload changed files until `ended` is set."""
         while not self.ended.wait(LEASE / 6):
             try:
                 held = self._read_lock()
                 if held is None or held.token != self.lock.token:
                     holder = held.holder if held else "another process"
-                    self._lost = f"{self.directory} was taken over by {holder}: this one saves nothing more."
+                    self._lost = f"{self.directory} was taken over by {holder}: this process saves nothing more."
                     return
                 self.lock = self.lock._replace(renewed=self.lock.renewed + 1)
                 self._write_lock()
                 self.publish()
-            except Exception as error:  # of a network or a server: it is tried again, and a save says what is wrong
-                print(f"{self.directory} could not be written: {_first_line(error)}; it is tried again.", flush=True)
+            except Exception as error:  # network or server: retry; a save raises it
+                print(f"{self.directory} could not be written: {_first_line(error)}; retrying.", flush=True)
 
     def release(self) -> None:
+        """Delete the lock if this start still holds it."""
         with contextlib.suppress(Exception):
             if (held := self._read_lock()) is not None and held.token == self.lock.token:
                 _storage().rm_file(self._lock_path)
@@ -172,7 +192,7 @@ class Mirror:
         before = path.stat()
         state = (before.st_mtime_ns, before.st_size)
         if self._copied.get(path) != state:
-            _storage().pipe_file(str(self.directory / str(path.relative_to(self.here))), path.read_bytes())
+            _storage().pipe_file(str(self.directory / str(path.relative_to(self.local))), path.read_bytes())
             self._copied[path] = state
 
     @property
@@ -194,23 +214,24 @@ class Mirror:
 
 
 def digests(directory: epath.Path) -> dict[str, str | None]:
-    """MD5 in hex of each object below it, by name, as the bucket keeps it; None where it keeps none."""
+    """List the MD5 (hex) that the bucket stores for each object below a directory, by name; None if it stores none."""
     root = str(directory).removeprefix("gs://") + "/"
-    found = _storage().find(str(directory), detail=True)
-    kept = {path.removeprefix(root): entry.get("md5Hash") for path, entry in found.items()}
-    return {name: base64.b64decode(hash).hex() if hash else None for name, hash in kept.items()}
+    entries = _storage().find(str(directory), detail=True)
+    hashes = {path.removeprefix(root): entry.get("md5Hash") for path, entry in entries.items()}
+    return {name: base64.b64decode(hash).hex() if hash else None for name, hash in hashes.items()}
 
 
 def move(directory: epath.Path, target: epath.Path) -> None:
+    """Move a directory within buckets: copy it, then delete the original."""
     _storage().copy(str(directory), str(target), recursive=True)
     _storage().rm(str(directory), recursive=True)
 
 
 def local_file(path: AnyPath) -> Path:
-    """The file itself or, of a bucket's, a copy here; of a directory all files in it."""
+    """Return a local path as it is; download a file or a whole directory of a bucket."""
     if not is_remote(path):
         return Path(path)
-    copy = here(path)
+    copy = new_local_path(path)
     _storage().get(str(path), str(copy), recursive=True)
     return copy
 
@@ -220,8 +241,8 @@ def _storage() -> Any:
 
 
 @contextlib.contextmanager
-def _explained(path: AnyPath) -> Iterator[None]:
-    """Whatever libraries raise of credentials, rights and networks, as one sentence."""
+def _explain_errors(path: AnyPath) -> Iterator[None]:
+    """Turn errors about credentials, permissions and networks into one ConfigError."""
     try:
         yield
     except ConfigError:

@@ -1,7 +1,8 @@
-"""What is made once and kept: directories under the cache, each whole or absent.
+"""The cache: directories that are built once and kept, each complete or absent.
 
-An entry is built in a directory of another name and renamed when it is whole and on the disk, so a process killed at
-any moment leaves nothing that could be taken for an entry. Its key says what it was made from, so it never goes stale.
+An entry is built in a directory of another name and renamed once it is complete and on disk, so a process killed at any
+moment leaves nothing that could be taken for an entry. Its key is derived from what it was built from, so it never goes
+stale.
 """
 
 import errno
@@ -22,32 +23,33 @@ CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQU
 
 
 def directory() -> Path:
-    """$KINTSUGI_CACHE, or ~/.cache/kintsugi."""
+    """Return the directory of the cache: $KINTSUGI_CACHE, or ~/.cache/kintsugi."""
     configured = os.environ.get("KINTSUGI_CACHE")
     return Path(configured) if configured else Path.home() / ".cache" / "kintsugi"
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256, in hex, of a file's bytes."""
+    """Compute the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Entry(NamedTuple):
-    """The name of one, there or not."""
+    """The name of a cache entry. The entry need not exist."""
 
     kind: str
     key: str
 
     @property
     def path(self) -> Path:
+        """The directory of the entry."""
         return directory() / self.kind / self.key
 
 
 def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """The directory `kind/key` of the cache, filled by `build(directory)` if it is not there yet.
+    """Return the directory `kind/key` of the cache; fill it with `build(directory)` if it does not exist yet.
 
-    Of several processes that want the same entry one builds it and the others wait for it.
+    If several processes need the same entry, one builds it and the others wait.
 
     Raises:
         ConfigError: the cache cannot be written, or the disk is full.
@@ -65,30 +67,30 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def writable() -> Iterator[None]:
-    """Says what to do where the cache cannot be written."""
+    """Turn an error about writing the cache into a ConfigError with what to do."""
     try:
         yield
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
         raise ConfigError(
-            f"The cache {directory()} cannot be written ({error.strerror}): make room there, or set KINTSUGI_CACHE to a"
-            " directory that can be written."
+            f"The cache {directory()} cannot be written ({error.strerror}): free disk space, or set KINTSUGI_CACHE to a"
+            " writable directory."
         ) from error
 
 
 def set_aside(path: Path, reason: str) -> None:
-    """Renames a damaged entry, aloud, so that it is built again."""
+    """Rename a damaged entry so that it is built again, and print a message."""
     damaged = path.with_name(path.name + ".damaged")
     with locked(path):
         if path.exists():
             shutil.rmtree(damaged, ignore_errors=True)
             path.rename(damaged)
-    print(f"The cache entry {path} is damaged ({reason}): it is now {damaged} and is built again.", file=sys.stderr)
+    print(f"The cache entry {path} is damaged ({reason}): it is moved to {damaged} and built again.", file=sys.stderr)
 
 
 def drop(path: Path) -> None:
-    """Deletes what is there, if anything, so that at no moment a part of it could be taken for it."""
+    """Delete a directory if it exists. It is renamed first, so that no part of it can be taken for an entry."""
     dropped = path.with_name(f"{path.name}.dropped-{os.getpid()}")
     with suppress(FileNotFoundError):
         path.rename(dropped)
@@ -97,7 +99,7 @@ def drop(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock of an entry; the kernel releases it when the process ends, however it ends."""
+    """Hold the lock of an entry. The kernel releases it when the process ends, even if it is killed."""
     with path.with_name(path.name + ".lock").open("w") as lock:
         if not try_lock(lock):
             print(f"Waiting for another process that is building {path}.", file=sys.stderr, flush=True)
@@ -107,7 +109,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def _build(path: Path, build: Callable[[Path], None]) -> None:
     partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed: the lock says nobody is at it now
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: the lock is ours
     partial.mkdir()
     try:
         build(partial)
@@ -126,10 +128,15 @@ def _flush(tree: Path) -> None:
         sync(Path(folder))
 
 
-ROOM, RATIO = 2**26, 100  # bytes that any file may become, and how often its own size; text and weights are far below
+# Decompressed bytes that are always allowed, and the largest ratio above that. Text and weights stay far below.
+ALWAYS_ALLOWED, MAX_RATIO = 2**26, 100
 
 
-def check_inflation(path: Path, stored: int, becomes: int) -> None:
-    """Raises ConfigError where so many `stored` bytes would become too many."""
-    said = f"{path} has {stored:,} bytes and would become {becomes:,} or more, over {RATIO} times as many."
-    require(becomes <= max(ROOM, RATIO * stored), said)
+def check_inflation(path: Path, stored: int, inflated: int) -> None:
+    """Guard against decompression bombs: compare the `stored` bytes of a file with its `inflated` bytes.
+
+    Raises:
+        ConfigError: the file would become more than `ALWAYS_ALLOWED` bytes and more than `MAX_RATIO` times as large.
+    """
+    message = f"{path} has {stored:,} bytes and would become {inflated:,} or more, over {MAX_RATIO} times as many."
+    require(inflated <= max(ALWAYS_ALLOWED, MAX_RATIO * stored), message)

@@ -1,14 +1,14 @@
-"""Checkpoints: all of a run's state or nothing, verified before it is believed.
+"""Checkpoints: the complete state of a run, written atomically and verified before use.
 
-Orbax writes asynchronously and commits by a rename. What it lacks is added here: a manifest of hashes inside every
-checkpoint (Orbax restores a flipped bit without a word), falling back to the newest checkpoint that verifies, and a
-comparison of what the checkpoint was made from before any array is read. A step's directory holds
+Orbax writes asynchronously and commits by a rename. This module adds a manifest of hashes inside every checkpoint
+(Orbax restores a flipped bit silently), a fallback to the newest checkpoint that verifies, and a comparison of config
+and data before any array is read. The directory of a step holds
 
     state/          step, parameters, optimizer state
     meta/           config, data fingerprint, next global row, random key, the best evaluation so far
-    MANIFEST.json   blake2b of every file; in a bucket, MD5 as that keeps it of every object
+    MANIFEST.json   blake2b of every file; in a bucket, the MD5 that the bucket stores for every object
 
-In a bucket there is no renaming: there Orbax commits by writing commit_success.txt last.
+Buckets have no renaming: there Orbax commits by writing commit_success.txt last.
 """
 
 import contextlib
@@ -36,20 +36,20 @@ from research.storage.files import write_text
 
 MANIFEST = "MANIFEST.json"
 MD5 = "md5:"
-METRICS = "metrics"  # the directory in a checkpoint that holds the numbers of its evaluation, if there was one
+METRICS = "metrics"  # directory in a checkpoint with the scores of its evaluation, if there was one
 COMMITTED = "commit_success.txt"
 WRITTEN_LAST = ("_CHECKPOINT_METADATA", COMMITTED)  # by Orbax, after a checkpoint's manifest
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written; those before it are whole."""
+    """A failed write of a checkpoint. Earlier checkpoints are complete."""
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, that asks JAX about no preemption.
+    """Orbax's manager without its check for preemption.
 
-    It would from the thread that finishes a save too, about the saved step. JAX would take that for where the loop is,
-    and a SIGTERM that came before the loop's next step would be agreed upon for a step that is past: it would be lost.
+    Orbax also checks from the thread that finishes a save, for the saved step. JAX would take that for the current step
+    of the loop. The hosts would then agree to stop at a step that is already past, and a SIGTERM would be lost.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -57,10 +57,10 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """The checkpoints of one run, the best of them by the number of that name.
+    """The checkpoints of one run, with the best chosen by the score named `best`.
 
-    `check` is called every step: it surfaces what went wrong in the background. There the first process calls
-    `before_commit`, before a checkpoint counts.
+    `check` is called every step and raises errors of the background write. That write calls `before_commit` on the
+    first process before a checkpoint is committed.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Checkpoints:
         directory.mkdir(exist_ok=True)
         self._set_aside: list[AnyPath] = []
         self._unsealed: int | None = None
-        self.newest = _agreed(self._newest_that_verifies)
+        self.newest = _agree(self._newest_that_verifies)
         rank = partial(_rank, best)
         policies = [checkpoint_managers.LatestN(config.keep)]
         if config.keep_best:
@@ -84,7 +84,7 @@ class Checkpoints:
                     get_metric_fn=rank, n=config.keep_best, keep_checkpoints_without_metrics=False
                 )
             )
-        logging.getLogger("absl").addFilter(_is_news)
+        logging.getLogger("absl").addFilter(_keep_log_record)
         self._manager = _Manager(
             directory,
             item_names=("state", "meta"),
@@ -97,11 +97,11 @@ class Checkpoints:
 
     @property
     def set_aside(self) -> list[AnyPath]:
-        """Where checkpoints went that did not verify, newest first."""
+        """Paths to which checkpoints that did not verify were moved, newest first."""
         return self._set_aside
 
     def latest(self, before: int) -> int | None:
-        """The newest step below `before` that verifies."""
+        """Find the newest step below `before` with a checkpoint that verifies."""
         for step in steps_on_disk(self.directory):
             if step < before and not verify(self.directory / str(step)):
                 return step
@@ -109,14 +109,14 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step of the best that is kept, if any was evaluated."""
+        """The step of the best checkpoint that is kept, or None if none was evaluated."""
         evaluated = [step for step in self._manager.all_steps() if self._manager.metrics(step)]
         return self._manager.best_step() if evaluated else None
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        """Starts writing; the arrays are copied off the device before this returns, so the state may be donated.
+        """Start writing a checkpoint. Arrays are copied off the device before this returns: the state may be donated.
 
-        `scores` are those of the step's evaluation, or empty. Those that are not finite are left out.
+        `scores` are those of the step's evaluation, or empty. Scores that are not finite are left out.
         """
         self.wait()
         if step in self._manager.all_steps():
@@ -125,36 +125,48 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta)))
         finite = {name: value for name, value in scores.items() if math.isfinite(value)}
         metrics = finite | {"step": step} if finite else None
-        with self._reported():
+        with self._wrap_errors():
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def check(self) -> None:
-        """Raises CheckpointError for a background write that failed; completes the manifest of one that is done."""
+        """Complete the manifest of a background write that has finished.
+
+        Raises:
+            CheckpointError: the write failed.
+        """
         if self._unsealed is None or self._manager.is_saving_in_progress():
             return
-        with self._reported():
-            # Never the manager's check_for_errors: it takes the error away from the thread that finishes a save, which
-            # would then believe it good and delete those that it replaces.
+        with self._wrap_errors():
+            # Never call the manager's check_for_errors: it clears the error, so the thread that finishes a save would
+            # take the save as good and delete the checkpoints that it replaces.
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
                 _seal(self.directory / str(self._unsealed))
         self._unsealed = None
 
     def wait(self) -> None:
-        """Until the last save is whole on disk. Raises CheckpointError."""
-        with self._reported():
+        """Wait until the last save is complete on disk.
+
+        Raises:
+            CheckpointError: the write failed.
+        """
+        with self._wrap_errors():
             self._manager.wait_until_finished()
         self.check()
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether all hosts have agreed that this is the step to stop after."""
+        """Tell whether all hosts have agreed to stop after this step."""
         return multihost_utils.reached_preemption_sync_point(step)
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Raises ConfigError where there is none: of parameters alone."""
+        """Read the `meta/` of a step.
+
+        Raises:
+            ConfigError: there is none, since the checkpoint holds parameters only, or it is not JSON.
+        """
         require(
             (self.directory / str(step) / "meta").exists(),
-            f"{self.directory.parent} holds parameters alone, from which no run goes on: start one from them with"
+            f"{self.directory.parent} holds parameters only, so no run can resume from it: start one from them with"
             f" --config.init={self.directory.parent}.",
         )
         try:
@@ -163,7 +175,7 @@ class Checkpoints:
             raise ConfigError(f"{self.directory / str(step) / 'meta'} is not JSON: {_one_line(error)}.") from error
 
     def restore(self, step: int, abstract_state: Any) -> Any:
-        """The state, each array placed as its ShapeDtypeStruct's sharding says."""
+        """Restore the state. Each array gets the sharding of its ShapeDtypeStruct."""
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
         return self._manager.restore(step, args=items).state
 
@@ -171,49 +183,49 @@ class Checkpoints:
         self._manager.close()
 
     @contextlib.contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Whatever Orbax and the file system raise, as one error that says what it means for the run."""
+    def _wrap_errors(self) -> Iterator[None]:
+        """Turn errors of Orbax and the file system into a CheckpointError."""
         try:
             yield
         except Exception as error:
-            said = f"The checkpoint of step {self._unsealed} could not be written: {_one_line(error)}"
-            raise CheckpointError(said) from error
+            message = f"The checkpoint of step {self._unsealed} could not be written: {_one_line(error)}"
+            raise CheckpointError(message) from error
 
     def _write_manifest(self) -> None:
-        """Runs in the background between the last byte of a checkpoint and what commits it."""
+        """Write the manifest. Runs in the background, after the last byte of a checkpoint and before its commit."""
         if jax.process_index() == 0:
             self._before_commit()
             name = str(self._unsealed)
-            unfinished = self.directory / name  # in a bucket it has its name from the first
+            unfinished = self.directory / name  # in a bucket it has its final name from the start
             if not is_remote(self.directory):
                 (unfinished,) = self.directory.glob(f"{name}.orbax-checkpoint-tmp*")
-            _write_manifest(unfinished, _digests(unfinished, but=WRITTEN_LAST), sealed=False)
+            _write_manifest(unfinished, _digests(unfinished, exclude=WRITTEN_LAST), sealed=False)
 
     def _newest_that_verifies(self) -> int | None:
         for unfinished in _unfinished(self.directory):
-            remove(unfinished)  # left by a kill; Orbax would do it too, on a thread that can outlive the process
+            remove(unfinished)  # left by a kill; Orbax would remove it on a thread that can outlive the process
         newest, steps = None, steps_on_disk(self.directory)
         for step in steps:
-            # Of those before the newest that verifies only the metrics are read, by Orbax, as soon as it starts.
-            wrong = verify(self.directory / str(step), within="" if newest is None else METRICS)
-            if not wrong:
+            # For steps before the newest that verifies, verify only the metrics: Orbax reads them as soon as it starts.
+            problem = verify(self.directory / str(step), within="" if newest is None else METRICS)
+            if not problem:
                 newest = step if newest is None else newest
                 continue
             aside = _free_name(self.directory.parent / "set_aside", str(step))
             move(self.directory / str(step), aside)
             self._set_aside.append(aside)
-            taken = "; the one before is taken" if newest is None else ""
-            print(f"Checkpoint {step} does not verify: {wrong}. It was moved to {aside}{taken}.")
+            fallback = "; the one before it is used" if newest is None else ""
+            print(f"Checkpoint {step} does not verify: {problem}. It was moved to {aside}{fallback}.")
         require(
             newest is not None or not steps,
             f"No checkpoint of {self.directory} verifies; they were moved to {self.directory.parent / 'set_aside'}: "
-            "give another --run_dir to begin again.",
+            "give another --run_dir to start again.",
         )
         return newest
 
 
 def steps_on_disk(directory: AnyPath) -> list[int]:
-    """Those that have a checkpoint there, newest first."""
+    """List the steps that have a checkpoint in a directory, newest first."""
     if not directory.is_dir():
         return []
     named = [path for path in directory.iterdir() if re.fullmatch("[0-9]+", path.name)]
@@ -225,12 +237,12 @@ def _unfinished(directory: AnyPath) -> list[AnyPath]:
     if not is_remote(directory):
         return list(directory.glob("*.orbax-checkpoint-tmp*"))
     committed = steps_on_disk(directory)
-    there = list(directory.iterdir()) if directory.is_dir() else []
-    return [path for path in there if path.name.isdigit() and int(path.name) not in committed]
+    paths = list(directory.iterdir()) if directory.is_dir() else []
+    return [path for path in paths if path.name.isdigit() and int(path.name) not in committed]
 
 
 def best_step(checkpoint: AnyPath) -> int | None:
-    """The step of the best evaluation up to a checkpoint, as it says itself; None before the first."""
+    """Read from a checkpoint the step of the best evaluation so far; None before the first evaluation."""
     meta = checkpoint / "meta" / "metadata"
     match parse_json(meta.read_bytes(), str(meta)) if meta.is_file() else None:
         case {"best": {"step": int(step), "value": int() | float()}}:
@@ -239,14 +251,14 @@ def best_step(checkpoint: AnyPath) -> int | None:
 
 
 def write_parameters(directory: AnyPath, step: int, kind: str, params: Any) -> None:
-    """A checkpoint of parameters alone, as `kind` of a state; to be read, not to go on from."""
+    """Write a checkpoint of parameters only, as the field `kind` of a state. A run cannot resume from it."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(absolute(directory) / str(step) / "state", args=ocp.args.PyTreeSave({kind: params}))
     _write_manifest(directory / str(step), _digests(directory / str(step)), sealed=True)
 
 
 def verify(directory: AnyPath, within: str = "") -> str:
-    """What is wrong with a step's directory, or with one directory in it; empty when all is as its manifest says."""
+    """Compare a checkpoint, or one directory `within` it, with its manifest; return the first problem, or ""."""
     try:
         text = (directory / MANIFEST).read_text()
         manifest = json.loads(text)
@@ -269,7 +281,7 @@ def verify(directory: AnyPath, within: str = "") -> str:
 
 
 def digest(path: AnyPath, md5: bool = False) -> str:
-    """BLAKE2b of a file, or MD5, which buckets keep of theirs, after the word for it."""
+    """Compute the BLAKE2b of a file; or its MD5, which buckets store, with the prefix `MD5`."""
     hash = partial(hashlib.md5, usedforsecurity=False) if md5 else partial(hashlib.blake2b, digest_size=16)
     with path.open("rb") as file:
         value = hashlib.file_digest(file, hash).hexdigest()
@@ -277,10 +289,14 @@ def digest(path: AnyPath, md5: bool = False) -> str:
 
 
 def check_same(before: Mapping[str, Any], after: Mapping[str, Any], where: AnyPath) -> None:
-    """Raises ConfigError naming every entry in which two data fingerprints differ."""
+    """Check that a run resumes with the data it was trained on.
+
+    Raises:
+        ConfigError: the data fingerprints differ; the message names every entry that does.
+    """
     changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-    said = "; ".join(f"{name} was {before.get(name)!r} and is now {after.get(name)!r}" for name in changed)
-    require(not changed, f"{where} was trained on other data: {said}. Restore that data, or give another --run_dir.")
+    changes = "; ".join(f"{name} was {before.get(name)!r} and is now {after.get(name)!r}" for name in changed)
+    require(not changed, f"{where} was trained on other data: {changes}. Restore that data, or give another --run_dir.")
 
 
 def _one_line(error: Exception) -> str:
@@ -288,7 +304,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _seal(directory: AnyPath) -> None:
-    """Adds to the manifest the small files that Orbax writes after it."""
+    """Add the small files that Orbax writes after the manifest to it."""
     listed = json.loads((directory / MANIFEST).read_text())["files"]
     late = {name: digest(directory / name) for name in WRITTEN_LAST if (directory / name).is_file()}
     _write_manifest(directory, listed | late, sealed=True)
@@ -303,29 +319,32 @@ def _manifest_text(files: dict[str, str], sealed: bool) -> str:
     return json.dumps({"sealed": sealed, "own": own, "files": files}, indent=1, sort_keys=True)
 
 
-def _digests(directory: AnyPath, but: tuple[str, ...] = ()) -> dict[str, str]:
-    there = {name: kept for name, kept in _files(directory).items() if name not in but}
-    return {name: kept or digest(directory / name) for name, kept in there.items()}
+def _digests(directory: AnyPath, exclude: tuple[str, ...] = ()) -> dict[str, str]:
+    files = {name: stored for name, stored in _files(directory).items() if name not in exclude}
+    return {name: stored or digest(directory / name) for name, stored in files.items()}
 
 
 def _files(directory: AnyPath) -> dict[str, str | None]:
-    """All in it but its manifest, by name, with the digest that a bucket keeps."""
+    """List the files of a directory by name, without its manifest, with the digest that a bucket stores."""
     if is_remote(directory):
-        there = {name: kept and MD5 + kept for name, kept in bucket.digests(directory).items()}
+        files = {name: stored and MD5 + stored for name, stored in bucket.digests(directory).items()}
     else:
-        there = {str(path.relative_to(directory)): None for path in sorted(directory.rglob("*")) if path.is_file()}
-    return {name: kept for name, kept in there.items() if not name.rpartition("/")[2].startswith(MANIFEST)}
+        files = {str(path.relative_to(directory)): None for path in sorted(directory.rglob("*")) if path.is_file()}
+    return {name: stored for name, stored in files.items() if not name.rpartition("/")[2].startswith(MANIFEST)}
 
 
 def absolute(path: AnyPath) -> AnyPath:
+    """Make a local path absolute."""
     return path if is_remote(path) else path.absolute()
 
 
 def remove(directory: AnyPath) -> None:
+    """Delete a directory, local or in a bucket."""
     shutil.rmtree(directory) if isinstance(directory, Path) else directory.rmtree()
 
 
 def move(directory: AnyPath, target: AnyPath) -> None:
+    """Move a directory, local or in a bucket."""
     if is_remote(directory):
         bucket.move(directory, target)
     else:
@@ -338,18 +357,18 @@ def _free_name(directory: AnyPath, name: str) -> AnyPath:
     return next(directory / free for free in names if not (directory / free).exists())
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Not what Orbax warns of at every save without an evaluation."""
+def _keep_log_record(record: logging.LogRecord) -> bool:
+    """Drop the warning that Orbax logs at every save without an evaluation."""
     return not record.getMessage().startswith("Requested `tracked_metric`")
 
 
 def _rank(best: str, metrics: Mapping[str, float]) -> tuple[float, int]:
-    """What the best has most of. Of equals the first is the best; last comes what lacks the number."""
+    """Compute the rank of a checkpoint, highest for the best. The first of equals wins; without a score it is last."""
     return (merit(best, metrics[best]) if best in metrics else -math.inf), -int(metrics.get("step", 0))
 
 
-def _agreed(choose: Any) -> int | None:
-    """Process 0 chooses a step, all processes take it."""
+def _agree(choose: Any) -> int | None:
+    """Let process 0 choose a step and broadcast it to all processes."""
     if jax.process_count() == 1:
         return choose()
     chosen = choose() if jax.process_index() == 0 else None
@@ -358,15 +377,15 @@ def _agreed(choose: Any) -> int | None:
 
 
 class Best(NamedTuple):
-    """By the number `name`. Kept in every checkpoint, so that a run that goes on counts as if it had not stopped."""
+    """The best evaluation so far, by the score `name`. It is in every checkpoint, so that a resumed run keeps count."""
 
     name: str
-    value: float | None = None  # None before the first finite one
+    value: float | None = None  # None before the first finite score
     step: int = 0
-    since: int = 0  # evaluations after it
+    since: int = 0  # number of evaluations after the best
 
     def after(self, step: int, scores: Mapping[str, float], valid: bool = True) -> "Best":
-        """With one evaluation more, which cannot be the best where it is not `valid` or its number not finite."""
+        """Add an evaluation. It cannot become the best if it is not `valid` or its score is not finite."""
         value = scores[self.name]
         better = self.value is None or merit(self.name, value) > merit(self.name, self.value)
         if valid and math.isfinite(value) and better:
@@ -374,12 +393,14 @@ class Best(NamedTuple):
         return self._replace(since=self.since + 1)
 
     def exhausts(self, patience: int | None) -> bool:
+        """Tell whether `patience` evaluations in a row were no better."""
         return patience is not None and self.since >= patience
 
-    def said(self) -> str:
+    def describe(self) -> str:
+        """Format the best score and its step, for messages."""
         return f"any {self.name}" if self.value is None else f"{self.name} {self.value:.4g} of step {self.step}"
 
 
 def merit(name: str, value: float) -> float:
-    """More is better. Of all numbers only the loss is better when lower."""
+    """Orient a score so that higher is better: only the loss is better when lower."""
     return -value if name == "held_out_loss" else value

@@ -1,9 +1,9 @@
-"""Users' files of a run: kept in its directory, fingerprinted in its checkpoints, executed again to read its config.
+"""Users' files of a run: stored in its directory, fingerprinted in its checkpoints, executed again to read its config.
 
     code/FILES.json   the experiment's file, the SHA-256 of every file, and the classes that the config takes from them
-    code/...          the experiment's file and what it imports beside it, below the parent of its directory
+    code/...          the experiment's file and the files it imports beside it, below the parent of its directory
 
-Kept files are executed only if the config holds classes that this package does not have.
+Stored files are executed only if the config has classes that this package does not have.
 """
 
 import ast
@@ -21,27 +21,27 @@ from research.storage.bucket import AnyPath
 from research.storage.files import write_bytes, write_json
 
 FILES = "FILES.json"
-# Functions that give an experiment's values, which the config holds: a change of them is not one of a part.
+# Functions that return values of an experiment. The config holds the values, so changes to the functions are ignored.
 VALUES = ("get_config", "sweep", "search", "published")
 
 
 class Sources(NamedTuple):
-    """The files that an experiment was read from, by paths below the parent of its directory."""
+    """The source files of an experiment, by paths below the parent of its directory."""
 
     file: str  # the experiment's own
     contents: Mapping[str, bytes]
 
     @classmethod
     def of(cls, path: Path) -> "Sources":
-        """The sources of an experiment's file that was executed in this process."""
+        """Collect the sources of an experiment's file that was executed in this process."""
         path = path.resolve()
         return cls(path.relative_to(path.parent.parent).as_posix(), modules.loaded_beside(path))
 
 
 def fingerprint(experiment: Experiment, sources: Sources | None) -> dict[str, str]:
-    """A digest of each file, where the config holds classes of users; {} where it holds none.
+    """Compute a digest of each file if the config has users' classes; otherwise return {}.
 
-    Comments, docstrings, empty lines and the functions that only give values (`VALUES`) do not count.
+    Comments, docstrings, empty lines and the functions that only return values (`VALUES`) do not count.
     """
     if sources is None or not classes.own(experiment):
         return {}
@@ -49,20 +49,25 @@ def fingerprint(experiment: Experiment, sources: Sources | None) -> dict[str, st
 
 
 def check_same(directory: AnyPath, before: Mapping[str, str], now: Mapping[str, str], accepted: bool) -> None:
-    """Refuse to continue a run under other code of users' classes, unless the change is accepted.
+    """Check that a run continues with the same code of users' classes.
 
-    Raises ConfigError, which names the files.
+    Raises:
+        ConfigError: the code has changed and this is not accepted; the message names the files.
     """
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     require(
         accepted or not changed,
-        f"{directory} was trained with other code in {', '.join(changed)}, kept in {directory / 'code'}: restore it,"
+        f"{directory} was trained with other code in {', '.join(changed)}, stored in {directory / 'code'}: restore it,"
         " give another --run_dir, or continue with --accept_changed_code.",
     )
 
 
 def check_kept(directory: Path, sources: Sources, experiment: Experiment, accepted: bool) -> None:
-    """Refuse files whose code differs from what the run directory keeps, before these are replaced, unless accepted."""
+    """Check the files against those that the run directory stores, before they are replaced.
+
+    Raises:
+        ConfigError: the code differs and this is not accepted.
+    """
     path = directory / "code" / FILES
     facts = parse_json(path.read_bytes(), str(path)) if path.is_file() else {"files": {}}
     kept = {name: path.parent / name for name in facts["files"]}
@@ -73,7 +78,7 @@ def check_kept(directory: Path, sources: Sources, experiment: Experiment, accept
 
 
 def keep(directory: Path, sources: Sources, experiment: Experiment) -> None:
-    """Write the files into the run directory. Files kept there with other contents move to code-1, code-2, ..."""
+    """Store the files in the run directory. Files stored there with other contents are moved to code-1, code-2, ..."""
     folder = directory / "code"
     files = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(sources.contents.items())}
     facts = {"file": sources.file, "files": files, "classes": [cls.__name__ for cls in classes.own(experiment)]}
@@ -95,9 +100,10 @@ def keep(directory: Path, sources: Sources, experiment: Experiment) -> None:
 
 @contextmanager
 def known(directory: AnyPath, config: Any) -> Iterator[None]:
-    """Make the classes that a run's config, as JSON holds it, takes from users' files known by name.
+    """Register the classes that a run's config (parsed JSON) takes from users' files, inside a `with` block.
 
-    Raises ConfigError where kept files are needed and missing, changed since they were kept, or raise.
+    Raises:
+        ConfigError: stored files are needed and are missing, have changed since they were stored, or raise.
     """
     path = directory / "code" / FILES
     facts = parse_json(path.read_bytes(), str(path)) if path.exists() else {"classes": []}
@@ -107,31 +113,31 @@ def known(directory: AnyPath, config: Any) -> Iterator[None]:
         return
     require(
         path.exists(),
-        f"The config of {directory} names {', '.join(unknown)}, which is no class of this package, and {path} is"
+        f"The config of {directory} names {', '.join(unknown)}, which this package lacks, and {path} is"
         " missing: copy the run's code/ too.",
     )
-    with classes.using(*map(vars, _executed(directory / "code", facts))):
+    with classes.using(*map(vars, _load_modules(directory / "code", facts))):
         yield
 
 
-def _executed(folder: AnyPath, facts: Mapping[str, Any]) -> list[Any]:
-    """The modules of the kept files, the experiment's own last."""
-    here = _local(folder, facts)
+def _load_modules(folder: AnyPath, facts: Mapping[str, Any]) -> list[Any]:
+    """Execute the stored files; return their modules, the experiment's own last."""
+    local = _local(folder, facts)
     for name, expected in facts["files"].items():
-        kept = here / name
+        kept = local / name
         require(kept.is_file(), f"{folder / name} is missing: the run's config needs it, so restore it.")
         same = hashlib.sha256(kept.read_bytes()).hexdigest() == expected
-        require(same, f"{folder / name} has changed since it was kept: restore it, as the run was trained with it.")
+        require(same, f"{folder / name} has changed since it was stored: restore it, the run was trained with it.")
     try:
-        modules.load(here / facts["file"])
+        modules.load(local / facts["file"])
     except Exception as error:
         where = modules.place_of(error) or str(folder)
         raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
-    return modules.loaded_modules(here / facts["file"])
+    return modules.loaded_modules(local / facts["file"])
 
 
 def _local(folder: AnyPath, facts: Mapping[str, Any]) -> Path:
-    """The directory itself, or for a bucket a copy of its files in the cache."""
+    """Return a local directory as it is; copy the files of one in a bucket to the cache."""
     if isinstance(folder, Path):
         return folder
     copy = cache.directory() / "code" / digest([str(folder), facts["files"]])
@@ -143,7 +149,7 @@ def _local(folder: AnyPath, facts: Mapping[str, Any]) -> Path:
 
 
 def _types(value: Any) -> Iterator[str]:
-    """The names of classes in a config as JSON holds it."""
+    """Yield the names of the classes in a config (parsed JSON)."""
     if isinstance(value, dict):
         if isinstance(value.get("type"), str):
             yield value["type"]
@@ -155,7 +161,7 @@ def _types(value: Any) -> Iterator[str]:
 
 
 def _code(source: bytes) -> bytes:
-    """The lines of a file that decide what its classes do."""
+    """Keep the lines of a file that determine the behaviour of its classes."""
     tree, lines = ast.parse(source), source.splitlines()
     dropped: set[int] = set()
     for top in tree.body:

@@ -1,4 +1,4 @@
-"""What is printed: on the first host alone, and numbers as people read them."""
+"""Console output of the first host, and readable formats of numbers."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,8 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def on_first_host() -> bool:
-    import jax  # loading it takes seconds, which a command's --help need not wait for
+    """Tell whether this process is the first host."""
+    import jax  # importing it takes seconds, which would delay a command's --help
 
     return jax.process_index() == 0
 
@@ -20,7 +21,7 @@ def say(text: str) -> None:
 
 
 def table(title: str, rows: Mapping[str, str]) -> None:
-    """Print name and value pairs, on the first host."""
+    """Print pairs of name and value under a title, on the first host."""
     if on_first_host():
         console.print(title, style="bold")
         width = max(map(len, rows))
@@ -29,7 +30,7 @@ def table(title: str, rows: Mapping[str, str]) -> None:
 
 
 def amount(value: float | int, unit: str = "") -> str:
-    """A count with a decimal prefix: 247.6 M."""
+    """Format a count with a decimal prefix: 247.6 M."""
     for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{value / factor:.4g} {prefix}{unit}"
@@ -37,10 +38,12 @@ def amount(value: float | int, unit: str = "") -> str:
 
 
 def byte_amount(size: float | int) -> str:
+    """Format a number of bytes in GiB or MiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
 def clock(seconds: float | int) -> str:
+    """Format a duration as 1:02:03 or 2:03."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,6 +1,6 @@
-"""Files on a disk: written whole or not at all, locked, and read and written as lines of JSON.
+"""Files on a disk: atomic writes, locks, and JSON lines.
 
-The file systems of buckets have no renaming, but there an object is whole by itself.
+Buckets have no renaming, but each write of an object is atomic there.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from etils import epath
 
 from research.config import ConfigError
 
-UNFINISHED = ".tmp"  # how the names of files end that are being written
+UNFINISHED = ".tmp"  # suffix of files that are being written
 
 
 # --- Whole files ------------------------------------------------------------------------------------------------------
@@ -24,10 +24,10 @@ UNFINISHED = ".tmp"  # how the names of files end that are being written
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` once it is complete and on the disk.
+    """Open a file that replaces `path` once it is complete and on disk.
 
-    A process that is killed leaves the old file, and beside it perhaps one whose name ends in UNFINISHED. Where the
-    block raises, the old file stays and nothing else does.
+    If the process is killed, the old file stays, perhaps beside a file with the suffix UNFINISHED. If the block raises,
+    only the old file stays.
     """
     unfinished = path.with_name(f"{path.name}.{threading.get_native_id()}{UNFINISHED}")
     try:
@@ -42,7 +42,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path | epath.Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     if isinstance(path, Path):
         with whole(path) as file:
             file.write(content)
@@ -51,17 +51,17 @@ def write_bytes(path: Path | epath.Path, content: bytes) -> None:
 
 
 def write_text(path: Path | epath.Path, text: str) -> None:
-    """Write text as UTF-8, whole or not at all."""
+    """Write text as UTF-8, atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path | epath.Path, value: Any) -> None:
-    """Write an indented JSON document, whole or not at all."""
+    """Write an indented JSON document atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a directory's list of names, is on the disk."""
+    """Flush a file, or the names in a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -73,9 +73,9 @@ def sync(path: Path) -> None:
 
 
 def try_lock(file: IO[Any]) -> bool:
-    """Lock an open file unless another process has it locked; tell whether it is locked now.
+    """Lock an open file unless another process has locked it; return whether this process has the lock.
 
-    The lock ends when the file is closed or the process ends, however it ends.
+    The lock ends when the file is closed or the process ends, even if it is killed.
     """
     try:
         _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,7 +85,7 @@ def try_lock(file: IO[Any]) -> bool:
 
 
 def wait_for_lock(file: IO[Any]) -> None:
-    """Lock an open file, as soon as no other process has it locked."""
+    """Lock an open file; wait while another process has it locked."""
     _flock(file, fcntl.LOCK_EX)
 
 
@@ -96,7 +96,7 @@ def _flock(file: IO[Any], operation: int) -> None:
         raise
     except OSError as error:
         raise ConfigError(
-            f"{file.name} cannot be locked ({error.strerror}): use a file system that has locks."
+            f"{file.name} cannot be locked ({error.strerror}): use a file system that supports locks."
         ) from error
 
 
@@ -104,16 +104,17 @@ def _flock(file: IO[Any], operation: int) -> None:
 
 
 def utf8(text: str) -> bytes:
-    """Encode text; half a surrogate pair, which UTF-8 cannot hold, becomes the escape that JSON reads."""
+    """Encode text as UTF-8. A lone surrogate, which UTF-8 cannot encode, becomes a JSON escape."""
     return text.encode(errors="backslashreplace")
 
 
 def json_line(value: Any) -> bytes:
+    """Encode a value as one line of JSON."""
     return utf8(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; damaged lines, as a kill leaves one, are left out. [] without a file."""
+    """Read a file of JSON objects, one per line. Damaged lines, as after a kill, are skipped. [] without a file."""
     if not path.is_file():
         return []
     values = []
@@ -124,7 +125,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def append_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
-    """Add JSON objects to a file, one a line; one that a kill cut short is ended first, so that it spoils no other."""
+    """Append JSON objects to a file, one per line. A last line that a kill cut short is ended first."""
     with path.open("a+b") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
@@ -134,6 +135,6 @@ def append_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
 
 
 def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
-    """Write JSON objects, one a line, whole or not at all."""
+    """Write JSON objects, one per line, atomically."""
     with whole(path) as file:
         file.writelines(json_line(value) for value in values)

@@ -1,7 +1,7 @@
-"""What a batch job has done so far, kept as it is done and put in order at the end.
+"""The journal of a batch job: results are stored as they are computed, and written in order at the end.
 
-OUTPUT.partial holds a line of JSON a batch after a first line that says what was asked; OUTPUT comes to be whole, by
-renaming. Killed anywhere, the same command goes on after the last whole batch.
+OUTPUT.partial has a first line that identifies the request, then one line of JSON per batch. OUTPUT is written
+atomically, by renaming. After a kill, the same command resumes after the last complete batch.
 """
 
 import hashlib
@@ -18,17 +18,25 @@ from research.storage.files import json_line, try_lock, utf8, whole
 
 
 def check_new(output: Path | None) -> None:
-    """Raises ConfigError where the output is there already, or cannot be."""
+    """Check that an output file can be created.
+
+    Raises:
+        ConfigError: the file exists, or its directory does not.
+    """
     if output is not None:
         require(not output.exists(), f"{output} exists: nothing is overwritten, so give another --output.")
         require(output.absolute().parent.is_dir(), f"{output}: there is no directory {output.absolute().parent}.")
 
 
 class Journal:
-    """`done` are the results by number, those of an earlier start too. Without an output they are kept in memory."""
+    """Results of a batch job by number, in `done`, with those of earlier starts. Without an output, only in memory."""
 
-    def __init__(self, output: Path | None, asked: Any) -> None:
-        """Raises ConfigError where the output is there, cannot be written, or was begun by another command."""
+    def __init__(self, output: Path | None, request: Any) -> None:
+        """Open the journal of an output; `request` identifies the command and its input.
+
+        Raises:
+            ConfigError: the output exists, cannot be written, or was begun by another command.
+        """
         check_new(output)
         self.output = output
         self.done: dict[int, Any] = {}
@@ -41,23 +49,23 @@ class Journal:
         except OSError as error:
             raise ConfigError(f"{self.partial} cannot be written ({error.strerror}): give another --output.") from error
         try:
-            self._go_on(self.file, asked)
+            self._resume(self.file, request)
         except BaseException:
             self.file.close()
             raise
 
-    def _go_on(self, file: BinaryIO, asked: Any) -> None:
-        """Takes what was done before, up to a line that was cut short, which is done anew."""
+    def _resume(self, file: BinaryIO, request: Any) -> None:
+        """Read the results of earlier starts. A last line that was cut short is dropped and computed again."""
         require(try_lock(file), f"{self.partial} is being written by another process: wait for it.")
-        first = json_line({"asked": hashlib.sha256(json.dumps(asked, default=repr).encode()).hexdigest()})
+        first = json_line({"asked": hashlib.sha256(json.dumps(request, default=repr).encode()).hexdigest()})
         file.seek(0)
-        begun = file.read()
+        content = file.read()
         require(
-            begun.startswith(first) or first.startswith(begun),
+            content.startswith(first) or first.startswith(content),
             f"{self.partial} was begun by another command or for other lines: move it away, or give another --output.",
         )
         complete = 0
-        for line in begun.splitlines(keepends=True):  # at the ends of lines that ASCII knows, which JSON escapes
+        for line in content.splitlines(keepends=True):  # of bytes: splits at ASCII line ends only, which JSON escapes
             if not line.endswith(b"\n"):
                 break
             if complete:
@@ -77,7 +85,7 @@ class Journal:
             self.file.close()
 
     def add(self, results: dict[int, Any]) -> None:
-        """On disk when it returns."""
+        """Add results; they are on disk when this returns."""
         self.done |= results
         if self.file is not None:
             self.file.write(json_line(results))
@@ -85,7 +93,7 @@ class Journal:
             os.fsync(self.file.fileno())
 
     def finish(self, lines: Iterable[str]) -> None:
-        """Writes the lines in order: to the output, whole or not at all, or to standard output."""
+        """Write the lines in order: to the output, atomically, or to standard output."""
         if self.output is None:
             sys.stdout.writelines(f"{line}\n" for line in lines)
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""One display of progress for all slow work: a bar on a terminal, elsewhere a line now and then."""
+"""Progress display for all slow work: a bar on a terminal, otherwise an occasional line."""
 
 import time
 from types import TracebackType
@@ -16,8 +16,8 @@ LINE_SECONDS = 10.0  # between plain lines
 class Progress:
     """A count of `unit`s towards `total`, with its rate and the time left.
 
-    Short work shows nothing: the first `quiet` seconds are silent. `console` is standard error unless one is given. A
-    context manager takes the bar down whatever happens.
+    Nothing is shown in the first `quiet` seconds, so short work is silent. `console` is standard error by default. Use
+    it as a context manager, so that the bar is removed even after an error.
     """
 
     def __init__(
@@ -47,27 +47,31 @@ class Progress:
         self.close()
 
     def close(self) -> None:
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.stop()
 
     def advance(self, count: int = 1) -> None:
+        """Add to the count and update the display."""
         self.done += count
         self._refresh()
 
     def note(self, text: str, last: bool = False) -> None:
-        """Show a text beside the count from now on; with `last` at once, on a line of its own where there is no bar."""
+        """Set the text beside the count. With `last`, show it at once; without a bar this prints a line."""
         self.text = text
         self._refresh(at_once=last)
 
     def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         if not self.hidden:
             self.console.print(text, markup=False)
 
     def rate(self, now: float) -> float:
+        """Compute the units per second since the display was made, without those done before."""
         return (self.done - self.done_before) / max(now - self.started, 1e-9)
 
     def line(self, now: float) -> str:
+        """Format the count, rate, time left and text as one line."""
         rate = self.rate(now)
         left = clock(max(self.total - self.done, 0) / rate) + " left" if rate > 0 else "time left unknown"
         parts = (f"{self.what}: {self.done:,} of {self.total:,} {self.unit}", _per_second(rate), left, self.text)

@@ -1,13 +1,13 @@
-"""The directory of one run: who holds it, what was asked for, how it ended.
+"""The directory of one run: its lock, its experiment, its history and its result.
 
     config.json   the whole experiment          RESULT.json     how the run ended, and why
-    diff.json     against the experiment file   history.jsonl   one line a start: when, command, commit, versions
+    diff.json     against the experiment file   history.jsonl   one line per start: time, command, commit, versions
     code/         the experiment's file and those it imports beside it
-    launch.json   what was said before a start  events.jsonl    starts, saves, spikes, skipped updates, ends
+    launch.json   the launch summary            events.jsonl    starts, saves, spikes, skipped updates, ends
     RUN.lock      held while a process trains   checkpoints/, metrics.jsonl, tensorboard/, loss.png, samples.jsonl
 
-Only process 0 writes here, checkpoints apart. A directory in a bucket has a copy here, where all but checkpoints are
-written first.
+Only process 0 writes to it, except checkpoints. A directory in a bucket has a local copy, where everything but the
+checkpoints is written first.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ from research.storage import bucket, code
 from research.storage.bucket import AnyPath, is_remote
 from research.storage.files import UNFINISHED, append_lines, read_lines, try_lock, write_json, write_lines
 
-# What may change between two starts of one run. Beyond float rounding it decides no number, but for `steps`, to the end
-# of which linear and cosine schedules run.
+# Fields that may change between two starts of one run. They change no number beyond float rounding, except `steps`:
+# linear and cosine schedules end at the last step.
 CHANGEABLE = (
     "steps", "evaluation", "checkpoint", "report", "profile", "guard", "mesh", "data.threads",
     "model.remat", "model.unroll",
@@ -59,45 +59,47 @@ PACKAGES = (
 )
 
 
-class Claimed(NamedTuple):
-    """A run directory that is held: where its files are written, and what copies them to a bucket."""
+class RunFiles(NamedTuple):
+    """The files of a run directory that this process holds."""
 
-    here: Path
-    publish: Callable[[], None] = lambda: None
+    local: Path  # directory to write to
+    publish: Callable[[], None] = lambda: None  # uploads the files to a bucket
 
 
 @contextlib.contextmanager
 def claim(
     directory: AnyPath, config: Experiment, file: ExperimentFile | None = None, accept_changed_code: bool = False
-) -> Iterator[Claimed]:
-    """Hold the directory for this process and record what is run in it, `file` with the size of the experiment too.
+) -> Iterator[RunFiles]:
+    """Hold the directory for this process; record the start: the config, and the experiment's file and size if given.
 
-    Raises ConfigError when it cannot be written, is held by another process, is no run directory, or holds a run whose
-    config differs in a field that decides its numbers, or whose users' classes have other code and that is not
-    accepted.
+    Raises:
+        ConfigError: the directory cannot be written, is held by another process, is not a run directory, or holds a run
+            with another config (fields in `CHANGEABLE` may differ), or with other code of users' classes if that is
+            not accepted.
     """
     with contextlib.ExitStack() as held:
-        refusal = ConfigError("The first process could not claim the run directory; it says why.")
-        claimed, whether = Claimed(Path(directory)), True
+        refusal = ConfigError("The first process could not claim the run directory: see its message.")
+        run_files, succeeded = RunFiles(Path(directory)), True
         if jax.process_index() == 0:
             try:
                 if is_remote(directory):
                     mirror = held.enter_context(bucket.mirrored(directory))
-                    claimed = Claimed(mirror.here, mirror.publish)
-                held.enter_context(_claimed(claimed.here, config, file, accept_changed_code))
-                claimed.publish()
+                    run_files = RunFiles(mirror.local, mirror.publish)
+                held.enter_context(_claim_local(run_files.local, config, file, accept_changed_code))
+                run_files.publish()
             except ConfigError as error:
-                whether, refusal = False, ConfigError(str(error).replace(str(claimed.here), str(directory)))
+                message = str(error).replace(str(run_files.local), str(directory))
+                succeeded, refusal = False, ConfigError(message)
         elif is_remote(directory):
-            claimed = Claimed(bucket.here(directory))
-        # All wait for the first here, and none goes on without it.
-        if not multihost_utils.broadcast_one_to_all(np.int32(whether)):
+            run_files = RunFiles(bucket.new_local_path(directory))
+        # All processes wait for the first one, and stop if it failed.
+        if not multihost_utils.broadcast_one_to_all(np.int32(succeeded)):
             raise refusal
-        yield claimed
+        yield run_files
 
 
 @contextlib.contextmanager
-def _claimed(
+def _claim_local(
     directory: Path, config: Experiment, file: ExperimentFile | None, accept_changed_code: bool
 ) -> Iterator[None]:
     with _writable(directory):
@@ -133,7 +135,7 @@ def _record_start(directory: Path, config: Experiment, file: ExperimentFile | No
 
 
 def record_startup(directory: Path, startup: dict[str, Any]) -> None:
-    """Adds to the line of this start what is known of it after its first step."""
+    """Add facts that are known after the first step to the history line of this start."""
     if jax.process_index() != 0:
         return
     path = directory / "history.jsonl"
@@ -142,13 +144,13 @@ def record_startup(directory: Path, startup: dict[str, Any]) -> None:
 
 
 def record_event(directory: Path, step: int, event: str) -> None:
-    """Adds a line to events.jsonl, which nothing of the run depends on."""
+    """Append a line to events.jsonl, which the run itself never reads."""
     if jax.process_index() == 0:
         append_lines(directory / "events.jsonl", [{"time": _now(), "step": step, "event": event}])
 
 
 def write_result(directory: Path, status: str, step: int, reason: str, **facts: Any) -> int:
-    """Writes RESULT.json and returns the exit code of the status. "running" stays there if the process is killed."""
+    """Write RESULT.json; return the exit code of the status. "running" remains if the process is killed."""
     code = EXIT_CODES[status]
     if jax.process_index() == 0:
         result = {"status": status, "exit_code": code, "step": step, "reason": reason, "time": _now(), **facts}
@@ -160,20 +162,25 @@ def write_result(directory: Path, status: str, step: int, reason: str, **facts: 
 
 
 def read_result(directory: Path) -> dict[str, Any]:
-    """RESULT.json, empty before the first start. Raises ConfigError where it is damaged."""
+    """Read RESULT.json; {} before the first start.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
     path = directory / "RESULT.json"
     result = _read_json(path) if path.is_file() else {}
     if not isinstance(result, dict):
         return {}
-    # Runs of earlier versions have no such field: their reason alone tells it.
+    # Earlier versions wrote no such field: infer it from the reason.
     early = result.get("status") == "done" and str(result.get("reason", "")).startswith("stopped at step")
     return {"stopped_early": early} | result
 
 
 def is_done(directory: Path, steps: int) -> bool:
-    """Tell whether a run of so many steps ended as it should: at its last step, or before it, out of patience.
+    """Tell whether a run of `steps` steps is done: it reached its last step, or stopped early.
 
-    Raises ConfigError where RESULT.json is damaged.
+    Raises:
+        ConfigError: RESULT.json is damaged.
     """
     result = read_result(directory)
     step = result.get("step", 0)
@@ -182,9 +189,10 @@ def is_done(directory: Path, steps: int) -> bool:
 
 
 def read_config(directory: AnyPath) -> Experiment:
-    """The experiment of a run, by its config.json and the users' files that are kept with it.
+    """Read the experiment of a run from its config.json and the users' files stored with it.
 
-    Raises ConfigError, naming the file, where it holds no experiment.
+    Raises:
+        ConfigError: the file holds no experiment; the message names it.
     """
     path = directory / "config.json"
     with code.known(directory, parse_json(path.read_bytes(), str(path))):
@@ -192,7 +200,7 @@ def read_config(directory: AnyPath) -> Experiment:
 
 
 def as_data(config: Experiment) -> Any:
-    """The config as JSON holds it."""
+    """Convert a config to plain JSON data."""
     return json.loads(override.to_json(config))
 
 
@@ -204,7 +212,7 @@ def _read_json(path: Path) -> Any:
 
 
 def environment() -> dict[str, Any]:
-    """Time, command, commit and versions: what it takes to repeat a run."""
+    """Collect the time, command, commit, versions and host, with which a run can be repeated."""
     return {
         "time": _now(),
         "command": command(),
@@ -216,7 +224,7 @@ def environment() -> dict[str, Any]:
 
 
 def command() -> str:
-    """What was typed to start this process."""
+    """Reconstruct the command that started this process."""
     program, *arguments = sys.orig_argv[1:]
     if Path(program).name == "kintsugi":  # the installed command is a file that Python runs
         return shlex.join(["kintsugi", *arguments])
@@ -224,12 +232,12 @@ def command() -> str:
 
 
 def commit() -> str:
-    """The git commit of this source tree, "+changes" when files differ from it.
+    """Find the git commit of this source tree, with "+changes" if files differ from it.
 
-    Without git, as in an image, it is what $KINTSUGI_COMMIT says, or "unknown"; installed, it is the package's version.
+    Without git, as in an image, it is $KINTSUGI_COMMIT; else the version of the installed package; else "unknown".
     """
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # a repository around the environment is not this source tree's
+    if not (root / ".git").exists():  # ignore the repository of a parent directory
         return os.environ.get("KINTSUGI_COMMIT") or _installed() or "unknown"
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
@@ -248,7 +256,7 @@ def _installed() -> str | None:
 def _check_new_or_run(directory: Path) -> None:
     require(
         not directory.exists() or directory.is_dir(),
-        f"{directory} is a file: --run_dir needs a directory, new or of a run.",
+        f"{directory} is a file: give --run_dir a new directory, or one of a run.",
     )
     used = directory.is_dir() and not all(_left_by_a_start(path.name) for path in directory.iterdir())
     require(
@@ -258,12 +266,16 @@ def _check_new_or_run(directory: Path) -> None:
 
 
 def _left_by_a_start(name: str) -> bool:
-    """Tell whether a start that was killed before it wrote the config leaves a file of this name."""
+    """Tell whether a start that is killed before it writes the config can leave a file of this name."""
     return name == "RUN.lock" or (name.startswith("config.json") and name.endswith(UNFINISHED))
 
 
 def check_contained(directory: Path) -> None:
-    """Raises ConfigError for what would have a run write elsewhere: links that lead out, and what is no file."""
+    """Check that a run writes only inside its directory.
+
+    Raises:
+        ConfigError: a path in it is a link that leads out, or is neither a file nor a directory.
+    """
     for path in directory.rglob("*"):
         target = Path(os.path.realpath(path))
         inside = not path.is_symlink() or target.is_relative_to(os.path.realpath(directory))
@@ -276,7 +288,7 @@ def _lock(lock: Any, directory: Path) -> None:
         if try_lock(lock):
             break
         if attempt < 9:
-            time.sleep(0.05)  # `is_held` of another process holds the lock for an instant
+            time.sleep(0.05)  # `is_held` in another process takes the lock briefly
             continue
         lock.seek(0)
         holder = lock.read().strip() or "another process"
@@ -287,7 +299,7 @@ def _lock(lock: Any, directory: Path) -> None:
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a process trains there now."""
+    """Tell whether a process is training in a run directory. Takes the lock briefly."""
     path = directory / "RUN.lock"
     if not path.is_file():
         return False
@@ -296,24 +308,28 @@ def is_held(directory: Path) -> bool:
 
 
 def _check_same_run(directory: Path, config: Experiment) -> None:
-    """A run that has begun may go on only as the run it was."""
+    """Check that a run that has begun continues with the same experiment."""
     path = directory / "config.json"
     if path.is_file() and _has_begun(directory):
         check_same_experiment(directory, _read_json(path), config)
 
 
 def check_same_experiment(directory: AnyPath, before: Any, config: Experiment) -> None:
-    """Raises ConfigError naming every field in which the config differs from the one `before`, as JSON holds it."""
-    free = CHANGEABLE if config.model.dropped else (*CHANGEABLE, "microbatches")  # each draws dropout of its own
+    """Check a config against the earlier one of the run, `before` (parsed JSON).
+
+    Raises:
+        ConfigError: fields differ other than those in `CHANGEABLE`; the message names them.
+    """
+    free = CHANGEABLE if config.model.dropped else (*CHANGEABLE, "microbatches")  # each micro-batch has its own dropout
     changes = {
         name: change
         for name, change in override.diff(override.from_json(json.dumps(before)), config).items()
         if not any(name == field or name.startswith(field + ".") for field in free)
     }
-    said = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changes.items())
+    listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changes.items())
     require(
         not changes,
-        f"{directory} holds another experiment: {said}. Give another --run_dir, or the values it was started with.",
+        f"{directory} holds another experiment: {listed}. Give another --run_dir, or the values it was started with.",
     )
 
 

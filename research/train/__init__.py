@@ -1,1 +1,1 @@
-"""The training step, the optimizer, and the run: its start, its loop, its log and its end."""
+"""The training step, the optimizer, and the run: its start, loop, log and end."""

@@ -1,7 +1,7 @@
-"""What was compiled is kept on disk, so that the next start of the same program need not compile it again.
+"""Persistent compilation cache: the next start of the same program need not compile it again.
 
-This is JAX's persistent cache, in the project's own. JAX tells entries apart by all that they follow from: the program,
-options and XLA_FLAGS, versions, devices, and on CPUs the instructions that the machine has.
+This is JAX's cache, in a directory of the project's cache. JAX keys its entries by everything that they depend on: the
+program, options and XLA_FLAGS, versions, devices, and on CPUs the machine's instruction set.
 """
 
 import os
@@ -21,32 +21,34 @@ from research.storage import cache
 UNREADABLE = re.compile(r"Error reading persistent compilation cache entry for '(\w+)'")
 
 
-def keep_compiled(by_names: bool = False) -> None:
-    """Turns it on, on all hosts together. Where nothing can be kept that is said, and the run goes on without.
+def enable_compilation_cache(by_names: bool = False) -> None:
+    """Enable JAX's compilation cache on all hosts. If it cannot be used, warn and continue without it.
 
-    By names, programs differ by those of their scopes and files too, as a trace of them will show them.
+    With `by_names`, the names of scopes and files are part of the key, so that a profile shows the current ones.
 
-    JAX's own variables are heeded: JAX_COMPILATION_CACHE_DIR names another directory, JAX_ENABLE_COMPILATION_CACHE=0
-    turns it off.
+    JAX's own variables apply: JAX_COMPILATION_CACHE_DIR sets another directory, JAX_ENABLE_COMPILATION_CACHE=0 disables
+    the cache.
     """
     directory = cache.directory() / "compiled"
     settings: Any = jax.config
     settings.update("jax_compilation_cache_include_metadata_in_key", by_names)
     free = settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir is None
     obstacle = _obstacle(directory) if free else ""
-    if jax.process_count() > 1 and not _shared(directory, free and not obstacle):
-        obstacle = obstacle or f"the hosts share no {directory}"
+    if jax.process_count() > 1 and not _is_shared(directory, free and not obstacle):
+        obstacle = obstacle or f"the hosts do not share {directory}"
     if free and obstacle:
-        _say(f"What is compiled is not kept: {obstacle}. Set KINTSUGI_CACHE to a directory where it can be.")
+        _print_to_stderr(
+            f"Compiled programs are not cached: {obstacle}. Set KINTSUGI_CACHE to a writable directory of all hosts."
+        )
     elif free:
         settings.update("jax_compilation_cache_dir", str(directory))
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             settings.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        _drop_damaged(directory)
+        _drop_corrupt_entries(directory)
 
 
 def _obstacle(directory: Path) -> str:
-    """Why nothing can be kept there, if so."""
+    """Find out why files cannot be written to a directory; "" if they can."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -55,11 +57,11 @@ def _obstacle(directory: Path) -> str:
         return f"{directory} cannot be written ({error.strerror})"
 
 
-def _shared(directory: Path, usable: bool) -> bool:
-    """Whether all hosts see there what the first one writes.
+def _is_shared(directory: Path, usable: bool) -> bool:
+    """Tell whether all hosts see the files that the first host writes to a directory.
 
-    JAX lets the first host alone write. One that found what others do not would besides leave them waiting for it:
-    GPUs' hosts divide the trials by which XLA chooses kernels.
+    In JAX only the first host writes the cache. On GPUs the hosts also share the trials by which XLA chooses kernels,
+    so a host that finds an entry which the others lack would leave them waiting.
     """
     name = np.frombuffer(os.urandom(8), np.uint8)
     mark = directory / f"shared-{bytes(multihost_utils.broadcast_one_to_all(name)).hex()}"
@@ -72,11 +74,11 @@ def _shared(directory: Path, usable: bool) -> bool:
     return bool(np.all(seen))
 
 
-def _drop_damaged(directory: Path) -> None:
-    """JAX compiles anew what it cannot read, with a warning, but would leave it there for good."""
+def _drop_corrupt_entries(directory: Path) -> None:
+    """Delete cache entries that JAX cannot read. JAX only warns, compiles the program again and never replaces them."""
     show = warnings.showwarning
 
-    def mend(
+    def drop_corrupt_entry(
         message: Warning | str, category: Any, filename: str, lineno: int, file: Any = None, line: str | None = None
     ) -> None:
         damaged = UNREADABLE.match(str(message))
@@ -84,12 +86,12 @@ def _drop_damaged(directory: Path) -> None:
             return show(message, category, filename, lineno, file, line)
         for entry in directory.glob(f"{damaged[1]}-*-cache"):
             entry.unlink(missing_ok=True)
-        _say(f"What was kept of {damaged[1]} in {directory} is damaged: it is compiled again.")
+        _print_to_stderr(f"The cached program {damaged[1]} in {directory} is damaged: it is compiled again.")
 
-    warnings.showwarning = mend
+    warnings.showwarning = drop_corrupt_entry
 
 
-def _say(text: str) -> None:
-    """On the first host, beside the output: some programs write what they are asked for there."""
+def _print_to_stderr(text: str) -> None:
+    """Print on the first host, to standard error, since standard output may hold a program's results."""
     if jax.process_index() == 0:
         print(text, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Fine-tuning of a loaded model on pairs that a program holds, by the training step and the pipeline of every run."""
+"""Fine-tuning of a loaded model on pairs in memory, with the training step and the data pipeline of runs."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,23 +34,23 @@ def finetune(
     seed: int = 0,
     on_step: Callable[[int, Metrics], None] | None = None,
 ) -> LoadedModel:
-    """Train a copy of the model on (source, target) pairs; the model given stays as it is.
+    """Train a copy of the model on (source, target) pairs; the given model is not changed.
 
     The same arguments give the same numbers on the same devices. For training that evaluates, saves and resumes, write
     an experiment with `init` and use `scripts.train`.
 
     Args:
-        batch_size: rows a step; 8, or a multiple of the devices above it. Pairs are packed: a row may hold several.
-        optimizer: in place of AdamW at the constant `learning_rate`.
-        source_language: code of the language of the sources, where the tokenizer has such codes.
-        target_language: the same of the targets.
-        input_length: tokens a row of sources; as many as the longest source has by default. Longer ones are cut.
-        target_length: the same of targets.
-        seed: order of the pairs, and dropout.
+        batch_size: rows per step; by default 8, rounded up to a multiple of the devices. Pairs are packed into rows.
+        optimizer: replaces AdamW at the constant `learning_rate`.
+        source_language: code of the language of the sources, if the tokenizer has language codes.
+        target_language: code of the language of the targets.
+        input_length: tokens per row of sources; by default those of the longest source. Longer sources are cut.
+        target_length: tokens per row of targets; by default those of the longest target. Longer targets are cut.
+        seed: determines the order of the pairs, and dropout.
         on_step: called with the number of each step, from 1, and its metrics.
 
     Raises:
-        ConfigError: an argument is not allowed, the pairs do not fit the model, or the loss stays not finite.
+        ConfigError: an argument is not allowed, the pairs do not fit the model, or the loss is repeatedly not finite.
     """
     task = task_of(pairs, (source_language, target_language))
     experiment = Experiment(
@@ -67,7 +67,7 @@ def finetune(
     prepared = prepare_pairs(task, model.tokenizer, input_length, target_length, longest=model.config.longest)
     pipeline = Pipeline(prepared, seed, experiment.batch_size, threads=1, start_token=model.config.zero_token)
     key, data_key = jax.random.split(jax.random.key(seed))
-    # Copies, because a step takes its state's buffers.
+    # Copies, because a step donates the buffers of its state.
     state = new_state(experiment, mesh, key, jax.tree.map(jnp.copy, model.params))
     train_step = compile_train_step(experiment, mesh, *pipeline.batch_shapes)
     skipped, in_a_row, limit = 0, 0, experiment.guard.nonfinite_limit

@@ -1,4 +1,4 @@
-"""A run while it goes on: progress, metrics as JSON lines and TensorBoard.
+"""Reports of a running experiment: progress, and metrics as JSON lines and in loggers such as TensorBoard.
 
 Metrics stay on the device until the step after them has been dispatched, so reporting never makes the device wait.
 """
@@ -26,7 +26,7 @@ from research.storage.progress import Progress
 
 
 class NotFiniteError(RuntimeError):
-    """Too many updates in a row were skipped because a loss or gradient was not finite."""
+    """Error after too many consecutive updates that were skipped because a loss or gradient was not finite."""
 
     def __init__(self, first: int, count: int) -> None:
         super().__init__(f"{count} updates in a row were not finite, the first at step {first}")
@@ -34,10 +34,11 @@ class NotFiniteError(RuntimeError):
 
 
 class Losses:
-    """The last finite losses, beside which a step's is a spike. It changes nothing but what is said.
+    """A window of the last finite losses, to detect spikes. Spikes are only reported; training is not affected.
 
-    A spike is above the median by more than ten times the median distance from it, and by a tenth of it. It stays out
-    of the window, as what is not finite does, unless half a window of them comes: then the loss is on another level.
+    A spike exceeds the median by more than ten times the median absolute deviation, and by a tenth of the median.
+    Spikes and losses that are not finite do not enter the window. If spikes fill half a window in a row, the loss is at
+    a new level, and they enter it.
     """
 
     def __init__(self, size: int = 128) -> None:
@@ -45,15 +46,17 @@ class Losses:
         self._in_a_row = 0
 
     @property
-    def usual(self) -> float:
+    def median(self) -> float:
+        """Median of the window."""
         return float(np.median(self.window))
 
-    def spikes(self, loss: float) -> bool:
+    def is_spike(self, loss: float) -> bool:
+        """Tell whether a loss is a spike, and add it to the window."""
         if not math.isfinite(loss):
             return False
         known = len(self.window) == self.window.maxlen
-        spread = float(np.median(np.abs(np.array(self.window) - self.usual))) if known else math.inf
-        spike = known and loss - self.usual > max(10 * spread, 0.1 * abs(self.usual))
+        spread = float(np.median(np.abs(np.array(self.window) - self.median))) if known else math.inf
+        spike = known and loss - self.median > max(10 * spread, 0.1 * abs(self.median))
         self._in_a_row = self._in_a_row + 1 if spike else 0
         if not spike or self._in_a_row > len(self.window) // 2:
             self.window.append(loss)
@@ -61,7 +64,7 @@ class Losses:
 
 
 class Reporter:
-    """Metrics of one run, from `start` on; lines of later steps, left by a killed process, are dropped."""
+    """Metrics of one run from step `start`. Lines of later steps, which a killed process left, are dropped."""
 
     def __init__(
         self,
@@ -94,14 +97,14 @@ class Reporter:
         self._text = ""
 
     def step(self, step: int, metrics: Any, data_wait: float) -> None:
-        """Takes the metrics of a step, a NamedTuple on the device; writes the line of those before it if one is due."""
+        """Add the metrics of a step, a NamedTuple on the device; first write the line of earlier steps if it is due."""
         if self._pending and self._pending[-1][0] % self._every == 0:
             self.flush()
         self._pending.append((step, metrics, data_wait))
         self._progress.advance()
 
     def flush(self) -> None:
-        """Writes a line over the steps since the last one; waits for them to finish."""
+        """Write a line for the steps since the last line; wait for them to finish."""
         if not self._pending:
             return
         steps = [step for step, _, _ in self._pending]
@@ -118,19 +121,19 @@ class Reporter:
         }
         made = [(step, value) for step, value in zip(steps, values, strict=True) if not value["skipped"]]
         losses = [(step, float(value["loss"])) for step, value in made]
-        spikes = [(step, loss) for step, loss in losses if self._losses.spikes(loss)]
+        spikes = [(step, loss) for step, loss in losses if self._losses.is_spike(loss)]
         if self._peak is not None:
             line["mfu"] = self._flops / seconds / self._peak
         self.write(steps[-1], line)
-        self._text = _described(line)
+        self._text = _describe(line)
         self._progress.note(self._text, last=steps[-1] == self._progress.total)
         for step, loss in spikes:
-            usual = f"{self._losses.usual:.4g}, the median of the {len(self._losses.window)} steps before"
-            self._event(step, f"the loss of {loss:.4g} spikes above {usual}")
+            reference = f"{self._losses.median:.4g}, the median of the {len(self._losses.window)} steps before"
+            self._event(step, f"the loss of {loss:.4g} spikes above {reference}")
         self._count_skipped(steps, [bool(value["skipped"]) for value in values])
 
     def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
-        """Writes a line; what is not finite, which JSON cannot hold, as null."""
+        """Write a line. Values that are not finite, which JSON cannot represent, become null."""
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         if self._leads:
             append_lines(self._path, [{"step": step, **{name: finite.get(name) for name in values}}])
@@ -143,23 +146,24 @@ class Reporter:
                 self._logs.remove((logger, writer))
                 self._event(step, f"{type(logger).__name__} is switched off: {type(error).__name__}: {error}")
 
-    def writing(self, done: int, total: int) -> None:
-        """Show how far an evaluation has come with what it writes."""
+    def show_evaluation(self, done: int, total: int) -> None:
+        """Show how many examples an evaluation has generated."""
         self._progress.note(self._text if done == total else f"evaluation: {done:,} of {total:,} examples written")
 
     def held_out(self, step: int, values: Mapping[str, float]) -> None:
+        """Write and print the scores of an evaluation."""
         self.write(step, values)
-        said = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
-        self._progress.say(f"step {step}: {said}")
+        scores = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
+        self._progress.say(f"step {step}: {scores}")
 
     @property
     def skipping(self) -> bool:
-        """Whether the last update that was flushed was skipped."""
+        """True if the last flushed update was skipped."""
         return self._skipped_in_a_row > 0
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Leaves what happens inside out of the step time."""
+        """Exclude the time of a `with` block from the step time."""
         self.flush()
         yield
         self._clock = time.perf_counter()
@@ -168,7 +172,7 @@ class Reporter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Writes what is left, unless an error is on its way already, and closes."""
+        """Write the pending steps, unless an error is being raised, and close the logs."""
         with contextlib.ExitStack() as closing:
             for logger, writer in self._logs:
                 closing.callback(_close, logger, writer)
@@ -190,9 +194,10 @@ class Reporter:
 
 
 def open_logs(directory: Path, config: Experiment, step: int) -> list[tuple[Logger, LogWriter]]:
-    """Open every logger of the experiment, on the first host alone.
+    """Open every logger of the experiment, on the first host only.
 
-    Raises ConfigError for a user's logger that raises, or opens what cannot be written to.
+    Raises:
+        ConfigError: a user's logger raises, or its writer has no `write` or `close`.
     """
     logs: list[tuple[Logger, LogWriter]] = []
     for logger in config.report.loggers if jax.process_index() == 0 else ():
@@ -206,7 +211,7 @@ def open_logs(directory: Path, config: Experiment, step: int) -> list[tuple[Logg
 
 
 def _close(logger: Logger, writer: LogWriter) -> None:
-    """Close a log. What a user's own raises is printed: the run has ended, well or badly, without it."""
+    """Close a log. Errors of a user's logger are only printed, so that they do not change how the run ends."""
     try:
         writer.close()
     except Exception as error:
@@ -216,6 +221,7 @@ def _close(logger: Logger, writer: LogWriter) -> None:
 
 
 def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, start: int) -> Reporter:
+    """Make the reporter of a run that starts at a step."""
     peak = flops.peak_flops(mesh.devices.flat[0])
     return Reporter(
         directory,
@@ -230,14 +236,14 @@ def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, 
     )
 
 
-def _described(line: Mapping[str, Any]) -> str:
+def _describe(line: Mapping[str, Any]) -> str:
     loss = "loss -" if line["nll"] is None else f"loss {line['nll']:.4f}"
     mfu = f", MFU {line['mfu']:.1%}" if "mfu" in line else ""
     return f"{loss}, {line['tokens_per_second']:,.0f} tokens/s{mfu}"
 
 
 def _mean(values: list[dict[str, Any]]) -> dict[str, float | int | None]:
-    """Means over the updates that were made, per target token; the count of those that were skipped."""
+    """Average metrics per target token over the updates that were made; count the skipped ones."""
     made = [value for value in values if not value["skipped"]]
     weights = [value["target_tokens"] for value in made]
     names = [name for name in values[0] if name not in ("skipped", "target_tokens")]
@@ -248,7 +254,7 @@ def _mean(values: list[dict[str, Any]]) -> dict[str, float | int | None]:
 
 
 def _keep_up_to(path: Path, step: int) -> None:
-    """Drops the lines after a step, one that a kill cut short, and what is no line of a report."""
+    """Drop lines of later steps, a last line that a kill cut short, and lines without a step."""
     if not path.exists():
         return
     lines = [line for line in read_lines(path) if isinstance(line.get("step"), int)]

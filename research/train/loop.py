@@ -1,6 +1,7 @@
-"""The training loop. What a step does, in this order: data, update, report, checks, evaluation, saving, stopping."""
+"""The training loop. Each step does, in this order: data, update, report, checks, evaluation, saving, stopping."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ from research.storage.bucket import AnyPath
 from research.storage.checkpoint import Checkpoints, check_same
 from research.storage.console import say
 from research.storage.files import write_json
-from research.storage.run_directory import Claimed
+from research.storage.run_directory import RunFiles
 from research.train import log, summary
-from research.train.compilation import keep_compiled
-from research.train.outcome import Preempted, ctrl_c_is_sigterm, hung, outcome
+from research.train.compilation import enable_compilation_cache
+from research.train.outcome import Preempted, ctrl_c_is_sigterm, outcome, record_hang
 from research.train.preflight import preflight
 from research.train.profile import Trace
-from research.train.run import Run, best_of, checked_meta, out_of_patience, prepared
+from research.train.run import Run, best_of, checked_meta, early_stop_reason, prepare_data
 from research.train.schedules import Decay
 from research.train.startup import Startup
 from research.train.watchdog import Watchdog
@@ -40,85 +41,89 @@ def train(
     cluster: hosts.Cluster | None = None,
     startup: Startup | None = None,
 ) -> int:
-    """Trains up to `config.steps`, from the directory's newest checkpoint if there is one. Returns the exit code.
+    """Train up to `config.steps`, from the newest checkpoint of the directory if there is one; return the exit code.
 
-    Raises ConfigError, before any training, for what a person can mend. A dry run writes nothing to the directory.
+    A dry run writes nothing to the directory.
+
+    Raises:
+        ConfigError: before any training, for a mistake that the user can fix.
     """
     startup = Startup() if startup is None else startup
     startup.done("imports")
     hosts.initialize_hosts(cluster, heartbeat=config.guard.heartbeat_seconds)
-    keep_compiled(by_names=config.profile is not None)
+    enable_compilation_cache(by_names=config.profile is not None)
     users_code = {} if file is None else code.fingerprint(config, code.Sources.of(file.path))
-    told = {"the experiment": override.to_json(config), "the commit": run_directory.commit()}
-    hosts.check_agreement({**told, "the code of the experiment's classes": str(sorted(users_code.items()))})
+    settings = {"the experiment": override.to_json(config), "the commit": run_directory.commit()}
+    hosts.check_agreement({**settings, "the code of the experiment's classes": str(sorted(users_code.items()))})
     mesh, weights = preflight(config, directory)
     if weights is not None:
-        say(f"Starting from {config.init}, of the format {weights.format}.")
+        say(f"Starting from {config.init} ({weights.format} format).")
     startup.done("hosts")
     if dry_run:
-        Run(config, mesh, prepared(config), startup)
+        Run(config, mesh, prepare_data(config), startup)
         say("Dry run: nothing was trained.")
         return 0
-    with run_directory.claim(directory, config, file, accept_changed_code) as claimed:
+    with run_directory.claim(directory, config, file, accept_changed_code) as run_files:
         best_by = config.evaluation.best
-        checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, best_by, claimed.publish)
+        checkpoints = Checkpoints(directory / "checkpoints", config.checkpoint, best_by, run_files.publish)
         newest = checkpoints.newest
-        made_from = None if newest is None else checked_meta(checkpoints.meta(newest), directory)
-        best = best_of(made_from, config)
-        if newest is not None and run_directory.is_done(claimed.here, config.steps):
+        meta = None if newest is None else checked_meta(checkpoints.meta(newest), directory)
+        best = best_of(meta, config)
+        if newest is not None and run_directory.is_done(run_files.local, config.steps):
             if newest >= config.steps:
-                say(f"{directory} is complete at step {newest}. To go on: the same command with --config.steps=MORE.")
+                more = "To continue, repeat the command with --config.steps=MORE."
+                say(f"{directory} is complete at step {newest}. {more}")
                 return 0
             if best.exhausts(config.evaluation.patience):
-                to_go_on = "the same command with --config.evaluation.patience=MORE, or None"
-                say(f"{directory} is complete: {out_of_patience(config, newest, best)}. To go on: {to_go_on}.")
+                reason = early_stop_reason(config, newest, best)
+                more = "To continue, repeat the command with --config.evaluation.patience=MORE, or None."
+                say(f"{directory} is complete: {reason}. {more}")
                 return 0
-        if made_from is not None:
-            run_directory.check_same_experiment(directory, made_from["config"], config)
+        if meta is not None:
+            run_directory.check_same_experiment(directory, meta["config"], config)
         startup.done("checkpoints")
-        pipeline = prepared(config)
+        pipeline = prepare_data(config)
         hosts.check_agreement({name: str(entry) for name, entry in pipeline.fingerprint.items()})
-        if made_from is not None:
-            code.check_same(directory, made_from.get("code", {}), users_code, accept_changed_code or file is None)
-            check_same(made_from["data"], pipeline.fingerprint, directory)
-            if made_from["config"]["steps"] != config.steps and isinstance(config.optimizer.schedule, Decay):
-                say(
-                    "steps has changed, and with it the learning rate from here on: its schedule ends at the last step."
-                )
+        if meta is not None:
+            code.check_same(directory, meta.get("code", {}), users_code, accept_changed_code or file is None)
+            check_same(meta["data"], pipeline.fingerprint, directory)
+            if meta["config"]["steps"] != config.steps and isinstance(config.optimizer.schedule, Decay):
+                say("steps has changed, so the learning rate changes from here on: its schedule ends at the last step.")
         run = Run(config, mesh, pipeline, startup, best, users_code)
-        with outcome(run, claimed.here, checkpoints):
+        with outcome(run, run_files.local, checkpoints):
             if jax.process_index() == 0:
-                pipeline.tokenizer.save(claimed.here / "tokenizer.model")
-                write_json(claimed.here / "launch.json", run.summary)
-            _fit(run, claimed, checkpoints, weights)
-        _write_page(run, claimed.here)
+                pipeline.tokenizer.save(run_files.local / "tokenizer.model")
+                write_json(run_files.local / "launch.json", run.summary)
+            _fit(run, run_files, checkpoints, weights)
+        _write_page(run, run_files.local)
     return run.exit_code
 
 
 def _write_page(run: Run, directory: Path) -> None:
-    """Of a run that is done or was not finite; its result is written: what may go wrong here changes nothing."""
+    """Write report.html for a finished or diverged run. RESULT.json is already saved, so failures are only printed."""
     ended = [run_directory.EXIT_CODES[status] for status in ("done", "not finite")]
     if run.exit_code not in ended or jax.process_index() != 0:
         return
     from research.report import (
         record,
-        run_page,  # drawing takes a second to import, which a start need not wait for
+        run_page,  # importing the plots takes a second, which would delay a start
     )
 
     try:
-        say(f"  its page         {run_page.write(record.read(directory))}")
+        say(f"  report           {run_page.write(record.read(directory))}")
     except (OSError, ValueError) as error:
-        say(f"The run's page could not be written: {error}")
+        say(f"The report could not be written: {error}")
 
 
-def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints, weights: Weights | None) -> None:
-    config, directory = run.config, claimed.here
+def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weights | None) -> None:
+    config, directory = run.config, run_files.local
     state, key = run.start(checkpoints, weights)
     run.startup.done("state")
-    run_directory.record_event(directory, run.step, "went on from its checkpoint" if run.step else "started")
+    run_directory.record_event(directory, run.step, "resumed from its checkpoint" if run.step else "started")
     due = False
     scores: dict[str, float] = {}
-    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], lambda: hung(run, claimed))
+    on_hang = partial(record_hang, run, run_files)
+    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], on_hang)
     batches = run.pipeline.train(run.next_row, run.shard)
     with (
         log.open_reporter(directory, config, run.mesh, run.pipeline, run.step) as reporter,
@@ -128,7 +133,7 @@ def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints, weights: Weights 
 
         def on_progress(done: int, total: int) -> None:
             watchdog.beat()
-            reporter.writing(done, total)
+            reporter.show_evaluation(done, total)
 
         while run.step < config.steps and not run.stopped:
             trace.begin(run.step, state)
@@ -154,7 +159,7 @@ def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints, weights: Weights 
                     reporter.held_out(run.step, scores)
                     summary.keep_examples(directory, run.step, run.examples(state.evaluated))
                     plot_loss(directory, run.unigram_entropy, config)
-                # What comes amid updates that were skipped is not kept, so it is not the best either.
+                # While updates are being skipped nothing is saved, so such an evaluation cannot be the best.
                 run.best = run.best.after(run.step, scores, valid=not reporter.skipping)
                 last |= run.stopped
                 watchdog.beat()
@@ -162,7 +167,7 @@ def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints, weights: Weights 
             due |= run.step % config.checkpoint.every == 0
             if last or preempted or due or (evaluated and run.best.step == run.step):
                 with reporter.pause():
-                    # Not amid updates that were skipped: what should be kept is what stood before them.
+                    # Not while updates are being skipped: keep the checkpoint from before them.
                     if last or preempted or not reporter.skipping:
                         checkpoints.save(run.step, state, run.meta(key), scores if evaluated else {})
                         run_directory.record_event(directory, run.step, "checkpoint")
@@ -175,19 +180,19 @@ def _fit(run: Run, claimed: Claimed, checkpoints: Checkpoints, weights: Weights 
         checkpoints.wait()
         params = state.evaluated
         scores = scores or run.evaluate(params, on_progress)
-        if run.asked and not run.written:
-            run.write(params, evaluate.greedy(config), on_progress)
+        if run.eval_tasks and not run.predictions:
+            run.predict(params, evaluate.greedy(config), on_progress)
     watchdog.stop()
     _conclude(run, directory, params, scores)
 
 
 def _conclude(run: Run, directory: Path, params: Any, scores: dict[str, float]) -> None:
-    """What a person looks at after a run: scores beside what they must beat, examples of what it writes, the plot."""
+    """Show and save the conclusion of a run: scores beside the baseline, examples of its output, and the plot."""
     examples = run.examples(params)
     summary.keep_examples(directory, run.step, examples)
     summary.show_examples(examples, isinstance(run.config.data, Supervised))
     summary.conclusion(directory, run.step, scores, run.unigram_entropy, run.config, run.best)
-    reason = out_of_patience(run.config, run.step, run.best) if run.stopped else f"reached step {run.step}"
+    reason = early_stop_reason(run.config, run.step, run.best) if run.stopped else f"reached step {run.step}"
     best = {} if run.best.value is None else {"best": {run.best.name: run.best.value, "step": run.best.step}}
     facts = {"stopped_early": run.stopped, "unigram_entropy": run.unigram_entropy} | scores | best
     run.exit_code = run_directory.write_result(directory, "done", run.step, reason, **facts)

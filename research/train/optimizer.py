@@ -1,4 +1,4 @@
-"""The optimizer of a run: schedule, clipping, transformation, decay and frozen parameters chained in one place."""
+"""The optimizer of a run: schedule, clipping, transformation, weight decay and frozen parameters, chained."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,9 +19,10 @@ Rate = Float[Array, ""]
 
 
 def learning_rate(schedule: Schedule, total_steps: int) -> Callable[[Int[Array, ""]], Rate]:
-    """The rate at a step, counted from 0: warm-up's factor, linear in the step, times the schedule's own curve.
+    """Build the function from a step, counted from 0, to its rate: linear warm-up times the schedule's curve.
 
-    A ConfigError if the schedule cannot be kept in so many steps.
+    Raises:
+        ConfigError: the schedule does not fit the number of steps.
     """
     schedule.check(total_steps)
 
@@ -37,25 +38,26 @@ def learning_rate(schedule: Schedule, total_steps: int) -> Callable[[Int[Array, 
 
 
 class Updater(NamedTuple):
-    """An optimizer for one tree of parameters; all three are pure and meant to be traced."""
+    """An optimizer for one tree of parameters. All three functions are pure and can be traced."""
 
-    split: Callable[[Tree], tuple[Tree, Tree]]  # params -> those that are trained, those that are frozen
+    split: Callable[[Tree], tuple[Tree, Tree]]  # params -> trained ones, frozen ones
     init: Callable[[Tree], Tree]  # trained params -> state
     update: Callable[[Tree, Tree, Tree, Array], tuple[Tree, Tree]]  # gradients, state, params, step -> params, state
 
 
 def build(settings: Optimizer, total_steps: int, params: Tree, model: Model) -> Updater:
-    """Chain an experiment's optimizer. `params` gives paths and shapes alone.
+    """Build an experiment's optimizer. Only the paths and shapes of `params` are used.
 
-    Gradients, state and parameters hold what is trained; all is float32. The learning rate follows the step of the run
-    and not the number of updates made, so that a skipped update does not shift warm-up or decay.
+    Gradients, state and parameters hold only what is trained, all in float32. The learning rate follows the step of the
+    run, not the number of updates made, so that a skipped update does not shift warm-up or decay.
 
-    A ConfigError if a pattern matches no parameter, if nothing is left to train, or if the schedule or the model's
-    parametrization cannot be kept.
+    Raises:
+        ConfigError: a pattern matches no parameter, nothing is left to train, the schedule does not fit the number of
+            steps, or the optimizer does not support the model's parametrization.
     """
     paths = list(flatten(params))
-    frozen = _matched("frozen", settings.frozen, paths)
-    undecayed = _matched("no_decay", settings.no_decay, paths)
+    frozen = _matching_paths("frozen", settings.frozen, paths)
+    undecayed = _matching_paths("no_decay", settings.no_decay, paths)
     require(len(frozen) < len(paths), "optimizer.frozen matches every parameter: at least one must be trained.")
     decay = {path: 0.0 if path in undecayed else settings.weight_decay for path in paths}
     known = parameters(params, model)
@@ -76,13 +78,13 @@ def build(settings: Optimizer, total_steps: int, params: Tree, model: Model) -> 
     def init(params: Tree) -> Tree:
         now = rate(jnp.int32(0))
         with calling(settings, "transformation"):
-            return clipped(settings, now, known).init(params)
+            return with_clipping(settings, now, known).init(params)
 
     def update(gradients: Tree, state: Tree, params: Tree, step: Array) -> tuple[Tree, Tree]:
         gradients = jax.tree.map(lambda gradient: gradient.astype(jnp.float32), gradients)
         now = rate(step)
         with calling(settings, "transformation"):
-            updates, new_state = clipped(settings, now, known).update(gradients, state, params)
+            updates, new_state = with_clipping(settings, now, known).update(gradients, state, params)
         _check_like(settings, "updates", updates, params)
         _check_like(settings, "a state", new_state, state)
 
@@ -94,8 +96,8 @@ def build(settings: Optimizer, total_steps: int, params: Tree, model: Model) -> 
     return Updater(split, init, update)
 
 
-def clipped(settings: Optimizer, rate: Any, known: Mapping[str, Parameter]) -> optax.GradientTransformation:
-    """The optimizer's transformation after clipping. The state is the transformation's, as clipping has none."""
+def with_clipping(settings: Optimizer, rate: Any, known: Mapping[str, Parameter]) -> optax.GradientTransformation:
+    """Chain clipping and the optimizer's transformation. The state is the transformation's, since clipping has none."""
     own = settings.transformation(rate, known)
     if settings.clip_norm is None:
         return own
@@ -107,9 +109,13 @@ def clipped(settings: Optimizer, rate: Any, known: Mapping[str, Parameter]) -> o
     return optax.GradientTransformation(own.init, update)
 
 
-def _matched(field: str, patterns: tuple[str, ...], paths: list[str]) -> set[str]:
-    """The paths in which a pattern is found; a ConfigError for a pattern that is found in none."""
-    found: set[str] = set()
+def _matching_paths(field: str, patterns: tuple[str, ...], paths: list[str]) -> set[str]:
+    """Find the paths in which any of the patterns occurs.
+
+    Raises:
+        ConfigError: a pattern is not a regular expression, or occurs in no path.
+    """
+    matched: set[str] = set()
     for pattern in patterns:
         try:
             matches = {path for path in paths if re.search(pattern, path)}
@@ -117,17 +123,23 @@ def _matched(field: str, patterns: tuple[str, ...], paths: list[str]) -> set[str
             raise ConfigError(f"optimizer.{field} has {pattern!r}, which is no regular expression: {error}.") from error
         listed = ", ".join(paths)
         require(len(matches) > 0, f"optimizer.{field} has {pattern!r}, which matches no parameter; there are {listed}.")
-        found |= matches
-    return found
+        matched |= matches
+    return matched
 
 
 def _check_like(settings: Optimizer, name: str, returned: Tree, given: Tree) -> None:
-    """Raise a ConfigError unless a transformation returned arrays of the shapes and dtypes of those it was given."""
+    """Check that a transformation returned arrays of the shapes and dtypes that it was given.
+
+    Raises:
+        ConfigError: an array differs, is missing or is new; the message names the first one.
+    """
     after, before = (
         {path: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for path, leaf in flatten(tree).items()}
         for tree in (returned, given)
     )
     wrong = [path for path in sorted(after.keys() | before.keys()) if after.get(path) != before.get(path)]
     path = wrong[0] if wrong else ""
-    found, wanted = after.get(path, "nothing"), before.get(path, "nothing")
-    expect(not wrong, settings, "transformation", f"returned {name} with {found} at {path}, where {wanted} was given")
+    actual, expected = after.get(path, "nothing"), before.get(path, "nothing")
+    expect(
+        not wrong, settings, "transformation", f"returned {name} with {actual} at {path}, where {expected} was given"
+    )

@@ -1,7 +1,7 @@
-"""The shipped optimizers: chains of optax's transformations and of those in transformations.py.
+"""The shipped optimizers: chains of transformations from optax and transformations.py.
 
-Their state is one dict of statistics by kind and then by the parameter's path, with `count`, the updates made, which
-bias corrections and Adafactor's decay need.
+Their state is one dict of statistics by kind and then by path of the parameter. `count` is the number of updates made,
+which bias correction and Adafactor's decay need.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Adafactor(Optimizer):
-    """As T5X's (arXiv:1804.04235): no momentum, update scaled by the RMS of the parameter and clipped by its own."""
+    """T5X's Adafactor (arXiv:1804.04235), without momentum.
+
+    Updates are scaled by the RMS of the parameter and clipped by their own RMS.
+    """
 
     schedule: Schedule = InverseSquareRoot()
     decay_exponent: float = 0.8  # second-moment decay is 1 - (step + 1) ** -decay_exponent
@@ -49,13 +52,13 @@ class Adafactor(Optimizer):
         )
 
     def decayed(self, param: Any, update: Any, rate: Any, weight_decay: float) -> Any:
-        """Decay is not scaled by the learning rate, as in T5X."""
+        """Apply an update and weight decay, which is not scaled by the learning rate, as in T5X."""
         return (1.0 - weight_decay) * param + update
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
-    """The base of both kinds of AdamW."""
+    """Base class of both kinds of AdamW."""
 
     b1: float = 0.9
     b2: float = 0.999
@@ -73,7 +76,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
-    """Decoupled weight decay (arXiv:1711.05101)."""
+    """Adam with decoupled weight decay (arXiv:1711.05101)."""
 
     def transformation(self, rate: Any, parameters: Mapping[str, Parameter]) -> "optax.GradientTransformation":
         import optax
@@ -89,10 +92,10 @@ class AdamW(Adam):
 
 @dataclass(frozen=True, kw_only=True)
 class RMSScaledAdamW(Adam):
-    """AdamW whose step is scaled by max(1e-3, RMS(parameter)): nanoT5's AdamWScale.
+    """AdamW with steps scaled by max(1e-3, RMS(parameter)): nanoT5's AdamWScale.
 
-    As there (github.com/PiotrNawrot/nanoT5, arXiv:2309.02373) epsilon joins the second moment before its bias is
-    corrected, and decay acts on the parameter after the step.
+    As in nanoT5 (github.com/PiotrNawrot/nanoT5, arXiv:2309.02373), epsilon is added to the second moment before bias
+    correction, and weight decay acts on the parameter after the step.
     """
 
     epsilon: float = 1e-6

@@ -1,4 +1,4 @@
-"""How a run ends: what is said of it, to the person and in RESULT.json, and its exit code."""
+"""The end of a run: its message to the user, its RESULT.json and its exit code."""
 
 import contextlib
 import os
@@ -14,18 +14,18 @@ from research.config import ConfigError
 from research.storage import run_directory
 from research.storage.checkpoint import CheckpointError, Checkpoints
 from research.storage.console import say
-from research.storage.run_directory import Claimed
+from research.storage.run_directory import RunFiles
 from research.train.log import NotFiniteError
 from research.train.run import Run
 
 
 class Preempted(Exception):
-    """The run was asked to stop; what it did is saved."""
+    """A request to stop the run, raised once its progress is saved."""
 
 
 @contextlib.contextmanager
 def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[None]:
-    """Says how the run ended, to the person and in RESULT.json, and sets the exit code."""
+    """Print how the run ended, write it to RESULT.json, and set the exit code."""
 
     def end(status: str, reason: str) -> None:
         run.exit_code = run_directory.write_result(directory, status, run.step, reason)
@@ -37,24 +37,26 @@ def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
         run_directory.write_result(directory, "running", run.step, f"process {os.getpid()}")
         yield
     except Preempted:
-        end("preempted", f"Preempted at step {run.step}, which is saved: the same command goes on from it.")
+        end("preempted", f"Preempted at step {run.step}, which is saved: repeat the command to resume.")
     except NotFiniteError as error:
         with contextlib.suppress(CheckpointError):
             checkpoints.wait()
         whole = checkpoints.latest(before=error.first)
         back = "there is no checkpoint before it" if whole is None else f"go back to the checkpoint of step {whole}"
-        again = "the same command would repeat it: give another --run_dir, with a lower learning rate or other data"
-        end("not finite", f"{error}: {back}; {again}.")
+        advice = (
+            "the same command would diverge again: give another --run_dir, with a lower learning rate or other data"
+        )
+        end("not finite", f"{error}: {back}; {advice}.")
     except (CheckpointError, OSError) as error:
         whole = checkpoints.latest(before=run.step + 1)
-        kept = "there is no whole checkpoint" if whole is None else f"the checkpoint of step {whole} is whole"
+        kept = "there is no complete checkpoint" if whole is None else f"the checkpoint of step {whole} is complete"
         where = f"{checkpoints.directory.parent} stopped at step {run.step}"
-        end("failed", f"{where}: {error}; {kept}. Mend that, then repeat the command.")
-        _say_on_every_host(run, whole)
+        end("failed", f"{where}: {error}; {kept}. Fix the cause, then repeat the command.")
+        _print_on_every_host(run, whole)
     except jax.errors.JaxRuntimeError as error:
         run_directory.write_result(directory, "failed", run.step, f"{type(error).__name__}: {error}")
         if jax.process_count() > 1:
-            _say_on_every_host(run, checkpoints.latest(before=run.step + 1))
+            _print_on_every_host(run, checkpoints.latest(before=run.step + 1))
         raise
     except ConfigError as error:
         run_directory.write_result(directory, "bad input", run.step, str(error))
@@ -64,29 +66,30 @@ def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[Non
         raise
 
 
-def _say_on_every_host(run: Run, whole: int | None) -> None:
-    """Of several, since it may be the first that is lost; `whole` is the newest step that verifies."""
+def _print_on_every_host(run: Run, whole: int | None) -> None:
+    """Print on every host, since host 0 may be the dead one. `whole` is the newest step that verifies."""
     if jax.process_count() > 1:
-        goes_on = "begins again" if whole is None else f"goes on from the checkpoint of step {whole}"
+        effect = "starts again" if whole is None else f"resumes from the checkpoint of step {whole}"
         print(
-            f"Host {jax.process_index()} of {jax.process_count()} stopped at step {run.step}. If another one was lost,"
-            f" the same command on all of them {goes_on}.",
+            f"Host {jax.process_index()} of {jax.process_count()} stopped at step {run.step}. If another host was lost,"
+            f" repeat the command on all hosts: it {effect}.",
             file=sys.stderr,
         )
 
 
-def hung(run: Run, claimed: Claimed) -> None:
+def record_hang(run: Run, run_files: RunFiles) -> None:
+    """Write RESULT.json for a run that hangs, and try to publish it."""
     seconds = run.config.guard.hang_seconds
     run_directory.write_result(
-        claimed.here, "hung", run.step, f"no step finished for {seconds} s after step {run.step}"
+        run_files.local, "hung", run.step, f"no step finished for {seconds} s after step {run.step}"
     )
-    with contextlib.suppress(Exception):  # it ends in any case
-        claimed.publish()
+    with contextlib.suppress(Exception):  # the process exits in any case
+        run_files.publish()
 
 
 @contextlib.contextmanager
 def ctrl_c_is_sigterm() -> Iterator[None]:
-    """The first Ctrl-C saves and stops as a scheduler's SIGTERM would; the second stops at once."""
+    """Make the first Ctrl-C save and stop, as SIGTERM does, and the second stop at once."""
 
     def stop(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""The checks before a launch: all that can be refused before data are prepared or anything is compiled."""
+"""Checks before a launch, made before data are prepared or anything is compiled."""
 
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ from research.train.step import abstract_state
 
 
 class Preflight(NamedTuple):
-    """What the checks found on their way."""
+    """Results of the checks that the launch uses."""
 
     mesh: jax.sharding.Mesh
-    weights: Weights | None  # to start from, not read yet; None where the run has a checkpoint or starts at random
+    weights: Weights | None  # initial weights, not read yet; None if the run has a checkpoint or a random start
 
 
 def preflight(experiment: Experiment, directory: AnyPath) -> Preflight:
@@ -34,11 +34,11 @@ def preflight(experiment: Experiment, directory: AnyPath) -> Preflight:
 
 
 def check(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
-    """Check what depends on nothing but the experiment and the sizes of a mesh, of devices that may be elsewhere.
+    """Check an experiment against the sizes of a mesh. Its devices need not be on this machine.
 
     Raises:
-        ConfigError: the mesh does not divide the experiment's sizes, an evaluation writes more than the model has
-            positions for, or the optimizer or its schedule does not fit the model or the number of steps.
+        ConfigError: the mesh does not divide the experiment's sizes, an evaluation generates more tokens than the model
+            has positions for, or the optimizer or its schedule does not fit the model or the number of steps.
     """
     check_divisible(experiment, mesh)
     check_length(experiment)

@@ -1,4 +1,4 @@
-"""A trace of some steps of a run: what ran when, on the device and on the host, by the names of the model's parts."""
+"""Profiler trace of some steps of a run, on devices and hosts, with the names of the model's parts."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from research.storage.console import say
 
 
 class Trace:
-    """Written by the first host. It changes no number: all that the compiled step has of it is names."""
+    """A trace, written by the first host. It changes no number: the compiled step differs in names only."""
 
     def __init__(self, config: Profile | None, directory: Path, start: int) -> None:
-        """`start` is the step from which this process goes on."""
+        """Plan the trace of a process that starts at step `start`."""
         self._directory, self._tracing = directory, False
         self._steps, self._missed = range(0), ""
         if config is not None and jax.process_index() == 0:
@@ -22,14 +22,14 @@ class Trace:
             self._missed = f"Nothing was traced: the run ended before step {before + 1}."
 
     def begin(self, done: int, state: Any) -> None:
-        """Called before every step: what those before it left to do is not in the trace."""
+        """Start the trace if it is due, before a step. Earlier steps finish first, so that they are not in it."""
         if done == self._steps.start and self._steps:
             jax.block_until_ready(state)
             jax.profiler.start_trace(self._directory)
             self._tracing, self._missed = True, ""
 
     def end(self, done: int, metrics: Any) -> None:
-        """Called after every step: all of the last one is in the trace."""
+        """Stop the trace if it is due, after a step. This step finishes first, so that all of it is in the trace."""
         if self._tracing and done == self._steps.stop:
             jax.block_until_ready(metrics)
             self._stop()
@@ -38,7 +38,7 @@ class Trace:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """A run that ends amid the steps leaves what was traced."""
+        """Write the steps traced so far if the run ends early; report if none were traced."""
         if self._tracing:
             self._stop()
         elif self._missed:

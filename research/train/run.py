@@ -1,4 +1,4 @@
-"""What a launch builds and the training loop uses, and where it stands."""
+"""The state of a run: what a launch builds, and the progress of the training loop."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -32,12 +32,13 @@ from research.train.step import (
 from research.train.summary import RunSample
 
 
-def prepared(config: Experiment) -> Pipeline:
+def prepare_data(config: Experiment) -> Pipeline:
+    """Prepare the data of an experiment."""
     return prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
 
 
 class Run:
-    """What a launch builds and the loop uses: data, compiled steps, and where the run stands."""
+    """A run: its data, its compiled steps and its progress."""
 
     def __init__(
         self,
@@ -56,12 +57,12 @@ class Run:
         self.held_out = list(pipeline.held_out(config.evaluation.rows, self.shard))
         whole = self.held_out if jax.process_count() == 1 else pipeline.held_out(config.evaluation.rows)
         self.unigram_entropy = unigram_entropy(whole)
-        evaluation, self.asked = config.evaluation, list[Asked]()
+        evaluation, self.eval_tasks = config.evaluation, list[Asked]()
         if isinstance(config.data, Supervised):
             most = evaluation.samples if evaluation.generation is None else evaluation.examples
-            self.asked = evaluate.ask(config.data, "held_out", most)
+            self.eval_tasks = evaluate.ask(config.data, "held_out", most)
         self.best = Best(evaluation.best) if best is None else best
-        self.written: list[list[str]] = []  # for what is asked, at the last evaluation
+        self.predictions: list[list[str]] = []  # for each of eval_tasks, at the last evaluation
         startup.done("data")
         self.train_step = EachShape(partial(compile_train_step, config, mesh), pipeline.batch_shapes)
         self.eval_step = EachShape(partial(compile_eval_step, config, mesh), pipeline.batch_shapes)
@@ -71,9 +72,12 @@ class Run:
         self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
 
     def start(self, checkpoints: Checkpoints, weights: Weights | None) -> tuple[TrainState, jax.Array]:
-        """The state and random key to continue from: the newest checkpoint's, or new ones with the weights given."""
+        """Return the state and random key to start from: those of the newest checkpoint, or new ones with `weights`."""
         if checkpoints.newest is None:
-            require((weights is None) == (self.config.init is None), f"{checkpoints.directory} changed meanwhile.")
+            require(
+                (weights is None) == (self.config.init is None),
+                f"{checkpoints.directory} changed during the start: repeat the command.",
+            )
             key, data_key = jax.random.split(jax.random.key(self.config.seed))
             given = None
             if weights is not None:
@@ -87,63 +91,63 @@ class Run:
         )
         state = checkpoints.restore(checkpoints.newest, abstract)
         self.step, self.next_row = checkpoints.newest, meta["next_row"]
-        say(f"Going on from the checkpoint of step {self.step}.")
+        say(f"Resuming from the checkpoint of step {self.step}.")
         return state, jax.random.wrap_key_data(jnp.asarray(meta["random_key"], jnp.uint32))
 
     def started(self, directory: Path, metrics: Any) -> None:
-        """Called after every step: after the first it says and records where the time before it went."""
+        """Report and record the startup time by part, after the first step. Called after every step."""
         if not self.startup.finished:
             jax.block_until_ready(metrics)
             run_directory.record_startup(directory, self.startup.finish())
-            say(self.startup.said())
+            say(self.startup.describe())
 
     @property
     def stopped(self) -> bool:
-        """Whether it is over before its last step."""
+        """True if the run stopped early, before its last step."""
         return self.step < self.config.steps and self.best.exhausts(self.config.evaluation.patience)
 
     def evaluate(self, params: Any, on_progress: Callable[[int, int], None]) -> dict[str, float]:
-        """The numbers by name; `on_progress` is told how many examples of how many have been written."""
+        """Compute the scores by name. `on_progress` gets the number of generated examples and their total."""
         placed = (place_batch(self.mesh, batch) for batch in self.held_out)
         scores = evaluate.held_out(self.eval_step, params, placed)
         if self.config.evaluation.generation is not None:
-            self.write(params, self.config.evaluation.generation, on_progress)
-            for asked, written in zip(self.asked, self.written, strict=True):
-                scores |= {name: score.value for name, score in evaluate.score_written(asked, written).items()}
+            self.predict(params, self.config.evaluation.generation, on_progress)
+            for task, texts in zip(self.eval_tasks, self.predictions, strict=True):
+                scores |= {name: score.value for name, score in evaluate.score_written(task, texts).items()}
         return scores
 
-    def write(self, params: Any, generation: Generation, on_progress: Callable[[int, int], None]) -> None:
-        """Writes what is asked. All hosts decode one program, and all of them score what it gives."""
-        done, total = 0, sum(len(asked.examples) for asked in self.asked)
+    def predict(self, params: Any, generation: Generation, on_progress: Callable[[int, int], None]) -> None:
+        """Generate the predictions of all evaluation tasks. All hosts run one program, and all get its results."""
+        done, total = 0, sum(len(task.examples) for task in self.eval_tasks)
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
             on_progress(done, total)
 
-        self.written = []
-        for asked in self.asked:
+        self.predictions = []
+        for task in self.eval_tasks:
             settings = (generation, params, self.pipeline.tokenizer, self.mesh)
-            generator = evaluate.generator_for(self.config, asked.task, *settings)
-            self.written.append(evaluate.write(generator, asked.sources, advance))
+            generator = evaluate.generator_for(self.config, task.task, *settings)
+            self.predictions.append(evaluate.write(generator, task.sources, advance))
 
     def examples(self, params: Any) -> list[RunSample]:
-        """What a person looks at: held-out rows mended, or the first examples of each task with what was written."""
+        """Make examples to show: held-out rows with gaps filled, or the first examples of each task with outputs."""
         count = self.config.evaluation.samples
         if isinstance(self.config.data, Supervised):
-            shown = zip(self.asked, self.written, strict=False)  # nothing is written before something asks for it
+            shown = zip(self.eval_tasks, self.predictions, strict=False)  # there may be no predictions yet
             return [
-                RunSample(asked.label.rstrip("/"), sample._asdict())
-                for asked, written in shown
-                for sample in evaluate.samples(asked, written, count)
+                RunSample(task.label.rstrip("/"), sample._asdict())
+                for task, texts in shown
+                for sample in evaluate.samples(task, texts, count)
             ]
-        first = next(self.pipeline.held_out(1))  # the same rows on every host, since decoding is one program over all
+        first = next(self.pipeline.held_out(1))  # equal rows on every host, since all hosts decode in one program
         rows = jax.tree.map(lambda rows: rows[:count], first)
-        mended = evaluate.fill_in(self.config.model, params, rows, self.pipeline.tokenizer)
-        return [RunSample("", {"input": it.input, "filled": it.filled, "original": it.original}) for it in mended]
+        filled = evaluate.fill_in(self.config.model, params, rows, self.pipeline.tokenizer)
+        return [RunSample("", {"input": it.input, "filled": it.filled, "original": it.original}) for it in filled]
 
     def meta(self, key: jax.Array) -> dict[str, Any]:
-        """What a checkpoint holds besides the state."""
+        """Collect what a checkpoint holds besides the state."""
         return {
             "config": run_directory.as_data(self.config),
             "data": self.pipeline.fingerprint,
@@ -155,7 +159,11 @@ class Run:
 
 
 def checked_meta(meta: Any, directory: AnyPath) -> dict[str, Any]:
-    """What a checkpoint holds besides the state. Raises ConfigError where it is not what `Run.meta` gives."""
+    """Return what a checkpoint holds besides the state, after checking it.
+
+    Raises:
+        ConfigError: it does not have the structure of `Run.meta`.
+    """
     match meta:
         case {"config": dict(), "data": dict(), "next_row": int(row), "random_key": [*words]} if 0 <= row < 2**63:
             best = meta.get("best", {})
@@ -163,17 +171,18 @@ def checked_meta(meta: Any, directory: AnyPath) -> dict[str, Any]:
             if known and all(type(word) is int and 0 <= word < 2**32 for word in words):
                 return meta
     raise ConfigError(
-        f"The newest checkpoint of {directory} does not say what a run needs to go on: use --config.init."
+        f"The newest checkpoint of {directory} lacks what a run needs to resume: start a new run with --config.init."
     )
 
 
 def best_of(meta: dict[str, Any] | None, config: Experiment) -> Best:
-    """As the checkpoint has it; counted anew where another number is asked for."""
+    """Return the best evaluation of a checkpoint, or a new count if the run now uses another score."""
     new = Best(config.evaluation.best)
     kept = new if meta is None else Best(**meta.get("best", new._asdict()))
     return kept if kept.name == new.name else new
 
 
-def out_of_patience(config: Experiment, step: int, best: Best) -> str:
-    counted = f"no evaluation of the last {best.since} was better than {best.said()}"
+def early_stop_reason(config: Experiment, step: int, best: Best) -> str:
+    """Explain why a run stopped before its last step."""
+    counted = f"no evaluation of the last {best.since} was better than {best.describe()}"
     return f"stopped at step {step} of {config.steps}, since {counted}"

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate."""
+"""Learning rate schedules."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from research.config.optimizer import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
-    """The peak, from the end of warm-up on."""
+    """Constant rate: the peak, after warm-up."""
 
     def curve(self, step: Any, steps: int) -> Any:
         import jax.numpy as jnp
@@ -19,7 +19,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Decay(Schedule):
-    """The base of schedules that start where warm-up ends and reach `final` at the experiment's last step."""
+    """Base class of schedules that start at the end of warm-up and reach `final` at the last step of the experiment."""
 
     final: float = 0.0
 
@@ -32,7 +32,7 @@ class Decay(Schedule):
         require(warmup < steps, f"optimizer.schedule.warmup is {warmup}: it must be below steps, which is {steps}.")
 
     def progress(self, step: Any, steps: int) -> Any:
-        """The share of the steps after warm-up that have passed, from 0 to 1."""
+        """Compute the fraction of the steps after warm-up that have passed, from 0 to 1."""
         import jax.numpy as jnp
 
         return jnp.clip((step - self.warmup) / max(steps - 1 - self.warmup, 1), 0.0, 1.0)
@@ -40,7 +40,7 @@ class Decay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Decay):
-    """A straight line from the peak to `final`."""
+    """Linear decay from the peak to `final`."""
 
     def curve(self, step: Any, steps: int) -> Any:
         return self.peak + (self.final - self.peak) * self.progress(step, steps)
@@ -48,7 +48,7 @@ class Linear(Decay):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Decay):
-    """Half a wave from the peak to `final`."""
+    """Cosine decay from the peak to `final`, over half a period."""
 
     def curve(self, step: Any, steps: int) -> Any:
         import jax.numpy as jnp
@@ -58,7 +58,7 @@ class Cosine(Decay):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSquareRoot(Schedule):
-    """peak * sqrt(timescale / max(step, timescale)); T5 pretraining is peak 0.01, timescale 10,000, no warm-up."""
+    """Rate peak * sqrt(timescale / max(step, timescale)). T5 pretraining: peak 0.01, timescale 10,000, no warm-up."""
 
     peak: float = 0.01
     timescale: int = 10_000

@@ -1,4 +1,4 @@
-"""Where the time from the start of a process to its first step went."""
+"""Startup time: the seconds from the start of a process to its first step, by part."""
 
 import os
 import time
@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 
-COMPILED = "/jax/core/compile/backend_compile_duration"  # of a program, or of reading it where it was kept
+COMPILED = "/jax/core/compile/backend_compile_duration"  # of compiling a program, or of reading it from the cache
 KEPT = "/jax/compilation_cache/cache_hits"
 STAT = Path("/proc/self/stat")
 
 
 class Startup:
-    """Parts that follow one another: `done` ends one, and the next begins.
+    """A timer of consecutive parts: `done` ends one part and begins the next.
 
-    Compiling, which happens within others, is a part of its own, as JAX tells.
+    Compilation happens inside other parts but is counted as a part of its own, from JAX's monitoring events.
     """
 
     def __init__(self, began: float | None = None) -> None:
@@ -26,6 +26,7 @@ class Startup:
         jax.monitoring.register_event_listener(self._on_event)
 
     def done(self, part: str) -> None:
+        """End a part; what follows belongs to the next one."""
         now = time.monotonic()
         self._add(part, now - self._last - self._compiling)
         if self._compiling:
@@ -33,7 +34,7 @@ class Startup:
         self._last, self._compiling = now, 0.0
 
     def finish(self) -> dict[str, Any]:
-        """Ends the last part; all of it, as history.jsonl has it."""
+        """End the last part; return all parts in the form stored in history.jsonl."""
         self.done("first step")
         self.finished = True
         jax.monitoring.unregister_event_duration_listener(self._on_duration)
@@ -43,12 +44,14 @@ class Startup:
         return {"startup_seconds": rounded, "programs": self.programs, "programs_kept": self.kept}
 
     def compiled(self) -> str:
-        kept = f"{self.kept} of {self.programs} programs kept from before"
+        """Format the compilation time, for the launch summary."""
+        kept = f"{self.kept} of {self.programs} programs from the cache"
         return f"in {self.seconds.get('compiling', 0.0):.1f} s, {kept}"
 
-    def said(self) -> str:
+    def describe(self) -> str:
+        """Format all parts, for the message after the first step."""
         parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.seconds.items())
-        kept = f"{self.kept} of {self.programs} programs kept from before"
+        kept = f"{self.kept} of {self.programs} programs from the cache"
         return f"First step after {self._last - self.began:.1f} s: {parts} ({kept})."
 
     def _add(self, part: str, seconds: float) -> None:
@@ -64,7 +67,7 @@ class Startup:
 
 
 def process_began() -> float:
-    """When this process began, on the clock of `time.monotonic`; where there is no /proc, now."""
+    """Find when this process began, on the clock of `time.monotonic`; without /proc, return the present time."""
     if not STAT.exists():
         return time.monotonic()
     ticks = int(STAT.read_text().rpartition(")")[2].split()[19])  # since the machine started

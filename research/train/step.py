@@ -1,7 +1,7 @@
 """One training step and one evaluation step as pure functions, and their compilation on a mesh.
 
-A step's gradient is the sum over its target tokens divided once by their global number, so neither micro-batches nor
-the mesh change it, also where rows hold unequal numbers of tokens.
+The gradient of a step is the sum over its target tokens, divided once by their global number. So neither micro-batches
+nor the mesh change it, even if rows have unequal numbers of tokens.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -31,32 +31,34 @@ PRECISE = ("norm/scale", "norm/bias", "relative_bias", "logits_bias", "embedding
 
 
 class TrainState(NamedTuple):
-    step: Int[Array, ""]  # steps taken, skipped ones too
+    """State of training. A step maps it to the next state."""
+
+    step: Int[Array, ""]  # steps taken, including skipped ones
     params: Tree  # float32
     opt_state: Tree
-    average: Tree | None = None  # of the parameters, where experiment.average_decay says so
+    average: Tree | None = None  # moving average of the parameters, if experiment.average_decay is set
 
     @property
     def evaluated(self) -> Tree:
-        """The parameters that are evaluated and used: their average, where there is one."""
+        """Parameters for evaluation and use: the average if there is one."""
         return self.params if self.average is None else self.average
 
 
 class Metrics(NamedTuple):
-    """Of one step, on the device. Means are per target token: average several steps weighted by `target_tokens`.
+    """Metrics of one step, on the device. Means are per target token: weight steps by `target_tokens` to average them.
 
-    Of a skipped step all but the last three are 0, `target_tokens` too, so that it drops out of every average.
+    For a skipped step all but the last three are 0, including `target_tokens`, so that it drops out of every average.
     """
 
-    loss: Float[Array, ""]  # what was minimised: smoothed cross entropy plus z-loss, in nats
+    loss: Float[Array, ""]  # the training objective: smoothed cross entropy plus z-loss, in nats
     nll: Float[Array, ""]  # -log p(target), in nats
     z_loss: Float[Array, ""]  # the z-loss inside `loss`
     accuracy: Float[Array, ""]
-    gradient_norm: Float[Array, ""]  # of what is trained, before clipping
+    gradient_norm: Float[Array, ""]  # of trained parameters, before clipping
     target_tokens: Float[Array, ""]
     parameter_norm: Float[Array, ""]  # after the step
     learning_rate: Float[Array, ""]
-    skipped: Int[Array, ""]  # 1 if loss, gradient or parameters were not finite and the update was left out
+    skipped: Int[Array, ""]  # 1 if loss, gradient or parameters were not finite, so that the update was skipped
 
 
 # --- State ------------------------------------------------------------------------------------------------------------
@@ -77,16 +79,20 @@ def _random_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
 
 
 def _random_params(experiment: Experiment, paths: Collection[str], key: PRNGKeyArray) -> dict[str, Array]:
-    """Initial values of the parameters at these paths alone: compiled, none is computed that is not returned."""
+    """Initialise only the parameters at these paths. Under jit, the others are not computed."""
     params = flatten(initial_params(experiment.model, key))
     return {path: params[path] for path in paths}
 
 
 @cache
 def abstract_state(experiment: Experiment) -> TrainState:
-    """The shapes of a state, at no cost. A ConfigError if the optimizer does not fit the model."""
+    """Compute the shapes and dtypes of a state without allocating it.
+
+    Raises:
+        ConfigError: the optimizer does not fit the model.
+    """
     state = jax.eval_shape(partial(_random_state, experiment), _abstract_key())
-    if not is_shipped(type(experiment.optimizer)):  # what is wrong in a user's part is found before compiling
+    if not is_shipped(type(experiment.optimizer)):  # find mistakes in a user's optimizer before anything is compiled
         updater = _updater(experiment, state.params)
         trained, _ = updater.split(state.params)
         jax.eval_shape(updater.update, trained, state.opt_state, trained, state.step)
@@ -94,6 +100,7 @@ def abstract_state(experiment: Experiment) -> TrainState:
 
 
 def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:
+    """Compute the sharding of every array of a state."""
     state = abstract_state(experiment)
     table = table_of(experiment.model)
     params = param_specs(state.params, table)
@@ -105,19 +112,19 @@ def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.shardi
 def new_state(
     experiment: Experiment, mesh: jax.sharding.Mesh, key: PRNGKeyArray, given: Tree | None = None
 ) -> TrainState:
-    """Make a state to train from, where it belongs: no device ever holds the whole. The same numbers on every mesh.
+    """Initialise a state, sharded from the start: no device ever holds all of it. Every mesh gives the same numbers.
 
-    `given` are parameters in their places, which the state takes over; only those that it lacks are random, and they
-    are what they would be without it.
+    `given` are parameters with their shardings; their buffers are donated to the state. Parameters that it lacks are
+    random, with the values they would have without it.
     """
-    places = state_shardings(experiment, mesh)
+    targets = state_shardings(experiment, mesh)
     if given is None:
-        return jax.jit(partial(_random_state, experiment), out_shardings=places)(key)
+        return jax.jit(partial(_random_state, experiment), out_shardings=targets)(key)
     params = flatten(given)
-    missing = {path: place for path, place in flatten(places.params).items() if path not in params}
+    missing = {path: sharding for path, sharding in flatten(targets.params).items() if path not in params}
     if missing:
         params |= jax.jit(partial(_random_params, experiment, missing.keys()), out_shardings=missing)(key)
-    make = jax.jit(partial(_first_state, experiment), donate_argnums=0, out_shardings=places)
+    make = jax.jit(partial(_first_state, experiment), donate_argnums=0, out_shardings=targets)
     return make(unflatten(params))
 
 
@@ -127,10 +134,10 @@ def new_state(
 def train_step(
     experiment: Experiment, state: TrainState, batch: Batch, key: PRNGKeyArray
 ) -> tuple[TrainState, Metrics]:
-    """The state after one update. Dropout is drawn from `key`, the run's own, and the step.
+    """Make one update. Dropout depends on `key`, which is fixed for a run, and the step.
 
-    Where the loss, the gradient or what it would make of the parameters is not finite (or no target token counts),
-    parameters and optimizer state stay as they were, to the bit, and the step still advances.
+    If the loss, the gradient or an updated parameter is not finite (or the target tokens have no weight), parameters
+    and optimizer state stay bitwise unchanged, but the step still advances.
     """
     updater = _updater(experiment, state.params)
     trained, frozen = updater.split(state.params)
@@ -144,7 +151,7 @@ def train_step(
     params = _merge(updated, frozen)
     average = state.average
     if experiment.average_decay is not None:
-        moved = _moved(average, params, experiment.average_decay, state.step)
+        moved = _update_average(average, params, experiment.average_decay, state.step)
         average = jax.tree.map(partial(jnp.where, finite), moved, average)
 
     def mean(total: Float[Array, ""]) -> Float[Array, ""]:
@@ -164,20 +171,20 @@ def train_step(
     return TrainState(state.step + 1, params, opt_state, average), metrics
 
 
-def _moved(average: Tree, params: Tree, decay: float, step: Int[Array, ""]) -> Tree:
-    """The average a step later. Early steps count more: a decay of (1 + step) / (10 + step) at most, as Marian's."""
+def _update_average(average: Tree, params: Tree, decay: float, step: Int[Array, ""]) -> Tree:
+    """Update the average. As in Marian, decay is at most (1 + step) / (10 + step), so that early steps count more."""
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda before, now: before + (1.0 - kept) * (now - before), average, params)
 
 
 def eval_step(experiment: Experiment, params: Tree, batch: Batch) -> Sums:
-    """Sums over a batch's target tokens, without dropout; add those of several batches, then divide."""
+    """Sum losses over the target tokens of a batch, without dropout. Add the sums of several batches, then divide."""
     return summed_loss(experiment, _cast(experiment, params), batch, None)
 
 
 def summed_loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKeyArray | None) -> Sums:
-    """Of parameters in the dtypes that they are used in; dropout only where a key is given."""
-    # Said here, or the partitioner may split them by the head's shards over fsdp and gather activations instead.
+    """Sum the loss over a batch. `params` are already cast; `key=None` disables dropout."""
+    # Constrain the logits; otherwise the partitioner may split them by the head's fsdp shards and gather activations.
     logits = constrain(bind(experiment.model, params)(batch, key), LOGITS)
     targets, weights = jax.tree.map(jnp.asarray, (batch.decoder_target_tokens, batch.decoder_loss_weights))
     loss = experiment.loss
@@ -195,9 +202,9 @@ def summed_loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKey
 def _summed_gradients(
     experiment: Experiment, trained: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray
 ) -> tuple[Tree, Sums]:
-    """Float32 gradients of the summed loss, and the sums, accumulated over the micro-batches."""
+    """Compute float32 gradients of the summed loss, and the sums, accumulated over the micro-batches."""
     specs, count = param_specs(trained, table_of(experiment.model)), experiment.microbatches
-    # Cast here, once a step, not once a micro-batch; with parameters sharded, it is the cast ones that are gathered.
+    # Cast once per step, not once per micro-batch. If parameters are sharded, the cast ones are gathered.
     cast, frozen = _cast(experiment, trained), _cast(experiment, frozen)
 
     def gradients_and_sums(rows: Batch, key: PRNGKeyArray) -> tuple[Tree, Sums]:
@@ -220,7 +227,7 @@ def _summed_gradients(
 
 
 def _microbatches(batch: Batch, count: int) -> Batch:
-    """Every count-th row in turn, so that each device finds its share of every micro-batch among its own rows."""
+    """Split a batch into micro-batches of every count-th row, so that each device already has its share of each one."""
 
     def deal(rows: Array) -> Array:
         dealt = rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1)
@@ -244,10 +251,10 @@ def _merge(trained: Tree, frozen: Tree) -> Tree:
 
 
 def compile_train_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch) -> jax.stages.Compiled:
-    """`train_step` of (state, batch, key), compiled once for batches of these global shapes and dtypes.
+    """Compile `train_step` of (state, batch, key) for batches of these global shapes and dtypes.
 
-    The state given is donated: its buffers become the new state's. `memory_analysis()` of the result says what a device
-    will need, before anything is placed on it.
+    The state is donated: its buffers become those of the new state. `memory_analysis()` of the result reports the
+    memory that a device will need, before anything is allocated.
     """
     state, whole = state_shardings(experiment, mesh), NamedSharding(mesh, PartitionSpec())
     step = jax.jit(
@@ -261,7 +268,7 @@ def compile_train_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: B
 
 
 def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch) -> jax.stages.Compiled:
-    """`eval_step` of (params, batch), compiled once for batches of these global shapes and dtypes."""
+    """Compile `eval_step` of (params, batch) for batches of these global shapes and dtypes."""
     params, whole = state_shardings(experiment, mesh).params, NamedSharding(mesh, PartitionSpec())
     step = jax.jit(partial(eval_step, experiment), in_shardings=(params, batch_sharding(mesh)), out_shardings=whole)
     with jax.set_mesh(mesh):
@@ -269,7 +276,7 @@ def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Ba
 
 
 class EachShape:
-    """A step compiled once for every shape that batches have, which it chooses by the batch, its second argument."""
+    """A step compiled for every shape of batch. A call selects the program by the shape of its second argument."""
 
     def __init__(self, compile: Callable[[Batch], jax.stages.Compiled], batches: Iterable[Batch]) -> None:
         self.compiled = {batch.encoder_input_tokens.shape: compile(batch) for batch in batches}
@@ -279,7 +286,7 @@ class EachShape:
 
     @property
     def largest(self) -> jax.stages.Compiled:
-        """The one that needs most memory."""
+        """The program that needs the most memory."""
 
         def activations(step: jax.stages.Compiled) -> int:
             memory: Any = step.memory_analysis()

@@ -1,4 +1,4 @@
-"""What a person sees before a run and after it: the launch summary, examples of what the model writes, the scores."""
+"""Console summaries of a run: the launch summary, examples of the model's output, and the final scores."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from research.storage.files import append_lines, read_lines
 
 
 class RunSample(NamedTuple):
-    """Of a task, or of no task in particular: what is read, what was written, and what should have been, by name."""
+    """An example of a task ("" for none): its input, the model's output and the reference, by name."""
 
     task: str
     texts: dict[str, str]
@@ -27,7 +27,7 @@ class RunSample(NamedTuple):
 def launch(
     config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, train_step: jax.stages.Compiled, compiled: str
 ) -> dict[str, str]:
-    """What is about to run: sizes, memory a device by the compiler's own account, FLOPs, mesh, data, length."""
+    """Summarise a launch: sizes, memory per device as reported by the compiler, FLOPs, mesh, data, length."""
     model, schedule = config.model, config.optimizer.schedule
     memory: Any = train_step.memory_analysis()
     raw, rows = data.raw, config.batch_size
@@ -54,7 +54,7 @@ def launch(
 
 
 def keep_examples(directory: Path, step: int, examples: Sequence[RunSample]) -> None:
-    """Adds them to samples.jsonl, unless those of this step are there already."""
+    """Append examples to samples.jsonl, unless it already has those of this step."""
     path = directory / "samples.jsonl"
     if jax.process_index() != 0 or any(line.get("step") == step for line in read_lines(path)):
         return
@@ -62,13 +62,14 @@ def keep_examples(directory: Path, step: int, examples: Sequence[RunSample]) -> 
 
 
 def show_examples(examples: Sequence[RunSample], supervised: bool) -> None:
+    """Print the examples of each task under its title."""
     for task, group in itertools.groupby(examples, key=lambda example: example.task):
         what = "Held-out example" if supervised else "Held-out passage"
         show_samples(f"{task}: {what.lower()}" if task else what, [texts for _, texts in group])
 
 
 def show_samples(title: str, samples: Sequence[Mapping[str, str]]) -> None:
-    """Prints examples, on a line each what is read, what was written and what should have been."""
+    """Print examples, with one line each for input, output and reference."""
     if jax.process_index() != 0:
         return
     for number, sample in enumerate(samples, 1):
@@ -81,7 +82,7 @@ def show_samples(title: str, samples: Sequence[Mapping[str, str]]) -> None:
 def conclusion(
     directory: Path, step: int, scores: Mapping[str, float], unigram_entropy: float, config: Experiment, best: Best
 ) -> None:
-    """The scores, the loss beside what a model blind to context reaches; the plot, and where the best checkpoint is."""
+    """Print the scores, with the unigram entropy as baseline of the loss, and the paths of plot, run and checkpoint."""
     if jax.process_index() != 0:
         return
     rows = {
@@ -89,7 +90,7 @@ def conclusion(
         "unigram entropy": f"{unigram_entropy:.4f} nats: the best that a model blind to context can do there",
         **{name: f"{scores[name]:.2f}" for name in config.scores if name not in FORCED},
         "plot": str(plot_loss(directory, unigram_entropy, config)),
-        "all of the run": str(directory),
+        "run directory": str(directory),
     }
     if best.value is not None and config.checkpoint.keep_best:
         rows["best checkpoint"] = f"{directory / 'checkpoints' / str(best.step)}, by {best.name} {best.value:.4g}"

@@ -1,4 +1,4 @@
-"""TensorBoard's event files."""
+"""Logger that writes TensorBoard event files."""
 
 import time
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from research.config.logger import Logger, LogWriter
 
 @dataclass(frozen=True)
 class TensorBoard(Logger):
-    """Write every number as a scalar to tensorboard/ in the run directory."""
+    """Logger of every number, as a scalar, to tensorboard/ in the run directory."""
 
     def open(self, directory: Path, experiment: Any, step: int) -> LogWriter:
         return _Events(directory / "tensorboard", step + 1)
 
 
 class _Events:
-    """One event file, written at once: tensorboardX's own thread hangs for ever on a full disk."""
+    """Writer of one event file, without a thread: tensorboardX's own thread hangs for ever on a full disk."""
 
     def __init__(self, directory: Path, first_step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
@@ -26,7 +26,7 @@ class _Events:
 
         directory.mkdir(exist_ok=True)
         self._writer = EventsWriter(str(directory / "events"))
-        # TensorBoard drops what an earlier process wrote for this step and later ones.
+        # Makes TensorBoard drop what an earlier process wrote for this step and later ones.
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, numbers: Mapping[str, float | int]) -> None:

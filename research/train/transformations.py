@@ -1,18 +1,18 @@
-"""Optax transformations that the shipped optimizers are chained from, for what optax has not.
+"""Optax transformations that the shipped optimizers need and optax lacks.
 
-Layers are stacked along a leading axis, yet a layer's update must not depend on its neighbours: root mean squares,
-clipping and factoring are each layer's own, on the matrix that T5X stores. The axes of every parameter come by its path
-from the parameters' table, `research.model.parameters.parameters(params, model)`; updates, parameters and moments are
-float32 arrays in nested dicts, by the same paths.
+Layers are stacked along a leading axis, yet the update of a layer must not depend on other layers. So root mean
+squares, clipping and factoring are computed per layer, on the matrix that T5X stores. The axes of every parameter are
+looked up by its path in the table `research.model.parameters.parameters(params, model)`. Updates, parameters and
+moments are float32 arrays in nested dicts with the same paths.
 
-They chain with optax's own, and they work outside this project:
+They can be chained with optax's own transformations and work outside this project:
 
     known = parameters(params, model)
     optax.chain(scale_by_layer_moments(known), clip_by_layer_rms(known, 1.0), scale_by_layer_rms(known, -0.5, 0.01),
                 optax.scale(-1.0))
 
-The learning rate is a factor inside `scale_by_growth` and `scale_by_layer_rms`: the scalars of a parameter are
-multiplied before its array is, once.
+The learning rate is a factor inside `scale_by_growth` and `scale_by_layer_rms`: the scalar factors of a parameter are
+multiplied first, then the array once.
 """
 
 import math
@@ -32,17 +32,18 @@ Known = Mapping[str, Parameter]  # by path
 Rate = float | Float[Array, ""]
 
 SQUARE_FLOOR = 1e-30  # Adafactor's first epsilon, added to the squared gradient
-SCALE_FLOOR = 1e-3  # its second, the least root mean square of a parameter by which a step is scaled
+SCALE_FLOOR = 1e-3  # its second: lower bound of the root mean square by which a step is scaled
 
 
 # --- Scales -----------------------------------------------------------------------------------------------------------
 
 
 def scale_by_growth(parameters: Known, power: float, rate: Rate = 1.0) -> optax.GradientTransformation:
-    """muP's factors: multiply each update by rate * growth ** power; the growth is 1 in the standard parametrization.
+    """Multiply each update by muP's factor, rate * growth ** power. In the standard parametrization growth is 1.
 
-    The power is -1 for steps as long whatever the gradient's size (Adam, Lion), -0.5 for those that a matrix's root
-    mean square scales, which has half of that power already (research/model/parametrization.py).
+    The power is -1 if the length of a step does not depend on the gradient's size (Adam, Lion). It is -0.5 if the step
+    is scaled by the root mean square of the matrix, which already has half of that power
+    (research/model/parametrization.py).
     """
 
     def scaled(path: str, update: Array) -> Array:
@@ -71,7 +72,7 @@ def clip_by_layer_rms(parameters: Known, threshold: float) -> optax.GradientTran
 
 
 def _rms(values: Array, parameter: Parameter) -> Array:
-    """Root mean squares of every layer's parameter by itself; averaged axes stay with size 1."""
+    """Compute the root mean square of each layer's parameter; averaged axes are kept with size 1."""
     return jnp.sqrt(_mean(jnp.square(values), parameter.of_layer))
 
 
@@ -83,7 +84,7 @@ def _mean(values: Array, axes: tuple[int, ...]) -> Array:
 
 
 class LayerMoments(NamedTuple):
-    """Second moments: of rows and columns for factored matrices, [l d 1 1] and [l 1 h k] of [l d h k]; else whole."""
+    """Second moments: of rows and columns for factored matrices ([l d 1 1] and [l 1 h k] of [l d h k]), else full."""
 
     count: Array  # type: ignore[assignment]  # int32, updates made
     row: Tree
@@ -96,7 +97,7 @@ def scale_by_layer_moments(
 ) -> optax.GradientTransformation:
     """Divide gradients by the root of Adafactor's second moments (arXiv:1804.04235), in T5X's order of operations.
 
-    A layer's matrix is factored where its smaller side, heads and head width joined, is at least `min_factored`; None
+    A layer's matrix is factored if its smaller side, with heads and head width joined, is at least `min_factored`; None
     factors nothing. The decay at update t, counted from 1, is 1 - t ** -decay_exponent.
     """
 
@@ -109,7 +110,7 @@ def scale_by_layer_moments(
     def init(params: Tree) -> LayerMoments:
         row, column, square = {}, {}, {}
         for path, param in flatten(params).items():
-            zeros = partial(jnp.zeros_like, param)  # an array of its own each, since a buffer can be donated only once
+            zeros = partial(jnp.zeros_like, param)  # a new array each time, since a buffer can be donated only once
             if is_factored(path, param.shape):
                 row[path] = _mean(zeros(), parameters[path].columns)
                 column[path] = _mean(zeros(), parameters[path].rows)
@@ -143,7 +144,10 @@ def scale_by_layer_moments(
 
 
 def scale_by_early_epsilon_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
-    """Adam whose epsilon joins the second moment before its bias is corrected (arXiv:1412.6980, end of section 2)."""
+    """Scale by Adam with epsilon added to the second moment before bias correction.
+
+    This is the variant at the end of section 2 of arXiv:1412.6980.
+    """
 
     def update(
         gradients: Tree, state: optax.ScaleByAdamState, params: Tree | None = None
@@ -156,13 +160,13 @@ def scale_by_early_epsilon_adam(b1: float, b2: float, epsilon: float) -> optax.G
 
 # --- Chains -----------------------------------------------------------------------------------------------------------
 
-KINDS = {"mu": "mean", "nu": "square", "ema": "momentum"}  # optax's names of statistics, and those in checkpoints
+KINDS = {"mu": "mean", "nu": "square", "ema": "momentum"}  # names of statistics in optax, and in checkpoints
 
 
 def chain_by_kind(*steps: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Chain transformations, with one dict of their statistics by kind as the state: {"count": ..., "mean": ...}.
+    """Chain transformations; their joint state is one dict of statistics by kind: {"count": ..., "mean": ...}.
 
-    The state of each must be a named tuple. A kind that two of them have, as `count`, must be the same number in both.
+    The state of each must be a named tuple. A kind that two of them have, such as `count`, must be equal in both.
     `update` needs the parameters.
     """
 
@@ -183,6 +187,6 @@ def chain_by_kind(*steps: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def _by_kind(states: Iterable[Any]) -> dict[str, Any]:
-    """Their fields together, without those that have no array."""
+    """Merge the fields of states, without those that have no array."""
     fields = {KINDS.get(field, field): value for state in states for field, value in state._asdict().items()}
     return {kind: value for kind, value in fields.items() if jax.tree.leaves(value)}

@@ -1,4 +1,4 @@
-"""Ends a run that hangs: a collective that waits for a dead host never returns and never raises."""
+"""Watchdog for runs that hang: a collective that waits for a dead host never returns and never raises."""
 
 import faulthandler
 import os
@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 
 class Watchdog:
-    """Exits with `exit_code` when `beat` was not called for `seconds`, after printing every thread's stack.
+    """A thread that prints all stacks and exits with `exit_code` if `beat` is not called for `seconds`.
 
-    The first beat starts it, so that compiling and restoring have the time they need.
+    It starts at the first beat, so that compiling and restoring may take any time.
     """
 
     def __init__(self, seconds: float | int, exit_code: int, on_hang: Callable[[], object]) -> None:
@@ -21,20 +21,22 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self) -> None:
+        """Report progress."""
         self._last = time.monotonic()
 
     def stop(self) -> None:
+        """End the watch."""
         self._stopped.set()
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._seconds / 4)):
             if self._last is not None and time.monotonic() - self._last > self._seconds:
                 print(
-                    f"No step finished for {self._seconds:.0f} s. Where every thread is:", file=sys.stderr, flush=True
+                    f"No step finished for {self._seconds:.0f} s. Stacks of all threads:", file=sys.stderr, flush=True
                 )
                 faulthandler.dump_traceback(all_threads=True)
-                # On a thread of its own, since what hangs may be the file system that it writes to.
-                saying = threading.Thread(target=self._on_hang, daemon=True)
-                saying.start()
-                saying.join(10)
+                # On another thread, since the file system that it writes to may be what hangs.
+                reporting = threading.Thread(target=self._on_hang, daemon=True)
+                reporting.start()
+                reporting.join(10)
                 os._exit(self._exit_code)

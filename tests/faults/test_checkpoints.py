@@ -18,7 +18,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_taken(folde
     biggest.write_bytes(content)
     assert run(folder, "damaged") == 0
     assert f"Checkpoint {STEPS} does not verify" in log(folder, "damaged")
-    assert f"Going on from the checkpoint of step {STEPS - 4}." in log(folder, "damaged")
+    assert f"Resuming from the checkpoint of step {STEPS - 4}." in log(folder, "damaged")
     assert (folder / "damaged" / "set_aside" / str(STEPS)).is_dir()
     assert_as_if_nothing_had_happened(folder, "damaged")
 

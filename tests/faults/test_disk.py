@@ -60,6 +60,6 @@ def assert_failed_at_once(result: dict, directory: Path) -> None:
     """It stopped when the save had failed, long before the next was due, and left a whole checkpoint."""
     assert result["status"] == "failed"
     (failed,) = re.findall(r"The checkpoint of step (\d+) could not be written", result["reason"])
-    (kept,) = re.findall(r"the checkpoint of step (\d+) is whole", result["reason"])
+    (kept,) = re.findall(r"the checkpoint of step (\d+) is complete", result["reason"])
     assert int(kept) < int(failed) <= result["step"] < int(failed) + 40
     assert verify(directory / "checkpoints" / kept) == ""

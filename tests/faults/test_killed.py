@@ -53,7 +53,7 @@ def test_killed_at_random_steps_and_during_a_save(folder: Path) -> None:
     assert json.loads((folder / "killed" / "RESULT.json").read_text())["status"] == "running"
     assert run(folder, "killed") == 0
     assert len((folder / "killed" / "history.jsonl").read_text().splitlines()) >= 4
-    assert log(folder, "killed").count("Going on from the checkpoint of step") >= 2
+    assert log(folder, "killed").count("Resuming from the checkpoint of step") >= 2
     assert_as_if_nothing_had_happened(folder, "killed")
 
 
@@ -67,7 +67,7 @@ def test_sigterm_saves_and_exits_with_42(folder: Path) -> None:
     assert (result["status"], result["exit_code"]) == ("preempted", 42)
     assert verify(folder / "preempted" / "checkpoints" / str(result["step"])) == ""
     assert run(folder, "preempted") == 0
-    assert f"Going on from the checkpoint of step {result['step']}." in log(folder, "preempted")
+    assert f"Resuming from the checkpoint of step {result['step']}." in log(folder, "preempted")
     assert_as_if_nothing_had_happened(folder, "preempted")
 
 

@@ -63,7 +63,7 @@ def test_one_is_killed_and_the_other_ends(folder: Path, calm: str, lost: int, am
     said = log(folder, name)
     if code == 1:  # what was exchanged failed; else the runtime missed the other's heartbeat, and says so
         assert f"Host {1 - lost} of 2 stopped at step " in said
-        assert re.search("the same command on all of them (begins again|goes on from the checkpoint of step)", said)
+        assert re.search("repeat the command on all hosts: it (starts again|resumes from the checkpoint of step)", said)
     else:
         assert "heartbeat" in said or "coordination service" in said.lower(), said
     assert finished(folder, name) == [0, 0], log(folder, name)
@@ -93,7 +93,7 @@ def test_a_host_that_hangs_is_noticed_by_all_and_nothing_is_lost(folder: Path, c
     codes = [host.wait(timeout=120) for host in hosts]
     assert 43 in codes, log(folder, name)
     assert set(codes) <= {43, 1, -signal.SIGABRT}
-    assert log(folder, name).count("No step finished for 10 s. Where every thread is:") >= 1
+    assert log(folder, name).count("No step finished for 10 s. Stacks of all threads:") >= 1
     assert "most recent call first" in log(folder, name)
     for rows in folder.glob(f"{calm}.rows.*"):
         shutil.copy(rows, folder / rows.name.replace(calm, f"{name}.before"))

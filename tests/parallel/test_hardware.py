@@ -32,7 +32,7 @@ def test_a_name_is_so_many_chips(name, chips, topology, domains):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("v7x-8", "'?v7x-8'? is not known: v4, v5e, v5p, v6e, A100"),
+        ("v7x-8", r"'?v7x-8'? is not known\. Chips: v4, v5e, v5p, v6e, A100"),
         ("8xV100", "8xV100 is not known"),
         ("v5p-7", "there is no such slice; v5p has 8, 16, 32, 64"),
         ("v5e-512", "there is no such slice; v5e has 4, 8, 16, 32, 64, 128, 256"),

@@ -10,7 +10,7 @@ import pytest
 from research import AdamW, Constant, Denoising, Experiment, Mesh, Model, PlainText
 from research.config import ConfigError
 from research.data.batch import Batch, Shard
-from research.parallel.mesh import check_divisible, factorisations, laid_out, make_mesh, place_batch, shard_of
+from research.parallel.mesh import arrange_devices, check_divisible, factorisations, make_mesh, place_batch, shard_of
 from research.parallel.rules import flatten, unflatten
 
 MODEL = Model(
@@ -56,7 +56,7 @@ def test_a_mesh_has_the_sizes_asked_for(sizes, shape):
 def test_a_mesh_that_is_not_the_devices_says_both_numbers_and_what_may_be(sizes):
     with pytest.raises(ConfigError, match="there are 8: the sizes must multiply to 8") as error:
         make_mesh(sizes)
-    assert "takes " in str(error.value)
+    assert "needs " in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_first_axes_that_can_cross_a_slow_network(shape, parts, near):
         SimpleNamespace(platform="gpu", device_kind="any", id=number, slice_index=number * parts // 8, process_index=0)
         for number in range(8)
     ]
-    laid = laid_out(shape, devices)
+    laid = arrange_devices(shape, devices)
     assert laid.shape == shape
     assert {device.id for device in laid.flat} == set(range(8))
     assert len({device.slice_index for device in laid[tuple(slice(size) for size in near)].flat}) == 1

@@ -70,7 +70,7 @@ def test_a_moving_average_goes_on_bit_for_bit(run):
 def test_no_run_goes_on_in_it_but_one_may_start_from_it(run, tmp_path):
     average(run, tmp_path / "mean", 2)
     asked = dataclasses.replace(override.from_json((run / "config.json").read_text()), steps=6)
-    with pytest.raises(ConfigError, match=r"holds parameters alone, from which no run goes on: .* --config\.init="):
+    with pytest.raises(ConfigError, match=r"holds parameters only, so no run can resume from it: .* --config\.init="):
         train(asked, tmp_path / "mean")
     assert train(dataclasses.replace(asked, steps=1, init=str(tmp_path / "mean")), tmp_path / "next") == 0
 

@@ -209,7 +209,7 @@ def test_a_run_starts_from_the_very_model_and_needs_it_no_more(tiny_run, hugging
     source = shutil.copytree(hugging_face, tmp_path / "source")
     config = asked(tiny_run, init=str(source), optimizer=STILL, steps=1, seed=9)
     assert train(config, tmp_path / "new") == 0
-    assert f"Starting from {source}, of the format Hugging Face." in capsys.readouterr().out
+    assert f"Starting from {source} (Hugging Face format)." in capsys.readouterr().out
     assert held_out_losses(tmp_path / "new") == held_out_losses(tiny_run)[-1:]
     assert same(find.find(tmp_path / "new").params(), find.find(tiny_run).params())
     shutil.rmtree(source)

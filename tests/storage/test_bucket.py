@@ -107,7 +107,7 @@ def test_it_goes_on_where_it_was_from_the_bucket_alone(runs, storage, capsys) ->
     there = copied(storage, "longer")
     for directory in (shutil.copytree(folder / "tiny", folder / "longer"), there):
         assert train(longer, directory) == 0
-        assert "Going on from the checkpoint of step 2." in capsys.readouterr().out
+        assert "Resuming from the checkpoint of step 2." in capsys.readouterr().out
     assert [step for step, _ in losses(there)] == [1, 2, 3, 4]
     assert losses(there) == losses(folder / "longer")
     assert_same_arrays(there / "checkpoints" / "4", folder / "longer" / "checkpoints" / "4")
@@ -164,7 +164,7 @@ def test_what_is_damaged_is_set_aside_and_the_one_before_taken(runs, storage, da
     opened = Checkpoints(there / "checkpoints", Checkpoint())
     assert opened.newest == 1
     assert opened.set_aside == [there / "set_aside" / "2"]
-    assert f"It was moved to {there}/set_aside/2; the one before is taken." in capsys.readouterr().out
+    assert f"It was moved to {there}/set_aside/2; the one before it is used." in capsys.readouterr().out
     opened.close()
 
 
@@ -229,7 +229,7 @@ def test_who_was_taken_over_publishes_nothing_more(storage, monkeypatch, tmp_pat
 
 def test_a_run_elsewhere_than_in_a_known_bucket_is_refused(runs, monkeypatch) -> None:
     _, made = runs
-    with pytest.raises(ConfigError, match=r"^s3://bucket/a: of addresses only gs://BUCKET/NAME are known; mount"):
+    with pytest.raises(ConfigError, match=r"^s3://bucket/a: only addresses gs://BUCKET/NAME are supported; mount"):
         train(made, any_path("s3://bucket/a"))
     with pytest.raises(ConfigError, match=r"^gs://nowhere/a cannot be reached .* that this machine has credentials"):
         train(made, any_path("gs://nowhere/a"))

@@ -198,7 +198,7 @@ GOOD = {"config": {}, "data": {}, "next_row": 16, "random_key": [0, 1], "best": 
 )
 def test_what_a_checkpoint_says_of_its_run_is_checked(changes, tmp_path):
     assert checked_meta(GOOD, tmp_path) == GOOD
-    with pytest.raises(ConfigError, match="does not say what a run needs"):
+    with pytest.raises(ConfigError, match="lacks what a run needs"):
         checked_meta(GOOD | changes, tmp_path)
 
 

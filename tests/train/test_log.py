@@ -146,8 +146,8 @@ def test_a_loss_that_spikes_is_said_and_changes_nothing(tmp_path: Path, capsys: 
 
 def test_another_level_of_loss_is_not_spikes_for_ever() -> None:
     losses = Losses(size=16)
-    assert not any(losses.spikes(loss) for loss in [4.0, 4.1] * 8)
-    spikes = [losses.spikes(9.0) for _ in range(40)]
+    assert not any(losses.is_spike(loss) for loss in [4.0, 4.1] * 8)
+    spikes = [losses.is_spike(9.0) for _ in range(40)]
     assert spikes[0]
     assert not any(spikes[-10:])
 
@@ -155,11 +155,11 @@ def test_another_level_of_loss_is_not_spikes_for_ever() -> None:
 def test_what_is_not_finite_does_not_enter_the_window() -> None:
     losses = Losses(size=16)
     for loss in [4.0, 4.1] * 8:
-        losses.spikes(loss)
-    assert not losses.spikes(float("nan"))
-    assert not losses.spikes(float("inf"))
+        losses.is_spike(loss)
+    assert not losses.is_spike(float("nan"))
+    assert not losses.is_spike(float("inf"))
     assert np.isfinite(losses.window).all()
-    assert losses.spikes(20.0)
+    assert losses.is_spike(20.0)
 
 
 @dataclass(frozen=True)

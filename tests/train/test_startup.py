@@ -18,14 +18,14 @@ from research.train.startup import Startup, process_began
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys, jax
-from research.train.compilation import keep_compiled
+from research.train.compilation import enable_compilation_cache
 from research.parallel.hosts import Cluster, initialize_hosts
 from research.train.startup import Startup
 
 if len(sys.argv) > 1:
     initialize_hosts(Cluster(sys.argv[1], 2, int(sys.argv[2])))
 startup = Startup()
-keep_compiled()
+enable_compilation_cache()
 print("result", jax.jit(lambda x: x * 3 + 1)(2.0))
 startup.done("all")
 print("kept", startup.kept, "of", startup.programs, jax.config.jax_compilation_cache_dir)
@@ -77,7 +77,7 @@ def test_a_damaged_entry_ends_nothing_and_is_made_anew(tmp_path: Path) -> None:
     whole = entry.read_bytes()
     for damaged in (b"garbage", whole[: len(whole) // 2], b"", whole[:900] + bytes([whole[900] ^ 1]) + whole[901:]):
         entry.write_bytes(damaged)
-        assert "What was kept of jit__lambda" in compute(tmp_path)
+        assert "The cached program jit__lambda" in compute(tmp_path)
         assert len(entry.read_bytes()) == pytest.approx(len(whole), rel=0.1)
     text = compute(tmp_path)
     assert re.search(r"kept (\d+) of \1 ", text)
@@ -87,7 +87,7 @@ def test_a_damaged_entry_ends_nothing_and_is_made_anew(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_said_once_and_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     text = compute(tmp_path / "file")
-    assert text.count("What is compiled is not kept: ") == 1
+    assert text.count("Compiled programs are not cached: ") == 1
     assert "cannot be written (Not a directory). Set KINTSUGI_CACHE" in text
     assert text.count("\n") == 3
 
@@ -110,8 +110,8 @@ def test_hosts_keep_what_they_compile_where_all_of_them_find_it(tmp_path: Path, 
     hosts = [start(cache, "-c", PROGRAM, address, str(host)) for host, cache in enumerate(caches)]
     texts = [said(host) for host in hosts]
     assert all(text.endswith(f"{tmp_path / '0' / 'compiled' if shared else None}\n") for text in texts)
-    assert ("the hosts share no" in texts[0]) == (not shared)
-    assert "not kept" not in texts[1]
+    assert ("the hosts do not share" in texts[0]) == (not shared)
+    assert "not cached" not in texts[1]
     assert not list(tmp_path.glob("*/compiled/shared-*"))
 
 
@@ -125,7 +125,7 @@ def test_parts_add_up_and_compiling_is_apart() -> None:
     assert seconds["compiling"] == 0.03
     assert 0.02 <= seconds["state"] < 0.05
     assert (facts["programs"], facts["programs_kept"]) == (1, 0)
-    assert "state 0.0, compiling 0.0" in startup.said()
+    assert "state 0.0, compiling 0.0" in startup.describe()
 
 
 def test_when_this_process_began() -> None:
