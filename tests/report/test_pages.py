@@ -12,7 +12,7 @@ from run_directories import experiment, made
 
 from research.config import override
 from research.report import record, run_page, sweep_page
-from research.report.comparison import UNLIKE, compared
+from research.report.comparison import NOT_COMPARABLE, compared
 from scripts import report
 
 
@@ -166,7 +166,7 @@ def test_losses_of_unlike_targets_are_shown_and_not_compared(tmp_path: Path) -> 
     assert "| 3.0000 |" in markdown
     assert "**" not in markdown
     assert "Kendall" not in markdown
-    assert markdown.count(UNLIKE) == 2
+    assert markdown.count(NOT_COMPARABLE) == 2
     assert "lower is better" not in text
     assert "held out loss against noise density" not in text
 
@@ -218,7 +218,7 @@ def test_a_page_is_made_again_when_something_in_it_is_newer_or_it_was_running(tm
         (["begun"], "begun holds no run that has begun: there is nothing to report yet"),
         (["sweep", "sweep"], "Several directories are compared: say by --out where"),
         (["sweep", "--out", "no/where"], "there is no directory no"),
-        (["sweep", "--out", "mine"], "mine.html is there already and is no report"),
+        (["sweep", "--out", "mine"], "Refusing to overwrite mine.html, not written as a report"),
     ],
 )
 def test_bad_input(sweep: Path, monkeypatch, arguments: list[str], said: str, capsys) -> None:
