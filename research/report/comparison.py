@@ -84,7 +84,7 @@ def identity(config: Experiment, directory: Path) -> Fields:
 
 
 def _origin(init: str, directory: Path) -> Path | None:
-    """Find the directory of the run that this one started from: at the path of `init`, or in a sweep beside this one."""
+    """Find the run directory that this run started from: at the path of `init`, or in a sweep beside this one."""
     named = Path(init)
     for path in (named, directory.parent.parent / named.parent.name / named.name):
         if (run := run_of(path)) is not None:

@@ -35,7 +35,7 @@ def check_picture(path: Path | None) -> None:
     """Raise ConfigError if the path is not a valid file name for a plot."""
     if path is not None:
         require(path.suffix in (".png", ".svg", ".pdf"), f"{path}: the name of a plot must end in .png, .svg or .pdf.")
-        require(path.absolute().parent.is_dir(), f"{path}: the directory {path.absolute().parent} does not exist.")
+        require(path.absolute().parent.is_dir(), f"{path}: there is no directory {path.absolute().parent}.")
 
 
 def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Path:
@@ -263,7 +263,7 @@ class LineStyle(NamedTuple):
 
 
 def _line_style(number: int) -> LineStyle:
-    """Choose the style of a line by its number; colours repeat with another dash pattern, and neighbours differ in markers."""
+    """Choose the style of a line by its number: colours repeat with other dashes, and neighbours' markers differ."""
     style = STYLES[number // len(COLOURS) % len(STYLES)]
     return LineStyle(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], style)
 

@@ -87,7 +87,7 @@ class RunRecord(NamedTuple):
 
 def read(directory: Path) -> RunRecord:
     """Read a run directory. Raises ConfigError if it is not one, or its config cannot be parsed."""
-    require(directory.is_dir(), f"{directory}: no such directory.")
+    require(directory.is_dir(), f"{directory}: there is no such directory.")
     is_run = (directory / "config.json").is_file()
     require(is_run, f"{directory} holds no run: a run directory has a config.json, a sweep has a sweep.json.")
     changes = _object(directory / "diff.json")

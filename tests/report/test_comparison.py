@@ -104,7 +104,7 @@ def test_how_it_was_evaluated_is_a_difference_and_so_is_the_checkpoint_it_began_
         "checkpoint=10",
         "checkpoint=newest",
     ]
-    with pytest.raises(ConfigError, match=r"before is given twice: each run counts once"):
+    with pytest.raises(ConfigError, match=r"before is given twice: give each run once"):
         compared([before, tmp_path / "0", before])
 
 

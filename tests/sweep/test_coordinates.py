@@ -78,7 +78,7 @@ def test_the_script_prints_both_and_draws(config, tmp_path, monkeypatch, capsys)
         (["--widths", "64", "128", "80"], "80 is no width to scale a model of width 64 to: model.heads would be 2.5."),
         (["--widths", "0", "64", "128"], "0 is no width to scale a model of width 64 to"),
         (["--widths", "64", "128", "256", "--steps", "0"], "steps is 0 and seeds 2: each must be above 0."),
-        (["--widths", "64", "128", "256", "--plot", "x.txt"], "a picture's name ends in .png, .svg or .pdf."),
+        (["--widths", "64", "128", "256", "--plot", "x.txt"], "the name of a plot must end in .png, .svg or .pdf."),
         (
             ["--widths", "64", "96", "128", "--config.optimizer.schedule.peak=0"],
             "with this learning rate nothing changes.",
