@@ -12,8 +12,8 @@ logits       9 per target token and token of the vocabulary
 
 Every parameter adds 3 per micro-batch, and the optimizer reads and writes it and its states once in float32.
 
-Over `tensor`, the output of each sublayer and the gradient of its input are summed. Over `sequence`, keys and values are
-gathered and their gradients scattered. Both add to the time of the step. Over `fsdp`, weights are gathered for the
+Over `tensor`, the output of each sublayer and the gradient of its input are summed. Over `sequence`, keys and values
+are gathered and their gradients scattered. Both add to the time of the step. Over `fsdp`, weights are gathered for the
 forward and backward pass of every micro-batch, and gradients are scattered. Over `data` and `sequence`, gradients are
 summed. These overlap with computation: only the excess over its time counts.
 """

@@ -40,7 +40,7 @@ class RunRecord(NamedTuple):
     @property
     def status(self) -> str:
         """The status in RESULT.json, or "interrupted" if that is "running" but no process of this machine trains it."""
-        recorded = str(self.result.get("status", "not begun"))
+        recorded = str(self.result.get("status", "not started"))
         return "interrupted" if recorded == "running" and not run_directory.is_held(self.directory) else recorded
 
     @property

@@ -68,7 +68,7 @@ def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str
     count, done = sum(len(group.records) for group in groups), sum(len(group.done) for group in groups)
     summary = f"{len(groups)} variants, {count} runs, {done} of them done"
     if waiting:
-        summary += f"; {len(waiting)} not begun: {', '.join(waiting[:5])}{' and so on' * (len(waiting) > 5)}"
+        summary += f"; {len(waiting)} not started: {', '.join(waiting[:5])}{' and so on' * (len(waiting) > 5)}"
     unlike_targets = not is_comparable(groups, FORCED[0])
     return "".join(
         (

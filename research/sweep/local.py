@@ -174,8 +174,8 @@ class Sweep:
     def command(self, run: VariantRun) -> list[str]:
         """Build the command that trains a variant and imports the project's modules from where this process does.
 
-        `-m` puts the working directory first on sys.path, and `-P` prevents that: the user's directory may have a
-        scripts/ of its own.
+        `-m` puts the working directory first on sys.path, and `-P` prevents that: the user's directory may contain
+        another scripts/.
         """
         on_path = any(Path(entry or ".").resolve() == Path.cwd() for entry in sys.path)
         return [sys.executable, *(() if on_path else ("-P",)), *self.program, *self.arguments(run)]
@@ -237,7 +237,7 @@ class Sweep:
 
     @contextlib.contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:
-        """On SIGTERM and Ctrl-C, let the running variants save a checkpoint and start no further ones."""
+        """Handle SIGTERM and Ctrl-C: running variants save a checkpoint and end, and no further ones start."""
 
         def stop(number: int, frame: Any) -> None:
             self._stop.set()

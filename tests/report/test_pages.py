@@ -72,12 +72,12 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
     run.mkdir()
     (run / "config.json").write_text(override.to_json(experiment(tmp_path)))
     Checked(run_page.write(record.read(run)).read_text())
-    assert "not begun, step 0 of 40" in (run / "report.html").read_text()
+    assert "not started, step 0 of 40" in (run / "report.html").read_text()
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Three rates of dropout with two seeds each, one run not begun, and what a paper says of two of them."""
+    """Three rates of dropout with two seeds each, one run not started, and what a paper says of two of them."""
     directory, names = tmp_path / "sweep", {}
     for number, rate in enumerate((0.15, 0.25, 0.5)):
         for seed in range(2):
@@ -100,7 +100,7 @@ def test_a_sweeps_page_has_scores_dimensions_curves_and_the_papers_numbers(sweep
     assert report.main([str(sweep)]) == 0
     text = (sweep / "report.html").read_text()
     checked = Checked(text)
-    assert "3 variants, 5 runs, 5 of them done; 1 not begun: dropout=0.5,seed=1" in text
+    assert "3 variants, 5 runs, 5 of them done; 1 not started: dropout=0.5,seed=1" in text
     assert "3.0500 ± 0.0707</strong>" in text
     assert "held out loss against dropout. mean: best at 0.15." in checked.alternatives
     assert any(said.startswith("training loss against FLOPs") for said in checked.alternatives)

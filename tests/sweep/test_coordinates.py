@@ -85,7 +85,7 @@ def test_the_script_prints_both_and_draws(config, tmp_path, monkeypatch, capsys)
         ),
         (
             ["--widths", "64", "96", "128", "--config.optimizer.schedule.peak=1e30"],
-            "At width 64 the first steps are",
+            "Width 64: a loss in the first steps is",
         ),
         (["--widths", "64", "96", "128", "--config.model.vocab_size=300"], "but the model has rows for 300 only."),
     ],

@@ -120,7 +120,7 @@ def test_trials_are_runs_and_the_best_are_shown(place: Place, capsys, recwarn) -
     assert "12 trials trained to the end" in said
     values = {f"trial-{trial.number:04}": trial.value for trial in place.trials()}
     best = min(values, key=values.get)
-    assert said.index(best, said.index("to their end")) < said.index(f"{sorted(values.values())[1]:.4f}")
+    assert said.index(best, said.index("to the end")) < said.index(f"{sorted(values.values())[1]:.4f}")
     for trial in place.trials():
         asked = place.overrides()[f"trial-{trial.number:04}"]
         assert asked == {"batch_size": "4"} | {name: str(value) for name, value in trial.params.items()}
