@@ -30,13 +30,14 @@ from trained runs
   --from sweeps/NAME begins every variant from each run of that sweep that is done: its weights, architecture,
   vocabulary and seed. So a pretraining sweep is judged by what its models learn next. EXPERIMENT.py needs no sweep().
 
-hopeless variants
-  --hopeless_after 0.3 stops a variant when, 30 % of its steps done, an evaluation of it (by evaluation.best) is worse
-  than the median of at least three others at that share of their steps. Not for losses of unlike targets.
+stopping poor variants early
+  --stop_below_median_after 0.3 stops a variant if, after 30 % of its steps, an evaluation (by evaluation.best) is worse
+  than the median of at least three others at that share of their steps. Do not use it for losses of different targets.
 
-again
-  The same command goes on: what is done is kept, what was broken off goes on from its checkpoint. A variant that
-  crashes or hangs is tried three times in one sweep; one that is refused (2) or not finite (44) once. The others go on.
+resuming
+  The same command continues: finished variants are kept, interrupted ones resume from their checkpoints. A variant that
+  crashes or hangs is tried three times in one sweep; one that is refused (2) or not finite (44) is tried once. The
+  others continue.
 
 on a SLURM cluster
   --slurm makes every variant a task of an array job (needs pip install 'kintsugi[slurm]'):
@@ -55,7 +56,7 @@ a search
             sampler=TPE(), pruning=Median(finished=5, warmup=1000), seed=0)
   What is best is evaluation.best. pruning stops trials early: Median, SuccessiveHalving(first=1000) or
   Hyperband(first=1000); None stops none. Trials are DIR/trial-0000 and so on; DIR/sweep.json says what each changes.
-  The same command goes on with what was broken off; a larger N adds trials. With --jobs 1 a search can be repeated.
+  The same command continues interrupted trials; a larger N adds trials. With --jobs 1 a search can be repeated.
 
 exit codes
   0 all variants are done, all trials ended   1 some are not   2 bad input
@@ -82,7 +83,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", required=True, type=Path, help="where the variants' run directories go")
     parser.add_argument("--jobs", type=int, help="variants at a time (1; with --slurm all)")
     parser.add_argument("--from", dest="begun", type=Path, metavar="SWEEP", help="begin from each run of this sweep")
-    parser.add_argument("--hopeless_after", type=float, metavar="SHARE", help="stop what is worse than most by then")
+    parser.add_argument(
+        "--stop_below_median_after", type=float, metavar="SHARE",
+        help="stop variants that are worse than the median of the others after this share of their steps",
+    )  # fmt: skip
+    parser.add_argument(  # its former name
+        "--hopeless_after", dest="stop_below_median_after", type=float, help=argparse.SUPPRESS
+    )
     parser.add_argument("--hardware", help=f"what each variant runs on, for what can never fit: {HELP}")
     parser.add_argument("--list", action="store_true", help="show the variants, train nothing")
     parser.add_argument("--trials", type=int, help="run search() until there are so many trials in --dir")
@@ -100,15 +107,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
-    share, local = options.hopeless_after, not str(options.dir).startswith("gs:")
+    share, local = options.stop_below_median_after, not str(options.dir).startswith("gs:")
     require(local, f"--dir {options.dir} is in a bucket: a sweep needs a directory of this machine, or a shared one.")
     require(options.jobs is None or options.jobs > 0, f"--jobs is {options.jobs}: it must be above 0.")
-    require(share is None or 0 < share < 1, f"--hopeless_after is {share}: a share of the steps, between 0 and 1.")
-    require(share is None or not options.slurm, "--hopeless_after and --slurm: who leaves jobs alone cannot stop them.")
+    require(share is None or 0 < share < 1, f"--stop_below_median_after is {share}: it must be between 0 and 1.")
+    require(
+        share is None or not options.slurm,
+        "--stop_below_median_after cannot be used with --slurm, as jobs that nobody watches are not stopped.",
+    )
     require(options.trials is None or options.trials > 0, f"--trials is {options.trials}: it must be above 0.")
-    for name in ("slurm", "list", "begun", "hopeless_after"):
-        said = f"--trials and --{name.replace('begun', 'from')}: a search asks for its trials one after another, here."
-        require(options.trials is None or not getattr(options, name), said)
+    for name in ("slurm", "list", "begun", "stop_below_median_after"):
+        message = (
+            f"--trials and --{name.replace('begun', 'from')}: a search asks for its trials one after another, here."
+        )
+        require(options.trials is None or not getattr(options, name), message)
     for name in ("partition", "account", "time", "gpus", "slurm_option"):
         require(options.slurm or not getattr(options, name), f"--{name} is for jobs of a cluster: say --slurm too.")
 
@@ -119,36 +131,38 @@ def train(options: argparse.Namespace, file: load.ExperimentFile, base: Experime
     published = file.published
     from research.storage.console import console, say
     from research.sweep import slurm  # after the config is known to be good: importing JAX takes seconds
-    from research.sweep.local import Sweep, here
-    from research.sweep.variants import begun_from, check_fits, inherited, matched, place_of, variants
+    from research.sweep.local import Sweep, local_machine
+    from research.sweep.variants import check_fits, inherited, matched, remote_machine, source_runs, variants
 
-    begun, missing = ([], []) if options.begun is None else begun_from(options.begun, base)
+    sources, missing = ([], []) if options.begun is None else source_runs(options.begun, base)
     if missing:
         say(f"Left out, not done in {options.begun}: {', '.join(missing)}.")
-    found = variants(base, changes, begun)
+    found = variants(base, changes, sources)
     elsewhere = options.slurm or options.hardware is not None
-    place = None if elsewhere else here(options.jobs or 1)
+    machine = None if elsewhere else local_machine(options.jobs or 1)
     if options.hardware is not None:
-        place = place_of(hardware.find(options.hardware))
-    if place is not None:
-        check_fits(found, place)
+        machine = remote_machine(hardware.find(options.hardware))
+    if machine is not None:
+        check_fits(found, machine)
     tables = matched(published, found) + ([] if options.begun is None else inherited(options.begun, found))
-    asked = (options.experiment, base, found, options.dir)
+    common_arguments = (options.experiment, base, found, options.dir)
     sweep: Sweep
     if options.slurm and not options.list:
         named = (options.partition, options.time, options.gpus, options.account)
-        sweep = slurm.ClusterSweep(*asked, slurm.directives(*named, options.slurm_option), published=tables)
+        parameters = slurm.directives(*named, options.slurm_option)
+        sweep = slurm.ClusterSweep(*common_arguments, parameters, published=tables)
     else:
-        sweep = Sweep(*asked, published=tables, hopeless_after=options.hopeless_after)
+        share = options.stop_below_median_after
+        sweep = Sweep(*common_arguments, published=tables, stop_below_median_after=share)
     if options.list:
-        console.print(sweep.listing(place))
+        console.print(sweep.listing(machine))
         return 0
     if not options.slurm:
         slurm.check_none(options.dir)
     with sweep.held():
         done = sweep.train(options.jobs if options.slurm else options.jobs or 1)
         sweep.write_page()
-    sweep.say_what_is_not_done()
+    sweep.print_failures()
     return 0 if done else 1
 
 

@@ -1,1 +1,1 @@
-"""What a run costs before it is launched: roofline, memory, steps compiled for chips that are not here."""
+"""Estimates of a run's cost before its launch: roofline, memory, and steps compiled for absent hardware."""

@@ -1,6 +1,6 @@
-"""Compiling the training step for TPUs that are not here: what a chip would hold, and what chips would exchange.
+"""Compilation of the training step for TPUs that are not attached: memory per chip and traffic between chips.
 
-libtpu compiles for any topology on a machine without a TPU. It knows nothing of the machines themselves.
+libtpu compiles for any topology on a machine without a TPU. It knows nothing about the machines themselves.
 """
 
 import math
@@ -21,14 +21,14 @@ from research.parallel.mesh import AXES, make_mesh
 from research.train.preflight import check
 from research.train.step import compile_train_step
 
-MEGACORE = ("v4", "v5p")  # two cores a chip that run as one device
+MEGACORE = ("v4", "v5p")  # chips with two cores that act as one device
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 DTYPES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "s8": 1, "u8": 1}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 class Memory(NamedTuple):
-    """Bytes a chip, by the compiler's account."""
+    """Bytes per chip as reported by the compiler."""
 
     arguments: int  # state and batch
     temporaries: int  # activations and gradients
@@ -39,13 +39,13 @@ class Memory(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    seconds: float  # that compiling took
+    seconds: float  # compilation time
     memory: Memory
-    exchanged: dict[tuple[str, str], float]  # bytes a chip and step by kind of collective and axes of the mesh
+    exchanged: dict[tuple[str, str], float]  # bytes per chip and step by (kind of collective, mesh axes)
 
 
 def compile_for(experiment: Experiment, hardware: Hardware) -> Compiled:
-    """The training step for that hardware. ConfigError where it does not fit, or nothing can compile for it here."""
+    """Compile the training step for that hardware. Raises ConfigError if it does not fit or cannot be compiled here."""
     mesh = make_mesh(experiment.mesh, topology_devices(hardware))
     check(experiment, mesh)
     began = time.perf_counter()
@@ -53,25 +53,25 @@ def compile_for(experiment: Experiment, hardware: Hardware) -> Compiled:
         step = compile_train_step(experiment, mesh, abstract_batch(experiment))
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(too_large(str(error))) from error
-    found: Any = step.memory_analysis()
-    memory = Memory(found.argument_size_in_bytes, found.temp_size_in_bytes)
+    analysis: Any = step.memory_analysis()
+    memory = Memory(analysis.argument_size_in_bytes, analysis.temp_size_in_bytes)
     return Compiled(time.perf_counter() - began, memory, exchanged(step.as_text() or "", mesh))
 
 
 def topology_devices(hardware: Hardware) -> list[jax.Device]:
     if hardware.topology is None:
         raise ConfigError(
-            f"--hardware {hardware.name}: only TPUs can be compiled for without them; leave out --compile."
+            f"--hardware {hardware.name}: only TPUs can be compiled for without the hardware; leave out --compile."
         )
     from jax.experimental import topologies
 
-    # Without these libtpu asks the network for the TPU that it runs on.
+    # Without these variables libtpu queries the network for its TPU.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5e-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     kind = hardware.topology.partition(":")[0]
     options: dict[str, Any] = {"chip_config_name": "megacore"} if kind in MEGACORE else {}
     try:
-        found = topologies.get_topology_desc(
+        topology = topologies.get_topology_desc(
             platform="tpu", topology_name=hardware.topology, num_slices=hardware.domains, **options
         )
     except Exception as error:
@@ -79,20 +79,20 @@ def topology_devices(hardware: Hardware) -> list[jax.Device]:
             f"--compile for {hardware.topology} needs libtpu: pip install 'kintsugi[tpu]'"
             f" ({type(error).__name__}: {str(error).splitlines()[0]})."
         ) from error
-    return list(found.devices)
+    return list(topology.devices)
 
 
 def too_large(message: str) -> str:
-    """One sentence of XLA's refusal; other errors are raised again by their first line."""
-    found = re.search(
+    """Turn XLA's out-of-memory error into a message with advice; shorten other errors to their first line."""
+    match = re.search(
         r"required for HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)", message
     )
-    if found is None:
-        return f"It cannot be compiled: {message.splitlines()[0]}"
-    needed, available = (float(found[i]) * UNITS[found[i + 1]] / 2**30 for i in (1, 3))
+    if match is None:
+        return f"The training step cannot be compiled: {message.splitlines()[0]}"
+    needed, available = (float(match[i]) * UNITS[match[i + 1]] / 2**30 for i in (1, 3))
     return (
-        f"It does not fit: {needed:.1f} GiB of activations and gradients beside the state, in {available:.1f} GiB a"
-        " chip. Lower batch_size, raise microbatches or mesh.fsdp, or set model.remat."
+        f"The training step does not fit: {needed:.1f} GiB of activations and gradients beside the state, in"
+        f" {available:.1f} GiB per chip. Lower batch_size, raise microbatches or mesh.fsdp, or set model.remat."
     )
 
 
@@ -100,10 +100,10 @@ def too_large(message: str) -> str:
 
 
 def exchanged(text: str, mesh: jax.sharding.Mesh) -> dict[tuple[str, str], float | int]:
-    """Bytes that each chip sends in a step, by kind of collective and the axes it goes over, from compiled HLO.
+    """Count the bytes that each chip sends in a step, by kind of collective and its mesh axes, from compiled HLO.
 
-    The body of a loop counts as often as the loop runs. Counted as for rings: an all-reduce of n chips sends
-    2 (n - 1) / n of its operand, the others (n - 1) / n of the larger of operand and result.
+    The body of a loop counts once per iteration. Collectives are counted as ring algorithms: an all-reduce of n chips
+    sends 2 (n - 1) / n of its operand, the others send (n - 1) / n of the larger of operand and result.
     """
     computations = dict(_computations(text))
     total: dict[tuple[str, str], float | int] = defaultdict(float)
@@ -112,23 +112,26 @@ def exchanged(text: str, mesh: jax.sharding.Mesh) -> dict[tuple[str, str], float
         for line in computations.get(name, ()):
             for called, repeated in _called(line, computations):
                 add(called, times * repeated)
-            found = re.search(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(", line)
-            if found is None:
+            match = re.search(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(", line)
+            if match is None:
                 continue
-            kind, group = found[2], _group(line, mesh)
-            total[kind, _axes(group, mesh)] += times * _sent(kind, bool(found[3]), sum(_sizes(found[1])), len(group))
+            kind, group = match[2], _group(line, mesh)
+            total[kind, _axes(group, mesh)] += times * _sent(kind, bool(match[3]), sum(_sizes(match[1])), len(group))
 
     entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
     add(entry[1] if entry else "", 1)
     return dict(total)
 
 
-def _sent(kind: str, begun: bool, size: int, chips: int) -> float | int:
-    """Bytes that a chip sends, for a result of that size; what only begins it returns its operands as well."""
+def _sent(kind: str, is_start: bool, size: int, chips: int) -> float | int:
+    """Compute the bytes that a chip sends for a result of `size` bytes.
+
+    The result of an asynchronous start, such as all-gather-start, contains the operands too.
+    """
     whole: float | int = size
-    if begun and kind == "collective-permute":
+    if is_start and kind == "collective-permute":
         whole = size / 2
-    elif begun and kind != "all-reduce":
+    elif is_start and kind != "all-reduce":
         whole = size * chips / (chips + 1)
     elif kind == "reduce-scatter":
         whole = size * chips
@@ -147,7 +150,7 @@ def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _called(line: str, computations: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
-    """Computations that an instruction runs, and how often."""
+    """Yield the computations that an instruction calls, and how often."""
     loop = re.search(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
     if loop:
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
@@ -159,19 +162,19 @@ def _called(line: str, computations: dict[str, list[str]]) -> Iterator[tuple[str
 
 
 def _trips(condition: list[str]) -> int:
-    """Of a loop that counts from 0 to the one constant of its condition."""
-    bounds = [int(found) for line in condition for found in re.findall(r"s32\[\]\S* constant\((\d+)\)", line)]
+    """Return the trip count of a loop from 0 to the only constant in its condition."""
+    bounds = [int(bound) for line in condition for bound in re.findall(r"s32\[\]\S* constant\((\d+)\)", line)]
     return max(bounds, default=1)
 
 
 def _sizes(types: str) -> list[int]:
-    """Bytes of each array of a type, or of a tuple of them."""
-    found = re.findall(r"(\w+)\[([\d,]*)\]", types)
-    return [DTYPES.get(kind, 4) * math.prod(int(n) for n in shape.split(",") if n) for kind, shape in found]
+    """Return the bytes of each array in an HLO type, which may be a tuple."""
+    arrays = re.findall(r"(\w+)\[([\d,]*)\]", types)
+    return [DTYPES.get(kind, 4) * math.prod(int(n) for n in shape.split(",") if n) for kind, shape in arrays]
 
 
 def _group(line: str, mesh: jax.sharding.Mesh) -> list[int]:
-    """The first group of devices that exchange with one another, by their places in the mesh."""
+    """Return the first replica group of a collective, as flat indices of devices in the mesh."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     if listed:
         return [int(number) for number in listed[1].split(",")]
@@ -186,6 +189,6 @@ def _group(line: str, mesh: jax.sharding.Mesh) -> list[int]:
 
 
 def _axes(group: list[int], mesh: jax.sharding.Mesh) -> str:
-    """The axes of the mesh along which the members of a group differ."""
-    places = np.array(np.unravel_index(group, mesh.devices.shape))
-    return "+".join(axis for axis, values in zip(AXES, places, strict=True) if len(set(values.tolist())) > 1)
+    """Name the mesh axes along which the members of a group differ."""
+    coordinates = np.array(np.unravel_index(group, mesh.devices.shape))
+    return "+".join(axis for axis, values in zip(AXES, coordinates, strict=True) if len(set(values.tolist())) > 1)

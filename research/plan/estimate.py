@@ -1,4 +1,4 @@
-"""What a person sees of a run on hardware that is not here: whether it fits, how fast it can be, and what it costs."""
+"""Estimates of a run on hardware that is not attached: fit in memory, highest speed, and cost, as printed tables."""
 
 import dataclasses
 import itertools
@@ -19,24 +19,24 @@ from research.plan.compiled import compile_for
 from research.report.plot import plot_scaling
 from research.storage.console import amount, byte_amount, console, table
 
-ROOM = 0.92  # of a chip's memory, the rest being the runtime's
-SHOWN = 8  # of what a search finds
+USABLE = 0.92  # share of a chip's memory; the rest is for the runtime
+SHOWN = 8  # results of a search
 MICROBATCHES = (1, 2, 4, 8, 16, 32)
 
 
-class Foreseen(NamedTuple):
-    """A run on some hardware, by formulas alone."""
+class Estimate(NamedTuple):
+    """The estimated memory and speed of a run on some hardware, from formulas alone."""
 
-    experiment: Experiment  # its mesh without a -1
-    memory: float | int  # bytes a chip
+    experiment: Experiment  # with a resolved mesh: no size is -1
+    memory: float | int  # bytes per chip
     fits: bool
     times: roofline.Times
-    flops: float | int  # of a step, on all chips
-    mfu: float | int  # at most, of the data sheet's FLOP/s
+    flops: float | int  # per step, on all chips
+    mfu: float | int  # upper bound, relative to the data sheet's FLOP/s
 
 
-def foresee(experiment: Experiment, hardware: Hardware) -> Foreseen:
-    """Raises ConfigError where the mesh does not fit the chips, or divides a size of the model unevenly."""
+def estimate_run(experiment: Experiment, hardware: Hardware) -> Estimate:
+    """Estimate a run. Raises ConfigError if the mesh does not fit the chips or does not divide the model's sizes."""
     mesh = abstract_mesh(experiment.mesh, hardware.chips)
     check_divisible(experiment, mesh)
     experiment = dataclasses.replace(experiment, mesh=Mesh(*mesh.axis_sizes))
@@ -45,26 +45,26 @@ def foresee(experiment: Experiment, hardware: Hardware) -> Foreseen:
     held = memory.chip_bytes(experiment, hardware.chip)
     flops = flops_per_step(experiment, *lengths)
     mfu = flops / (times.step * hardware.chip.flops * hardware.chips)
-    return Foreseen(experiment, held, held < ROOM * hardware.chip.memory, times, flops, mfu)
+    return Estimate(experiment, held, held < USABLE * hardware.chip.memory, times, flops, mfu)
 
 
 def show(experiment: Experiment, hardware: Hardware, *, compile: bool) -> None:
-    found = foresee(experiment, hardware)
-    rows = _rows(found, hardware)
+    estimate = estimate_run(experiment, hardware)
+    rows = _rows(estimate, hardware)
     if compile:
-        compiled = compile_for(found.experiment, hardware)
+        compiled = compile_for(estimate.experiment, hardware)
         rows["memory, compiled"] = _memory(compiled.memory.total, hardware) + (
             f": {byte_amount(compiled.memory.arguments)} state and batch,"
             f" {byte_amount(compiled.memory.temporaries)} activations and gradients"
         )
         rows["compiled"] = f"in {compiled.seconds:.1f} s for {hardware.topology}"
         for (kind, axes), size in sorted(compiled.exchanged.items(), key=lambda item: -item[1]):
-            rows[f"{kind} over {axes}"] = f"{byte_amount(size)} a chip and step"
+            rows[f"{kind} over {axes}"] = f"{byte_amount(size)} per chip and step"
     table("Plan", rows)
 
 
-def _rows(found: Foreseen, hardware: Hardware) -> dict[str, str]:
-    experiment, times = found.experiment, found.times
+def _rows(estimate: Estimate, hardware: Hardware) -> dict[str, str]:
+    experiment, times = estimate.experiment, estimate.times
     model, (inputs, targets) = experiment.model, row_lengths(experiment)
     hours = experiment.steps * times.step / 3600
     parts = ", ".join(f"{name} {part * 1000:.3g} ms" for name, part in times._asdict().items() if part)
@@ -72,42 +72,42 @@ def _rows(found: Foreseen, hardware: Hardware) -> dict[str, str]:
     chip = hardware.chip
     return {
         "hardware": f"{hardware.chips:,} chips of {chip.flops / 1e12:g} TFLOP/s and {byte_amount(chip.memory)}"
-        + (f", in {hardware.domains} parts that only a network joins" if hardware.domains > 1 else ""),
+        + (f", in {hardware.domains} domains connected by a network" if hardware.domains > 1 else ""),
         "model": f"{amount(parameter_count(abstract_params(model)))} parameters, {model.compute}, remat {model.remat}",
         "mesh": ", ".join(f"{axis} {size}" for axis, size in dataclasses.asdict(experiment.mesh).items()),
-        "memory a chip": _memory(found.memory, hardware) + " (estimated)",
+        "memory a chip": _memory(estimate.memory, hardware) + " (estimated)",
         "a step": f"{experiment.batch_size:,} rows of {inputs} inputs and {targets} targets, "
-        f"{amount(found.flops, 'FLOP')}",
+        f"{amount(estimate.flops, 'FLOP')}",
         "takes at least": f"{times.step:.3g} s: {parts}; most of it {times.limit}",
-        "so at most": f"MFU {found.mfu:.1%}, {amount(tokens / times.step)} tokens/s",
+        "so at most": f"MFU {estimate.mfu:.1%}, {amount(tokens / times.step)} tokens/s",
         "run": f"{experiment.steps:,} steps, {hours / 24:.2f} days, {hours * hardware.chips:,.0f} chip-hours at least",
     }
 
 
 def _memory(size: float | int, hardware: Hardware) -> str:
-    room = hardware.chip.memory
-    return f"{byte_amount(size)} of {byte_amount(room)}, {'fits' if size < ROOM * room else 'does not fit'}"
+    total = hardware.chip.memory
+    return f"{byte_amount(size)} of {byte_amount(total)}, {'fits' if size < USABLE * total else 'does not fit'}"
 
 
 # --- Search -----------------------------------------------------------------------------------------------------------
 
 
-def search(experiment: Experiment, hardware: Hardware) -> list[Foreseen]:
-    """The fastest that fit, with the rows of a step as they are. ConfigError where nothing does."""
+def search(experiment: Experiment, hardware: Hardware) -> list[Estimate]:
+    """Find the fastest meshes, remats and micro-batches that fit at this batch_size. Raises ConfigError without any."""
     fastest_first = sorted(_candidates(experiment, hardware), key=lambda timed: timed[0])
-    # One by one, because what they hold takes longer to find out.
-    foreseen = (foresee(candidate, hardware) for _, candidate in fastest_first)
-    found = list(itertools.islice((each for each in foreseen if each.fits), SHOWN))
-    if not found:
+    # Lazily, because estimating memory takes longer than estimating time.
+    estimates = (estimate_run(candidate, hardware) for _, candidate in fastest_first)
+    fitting = list(itertools.islice((each for each in estimates if each.fits), SHOWN))
+    if not fitting:
         raise ConfigError(
-            f"Nothing fits {hardware.name}: no mesh, with any remat and up to {MICROBATCHES[-1]} micro-batches, holds"
-            f" {experiment.batch_size} rows a step. Lower batch_size, or take more chips."
+            f"Nothing fits {hardware.name}: no mesh, with any remat and up to {MICROBATCHES[-1]} micro-batches, has"
+            f" room for {experiment.batch_size} rows per step. Lower batch_size, or use more chips."
         )
-    return found
+    return fitting
 
 
 def _candidates(experiment: Experiment, hardware: Hardware) -> Iterator[tuple[float | int, Experiment]]:
-    """Seconds a step, and of what."""
+    """Yield the seconds per step of every mesh, number of micro-batches and remat, with its experiment."""
     for sizes in factorisations(hardware.chips):
         for microbatches in MICROBATCHES:
             for remat in ("none", "dots", "full"):
@@ -116,7 +116,7 @@ def _candidates(experiment: Experiment, hardware: Hardware) -> Iterator[tuple[fl
                     changed = dataclasses.replace(experiment, model=model, mesh=Mesh(*sizes), microbatches=microbatches)
                     check_divisible(changed, abstract_mesh(changed.mesh, hardware.chips))
                 except ConfigError:
-                    continue  # it divides something unevenly
+                    continue  # the mesh does not divide a size
                 yield roofline.step_times(changed, hardware, changed.mesh, *row_lengths(changed)).step, changed
 
 
@@ -132,33 +132,33 @@ def show_search(experiment: Experiment, hardware: Hardware) -> None:
 COLUMNS = (*AXES, "micro", "remat", "GiB", "s a step", "MFU", "limit")
 
 
-def _row(each: Foreseen) -> tuple[str, ...]:
-    made = each.experiment
-    sizes = map(str, (*dataclasses.astuple(made.mesh), made.microbatches))
+def _row(each: Estimate) -> tuple[str, ...]:
+    experiment = each.experiment
+    sizes = map(str, (*dataclasses.astuple(experiment.mesh), experiment.microbatches))
     numbers = f"{each.memory / 2**30:.1f}", f"{each.times.step:.3g}", f"{each.mfu:.1%}", each.times.limit
-    return (*sizes, made.model.remat, *numbers)
+    return (*sizes, experiment.model.remat, *numbers)
 
 
 # --- Several ----------------------------------------------------------------------------------------------------------
 
 
 class Plan(NamedTuple):
-    """The fastest that fits of one experiment on one kind of hardware; None where nothing does."""
+    """The fastest estimate that fits for one experiment on one kind of hardware; `best` is None if nothing fits."""
 
     name: str
     hardware: Hardware
-    best: Foreseen | None
+    best: Estimate | None
 
 
 def plans(
     experiments: Mapping[str, Experiment], hardware: Sequence[Hardware], rows_a_chip: int | None = None
 ) -> Iterator[Plan]:
-    """Of each experiment on each hardware, with its own rows a step or so many for every chip."""
+    """Plan each experiment on each hardware, with its own batch_size or `rows_a_chip` rows per chip."""
     for (name, experiment), each in itertools.product(experiments.items(), hardware):
         rows = experiment.batch_size if rows_a_chip is None else rows_a_chip * each.chips
-        asked = dataclasses.replace(experiment, batch_size=rows, microbatches=1)
+        scaled = dataclasses.replace(experiment, batch_size=rows, microbatches=1)
         try:
-            yield Plan(name, each, search(asked, each)[0])
+            yield Plan(name, each, search(scaled, each)[0])
         except ConfigError:
             yield Plan(name, each, None)
 
@@ -166,7 +166,7 @@ def plans(
 def compare(
     experiments: Mapping[str, Experiment], hardware: Sequence[Hardware], rows_a_chip: int | None, picture: Path | None
 ) -> None:
-    """Prints a table in Markdown, a row as soon as it is known, and draws it."""
+    """Print a Markdown table of plans, each row as soon as it is known, and plot it if `picture` is given."""
     require(rows_a_chip is None or rows_a_chip > 0, f"--rows_a_chip is {rows_a_chip}: it must be above 0.")
     columns = ("experiment", "hardware", "rows a step", *COLUMNS, "tokens/s a chip", "days")
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
@@ -174,9 +174,9 @@ def compare(
     for name, each, best in plans(experiments, hardware, rows_a_chip):
         cells = ["", "does not fit"] + [""] * (len(COLUMNS) + 1)
         if best is not None:
-            made, seconds = best.experiment, best.times.step
-            tokens = made.batch_size * sum(row_lengths(made)) / seconds / each.chips
-            cells = [f"{made.batch_size:,}", *_row(best), amount(tokens), f"{made.steps * seconds / 86_400:.2f}"]
+            planned, seconds = best.experiment, best.times.step
+            tokens = planned.batch_size * sum(row_lengths(planned)) / seconds / each.chips
+            cells = [f"{planned.batch_size:,}", *_row(best), amount(tokens), f"{planned.steps * seconds / 86_400:.2f}"]
             lines[name].append((each.chips, tokens))
         print(f"| {name} | {each.name} | {' | '.join(cells)} |", flush=True)
     if picture is not None:

@@ -1,21 +1,21 @@
-"""How long a training step must take: products at what a chip reaches, its memory's traffic, and what chips exchange.
+"""A roofline model of the training step: a lower bound of its time from matrix products, memory and communication.
 
-Nothing is compiled or run. Traffic counts what is written to memory and read again when neighbouring elementwise
-operations are fused, and no more; so good implementations take 1.2 to 1.8 times as long. In features of the compute
-dtype, forward and backward together, a token unless said otherwise:
+Nothing is compiled or run. Memory traffic counts only arrays that are written and read again if neighbouring
+elementwise operations are fused, so good implementations take 1.2 to 1.8 times as long. It is counted in features of
+the compute dtype, for the forward and backward pass together, per token unless noted otherwise:
 
 products     3 (read + written): the inputs and outputs of the forward product and of the two backward ones
-norms, sums  10 d a sublayer
+norms, sums  10 d per sublayer
 activation   8 f, gated 12 f
-scores       15 a pair of query and key: written, masked, exponentiated, normalised, and back
-logits       9 a target token and token of the vocabulary
+scores       15 per pair of query and key: write, mask, exponentiate, normalize, and the backward pass of these
+logits       9 per target token and token of the vocabulary
 
-and every parameter 3 times a micro-batch, and once more by the optimizer with its states, in float32.
+Every parameter adds 3 per micro-batch, and the optimizer reads and writes it and its states once in float32.
 
-Over `tensor`, what each sublayer returns is summed, and what its input receives backward; over `sequence`, keys and
-values are gathered, and their gradients scattered: nothing hides that. Over `fsdp`, weights are gathered for the
-forward and the backward pass of every micro-batch, and gradients are scattered; over `data` and `sequence`, gradients
-are summed. That happens beside products: only what it takes longer than they do counts.
+Over `tensor`, the output of each sublayer and the gradient of its input are summed. Over `sequence`, keys and values
+are gathered and their gradients scattered. Both add to the time of the step. Over `fsdp`, weights are gathered for the
+forward and backward pass of every micro-batch, and gradients are scattered. Over `data` and `sequence`, gradients are
+summed. These overlap with computation: only the excess over its time counts.
 """
 
 from functools import cache
@@ -27,19 +27,20 @@ from research.model.transformer import abstract_params
 from research.parallel.hardware import Hardware
 from research.train.optimizers import Adafactor
 
-REACHED = 0.8  # of a data sheet's FLOP/s by large products: 769 - 798 of 989 TFLOP/s on an H200
+REACHED = 0.8  # share of the data sheet's FLOP/s that large products reach: 769 - 798 of 989 TFLOP/s on an H200
 SIZES = {"bfloat16": 2, "float32": 4}
-STATES = {True: 20, False: 28}  # bytes a parameter that Adafactor, AdamW and others read and write
-AGAIN = {"none": (0.0, 0.0), "dots": (0.0, 0.15), "full": (1 / 3, 0.3)}  # what remat repeats of products, of traffic
+STATES = {True: 20, False: 28}  # bytes per parameter that Adafactor (True) or others, such as AdamW, read and write
+# Shares of products and of traffic that remat repeats.
+REMAT_OVERHEAD = {"none": (0.0, 0.0), "dots": (0.0, 0.15), "full": (1 / 3, 0.3)}
 
 
 class Times(NamedTuple):
-    """Seconds of a step that its parts add to it, on each chip."""
+    """Seconds that each part adds to a step."""
 
     products: float | int
-    memory: float | int  # traffic of all else
-    activations: float | int  # what is exchanged of them, over tensor and sequence
-    exchange: float | int  # of weights and gradients, what products and memory do not hide
+    memory: float | int  # traffic of everything but products
+    activations: float | int  # communication of activations over tensor and sequence
+    exchange: float | int  # communication of weights and gradients that does not overlap with products and memory
 
     @property
     def step(self) -> float | int:
@@ -47,27 +48,27 @@ class Times(NamedTuple):
 
     @property
     def limit(self) -> str:
-        """The part that adds most."""
+        """The name of the slowest part."""
         return max(zip(self, self._fields, strict=True))[1]
 
 
 class RowWork(NamedTuple):
-    """What the layers do to a row: features times tokens, split over the tensor axis or whole on each of its chips."""
+    """Work of all layers for a row, in features times tokens."""
 
-    split: float | int
-    whole: float | int
-    summed: float | int  # over the tensor axis
+    split: float | int  # traffic that the tensor axis splits
+    whole: float | int  # traffic repeated on each chip of the tensor axis
+    summed: float | int  # sums over the tensor axis
     attended: float | int  # keys and values, gathered over the sequence axis
 
 
 def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_length: int, target_length: int) -> Times:
-    """On a mesh of as many chips as there are; no size of it is -1."""
+    """Compute the lower bounds of a step's parts. The mesh must be resolved (no -1) and use all chips."""
     model, chip, size = experiment.model, hardware.chip, SIZES[experiment.model.compute]
     rows = experiment.batch_size / (mesh.data * mesh.fsdp * mesh.sequence)
     row = _row(model, input_length, target_length)
     logits = model.vocab_size * target_length / mesh.tensor
     parameters = _parameters(model)
-    more_products, more_traffic = AGAIN[model.remat]
+    more_products, more_traffic = REMAT_OVERHEAD[model.remat]
 
     flops = train_flops(model, input_length, target_length) / mesh.tensor
     flops += more_products * (flops - 6 * logits * model.width)
@@ -86,22 +87,22 @@ def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_len
 
 
 def _moved(mesh: Mesh, row: RowWork) -> float | int:
-    """Features that a chip sends of its part of a row: summed over tensor, gathered and scattered over sequence."""
+    """Compute the features of a row that a chip sends: summed over tensor, gathered and scattered over sequence."""
     gathered = 2 * row.attended / mesh.tensor * mesh.sequence
     return 2 * _around(mesh.tensor, row.summed) + _around(mesh.sequence, gathered)
 
 
-@cache  # a search asks for every mesh, and tracing the model takes longer than all else
+@cache  # a search calls it for every mesh, and tracing the model is the slowest part
 def _parameters(model: Model) -> int:
     return parameter_count(abstract_params(model))
 
 
 def _row(model: Model, s: int, t: int) -> RowWork:
-    """Of s inputs and t targets."""
+    """Compute the work of all layers on a row of s source and t target tokens."""
     d, f, inner, gates = model.width, model.feed_forward, model.attention_width, 2 if model.gated else 1
     block = RowWork(3 * (gates + 1) * f + (12 if model.gated else 8) * f, 3 * (gates + 1) * d + 10 * d, 2 * d, 0)
     attention = RowWork(3 * 4 * inner, 3 * 4 * d + 10 * d, 2 * d, 2 * inner)  # queries as long as keys
-    over_inputs = RowWork(3 * 2 * inner, 3 * 2 * d, d, 2 * inner)  # keys and values of what the encoder returned
+    over_inputs = RowWork(3 * 2 * inner, 3 * 2 * d, d, 2 * inner)  # keys and values of the encoder output
     across = RowWork(3 * 2 * inner, 3 * 2 * d + 10 * d, 2 * d, 0)
 
     def times(part: RowWork, tokens: int) -> RowWork:
@@ -119,14 +120,15 @@ def _row(model: Model, s: int, t: int) -> RowWork:
 
 
 def _around(chips: int, sent: float | int) -> float | int:
-    """What each chip of a ring sends when arrays of so many bytes are gathered or scattered over it, once."""
+    """Compute the bytes that each chip of a ring sends to gather or scatter arrays of `sent` bytes once."""
     return sent * (chips - 1) / chips
 
 
 def _exchange(experiment: Experiment, hardware: Hardware, mesh: Mesh, weights: float | int) -> float | int:
-    """Seconds that weights and gradients, of so many bytes in all, take over fsdp, and over data and sequence.
+    """Compute the seconds of communicating weights and gradients over fsdp, data and sequence.
 
-    What one domain holds is exchanged over its links first, then each chip's part of it over the network.
+    `weights` is the bytes of all weights. Chips of one domain communicate over its links first, then each chip's part
+    is communicated over the network.
     """
     chip, part = hardware.chip, weights / mesh.tensor
     gathered = 3 * _around(mesh.fsdp, part) * experiment.microbatches

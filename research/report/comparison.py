@@ -1,4 +1,4 @@
-"""Runs beside one another: what differs between them, seeds taken together, and their scores with the spread."""
+"""Comparison of runs: the fields that differ, seeds grouped together, and scores with their standard deviation."""
 
 import dataclasses
 import json
@@ -18,26 +18,26 @@ from research.report.table import Cell, Table
 from research.storage import run_directory
 from research.storage.console import amount
 
-# What decides no number; and seeds, which are taken together.
-APART = (
+# Fields that do not affect results, and the seed: runs that differ only in these form one group.
+IGNORED_FIELDS = (
     *(name for name in run_directory.CHANGEABLE if name not in ("steps", "evaluation")),
     "evaluation.samples",
     "seed",
 )
-# What decides which tokens are targets: losses a token of unlike targets say nothing beside one another.
+# Fields that determine the target tokens: per-token losses of different targets are not comparable.
 TARGETS = ("data.objective", "data.denoisers", "data.tokenizer", "data.corpora", "data.tasks")
-UNLIKE = "The targets are not the same, so that losses and accuracies a token cannot be compared with one another."
-MOST_COLUMNS = 4  # of fields that differ; where there are more, they are one column
+NOT_COMPARABLE = "The targets differ between variants, so their per-token losses and accuracies are not comparable."
+MOST_COLUMNS = 4  # for differing fields; if more fields differ, they share one column
 
 Leaf = str | int | float | bool | None
-Fields = dict[str, Leaf]  # by dotted name; a dataclass is the name of its class, and its fields
+Fields = dict[str, Leaf]  # by dotted name; a dataclass gives the name of its class, and its fields
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed."""
 
     label: str
-    fields: Fields  # what differs from other groups; under "init." what differs of the runs that they began from
+    fields: Fields  # those that differ between groups; "init." prefixes fields of the runs they start from
     records: list[RunRecord]
 
     @property
@@ -45,12 +45,12 @@ class Group(NamedTuple):
         return [record for record in self.records if record.status == "done"]
 
     def values(self, score: str) -> list[float]:
-        """Of the runs that are done."""
-        return [found[score] for found in (record.scores() for record in self.done) if score in found]
+        """Return a score of every run that is done and has it."""
+        return [scores[score] for scores in (record.scores() for record in self.done) if score in scores]
 
 
 def compared(directories: Sequence[Path]) -> list[Group]:
-    """The runs in groups, in the order of the directories.
+    """Read the runs and group them, in the order of the directories.
 
     Raises:
         ConfigError: a directory holds no run, or is given twice.
@@ -58,37 +58,37 @@ def compared(directories: Sequence[Path]) -> list[Group]:
     records = read_all(directories)
     seen = [identity(record.config, record.directory) for record in records]
     names = differing(seen)
-    found: dict[str, tuple[Fields, list[RunRecord]]] = {}
+    grouped: dict[str, tuple[Fields, list[RunRecord]]] = {}
     for record, fields in zip(records, seen, strict=True):
         kept = {name: fields[name] for name in names if name in fields}
-        found.setdefault(json.dumps(kept), (kept, []))[1].append(record)
-    short = short_names([{name: str(value) for name, value in fields.items()} for fields, _ in found.values()])
+        grouped.setdefault(json.dumps(kept), (kept, []))[1].append(record)
+    short = short_names([{name: str(value) for name, value in fields.items()} for fields, _ in grouped.values()])
     return [
         Group(", ".join(f"{short[name]}={value}" for name, value in fields.items()) or runs[0].name, fields, runs)
-        for fields, runs in found.values()
+        for fields, runs in grouped.values()
     ]
 
 
 def identity(config: Experiment, directory: Path) -> Fields:
-    """What decides a run's numbers, but for its seed, and what decided those of the run that it began from."""
-    fields = {name: leaf for name, leaf in leaves(config, "") if not _within(name, APART)}
+    """Return the fields that affect a run's results, except the seed, and those of the run that it started from."""
+    fields = {name: leaf for name, leaf in leaves(config, "") if not _within(name, IGNORED_FIELDS)}
     origin = None if config.init is None else _origin(config.init, directory)
     if origin is None:
         return fields
     before = identity(run_directory.read_config(origin), origin)
     kept = {name: leaf for name, leaf in fields.items() if name not in ("init", "data.tokenizer.path")}
-    began = Path(str(config.init))
-    at = began.name if began.parent.name == "checkpoints" else "newest"
+    source = Path(str(config.init))
+    checkpoint = source.name if source.parent.name == "checkpoints" else "newest"
     of_origin = {f"init.{name}": leaf for name, leaf in before.items() if name}
-    return kept | {"init": "a run", "init.checkpoint": at} | of_origin
+    return kept | {"init": "a run", "init.checkpoint": checkpoint} | of_origin
 
 
 def _origin(init: str, directory: Path) -> Path | None:
-    """The run directory that was begun from: as it was named, or beside this one."""
+    """Find the run directory that this run started from: at the path of `init`, or in a sweep beside this one."""
     named = Path(init)
     for path in (named, directory.parent.parent / named.parent.name / named.name):
-        if (found := run_of(path)) is not None:
-            return Path(str(found))
+        if (run := run_of(path)) is not None:
+            return Path(str(run))
     return None
 
 
@@ -108,13 +108,16 @@ def leaves(value: Any, path: str) -> Iterator[tuple[str, Leaf]]:
 
 
 def differing(seen: Sequence[Fields]) -> list[str]:
-    """The names under which runs differ whose classes above are the same: what one class alone has is no difference."""
-    found: dict[tuple[str, ...], dict[str, set[Leaf]]] = {}
+    """Return the names of fields with different values in runs whose enclosing classes are equal.
+
+    A field that only one of two classes has is not a difference; the class itself is.
+    """
+    seen_values: dict[tuple[str, ...], dict[str, set[Leaf]]] = {}
     for fields in seen:
         for name, leaf in fields.items():
             above = tuple(str(fields.get(outer)) for outer in _outer(name))
-            found.setdefault((name, *above), {}).setdefault(name, set()).add(leaf)
-    many = {name for by_name in found.values() for name, values in by_name.items() if len(values) > 1}
+            seen_values.setdefault((name, *above), {}).setdefault(name, set()).add(leaf)
+    many = {name for by_name in seen_values.values() for name, values in by_name.items() if len(values) > 1}
     return [name for name in {name: None for fields in seen for name in fields} if name in many]
 
 
@@ -139,14 +142,14 @@ def lower_is_better(score: str) -> bool:
 
 
 def is_comparable(groups: Sequence[Group], score: str) -> bool:
-    """Whether it means the same in all groups, as a loss a token does not where the targets differ."""
+    """Return True if a score is comparable between all groups; per-token scores of different targets are not."""
     of_tokens = score in FORCED or score.endswith("loss")
-    names = {name for group in groups for name in group.fields if not name.endswith(".train")}  # as what is held out
+    names = {name for group in groups for name in group.fields if not name.endswith(".train")}  # held-out data is equal
     return not of_tokens or not any(name == "data" or _within(name, TARGETS) for name in names)
 
 
 def scores_table(groups: Sequence[Group]) -> Table:
-    """A row a group: what differs, how many seeds are done, the mean and the spread of every score."""
+    """Make a table with a row per group: differing fields, finished seeds, costs, mean and deviation of each score."""
     names = score_names(groups)
     columns = field_columns(groups)
     rows = [
@@ -168,9 +171,9 @@ def scores_table(groups: Sequence[Group]) -> Table:
         "tokens",
         *(name.replace("_", " ") for name in names),
     )
-    note = "Mean ± standard deviation over the seeds that are done; no spread of one alone. Tokens are those of rows."
+    note = "Mean ± standard deviation over finished seeds; a single seed has no deviation. Tokens include padding."
     if not all(is_comparable(groups, name) for name in names):
-        note += f" {UNLIKE}"
+        note += f" {NOT_COMPARABLE}"
     return Table("Scores", header, rows, note)
 
 
@@ -189,7 +192,7 @@ def field_columns(groups: Sequence[Group]) -> Columns:
 
 
 def costs(group: Group) -> list[Cell]:
-    """Parameters, and FLOPs and tokens up to the step that was reached."""
+    """Make the cells for parameters, and for FLOPs and tokens up to the last step."""
     record = group.records[0]
     step = max(one.step for one in group.records)
     parameters = flops.parameter_count(abstract_params(record.config.model))
@@ -207,16 +210,16 @@ def score_cell(values: Sequence[float | int], best: bool) -> Cell:
 
 
 def runs_table(groups: Sequence[Group], beside: Path) -> Table:
-    """Every run, with how far it is and a link to its page."""
+    """Make a table of every run, with its progress and a link to its page."""
     names, rows = score_names(groups), []
-    broken = any(record.reason for group in groups for record in group.records)
+    any_failed = any(record.reason for group in groups for record in group.records)
     for group in groups:
         for record in group.records:
-            found = record.scores()
+            scores = record.scores()
             link = os.path.relpath(record.directory / "report.html", beside)
             cells = [Cell(record.name, link=link), Cell(str(record.config.seed)), Cell(record.status)]
             cells.append(Cell(f"{record.step:,} of {record.config.steps:,}"))
-            cells += [score_cell([found[name]], False) if name in found else Cell("-") for name in names]
-            rows.append([*cells, Cell(record.reason)] if broken else cells)
+            cells += [score_cell([scores[name]], False) if name in scores else Cell("-") for name in names]
+            rows.append([*cells, Cell(record.reason)] if any_failed else cells)
     header = ["run", "seed", "state", "step", *(name.replace("_", " ") for name in names)]
-    return Table("Every run", [*header, "why it is not done"] if broken else header, rows)
+    return Table("Every run", [*header, "why it is not done"] if any_failed else header, rows)

@@ -1,4 +1,4 @@
-"""A page that opens from disk: one HTML file without scripts, network or fonts of its own; and its tables beside it."""
+"""A report page: one HTML file without scripts, downloads or fonts, and its tables as files next to it."""
 
 import base64
 import html
@@ -9,7 +9,7 @@ from research.config import require
 from research.report.table import Table
 from research.storage.files import write_text
 
-MADE = "<!-- made by scripts.report -->"
+MARKER = "<!-- made by scripts.report -->"
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; padding: 1rem;
@@ -48,42 +48,42 @@ summary { cursor: pointer; padding: .4rem 0; }
 def document(title: str, body: str) -> str:
     name = html.escape(title)
     return (
-        f'<!doctype html>\n{MADE}\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html>\n{MARKER}\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title>'
         f"<style>{STYLE}</style></head>\n<body><main>\n<h1>{name}</h1>\n{body}</main></body></html>\n"
     )
 
 
 def section(title: str, *parts: str | Table) -> str:
-    """Nothing where there is nothing in it. A table of the section's own title does not say it again."""
+    """Make a section; empty text without parts. A table with the section's title is shown without a caption."""
     shown = [part if isinstance(part, str) else part.html(part.title != title) for part in parts if part not in ("",)]
     content = "".join(shown)
     return f"<section><h2>{html.escape(title)}</h2>\n{content}</section>\n" if content else ""
 
 
 def charts(*figures: str) -> str:
-    found = "".join(figures)
-    return f"<div class=charts>{found}</div>\n" if found else ""
+    content = "".join(figures)
+    return f"<div class=charts>{content}</div>\n" if content else ""
 
 
 def chart(svg: str, alternative: str, caption: str = "") -> str:
-    """`alternative` says in words what is drawn, for those who do not see it."""
+    """Embed an SVG document; `alternative` is its description in words, for screen readers."""
     data = base64.b64encode(svg.encode()).decode()
-    said = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    shown = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     alt = html.escape(alternative, quote=True)
-    return f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{alt}">{said}</figure>\n'
+    return f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{alt}">{shown}</figure>\n'
 
 
 def switch(name: str, legend: str, panels: Sequence[tuple[str, str]]) -> str:
-    """One panel at a time, chosen by buttons that the keyboard reaches; on paper all of them. Three at most."""
+    """Show one of up to three panels at a time, chosen with radio buttons; all of them in print."""
     inputs = "".join(
         f'<input type=radio name="{name}" id="{name}{number}"{"" if number else " checked"}>'
         f'<label for="{name}{number}">{html.escape(label)}</label>'
         for number, (label, _) in enumerate(panels)
     )
     shown = "".join(f"<div class=panel>{content}</div>\n" for _, content in panels)
-    said, name = html.escape(legend), html.escape(legend, quote=True)
-    return f'<div class=switch role=group aria-label="{name}"><span>{said} </span>{inputs}\n{shown}</div>\n'
+    label, name = html.escape(legend), html.escape(legend, quote=True)
+    return f'<div class=switch role=group aria-label="{name}"><span>{label} </span>{inputs}\n{shown}</div>\n'
 
 
 def folded(summary: str, content: str, opened: bool = False) -> str:
@@ -99,18 +99,17 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def write(path: Path, title: str, body: str, tables: Sequence[Table]) -> Path:
-    """Writes the page PATH.html, and of its tables PATH.md, PATH.tex and PATH.csv, the last of the first table alone.
+    """Write the page to PATH.html and its tables to PATH.md, PATH.tex and PATH.csv; the last has only the first table.
 
-    Raises ConfigError where a file of one of these names is there that was not made so: a page says that it was, and
-    what lies beside such a page was made with it.
+    Raises ConfigError if one of these files exists and was not written by this function. Existing files count as
+    written by it if PATH.html contains the marker.
     """
     stem = path.name.removesuffix(".html")
     page, markdown, latex, table = (path.with_name(stem + ending) for ending in (".html", ".md", ".tex", ".csv"))
-    ours = page.is_file() and MADE in page.read_text(errors="replace")[:200]
-    there = [one for one in (page, markdown, latex, table) if one.exists()]
-    named = ", ".join(map(str, there))
-    said = "is there already and is no report: give another --out, nothing is overwritten."
-    require(ours or not there, f"{named} {said}")
+    ours = page.is_file() and MARKER in page.read_text(errors="replace")[:200]
+    existing = [one for one in (page, markdown, latex, table) if one.exists()]
+    named = ", ".join(map(str, existing))
+    require(ours or not existing, f"Refusing to overwrite {named}, not written as a report: give another --out.")
     write_text(page, document(title, body))
     write_text(markdown, f"# {title}\n\n" + "\n".join(table.markdown() for table in tables))
     write_text(latex, "\n".join(table.latex() for table in tables))

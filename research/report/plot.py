@@ -1,4 +1,4 @@
-"""Pictures of runs, all in one style: PNG, SVG or PDF files, and SVG documents within pages."""
+"""Plots of runs in one style: PNG, SVG or PDF files, and SVG documents for pages."""
 
 import io
 import textwrap
@@ -13,16 +13,16 @@ from research.config import FORCED, Experiment, require
 from research.report.record import read_metrics
 from research.storage.files import write_bytes
 
-# Okabe and Ito's colours that tell apart whoever sees them, without the yellow, which white paper swallows.
+# Okabe and Ito's palette for colour-blind readers, without its yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-GREY = "0.35"  # of what a curve is compared with
+GREY = "0.35"  # for references such as baselines
 MARKERS = "os^Dv<>Ph*Xd"
 STYLES = ("-", "--", ":", "-.")
-WIDTH = 5.2  # inches, at which text is as large on a phone as on a page
-FILE_SIZE = (8.0, 5.0)  # inches, of a picture in a file of its own
-LEGEND = 44  # letters of a line of it
-MOST_POINTS = 400  # of a curve
-SMOOTHED = 0.04  # share of a curve that each of its points is the mean of
+WIDTH = 5.2  # inches: the text is readable on a phone and on a page
+FILE_SIZE = (8.0, 5.0)  # inches, for plots saved to files
+LEGEND = 44  # characters per line of a legend
+MOST_POINTS = 400  # per curve
+SMOOTHED = 0.04  # window of the running mean, as a share of the curve
 
 Number = float | int
 Points = Sequence[tuple[Number, Number]]
@@ -32,16 +32,16 @@ Points = Sequence[tuple[Number, Number]]
 
 
 def check_picture(path: Path | None) -> None:
-    """Raises ConfigError for a file that no picture can be written to."""
+    """Raise ConfigError if the path is not a valid file name for a plot."""
     if path is not None:
-        require(path.suffix in (".png", ".svg", ".pdf"), f"{path}: a picture's name ends in .png, .svg or .pdf.")
+        require(path.suffix in (".png", ".svg", ".pdf"), f"{path}: the name of a plot must end in .png, .svg or .pdf.")
         require(path.absolute().parent.is_dir(), f"{path}: there is no directory {path.absolute().parent}.")
 
 
 def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Path:
-    """Draw loss.png: training loss, held-out loss, and the entropy that a model blind to context can reach.
+    """Draw loss.png: training loss, held-out loss, and the unigram entropy, the best loss of a model without context.
 
-    Below them is the number that evaluations are judged by or, where that is the loss, the first of the tasks' scores.
+    A second panel shows the metric for the best checkpoint or, if that is the loss, the first score of the tasks.
     """
     path = directory / "loss.png"
     if jax.process_index() != 0:
@@ -63,7 +63,7 @@ def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Pa
 
 
 def plot_scaling(path: Path, lines: Mapping[str, Sequence[tuple[int, Number]]]) -> None:
-    """Draw tokens a second and chip against the number of chips, a line an experiment."""
+    """Draw tokens per second and chip against the number of chips, with one line per experiment."""
     figure = _figure(*FILE_SIZE)
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(lines.items()):
@@ -75,7 +75,7 @@ def plot_scaling(path: Path, lines: Mapping[str, Sequence[tuple[int, Number]]]) 
 
 
 class Band(NamedTuple):
-    """A curve, and between what it lies."""
+    """A curve with its interval."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -84,7 +84,7 @@ class Band(NamedTuple):
 
 
 def plot_fit(path: Path, points: Sequence[tuple[float, float]], band: Band, x_label: str, y_label: str) -> None:
-    """Draw runs as dots, and the curve fitted to them with its interval."""
+    """Draw runs as dots, and the curve fitted to them with its interval, on log-log axes."""
     figure = _figure(*FILE_SIZE)
     axes = figure.add_subplot()
     axes.fill_between(band.x, band.low, band.high, color="0.85", linewidth=0, label="95 % of fits to resampled runs")
@@ -98,9 +98,9 @@ def plot_fit(path: Path, points: Sequence[tuple[float, float]], band: Band, x_la
 def plot_panels(
     path: Path, panels: Mapping[str, Mapping[str, Points]], x_label: str, y_label: str, linear_y: bool = False
 ) -> None:
-    """Draw panels by title beside one another, of lines by name; x is logarithmic, y too or linear.
+    """Draw panels side by side: `panels` maps titles to lines by name. x is logarithmic, and so is y unless `linear_y`.
 
-    They share one legend, and a name has one colour in all of them.
+    All panels share one legend, and a name has the same colour in each of them.
     """
     figure = _figure(4.5 * len(panels) + 3, 6)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -117,17 +117,17 @@ def plot_panels(
 
 
 def _line(axes: Any, points: Points, number: int, label: str, marked: bool = True) -> Any:
-    """Draw points joined by the line of this number; without points nothing."""
+    """Draw points as a line in the style of this number; draw nothing without points."""
     if not points:
         return None
-    look = _look(number)
-    style = {"color": look.colour, "linestyle": look.style, "marker": look.marker if marked else ""}
+    chosen = _line_style(number)
+    style = {"color": chosen.colour, "linestyle": chosen.style, "marker": chosen.marker if marked else ""}
     (line,) = axes.plot(*zip(*points, strict=True), **style, markersize=4, label=label)
     return line
 
 
 def _ticks(axes: Any, values: set[Number]) -> None:
-    """Label a logarithmic x by the values that were measured, and by no others."""
+    """Label a logarithmic x axis at the given values only."""
     axes.set_xticks(sorted(values), labels=[f"{value:g}" for value in sorted(values)])
     axes.set_xticks([], minor=True)
 
@@ -159,7 +159,7 @@ class Series(NamedTuple):
     x: Sequence[Number]
     y: Sequence[Number]
     spread: Sequence[Number] | None = None  # to either side
-    pale: bool = False  # what is behind the series of the same label, unsmoothed
+    pale: bool = False  # an unsmoothed curve, drawn behind the series with the same label
 
 
 def curves(
@@ -172,9 +172,10 @@ def curves(
     joined: bool = True,
     settled: bool = False,
 ) -> str:
-    """An SVG document; `logarithmic` is of x and y, and without `joined` points are dots with bars of their spread.
+    """Draw series as an SVG document.
 
-    With `settled` the scale of y is that of the last nine tenths of each curve.
+    `logarithmic` applies to x and y. Without `joined`, series with a spread are drawn as dots with error bars. With
+    `settled`, the y axis covers the last nine tenths of each curve.
     """
     named = [one for one in series if not one.pale]
     legend = len(named) > 1
@@ -200,13 +201,13 @@ def curves(
 
 
 def dots(labels: Sequence[str], values: Sequence[Sequence[Number]], *, title: str, x_label: str) -> str:
-    """A line a label, from top to bottom: a small dot for each of its values, and a bar at their mean."""
+    """Draw a row per label, from top to bottom: a dot for each of its values, and a bar at their mean."""
     wrapped = ["\n".join(textwrap.wrap(label, 34)) for label in labels]
     figure = _figure(WIDTH, 1.2 + 0.3 * sum(1 + 0.45 * label.count("\n") for label in wrapped))
     axes = figure.add_subplot()
-    for place, of_one in enumerate(values):
-        axes.plot(of_one, [place] * len(of_one), "o", color=COLOURS[0], markersize=4, alpha=0.6)
-        axes.plot([np.mean(of_one)], [place], "|", color=COLOURS[6], markersize=13, markeredgewidth=2)
+    for row, of_label in enumerate(values):
+        axes.plot(of_label, [row] * len(of_label), "o", color=COLOURS[0], markersize=4, alpha=0.6)
+        axes.plot([np.mean(of_label)], [row], "|", color=COLOURS[6], markersize=13, markeredgewidth=2)
     axes.set_yticks(range(len(labels)), labels=wrapped, fontsize=8)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set(xlabel=x_label)
@@ -215,7 +216,7 @@ def dots(labels: Sequence[str], values: Sequence[Sequence[Number]], *, title: st
 
 
 def smoothed(points: Points, share: Number = SMOOTHED) -> tuple[Points, int]:
-    """The running mean over the last so many points, a share of all, and how many these are."""
+    """Return the running mean and the length of its window, which is `share` of all points."""
     window = max(1, round(share * len(points)))
     if not points:
         return [], window
@@ -227,14 +228,14 @@ def smoothed(points: Points, share: Number = SMOOTHED) -> tuple[Points, int]:
 
 
 def thinned(points: Points) -> Points:
-    """At most MOST_POINTS of them, each the mean of as many neighbours."""
+    """Reduce points to at most MOST_POINTS by averaging neighbours."""
     size = -(-len(points) // MOST_POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size)] if size > 1 else []
     return [(float(x), float(y)) for x, y in (np.mean(group, axis=0) for group in groups)] if groups else list(points)
 
 
 def _draw(axes: Any, one: Series, number: int, joined: bool) -> None:
-    colour, marker, style = _look(number)
+    colour, marker, style = _line_style(number)
     if one.pale:
         axes.plot(one.x, one.y, color=colour, alpha=0.3, linewidth=0.8)
         return
@@ -255,20 +256,20 @@ def _draw(axes: Any, one: Series, number: int, joined: bool) -> None:
 # --- Style ------------------------------------------------------------------------------------------------------------
 
 
-class Look(NamedTuple):
+class LineStyle(NamedTuple):
     colour: str
     marker: str
     style: str
 
 
-def _look(number: int) -> Look:
-    """Choose the look of a line by its number: colours repeat in another style, and neighbours differ in markers."""
+def _line_style(number: int) -> LineStyle:
+    """Choose the style of a line by its number: colours repeat with other dashes, and neighbours' markers differ."""
     style = STYLES[number // len(COLOURS) % len(STYLES)]
-    return Look(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], style)
+    return LineStyle(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], style)
 
 
 def _figure(width: Number, height: Number) -> Any:
-    import matplotlib.figure  # takes a second, which the start of a training need not wait for
+    import matplotlib.figure  # slow to import, so not at the top
 
     return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 

@@ -1,4 +1,4 @@
-"""Which learning rates suit a model at each of its widths, from runs of them all that have ended."""
+"""Learning-rate sweeps: the best rate at each width of a model, from finished runs at several rates."""
 
 import math
 import statistics
@@ -16,39 +16,39 @@ from research.report.record import RunRecord
 from research.report.table import Cell, Table
 
 RATE, WIDTH, PARAMETRIZATION = "optimizer.schedule.peak", "model.width", "model.parametrization"
-# What may differ: sizes that go with the width, the parametrization with its base, and the rate.
+# Fields that may differ between runs: the rate, the width with its dependent sizes, and the parametrization.
 MAY_DIFFER = (RATE, WIDTH, "model.heads", "model.head_width", "model.feed_forward")
 
 
 class RateCurve(NamedTuple):
-    """The losses of one model at its learning rates; infinite where a run was not finite."""
+    """The losses of one model at its learning rates; infinite if a run was not finite."""
 
     parametrization: str
     width: int
-    losses: dict[float, float]  # by rate, in ascending order; the means over seeds
+    losses: dict[float, float]  # mean over seeds by rate, in ascending order of the rates
 
     @property
     def best(self) -> float:
-        """The rate of the least loss among those tried."""
+        """The tried rate with the lowest loss."""
         return min(self.losses, key=self.losses.__getitem__)
 
     @property
     def optimum(self) -> float | None:
-        """Where a parabola through the best and its neighbours is lowest, by the logarithm of the rate.
+        """The minimum of a parabola, in log rate, through the best rate and its two neighbours.
 
-        None where the best is the lowest or the highest of what was tried, or beside a loss that is not finite.
+        None if the best rate is the lowest or the highest tried, or if a neighbour's loss is not finite.
         """
         rates = list(self.losses)
-        place = rates.index(self.best)
-        near = rates[max(place - 1, 0) : place + 2]
+        position = rates.index(self.best)
+        near = rates[max(position - 1, 0) : position + 2]
         losses = [self.losses[rate] for rate in near]
-        if place == 0 or len(near) < 3 or not all(map(math.isfinite, losses)):
+        if position == 0 or len(near) < 3 or not all(map(math.isfinite, losses)):
             return None
         square, linear, _ = np.polyfit(np.log(near) - math.log(self.best), losses, 2)
         return self.best * math.exp(-0.5 * linear / square) if square > 0 else self.best
 
     def within(self, distance: float) -> tuple[float, float]:
-        """The lowest and the highest rate of those around the best whose losses are at most so much above its."""
+        """Return the ends of the range of rates around the best with losses at most `distance` above the lowest."""
         rates = list(self.losses)
         limit = self.losses[self.best] + distance
         low = high = rates.index(self.best)
@@ -60,35 +60,37 @@ class RateCurve(NamedTuple):
 
 
 def read_ranges(directories: Sequence[Path], loss: str) -> list[RateCurve]:
-    """By parametrization and width. Runs of the standard parametrization at the sizes of muP's base count for both.
+    """Read a curve per parametrization and width. Standard runs at the sizes of muP's base count for both.
 
     Raises:
-        ConfigError: a directory holds no run, or one that has not ended or has no such number; runs differ in more
-            than seed, learning rate, width and parametrization; or those of one width are of several models.
+        ConfigError: a directory holds no run, or a run that has not ended or lacks this loss; runs differ in more
+            than seed, learning rate, width and parametrization; or runs of one width are of different models.
     """
     groups = compared(directories)
     names = {name for group in groups for name in group.fields}
     others = sorted(name for name in names if name not in MAY_DIFFER and not name.startswith(PARAMETRIZATION))
-    require(not others, f"The runs differ in {', '.join(others)}: only seed, rate, width and parametrization may.")
-    found: dict[Model, dict[float, float]] = {}
+    require(
+        not others, f"The runs differ in {', '.join(others)}: only seed, rate, width and parametrization may differ."
+    )
+    by_model: dict[Model, dict[float, float]] = {}
     for group in groups:
         config = group.records[0].config
         rate = config.optimizer.schedule.peak
-        require(rate > 0, f"{group.label}: its learning rate is {rate}, which has no logarithm.")
-        found.setdefault(config.model, {})[rate] = _loss(group, loss)
-    for model in list(found):
+        require(rate > 0, f"{group.label}: the learning rate is {rate}, but must be above 0.")
+        by_model.setdefault(config.model, {})[rate] = _loss(group, loss)
+    for model in list(by_model):
         at_base = replace(model.base, parametrization=model.parametrization)
-        if model.base in found and at_base not in found:
-            found[at_base] = found[model.base]
+        if model.base in by_model and at_base not in by_model:
+            by_model[at_base] = by_model[model.base]
     ranges: dict[tuple[str, int], RateCurve] = {}
-    for model, losses in found.items():
+    for model, losses in by_model.items():
         key = type(model.parametrization).__name__, model.width
         require(
-            key not in ranges, f"The runs are of several models of width {model.width} ({key[0]}): give those of one."
+            key not in ranges, f"The runs are of different models of width {model.width} ({key[0]}): give runs of one."
         )
         ranges[key] = RateCurve(*key, dict(sorted(losses.items())))
-        there = any(map(math.isfinite, losses.values()))
-        require(there, f"No run of width {model.width} ({key[0]}) is finite: try lower learning rates.")
+        any_finite = any(map(math.isfinite, losses.values()))
+        require(any_finite, f"No run of width {model.width} ({key[0]}) is finite: try lower learning rates.")
     return [ranges[key] for key in sorted(ranges)]
 
 
@@ -99,7 +101,7 @@ def _loss(group: Group, name: str) -> float:
 def _last(record: RunRecord, name: str) -> float:
     if record.status == "not finite":
         return math.inf
-    require(record.status == "done", f"{record.directory} is {record.status}: a range takes runs that have ended.")
+    require(record.status == "done", f"{record.directory} is {record.status}: only finished runs can be compared.")
     curve = record.curve(name)
     require(len(curve) > 0, f"{record.directory} has no {name} in its metrics.jsonl.")
     return curve[-1][1]
@@ -114,8 +116,10 @@ def table(ranges: Sequence[RateCurve], loss: str, distance: float) -> Table:
     for one in ranges:
         shown = [one.losses.get(rate) for rate in rates]
         losses = [
-            Cell("") if it is None else Cell(f"{it:.4f}" if math.isfinite(it) else "not finite", rate == one.best)
-            for rate, it in zip(rates, shown, strict=True)
+            Cell("")
+            if value is None
+            else Cell(f"{value:.4f}" if math.isfinite(value) else "not finite", rate == one.best)
+            for rate, value in zip(rates, shown, strict=True)
         ]
         low, high = one.within(distance)
         optimum = "at the edge" if one.optimum is None else f"{one.optimum:.3g}"
@@ -123,22 +127,24 @@ def table(ranges: Sequence[RateCurve], loss: str, distance: float) -> Table:
             [Cell(one.parametrization), Cell(str(one.width)), *losses, Cell(optimum), Cell(f"{low:g}-{high:g}")]
         )
     header = ("parametrization", "width", *(f"{rate:g}" for rate in rates), "best rate", f"within {distance:g}")
-    note = f"Last {loss} at each peak of the learning rate; the best rate is a parabola's, through the best and the two"
-    return Table("Learning rates by width", header, rows, f"{note} beside it.")
+    note = f"Last {loss} at each peak learning rate; the best rate is the minimum of a parabola through the best three."
+    return Table("Learning rates by width", header, rows, note)
 
 
 def remarks(ranges: Sequence[RateCurve]) -> list[str]:
-    """How the best rate changes with the width, a sentence for each parametrization, and where they do not say it."""
-    said = []
+    """Describe in sentences, per parametrization, how the best rate changes with the width and where it is unknown."""
+    sentences = []
     for name in dict.fromkeys(one.parametrization for one in ranges):
         known = [(one.width, one.optimum) for one in ranges if one.parametrization == name and one.optimum is not None]
         edges = [str(one.width) for one in ranges if one.parametrization == name and one.optimum is None]
         if len(known) >= 2:
             (narrow, first), (wide, last) = known[0], known[-1]
-            said.append(f"{name}: from width {narrow} to {wide} the best rate is multiplied by {last / first:.2f}.")
+            sentences.append(
+                f"{name}: from width {narrow} to {wide} the best rate is multiplied by {last / first:.2f}."
+            )
         if edges:
-            said.append(f"{name}: of width {', '.join(edges)} the best rate is at the edge of what is finite.")
-    return said
+            sentences.append(f"{name}: at width {', '.join(edges)} the best rate is at the edge of the finite ones.")
+    return sentences
 
 
 def draw(path: Path, ranges: Sequence[RateCurve], loss: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run directory says of its run, read for people: what is missing is empty, a damaged line is left out."""
+"""Reading a run directory for reports: missing files count as empty, and damaged lines are skipped."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from research.storage.files import read_lines
 
 
 class RunRecord(NamedTuple):
-    """One run."""
+    """The contents of one run directory."""
 
     directory: Path
     config: Experiment
@@ -26,8 +26,8 @@ class RunRecord(NamedTuple):
     starts: list[dict[str, Any]]  # history.jsonl
     events: list[dict[str, Any]]
     samples: list[dict[str, Any]]
-    launch: dict[str, str]  # what was printed before the first step
-    evaluations: dict[str, dict[str, Any]]  # what scripts.evaluate found, by its directory's name
+    launch: dict[str, str]  # launch.json: the summary printed before the first step
+    evaluations: dict[str, dict[str, Any]]  # scores.json of scripts.evaluate by the name of its directory
 
     @property
     def name(self) -> str:
@@ -39,14 +39,14 @@ class RunRecord(NamedTuple):
 
     @property
     def status(self) -> str:
-        """As RESULT.json has it; "broken off" where it says "running" and no process of this machine trains."""
-        said = str(self.result.get("status", "not begun"))
-        return "broken off" if said == "running" and not run_directory.is_held(self.directory) else said
+        """The status in RESULT.json, or "interrupted" if that is "running" but no process of this machine trains it."""
+        recorded = str(self.result.get("status", "not started"))
+        return "interrupted" if recorded == "running" and not run_directory.is_held(self.directory) else recorded
 
     @property
     def reason(self) -> str:
-        """Why it ended before it was done."""
-        return str(self.result.get("reason", "")) if self.status not in ("done", "running", "broken off") else ""
+        """The reason why the run ended before it was done."""
+        return str(self.result.get("reason", "")) if self.status not in ("done", "running", "interrupted") else ""
 
     @property
     def flops_per_step(self) -> int:
@@ -54,43 +54,44 @@ class RunRecord(NamedTuple):
 
     @property
     def tokens_per_step(self) -> int:
-        """Of the encoder's and the decoder's rows."""
+        """The tokens of all encoder and decoder rows of a step, padding included."""
         return self.config.batch_size * sum(row_lengths(self.config))
 
     def curve(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) wherever the metrics have a number by this name."""
+        """Return (step, value) of every line of metrics.jsonl that has a number under this name."""
         return [(line["step"], float(line[name])) for line in self.lines if is_number(line.get(name))]
 
     def scores(self) -> dict[str, float]:
-        """Of its best evaluation, or of the last one where none is the best, and those that scripts.evaluate found.
+        """Return the scores of the best evaluation in training, and those of scripts.evaluate.
 
-        The latter by names such as "test rougeL", and of one among several tasks "test multi30k bleu"; of several
-        evaluations of a split that of the newest step counts.
+        Without a best evaluation the last one counts. Scores of scripts.evaluate have names such as "test rougeL" or,
+        with several tasks, "test multi30k bleu"; of several evaluations of a split, the one at the newest step counts.
         """
         evaluated = [line for line in self.lines if any(is_number(line.get(name)) for name in self.config.scores)]
         chosen = self.best_line(evaluated)
-        found = {name: float(chosen[name]) for name in self.config.scores if is_number(chosen.get(name))}
+        scores = {name: float(chosen[name]) for name in self.config.scores if is_number(chosen.get(name))}
         for _, scored in sorted(self.evaluations.items(), key=lambda item: item[1].get("step") or 0):
             parts = scored.get("results", {})
             for task, part in parts.items():
                 values = {"loss": part.get("loss")} | part.get("scores", {})
-                said = f"{scored.get('split', '')} {task}" if len(parts) > 1 else str(scored.get("split", ""))
-                found |= {f"{said} {name}": value for name, value in values.items() if is_number(value)}
-        return found
+                prefix = f"{scored.get('split', '')} {task}" if len(parts) > 1 else str(scored.get("split", ""))
+                scores |= {f"{prefix} {name}": value for name, value in values.items() if is_number(value)}
+        return scores
 
     def best_line(self, evaluated: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the line of the best evaluation; the last line if none has the metric, or an empty dict."""
         name = self.config.evaluation.best
         judged = [line for line in evaluated if is_number(line.get(name))]
         return max(judged, key=lambda line: merit(name, line[name]), default=evaluated[-1] if evaluated else {})
 
 
 def read(directory: Path) -> RunRecord:
-    """Raises ConfigError where the directory is none of a run, or its config cannot be understood."""
+    """Read a run directory. Raises ConfigError if it is not one, or its config cannot be parsed."""
     require(directory.is_dir(), f"{directory}: there is no such directory.")
     is_run = (directory / "config.json").is_file()
-    require(is_run, f"{directory} holds no run: a run directory has a config.json, a sweep a sweep.json.")
+    require(is_run, f"{directory} holds no run: a run directory has a config.json, a sweep has a sweep.json.")
     changes = _object(directory / "diff.json")
-    found = sorted((directory / "evaluations").glob("*/scores.json"))
+    score_files = sorted((directory / "evaluations").glob("*/scores.json"))
     return RunRecord(
         directory=directory,
         config=run_directory.read_config(directory),
@@ -101,20 +102,20 @@ def read(directory: Path) -> RunRecord:
         events=read_lines(directory / "events.jsonl"),
         samples=read_lines(directory / "samples.jsonl"),
         launch={name: str(text) for name, text in _object(directory / "launch.json").items()},
-        evaluations={path.parent.name: _object(path) for path in found},
+        evaluations={path.parent.name: _object(path) for path in score_files},
     )
 
 
 def read_all(directories: Sequence[Path]) -> list[RunRecord]:
-    """Raises ConfigError where one is given twice, or as `read` does."""
-    places = [directory.resolve() for directory in directories]
-    twice = sorted({str(one) for one, place in zip(directories, places, strict=True) if places.count(place) > 1})
-    require(not twice, f"{', '.join(twice)} is given twice: each run counts once.")
+    """Read several run directories. Raises ConfigError if one is given twice, or as `read` does."""
+    paths = [directory.resolve() for directory in directories]
+    twice = sorted({str(one) for one, path in zip(directories, paths, strict=True) if paths.count(path) > 1})
+    require(not twice, f"{', '.join(twice)} is given twice: give each run once.")
     return [read(directory) for directory in directories]
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that say of which step they are."""
+    """Return the lines of metrics.jsonl that have a step."""
     return [line for line in read_lines(directory / "metrics.jsonl") if isinstance(line.get("step"), int)]
 
 
@@ -124,6 +125,6 @@ def is_number(value: Any) -> bool:
 
 def _object(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_bytes())
-        return found if isinstance(found, dict) else {}
+        content = json.loads(path.read_bytes())
+        return content if isinstance(content, dict) else {}
     return {}

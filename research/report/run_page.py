@@ -1,4 +1,4 @@
-"""One run's page: what was launched, its curves, what happened, what it writes, its scores, how to repeat it."""
+"""The page of one run: launch summary, curves, events, samples, scores and commands to repeat it."""
 
 import datetime
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ from research.report.record import RunRecord, is_number
 from research.report.table import Cell, Table
 from research.storage.console import clock
 
-SHOWN_STEPS = 6  # of samples: the first, the last, and some between
+SHOWN_STEPS = 6  # evaluations with samples: the first, the last, and some between
 
 
 def write(record: RunRecord) -> Path:
-    """Writes report.html, .md, .csv and .tex into the run directory."""
+    """Write report.html, .md, .csv and .tex into the run directory."""
     path = record.directory / "report"
     tables = _shown(scores_table(record), summary_table(record), changes_table(record), events_table(record))
     return page.write(path, f"Run {record.name}", body(record), tables)
 
 
 def is_fresh(record: RunRecord) -> bool:
-    """Whether its page is there, it runs no more, and nothing that the page shows is newer."""
-    made = record.directory / "report.html"
+    """Return True if the run has ended and its page is newer than all files that it shows."""
+    written = record.directory / "report.html"
     sources = [*record.directory.glob("*.json*"), *record.directory.glob("evaluations/*/scores.json")]
-    ended = record.status not in ("running", "broken off") and made.is_file()
-    return ended and all(source.stat().st_mtime < made.stat().st_mtime for source in sources)
+    ended = record.status not in ("running", "interrupted") and written.is_file()
+    return ended and all(source.stat().st_mtime < written.stat().st_mtime for source in sources)
 
 
 def body(record: RunRecord) -> str:
@@ -47,8 +47,8 @@ def body(record: RunRecord) -> str:
 
 def state(record: RunRecord) -> str:
     seconds = sum(line["steps"] * line["step_seconds"] for line in record.lines if is_number(line.get("step_seconds")))
-    said = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {clock(seconds)} of steps"
-    return f"{said}: {record.reason}" if record.reason else said
+    progress = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {clock(seconds)} of steps"
+    return f"{progress}: {record.reason}" if record.reason else progress
 
 
 # --- Curves -----------------------------------------------------------------------------------------------------------
@@ -56,33 +56,33 @@ def state(record: RunRecord) -> str:
 
 def loss_charts(record: RunRecord) -> list[str]:
     training, held_out = record.curve("nll"), record.curve("held_out_loss")
-    found = []
+    charts = []
     if training or held_out:
         series, caption = _training(training, "training", record)
         if held_out:
             series.append(Series("held out", *_columns(held_out)))
         entropy = record.result.get("unigram_entropy")
-        known = f" A model blind to context reaches {entropy:.3f} at best." if is_number(entropy) else ""
-        found.append(_chart(series, "Loss", "nats a target token", caption + known))
+        known = f" The best possible loss of a model without context is {entropy:.3f}." if is_number(entropy) else ""
+        charts.append(_chart(series, "Loss", "nats per target token", caption + known))
     series, caption = _training(record.curve("accuracy"), "training", record)
     if held := record.curve("held_out_accuracy"):
         series.append(Series("held out", *_columns(held)))
-    found.append(_chart(series, "Accuracy of the next token", "share of target tokens", caption))
-    found += [
+    charts.append(_chart(series, "Accuracy of the next token", "share of target tokens", caption))
+    charts += [
         _chart([Series(name, *_columns(record.curve(name)))], name, "score, 0 to 100")
         for name in record.config.scores
         if name not in FORCED and record.curve(name)
     ]
-    return found
+    return charts
 
 
 def health_charts(record: RunRecord) -> list[str]:
-    rate, caption = _training(record.curve("tokens_per_second"), "tokens a second", record)
+    rate, caption = _training(record.curve("tokens_per_second"), "tokens per second", record)
     waits = {line["step"]: line["step_seconds"] for line in record.lines if is_number(line.get("step_seconds"))}
     wait = [(step, seconds / waits[step]) for step, seconds in record.curve("data_wait_seconds") if waits.get(step)]
     norm, smoothing = _training(record.curve("gradient_norm"), "gradient norm", record)
     return [
-        _chart(rate, "Throughput", "tokens a second, padding counted", caption),
+        _chart(rate, "Throughput", "tokens per second, with padding", caption),
         _chart(_plain(record.curve("mfu"), "MFU"), "Model FLOPs utilisation", "share of the peak"),
         _chart(_plain(wait, "waiting"), "Waiting for data", "share of a step's time"),
         _chart(norm, "Gradient norm, before clipping", "global norm", smoothing, log_y=True),
@@ -92,7 +92,7 @@ def health_charts(record: RunRecord) -> list[str]:
 
 
 def _training(points: Points, label: str, record: RunRecord) -> tuple[list[Series], str]:
-    """The smoothed curve before the pale one, and what was done to it."""
+    """Return the curve as a pale line with its smoothed line, and a caption that describes the smoothing."""
     if not points:
         return [], ""
     smooth, window = smoothed(points)
@@ -100,8 +100,8 @@ def _training(points: Points, label: str, record: RunRecord) -> tuple[list[Serie
     named = Series(label, *_columns(thinned(smooth)))
     if window == 1:
         return [named], ""
-    said = f"Training: the running mean over {window} lines of metrics, {steps:,} steps; the pale line is not smoothed."
-    return [Series(label, *_columns(thinned(points)), pale=True), named], said
+    caption = f"Training: running mean over {window} lines of metrics, {steps:,} steps; the pale line is not smoothed."
+    return [Series(label, *_columns(thinned(points)), pale=True), named], caption
 
 
 def _plain(points: Points, label: str) -> list[Series]:
@@ -127,7 +127,7 @@ def _columns(points: Points) -> tuple[list[Number], list[Number]]:
 def scores_table(record: RunRecord) -> Table:
     line = record.best_line([line for line in record.lines if is_number(line.get(FORCED[0]))])
     note = (
-        f"Those of evaluations are of step {line['step']:,}, the best by {record.config.evaluation.best}."
+        f"Scores from training are of step {line['step']:,}, the best by {record.config.evaluation.best}."
         if line
         else ""
     )
@@ -147,14 +147,14 @@ def changes_table(record: RunRecord) -> Table:
 
 
 def events_table(record: RunRecord) -> Table:
-    """Starts, saves, spikes, skipped updates and ends; saves that nothing else came between are one row."""
+    """Make the table of starts, saves, spikes, skipped updates and ends; consecutive saves share a row."""
     rows: list[list[Cell]] = []
     saves: list[int] = []
 
     def flush() -> None:
         if saves:
-            said = f"{len(saves)} checkpoints, to step {saves[-1]:,}" if len(saves) > 1 else "checkpoint"
-            rows.append([Cell(f"{saves[0]:,}"), Cell(""), Cell(said)])
+            text = f"{len(saves)} checkpoints, to step {saves[-1]:,}" if len(saves) > 1 else "checkpoint"
+            rows.append([Cell(f"{saves[0]:,}"), Cell(""), Cell(text)])
             saves.clear()
 
     for event in record.events:
@@ -192,35 +192,35 @@ def _config(record: RunRecord) -> str:
 
 
 def samples(record: RunRecord) -> list[str]:
-    """Of the first evaluation, the last, and some between: the same examples, so that progress shows."""
+    """Show how the outputs for the same held-out examples change, from the first evaluation to the last."""
     steps = sorted({line["step"] for line in record.samples if isinstance(line.get("step"), int)})
     if not steps:
         return []
     last = len(steps) - 1
-    places = sorted({round(last * part / (SHOWN_STEPS - 1)) for part in range(SHOWN_STEPS)})
-    chosen = [steps[place] for place in places]
+    indices = sorted({round(last * part / (SHOWN_STEPS - 1)) for part in range(SHOWN_STEPS)})
+    chosen = [steps[index] for index in indices]
     return [
-        page.folded(f"Held-out example {place + 1}{task}", _over_steps(record, chosen, place), opened=place == 0)
-        for place, task in _places(record, steps[-1])
+        page.folded(f"Held-out example {number + 1}{task}", _over_steps(record, chosen, number), opened=number == 0)
+        for number, task in _examples(record, steps[-1])
     ]
 
 
-def _places(record: RunRecord, step: int) -> list[tuple[int, str]]:
-    """The place of every example among those of its step, with its task where it has one."""
-    there = [line for line in record.samples if line.get("step") == step]
-    return [(place, f" of {line['task']}" if line.get("task") else "") for place, line in enumerate(there)]
+def _examples(record: RunRecord, step: int) -> list[tuple[int, str]]:
+    """Number the examples of a step, each with " of TASK" if it has a task."""
+    lines = [line for line in record.samples if line.get("step") == step]
+    return [(number, f" of {line['task']}" if line.get("task") else "") for number, line in enumerate(lines)]
 
 
-def _over_steps(record: RunRecord, steps: Sequence[int], place: int) -> str:
-    of_steps = {step: [line for line in record.samples if line.get("step") == step] for step in steps}
-    found = {step: lines[place] for step, lines in of_steps.items() if place < len(lines)}
-    first = next(iter(found.values()))
+def _over_steps(record: RunRecord, steps: Sequence[int], number: int) -> str:
+    by_step = {step: [line for line in record.samples if line.get("step") == step] for step in steps}
+    outputs = {step: lines[number] for step, lines in by_step.items() if number < len(lines)}
+    first = next(iter(outputs.values()))
     written = "filled" if "filled" in first else "written"
     rows = [
         [Cell(name), Cell(str(first[name]))] for name in ("input", "source", "original", "reference") if name in first
     ]
-    rows += [[Cell(f"step {step:,}"), Cell(str(line.get(written, "")))] for step, line in found.items()]
-    return Table(f"Held-out example {place + 1}", ("", "text"), rows).html(caption=False)
+    rows += [[Cell(f"step {step:,}"), Cell(str(line.get(written, "")))] for step, line in outputs.items()]
+    return Table(f"Held-out example {number + 1}", ("", "text"), rows).html(caption=False)
 
 
 def repeat(record: RunRecord) -> str:
@@ -229,12 +229,12 @@ def repeat(record: RunRecord) -> str:
     last = record.starts[-1]
     packages = " ".join(f"{name}=={version}" for name, version in last.get("packages", {}).items())
     commit = str(last.get("commit", "unknown")).removesuffix("+changes")
-    installed = commit.startswith("kintsugi ")  # a version where there was no repository
+    installed = commit.startswith("kintsugi ")  # a version: the run did not start from a repository
     lines = (
         f"pip install {commit.replace(' ', '==')}" if installed else f"git checkout {commit}",
         str(last.get("command", "")),
     )
     starts = "1 start" if len(record.starts) == 1 else f"{len(record.starts)} starts"
     changed = " The source differed from that commit." if str(last.get("commit", "")).endswith("+changes") else ""
-    said = f"Python {last.get('python', '?')} with {packages}, on {last.get('host', '?')}; {starts}."
-    return page.preformatted("\n".join(lines)) + page.paragraph(said + changed, "note")
+    environment = f"Python {last.get('python', '?')} with {packages}, on {last.get('host', '?')}; {starts}."
+    return page.preformatted("\n".join(lines)) + page.paragraph(environment + changed, "note")

@@ -1,8 +1,8 @@
-"""How the loss falls with size: L = E + A * x ** -alpha fitted to finished runs, and what it says of a larger one.
+"""Scaling curves: L = E + A * x ** -alpha fitted to finished runs, and its predictions for larger ones.
 
-The fit is that of Hoffmann et al. (arXiv:2203.15556, appendix D.2) in one variable: from a grid of starts, the least
-Huber loss, of delta 1e-3, of the differences of log L. Their L-BFGS stopped before it was there (arXiv:2404.10102), so
-a method for least squares seeks it. The spread is that of fits to resampled runs.
+The fit is that of Hoffmann et al. (arXiv:2203.15556, appendix D.2) in one variable: minimize the Huber loss, with delta
+1e-3, of the residuals of log L from a grid of starting points. Their L-BFGS stopped before convergence
+(arXiv:2404.10102), so a least-squares method is used instead. Intervals come from fits to resampled runs.
 """
 
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ from research.storage.run_directory import CHANGEABLE
 
 Measure = Literal["flops", "parameters", "tokens"]
 
-DELTA = 1e-3  # of the Huber loss: differences of log L beyond it count linearly
+DELTA = 1e-3  # of the Huber loss: residuals of log L beyond it count linearly
 FEWEST = 4  # sizes: one more than the parameters of the curve
 RESAMPLES, SEED = 200, 0
-EXPONENTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # the starts of a fit: alpha ...
-SHARES = (0.1, 0.5, 0.9)  # ... and how much of the loss can be reduced
+EXPONENTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # starting points of a fit: alpha ...
+SHARES = (0.1, 0.5, 0.9)  # ... and the reducible share of the loss
 BOUNDS = ((-50.0, 0.0, -50.0), (50.0, 5.0, 50.0))
 
-Values = Float[np.ndarray, " n"]  # one a run
+Values = Float[np.ndarray, " n"]  # one per run
 Parameters = Float[np.ndarray, "3"]  # log A, alpha, log E
 
 
 class Point(NamedTuple):
-    """A run: its size, and its loss at its end."""
+    """A run: its size and its final loss."""
 
     name: str
     size: float
@@ -45,17 +45,17 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    irreducible: float  # E, the loss that no size goes below
-    scale: float  # A, of sizes measured in `unit`
+    irreducible: float  # E, the limit of the loss for infinite size
+    scale: float  # A, for sizes in multiples of `unit`
     exponent: float  # alpha
-    unit: float  # the runs' geometric mean, near which A does not depend on alpha as it does at a size of 1
+    unit: float  # geometric mean of the runs' sizes: near it A depends less on alpha than at size 1
 
     def loss(self, size: Any) -> Any:
         return self.irreducible + self.scale * (np.asarray(size) / self.unit) ** -self.exponent
 
     @property
     def amplitude(self) -> float:
-        """A of sizes as they are."""
+        """A for sizes in their own unit."""
         return self.scale * self.unit**self.exponent
 
 
@@ -69,12 +69,12 @@ class Scaling:
 
     @staticmethod
     def interval(values: Sequence[float]) -> tuple[float, float]:
-        """Where 95 % of them lie."""
+        """Return the central interval that holds 95 % of the values."""
         low, high = np.percentile(values, (2.5, 97.5))
         return float(low), float(high)
 
     def predict(self, size: float) -> tuple[float, tuple[float, float]]:
-        """The loss at a size, and its interval."""
+        """Predict the loss at a size, with its interval."""
         return float(self.curve.loss(size)), self.interval([float(curve.loss(size)) for curve in self.resampled])
 
 
@@ -82,15 +82,15 @@ class Scaling:
 
 
 def read_points(directories: Sequence[Path], by: Measure, loss: str) -> list[Point]:
-    """The last `loss` of each run, against what it had cost until then.
+    """Read the last `loss` of each run and its size: FLOPs or tokens up to that step, or parameters.
 
     Raises:
-        ConfigError: a directory holds no run, or one that is not done or has no such number; a run is given twice; data
-            differ; or there are too few sizes.
+        ConfigError: a directory holds no run, or a run that is not done or lacks this loss; a run is given twice; the
+            data differ; or there are too few sizes.
     """
     records = read_all(directories)
     for record in records:
-        require(record.status == "done", f"{record.directory} is {record.status}: a fit takes runs that are done.")
+        require(record.status == "done", f"{record.directory} is {record.status}: only finished runs can be fitted.")
         _check_same_data(records[0], record)
     points = [_point(record, by, loss) for record in records]
     sizes = len({point.size for point in points})
@@ -102,8 +102,8 @@ def read_points(directories: Sequence[Path], by: Measure, loss: str) -> list[Poi
 def _check_same_data(first: RunRecord, other: RunRecord) -> None:
     differences = override.diff(first.config, other.config)
     names = [name for name in differences if f"{name}.".startswith("data.") and name not in CHANGEABLE]
-    said = f"{other.directory} differs from {first.directory} in {', '.join(names)}"
-    require(not names, f"{said}: losses on other data lie on other curves.")
+    difference = f"{other.directory} differs from {first.directory} in {', '.join(names)}"
+    require(not names, f"{difference}: fit runs on the same data.")
 
 
 def _point(record: RunRecord, by: Measure, loss: str) -> Point:
@@ -111,7 +111,7 @@ def _point(record: RunRecord, by: Measure, loss: str) -> Point:
     numbers = sorted({name for line in record.lines for name, value in line.items() if is_number(value)} - {"step"})
     require(len(curve) > 0, f"{record.directory} has no {loss} in its metrics.jsonl, which has {', '.join(numbers)}.")
     step, value = curve[-1]
-    require(value > 0, f"{loss} of {record.directory} is {value}: the curve is of losses, which are above 0.")
+    require(value > 0, f"{loss} of {record.directory} is {value}: a loss must be above 0 to be fitted.")
     match by:
         case "flops":
             size = step * record.flops_per_step
@@ -126,7 +126,7 @@ def _point(record: RunRecord, by: Measure, loss: str) -> Point:
 
 
 def fit(points: Sequence[Point]) -> Scaling:
-    """The best of the fits from all starts; those to resampled runs begin from it and from some of the starts."""
+    """Fit the curve from all starting points; fit resampled runs from the best fit and some starting points."""
     sizes, losses = np.array([point.size for point in points]), np.array([point.loss for point in points])
     unit = float(np.exp(np.log(sizes).mean()))
     curve = _fit(sizes, losses, unit, _starts(losses, EXPONENTS, SHARES), tries=1000)
@@ -134,7 +134,7 @@ def fit(points: Sequence[Point]) -> Scaling:
     draw, resampled = np.random.default_rng(SEED), list[Curve]()
     while len(resampled) < RESAMPLES:
         chosen = draw.integers(len(points), size=len(points))
-        if len(set(sizes[chosen])) >= 3:  # fewer decide no curve
+        if len(set(sizes[chosen])) >= 3:  # fewer sizes do not determine a curve
             starts = [near, *_starts(losses, EXPONENTS[3:4], SHARES[1:2])]
             resampled.append(_fit(sizes[chosen], losses[chosen], unit, starts, tries=100))
     return Scaling(list(points), curve, resampled)
@@ -149,15 +149,15 @@ def _starts(losses: Values, exponents: Sequence[float], shares: Sequence[float])
 
 
 def _fit(sizes: Values, losses: Values, unit: float, starts: Sequence[Parameters], tries: int) -> Curve:
-    distance, wanted = np.log(sizes / unit), np.log(losses)
+    distance, log_losses = np.log(sizes / unit), np.log(losses)
 
     def terms(parameters: Any) -> tuple[Any, Any]:
-        """log of A * x ** -alpha, and of E."""
+        """Return the logarithms of A * x ** -alpha and of E."""
         log_scale, exponent, log_irreducible = parameters
         return log_scale - exponent * distance, np.full(len(sizes), log_irreducible)
 
     def residuals(parameters: Any) -> Any:
-        return np.logaddexp(*terms(parameters)) - wanted
+        return np.logaddexp(*terms(parameters)) - log_losses
 
     def slopes(parameters: Any) -> Any:
         reducible, irreducible = terms(parameters)
@@ -166,37 +166,37 @@ def _fit(sizes: Values, losses: Values, unit: float, starts: Sequence[Parameters
 
     options: Any = {"loss": "huber", "f_scale": DELTA, "bounds": BOUNDS, "x_scale": "jac", "max_nfev": tries}
     precise = {"ftol": 1e-12, "xtol": 1e-12, "gtol": 1e-12}
-    found = [least_squares(residuals, start, jac=slopes, **options, **precise) for start in starts]
-    log_scale, exponent, log_irreducible = min(found, key=lambda one: float(one.cost)).x
+    fits = [least_squares(residuals, start, jac=slopes, **options, **precise) for start in starts]
+    log_scale, exponent, log_irreducible = min(fits, key=lambda one: float(one.cost)).x
     return Curve(float(np.exp(log_irreducible)), float(np.exp(log_scale)), float(exponent), unit)
 
 
 # --- Results ----------------------------------------------------------------------------------------------------------
 
 
-def tables(found: Scaling, by: Measure, asked: Sequence[float]) -> list[Table]:
-    """The runs beside the curve; the curve; what it predicts."""
+def tables(scaling: Scaling, by: Measure, predicted_sizes: Sequence[float]) -> list[Table]:
+    """Make the tables of the runs beside the curve, the curve's parameters, and its predictions if any."""
     runs = [
         [
             Cell(point.name),
             *_numbers(point.size),
             Cell(f"{point.loss:.4f}"),
-            Cell(f"{found.curve.loss(point.size):.4f}"),
+            Cell(f"{scaling.curve.loss(point.size):.4f}"),
         ]
-        for point in sorted(found.points, key=lambda point: point.size)
+        for point in sorted(scaling.points, key=lambda point: point.size)
     ]
-    said = f"95 % of {RESAMPLES} fits to resampled runs lie between these."
+    note = f"95 % of {RESAMPLES} fits to resampled runs lie between these values."
     parameters = []
     for symbol, name in (("E", "irreducible"), ("A", "amplitude"), ("alpha", "exponent")):
-        ends = found.interval([getattr(curve, name) for curve in found.resampled])
-        parameters.append([Cell(symbol), *_numbers(getattr(found.curve, name), *ends)])
+        ends = scaling.interval([getattr(curve, name) for curve in scaling.resampled])
+        parameters.append([Cell(symbol), *_numbers(getattr(scaling.curve, name), *ends)])
     predicted = []
-    for size in asked:
-        loss, ends = found.predict(size)
+    for size in predicted_sizes:
+        loss, ends = scaling.predict(size)
         predicted.append([*_numbers(size), *(Cell(f"{value:.4f}") for value in (loss, *ends))])
     shown = [
         Table("Runs", ("run", by, "loss", "curve"), runs),
-        Table(f"L = E + A * {by} ** -alpha", ("", "fit", "from", "to"), parameters, said),
+        Table(f"L = E + A * {by} ** -alpha", ("", "fit", "from", "to"), parameters, note),
     ]
     return shown + ([Table("Predicted", (by, "loss", "from", "to"), predicted)] if predicted else [])
 
@@ -205,22 +205,24 @@ def _numbers(*values: float) -> list[Cell]:
     return [Cell(f"{value:.4g}") for value in values]
 
 
-def remarks(found: Scaling, asked: Sequence[float]) -> list[str]:
-    """What a reader should know before believing it, a sentence each."""
-    low, high = found.interval([curve.irreducible for curve in found.resampled])
-    sizes = [point.size for point in found.points]
-    said = []
-    if not 0 < found.curve.exponent < BOUNDS[1][1] or high - low > found.curve.irreducible:
-        said.append("These runs do not decide E and alpha apart from one another: more sizes, further apart, would.")
-    if any(size > 10 * max(sizes) for size in asked):
-        said.append("A size of more than ten times the largest run's is far from all that was measured.")
-    return said
+def remarks(scaling: Scaling, predicted_sizes: Sequence[float]) -> list[str]:
+    """List caveats of the fit, one sentence each."""
+    low, high = scaling.interval([curve.irreducible for curve in scaling.resampled])
+    sizes = [point.size for point in scaling.points]
+    sentences = []
+    if not 0 < scaling.curve.exponent < BOUNDS[1][1] or high - low > scaling.curve.irreducible:
+        sentences.append("These runs do not determine E and alpha separately: add runs of more widely spaced sizes.")
+    if any(size > 10 * max(sizes) for size in predicted_sizes):
+        sentences.append(
+            "A predicted size is more than ten times the largest measured one: the extrapolation is uncertain."
+        )
+    return sentences
 
 
-def draw(path: Path, found: Scaling, by: Measure, loss: str, asked: Sequence[float]) -> None:
-    sizes = [point.size for point in found.points]
-    x = np.geomspace(min(sizes), max([*sizes, *asked]), 100)
-    low, high = np.percentile([curve.loss(x) for curve in found.resampled], (2.5, 97.5), axis=0)
+def draw(path: Path, scaling: Scaling, by: Measure, loss: str, predicted_sizes: Sequence[float]) -> None:
+    sizes = [point.size for point in scaling.points]
+    x = np.geomspace(min(sizes), max([*sizes, *predicted_sizes]), 100)
+    low, high = np.percentile([curve.loss(x) for curve in scaling.resampled], (2.5, 97.5), axis=0)
     labels = {"flops": "training FLOPs", "parameters": "parameters", "tokens": "tokens of both stacks' rows"}
-    band = Band(*(line.tolist() for line in (x, found.curve.loss(x), low, high)))
-    plot_fit(path, [point[1:] for point in found.points], band, labels[by], loss)
+    band = Band(*(line.tolist() for line in (x, scaling.curve.loss(x), low, high)))
+    plot_fit(path, [point[1:] for point in scaling.points], band, labels[by], loss)

@@ -1,4 +1,4 @@
-"""A table as a page, a terminal, a paper or a spreadsheet needs it."""
+"""Tables as HTML for pages, Markdown for terminals, LaTeX for papers and CSV for spreadsheets."""
 
 import csv
 import html
@@ -16,9 +16,9 @@ LATEX = str.maketrans(
 
 class Cell(NamedTuple):
     text: str
-    best: bool = False  # of its column
+    best: bool = False  # best value of its column
     link: str = ""  # relative, for pages
-    raw: str | None = None  # for spreadsheets, where it is not the text
+    raw: str | None = None  # for spreadsheets, if it differs from the text
 
     @property
     def is_number(self) -> bool:
@@ -32,7 +32,7 @@ class Table(NamedTuple):
     note: str = ""
 
     def html(self, caption: bool = True) -> str:
-        """With a scroll bar of its own, that the keyboard reaches, where the screen is narrower."""
+        """Render as HTML; on narrow screens the table scrolls by itself, also with the keyboard."""
         numeric = [all(row[column].is_number for row in self.rows) for column in range(len(self.header))]
         kinds = [" class=number" if is_number else "" for is_number in numeric]
         head = "".join(
@@ -42,11 +42,11 @@ class Table(NamedTuple):
             "<tr>" + "".join(_html(cell, kind) for cell, kind in zip(row, kinds, strict=True)) + "</tr>\n"
             for row in self.rows
         )
-        said = f"<caption>{html.escape(self.title)}</caption>" if caption else ""
+        caption_tag = f"<caption>{html.escape(self.title)}</caption>" if caption else ""
         note = f"<p class=note>{html.escape(self.note)}</p>" if self.note else ""
         name = html.escape(self.title, quote=True)
         return (
-            f'<div class=scroll tabindex=0 role=region aria-label="{name}"><table>{said}<thead><tr>{head}</tr>'
+            f'<div class=scroll tabindex=0 role=region aria-label="{name}"><table>{caption_tag}<thead><tr>{head}</tr>'
             f"</thead>\n<tbody>{body}</tbody></table></div>{note}\n"
         )
 
@@ -67,7 +67,7 @@ class Table(NamedTuple):
         return text.getvalue()
 
     def latex(self) -> str:
-        """For booktabs: \\usepackage{booktabs}."""
+        """Render as LaTeX, which needs \\usepackage{booktabs}."""
 
         def shown(cell: Cell) -> str:
             text = cell.text.translate(LATEX)

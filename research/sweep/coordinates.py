@@ -1,8 +1,8 @@
-"""Whether what a model computes moves equally far at every width: the coordinate check of muP.
+"""The coordinate check of muP: do a model's activations change equally at every width?
 
-A few steps at one learning rate move the coordinates of every activation: by as much at every width if the learning
-rate carries over to wider models, and more and more if it does not (arXiv:2203.03466, appendix D.1). Both
-parametrizations are checked, so that what is shown to be flat is seen to have had a slope.
+A few steps at one learning rate change the coordinates of every activation. The change is equal at all widths if the
+learning rate transfers to wider models, and grows with the width if it does not (arXiv:2203.03466, appendix D.1). Both
+parametrizations are checked, so a flat result under muP can be compared with the slope under the standard one.
 """
 
 import operator
@@ -33,65 +33,73 @@ from research.report.table import Cell, Table
 from research.train.schedules import Constant
 from research.train.step import new_state, train_step
 
-SLOPE = 0.25  # of log movement by log width: above it something grows with the width, below its negative it shrinks
+SLOPE = (
+    0.25  # threshold on d log(movement) / d log(width): above it a part grows with the width, below -SLOPE it shrinks
+)
 
-Activations = dict[str, list[Array]]  # by what gives them; of every layer
+Activations = dict[str, list[Array]]  # by the name of the part that computes them; one array a layer
 
 
 class Movement(NamedTuple):
-    """How far an activation has moved, as a root mean square over its coordinates, at each of the widths."""
+    """The root-mean-square change of one activation's coordinates at each width."""
 
     name: str
     distances: list[float]
-    slope: float  # of its logarithm by that of the width
+    slope: float  # d log(distance) / d log(width)
 
 
 def check(
     config: Experiment, sizes: Sequence[int], steps: int, seeds: int, on_run: Callable[[], Any] = lambda: None
 ) -> dict[str, list[Movement]]:
-    """By parametrization, what the models of an experiment at these widths compute, and how far `steps` steps move it.
+    """Measure, per parametrization, how far `steps` training steps move each activation at each width.
 
-    They have the proportions of muP's base, which is the experiment's or, where it has none, its model. The learning
-    rate is the schedule's peak from the first step on. What never moves, as it is frozen, is left out. `on_run` is
-    called after each of the 2 * len(sizes) * seeds trainings.
+    The models have the proportions of muP's base: the experiment's base or, if it has none, its model. The learning
+    rate is the schedule's peak from the first step on. Activations that never move, such as those of frozen parts, are
+    left out. `on_run` is called after each of the 2 * len(sizes) * seeds trainings.
 
     Raises:
-        ConfigError: the sizes are no widths of this model or fewer than three, the data cannot be had or does not fit
-            the vocabulary, or a loss is not finite.
+        ConfigError: the sizes are not valid widths of this model or are fewer than three, the data is not available or
+            does not fit the vocabulary, or a loss is not finite.
     """
-    require(len(set(sizes)) >= 3, f"There are {len(set(sizes))} widths: a slope needs at least three.")
+    require(len(set(sizes)) >= 3, f"Got {len(set(sizes))} different widths: fitting a slope needs at least three.")
     require(steps > 0 and seeds > 0, f"steps is {steps} and seeds {seeds}: each must be above 0.")
-    require(config.optimizer.schedule.peak > 0, "optimizer.schedule.peak is 0: at this learning rate nothing moves.")
+    require(
+        config.optimizer.schedule.peak > 0, "optimizer.schedule.peak is 0: with this learning rate nothing changes."
+    )
     base = config.model.base
     maximal = MaximalUpdate(base.width, base.heads, base.head_width, base.feed_forward)
-    chosen = [{name.removeprefix("model."): size for name, size in of_one.items()} for of_one in widths(base, sizes)]
+    model_sizes = [
+        {name.removeprefix("model."): size for name, size in change.items()} for change in widths(base, sizes)
+    ]
     pipeline = prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
     check_vocabulary(base, pipeline.tokenizer)
     batches = list(islice(pipeline.train(), steps))
     watched = next(pipeline.held_out(1))
-    found = {}
+    movements = {}
     for name, parametrization in (("standard", Standard()), ("muP", maximal)):
         distances = []
-        for of_one in chosen:
-            model = replace(base, **of_one, parametrization=parametrization, compute="float32")
+        for model_size in model_sizes:
+            model = replace(base, **model_size, parametrization=parametrization, compute="float32")
             runs = []
-            for distances_of_one in _trained(_plain(config, model), batches, watched, seeds):
-                runs.append(distances_of_one)
+            for run_distances in _train_seeds(_plain(config, model), batches, watched, seeds):
+                runs.append(run_distances)
                 on_run()
             distances.append({part: float(np.mean([run[part] for run in runs])) for part in runs[0]})
-        parts = {part: [of_one[part] for of_one in distances] for part in distances[0]}
-        found[name] = [_movement(part, sizes, found) for part, found in parts.items() if min(found) > 0]
-    return found
+        parts = {part: [at_width[part] for at_width in distances] for part in distances[0]}
+        movements[name] = [_movement(part, sizes, values) for part, values in parts.items() if min(values) > 0]
+    return movements
 
 
 def _plain(config: Experiment, model: Model) -> Experiment:
-    """On one device, at one learning rate."""
+    """Return the experiment with this model on one device, at a constant learning rate."""
     optimizer = replace(config.optimizer, schedule=Constant(peak=config.optimizer.schedule.peak))
     return replace(config, model=model, optimizer=optimizer, mesh=Mesh(), init=None, init_fresh=())
 
 
-def _trained(config: Experiment, batches: Sequence[Batch], watched: Batch, seeds: int) -> Iterator[dict[str, float]]:
-    """For each seed, root mean squares of the differences that training on the batches makes."""
+def _train_seeds(
+    config: Experiment, batches: Sequence[Batch], watched: Batch, seeds: int
+) -> Iterator[dict[str, float]]:
+    """Train on the batches once per seed; yield the root-mean-square change of each activation."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape((1,) * len(AXES)), AXES)
     look, step = jax.jit(partial(activations, config)), jax.jit(partial(train_step, config))
     for seed in range(seeds):
@@ -102,17 +110,19 @@ def _trained(config: Experiment, batches: Sequence[Batch], watched: Batch, seeds
             state, metrics = step(state, batch, data_key)
             rate, width = config.optimizer.schedule.peak, config.model.width
             finite = not int(metrics.skipped)
-            require(finite, f"At width {width} the first steps are not finite: the learning rate, {rate}, is too high.")
+            require(
+                finite, f"Width {width}: a loss in the first steps is not finite. Lower the learning rate ({rate})."
+            )
         yield _distances(before, look(state.params, watched))
 
 
 def _distances(before: Activations, after: Activations) -> dict[str, float]:
-    """Root mean squares of the differences, over the layers together."""
-    found = {}
+    """Compute the root-mean-square change of each activation, over all layers together."""
+    distances = {}
     for name, parts in before.items():
         squares = [float(jnp.sum(jnp.square(new - old))) for old, new in zip(parts, after[name], strict=True)]
-        found[name] = (sum(squares) / sum(part.size for part in parts)) ** 0.5
-    return found
+        distances[name] = (sum(squares) / sum(part.size for part in parts)) ** 0.5
+    return distances
 
 
 def _movement(name: str, sizes: Sequence[int], distances: list[float]) -> Movement:
@@ -123,7 +133,7 @@ def _movement(name: str, sizes: Sequence[int], distances: list[float]) -> Moveme
 
 
 def activations(config: Experiment, params: Any, batch: Batch) -> Activations:
-    """What every product of a model gives, every stack's residual stream between its layers, scores and logits."""
+    """Collect the outputs of all dense layers, the residual streams between layers, attention scores and logits."""
     model, seen = bind(config.model, params), Activations()
     stacks: dict[str, Any] = {name: part for name, part in vars(model).items() if isinstance(part, Stack)}
     for name, stack in stacks.items():
@@ -132,7 +142,7 @@ def activations(config: Experiment, params: Any, batch: Batch) -> Activations:
 
 
 def _scan(seen: Activations, name: str, stack: Stack, body: Callable[..., Any], carry: Any, inputs: Any) -> Any:
-    """Layer by layer, since a compiled loop would hide what is inside it."""
+    """Run the stack layer by layer: a compiled loop would hide the activations inside it."""
     _note(seen, f"{name}/embedded", carry)
     for index, layer in enumerate(stack.unstacked()):
         for part, module in list(vars(layer).items()):
@@ -174,8 +184,8 @@ def _note(seen: Activations, name: str, values: Any) -> None:
 # --- Results ----------------------------------------------------------------------------------------------------------
 
 
-def tables(found: Mapping[str, Sequence[Movement]], sizes: Sequence[int], steps: int) -> list[Table]:
-    note = f"Root mean square of what {steps} steps change; the slope is that of its logarithm by the width's."
+def tables(movements: Mapping[str, Sequence[Movement]], sizes: Sequence[int], steps: int) -> list[Table]:
+    note = f"Root-mean-square change after {steps} steps; slope of its logarithm against the logarithm of the width."
     header = ("", *map(str, sizes), "slope")
     return [
         Table(
@@ -183,31 +193,31 @@ def tables(found: Mapping[str, Sequence[Movement]], sizes: Sequence[int], steps:
             header,
             [
                 [Cell(one.name), *(Cell(f"{distance:.3g}") for distance in one.distances), Cell(f"{one.slope:+.2f}")]
-                for one in movements
+                for one in of_parametrization
             ],
             note,
         )
-        for name, movements in found.items()
+        for name, of_parametrization in movements.items()
     ]
 
 
 def verdict(name: str, movements: Sequence[Movement]) -> str:
-    """A sentence."""
+    """Summarize one parametrization's movements in a sentence."""
     steep = sorted((one for one in movements if abs(one.slope) > SLOPE), key=lambda one: -abs(one.slope))
     parts = []
-    for said, some in (
+    for distance, some in (
         ("further", [one for one in steep if one.slope > 0]),
         ("less far", [one for one in steep if one.slope < 0]),
     ):
         if some:
             listed = ", ".join(f"{one.name} ({one.slope:+.2f})" for one in some)
-            parts.append(f"{len(some)} of {len(movements)} move {said} the wider the model is: {listed}")
+            parts.append(f"{len(some)} of {len(movements)} move {distance} the wider the model is: {listed}")
     return f"{name}: {'; '.join(parts) or f'no slope is steeper than {SLOPE}'}."
 
 
-def draw(path: Path, found: Mapping[str, Sequence[Movement]], sizes: Sequence[int]) -> None:
+def draw(path: Path, movements: Mapping[str, Sequence[Movement]], sizes: Sequence[int]) -> None:
     panels = {
-        name: {one.name: list(zip(map(float, sizes), one.distances, strict=True)) for one in movements}
-        for name, movements in found.items()
+        name: {one.name: list(zip(map(float, sizes), one.distances, strict=True)) for one in of_parametrization}
+        for name, of_parametrization in movements.items()
     }
     plot_panels(path, panels, "model width", "root mean square of the change")

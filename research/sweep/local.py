@@ -1,7 +1,7 @@
-"""Variants of an experiment, each trained by a process of its own in a directory of its own, and their table.
+"""A sweep on this machine: each variant is trained by a separate process in its own directory.
 
-DIR/sweep.json   the experiment and every variant's whole config     DIR/sweep.lock   held while a sweep runs
-DIR/NAME/        a variant's run directory                           DIR/NAME.log     what its process printed
+DIR/sweep.json   the experiment and every variant's whole config     DIR/sweep.lock   locked while a sweep runs
+DIR/NAME/        a variant's run directory                           DIR/NAME.log     the output of its process
 """
 
 import contextlib
@@ -33,17 +33,17 @@ from research.storage import run_directory
 from research.storage.checkpoint import merit
 from research.storage.console import amount, clock, console
 from research.storage.files import try_lock, write_json
-from research.sweep.variants import Place, Variant, total_flops
+from research.sweep.variants import Machine, Variant, total_flops
 
-TRIES = 3  # of a variant that crashes or hangs
-LINES_EVERY = 30.0  # seconds, where there is no terminal
-# States that no further try would change.
-OVER = ("done", "failed", "refused", "diverged", "hopeless", "pruned", "cancelled")
+TRIES = 3  # attempts to train a variant that crashes or hangs
+LINES_EVERY = 30.0  # seconds between progress lines without a terminal
+# States after which a variant is not trained again.
+FINAL_STATES = ("done", "failed", "refused", "diverged", "below the median", "pruned", "cancelled")
 
 
 @dataclass
 class VariantRun:
-    """Where a variant stands, as its run directory says."""
+    """A variant's progress, read from its run directory."""
 
     variant: Variant
     directory: Path
@@ -52,19 +52,19 @@ class VariantRun:
     process: subprocess.Popen | None = field(default=None, repr=False)
 
     def last(self) -> dict[str, Any]:
-        """The newest line of its metrics that has a loss."""
+        """Return the newest line of its metrics that has a loss, or an empty dict."""
         return next((line for line in reversed(self.lines()) if "loss" in line), {})
 
     def lines(self) -> list[dict[str, Any]]:
         return read_metrics(self.directory)
 
-    def judged(self) -> dict[float, float]:
-        """How good its evaluations are, more being better, by the share of the steps done."""
+    def merits(self) -> dict[float, float]:
+        """Map the share of the steps done at each evaluation to its merit; higher is better."""
         name, steps = self.variant.config.evaluation.best, self.variant.config.steps
         return {line["step"] / steps: merit(name, line[name]) for line in self.lines() if line.get(name) is not None}
 
     def result(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ConfigError):  # the training refuses what is damaged
+        with contextlib.suppress(OSError, ConfigError):  # the training itself rejects damaged files
             return run_directory.read_result(self.directory)
         return {}
 
@@ -87,26 +87,26 @@ class Sweep:
         directory: Path,
         *,
         published: Sequence[dict[str, Any]] = (),
-        hopeless_after: float | None = None,
+        stop_below_median_after: float | None = None,
     ) -> None:
-        """`published` is what `matched` gives, for the report; `hopeless_after` as in `is_hopeless`."""
+        """Create a sweep; `published`, for the report, is a result of `matched`. See also `is_below_median`."""
         self.file, self.base, self.directory = file, base, directory
-        self.published, self.hopeless_after = list(published), hopeless_after
+        self.published, self.stop_below_median_after = list(published), stop_below_median_after
         self.runs = [VariantRun(variant, directory / variant.name) for variant in found]
-        self.facts: dict[str, str] = {}  # what sweep.json says besides, and what must not change
+        self.facts: dict[str, str] = {}  # further entries of sweep.json, which must not change
         self._stop = threading.Event()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the directory and writes sweep.json.
+        """Lock the directory and write sweep.json.
 
-        Raises ConfigError where it holds another sweep or something else, or another process holds it.
+        Raises ConfigError if it holds another sweep or other files, or if another process has locked it.
         """
         path = self.directory / "sweep.json"
         usable = self.directory.is_dir() or not self.directory.exists()
-        require(usable, f"{self.directory} is no directory: give another --dir.")
-        there = self.directory.is_dir() and any(self.directory.iterdir())
-        require(not there or path.is_file(), f"{self.directory} is not empty and holds no sweep: give another --dir.")
+        require(usable, f"{self.directory} is not a directory: give another --dir.")
+        in_use = self.directory.is_dir() and any(self.directory.iterdir())
+        require(not in_use or path.is_file(), f"{self.directory} is not empty and holds no sweep: give another --dir.")
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "sweep.lock").open("w") as lock:
             require(try_lock(lock), f"{self.directory} is in use by another sweep: wait for it.")
@@ -116,7 +116,7 @@ class Sweep:
             yield
 
     def _record(self, recorded: Mapping[str, Any]) -> None:
-        """Writes sweep.json; variants that are there and not of this sweep stay."""
+        """Write sweep.json; keep recorded variants that are not part of this sweep."""
         configs = {run.variant.name: run_directory.as_data(run.variant.config) for run in self.runs}
         overrides = {run.variant.name: run.variant.overrides for run in self.runs}
         content = {
@@ -140,7 +140,7 @@ class Sweep:
                 run_directory.check_same_experiment(run.directory, before, run.variant.config)
 
     def train(self, jobs: int) -> bool:
-        """Trains what is not done yet, so many at a time. Returns whether all are."""
+        """Train all unfinished variants, `jobs` at a time. Return True if all variants are done."""
         for run in self.runs:
             run.state = "done" if run.is_done() else "waiting"
         waiting = [run for run in self.runs if run.state == "waiting"]
@@ -149,7 +149,7 @@ class Sweep:
         return all(run.state == "done" for run in self.runs)
 
     def _train_in_slots(self, take: Callable[[], VariantRun | None], jobs: int) -> None:
-        """Trains what `take` gives, which several threads call, so many at a time, until it gives none."""
+        """Train the variants that `take` returns, in `jobs` threads that call it until it returns None."""
         slots = [threading.Thread(target=self._slot, args=(take, number, jobs)) for number in range(jobs)]
         with self._stopping_on_signals():
             for slot in slots:
@@ -157,27 +157,28 @@ class Sweep:
             self._watch(slots)
 
     def _slot(self, take: Callable[[], VariantRun | None], number: int, jobs: int) -> None:
-        """Trains one variant after another, on this slot's share of cores and GPUs."""
-        if hasattr(os, "sched_setaffinity"):  # of this thread, which its processes inherit
+        """Train one variant after another, on this slot's share of cores and GPUs."""
+        if hasattr(os, "sched_setaffinity"):  # affinity of this thread, which its processes inherit
             cores = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(0, cores[number::jobs] or cores)
         while not self._stop.is_set() and (run := take()) is not None:
-            while run.state not in OVER and not self._stop.is_set():
-                if run_directory.is_held(run.directory):  # by what a sweep that was killed had started
+            while run.state not in FINAL_STATES and not self._stop.is_set():
+                if run_directory.is_held(run.directory):  # by a process of an earlier sweep that was killed
                     run.state = "held by another process"
                     self._stop.wait(1.0)
-                elif self.is_hopeless(run):
-                    run.state = "hopeless"
+                elif self.is_below_median(run):
+                    run.state = "below the median"
                 else:
                     self._train_one(run, share_of_gpus(number, jobs))
 
     def command(self, run: VariantRun) -> list[str]:
-        """The training of a variant, which finds the project's modules where this process does.
+        """Build the command that trains a variant and imports the project's modules from where this process does.
 
-        `-m` puts the working directory first, `-P` prevents it: a folder of the user's may have a scripts/ too.
+        `-m` puts the working directory first on sys.path, and `-P` prevents that: the user's directory may contain
+        another scripts/.
         """
-        here = any(Path(entry or ".").resolve() == Path.cwd() for entry in sys.path)
-        return [sys.executable, *(() if here else ("-P",)), *self.program, *self.arguments(run)]
+        on_path = any(Path(entry or ".").resolve() == Path.cwd() for entry in sys.path)
+        return [sys.executable, *(() if on_path else ("-P",)), *self.program, *self.arguments(run)]
 
     def arguments(self, run: VariantRun) -> list[str]:
         overrides = [f"--config.{name}={text}" for name, text in run.variant.overrides.items()]
@@ -191,8 +192,8 @@ class Sweep:
             if self._stop.is_set():
                 run.process.send_signal(signal.SIGTERM)
             code = self._exit_code(run, run.process)
-        if code == 42 and self.is_hopeless(run):
-            run.state = "hopeless"
+        if code == 42 and self.is_below_median(run):
+            run.state = "below the median"
             return
         match code:
             case 0:
@@ -207,34 +208,36 @@ class Sweep:
                 run.state = "failed" if run.tries >= TRIES else "to be tried again"
 
     def _exit_code(self, run: VariantRun, process: subprocess.Popen) -> int:
-        """The exit code of a process, which is stopped, as by a scheduler, where its variant is hopeless."""
-        told = False
+        """Wait for a process and return its exit code; send it SIGTERM if its variant falls below the median."""
+        stopping = False
         while True:
             try:
                 return process.wait(1.0)
             except subprocess.TimeoutExpired:
-                if not told and self.is_hopeless(run):
+                if not stopping and self.is_below_median(run):
                     process.send_signal(signal.SIGTERM)
-                    told = True
+                    stopping = True
 
-    def is_hopeless(self, run: VariantRun) -> bool:
-        """Whether after a share `hopeless_after` of its steps an evaluation is worse than the median of the others.
+    def is_below_median(self, run: VariantRun) -> bool:
+        """Return True if a variant is worse than the median of the others.
 
-        Each of the others counts by its last evaluation up to the same share of its own steps, if it has come that
-        far; there must be three of them. Numbers of unlike targets are not comparable: this is for the user to know.
+        It is False until the share `stop_below_median_after` of the variant's steps is done. Compared are the variant's
+        last evaluation and, of each other variant that has come that far, the last evaluation up to the same share of
+        its own steps; there must be at least three others. Losses of different targets are not comparable, which is
+        not checked.
         """
-        share = self.hopeless_after
-        mine = {} if share is None else run.judged()
+        share = self.stop_below_median_after
+        mine = {} if share is None else run.merits()
         if share is None or not mine or max(mine) < share or max(mine) >= 1:
             return False
         now = max(mine)
-        others = [one.judged() for one in self.runs if one is not run]
+        others = [one.merits() for one in self.runs if one is not run]
         reached = [one[max(at for at in one if at <= now)] for one in others if one and min(one) <= now <= max(one)]
         return len(reached) >= 3 and mine[now] < statistics.median(reached)
 
     @contextlib.contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C let the running variants save, and start no further ones."""
+        """Handle SIGTERM and Ctrl-C: running variants save a checkpoint and end, and no further ones start."""
 
         def stop(number: int, frame: Any) -> None:
             self._stop.set()
@@ -250,7 +253,7 @@ class Sweep:
                 signal.signal(number, handler)
 
     def _watch(self, slots: Sequence[threading.Thread]) -> None:
-        """Until the slots end: a table on a terminal, else a line for every change of a state and now and then."""
+        """Show progress until the slots end: a table on a terminal, else lines on changes of state and at intervals."""
         if console.is_terminal:
             with Live(self.table(), console=console, refresh_per_second=2) as live:
                 while any(slot.is_alive() for slot in slots):
@@ -258,22 +261,22 @@ class Sweep:
                     live.update(self.table())
                 live.update(self.table())
             return
-        said: dict[str, str] = {}
+        printed: dict[str, str] = {}  # the state last printed for each variant
         shown, alive = time.monotonic(), True
         while alive:
             alive = any(slot.is_alive() for slot in slots)
             due = time.monotonic() - shown > LINES_EVERY
             shown = time.monotonic() if due else shown
             for run in self.runs:
-                if said.get(run.variant.name) != run.state or (due and run.state == "running"):
-                    said[run.variant.name] = run.state
+                if printed.get(run.variant.name) != run.state or (due and run.state == "running"):
+                    printed[run.variant.name] = run.state
                     step, loss, left, state = self._cells(run)
                     left = f"left {left}" if left else ""
                     print("  ".join([run.variant.name, step, f"loss {loss}", left, state]), flush=True)
             time.sleep(0.2 if alive else 0.0)
 
     def _cells(self, run: VariantRun) -> list[str]:
-        """Step, loss, time left, state."""
+        """Return the table cells step, loss, time left and state."""
         last, steps = run.last(), run.variant.config.steps
         step, loss = last.get("step", 0), last.get("loss")
         left = (steps - step) * last["step_seconds"] if run.state == "running" and "step_seconds" in last else None
@@ -285,28 +288,29 @@ class Sweep:
         ]
 
     def write_page(self) -> None:
-        """The sweep's report, once something has begun; what may go wrong with it is said and changes nothing."""
-        from research.report import sweep_page  # drawing takes a second to import, which a start need not wait for
+        """Write the sweep's report if any variant has started. A failure is only printed."""
+        from research.report import sweep_page  # slow: imports matplotlib
 
         try:
             runs, waiting, published = sweep_page.runs_of(self.directory)
             if runs:
-                made = sweep_page.write(
+                page = sweep_page.write(
                     self.directory / "report", f"Sweep {self.directory.name}", runs, waiting, published
                 )
-                console.print(f"Report: {made}", markup=False)
+                console.print(f"Report: {page}", markup=False)
         except (OSError, ValueError) as error:
-            console.print(f"The sweep's page could not be written: {error}", markup=False)
+            console.print(f"The sweep's report could not be written: {error}", markup=False)
 
-    def say_what_is_not_done(self) -> None:
-        """The variants that did not end as they should, each with why and where to look."""
-        for run in (run for run in self.runs if run.state in OVER and run.state != "done"):
-            why = run.result().get("reason") or "its process ended before it could say why"
-            said = "worse than most at the same share of the steps" if run.state == "hopeless" else why
-            console.print(f"{run.variant.name} {run.state}: {said} ({run.directory}.log)", markup=False)
+    def print_failures(self) -> None:
+        """Print each variant that ended without being done, with the reason and its log file."""
+        for run in (run for run in self.runs if run.state in FINAL_STATES and run.state != "done"):
+            reason = run.result().get("reason") or "its process ended without giving a reason"
+            if run.state == "below the median":
+                reason = "worse than the median of the others at the same share of the steps"
+            console.print(f"{run.variant.name} {run.state}: {reason} ({run.directory}.log)", markup=False)
 
     def shown(self) -> list[VariantRun]:
-        """What is in the table."""
+        """Return the variants to show in the table."""
         return self.runs
 
     def table(self) -> Table:
@@ -316,15 +320,18 @@ class Sweep:
             table.add_row(run.variant.name, *self._cells(run))
         return table
 
-    def listing(self, place: Place | None) -> Table:
-        """Before anything runs: parameters, FLOPs, and time, by what was timed here or at least what a place takes."""
+    def listing(self, machine: Machine | None) -> Table:
+        """Make the table of --list: parameters, FLOPs, and time per variant.
+
+        The time comes from the speeds measured in this sweep or, without any, is the lower bound of the machine.
+        """
         name = Column("variant", overflow="fold")
         table = Table(name, "parameters", "FLOPs", "time", title=f"{len(self.runs)} variants of {self.file}")
         speeds = [speed for run in self.runs if (speed := flops_per_second(run)) is not None]
         for run in self.runs:
             flops = total_flops(run.variant.config)
             parameters = parameter_count(abstract_params(run.variant.config.model))
-            least = None if place is None else place.seconds(run.variant.config)
+            least = None if machine is None else machine.seconds(run.variant.config)
             bound = "-" if least is None else f"at least {clock(least)}"
             time_needed = clock(flops / (sum(speeds) / len(speeds))) if speeds else bound
             table.add_row(run.variant.name, amount(parameters), amount(flops), time_needed)
@@ -338,7 +345,7 @@ def flops_per_second(run: VariantRun) -> float | None:
 
 
 def share_of_gpus(number: int, jobs: int) -> dict[str, str]:
-    """What shows a slot its share of the GPUs; nothing where there are fewer than slots."""
+    """Return the environment variable that limits a slot to its share of the GPUs; none if there are too few GPUs."""
     visible = visible_gpus()
     return {"CUDA_VISIBLE_DEVICES": ",".join(visible[number::jobs])} if len(visible) >= jobs > 1 else {}
 
@@ -350,23 +357,23 @@ def visible_gpus() -> list[str]:
     return [card for card in listed.split(",") if card] if listed is not None else all_of_them
 
 
-def here(jobs: int) -> Place | None:
-    """What one of so many jobs has of this machine; None where that cannot be told, as on TPUs."""
+def local_machine(jobs: int) -> Machine | None:
+    """Describe the share of this machine that one of `jobs` jobs gets; None if unknown, as on TPUs."""
     gpus = visible_gpus()
     if gpus:
-        asked = ("nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits")
+        query = ("nvidia-smi", "--query-gpu=memory.total,name", "--format=csv,noheader,nounits")
         with contextlib.suppress(OSError, subprocess.CalledProcessError, ValueError):
-            lines = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+            lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
             mebibytes, _, name = lines[0].partition(", ")
             devices = max(1, len(gpus) // jobs)
-            return Place(name, devices, int(mebibytes) * 2**20, at_peak(PEAK_FLOPS.get(name), devices))
+            return Machine(name, devices, int(mebibytes) * 2**20, at_peak(PEAK_FLOPS.get(name), devices))
         return None
     if importlib.util.find_spec("libtpu") and os.environ.get("JAX_PLATFORMS") != "cpu":
         return None
     simulated = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     devices = int(simulated[1]) if simulated else 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Place("this machine", devices, memory / devices, at_peak(processor_flops() / jobs, 1))
+    return Machine("this machine", devices, memory / devices, at_peak(processor_flops() / jobs, 1))
 
 
 def at_peak(flops: float | int | None, devices: int) -> Callable[[Experiment], float | int | None]:
@@ -374,10 +381,10 @@ def at_peak(flops: float | int | None, devices: int) -> Callable[[Experiment], f
 
 
 def processor_flops(size: int = 1024) -> float:
-    """FLOP/s of all cores together, in a float32 matrix product of NumPy's, the best of three."""
+    """Measure FLOP/s of all cores together in a float32 matrix product of NumPy, the best of three."""
     matrix = np.ones((size, size), np.float32)
     seconds = []
-    for _ in range(4):  # the first starts threads
+    for _ in range(4):  # the first is a warm-up, which starts the threads
         began = time.perf_counter()
         matrix @ matrix
         seconds.append(time.perf_counter() - began)

@@ -1,8 +1,8 @@
-"""What SLURM runs for one variant of a sweep: its training, and the request to run it again where that helps.
+"""The task that SLURM runs for one variant of a sweep: train it, and requeue the job if another run would help.
 
-Pickled by value into the job, so it imports nothing of this project. SIGUSR2 comes before the time is up: the training
-saves, and the job asks for its next turn. SIGTERM comes from who cancels or preempts: the training saves, and whether
-the job goes back into the queue is SLURM's to decide. The model is scripts/launch/slurm.sbatch.
+This module is pickled by value into the job, so it imports nothing from this project. SIGUSR2 arrives before the time
+limit: the training saves a checkpoint, and the job requeues itself. SIGTERM means cancellation or preemption: the
+training saves, and SLURM decides if the job is requeued. It follows scripts/launch/slurm.sbatch.
 """
 
 import os
@@ -12,22 +12,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-ENDS = {0: "done", 2: "refused", 44: "diverged"}  # exit codes that no further try would change
+FINAL_CODES = {0: "done", 2: "refused", 44: "diverged"}  # exit codes for which a retry is pointless
 SAVED = 42
 
 
 def turn(command: Sequence[str], directory: str, log: str, failures: str, tries: int) -> int:
-    """Runs the command in the directory, and returns the exit code that ended it; exits where another turn is to come.
+    """Run the command in the directory and return its final exit code; exit the process if the job is requeued.
 
-    `failures` is a file with a line for every crash or hang: `tries` of those are all.
+    `failures` is a file with one line per crash or hang; after `tries` of them the job is not requeued.
     """
-    code, asked = _train(command, directory, log)
-    if code in ENDS:
+    code, stop_signal = _train(command, directory, log)
+    if code in FINAL_CODES:
         return code
-    if asked == signal.SIGTERM:
+    if stop_signal == signal.SIGTERM:
         sys.exit(SAVED)
     if os.environ.get("SLURM_PROCID", "0") != "0":
-        sys.exit(code)  # of several hosts the first one speaks for all
+        sys.exit(code)  # with several hosts, only the first one requeues the job
     if code != SAVED and _count(failures, code) >= tries:
         return code
     subprocess.run(["scontrol", "requeue", job_id(os.environ)], check=True)
@@ -35,12 +35,12 @@ def turn(command: Sequence[str], directory: str, log: str, failures: str, tries:
 
 
 def _train(command: Sequence[str], directory: str, log: str) -> tuple[int, int | None]:
-    """The exit code, and the signal by which the training was asked to save."""
-    asked: list[int] = []
+    """Train; return the exit code and the signal that requested a save, if any."""
+    received: list[int] = []
     process: subprocess.Popen | None = None
 
     def pass_on(number: int, frame: Any) -> None:
-        asked.append(number)
+        received.append(number)
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)
 
@@ -53,12 +53,12 @@ def _train(command: Sequence[str], directory: str, log: str) -> tuple[int, int |
             env=variables(os.environ),
             stdout=out,
             stderr=out,
-            # Some clusters send it to every process of the job, and a training would end of it unsaved.
+            # Some clusters send SIGUSR2 to every process of the job, which would kill the training unsaved.
             preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
         )
-        if asked:  # before there was a training to pass it on to
+        if received:  # before the training had started
             process.send_signal(signal.SIGTERM)
-        return process.wait(), asked[0] if asked else None
+        return process.wait(), received[0] if received else None
 
 
 def _count(failures: str, code: int) -> int:
@@ -69,18 +69,24 @@ def _count(failures: str, code: int) -> int:
 
 
 def job_id(environment: Mapping[str, str]) -> str:
-    """The number of an array's last task alone stands for the whole array, so a task is named by both."""
+    """Return the job's ID, as ARRAY_TASK for a task of an array.
+
+    The plain ID of an array's last task refers to the whole array, so it cannot name the task.
+    """
     if "SLURM_ARRAY_JOB_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment["SLURM_JOB_ID"]
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the training sees. On one node it is no task of several; on more, JAX would give each the one GPU that has
-    the task's number."""
-    found = dict(environment)
-    if found.get("SLURM_STEP_NUM_NODES", "1") == "1":
-        found.pop("SLURM_STEP_NODELIST", None)
-    elif gpus := found.get("SLURM_GPUS_ON_NODE"):
-        found["JAX_LOCAL_DEVICE_IDS"] = ",".join(str(number) for number in range(int(gpus)))
-    return found
+    """Return the environment variables for the training.
+
+    On one node, hide from JAX that this is a SLURM step, so it does not start in distributed mode. On several nodes,
+    give it all GPUs of the node: by default JAX uses only the GPU with the number of the task.
+    """
+    changed = dict(environment)
+    if changed.get("SLURM_STEP_NUM_NODES", "1") == "1":
+        changed.pop("SLURM_STEP_NODELIST", None)
+    elif gpus := changed.get("SLURM_GPUS_ON_NODE"):
+        changed["JAX_LOCAL_DEVICE_IDS"] = ",".join(str(number) for number in range(int(gpus)))
+    return changed

@@ -1,4 +1,4 @@
-"""A search: trials that a sampler asks for one after another, and stops when they promise little. Optuna does both.
+"""A hyperparameter search: Optuna's sampler proposes trials one after another, and its pruner stops the poor ones.
 
 DIR/study.journal   Optuna's journal of the trials     DIR/trial-0007/   a trial's run directory
 """
@@ -34,16 +34,16 @@ from research.config.names import short_names
 from research.report.record import read_metrics
 from research.storage.checkpoint import merit
 from research.storage.run_directory import as_data
-from research.sweep.local import OVER, Sweep, VariantRun
+from research.sweep.local import FINAL_STATES, Sweep, VariantRun
 from research.sweep.variants import Variant
 
-SHOWN = 10  # of the best trials, at the end
-LOOK = 0.2  # seconds between two looks at a trial's metrics
+SHOWN = 10  # trials in a table
+POLL = 0.2  # seconds between two reads of a trial's metrics
 
 
 @dataclass
 class Trial(VariantRun):
-    asked: Any = field(default=None, repr=False)  # Optuna's trial
+    optuna_trial: Any = field(default=None, repr=False)
     pruned: bool = False
 
 
@@ -53,9 +53,10 @@ class TrialSweep(Sweep):
     def __init__(
         self, file: str, base: Experiment, common: Mapping[str, str], search: Search, directory: Path, count: int
     ) -> None:
-        """`count` trials in all, those of earlier commands among them; `common` overrides are every trial's.
+        """Create a search of `count` trials in total, including those of earlier commands.
 
-        Raises ConfigError for a field that is not there, and for an end or a choice that the experiment cannot have.
+        `common` overrides apply to every trial. Raises ConfigError for an unknown field, and for an end of a range or a
+        choice that is invalid for the experiment.
         """
         super().__init__(file, base, [], directory)
         self.common, self.search, self.count = common, search, count
@@ -65,15 +66,15 @@ class TrialSweep(Sweep):
             "A search needs Optuna: pip install 'kintsugi[search]'.",
         )
         self.facts = {"search": repr(search)}
-        self._optuna = threading.RLock()  # one thread at a time asks and tells
+        self._optuna = threading.RLock()  # one thread at a time uses the study
 
     def _check_same(self, recorded: dict[str, Any]) -> None:
         super()._check_same(recorded)
         if recorded:
             before, now = recorded["experiment"], as_data(self.base)
-            for name in ("steps", "evaluation"):  # which a single run may change on its way
-                said = f"{name} was {before[name]} and is now {now[name]}"
-                require(before[name] == now[name], f"{self.directory} holds another search: {said}.")
+            for name in ("steps", "evaluation"):  # a single run may change these when it is resumed
+                change = f"{name} was {before[name]} and is now {now[name]}"
+                require(before[name] == now[name], f"{self.directory} holds another search: {change}.")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -82,13 +83,13 @@ class TrialSweep(Sweep):
             yield
 
     def _open(self) -> None:
-        """The study, and the trials that it has."""
+        """Open or create the study, and add the trials that it has recorded."""
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         path = self.directory / "study.journal"
-        mend(path)
+        repair_journal(path)
         self.study = optuna.create_study(
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))),
             study_name="search",
@@ -108,7 +109,7 @@ class TrialSweep(Sweep):
         return self.base.evaluation.best
 
     def train(self, jobs: int) -> bool:
-        """Trains trials, so many at a time, until there are as many as asked for. Returns whether all have ended."""
+        """Train trials, `jobs` at a time, until there are `count` of them. Return True if all have ended."""
         self._train_in_slots(self._next, jobs)
         trials = self.study.get_trials(deepcopy=False)
         return len(trials) >= self.count and all(trial.state.is_finished() for trial in trials)
@@ -116,25 +117,30 @@ class TrialSweep(Sweep):
     # --- One trial ----------------------------------------------------------------------------------------------------
 
     def _next(self) -> Trial | None:
-        """A trial that was broken off, or a new one; those that the experiment refuses are passed over."""
+        """Return an interrupted trial or a new one, or None at the end; skip trials that the experiment rejects."""
         while True:
             with self._optuna:
-                asked = self._asked()
-                if asked is None:
+                proposed = self._propose()
+                if proposed is None:
                     return None
-                overrides = self._overrides({name: suggest(asked, name, of) for name, of in self.search.ranges.items()})
+                values = {name: suggest(proposed, name, space) for name, space in self.search.ranges.items()}
+                overrides = self._overrides(values)
                 try:
                     config = override.apply(self.base, overrides)
                 except ConfigError as error:
-                    print(f"{name_of(asked.number)}  refused: {error}", flush=True)
-                    self._tell(asked, "refused")
+                    print(f"{name_of(proposed.number)}  refused: {error}", flush=True)
+                    self._tell(proposed, "refused")
                     continue
-                trial = self._add(asked.number, overrides, config, asked=asked)
+                trial = self._add(proposed.number, overrides, config, optuna_trial=proposed)
                 self._record(json.loads((self.directory / "sweep.json").read_bytes()))
                 return trial
 
-    def _asked(self) -> Any:
-        """Optuna's trial; its sampler begins anew with each, so that a search that was broken off goes on the same."""
+    def _propose(self) -> Any:
+        """Return Optuna's next trial, or None at the end.
+
+        The sampler is created anew for each trial, so an interrupted search continues with the trials that it would
+        have proposed.
+        """
         import optuna
 
         trials = self.study.get_trials(deepcopy=False)
@@ -159,29 +165,29 @@ class TrialSweep(Sweep):
             if run.pruned:
                 run.state = "pruned"
             elif run.state == "done":
-                self._tell(run.asked, *self._value(run))
+                self._tell(run.optuna_trial, *self._value(run))
             elif run.state in ("refused", "diverged"):
-                self._tell(run.asked, run.state)
+                self._tell(run.optuna_trial, run.state)
 
     def _judge_until(self, run: Trial, ended: threading.Event) -> None:
-        while not ended.wait(LOOK) and not run.pruned:
+        while not ended.wait(POLL) and not run.pruned:
             with self._optuna:
                 self._judge(run)
 
     def _judge(self, run: Trial) -> None:
-        """Reports the evaluations that are new, in order, and stops the trial where the pruner says so.
+        """Report new evaluations to Optuna in order, and stop the trial at the first one that the pruner rejects.
 
-        What came after that is not reported, and a trial that ended first is pruned all the same, so that how fast one
-        looks decides nothing.
+        Later evaluations are not reported, and a trial that has already ended counts as pruned too, so the result does
+        not depend on how often the metrics are read.
         """
-        reported = self.study.get_trials(deepcopy=False)[run.asked.number].intermediate_values
+        reported = self.study.get_trials(deepcopy=False)[run.optuna_trial.number].intermediate_values
         for step, value in evaluations(run.directory, self.aim):
             if run.pruned or step in reported:
                 continue
-            run.asked.report(value, step)
+            run.optuna_trial.report(value, step)
             last = step >= run.variant.config.steps
-            if self.search.pruning is not None and not last and run.asked.should_prune():
-                self._tell(run.asked, "pruned")  # before it ends, so that it is not taken up again
+            if self.search.pruning is not None and not last and run.optuna_trial.should_prune():
+                self._tell(run.optuna_trial, "pruned")  # before its process ends, so that it is not resumed
                 run.pruned = True
                 if run.process is not None and run.process.poll() is None:
                     run.process.terminate()
@@ -190,13 +196,16 @@ class TrialSweep(Sweep):
         best = run.result().get("best", {}).get(self.aim)
         return ("done", best) if best is not None else ("diverged", None)
 
-    def _tell(self, asked: Any, state: str, value: float | None = None) -> None:
-        """What diverges counts as pruned, which Optuna learns from as from what is bad; as failed it would not."""
+    def _tell(self, trial: Any, state: str, value: float | None = None) -> None:
+        """Report a trial's end to Optuna.
+
+        Diverged trials are reported as pruned: samplers treat those as bad results, but ignore failed ones.
+        """
         import optuna
 
-        asked.set_user_attr("state", state)
+        trial.set_user_attr("state", state)
         ends = {"done": "COMPLETE", "refused": "FAIL"}
-        self.study.tell(asked, value, state=optuna.trial.TrialState[ends.get(state, "PRUNED")])
+        self.study.tell(trial, value, state=optuna.trial.TrialState[ends.get(state, "PRUNED")])
 
     def _overrides(self, values: Mapping[str, Any]) -> dict[str, str]:
         return {**self.common, **{name: str(value) for name, value in values.items()}}
@@ -207,19 +216,19 @@ class TrialSweep(Sweep):
         return trial
 
     def shown(self) -> list[VariantRun]:
-        """The last ones, and all that run."""
+        """Return the last SHOWN trials, and all that have not ended."""
         late = len(self.runs) - SHOWN
-        return [run for number, run in enumerate(self.runs) if number >= late or run.state not in OVER]
+        return [run for number, run in enumerate(self.runs) if number >= late or run.state not in FINAL_STATES]
 
     # --- The end ------------------------------------------------------------------------------------------------------
 
     def best(self) -> Table:
-        """The best trials of those that were trained to their end."""
+        """Make the table of the best trials among those that were trained to the end."""
         done: list[Any] = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
         order = sorted(done, key=lambda trial: -merit(self.aim, trial.value))
         names = list(self.search.ranges)
         shorter = short_names([{name: str(trial) for name in names} for trial in (0, 1)])
-        table = Table("trial", self.aim, *shorter.values(), title=f"{len(done)} trials trained to their end")
+        table = Table("trial", self.aim, *shorter.values(), title=f"{len(done)} trials trained to the end")
         for trial in order[:SHOWN]:
             values = [trial.params[name] for name in names]
             shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
@@ -232,35 +241,35 @@ def name_of(number: int) -> str:
 
 
 def check_ranges(base: Experiment, search: Search) -> None:
-    """Each end and each choice is tried alone. Raises ConfigError that names the first that the experiment refuses."""
+    """Apply each end of a range and each choice alone. Raise ConfigError for the first invalid one."""
     if isinstance(search.pruning, SuccessiveHalving | Hyperband):
         first = search.pruning.first
-        require(first <= base.steps, f"pruning.first is {first}: trials have {base.steps} steps, so at most that.")
+        require(first <= base.steps, f"pruning.first is {first}: it must be at most the {base.steps} steps of a trial.")
     for name, space in search.ranges.items():
         ends = space.of if isinstance(space, Choice) else (space.low, space.high)
         for value in ends:
             try:
                 override.apply(base, {name: str(value)})
             except ConfigError as error:
-                raise ConfigError(f"search() asks for {name}={value}, which cannot be: {error}") from error
+                raise ConfigError(f"search() contains {name}={value}, which is invalid: {error}") from error
 
 
-def suggest(asked: Any, name: str, space: Range | LogRange | Choice) -> Any:
+def suggest(trial: Any, name: str, space: Range | LogRange | Choice) -> Any:
     match space:
         case Choice(values):
-            return asked.suggest_categorical(name, [str(value) for value in values])
+            return trial.suggest_categorical(name, [str(value) for value in values])
         case Range(int(low), int(high)):
-            return asked.suggest_int(name, low, high)
+            return trial.suggest_int(name, low, high)
         case LogRange(int(low), int(high)):
-            return asked.suggest_int(name, low, high, log=True)
+            return trial.suggest_int(name, low, high, log=True)
         case Range(low, high):
-            return asked.suggest_float(name, low, high)
+            return trial.suggest_float(name, low, high)
         case LogRange(low, high):
-            return asked.suggest_float(name, low, high, log=True)
+            return trial.suggest_float(name, low, high, log=True)
 
 
 def sampler(search: Search, number: int) -> Any:
-    """Optuna's sampler for the trial of this number."""
+    """Create Optuna's sampler for the trial of this number."""
     import optuna
 
     seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
@@ -272,7 +281,7 @@ def sampler(search: Search, number: int) -> Any:
 
 
 def pruner(search: Search, steps: int) -> Any:
-    """Optuna's pruner, for trials of so many steps."""
+    """Create Optuna's pruner, for trials of `steps` steps."""
     import optuna
 
     match search.pruning:
@@ -286,8 +295,8 @@ def pruner(search: Search, steps: int) -> Any:
             return optuna.pruners.NopPruner()
 
 
-def mend(journal: Path) -> None:
-    """Takes away what a process that was killed left: half a line, which would spoil all that follow, and its lock."""
+def repair_journal(journal: Path) -> None:
+    """Remove the remains of a killed process: an incomplete last line, which would corrupt later ones, and its lock."""
     if journal.is_file():
         whole = journal.read_bytes()
         if not whole.endswith(b"\n"):
@@ -298,5 +307,5 @@ def mend(journal: Path) -> None:
 
 
 def evaluations(directory: Path, name: str) -> list[tuple[int, float]]:
-    """Steps and values of the evaluations so far; a line that is still being written is none yet."""
+    """Return (step, value) of the evaluations so far; an incomplete last line is ignored."""
     return [(line["step"], line[name]) for line in read_metrics(directory) if line.get(name) is not None]

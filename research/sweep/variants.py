@@ -1,4 +1,4 @@
-"""The variants of a sweep: every change applied to the experiment, and named by what differs."""
+"""The variants of a sweep: each change applied to the experiment and named after the fields that differ."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -30,29 +30,29 @@ from research.train.preflight import check
 
 
 class Variant(NamedTuple):
-    """What differs from the experiment's file, as text, and the whole config."""
+    """One variant: its name, its overrides of the experiment's file as text, and its whole config."""
 
     name: str
     overrides: dict[str, str]
     config: Experiment
 
 
-class Begun(NamedTuple):
-    """A trained run that variants begin from: its name in its sweep, and what they take of it."""
+class SourceRun(NamedTuple):
+    """A trained run from which variants start: its name in its sweep, and the overrides that they take from it."""
 
     name: str
     overrides: dict[str, str]
 
 
-def variants(base: Experiment, changes: Sequence[dict[str, str]], begun: Sequence[Begun] = ()) -> list[Variant]:
-    """The base under every change, from every run of `begun` where there are some, named by what differs.
+def variants(base: Experiment, changes: Sequence[dict[str, str]], sources: Sequence[SourceRun] = ()) -> list[Variant]:
+    """Apply every change to the base, once per source run if there are any, and name each variant after its changes.
 
-    Raises ConfigError for a change that cannot be applied, for two that give the same config, and for a vocabulary that
-    changes under weights that stay.
+    Raises ConfigError for a change that cannot be applied, for two changes that give the same config, and for variants
+    that start from the same weights with different vocabularies.
     """
     named = [
         (",".join(filter(None, (run.name, name))) or "base", run.overrides | change)
-        for run in begun or [Begun("", {})]
+        for run in sources or [SourceRun("", {})]
         for name, change in zip(directory_names(changes), changes, strict=True)
     ]
     sized = [(name, with_steps(base, change)) for name, change in named]
@@ -60,15 +60,15 @@ def variants(base: Experiment, changes: Sequence[dict[str, str]], begun: Sequenc
     configs = [variant.config for variant in found]
     for number, variant in enumerate(found):
         first = configs.index(variant.config)
-        require(first == number, f"Variants {first + 1} and {number + 1} are one and the same: {variant.overrides}.")
+        require(first == number, f"Variants {first + 1} and {number + 1} are identical: {variant.overrides}.")
     alike = {variant.name for variant in found if sum(variant.name == other.name for other in found) > 1}
-    require(not alike, f"Variants differ, but their names do not: {', '.join(sorted(alike))}.")
+    require(not alike, f"These variants differ, but have equal names: {', '.join(sorted(alike))}.")
     check_vocabularies(found)
     return found
 
 
 def check_vocabularies(found: Sequence[Variant]) -> None:
-    """Weights were trained with one vocabulary, so those who begin from the same ones cannot have another each."""
+    """Raise ConfigError for variants that start from the same weights with different vocabularies."""
     first: dict[str, Variant] = {}
     for variant in found:
         init = variant.config.init
@@ -76,12 +76,12 @@ def check_vocabularies(found: Sequence[Variant]) -> None:
             continue
         known = first.setdefault(init, variant)
         same = known.config.data.tokenizer == variant.config.data.tokenizer
-        said = f"{known.name} and {variant.name} begin from the same weights, {init}, and have other vocabularies"
-        require(same, f"{said}: leave data.tokenizer out of the sweep, or train each from random weights.")
+        message = f"{known.name} and {variant.name} start from the same weights, {init}, with different vocabularies"
+        require(same, f"{message}: leave data.tokenizer out of the sweep, or train each from random weights.")
 
 
 def with_steps(base: Experiment, change: dict[str, str]) -> dict[str, str]:
-    """The change with a number of steps, where it says that its training shall cost what the base's does."""
+    """Replace `steps=Equal(...)` in a change with the number of steps that makes it cost as much as the base."""
     text = change.get("steps", "")
     if not text.startswith("Equal("):
         return change
@@ -95,56 +95,59 @@ def total_flops(config: Experiment) -> int:
 
 
 def total_tokens(config: Experiment) -> int:
-    """Of the encoder's and the decoder's rows."""
+    """Count the tokens of all encoder and decoder rows of a training, padding included."""
     return config.steps * config.batch_size * sum(row_lengths(config))
 
 
-class Place(NamedTuple):
-    """What a variant runs on."""
+class Machine(NamedTuple):
+    """The devices that a variant runs on."""
 
     name: str
     devices: int
-    memory: float | int  # bytes a device
-    seconds: Callable[[Experiment], float | int | None]  # that its training takes at least; None where not known
+    memory: float | int  # bytes per device
+    seconds: Callable[[Experiment], float | int | None]  # lower bound of its training time; None if unknown
 
 
-def place_of(hardware: Hardware) -> Place:
-    """Hardware that is not here, by the roofline."""
+def remote_machine(hardware: Hardware) -> Machine:
+    """Describe hardware that is not attached, with times estimated by the roofline."""
 
     def seconds(config: Experiment) -> float:
-        return config.steps * estimate.foresee(config, hardware).times.step
+        return config.steps * estimate.estimate_run(config, hardware).times.step
 
-    return Place(hardware.name, hardware.chips, hardware.chip.memory, seconds)
+    return Machine(hardware.name, hardware.chips, hardware.chip.memory, seconds)
 
 
-def check_fits(found: Sequence[Variant], place: Place) -> None:
-    """Raises ConfigError for a mesh that the devices do not allow, and for a state alone larger than their memory."""
+def check_fits(found: Sequence[Variant], machine: Machine) -> None:
+    """Raise ConfigError for a mesh that does not fit the devices, or a training state that exceeds their memory."""
     for variant in found:
         try:
-            mesh = abstract_mesh(variant.config.mesh, place.devices)
+            mesh = abstract_mesh(variant.config.mesh, machine.devices)
             check(variant.config, mesh)
         except ConfigError as error:
-            raise ConfigError(f"{variant.name} can never run on {place.name}: {error}") from error
-        needed, there = device_bytes(variant.config, mesh), place.memory
-        said = f"its parameters and optimizer alone are {byte_amount(needed)} a device, which has {byte_amount(there)}"
-        mend = "give it a mesh with more of fsdp, or leave it out"
-        require(needed <= there, f"{variant.name} can never fit {place.name}: {said}; {mend}.")
+            raise ConfigError(f"{variant.name} can never run on {machine.name}: {error}") from error
+        needed, available = device_bytes(variant.config, mesh), machine.memory
+        reason = (
+            f"parameters and optimizer state alone need {byte_amount(needed)} per device,"
+            f" which has {byte_amount(available)}"
+        )
+        hint = "raise mesh.fsdp, or leave this variant out"
+        require(needed <= available, f"{variant.name} can never fit {machine.name}: {reason}; {hint}.")
 
 
-# --- What trained runs give -------------------------------------------------------------------------------------------
+# --- Source runs ------------------------------------------------------------------------------------------------------
 
 
-def begun_from(sweep: Path, base: Experiment) -> tuple[list[Begun], list[str]]:
-    """The runs of a sweep that are done, for the base to begin from, and the names of those that are not.
+def source_runs(sweep: Path, base: Experiment) -> tuple[list[SourceRun], list[str]]:
+    """Return the finished runs of a sweep, for the base to start from, and the names of the unfinished ones.
 
-    Weights, architecture and vocabulary are the run's, and so is the seed where the sweep has several. Raises
-    ConfigError where the directory holds no sweep, or one of which nothing is done.
+    Weights, architecture and vocabulary are those of the run, and so is the seed if the sweep has several. Raises
+    ConfigError if the directory holds no sweep, or a sweep without a finished run.
     """
     path = sweep / "sweep.json"
-    require(path.is_file(), f"{sweep} holds no sweep: there is no sweep.json in it.")
+    require(path.is_file(), f"{sweep} holds no sweep: it has no sweep.json.")
     configs = parse_json(path.read_bytes(), str(path))["variants"]
     done = [name for name, config in configs.items() if run_directory.is_done(sweep / name, config["steps"])]
-    require(len(done) > 0, f"Of {sweep} no variant is done: train them first.")
+    require(len(done) > 0, f"{sweep} has no finished variant: train its variants first.")
     seeds = {config["seed"] for config in configs.values()}
     runs = []
     for name in done:
@@ -152,49 +155,46 @@ def begun_from(sweep: Path, base: Experiment) -> tuple[list[Begun], list[str]]:
         vocabulary = find.saved_vocabulary(sweep / name, experiment.data.tokenizer)
         overrides = {"init": str(sweep / name), "data.tokenizer": override.as_text(vocabulary)}
         overrides |= architecture(experiment.model, base.model)
-        runs.append(Begun(name, overrides | ({"seed": str(experiment.seed)} if len(seeds) > 1 else {})))
+        runs.append(SourceRun(name, overrides | ({"seed": str(experiment.seed)} if len(seeds) > 1 else {})))
     return runs, [name for name in configs if name not in done]
 
 
 def architecture(trained: Model, model: Model) -> dict[str, str]:
-    """What makes the model the trained one, as far as its weights depend on it."""
+    """Return the overrides that give `model` the architecture of `trained`, as far as the weights depend on it."""
     names = [field.name for field in dataclasses.fields(Model) if field.name not in TRAINING_ONLY]
     pairs = {name: (getattr(trained, name), getattr(model, name)) for name in names}
-    return {f"model.{name}": override.as_text(wanted) for name, (wanted, now) in pairs.items() if wanted != now}
+    return {f"model.{name}": override.as_text(new) for name, (new, old) in pairs.items() if new != old}
 
 
 # --- A paper's numbers ------------------------------------------------------------------------------------------------
 
 
 def matched(tables: Sequence[Published], found: Sequence[Variant]) -> list[dict[str, Any]]:
-    """The tables as JSON holds them, each row with the names of the variants that it stands for."""
+    """Return the tables as JSON data, each row with the names of the variants that it matches."""
     return [
         {
             "source": table.source,
             "scores": table.scores,
             "lower_is_better": table.lower_is_better,
-            "rows": [{"variants": standing_for(row, found), "values": values} for row, values in table.rows],
+            "rows": [{"variants": matching_variants(row, found), "values": values} for row, values in table.rows],
         }
         for table in tables
     ]
 
 
 def inherited(sweep: Path, found: Sequence[Variant]) -> list[dict[str, Any]]:
-    """The tables of a sweep whose runs the variants begin from: a row stands for what began from its variants."""
+    """Return the tables of the source sweep, each row with the names of the variants that start from its runs."""
     path = sweep / "sweep.json"
     tables = parse_json(path.read_bytes(), str(path)).get("published", [])
 
-    def began(row: dict[str, Any]) -> dict[str, Any]:
+    def renamed(row: dict[str, Any]) -> dict[str, Any]:
         runs = {str(sweep / name) for name in row["variants"]}
         return row | {"variants": [variant.name for variant in found if variant.config.init in runs]}
 
-    return [table | {"rows": [began(row) for row in table["rows"]]} for table in tables]
+    return [table | {"rows": [renamed(row) for row in table["rows"]]} for table in tables]
 
 
-def standing_for(row: Mapping[str, Any], found: Sequence[Variant]) -> list[str]:
-    """The variants whose overrides hold what the row sets."""
-    wanted = {name: value if isinstance(value, str) else override.as_text(value) for name, value in row.items()}
-    return [variant.name for variant in found if wanted.items() <= variant.overrides.items()]
-
-
-# --- Names ------------------------------------------------------------------------------------------------------------
+def matching_variants(row: Mapping[str, Any], found: Sequence[Variant]) -> list[str]:
+    """Return the names of the variants that have all overrides of the row."""
+    settings = {name: value if isinstance(value, str) else override.as_text(value) for name, value in row.items()}
+    return [variant.name for variant in found if settings.items() <= variant.overrides.items()]

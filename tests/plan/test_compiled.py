@@ -89,7 +89,7 @@ def test_too_little_memory_is_one_sentence():
         " available HBM (15.75G)."
     )
     assert said.startswith(
-        "It does not fit: 24.6 GiB of activations and gradients beside the state, in 15.8 GiB a chip."
+        "The training step does not fit: 24.6 GiB of activations and gradients beside the state, in 15.8 GiB per chip."
     )
 
 

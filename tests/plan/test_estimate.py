@@ -1,4 +1,4 @@
-"""What is foreseen of a run, and what a search finds."""
+"""Estimates of a run, and what a search finds."""
 
 import re
 from dataclasses import replace
@@ -23,7 +23,7 @@ FILE = "experiments/t5/v1_1_c4.py:base"
 
 
 def test_more_chips_take_less_time_and_memory_each():
-    few, many = (estimate.foresee(EXPERIMENT, hardware.find(name)) for name in ("v5p-64", "v5p-256"))
+    few, many = (estimate.estimate_run(EXPERIMENT, hardware.find(name)) for name in ("v5p-64", "v5p-256"))
     assert many.times.step < few.times.step
     assert many.memory < few.memory
     assert few.flops == many.flops
@@ -35,9 +35,9 @@ def test_a_search_finds_what_fits_and_the_fastest_first():
     assert all(each.fits for each in found)
     times = [each.times.step for each in found]
     assert times == sorted(times)
-    assert not estimate.foresee(EXPERIMENT, hardware.find("v5e-16")).fits, "or there is nothing to search for"
+    assert not estimate.estimate_run(EXPERIMENT, hardware.find("v5e-16")).fits, "or there is nothing to search for"
     huge = replace(EXPERIMENT, model=preset("t5_v1_1/xxl"))
-    with pytest.raises(ConfigError, match=r"Nothing fits v5e-4: .* 512 rows a step\. Lower batch_size"):
+    with pytest.raises(ConfigError, match=r"Nothing fits v5e-4: .* 512 rows per step\. Lower batch_size"):
         estimate.search(huge, hardware.find("v5e-4"))
 
 

@@ -104,7 +104,7 @@ def test_how_it_was_evaluated_is_a_difference_and_so_is_the_checkpoint_it_began_
         "checkpoint=10",
         "checkpoint=newest",
     ]
-    with pytest.raises(ConfigError, match=r"before is given twice: each run counts once"):
+    with pytest.raises(ConfigError, match=r"before is given twice: give each run once"):
         compared([before, tmp_path / "0", before])
 
 
@@ -123,7 +123,9 @@ def test_several_tasks_of_one_evaluation_keep_their_names(tmp_path: Path) -> Non
 def test_directories_that_hold_no_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such directory"):
         compared([tmp_path / "nowhere"])
-    with pytest.raises(ConfigError, match=r"holds no run: a run directory has a config\.json, a sweep a sweep\.json"):
+    with pytest.raises(
+        ConfigError, match=r"holds no run: a run directory has a config\.json, a sweep has a sweep\.json"
+    ):
         compared([tmp_path])
     run = made(tmp_path / "run", experiment(tmp_path), 3.0)
     (run / "config.json").write_text('{"model": 3}')

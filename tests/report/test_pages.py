@@ -12,7 +12,7 @@ from run_directories import experiment, made
 
 from research.config import override
 from research.report import record, run_page, sweep_page
-from research.report.comparison import UNLIKE, compared
+from research.report.comparison import NOT_COMPARABLE, compared
 from scripts import report
 
 
@@ -72,12 +72,12 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
     run.mkdir()
     (run / "config.json").write_text(override.to_json(experiment(tmp_path)))
     Checked(run_page.write(record.read(run)).read_text())
-    assert "not begun, step 0 of 40" in (run / "report.html").read_text()
+    assert "not started, step 0 of 40" in (run / "report.html").read_text()
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Three rates of dropout with two seeds each, one run not begun, and what a paper says of two of them."""
+    """Three rates of dropout with two seeds each, one run not started, and what a paper says of two of them."""
     directory, names = tmp_path / "sweep", {}
     for number, rate in enumerate((0.15, 0.25, 0.5)):
         for seed in range(2):
@@ -100,7 +100,7 @@ def test_a_sweeps_page_has_scores_dimensions_curves_and_the_papers_numbers(sweep
     assert report.main([str(sweep)]) == 0
     text = (sweep / "report.html").read_text()
     checked = Checked(text)
-    assert "3 variants, 5 runs, 5 of them done; 1 not begun: dropout=0.5,seed=1" in text
+    assert "3 variants, 5 runs, 5 of them done; 1 not started: dropout=0.5,seed=1" in text
     assert "3.0500 ± 0.0707</strong>" in text
     assert "held out loss against dropout. mean: best at 0.15." in checked.alternatives
     assert any(said.startswith("training loss against FLOPs") for said in checked.alternatives)
@@ -166,7 +166,7 @@ def test_losses_of_unlike_targets_are_shown_and_not_compared(tmp_path: Path) -> 
     assert "| 3.0000 |" in markdown
     assert "**" not in markdown
     assert "Kendall" not in markdown
-    assert markdown.count(UNLIKE) == 2
+    assert markdown.count(NOT_COMPARABLE) == 2
     assert "lower is better" not in text
     assert "held out loss against noise density" not in text
 
@@ -215,10 +215,10 @@ def test_a_page_is_made_again_when_something_in_it_is_newer_or_it_was_running(tm
     [
         (["nowhere"], "nowhere: there is no such directory"),
         (["empty"], "empty holds neither a run (config.json) nor a sweep (sweep.json)"),
-        (["begun"], "begun holds no run that has begun: there is nothing to report yet"),
+        (["begun"], "begun has no started run: there is nothing to report yet"),
         (["sweep", "sweep"], "Several directories are compared: say by --out where"),
         (["sweep", "--out", "no/where"], "there is no directory no"),
-        (["sweep", "--out", "mine"], "mine.html is there already and is no report"),
+        (["sweep", "--out", "mine"], "Refusing to overwrite mine.html, not written as a report"),
     ],
 )
 def test_bad_input(sweep: Path, monkeypatch, arguments: list[str], said: str, capsys) -> None:

@@ -67,7 +67,7 @@ def test_a_run_that_was_not_finite_is_the_worst_and_the_edge_is_said(runs, tmp_p
     assert script.main([*map(str, kept)]) == 0
     printed = capsys.readouterr().out
     assert "| not finite | not finite | at the edge | 0.002-0.004 |" in printed
-    assert "Standard: of width 16 the best rate is at the edge of what is finite." in printed
+    assert "Standard: at width 16 the best rate is at the edge of the finite ones." in printed
 
 
 def test_what_cannot_be_compared_is_refused(runs, tmp_path):
@@ -77,7 +77,7 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     with pytest.raises(ConfigError, match=r"has no bleu in its metrics"):
         rates.read_ranges(runs, "bleu")
     unfinished = made(tmp_path / "unfinished", experiment(tmp_path), 3.0, status="failed")
-    with pytest.raises(ConfigError, match=r"unfinished is failed: a range takes runs that have ended"):
+    with pytest.raises(ConfigError, match=r"unfinished is failed: only finished runs can be compared"):
         rates.read_ranges([unfinished], "held_out_loss")
     bad = made(tmp_path / "bad", experiment(tmp_path), 3.0, status="not finite")
     with pytest.raises(ConfigError, match=r"No run of width 16 \(Standard\) is finite"):
@@ -88,10 +88,10 @@ def test_losses_of_two_models_of_one_width_and_rate_are_refused(tmp_path):
     rate = "optimizer.schedule.peak"
     changes = [{"model.feed_forward": "32", rate: "1e-3"}, {"model.feed_forward": "64", rate: "2e-3"}]
     found = [made(tmp_path / str(number), experiment(tmp_path, **one), 3.0) for number, one in enumerate(changes)]
-    with pytest.raises(ConfigError, match=r"The runs are of several models of width 16 \(Standard\)"):
+    with pytest.raises(ConfigError, match=r"The runs are of different models of width 16 \(Standard\)"):
         rates.read_ranges(found, "held_out_loss")
     still = made(tmp_path / "still", experiment(tmp_path, **{rate: "0"}), 3.0)
-    with pytest.raises(ConfigError, match=r"its learning rate is 0\.0, which has no logarithm"):
+    with pytest.raises(ConfigError, match=r"the learning rate is 0\.0, but must be above 0"):
         rates.read_ranges([still], "held_out_loss")
 
 

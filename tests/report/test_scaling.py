@@ -104,14 +104,14 @@ def test_what_decides_no_curve_is_refused_in_one_sentence(runs, tmp_path, capsys
             *runs[:3],
             again,
         ],
-        "is failed: a fit takes runs that are done.": [*runs, broken],
+        "is failed: only finished runs can be fitted.": [*runs, broken],
         "differs from": [*runs, other],
         f"{tasks} differs from": [*runs, tasks],
         "is given twice": [*runs, runs[0]],
         "there is no such directory": [*runs, tmp_path / "nowhere"],
         "has no bleu in its metrics.jsonl, which has ": [*runs, "--loss=bleu"],
         "--at is -1": [*runs, "--at", "-1"],
-        "a picture's name ends in .png, .svg or .pdf": [*runs, "--plot=x.bmp"],
+        "the name of a plot must end in .png, .svg or .pdf": [*runs, "--plot=x.bmp"],
     }
     for sentence, arguments in cases.items():
         assert script.main([*map(str, arguments)]) == 2

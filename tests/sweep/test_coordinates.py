@@ -74,15 +74,18 @@ def test_the_script_prints_both_and_draws(config, tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--widths", "64", "128"], "There are 2 widths: a slope needs at least three."),
+        (["--widths", "64", "128"], "Got 2 different widths: fitting a slope needs at least three."),
         (["--widths", "64", "128", "80"], "80 is no width to scale a model of width 64 to: model.heads would be 2.5."),
         (["--widths", "0", "64", "128"], "0 is no width to scale a model of width 64 to"),
         (["--widths", "64", "128", "256", "--steps", "0"], "steps is 0 and seeds 2: each must be above 0."),
-        (["--widths", "64", "128", "256", "--plot", "x.txt"], "a picture's name ends in .png, .svg or .pdf."),
-        (["--widths", "64", "96", "128", "--config.optimizer.schedule.peak=0"], "at this learning rate nothing moves."),
+        (["--widths", "64", "128", "256", "--plot", "x.txt"], "the name of a plot must end in .png, .svg or .pdf."),
+        (
+            ["--widths", "64", "96", "128", "--config.optimizer.schedule.peak=0"],
+            "with this learning rate nothing changes.",
+        ),
         (
             ["--widths", "64", "96", "128", "--config.optimizer.schedule.peak=1e30"],
-            "At width 64 the first steps are",
+            "Width 64: a loss in the first steps is",
         ),
         (["--widths", "64", "96", "128", "--config.model.vocab_size=300"], "but the model has rows for 300 only."),
     ],

@@ -96,7 +96,7 @@ def test_a_vocabulary_cannot_change_under_weights_that_stay(file: Path) -> None:
     base = load.open_experiment(file).config
     vocabularies = grid({"data.tokenizer": ("Bytes()", "Bytes(sentinels=50)")})
     assert len(variants(base, vocabularies)) == 2
-    with pytest.raises(ConfigError, match=r"Bytes-.* begin from the same weights, runs/a, and have other vocabularies"):
+    with pytest.raises(ConfigError, match=r"Bytes-.* start from the same weights, runs/a, with different vocabularies"):
         variants(base, product([{"init": "runs/a"}], vocabularies))
 
 
@@ -106,10 +106,10 @@ def test_a_vocabulary_cannot_change_under_weights_that_stay(file: Path) -> None:
         (["--hardware=H100", "--config.model.width=65536", "--config.model.feed_forward=200000"], "can never fit H100"),
         (["--hardware", "8xH100", "--config.mesh.fsdp=3"], "seed=0 can never run on 8xH100: mesh"),
         (["--hardware", "H900"], "--hardware H900 is not known"),
-        (["--hopeless_after", "2"], "--hopeless_after is 2.0: a share of the steps, between 0 and 1"),
+        (["--stop_below_median_after", "2"], "--stop_below_median_after is 2.0: it must be between 0 and 1"),
         (["--jobs", "0"], "--jobs is 0: it must be above 0"),
         (["--dir", "gs://bucket/sweep"], "is in a bucket: a sweep needs a directory of this machine, or a shared one"),
-        (["--from", "nowhere"], "nowhere holds no sweep: there is no sweep.json in it"),
+        (["--from", "nowhere"], "nowhere holds no sweep: it has no sweep.json"),
     ],
 )  # fmt: skip
 def test_what_cannot_run_is_refused_before_anything_does(file: Path, arguments: list[str], said: str, capsys) -> None:
@@ -133,8 +133,8 @@ def test_a_papers_numbers_stand_for_the_variants_that_set_what_a_row_sets(file: 
         ("", "has no sweep() that gives dicts of overrides"),
         ("def sweep(): return []", "gives no variant"),
         ("def sweep(): return [3]", "it must give dicts, such as {'seed': 1}"),
-        ("def sweep(): return seeds(2) + seeds(1)", "Variants 1 and 3 are one and the same: {'seed': '0'}."),
-        ("def sweep(): return [{'seed': 0}, {}]", "Variants 1 and 2 are one and the same: {}."),
+        ("def sweep(): return seeds(2) + seeds(1)", "Variants 1 and 3 are identical: {'seed': '0'}."),
+        ("def sweep(): return [{'seed': 0}, {}]", "Variants 1 and 2 are identical: {}."),
         ("def sweep(): return [{'optimizer.pek': 1}]", "optimizer.pek is no field"),
         ("def sweep(): return [{'steps': 'many'}]", "steps is 'many': allowed is an integer"),
     ],
@@ -302,7 +302,13 @@ def test_variants_begin_from_every_run_of_another_sweep(file: Path, stand_in: Pa
     assert row["variants"] == [name for name in held["variants"] if "0.002" in name]
 
 
-def test_what_is_worse_than_most_is_hopeless(file: Path, tmp_path: Path) -> None:
+def test_the_former_name_of_stop_below_median_after_is_accepted_but_hidden() -> None:
+    options = script.parser().parse_args(["experiment.py", "--dir", "sweep", "--hopeless_after", "0.3"])
+    assert options.stop_below_median_after == 0.3
+    assert "hopeless" not in script.parser().format_help()
+
+
+def test_variants_worse_than_the_median_are_stopped(file: Path, tmp_path: Path) -> None:
     def lines(run: str, *losses: float) -> None:
         (tmp_path / "sweep" / run).mkdir(parents=True)
         written = [{"step": 2 * (number + 1), "held_out_loss": loss} for number, loss in enumerate(losses)]
@@ -312,14 +318,14 @@ def test_what_is_worse_than_most_is_hopeless(file: Path, tmp_path: Path) -> None
     first, second, _, last = made.runs
     for run, losses in zip(made.runs, ([5.0, 4.0, 3.0], [5.0, 4.2, 3.0], [5.0, 4.4, 3.0], [4.9, 4.3]), strict=True):
         lines(run.variant.name, *losses)
-    assert not made.is_hopeless(last)  # nobody asked
-    made.hopeless_after = 0.5
-    assert made.is_hopeless(last)  # 4.3 after two thirds, where the others' median is 4.2
-    assert not made.is_hopeless(first)  # it is at its end
-    made.hopeless_after = 0.8
-    assert not made.is_hopeless(last)
-    made.hopeless_after, made.runs = 0.5, [first, second, last]
-    assert not made.is_hopeless(last)  # two others are no majority
+    assert not made.is_below_median(last)  # nobody asked
+    made.stop_below_median_after = 0.5
+    assert made.is_below_median(last)  # 4.3 after two thirds, where the others' median is 4.2
+    assert not made.is_below_median(first)  # it is at its end
+    made.stop_below_median_after = 0.8
+    assert not made.is_below_median(last)
+    made.stop_below_median_after, made.runs = 0.5, [first, second, last]
+    assert not made.is_below_median(last)  # two others are no majority
 
 
 # --- Real training ----------------------------------------------------------------------------------------------------

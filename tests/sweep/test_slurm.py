@@ -191,7 +191,7 @@ def test_who_watches_may_leave_and_come_back(place: Place, capsys) -> None:
     assert place.command() == 1
     leaving.join()
     said = capsys.readouterr().out
-    assert "The jobs go on. The same command watches them again; scancel 7 ends them." in said
+    assert "The jobs keep running. The same command watches them again; scancel 7 cancels them." in said
     assert place.states() == ["RUNNING"] * 4
     assert place.command("--config.seed=5") == 2  # another sweep
     coming_back = when(
@@ -296,11 +296,11 @@ def test_what_left_the_queue_without_a_word_is_waited_for(place: Place) -> None:
     run = made.runs[0]
     made.jobs, run.tries, run.state = {run.variant.name: "5_0"}, 1, "running"
     with made.held():
-        made._look(run, {})
+        made._update(run, {})
         assert run.state == "running"
         time.sleep(slurm.SETTLE)
-        made._look(run, {})
-        assert run.state == slurm.AGAIN
+        made._update(run, {})
+        assert run.state == slurm.RETRY
 
 
 @pytest.mark.slow
@@ -327,13 +327,13 @@ def test_here_nothing_is_trained_that_is_a_job_there(place: Place, capsys) -> No
     capsys.readouterr()
     here = [str(place.folder / "experiment.py"), "--dir", str(place.directory)]
     assert script.main(here) == 2
-    assert "has variants in SLURM's queue: say --slurm to watch them" in capsys.readouterr().err
+    assert "has variants in SLURM's queue: add --slurm to watch them" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_what_sbatch_refuses_is_said(place: Place, capsys) -> None:
     assert place.command("--partition", "nowhere") == 2
-    assert "sbatch took no job: sbatch: error: invalid partition specified: nowhere." in capsys.readouterr().err
+    assert "sbatch rejected the jobs: sbatch: error: invalid partition specified: nowhere." in capsys.readouterr().err
     assert place.command() == 0
 
 
@@ -368,14 +368,15 @@ def test_away_from_a_cluster_one_sentence_says_so(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert Place(tmp_path).command() == 2
     assert (
-        "--slurm needs sbatch, squeue, srun on the PATH: start it where jobs are submitted" in capsys.readouterr().err
+        "--slurm needs sbatch, squeue, srun on the PATH: run it on a machine that submits jobs"
+        in capsys.readouterr().err
     )
 
 
 def test_what_slurm_writes_of_its_queue_is_said() -> None:
-    assert slurm.Queued("PENDING", "Priority", "a").said() == "queued (Priority)"
-    assert slurm.Queued("PENDING", "None", "a").said() == "queued"
-    assert slurm.Queued("COMPLETING", "None", "a").said() == "completing"
+    assert slurm.QueueEntry("PENDING", "Priority", "a").label() == "queued (Priority)"
+    assert slurm.QueueEntry("PENDING", "None", "a").label() == "queued"
+    assert slurm.QueueEntry("COMPLETING", "None", "a").label() == "completing"
 
 
 # --- Real training ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Trials asked for by a sampler, pruned as their evaluations come in; a search that was broken off goes on the same."""
+"""Trials proposed by a sampler and pruned by their evaluations; an interrupted search continues as it would have."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     pytest.importorskip("optuna")
     found = Place(tmp_path)
     monkeypatch.setattr(Sweep, "program", (str(tmp_path / "training.py"),))
-    monkeypatch.setattr(trials, "LOOK", 0.02)
+    monkeypatch.setattr(trials, "POLL", 0.02)
     monkeypatch.setenv("PLACE", str(tmp_path))
     return found
 
@@ -117,10 +117,10 @@ def test_trials_are_runs_and_the_best_are_shown(place: Place, capsys, recwarn) -
     assert place.command(12, "--jobs", "2", "--config.batch_size=4") == 0
     assert sorted(place.starts()) == [f"trial-{number:04}" for number in range(12)]
     said = capsys.readouterr().out
-    assert "12 trials trained to their end" in said
+    assert "12 trials trained to the end" in said
     values = {f"trial-{trial.number:04}": trial.value for trial in place.trials()}
     best = min(values, key=values.get)
-    assert said.index(best, said.index("to their end")) < said.index(f"{sorted(values.values())[1]:.4f}")
+    assert said.index(best, said.index("to the end")) < said.index(f"{sorted(values.values())[1]:.4f}")
     for trial in place.trials():
         asked = place.overrides()[f"trial-{trial.number:04}"]
         assert asked == {"batch_size": "4"} | {name: str(value) for name, value in trial.params.items()}
@@ -255,7 +255,7 @@ def test_another_number_may_be_the_aim_and_more_of_it_is_better(place: Place, ca
     )
     assert place.command(6, "--config.evaluation=Evaluation(best='held_out_accuracy')") == 0
     values = {f"trial-{trial.number:04}": trial.value for trial in place.trials()}
-    said = capsys.readouterr().out.partition("6 trials trained to their end")[2]
+    said = capsys.readouterr().out.partition("6 trials trained to the end")[2]
     assert said.index(max(values, key=values.get)) < said.index(min(values, key=values.get))
     assert place.trials()[0].intermediate_values[6] == values["trial-0000"]
     assert study(place.directory).best_value == max(values.values())
@@ -299,13 +299,13 @@ def test_kinds_of_values_are_those_of_the_field(place: Place) -> None:
 @pytest.mark.parametrize(
     ("ranges", "others", "said"),
     [
-        ('{"optimizer.pek": Range(0.0, 1.0)}', {}, "optimizer.pek=0.0, which cannot be: optimizer.pek is no field"),
-        ('{"model.dropout": Range(0.0, 1.5)}', {}, "model.dropout=1.5, which cannot be: model.dropout is 1.5"),
-        ('{"model.heads": Choice((2, "many"))}', {}, "model.heads=many, which cannot be: model.heads is 'many'"),
+        ('{"optimizer.pek": Range(0.0, 1.0)}', {}, "optimizer.pek=0.0, which is invalid: optimizer.pek is no field"),
+        ('{"model.dropout": Range(0.0, 1.5)}', {}, "model.dropout=1.5, which is invalid: model.dropout is 1.5"),
+        ('{"model.heads": Choice((2, "many"))}', {}, "model.heads=many, which is invalid: model.heads is 'many'"),
         ('{"model.heads": Range(2.0, 4.0)}', {}, "allowed is an integer"),
         ("{}", {}, "search.ranges is empty"),
         ('{"steps": Range(5, 10)}', {}, "search.ranges names steps: trials are compared by what is the same for all"),
-        (RANGES, {"pruning": "Hyperband(7)"}, "pruning.first is 7: trials have 6 steps, so at most that"),
+        (RANGES, {"pruning": "Hyperband(7)"}, "pruning.first is 7: it must be at most the 6 steps of a trial"),
         (RANGES, {"seed": -1}, "search.seed is -1"),
     ],
 )  # fmt: skip
@@ -432,7 +432,7 @@ def test_real_trials_stopped_and_started_again(folder: Path) -> None:
     assert again.returncode == 0, again.stdout + again.stderr
     trials = studied(where)
     assert [trial.state.name for trial in trials[:1]] == ["COMPLETE"]
-    shown = again.stdout.partition("trials trained to their end")[2]
+    shown = again.stdout.partition("trials trained to the end")[2]
     for trial in trials:
         name = f"trial-{trial.number:04}"
         assert (name in shown) == (trial.state.name == "COMPLETE")
