@@ -210,7 +210,7 @@ def evaluate_tasks(
     from research.storage.journal import Journal
     from research.train import summary
 
-    asked = evaluate.ask(data, facts["split"], options.examples)
+    asked = evaluate.load_eval_tasks(data, facts["split"], options.examples)
     opened = open_model(options)
     generations = [generation_for(opened, one.task, default, data, chosen) for one in asked]
     generators = [

@@ -1,4 +1,4 @@
-"""Evaluation on held-out data: the loss, what the model writes for a task, and where text was hidden."""
+"""Evaluation on held-out data: the loss, predictions for tasks, and infilled passages."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ from research.score.metrics import Score
 
 @dataclass(frozen=True)
 class Passage:
-    """A held-out passage as the model writes it and as it was.
+    """A held-out passage as the model writes it, and the original.
 
-    Where the target lists what sentinels hide, `filled` and `original` are the input with its hidden spans in brackets;
-    elsewhere they are what was written and the target.
+    If the target consists of sentinels and spans, `filled` and `original` are the input with its hidden spans in
+    brackets; otherwise they are the prediction and the target.
     """
 
     filled: str
@@ -37,8 +37,8 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Examples of a task whose targets are to be written. `label` stands before the names of its numbers."""
+class EvalTask:
+    """The examples of a task to be evaluated; `label` is the prefix of its metrics' names."""
 
     label: str
     name: str
@@ -55,7 +55,7 @@ class Asked:
 
 
 class Sample(NamedTuple):
-    """An example of a task, and what the model writes for it."""
+    """An example of a task, with the model's prediction."""
 
     source: str
     written: str
@@ -63,7 +63,7 @@ class Sample(NamedTuple):
 
 
 def held_out(eval_step: Callable[[Params, Batch], Sums], params: Params, batches: Iterable[Batch]) -> dict[str, float]:
-    """Mean negative log-likelihood in nats a target token, and accuracy under forced decoding."""
+    """Compute the mean negative log-likelihood per target token, in nats, and the accuracy, with teacher forcing."""
     sums: Any = None
     for batch in batches:
         of_batch = eval_step(params, batch)
@@ -78,28 +78,28 @@ def held_out(eval_step: Callable[[Params, Batch], Sums], params: Params, batches
 # --- Tasks ------------------------------------------------------------------------------------------------------------
 
 
-def ask(data: Supervised, split: Split, most: int | None = None) -> list[Asked]:
-    """The first `most` examples of each task, or all.
+def load_eval_tasks(data: Supervised, split: Split, most: int | None = None) -> list[EvalTask]:
+    """Read the first `most` examples of each task, or all.
 
     Raises:
-        ConfigError: a split is missing, or holds what cannot be read; or a metric cannot be computed here, or does not
-            fit what is to be written.
+        ConfigError: a split is missing or cannot be read; or a metric cannot be computed on this machine, or does not
+            suit the references.
     """
-    asked = []
+    tasks = []
     for label, task in zip(task_labels(data.tasks), data.tasks, strict=True):
         metrics.check(task.metrics)
         examples = open_task(task, split, data.manual_dir)
         count = len(examples) if most is None else min(most, len(examples))
         read = examples.read(np.arange(count))
         metrics.check_references(task.metrics, [example.references for example in read], examples.name)
-        asked.append(Asked(label, f"{label}{examples.name}", task, read))
-    return asked
+        tasks.append(EvalTask(label, f"{label}{examples.name}", task, read))
+    return tasks
 
 
 def generator_for(
     experiment: Experiment, task: Task, generation: Generation, params: Params, tokenizer: Tokenizer, mesh: Any
 ) -> Generator:
-    """What writes the targets of a task in a run: sources are cut as in training, in batches of as many rows."""
+    """Create the generator for a task of a run; sources are truncated and batched as in training."""
     data = experiment.data
     assert isinstance(data, Supervised)
     return Generator(
@@ -115,7 +115,7 @@ def generator_for(
 
 
 def check_length(experiment: Experiment) -> None:
-    """Raises ConfigError where more is to be written than the model has positions, of one stack after the inputs."""
+    """Raise ConfigError if generation exceeds the model's positions, in a decoder-only model after the inputs."""
     model, generation = experiment.model, experiment.evaluation.generation
     if generation is None or model.longest is None:
         return
@@ -126,13 +126,13 @@ def check_length(experiment: Experiment) -> None:
 
 
 def greedy(experiment: Experiment) -> Generation:
-    """How tasks are written where an experiment does not say: as long as its targets are."""
+    """Return the default generation settings of tasks: greedy, up to the target length."""
     assert isinstance(experiment.data, Supervised)
     return Generation(max_length=min(experiment.data.target_length, experiment.model.longest or 2**31))
 
 
 def write(generator: Generator, sources: Sequence[str], advance: Callable[[int], None]) -> list[str]:
-    """The best output for each source; `advance` is told of every batch how many it had."""
+    """Return the best output for each source; call `advance` with the size of each finished batch."""
     framed, _ = generator.prepare(sources)
     written = [""] * len(sources)
     for outputs in generator.run(framed):
@@ -142,13 +142,13 @@ def write(generator: Generator, sources: Sequence[str], advance: Callable[[int],
     return written
 
 
-def score_written(asked: Asked, written: Sequence[str]) -> dict[str, Score]:
-    scores = metrics.score(asked.task.metrics, written, asked.references)
-    return {asked.label + name: score for name, score in scores.items()}
+def score_predictions(task: EvalTask, predictions: Sequence[str]) -> dict[str, Score]:
+    scores = metrics.score(task.task.metrics, predictions, task.references)
+    return {task.label + name: score for name, score in scores.items()}
 
 
-def samples(asked: Asked, written: Sequence[str], count: int) -> list[Sample]:
-    shown = list(zip(asked.examples, written, strict=True))[:count]
+def samples(task: EvalTask, predictions: Sequence[str], count: int) -> list[Sample]:
+    shown = list(zip(task.examples, predictions, strict=True))[:count]
     return [Sample(example.source, text, example.target) for example, text in shown]
 
 
@@ -156,7 +156,7 @@ def samples(asked: Asked, written: Sequence[str], count: int) -> list[Sample]:
 
 
 def fill_in(model: Model, params: Params, batch: Batch, tokenizer: Tokenizer) -> list[Passage]:
-    """The rows of a denoising batch, and what greedy decoding writes for each."""
+    """Decode the rows of a denoising batch greedily; return each with its original."""
     inputs, targets = np.asarray(batch.encoder_input_tokens), np.asarray(batch.decoder_target_tokens)
     if not len(inputs):
         return []
@@ -170,7 +170,7 @@ def fill_in(model: Model, params: Params, batch: Batch, tokenizer: Tokenizer) ->
 
 
 def last_token(batch: Batch, tokenizer: Tokenizer) -> int:
-    """What every target ends with: EOS or, in mBART, a language; EOS where languages differ."""
+    """Return the last token of every target: EOS or, in mBART, the language code; EOS if these differ."""
     targets, weights = np.asarray(batch.decoder_target_tokens), batch.decoder_loss_weights
     lengths = np.full(len(targets), targets.shape[1]) if weights is None else np.sum(np.asarray(weights) > 0, axis=1)
     ends = {int(row[length - 1]) for row, length in zip(targets, lengths, strict=True)}
@@ -185,7 +185,7 @@ def passage(inputs: np.ndarray, written: np.ndarray, targets: np.ndarray, tokeni
 
 
 def replace_sentinels(inputs: np.ndarray, targets: np.ndarray, tokenizer: Tokenizer) -> str:
-    """The text of an input row, with [the target's span] where each sentinel stood and [] where the target has none."""
+    """Return the text of an input row with each sentinel replaced by [the target's span], or [] if it has none."""
     spans = SENTINEL.split(tokenizer.decode(_before_eos(targets, tokenizer.eos_id)))
     hidden = {number: text.strip() for number, text in zip(spans[1::2], spans[2::2], strict=True)}
     text = tokenizer.decode(_before_eos(inputs, tokenizer.eos_id))

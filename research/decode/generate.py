@@ -1,4 +1,4 @@
-"""Text in, text out: lines sorted by length, padded to few shapes, decoded in batches, and given back by number."""
+"""Text in, text out: lines are sorted by length, padded to few shapes, decoded in batches, and returned by number."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,28 +18,28 @@ from research.decode.search import decode, forward, score
 from research.model.transformer import Params
 from research.parallel.mesh import place_rows
 
-SHORTEST = 16  # tokens; the lengths that batches are padded to double from here
+SHORTEST = 16  # tokens; padded lengths of batches are this times a power of two
 
 
 class Hypothesis(NamedTuple):
     text: str
-    tokens: list[int]  # up to and with EOS
-    score: float  # log-probability in nats, in beam search divided by the length penalty; 0 where not asked for
+    tokens: list[int]  # up to and including EOS
+    score: float  # log-probability in nats, in beam search divided by the length penalty; 0 if not computed
 
 
-Outputs = dict[int, list[Hypothesis]]  # by the number of the line
-FramedPair = tuple[list[int], list[int]]  # ids of a source and of a target, with their control tokens
+Outputs = dict[int, list[Hypothesis]]  # by line number, from 0
+FramedPair = tuple[list[int], list[int]]  # ids of a source and a target, with control tokens
 
 
 @dataclass
 class Notes:
-    """What was done to lines that could not be taken as they are."""
+    """The lines that were empty or truncated."""
 
-    empty: list[int] = field(default_factory=list)  # numbers from 0
+    empty: list[int] = field(default_factory=list)  # line numbers, from 0
     truncated: list[int] = field(default_factory=list)
 
     def __str__(self) -> str:
-        said = [
+        messages = [
             f"{len(lines)} {what} (the first is number {lines[0] + 1})"
             for lines, what in (
                 (self.empty, "lines are empty and give empty outputs"),
@@ -47,15 +47,15 @@ class Notes:
             )
             if lines
         ]
-        return "; ".join(said)
+        return "; ".join(messages)
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A model with all that stands between its tokens and text. `languages` are of the source and of the target.
+    """A model with its tokenizer and settings for decoding; `languages` are those of the source and the target.
 
-    Sources are cut to the model's positions. Where they are said, they are cut to `input_length` too, and targets to
-    `target_length`. With a mesh over several hosts all of them decode one program, and each has all outputs.
+    Sources are truncated to the model's positions and, if given, to `input_length`; targets to `target_length`, if
+    given. On a mesh over several hosts all of them run one program, and each gets all outputs.
     """
 
     model: Model
@@ -71,10 +71,10 @@ class Generator:
     mesh: jax.sharding.Mesh | None = None
 
     def prepare(self, lines: Sequence[str], strict: bool = False) -> tuple[list[list[int]], Notes]:
-        """The ids of each line, framed, and cut to what the model takes; an empty line has none.
+        """Encode each line with its control tokens, truncated to the model's limit; an empty line has no ids.
 
         Raises:
-            ConfigError: a language is unknown; or with `strict` a line is empty or too long.
+            ConfigError: a language is unknown; or, with `strict`, a line is empty or too long.
         """
         limit, notes = self._longest, Notes()
         framed = self.tokenizer.source(lines, self.languages[0])
@@ -84,16 +84,16 @@ class Generator:
                 notes.empty.append(number)
                 framed[number] = []
             elif limit is not None and len(framed[number]) > limit:
-                long = f"Line {number + 1} has {len(framed[number])} tokens, and the model {limit} positions."
-                require(not strict, long)
+                message = f"Line {number + 1} has {len(framed[number])} tokens, but the model has {limit} positions."
+                require(not strict, message)
                 notes.truncated.append(number)
                 framed[number] = self.tokenizer.source([line], self.languages[0], limit)[0]
         return framed, notes
 
     def run(self, framed: Sequence[Sequence[int]], skip: frozenset[int] = frozenset()) -> Iterator[Outputs]:
-        """The outputs of batches of lines as they are done, longest lines first, so that memory fails at once or never.
+        """Yield the outputs of each batch as it finishes, longest lines first: memory runs out at once or never.
 
-        Lines in `skip` are left out. A line's samples follow from the seed and its number, whatever is in its batch.
+        Lines in `skip` are left out. A line's samples depend on the seed and its number, not on its batch.
         """
         empty = [number for number, ids in enumerate(framed) if not ids and number not in skip]
         if empty:
@@ -106,14 +106,14 @@ class Generator:
 
     def _decode(self, numbers: list[int], rows: list[Sequence[int]]) -> Outputs:
         tokens, segments = self._padded(rows)
-        # Rows that only fill the batch repeat the last number.
+        # Padding rows repeat the last number.
         of_rows = jnp.asarray([*numbers, *[numbers[-1]] * (self.batch_size - len(numbers))], jnp.uint32)
         keys = None
         if isinstance(self.generation.method, Sampling):
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), of_rows)
         sources = self._placed((tokens, segments))
-        found = decode(self.model, self.params, *sources, generation=self.generation, keys=keys, scores=self.scores)
-        written, scores = fetched(found.tokens), fetched(found.scores)
+        outputs = decode(self.model, self.params, *sources, generation=self.generation, keys=keys, scores=self.scores)
+        written, scores = fetched(outputs.tokens), fetched(outputs.scores)
         return {
             number: [self._hypothesis(*pair) for pair in zip(written[row], scores[row].tolist(), strict=True)]
             for row, number in enumerate(numbers)
@@ -122,22 +122,22 @@ class Generator:
     def _hypothesis(self, tokens: np.ndarray, score: float) -> Hypothesis:
         ends = np.flatnonzero(tokens == self.generation.eos_token)
         ids = tokens[: ends[0] + 1 if len(ends) else len(tokens)].tolist()
-        sentinels = not self._sentinels.isdisjoint(ids)  # where they stand is what the model was asked
+        sentinels = not self._sentinels.isdisjoint(ids)  # keep them in the text: their positions are the answer
         return Hypothesis(self.tokenizer.decode(ids) if sentinels else self.tokenizer.text(ids), ids, score)
 
     def cut_targets(self, targets: Sequence[str]) -> int:
-        """How many targets `score_pairs` cuts."""
+        """Count the targets that `score_pairs` truncates."""
         most = self._within(self.target_length)
         framed = self.tokenizer.target(targets, self.languages[1])
         return 0 if most is None else sum(len(ids) > most for ids in framed)
 
     @property
     def _longest(self) -> int | None:
-        """The most tokens of a source."""
+        """The maximum number of tokens of a source."""
         return self.model.longest if self.input_length is None else self._within(self.input_length)
 
     def _within(self, length: int | None) -> int | None:
-        """What a side of this length is cut to, the model's positions being fewer perhaps."""
+        """Limit a length to the number of the model's positions."""
         limit = self.model.longest
         return length if length is None or limit is None else min(length, limit)
 
@@ -150,32 +150,32 @@ class Generator:
     def score_pairs(
         self, pairs: Sequence[tuple[str, str]], skip: frozenset[int] = frozenset()
     ) -> Iterator[dict[int, list[float]]]:
-        """Log-probabilities in nats of every target token of (source, target) pairs, EOS and language codes among them.
+        """Yield log-probabilities in nats of every target token of (source, target) pairs, with EOS and language codes.
 
-        Sides are cut where a length is given for them.
+        Sources and targets are truncated if a length is given for them.
 
         Raises:
-            ConfigError: a source or a target that is not to be cut is longer than the model's positions.
+            ConfigError: a source or a target without such a length exceeds the model's positions.
         """
         rows = self.framed_pairs(pairs)
         for numbers in self._batches(rows, skip):
             yield dict(zip(numbers, self._score([rows[number] for number in numbers]), strict=True))
 
     def logits(self, pairs: Sequence[tuple[str, str]]) -> Iterator[dict[int, np.ndarray]]:
-        """Logits [t v] of every target token of (source, target) pairs, given those before it. Raises as `score_pairs`.
+        """Yield the logits [t v] of every target token of (source, target) pairs, given those before it.
 
-        Sides are cut as there.
+        Truncation and errors are as in `score_pairs`.
         """
         rows = self.framed_pairs(pairs)
         for numbers in self._batches(rows):
             batch = self.batch([rows[number] for number in numbers])
-            found = fetched(forward(self.model, self.params, self._placed(batch)))
-            yield {number: found[row, : len(rows[number][1])] for row, number in enumerate(numbers)}
+            logits = fetched(forward(self.model, self.params, self._placed(batch)))
+            yield {number: logits[row, : len(rows[number][1])] for row, number in enumerate(numbers)}
 
     def framed_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[FramedPair]:
-        """The ids of both sides of each pair with their control tokens, cut where a length is given.
+        """Encode both sides of each pair with control tokens, truncated if a length is given.
 
-        Raises as `score_pairs`.
+        Errors are as in `score_pairs`.
         """
         limit = self.model.longest
         sources = self.tokenizer.source(
@@ -187,12 +187,13 @@ class Generator:
         for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
             most = max(len(source), len(target))
             require(
-                limit is None or most <= limit, f"Pair {number + 1} has {most} tokens, the model {limit} positions."
+                limit is None or most <= limit,
+                f"Pair {number + 1} has {most} tokens, but the model has {limit} positions.",
             )
         return list(zip(sources, targets, strict=True))
 
     def batch(self, pairs: Sequence[FramedPair]) -> Batch:
-        """Framed pairs, a row each, padded to `batch_size` rows and to one of few widths."""
+        """Build a batch with one row for each framed pair, padded to `batch_size` rows and one of few widths."""
         sources, source_segments = self._padded([source for source, _ in pairs])
         targets, segments = self._padded([target for _, target in pairs])
         start = np.full((self.batch_size, 1), self.generation.start_token, np.int32)
@@ -206,13 +207,13 @@ class Generator:
         )
 
     def identity(self) -> list[Any]:
-        """All that a line's outputs follow from, besides the line."""
+        """Return everything that determines a line's outputs, apart from the line."""
         texts = [repr(self.model), repr(self.generation), self.tokenizer.digest, self.languages]
         lengths = [self.input_length, self.target_length]
         return [*texts, *lengths, self.seed, self.scores, int(checksum(self.params))]
 
     def _batches(self, rows: Sequence[FramedPair], skip: frozenset[int] = frozenset()) -> Iterator[list[int]]:
-        """Numbers of the rows that are decoded together, those with the longest sources first."""
+        """Group row numbers into batches, longest sources first."""
         order = sorted({*range(len(rows))} - skip, key=lambda number: -len(rows[number][0]))
         return (order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size))
 
@@ -220,40 +221,40 @@ class Generator:
         batch = self.batch(pairs)
         tokens = batch.encoder_input_tokens, batch.decoder_input_tokens, batch.decoder_target_tokens
         placed = self._placed((*tokens, batch.encoder_segment_ids, batch.decoder_segment_ids))
-        found = fetched(score(self.model, self.params, *placed))
-        return [row[: len(target)].tolist() for row, (_, target) in zip(found, pairs, strict=False)]
+        scores = fetched(score(self.model, self.params, *placed))
+        return [row[: len(target)].tolist() for row, (_, target) in zip(scores, pairs, strict=False)]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         return padded(rows, self.batch_size, self.tokenizer.pad_id, self.model.longest)
 
     def _placed(self, arrays: Any) -> Any:
-        """The rows of a batch, a tree of arrays, where the mesh has them."""
+        """Place the rows of a batch, a tree of arrays, on the mesh."""
         return arrays if self.mesh is None else place_rows(self.mesh, arrays)
 
 
 def fetched(array: Any) -> np.ndarray:
-    """The whole of an array, also where other hosts hold parts of it."""
+    """Return the full array, gathered if other hosts hold parts of it."""
     scattered = isinstance(array, jax.Array) and not array.is_fully_addressable
     return np.asarray(multihost_utils.process_allgather(array, tiled=True) if scattered else array)
 
 
 @jax.jit
 def checksum(params: Params) -> UInt[Array, ""]:
-    """Of every bit of the parameters, however they are laid out."""
+    """Compute a checksum over every bit of the parameters, independent of their sharding."""
     bits = [jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(params)]
-    return jnp.stack([jnp.sum(leaf) * (2 * place + 1) for place, leaf in enumerate(bits)]).sum()
+    return jnp.stack([jnp.sum(leaf) * (2 * index + 1) for index, leaf in enumerate(bits)]).sum()
 
 
 def padded(rows: Sequence[Sequence[int]], count: int, pad: int, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as [count s] tokens and segments, s the next of few lengths; rows missing from `count` repeat the last."""
+    """Pad rows to [count s] tokens and segment ids, s being one of few lengths; repeat the last row up to `count`."""
     longest, length = max(map(len, rows)), SHORTEST
     while length < longest:
         length *= 2
     length = length if limit is None else min(length, limit)
     tokens = np.full((count, length), pad, np.int32)
     segments = np.zeros((count, length), np.int32)
-    for place in range(count):
-        row = rows[min(place, len(rows) - 1)]
-        tokens[place, : len(row)] = row
-        segments[place, : len(row)] = 1
+    for index in range(count):
+        row = rows[min(index, len(rows) - 1)]
+        tokens[index, : len(row)] = row
+        segments[index, : len(row)] = 1
     return tokens, segments

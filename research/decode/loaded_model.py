@@ -1,4 +1,4 @@
-"""A trained model to use from Python: text in; text, logits, scores and attention weights out.
+"""A trained model for use from Python: text in; text, logits, scores and attention weights out.
 
 model = load("runs/quickstart")
 model.generate(["The <extra_id_0> of a list."], max_length=40)
@@ -36,11 +36,11 @@ from research.pretrained.table import check_shapes
 from research.storage.bucket import any_path
 
 Array = np.ndarray
-Languages = tuple[str | None, str | None]  # of the source and of the target
+Languages = tuple[str | None, str | None]  # source and target
 
 
 class TargetScores(NamedTuple):
-    """Of each target: -log p(target) in nats, and how many tokens that is, control tokens among them."""
+    """For each target, -log p(target) in nats and the number of its tokens, control tokens included."""
 
     nll: Float[Array, " b"]
     tokens: Int[Array, " b"]
@@ -59,8 +59,8 @@ def load(
     Args:
         path: a run directory or one of its checkpoints (`RUN/checkpoints/STEP` or `/best`), a Hugging Face directory,
             a T5X checkpoint, Marian's .npz, or fairseq's .pt.
-        tokenizer: a directory or SentencePiece model, where the format has none (T5X and fairseq).
-        batch_size: rows computed at once; rounded up to a multiple of the devices that share a batch.
+        tokenizer: a directory or SentencePiece model, for formats that store none (T5X and fairseq).
+        batch_size: rows computed at once, rounded up to a multiple of the devices that share a batch.
         compute: dtype of the activations.
         mesh: devices along each axis; all of them share the batch by default.
 
@@ -68,7 +68,7 @@ def load(
         ConfigError: there is no model, it is damaged, or it does not fit the tokenizer or the devices.
     """
     model = open_model(path, tokenizer=tokenizer, batch_size=batch_size, compute=compute, mesh=mesh)
-    model.params  # noqa: B018 (read here, so that damage is known at once)
+    model.params  # noqa: B018 (read now, so that a damaged file raises here)
     return model
 
 
@@ -80,7 +80,7 @@ def open_model(
     compute: Literal["float32", "bfloat16"] = "float32",
     mesh: Mesh = Mesh(),
 ) -> "LoadedModel":
-    """Find a model, as `load`, but read its parameters when they are first used."""
+    """Open a model as `load` does, but read its parameters only when they are first used."""
     require(batch_size > 0, f"batch_size is {batch_size}: it must be above 0.")
     weights = find.find(any_path(str(path)))
     opened = weights.tokenizer() if tokenizer is None else find.open_tokenizer_at(Path(tokenizer))
@@ -91,7 +91,7 @@ def open_model(
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained model with its tokenizer, on a mesh of devices. `load` makes one."""
+    """A trained model with its tokenizer, on a mesh of devices; returned by `load`."""
 
     weights: Weights
     config: Model
@@ -109,10 +109,10 @@ class LoadedModel:
         return shardings(self.mesh, param_specs(transformer.abstract_params(self.config), table_of(self.config)))
 
     def with_params(self, params: Params) -> "LoadedModel":
-        """The same model with other parameters, of the same names and shapes.
+        """Return a copy of the model with other parameters of the same names and shapes.
 
         Raises:
-            ConfigError: the names or shapes are others.
+            ConfigError: the names or shapes differ.
         """
         check_shapes(params, self.config)
         placed = jax.device_put(params, self._shardings)
@@ -137,14 +137,14 @@ class LoadedModel:
     ) -> list[str]:
         """Write the best output for each text; an empty text has an empty output.
 
-        `fields` are those of `Generation`, such as `max_length=200` or `method=Beam(4)`; the others are as the model's
-        files say. `seed` is for `method=Sampling()`.
+        `fields` are those of `Generation`, such as `max_length=200` or `method=Beam(4)`; the others come from the
+        model's files. `seed` is for `method=Sampling()`.
 
         Raises:
             ConfigError: a field or a language is unknown, or has a value that is not allowed.
         """
-        found = self._write(texts, (source_language, target_language), seed, fields, scores=False)
-        return [best.text for best, *_ in found]
+        hypotheses = self._write(texts, (source_language, target_language), seed, fields, scores=False)
+        return [best.text for best, *_ in hypotheses]
 
     def hypotheses(
         self,
@@ -155,7 +155,7 @@ class LoadedModel:
         seed: int = 0,
         **fields: Any,
     ) -> list[list[Hypothesis]]:
-        """Write `outputs` hypotheses for each text, best first, with their tokens and scores. Fields as `generate`."""
+        """Write `outputs` hypotheses for each text, best first, with tokens and scores. Arguments as in `generate`."""
         return self._write(texts, (source_language, target_language), seed, fields, scores=True)
 
     def _write(
@@ -168,16 +168,16 @@ class LoadedModel:
         framed, notes = generator.prepare(texts)
         if str(notes):
             warnings.warn(str(notes), stacklevel=3)
-        found = {number: each for outputs in generator.run(framed) for number, each in outputs.items()}
-        return [found[number] for number in range(len(texts))]
+        hypotheses = {number: each for outputs in generator.run(framed) for number, each in outputs.items()}
+        return [hypotheses[number] for number in range(len(texts))]
 
     def generation(
         self, target_language: str | None, overrides: dict[str, str], default: Generation | None = None
     ) -> Generation:
-        """How tokens are chosen: by the default or the model's files, changed by overrides as on the command line.
+        """Return the generation settings: `default` or those of the model's files, with command-line style overrides.
 
         Raises:
-            ConfigError: an override is not understood, or more is to be written than the model has positions.
+            ConfigError: an override is invalid, or `max_length` exceeds the model's positions.
         """
         chosen = self.weights.generation(self.tokenizer, target_language) if default is None else default
         generation, limit = override.apply(chosen, overrides), self.config.longest
@@ -188,7 +188,7 @@ class LoadedModel:
         return generation
 
     def generator(self, generation: Generation, languages: Languages, **settings: Any) -> Generator:
-        """The parts of decoding as one object; `settings` are further fields of `Generator`."""
+        """Create a `Generator` for this model; `settings` are further fields of it."""
         settings |= {"batch_size": self.rows_at_once, "mesh": self.mesh}
         return Generator(self.config, self.params, self.tokenizer, generation, languages, **settings)
 
@@ -204,13 +204,13 @@ class LoadedModel:
     ) -> Float[Array, "b t v"]:
         """Compute the logits of every target token given the source and the tokens before it, in float32.
 
-        Position t of row b is for `batch(sources, targets).decoder_target_tokens[b, t]`; zeros follow a target's end.
+        Position t of row b predicts `batch(sources, targets).decoder_target_tokens[b, t]`. After a target's end: zeros.
         """
         generator, pairs = self._given(sources, targets, (source_language, target_language))
         longest = max((len(target) for _, target in generator.framed_pairs(pairs)), default=0)
         logits = np.zeros((len(pairs), longest, self.config.vocab_size), np.float32)
-        for found in generator.logits(pairs):
-            for number, rows in found.items():
+        for batch in generator.logits(pairs):
+            for number, rows in batch.items():
                 logits[number, : len(rows)] = rows
         return logits
 
@@ -224,8 +224,8 @@ class LoadedModel:
     ) -> TargetScores:
         """Compute the negative log-likelihood of each target given its source, in nats, and count its tokens."""
         generator, pairs = self._given(sources, targets, (source_language, target_language))
-        found = {number: each for scores in generator.score_pairs(pairs) for number, each in scores.items()}
-        scores = [found[number] for number in range(len(pairs))]
+        by_number = {number: each for scores in generator.score_pairs(pairs) for number, each in scores.items()}
+        scores = [by_number[number] for number in range(len(pairs))]
         return TargetScores(
             np.array([-sum(each) for each in scores], np.float32), np.array([len(each) for each in scores], np.int32)
         )
@@ -240,13 +240,13 @@ class LoadedModel:
         source_language: str | None = None,
         target_language: str | None = None,
     ) -> Float[Array, "h t s"]:
-        """Compute the attention weights of one layer, from each position t to the positions s that it reads.
+        """Compute the attention weights of one layer, from each query position t to the key positions s.
 
         `part` is "encoder" (source to source), "decoder" (target to target) or "cross" (target to source). Positions
-        are those of `batch([source], [target])`: `encoder_input_tokens` and `decoder_input_tokens`.
+        index the tokens of `batch([source], [target])`: `encoder_input_tokens` and `decoder_input_tokens`.
 
         Raises:
-            ConfigError: there is no such layer or part.
+            ConfigError: the model has no such layer or part.
         """
         batch = self.batch([source], [target], source_language=source_language, target_language=target_language)
         whole = batch._replace(decoder_loss_weights=None, encoder_segment_ids=None, decoder_segment_ids=None)
@@ -260,7 +260,7 @@ class LoadedModel:
         source_language: str | None = None,
         target_language: str | None = None,
     ) -> Batch:
-        """The token ids of sources and targets as the model takes them: padded to the longest, with their segments."""
+        """Tokenize sources and targets to a batch for the model, padded to the longest, with segment ids."""
         generator, pairs = self._given(sources, targets, (source_language, target_language))
         framed = generator.framed_pairs(pairs)
         padded = replace(generator, batch_size=len(framed)).batch(framed)
@@ -278,33 +278,33 @@ class LoadedModel:
         """Write a new Hugging Face directory with weights, tokenizer and generation settings, which `load` reads too.
 
         Raises:
-            ConfigError: there is something at the directory, or the format cannot hold this model.
+            ConfigError: the directory exists and is not empty, or the format cannot represent this model.
         """
         generation = self.weights.generation(self.tokenizer, target_language)
         standard, params = standard_model(self.config), as_standard(self.config, self.params)
         huggingface.write_directory(Path(directory), standard, params, self.tokenizer, generation)
 
     def _for(self, rows: int) -> "LoadedModel":
-        """The same model that computes no more rows at once than the next power of two of those that there are."""
+        """Return the model with its batch size limited to the next power of two of `rows`."""
         smaller = replace(self, batch_size=min(self.batch_size, 1 << max(rows - 1, 0).bit_length()))
-        smaller.__dict__["params"] = self.params  # cached_property's place: they are on the mesh already
+        smaller.__dict__["params"] = self.params  # fill the cached_property: they are already on the mesh
         return smaller
 
     def _given(
         self, sources: Sequence[str], targets: Sequence[str], languages: Languages
     ) -> tuple[Generator, list[tuple[str, str]]]:
-        """What computes given targets, and the pairs, checked."""
+        """Check the texts; return a generator for given targets, and the (source, target) pairs."""
         check_texts("sources", sources)
         check_texts("targets", targets)
         require(
             len(sources) == len(targets) > 0,
-            f"There are {len(sources)} sources and {len(targets)} targets: give equally many, one at least.",
+            f"There are {len(sources)} sources and {len(targets)} targets: give equal numbers, at least one.",
         )
         generator = self._for(len(sources)).generator(self.generation(languages[1], {}), languages)
         return generator, list(zip(sources, targets, strict=True))
 
 
 def check_texts(name: str, texts: Sequence[str]) -> None:
-    """Raises ConfigError for what is no list of strings: a single string would be read letter by letter."""
+    """Raise ConfigError unless `texts` is a list of strings; a single string would be split into characters."""
     kinds = {type(text).__name__ for text in texts} - {"str"}
-    require(not isinstance(texts, str) and not kinds, f"{name} must be a list of strings, as ['A line of text.'].")
+    require(not isinstance(texts, str) and not kinds, f"{name} must be a list of strings, such as ['A line of text.'].")

@@ -1,8 +1,8 @@
-"""What becomes of the scores of the next token before one is chosen: rules of generation, and sampling's cuts.
+"""Processing of the next token's scores before one is chosen: generation constraints, top-k, top-p and min-p.
 
-Scores are [b n v], of n hypotheses a row: logits where tokens are chosen greedily or drawn, log-probabilities in beam
-search, as in Hugging Face's `generate`, whose rules these are, in its order. Tokens are [b n t], the start token first;
-`written` of them, from the left, are there.
+Scores are [b n v], for n hypotheses of each row: logits in greedy decoding and sampling, log-probabilities in beam
+search. The constraints and their order are those of Hugging Face's `generate`. Tokens are [b n t], starting with the
+start token; the first `written` of them are valid.
 """
 
 import jax
@@ -14,8 +14,8 @@ from research.config import Generation, Sampling
 Scores = Float[Array, "b n v"]
 Tokens = Int[Array, "b n t"]
 
-BLOCK = 128  # scores whose maximum is looked at first
-FREE = -1  # where a prefix leaves the choice of a token
+BLOCK = 128  # number of scores in a block; block maxima are compared first
+FREE = -1  # marks a position of a prefix that is not forced
 
 
 def constrain(
@@ -25,12 +25,12 @@ def constrain(
     generation: Generation,
     prefix: Int[Array, "b p"] | None = None,
 ) -> Scores:
-    """The scores under every rule of the generation; what may not come next is -inf."""
+    """Apply every constraint of `generation` to the scores; tokens that may not come next get -inf."""
     vocabulary = jnp.arange(scores.shape[-1])
     if generation.repetition_penalty != 1.0:
         penalty = generation.repetition_penalty
         penalised = jnp.where(scores < 0, scores * penalty, scores / penalty)
-        scores = jnp.where(_marked(tokens, _places(tokens) < written, scores), penalised, scores)
+        scores = jnp.where(_marked(tokens, _positions(tokens) < written, scores), penalised, scores)
     if generation.no_repeat_ngram:
         repeats = _ends_of_repeats(tokens, written, generation.no_repeat_ngram)
         scores = jnp.where(_marked(tokens, repeats, scores), -jnp.inf, scores)
@@ -51,10 +51,10 @@ def constrain(
 
 
 def best(scores: Scores, count: int) -> tuple[Float[Array, "b n k"], Int[Array, "b n k"]]:
-    """The `count` best scores of each hypothesis and their tokens, best first.
+    """Return the `count` best scores of each hypothesis and their tokens, best first.
 
-    A token among the best stands in one of the `count` blocks whose maxima are the best: finding those first reads the
-    scores once, several times as fast as sorting.
+    Each of the best tokens is in one of the `count` blocks with the best maxima. Finding these blocks first reads the
+    scores once, which is several times as fast as sorting.
     """
     whole = scores.shape[-1] // BLOCK * BLOCK
     if whole < 2 * count * BLOCK:
@@ -65,12 +65,12 @@ def best(scores: Scores, count: int) -> tuple[Float[Array, "b n k"], Int[Array, 
     tokens = (blocks[..., None] * BLOCK + jnp.arange(BLOCK)).reshape(*blocks.shape[:-1], -1)
     rest = jnp.broadcast_to(jnp.arange(whole, scores.shape[-1]), (*blocks.shape[:-1], scores.shape[-1] - whole))
     tokens = jnp.concatenate([tokens, rest], axis=-1)
-    values, places = jax.lax.top_k(jnp.take_along_axis(scores, tokens, axis=-1), count)
-    return values, jnp.take_along_axis(tokens, places, axis=-1)
+    values, positions = jax.lax.top_k(jnp.take_along_axis(scores, tokens, axis=-1), count)
+    return values, jnp.take_along_axis(tokens, positions, axis=-1)
 
 
 def draw(logits: Scores, keys: Key[Array, "b n"], method: Sampling) -> Int[Array, "b n"]:
-    """A token for each hypothesis, each drawn with a key [b n] of its own."""
+    """Draw a token for each hypothesis, with a separate key [b n] for each."""
     logits = logits / method.temperature
     size = logits.shape[-1]
     kept = min(method.top_k or size, size)
@@ -96,27 +96,27 @@ def _categorical(keys: Key[Array, "b n"], logits: Scores) -> Int[Array, "b n"]:
 
 
 def _only(token: int | Int[Array, "b 1 1"], now: Bool[Array, "..."], scores: Scores) -> Scores:
-    """The token as the one choice, with score 0, where `now`."""
+    """Where `now` is true, allow only `token`, with score 0."""
     alone = jnp.where(jnp.arange(scores.shape[-1]) == token, 0.0, -jnp.inf)
     return jnp.where(now, alone, scores)
 
 
-def _places(tokens: Tokens) -> Int[Array, " t"]:
+def _positions(tokens: Tokens) -> Int[Array, " t"]:
     return jnp.arange(tokens.shape[-1])
 
 
 def _marked(tokens: Tokens, where: Bool[Array, "*_ t"], scores: Scores) -> Bool[Array, "b n v"]:
-    """Which of the vocabulary stands among the tokens at the places `where`."""
+    """Mark the vocabulary entries that occur among the tokens at the positions `where`."""
     rows, hypotheses, size = scores.shape
-    found = jnp.where(where, tokens, size)  # out of bounds, so dropped
+    marked = jnp.where(where, tokens, size)  # `size` is out of bounds and so dropped
     row, hypothesis = jnp.arange(rows)[:, None, None], jnp.arange(hypotheses)[None, :, None]
-    return jnp.zeros(scores.shape, bool).at[row, hypothesis, found].set(True, mode="drop")
+    return jnp.zeros(scores.shape, bool).at[row, hypothesis, marked].set(True, mode="drop")
 
 
 def _ends_of_repeats(tokens: Tokens, written: Int[Array, ""], size: int) -> Bool[Array, "b n t"]:
-    """Where a run of `size` tokens ends whose first size - 1 are the last ones written."""
-    ends = jnp.broadcast_to((_places(tokens) >= size - 1) & (_places(tokens) < written), tokens.shape)
-    for back in range(1, size):  # the token `back` before an end against the one `back` before the next
+    """Mark the last position of every n-gram of `size` tokens that starts with the last size - 1 tokens written."""
+    ends = jnp.broadcast_to((_positions(tokens) >= size - 1) & (_positions(tokens) < written), tokens.shape)
+    for back in range(1, size):  # compare the token `back` before an end with the one `back` before the next token
         last = jax.lax.dynamic_index_in_dim(tokens, written - back, axis=2)
         ends &= jnp.roll(tokens, back, axis=2) == last
     return ends & (written >= size - 1)

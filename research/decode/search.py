@@ -1,8 +1,8 @@
-"""Decoding: from an encoder's input to the decoder's tokens, in one jitted loop over an explicit cache.
+"""Decoding: from encoder input to decoder tokens, in one jitted function with an explicit cache.
 
-n hypotheses of a row stand beside each other on one axis, so that they share what was projected of the encoder's
-output. Beam search moves neither keys nor values when hypotheses change places: a table of ancestors says whose each
-hypothesis reads. The cache grows in stages, a loop a stage, since attention over it costs its whole length.
+The n hypotheses of a row have an axis of their own and share the keys and values projected from the encoder's output.
+When beam search reorders hypotheses, no keys or values move: `ancestry` gives, for each hypothesis and cache position,
+the hypothesis to read. The cache grows in stages, with one loop for each stage, since attention costs its full length.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,16 +19,16 @@ from research.decode import logits
 from research.model.cache import Cache
 from research.model.transformer import Params, bind
 
-STAGES = (32, 64, 128, 256, 512, 1024)  # lengths of the cache
-FAR = -1.0e9  # the score of what has no chance; finite, as Hugging Face's, so that sums of it stay comparable
+STAGES = (32, 64, 128, 256, 512, 1024)  # lengths of the cache, in tokens
+FAR = -1.0e9  # the score of an excluded hypothesis; finite, as in Hugging Face, so that sums stay comparable
 
 
-class Decoded(NamedTuple):
-    """The hypotheses of each row, best first, samples in the order of their keys.
+class Hypotheses(NamedTuple):
+    """The hypotheses of each row, best first; samples are in the order of their keys.
 
-    Tokens come after the start token, up to and with EOS, then padding; t is `max_length`. Scores are log-probabilities
-    in nats: those of all the tokens together, divided in beam search by the length penalty. Without `scores=True`
-    greedy decoding and sampling give none (zeros).
+    Tokens exclude the start token and include EOS, then padding; t is `max_length`. Scores are log-probabilities in
+    nats of the whole output, in beam search divided by the length penalty. Greedy decoding and sampling return zeros
+    unless `scores=True`.
     """
 
     tokens: Int[Array, "b n t"]
@@ -47,12 +47,12 @@ def decode(
     prefix: Int[Array, "b p"] | None = None,
     keys: Key[Array, " b"] | None = None,
     scores: bool = False,
-) -> Decoded:
-    """What `generation` says of each row.
+) -> Hypotheses:
+    """Decode each row as `generation` specifies.
 
-    `start_tokens` [b] stand for `generation.start_token` where rows differ (mBART's languages). `prefix` forces the
-    first tokens after it, except where it is `logits.FREE`; what is forced counts neither in scores nor in lengths.
-    `keys` [b] are one a row, for sampling alone: a row's samples depend on its key and on nothing else of the batch.
+    `start_tokens` [b] replaces `generation.start_token` if rows differ (mBART's languages). `prefix` forces the first
+    tokens after the start token, except where it is `logits.FREE`; forced tokens count neither in scores nor in the
+    length penalty. `keys` [b], one for each row, are for sampling: a row's samples depend only on its own key.
     """
     network = bind(model, params)
     encoded = network.encode(encoder_input_tokens, encoder_segment_ids)
@@ -73,12 +73,12 @@ def decode(
         case Greedy():
             return _independent(step, tokens, cache, _most_probable, scores)
         case Sampling():
-            assert keys is not None, "sampling needs a key a row"
+            assert keys is not None, "sampling needs a key for each row"
             return _independent(step, tokens, cache, partial(_drawn, generation.method, keys), scores)
 
 
 class Step(NamedTuple):
-    """What every step of a loop uses and none changes."""
+    """One decoding step; its fields are constant throughout the loop."""
 
     network: Any  # an encoder-decoder, or a language model
     layers: list[Any]
@@ -89,7 +89,7 @@ class Step(NamedTuple):
     def __call__(
         self, tokens: logits.Tokens, cache: Cache, position: Int[Array, ""], ancestry: Int[Array, "b n c"] | None = None
     ) -> tuple[logits.Scores, Cache]:
-        """Logits of what follows the token at `position`."""
+        """Compute the logits of the token after `position`, and the updated cache."""
         last = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)
         return self.network.decode_step(last, cache, position, self.encoder_segment_ids, ancestry, self.layers)
 
@@ -102,14 +102,14 @@ class Step(NamedTuple):
         return jnp.sum(self.prefix != logits.FREE, axis=1, dtype=jnp.int32)
 
     def loop(self, state: Any, unfinished: Callable[[Any], Bool[Array, ""]], advance: Callable[[Any], Any]) -> Any:
-        """The state after `advance` while it is `unfinished`; its cache grows when `position` reaches the end of it."""
+        """Run `advance` while the state is `unfinished`; grow the cache when `position` reaches its end."""
         for length in _stages(self.generation.max_length):
             state = state._replace(cache=state.cache.grown(length, state.tokens.shape[1]))
 
-            def go_on(state: Any, length: int = length) -> Bool[Array, ""]:
+            def in_stage(state: Any, length: int = length) -> Bool[Array, ""]:
                 return (state.position < length) & unfinished(state)
 
-            state = jax.lax.while_loop(go_on, advance, state)
+            state = jax.lax.while_loop(in_stage, advance, state)
         return state
 
 
@@ -121,8 +121,8 @@ def _stages(length: int) -> Iterator[int]:
 # --- Greedy and sampling ----------------------------------------------------------------------------------------------
 
 
-class Independent(NamedTuple):
-    """Hypotheses that know nothing of each other."""
+class SampleState(NamedTuple):
+    """The loop state of greedy decoding and sampling, with independent hypotheses."""
 
     position: Int[Array, ""]  # tokens written after the start
     tokens: logits.Tokens
@@ -134,12 +134,12 @@ class Independent(NamedTuple):
 Choose = Callable[[logits.Scores, Int[Array, ""]], Int[Array, "b n"]]
 
 
-def _independent(step: Step, tokens: logits.Tokens, cache: Cache, choose: Choose, scored: bool) -> Decoded:
-    """Each hypothesis by `choose`, a function of constrained logits and the position."""
+def _independent(step: Step, tokens: logits.Tokens, cache: Cache, choose: Choose, scored: bool) -> Hypotheses:
+    """Extend each hypothesis independently; `choose` maps constrained logits and the position to the next tokens."""
     generation, rows = step.generation, tokens.shape[:2]
     free_from = step.prefix_lengths(rows[0])[:, None]
 
-    def advance(state: Independent) -> Independent:
+    def advance(state: SampleState) -> SampleState:
         raw, cache = step(state.tokens, state.cache, state.position)
         chosen = choose(step.constrain(raw, state.tokens, state.position), state.position)
         chosen = jnp.where(state.ended, generation.pad_token, chosen).astype(jnp.int32)
@@ -149,11 +149,11 @@ def _independent(step: Step, tokens: logits.Tokens, cache: Cache, choose: Choose
             scores = scores + jnp.where(state.ended | (state.position < free_from), 0.0, likelihood)
         written = jax.lax.dynamic_update_slice(state.tokens, chosen[..., None], (0, 0, state.position + 1))
         ended = state.ended | ((chosen == generation.eos_token) & (state.position >= free_from))
-        return Independent(state.position + 1, written, scores, ended, cache)
+        return SampleState(state.position + 1, written, scores, ended, cache)
 
-    state = Independent(jnp.int32(0), tokens, jnp.zeros(rows), jnp.zeros(rows, bool), cache)
+    state = SampleState(jnp.int32(0), tokens, jnp.zeros(rows), jnp.zeros(rows, bool), cache)
     state = step.loop(state, lambda state: ~jnp.all(state.ended), advance)
-    return Decoded(state.tokens[..., 1:], state.scores)
+    return Hypotheses(state.tokens[..., 1:], state.scores)
 
 
 def _most_probable(scores: logits.Scores, position: Int[Array, ""]) -> Int[Array, "b n"]:
@@ -163,7 +163,7 @@ def _most_probable(scores: logits.Scores, position: Int[Array, ""]) -> Int[Array
 def _drawn(
     method: Sampling, keys: Key[Array, " b"], scores: logits.Scores, position: Int[Array, ""]
 ) -> Int[Array, "b n"]:
-    """Drawn with a key of the row, the hypothesis and the place."""
+    """Draw each token with a key derived from the row, the hypothesis and the position."""
 
     def key(row: PRNGKeyArray, hypothesis: Int[Array, ""]) -> PRNGKeyArray:
         return jax.random.fold_in(jax.random.fold_in(row, hypothesis), position)
@@ -175,34 +175,34 @@ def _drawn(
 # --- Beam search ------------------------------------------------------------------------------------------------------
 
 
-class Beams(NamedTuple):
-    """Hypotheses of each row, those that go on and the best of those that have ended."""
+class BeamState(NamedTuple):
+    """The loop state of beam search: live hypotheses of each row, and the best finished ones."""
 
     position: Int[Array, ""]
-    tokens: logits.Tokens  # of those that go on
+    tokens: logits.Tokens  # of the live hypotheses
     scores: Float[Array, "b n"]  # their log-probabilities
-    ancestry: Int[Array, "b n t"]  # which hypothesis wrote each place of the cache that each reads
+    ancestry: Int[Array, "b n t"]  # the hypothesis to read at each cache position
     ended_tokens: logits.Tokens
     ended_scores: Float[Array, "b n"]  # divided by the length penalty
-    ended: Bool[Array, "b n"]  # which of the ended ones are there
-    hopeful: Bool[Array, " b"]  # whether one that goes on may still end among the best
+    ended: Bool[Array, "b n"]  # which slots hold a finished hypothesis
+    improvable: Bool[Array, " b"]  # whether a live hypothesis may still finish among the best
     cache: Cache
 
 
-def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Decoded:
-    """Hugging Face's beam search, rule for rule.
+def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Hypotheses:
+    """Run beam search with exactly the rules of Hugging Face.
 
-    Of the 2 n best continuations of a row the n best that do not end go on; one that ends is kept if it is among the n
-    best of all. Where a row is done by the rule of `method.stop`, nothing more is added to it.
+    Of the 2 n best continuations of a row, the n best without EOS stay live; one with EOS is kept as finished if it is
+    among the n best. Once a row is done by the rule of `method.stop`, no more hypotheses are added to it.
     """
     generation, (rows, n, length) = step.generation, tokens.shape
     prefix_lengths = step.prefix_lengths(rows)[:, None]
 
-    def unfinished(state: Beams) -> Bool[Array, ""]:
-        going_on = jnp.any(state.hopeful)
-        return going_on & ~jnp.all(state.ended) if method.stop == "first" else going_on
+    def unfinished(state: BeamState) -> Bool[Array, ""]:
+        improvable = jnp.any(state.improvable)
+        return improvable & ~jnp.all(state.ended) if method.stop == "first" else improvable
 
-    def advance(state: Beams) -> Beams:
+    def advance(state: BeamState) -> BeamState:
         ancestry = jax.lax.dynamic_update_slice(
             state.ancestry, jnp.broadcast_to(jnp.arange(n)[:, None], (rows, n, 1)), (0, 0, state.position)
         )
@@ -213,12 +213,12 @@ def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Deco
             _take(state.tokens, parents), chosen[..., None], (0, 0, state.position + 1)
         )
         free = state.position >= prefix_lengths
-        written = jnp.maximum(state.position + 1 - prefix_lengths, 1)  # tokens that count, with this one
+        written = jnp.maximum(state.position + 1 - prefix_lengths, 1)  # tokens that count, including this one
         ends = ((chosen == generation.eos_token) & free) | (state.position + 1 == generation.max_length)
 
-        going_on, kept = jax.lax.top_k(scores + ends * FAR, n)
+        live_scores, kept = jax.lax.top_k(scores + ends * FAR, n)
         ending = scores / _penalty(method.length_penalty, written)
-        blocked = ~ends | (jnp.arange(2 * n) >= n) | ~state.hopeful[:, None]
+        blocked = ~ends | (jnp.arange(2 * n) >= n) | ~state.improvable[:, None]
         if method.stop == "first":
             blocked |= jnp.all(state.ended, axis=1, keepdims=True)
         merged_scores = jnp.concatenate([state.ended_scores, ending + blocked * FAR], axis=1)
@@ -229,47 +229,47 @@ def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Deco
 
         longest = method.stop == "never" and _grows(method.length_penalty)
         reach = generation.max_length - prefix_lengths if longest else written
-        attainable = going_on[:, :1] / _penalty(method.length_penalty, reach)
+        attainable = live_scores[:, :1] / _penalty(method.length_penalty, reach)
         worst = jnp.where(ended, ended_scores.min(axis=1, keepdims=True), FAR)
-        return Beams(
+        return BeamState(
             position=state.position + 1,
             tokens=_take(candidates, kept),
-            scores=going_on,
+            scores=live_scores,
             ancestry=_take(ancestry, jnp.take_along_axis(parents, kept, axis=1)),
             ended_tokens=_take(merged_tokens, best),
             ended_scores=ended_scores,
             ended=ended,
-            hopeful=state.hopeful & jnp.any(attainable > worst, axis=1),
+            improvable=state.improvable & jnp.any(attainable > worst, axis=1),
             cache=cache,
         )
 
-    state = Beams(
+    state = BeamState(
         position=jnp.int32(0),
         tokens=tokens,
-        scores=jnp.full((rows, n), FAR).at[:, 0].set(0.0),  # or all would be the same
+        scores=jnp.full((rows, n), FAR).at[:, 0].set(0.0),  # otherwise all hypotheses would be equal
         ancestry=jnp.zeros((rows, n, length - 1), jnp.int32),
         ended_tokens=tokens,
         ended_scores=jnp.full((rows, n), FAR),
         ended=jnp.zeros((rows, n), bool),
-        hopeful=jnp.ones(rows, bool),
+        improvable=jnp.ones(rows, bool),
         cache=cache,
     )
     state = step.loop(state, unfinished, advance)
     outputs = generation.outputs
-    return Decoded(state.ended_tokens[:, :outputs, 1:], state.ended_scores[:, :outputs])
+    return Hypotheses(state.ended_tokens[:, :outputs, 1:], state.ended_scores[:, :outputs])
 
 
 def _best_continuations(
     scores: logits.Scores, count: int
 ) -> tuple[Float[Array, "b m"], Int[Array, "b m"], Int[Array, "b m"]]:
-    """The best of all continuations of a row's hypotheses: scores, whose they are, and their tokens.
+    """Select the best continuations over all hypotheses of a row: their scores, parent hypotheses and tokens.
 
-    First within each hypothesis, then between them.
+    The selection is first within each hypothesis, then across them.
     """
     rows, _, size = scores.shape
     within, tokens = logits.best(scores, min(count, size))
-    best, places = jax.lax.top_k(within.reshape(rows, -1), count)
-    return best, places // within.shape[-1], jnp.take_along_axis(tokens.reshape(rows, -1), places, axis=1)
+    best, positions = jax.lax.top_k(within.reshape(rows, -1), count)
+    return best, positions // within.shape[-1], jnp.take_along_axis(tokens.reshape(rows, -1), positions, axis=1)
 
 
 def _penalty(penalty: Power | GNMT, length: Int[Array, "..."]) -> Float[Array, "..."]:
@@ -281,7 +281,7 @@ def _penalty(penalty: Power | GNMT, length: Int[Array, "..."]) -> Float[Array, "
 
 
 def _grows(penalty: Power | GNMT) -> bool:
-    """Whether the same log-probability makes a better score at a greater length."""
+    """Return True if a fixed log-probability scores better at a greater length."""
     match penalty:
         case Power(exponent):
             return exponent > 0
@@ -289,8 +289,8 @@ def _grows(penalty: Power | GNMT) -> bool:
             return alpha > 0
 
 
-def _take(values: Int[Array, "b n t"], places: Int[Array, "b m"]) -> Int[Array, "b m t"]:
-    return jnp.take_along_axis(values, places[..., None], axis=1)
+def _take(values: Int[Array, "b n t"], hypotheses: Int[Array, "b m"]) -> Int[Array, "b m t"]:
+    return jnp.take_along_axis(values, hypotheses[..., None], axis=1)
 
 
 # --- Scoring ----------------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def _take(values: Int[Array, "b n t"], places: Int[Array, "b m"]) -> Int[Array, 
 
 @partial(jax.jit, static_argnames="model")
 def forward(model: Model, params: Params, batch: Batch) -> Float[Array, "b t v"]:
-    """Logits of every target token given those before it, in float32."""
+    """Compute the logits of every target token given those before it, in float32."""
     return bind(model, params)(batch)
 
 
@@ -312,10 +312,10 @@ def score(
     encoder_segment_ids: Int[Array, "b s"] | None = None,
     decoder_segment_ids: Int[Array, "b t"] | None = None,
 ) -> Float[Array, "b t"]:
-    """Log-probability in nats of every target token given those before it; 0 for padding."""
+    """Compute the log-probability in nats of every target token given those before it; 0 for padding."""
     network = bind(model, params)
     encoded = network.encode(encoder_input_tokens, encoder_segment_ids)
     x = network.decode(decoder_input_tokens, encoded, decoder_segment_ids, encoder_segment_ids=encoder_segment_ids)
     likelihood = jax.nn.log_softmax(network.logits(x))
-    found = jnp.take_along_axis(likelihood, decoder_target_tokens[..., None], axis=-1)[..., 0]
-    return found if decoder_segment_ids is None else jnp.where(decoder_segment_ids > 0, found, 0.0)
+    scores = jnp.take_along_axis(likelihood, decoder_target_tokens[..., None], axis=-1)[..., 0]
+    return scores if decoder_segment_ids is None else jnp.where(decoder_segment_ids > 0, scores, 0.0)

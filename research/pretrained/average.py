@@ -1,4 +1,4 @@
-"""The mean of a run's last checkpoints, kept so that everything reads it as a run, though none can be trained in it.
+"""The mean of a run's last checkpoints, stored as a run directory that can be read but not trained further.
 
 The parameters of neighbouring checkpoints average to a better model than any of them (Junczys-Dowmunt et al.,
 arXiv:1605.04809, 4; fairseq's average_checkpoints.py).
@@ -21,16 +21,17 @@ from research.storage.progress import Progress
 
 
 def average(run: AnyPath, target: Path, last: int) -> list[int]:
-    """Writes the mean of the newest `last` checkpoints of `run` to a new directory; returns their steps.
+    """Write the mean of the newest `last` checkpoints of `run` to a new directory; return their steps.
 
-    Sums are in float64, one checkpoint in memory at a time. Where the run keeps a moving average, that is averaged.
+    Sums are in float64, with one checkpoint in memory at a time. If the run keeps a moving average of its parameters,
+    that is averaged instead.
 
     Raises:
-        ConfigError: `run` is no run directory or has fewer checkpoints, one is damaged, or `target` exists.
+        ConfigError: `run` is not a run directory or has too few checkpoints, one is damaged, or `target` exists.
     """
     require(last > 0, f"--last is {last}: it must be above 0.")
-    found = find.find(run)
-    require(find.run_of(run) == run, f"{run} is no run directory: only a run has several checkpoints.")
+    weights = find.find(run)
+    require(find.run_of(run) == run, f"{run} is not a run directory: only a run has several checkpoints.")
     steps = steps_on_disk(run / "checkpoints")[:last]
     require(
         len(steps) == last,
@@ -42,14 +43,14 @@ def average(run: AnyPath, target: Path, last: int) -> list[int]:
     require(
         max(gaps.tolist(), default=0) <= every,
         f"The newest {last} checkpoints of {run} are of steps {', '.join(map(str, steps[::-1]))}, further apart than"
-        f" the {every} steps between two: lower --last, or train with --config.checkpoint.keep={last}.",
+        f" the checkpoint interval of {every} steps: lower --last, or train with --config.checkpoint.keep={last}.",
     )
     with new_directory(target) as unfinished:
-        write_parameters(unfinished / "checkpoints", steps[0], found.stored_as, _mean(run, steps))
+        write_parameters(unfinished / "checkpoints", steps[0], weights.stored_as, _mean(run, steps))
         (unfinished / "config.json").write_text((run / "config.json").read_text())
-        found.tokenizer().save(unfinished / "tokenizer.model")
-        said = f"the mean of the checkpoints of steps {', '.join(map(str, steps[::-1]))} of {run}"
-        run_directory.write_result(unfinished, "done", steps[0], said)
+        weights.tokenizer().save(unfinished / "tokenizer.model")
+        message = f"the mean of the checkpoints of steps {', '.join(map(str, steps[::-1]))} of {run}"
+        run_directory.write_result(unfinished, "done", steps[0], message)
     return steps
 
 

@@ -1,11 +1,11 @@
-"""Weights of BART and mBART from fairseq's .pt files, of which no code is run.
+"""Weights of BART and mBART from fairseq's .pt files, read without running their code.
 
-A file is a pickle of {"args" or "cfg": how the model was made, "model": tensors, ...} and of much else, objects of
-fairseq's own classes among it. It is unpickled by torch's own interpreter for tensors (weights_only), which calls
-nothing that it does not know to be harmless, and here in addition argparse.Namespace. Whatever else the file asks for
-becomes an instance of Inert, which takes any arguments and does nothing; what torch blocks altogether is refused.
+A file is a pickle of {"args" or "cfg": the model's configuration, "model": tensors, ...} and other entries, including
+objects of fairseq's own classes. It is unpickled by torch's restricted unpickler (weights_only), which calls only
+functions known to be harmless, with argparse.Namespace allowed in addition. Any other class becomes a subclass of
+StubObject, which accepts any arguments and does nothing; names that torch blocks altogether raise an error.
 
-The rows of the embedding are those of the file's dictionary (<s> 0, <pad> 1, </s> 2, <unk> 3 ...), padding included.
+The rows of the embedding follow fairseq's dictionary (<s> 0, <pad> 1, </s> 2, <unk> 3 ...), padding included.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from research.pretrained.table import Alias, TensorRows, fill_params, layer_coun
 # --- The file ---------------------------------------------------------------------------------------------------------
 
 
-class Inert:
-    """What stands for an object of a class that is not loaded, named `wanted`."""
+class StubObject:
+    """A stand-in for an object of the class named `class_name`, which is not loaded."""
 
-    wanted = ""
+    class_name = ""
 
-    def __new__(cls, *arguments: Any, **named: Any) -> "Inert":
+    def __new__(cls, *arguments: Any, **named: Any) -> "StubObject":
         return object.__new__(cls)
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -41,50 +41,52 @@ class Inert:
         pass
 
 
-MOST_CLASSES = 64  # that a file may name and not get
+MOST_CLASSES = 64  # classes of one file that may be replaced by stubs
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The file's dictionary.
+    """Load the file's dictionary.
 
     Raises:
-        ConfigError: torch is not installed, or the file is missing, damaged or wants what cannot be left out.
+        ConfigError: torch is not installed, or the file is missing, damaged or needs something that is blocked.
     """
     torch = import_torch(path)
     require(path.is_file(), f"{path} is missing.")
-    stands_for: dict[str, type[Inert]] = {}
+    stubs: dict[str, type[StubObject]] = {}
     while True:
-        allowed: list[Any] = [argparse.Namespace, *((inert, name) for name, inert in stands_for.items())]
+        allowed: list[Any] = [argparse.Namespace, *((stub, name) for name, stub in stubs.items())]
         try:
             with torch.serialization.safe_globals(allowed):
                 content = load_torch(torch, path)
             break
         except UnpicklingError as error:
-            wanted = re.search(r"GLOBAL (\S+)", str(error))
-            if wanted is None:
-                raise ConfigError(f"{path} is not a whole file of PyTorch, or holds more than data.") from error
-            name = wanted[1]
-            # A name that is there already, or is no module's, is one that torch would not have replaced.
-            refused = "blocked" in str(error) or name in stands_for or len(stands_for) == MOST_CLASSES
-            require(not refused, f"{path} wants to load {name}, which is not done.")
-            stands_for[name] = type("Inert", (Inert,), {"wanted": name})
+            match = re.search(r"GLOBAL (\S+)", str(error))
+            if match is None:
+                raise ConfigError(f"{path} is not a complete PyTorch file, or contains more than data.") from error
+            name = match[1]
+            # torch did not accept the stub if it asks for the same name again.
+            refused = "blocked" in str(error) or name in stubs or len(stubs) == MOST_CLASSES
+            require(not refused, f"{path} needs {name}, which is not loaded for safety.")
+            stubs[name] = type("StubObject", (StubObject,), {"class_name": name})
         except (OSError, ConfigError):
             raise
-        except Exception as error:  # what is no pickle can fail anywhere in the reading of it
-            raise ConfigError(f"{path} is not a whole file of PyTorch.") from error
-    require(isinstance(content, dict), f"{path} is not a dictionary, and so is not fairseq's.")
+        except Exception as error:  # an invalid pickle can raise anything
+            raise ConfigError(f"{path} is not a complete PyTorch file.") from error
+    require(isinstance(content, dict), f"{path} is not a dictionary: it is not a fairseq checkpoint.")
     return content
 
 
-FUSED = re.compile(r"(.+\.)in_proj_(weight|bias)")  # of query, key and value in one, as before fairseq 0.8
+FUSED = re.compile(r"(.+\.)in_proj_(weight|bias)")  # query, key and value in one matrix, before fairseq 0.8
 
 
 class FairseqTensors(Mapping[str, np.ndarray]):
-    """The tensors of a file's "model" by name, those that are three in one by three names."""
+    """The tensors of a file's "model" by name; fused query, key and value tensors appear as three."""
 
     def __init__(self, content: Mapping[str, Any], path: Path) -> None:
         model = content.get("model")
-        require(isinstance(model, dict), f"{path} has no tensors by name under 'model', and so is not fairseq's.")
+        require(
+            isinstance(model, dict), f"{path} has no tensors by name under 'model': it is not a fairseq checkpoint."
+        )
         check_tensors(model, path)
         self.path = path
         self.model: dict[str, Any] = {}
@@ -94,14 +96,14 @@ class FairseqTensors(Mapping[str, np.ndarray]):
                 self.model[name] = tensor
                 continue
             rows = len(tensor) if tensor.ndim else 1
-            require(rows % 3 == 0, f"{path}: {name} has {rows} rows, which are not three in one.")
+            require(rows % 3 == 0, f"{path}: {name} has {rows} rows, not a multiple of three.")
             prefix, kind = fused.groups()
             for part, third in zip("qkv", tensor.chunk(3), strict=True):
                 self.model[f"{prefix}{part}_proj.{kind}"] = third
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self.model[name].detach()
-        # NumPy has no bfloat16; the type of what is not floating is for the table to refuse.
+        # NumPy has no bfloat16. Other types are passed on: the table checks them.
         try:
             return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         except (TypeError, RuntimeError) as error:
@@ -128,7 +130,7 @@ ACTIVATIONS: dict[str, Literal["relu", "gelu", "gelu_tanh", "silu"]] = {
     "swish": "silu",
 }
 
-# What arguments may be, where they are there.
+# Values allowed for arguments, if present.
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "adaptive_input": (False, None),
     "adaptive_softmax_cutoff": (None,),
@@ -145,25 +147,25 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 
 EMBEDDING, POSITIONS = "encoder.embed_tokens.weight", "encoder.embed_positions.weight"
 LAYERS = r"\.layers\.(\d{1,9})\."
-OFFSET = 2  # positions are counted from the number of <pad>, 1, and one more
+OFFSET = 2  # positions start at the id of <pad>, 1, plus one
 
 
 def read_config(path: Path) -> Model:
-    """The model in a fairseq file: sizes by its tensors' shapes, all else by its arguments.
+    """Read the model's configuration: sizes from the shapes of the tensors, everything else from the arguments.
 
     Raises:
-        ConfigError: the file is missing or damaged, its arguments cannot be read without fairseq, say what this model
-            has not, or say another size than the tensors.
+        ConfigError: the file is missing or damaged, or its arguments cannot be read without fairseq, are not supported
+            by this model, or contradict the sizes of the tensors.
     """
     content = load(path)
     arguments, tensors = read_arguments(content, path), FairseqTensors(content, path)
     for name, allowed in ALLOWED.items():
-        value, said = arguments.get(name, allowed[0]), " or ".join(map(repr, allowed))
-        require(value in allowed, f"{path}: {name} is {value!r}; only {said} can be read.")
+        value, choices = arguments.get(name, allowed[0]), " or ".join(map(repr, allowed))
+        require(value in allowed, f"{path}: {name} is {value!r}; only {choices} can be read.")
     vocab_size, width = shape(tensors, EMBEDDING, path)
     heads, activation = arguments.get("encoder_attention_heads"), arguments.get("activation_fn")
     whole = isinstance(heads, int) and heads > 0 and width % heads == 0
-    require(whole, f"{path}: encoder_attention_heads is {heads!r}: it must be there, and divide the width, {width}.")
+    require(whole, f"{path}: encoder_attention_heads is {heads!r}: it must be given and divide the width, {width}.")
     assert isinstance(heads, int)
     known = isinstance(activation, str) and activation in ACTIVATIONS
     require(known, f"{path}: activation_fn is {activation!r}, not one of {', '.join(ACTIVATIONS)}.")
@@ -196,29 +198,29 @@ def read_config(path: Path) -> Model:
 
 
 def read_arguments(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """How the model was made: the command's arguments, or since fairseq 0.10 the part "model" of a nested config."""
-    import torch  # there, since the file is loaded
+    """Return the model's arguments: those of the command, or since fairseq 0.10 the part "model" of a nested config."""
+    import torch  # installed, since the file has been loaded
 
-    found = content.get("args") if content.get("cfg") is None else content["cfg"]
-    if isinstance(found, dict):
-        found = found.get("model")
-    if isinstance(found, Inert):
+    arguments = content.get("args") if content.get("cfg") is None else content["cfg"]
+    if isinstance(arguments, dict):
+        arguments = arguments.get("model")
+    if isinstance(arguments, StubObject):
         raise ConfigError(
-            f"{path}: its configuration is of class {found.wanted}, which only its own code could read; save it again "
-            "as a plain dictionary (OmegaConf.to_container)."
+            f"{path}: its configuration is of class {arguments.class_name}, which needs its own code to be read: save"
+            " it again as a plain dictionary (OmegaConf.to_container)."
         )
-    if isinstance(found, argparse.Namespace):
-        found = vars(found)
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} has neither 'args' nor 'cfg' with 'model', and so is not fairseq's.")
-    # Their comparison with a value is no truth but another tensor.
-    wrong = [str(name) for name, value in found.items() if isinstance(value, torch.Tensor)]
-    require(not wrong, f"{path}: {', '.join(wrong)} is a tensor, which no argument is.")
-    return found
+    if isinstance(arguments, argparse.Namespace):
+        arguments = vars(arguments)
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"{path} has neither 'args' nor 'cfg' with 'model': it is not a fairseq checkpoint.")
+    # Comparing a tensor with a value gives another tensor, not a boolean.
+    wrong = [str(name) for name, value in arguments.items() if isinstance(value, torch.Tensor)]
+    require(not wrong, f"{path}: {', '.join(wrong)} is a tensor, which is not allowed for an argument.")
+    return arguments
 
 
 def refuse_disagreement(model: Model, arguments: Mapping[str, Any], path: Path) -> None:
-    """Raises ConfigError where arguments say another model than the tensors, or another encoder than decoder."""
+    """Raise ConfigError if the arguments contradict the tensors, or the encoder's arguments the decoder's."""
     assert isinstance(model.positions, Learned)
     expected: dict[str, Any] = {
         "max_source_positions": model.positions.length,
@@ -235,7 +237,7 @@ def refuse_disagreement(model: Model, arguments: Mapping[str, Any], path: Path) 
         expected[f"{stack}_attention_heads"] = model.heads
         expected[f"{stack}_normalize_before"] = model.norm_first
     wrong = [
-        f"{name} is {arguments[name]!r} and not {value!r}"
+        f"{name} is {arguments[name]!r}, not {value!r}"
         for name, value in expected.items()
         if arguments.get(name, value) != value
     ]
@@ -244,12 +246,12 @@ def refuse_disagreement(model: Model, arguments: Mapping[str, Any], path: Path) 
 
 def rate(arguments: Mapping[str, Any], name: str, path: Path) -> float:
     value = arguments.get(name, 0.0)
-    require(isinstance(value, int | float) and 0 <= value < 1, f"{path}: {name} is {value!r}: it must lie in [0, 1).")
+    require(isinstance(value, int | float) and 0 <= value < 1, f"{path}: {name} is {value!r}: it must be in [0, 1).")
     return float(value)
 
 
 def shape(tensors: FairseqTensors, name: str, path: Path) -> tuple[int, int]:
-    require(name in tensors.model, f"{path} has no {name}, and so is not fairseq's BART or mBART.")
+    require(name in tensors.model, f"{path} has no {name}: it is not a BART or mBART of fairseq.")
     sizes = tuple(tensors.model[name].shape)
     require(len(sizes) == 2, f"{path}: {name} has shape {sizes}, not two axes.")
     return sizes[0], sizes[1]
@@ -259,7 +261,7 @@ def shape(tensors: FairseqTensors, name: str, path: Path) -> tuple[int, int]:
 
 
 def table(model: Model, tensors: Mapping[str, np.ndarray], unused: Sequence[str], path: Path) -> TensorRows:
-    """Hugging Face's rows, who kept fairseq's names, and those of what is left unused."""
+    """Return Hugging Face's rows, which have fairseq's names, and rows for the tensors left `unused`."""
     rows = [*bart.table(model, tensors), Alias("decoder.output_projection.weight", EMBEDDING)]
     for prefix in unused:
         names = [name for name in tensors if name.startswith(f"{prefix}.")]
@@ -271,9 +273,9 @@ def table(model: Model, tensors: Mapping[str, np.ndarray], unused: Sequence[str]
 def read_params(
     path: Path, model: Model, shardings: Any = None, fresh: Sequence[str] = (), unused: Sequence[str] = ()
 ) -> Params:
-    """The parameters of `model` from a fairseq file; see `fill_params`.
+    """Read the parameters of `model` from a fairseq file; see `fill_params`.
 
-    `unused` names what the file has and the model has not: "classification_heads.mnli".
+    `unused` lists prefixes of tensors that the model does not have, such as "classification_heads.mnli".
 
     Raises:
         ConfigError: the file is missing or damaged, or the tensors are not exactly those of the model.

@@ -1,4 +1,4 @@
-"""The files of a Hugging Face directory, opened with care: JSON, and weights whole or in shards; and written whole."""
+"""Files of a Hugging Face directory: JSON, and weights in one file or in shards; untrusted input, atomic output."""
 
 import os
 import re
@@ -23,13 +23,13 @@ INDEX = ".index.json"
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of a directory by name, read one at a time; from safetensors where there are both."""
+    """The tensors of a directory by name, read one at a time; safetensors files take precedence over pickles."""
 
     def __init__(self, directory: Path) -> None:
-        """Opens every file.
+        """Open every weight file.
 
         Raises:
-            ConfigError: there is no such file, one is damaged, or the index and the files do not agree.
+            ConfigError: a file is missing or damaged, or the index and the files do not agree.
         """
         self.directory = directory
         self.files: dict[str, Any] = {}  # the open file that holds each tensor
@@ -37,13 +37,13 @@ class Tensors(Mapping[str, np.ndarray]):
             require(path.is_file(), f"{path} is missing.")
             file = Pickle(path) if path.suffix == ".bin" else open_safetensors(path)
             names = set(file.keys())
-            require(expected is None or names == expected, f"{path} does not hold the tensors that its index says.")
+            require(expected is None or names == expected, f"{path} does not hold the tensors that its index lists.")
             self.files |= dict.fromkeys(names, file)
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
             return self.files[name].get_tensor(name)
-        except (SafetensorError, AttributeError, TypeError, RuntimeError) as error:  # of a type that NumPy has not
+        except (SafetensorError, AttributeError, TypeError, RuntimeError) as error:  # a type that NumPy lacks
             raise ConfigError(f"{self.directory}: {name} cannot be read as an array: {error}.") from error
 
     def __iter__(self) -> Iterator[str]:
@@ -55,50 +55,50 @@ class Tensors(Mapping[str, np.ndarray]):
 
 def open_safetensors(path: Path) -> Any:
     try:
-        # Read and not mapped, so that what has been read does not stay in memory.
+        # Read rather than memory-mapped, so that tensors already read do not stay in memory.
         return safe_open(path, framework="numpy", backend="pread")
     except SafetensorError as error:
-        raise ConfigError(f"{path} is not a whole safetensors file: {error}.") from error
+        raise ConfigError(f"{path} is not a complete safetensors file: {error}.") from error
 
 
-# Before it a file could run code in spite of weights_only (CVE-2025-32434, CVE-2026-24747).
+# In earlier versions a file could run code despite weights_only (CVE-2025-32434, CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 
 
 def import_torch(path: Path) -> Any:
-    """PyTorch, which nothing but its own files needs; ConfigError where it is not installed, or not safe."""
+    """Import PyTorch, needed only for its own files; raise ConfigError if it is missing or an unsafe version."""
     try:
         import torch
     except ImportError as error:
-        raise ConfigError(f"{path} is a file of PyTorch: pip install torch to read it.") from error
+        raise ConfigError(f"{path} is a PyTorch file: pip install torch to read it.") from error
     version = torch.__version__
     safe = tuple(map(int, version.split(".")[:2])) >= SAFE_TORCH
     oldest = ".".join(map(str, SAFE_TORCH))
-    require(safe, f"{path} is a file of PyTorch, which can run code in torch {version}: install {oldest} or later.")
+    require(safe, f"{path} is a PyTorch file, which can run code in torch {version}: install {oldest} or later.")
     return torch
 
 
 def load_torch(torch: Any, path: Path) -> Any:
-    """What a file of PyTorch holds, of which no code is run; it is mapped, or read whole if of before PyTorch 1.6."""
+    """Load a PyTorch file without running its code; memory-map it unless it is older than PyTorch 1.6."""
     zipped = zipfile.is_zipfile(path)
     if zipped:
         with zipfile.ZipFile(path) as file:
-            # PyTorch compresses nothing: what is compressed could be a small file that fills the memory.
+            # PyTorch never compresses; a compressed record could be a decompression bomb.
             require(
                 all(record.compress_type == zipfile.ZIP_STORED for record in file.infolist()), f"{path} is compressed."
             )
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
-def check_tensors(found: Any, path: Path) -> None:
-    """Raises ConfigError unless they are tensors by name, with no more elements than the file has."""
-    import torch  # there, since the file is loaded
+def check_tensors(content: Any, path: Path) -> None:
+    """Raise ConfigError unless `content` maps names to tensors, none with more elements than the file stores."""
+    import torch  # installed, since the file has been loaded
 
-    named = isinstance(found, dict) and all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
+    named = isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items()
     )
-    require(named, f"{path} does not hold tensors by name alone.")
-    for name, tensor in found.items():
+    require(named, f"{path} does not hold only tensors by name.")
+    for name, tensor in content.items():
         dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
         require(dense, f"{path}: {name} is not an array of numbers.")
         whole = tensor.nbytes <= tensor.untyped_storage().nbytes()
@@ -106,41 +106,39 @@ def check_tensors(found: Any, path: Path) -> None:
 
 
 class Pickle:
-    """A file of PyTorch, of which nothing but tensors is taken."""
+    """A PyTorch file from which only tensors are read."""
 
     def __init__(self, path: Path) -> None:
-        """Maps the file into memory, or reads it whole if it is of before PyTorch 1.6.
+        """Memory-map the file, or read all of it if it is older than PyTorch 1.6.
 
         Raises:
-            ConfigError: torch is not installed, or the file is damaged or holds anything else.
+            ConfigError: torch is not installed, or the file is damaged or holds anything but tensors.
         """
         torch = import_torch(path)
         self.narrow, self.bits = torch.bfloat16, torch.int16
         try:
-            found = load_torch(torch, path)
+            content = load_torch(torch, path)
         except (OSError, ConfigError):
             raise
-        except Exception as error:  # what is no pickle can fail anywhere in the reading of it
-            wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
-            what = (
-                f"wants to load {wanted[1]}, but only tensors are read" if wanted else "is not a whole file of PyTorch"
-            )
+        except Exception as error:  # an invalid pickle can raise anything
+            refused = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
+            what = f"needs {refused[1]}, but only tensors are read" if refused else "is not a complete PyTorch file"
             raise ConfigError(f"{path} {what}.") from error
-        check_tensors(found, path)
-        self.tensors = found
+        check_tensors(content, path)
+        self.tensors = content
 
     def keys(self) -> Iterable[str]:
         return self.tensors.keys()
 
     def get_tensor(self, name: str) -> np.ndarray:
         tensor = self.tensors[name].detach()
-        if tensor.dtype == self.narrow:  # which NumPy knows through another package
+        if tensor.dtype == self.narrow:  # NumPy gets this type from ml_dtypes
             return tensor.contiguous().view(self.bits).numpy().view(ml_dtypes.bfloat16)
         return tensor.numpy()
 
 
 def shards(directory: Path) -> dict[Path, set[str] | None]:
-    """The weight files and the tensors that the index says are in each; None where there is no index."""
+    """Return the weight files, each with the names that the index lists for it; None for a file without an index."""
     for name in (SAFETENSORS, PICKLE):
         if (directory / name).is_file():
             return {directory / name: None}
@@ -153,20 +151,20 @@ def indexed(path: Path, suffix: str) -> dict[Path, set[str] | None]:
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConfigError(f"{path} has no weight_map.")
-    found: dict[Path, set[str] | None] = {}
+    files: dict[Path, set[str] | None] = {}
     for name, file in weight_map.items():
-        # Only a bare name: an index from elsewhere must not make us open what lies outside its directory.
+        # Accept bare names only: an untrusted index must not make us open files outside its directory.
         plain = isinstance(file, str) and is_plain(file)
         require(plain, f"{path}: {name} is in {file!r}, which is not the plain name of a file beside it.")
         require(file.endswith(suffix), f"{path}: {name} is in {file!r}, which does not end in {suffix}.")
-        expected = found.setdefault(path.parent / file, set())
+        expected = files.setdefault(path.parent / file, set())
         assert expected is not None
         expected.add(name)
-    return found
+    return files
 
 
 def is_plain(name: str) -> bool:
-    """Whether it names something beside the file that says it, and nothing elsewhere."""
+    """Return True if `name` can only name an entry of the same directory, not a path that leads elsewhere."""
     plain = Path(name).name == name and name not in ("", "..") and "\\" not in name
     return plain and name.isprintable() and len(name.encode()) < 256
 
@@ -183,10 +181,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
-    """A directory beside the one asked for, which takes its name when all has been written, and else is removed.
+    """Yield a temporary directory that is renamed to `directory` on success and removed on failure.
 
     Raises:
-        ConfigError: there is something already.
+        ConfigError: `directory` already exists and is not an empty directory.
     """
     free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
     require(free, f"{directory} must not exist, or be an empty directory.")
@@ -202,7 +200,7 @@ def new_directory(directory: Path) -> Iterator[Path]:
 
 
 def write_tensors(directory: Path, tensors: Iterable[tuple[str, np.ndarray]], most: int) -> None:
-    """safetensors files of at most so many bytes (or one tensor), with an index where they are several."""
+    """Write safetensors files of at most `most` bytes (or one tensor) each, with an index if there are several."""
     groups: list[set[str]] = []
     held: dict[str, np.ndarray] = {}
 

@@ -1,4 +1,4 @@
-"""A trained model wherever it lies: recognised by its files, and opened with what belongs to it."""
+"""Trained models in every supported format: recognise the format from the files; read the model and its tokenizer."""
 
 import dataclasses
 from collections.abc import Callable
@@ -38,17 +38,18 @@ KNOWN = (
     " checkpoint (a directory with a file named checkpoint), Marian's .npz, or fairseq's .pt"
 )
 
-BEST = "best"  # stands for the step of the best evaluation
+BEST = "best"  # names the checkpoint of the best evaluation
 
-ROWS = ("vocab_size", "source_vocab_size")  # other numbers may be wanted, the parameters that have them fresh ...
-VOCABULARY = (*ROWS, "zero_token")  # ... and then another token to be zero
+# Fields that may differ from those of the initial weights; parameters of other shapes are then in init_fresh.
+ROWS = ("vocab_size", "source_vocab_size")
+VOCABULARY = (*ROWS, "zero_token")  # with init_fresh, the zero token may differ too
 
 
 class Weights(NamedTuple):
-    """A model's configuration, and how to read what belongs to it.
+    """A model's configuration, with functions that read its parameters, tokenizer and generation settings.
 
-    `params` takes `shardings` and `fresh`, as `fill_params` does. `tokenizer` raises ConfigError where the format holds
-    none; `generation` is what it says of choosing tokens, or what a vocabulary and a target language imply.
+    `params` takes `shardings` and `fresh`, as `fill_params` does. `tokenizer` raises ConfigError if the format stores
+    none. `generation` returns the stored generation settings, or those implied by a tokenizer and a target language.
     """
 
     format: str
@@ -56,65 +57,65 @@ class Weights(NamedTuple):
     params: Callable[..., Params]
     tokenizer: Callable[[], Tokenizer]
     generation: Callable[[Tokenizer | None, str | None], Generation]
-    stored_as: str = "params"  # of a run: which of its state's parameters these are
+    stored_as: str = "params"  # for a run: key of these parameters in its state, "params" or "average"
 
 
 def find(path: AnyPath) -> Weights:
-    """The model at `path`, of which only the configuration and the names of its tensors are read yet.
+    """Find the model at `path`; read its configuration and the names of its tensors, but no parameters yet.
 
     Raises:
-        ConfigError: there is nothing of a known format, or it is damaged.
+        ConfigError: nothing at `path` has a known format, or it is damaged.
     """
     check_reachable(path)
     named = path.name == BEST and path.parent.name == "checkpoints"
     require(path.exists() or named, f"{path} does not exist: give {KNOWN}.")
     for recognise in (_run, _huggingface, _t5x, _marian, _fairseq):
         try:
-            found = recognise(path)
-        except ConfigError as error:  # a field's own check does not know where its value comes from
+            weights = recognise(path)
+        except ConfigError as error:  # the check of a single field does not know the path
             raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from error
         require(
-            found is not None or not is_remote(path),
-            f"{path} is no run directory: of a bucket only those are read, so copy others here.",
+            weights is not None or not is_remote(path),
+            f"{path} is not a run directory, the only format read from a bucket: copy it to a local disk first.",
         )
-        if found:
-            return found
-    raise ConfigError(f"{path} is none of the formats that are known here: {KNOWN}.")
+        if weights:
+            return weights
+    raise ConfigError(f"{path} has no known format: give {KNOWN}.")
 
 
-def check_same_model(asked: Model, found: Model, path: AnyPath, free: tuple[str, ...] = ()) -> None:
-    """Raises ConfigError naming each field, but for those `free`, in which the model at `path` is not the one asked."""
-    may = {*TRAINING_ONLY, *free}
-    changes = {name: pair for name, pair in override.diff(found, asked).items() if name.split(".")[0] not in may}
-    said = "; ".join(f"model.{name} is {there!r} there and {here!r} here" for name, (there, here) in changes.items())
-    require(not changes, f"{path} holds another model: {said}.")
+def check_same_model(expected: Model, stored: Model, path: AnyPath, free: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError, listing every field outside `free` in which the model stored at `path` differs."""
+    ignored = {*TRAINING_ONLY, *free}
+    changes = {
+        name: pair for name, pair in override.diff(stored, expected).items() if name.split(".")[0] not in ignored
+    }
+    differences = "; ".join(f"model.{name} is {old!r} there, but {new!r} here" for name, (old, new) in changes.items())
+    require(not changes, f"{path} holds a different model: {differences}.")
 
 
 def find_initial(experiment: Experiment, init: str) -> Weights:
-    """The weights at `init`, of which none is read yet.
+    """Find the weights at `init` and check that they fit the experiment; read no parameters yet.
 
     Raises:
-        ConfigError: there are none, or of another model; a parameter of another shape is not `init_fresh`; or an
-            expression of that matches nothing.
+        ConfigError: there are no weights, or those of another model; a parameter has another shape and is not in
+            `init_fresh`; or an expression of `init_fresh` matches nothing.
     """
     path = any_path(init)
-    found = find(path)
-    check_same_model(experiment.model, found.model, path, VOCABULARY if experiment.init_fresh else ROWS)
-    there, here = (flatten(abstract_params(model)) for model in (found.model, experiment.model))
-    taken = there.keys() - fresh_paths(there, experiment.init_fresh)
-    unlike = sorted(path for path in taken if path not in here or there[path].shape != here[path].shape)
-    said = (
-        f"{init} has another vocabulary, so that {', '.join(unlike)} cannot be taken from it: name them in init_fresh"
-    )
-    require(not unlike, f"{said}, or set model.vocab_size to {found.model.vocab_size}.")
-    return found
+    weights = find(path)
+    check_same_model(experiment.model, weights.model, path, VOCABULARY if experiment.init_fresh else ROWS)
+    old, new = (flatten(abstract_params(model)) for model in (weights.model, experiment.model))
+    loaded = old.keys() - fresh_paths(old, experiment.init_fresh)
+    unlike = sorted(path for path in loaded if path not in new or old[path].shape != new[path].shape)
+    message = f"{init} has a different vocabulary, so {', '.join(unlike)} cannot be loaded: list them in init_fresh"
+    require(not unlike, f"{message}, or set model.vocab_size to {weights.model.vocab_size}.")
+    return weights
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError where the tokenizer has ids for which the model has no row."""
+    """Raise ConfigError if the tokenizer has ids without a row in the model's embeddings."""
     source = model.vocab_size if model.source_vocab_size is None else model.source_vocab_size
     for side, size, rows in (("source", tokenizer.size, source), ("target", tokenizer.target_size, model.vocab_size)):
-        room = rows + (model.zero_token == rows)  # beyond the rows it is an id of the vocabulary all the same
+        room = rows + (model.zero_token == rows)  # a zero token without a row is still an id of the vocabulary
         require(size <= room, f"The tokenizer has {size} {side} ids, but the model has rows for {room} only.")
 
 
@@ -122,15 +123,18 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
 
 
 def run_of(path: AnyPath) -> AnyPath | None:
-    """The run directory that `path` is, or is a checkpoint of."""
+    """Return the run directory at `path`, or the one that holds the checkpoint at `path`; None if there is none."""
     directory = path.parent.parent if path.parent.name == "checkpoints" else path
     return directory if (directory / "checkpoints").is_dir() and (directory / "config.json").is_file() else None
 
 
 def checkpoint_of(path: AnyPath) -> AnyPath:
-    """The checkpoint that `path` is, checkpoints/best by evaluation.best or, of a run, the newest. Raises ConfigError.
+    """Resolve `path` to a checkpoint: itself, the best one for checkpoints/best, or the newest valid one of a run.
 
-    Of the newest ones, that is the first that verifies.
+    `evaluation.best` decides which one is the best.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or none that verifies.
     """
     return _checkpoint(path.parent.parent, path.name) if path.parent.name == "checkpoints" else _checkpoint(path, None)
 
@@ -152,7 +156,7 @@ def _run(path: AnyPath) -> Weights | None:
 
 
 def saved_vocabulary(directory: AnyPath, tokenizer: Vocabulary | TrainedSentencePiece) -> Vocabulary:
-    """The vocabulary of a run as its directory keeps it."""
+    """Return the vocabulary of a run, with its path replaced by the copy in the run directory."""
     saved = directory / "tokenizer.model"
     saved = local_file(saved) if is_remote(saved) and saved.exists() else saved
     match tokenizer:
@@ -167,31 +171,31 @@ def saved_vocabulary(directory: AnyPath, tokenizer: Vocabulary | TrainedSentence
 
 
 def _checkpoint(directory: AnyPath, step: str | None) -> AnyPath:
-    """The directory of a step, of the best one, or of the newest that verifies."""
+    """Return the checkpoint directory of a step, of the best step, or of the newest step that verifies."""
     if step == BEST:
         best = best_step(_checkpoint(directory, None))
-        there = best is not None and (directory / "checkpoints" / str(best)).is_dir()
-        require(there, f"{directory} keeps no best checkpoint: no evaluation has been kept for it, or keep_best is 0.")
+        kept = best is not None and (directory / "checkpoints" / str(best)).is_dir()
+        require(kept, f"{directory} has no best checkpoint: no evaluation has been saved yet, or keep_best is 0.")
         step = str(best)
     newest_first = steps_on_disk(directory / "checkpoints")
     require(bool(newest_first), f"{directory} has no checkpoint yet.")
     wrong = ""
     for number in newest_first if step is None else [step]:
-        found = directory / "checkpoints" / str(number)
-        wrong = verify(found)
+        checkpoint = directory / "checkpoints" / str(number)
+        wrong = verify(checkpoint)
         if not wrong:
-            return found
+            return checkpoint
     raise ConfigError(f"{directory} has no checkpoint that verifies: {wrong}.")
 
 
 def _restore(checkpoint: AnyPath, kind: str, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
-    """The parameters, or their average, that are not `fresh`, alone; the optimizer's state is not read."""
+    """Restore the parameters, or their average, except those in `fresh`; the optimizer's state is not read."""
     shapes = flatten(abstract_params(model))
     shapes = {path: shapes[path] for path in shapes.keys() - fresh_paths(shapes, fresh)}
     kinds: dict[str, ocp.RestoreArgs] = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in shapes}
     if shardings is not None:
-        places = flatten(shardings)
-        kinds = {path: ocp.ArrayRestoreArgs(sharding=places[path]) for path in shapes}
+        flat = flatten(shardings)
+        kinds = {path: ocp.ArrayRestoreArgs(sharding=flat[path]) for path in shapes}
     restore = ocp.args.PyTreeRestore(
         item={kind: unflatten(shapes)}, restore_args={kind: unflatten(kinds)}, partial_restore=True
     )
@@ -208,10 +212,12 @@ def _huggingface(path: Path) -> Weights | None:
     def generation(tokenizer: Tokenizer | None, language: str | None) -> Generation:
         if tokenizer is None:
             return huggingface.read_generation(path)
-        said = implied_generation(model)(tokenizer, language)
-        tongue = tokenizer.language_ids and language is not None
-        read = huggingface.read_generation(path, **({"start_token": said.start_token} if tongue else {}))
-        return read if said.forced_first is None else dataclasses.replace(read, forced_first=said.forced_first)
+        implied = implied_generation(model)(tokenizer, language)
+        is_multilingual = tokenizer.language_ids and language is not None
+        stored = huggingface.read_generation(path, **({"start_token": implied.start_token} if is_multilingual else {}))
+        return (
+            stored if implied.forced_first is None else dataclasses.replace(stored, forced_first=implied.forced_first)
+        )
 
     return Weights(
         "Hugging Face",
@@ -249,7 +255,7 @@ def _marian(path: Path) -> Weights | None:
 
 
 def vocabulary_beside(path: Path) -> Path:
-    """The directory of a Marian file's own vocabulary; without it what is published lies around the file."""
+    """Return the vocabulary directory beside a Marian file; published models keep theirs in the file's own folder."""
     return path.with_suffix(".tokenizer")
 
 
@@ -267,18 +273,21 @@ def _fairseq(path: Path) -> Weights | None:
 
 
 def _no_tokenizer(path: Path, format: str) -> Tokenizer:
-    raise ConfigError(f"{path}: {format} keeps no tokenizer with its weights; give one with --tokenizer.")
+    raise ConfigError(f"{path}: {format} stores no tokenizer with its weights: give one with --tokenizer.")
 
 
 def implied_generation(
     model: Model, default: Generation = Generation()
 ) -> Callable[[Tokenizer | None, str | None], Generation]:
-    """What a vocabulary and the language to write say of choosing tokens; the default without a vocabulary."""
+    """Return a function from a tokenizer and a target language to the generation settings that they imply.
+
+    Without a tokenizer it returns `default`.
+    """
 
     def generation(tokenizer: Tokenizer | None, language: str | None) -> Generation:
         if tokenizer is None:
             return default
-        start = tokenizer.start_id(language)  # which also refuses an unknown language
+        start = tokenizer.start_id(language)  # also raises for an unknown language
         start = start if model.zero_token is None else model.zero_token
         forced = tokenizer.forced_first(language) if tokenizer.language_ids and language is not None else None
         return Generation(start, tokenizer.eos_id, tokenizer.pad_id, forced_first=forced)
@@ -287,7 +296,7 @@ def implied_generation(
 
 
 def with_controls(generation: Generation, model: Model, tokenizer: Tokenizer, language: str | None) -> Generation:
-    """The same choice of tokens, with the control tokens that the tokenizer and the language to write imply.
+    """Replace the control tokens of `generation` by those that the tokenizer and the target language imply.
 
     Raises:
         ConfigError: the language is unknown.
@@ -303,8 +312,8 @@ def with_controls(generation: Generation, model: Model, tokenizer: Tokenizer, la
 
 
 def open_tokenizer_at(path: Path) -> Tokenizer:
-    """A Hugging Face directory's tokenizer, or a SentencePiece model of T5 with 100 sentinels."""
+    """Open the tokenizer of a Hugging Face directory, or a SentencePiece model as T5's with 100 sentinels."""
     if path.is_dir():
         return read_tokenizer(path)
-    require(path.is_file(), f"{path} is no tokenizer: give a directory, or a SentencePiece model.")
+    require(path.is_file(), f"{path} is not a tokenizer: give a directory or a SentencePiece model.")
     return open_tokenizer(SentencePiece(str(path)))

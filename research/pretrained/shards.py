@@ -1,4 +1,4 @@
-"""A parameter put together from tensors that come one at a time, of which a process keeps its own shards alone."""
+"""Assembly of a parameter from tensors read one at a time; each process keeps only its own shards."""
 
 import math
 from collections.abc import Iterable
@@ -8,37 +8,37 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 Index = tuple[slice, ...]
-Bounds = tuple[tuple[int, int], ...]  # where a shard begins and ends on every axis
+Bounds = tuple[tuple[int, int], ...]  # start and end of a shard on every axis
 
-# XLA's CPU backend takes a buffer that is so aligned as it is, and copies any other.
+# Bytes. XLA's CPU backend uses a buffer with this alignment in place and copies any other.
 ALIGNMENT = 64
 
 
-class Filling:
-    """The shards of one parameter, or without a sharding the whole of it, in float32."""
+class ShardBuffer:
+    """Float32 buffers for the local shards of one parameter, or without a sharding for all of it."""
 
     def __init__(self, shape: tuple[int, ...], sharding: NamedSharding | None) -> None:
         self.shape, self.sharding = shape, sharding
         indices: Iterable[Index | None] = [(slice(None),) * len(shape)]
         if sharding is not None:
             indices = sharding.addressable_devices_indices_map(shape).values()
-        # Devices that hold the same shard have one buffer.
+        # Devices that hold the same shard share one buffer.
         self.shards = {bounds: aligned(bounds) for bounds in dict.fromkeys(map(self.bounds, indices))}
 
     def bounds(self, index: Index | None) -> Bounds:
-        assert index is not None  # only to devices of other processes
+        assert index is not None  # None only for devices of other processes
         return tuple(piece.indices(size)[:2] for piece, size in zip(index, self.shape, strict=True))
 
     def fill(self, array: np.ndarray, layer: int | None) -> None:
-        """Copies what the shards hold of an array: of one layer, or with None of all."""
+        """Copy the local shards' part of an array: one layer, or with None the complete parameter."""
         for bounds, shard in self.shards.items():
             if layer is None:
                 shard[...] = array[spans(bounds)]
             elif bounds[0][0] <= layer < bounds[0][1]:
                 shard[layer - bounds[0][0]] = array[spans(bounds[1:])]
 
-    def done(self) -> np.ndarray | jax.Array:
-        """The parameter; nothing may be filled any more."""
+    def finish(self) -> np.ndarray | jax.Array:
+        """Return the parameter; do not call `fill` afterwards."""
         if self.sharding is None:
             (whole,) = self.shards.values()
             return whole

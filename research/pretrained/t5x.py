@@ -1,8 +1,8 @@
-"""Weights from T5X checkpoints: a directory checkpoint_N with the msgpack file `checkpoint` in it.
+"""Weights from T5X checkpoints: a directory checkpoint_N that contains the msgpack file `checkpoint`.
 
-The file is flax.serialization's, {"version": 3, "optimizer": {"state": ..., "target": ...}}. A small array of `target`
-lies in the file itself; for a large one the file names a zarr array beside it (t5x/checkpoints.py). Only the name is
-taken of what the file says about such an array: neither another place nor another driver is ever opened.
+The file is flax.serialization's, {"version": 3, "optimizer": {"state": ..., "target": ...}}. Small arrays of `target`
+are stored in the file itself; for a large one the file names a zarr array in the same directory (t5x/checkpoints.py).
+Of the specification of such an array only the name is used: no other location and no other driver is ever opened.
 """
 
 import math
@@ -35,39 +35,39 @@ from research.storage.cache import check_inflation
 # --- The files --------------------------------------------------------------------------------------------------------
 
 FILE = "checkpoint"
-VERSIONS = (2, 3)  # version 2 wrote bfloat16 as uint16, which is refused by its type
+VERSIONS = (2, 3)  # version 2 stores bfloat16 as uint16, which fails the type check
 
-PLACEHOLDER = "PLACEHOLDER://"  # how Orbax names a zarr array where T5X has its specification
+PLACEHOLDER = "PLACEHOLDER://"  # prefix with which Orbax names a zarr array; T5X stores its specification
 
-# The scanned models keep all layers in one array, along axis 1: encoder/layers or, in umT5, encoder/encoder.
+# Scanned models store all layers in one array, along axis 1: encoder/layers or, in umT5, encoder/encoder.
 STACKED = re.compile(r"(encoder|decoder)/(?:layers|\1)/(.+)")
 
 
 class T5XCheckpoint(Mapping[str, np.ndarray]):
     """The arrays of a checkpoint, read one at a time, by names such as "encoder/layers_0/mlp/wo/kernel".
 
-    What a scanned model keeps as one array is here the arrays of its layers.
+    The stacked arrays of a scanned model are split into one array for each layer.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens every array of the directory, or of the directory that the file at `path` is in.
+        """Open every array of the directory, or of the directory that contains the file at `path`.
 
         Raises:
-            ConfigError: the file is not there or damaged, or an array that it names is not.
+            ConfigError: the file, or an array that it names, is missing or damaged.
         """
         self.path = path / FILE if path.is_dir() else path
-        # A chunk of a scanned array, 64 MiB at most, is read once for all its layers.
+        # A chunk of a stacked array, 64 MiB at most, is read once for all its layers.
         context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 2**28}})
-        self.sources: dict[str, tuple[Any, int | None]] = {}  # an array, and which layer of it
+        self.sources: dict[str, tuple[Any, int | None]] = {}  # an array and the layer index in it
         for name, leaf in read_target(self.path).items():
-            name = name.replace("/relative_posemb/", "/relpos_bias/")  # as the scanned models call it
+            name = name.replace("/relative_posemb/", "/relpos_bias/")  # the name in scanned models
             array = open_array(self.path, name, leaf, context)
-            require(0 not in array.shape, f"{self.path}: {name} has shape {array.shape}, and so no elements.")
+            require(0 not in array.shape, f"{self.path}: {name} has shape {array.shape}, without elements.")
             stacked = STACKED.fullmatch(name)
             if stacked is None:
                 self.sources[name] = array, None
                 continue
-            require(len(array.shape) > 1, f"{self.path}: {name} has shape {array.shape}, and so no axis of layers.")
+            require(len(array.shape) > 1, f"{self.path}: {name} has shape {array.shape}, without an axis of layers.")
             stack, rest = stacked.groups()
             self.sources |= {f"{stack}/layers_{layer}/{rest}": (array, layer) for layer in range(array.shape[1])}
 
@@ -77,7 +77,7 @@ class T5XCheckpoint(Mapping[str, np.ndarray]):
         try:
             return np.asarray(part.read().result() if isinstance(part, tensorstore.TensorStore) else part)
         except ValueError as error:
-            raise ConfigError(f"{self.path}: the array of {name} is not whole: {error}.") from error
+            raise ConfigError(f"{self.path}: the array of {name} is incomplete: {error}.") from error
 
     def shape(self, name: str) -> tuple[int, ...]:
         require(name in self.sources, f"{self.path} has no {name}: it is not a T5 encoder-decoder's checkpoint.")
@@ -92,47 +92,49 @@ class T5XCheckpoint(Mapping[str, np.ndarray]):
 
 
 def read_target(path: Path) -> dict[str, Any]:
-    """The leaves of `target` in a checkpoint's file, by their paths."""
+    """Read the leaves of `target` from a checkpoint's file, by their paths."""
     require(path.is_file(), f"{path} is missing.")
     try:
         content = msgpack_restore(path.read_bytes())
     except OSError:
         raise
-    except Exception as error:  # what is no such file can fail anywhere in the reading of it
+    except Exception as error:  # invalid msgpack can raise anything
         raise ConfigError(f"{path} is not flax's msgpack: {error}.") from error
     match content:
         case {"optimizer": {"target": dict(target)}}:
             version = content.get("version", VERSIONS[-1])
             allowed = ", ".join(map(str, VERSIONS))
-            require(version in VERSIONS, f"{path} is of version {version!r}; only {allowed} are read.")
+            require(version in VERSIONS, f"{path} has version {version!r}; only {allowed} can be read.")
             try:
                 return flatten_dict(target, sep="/", is_leaf=lambda _, node: "kvstore" in node)
             except (TypeError, RecursionError) as error:
-                raise ConfigError(f"{path}: its arrays have no names, or endless ones: {error}.") from error
-    raise ConfigError(f"{path} has no optimizer/target, and so is not a T5X checkpoint.")
+                raise ConfigError(
+                    f"{path}: the names of its arrays are missing or nested too deeply: {error}."
+                ) from error
+    raise ConfigError(f"{path} has no optimizer/target: it is not a T5X checkpoint.")
 
 
 def open_array(path: Path, name: str, leaf: Any, context: tensorstore.Context) -> Any:
-    """An array with a shape, of NumPy or of tensorstore, from what the file at `path` has under `name`."""
+    """Open the array stored under `name` in the file at `path`, as a NumPy or tensorstore array."""
     match leaf:
         case np.ndarray():
             return leaf
-        case {"kvstore": {"path": str(folder)}} | {"kvstore": _, "path": str(folder)}:  # the latter before 2022
+        case {"kvstore": {"path": str(folder)}} | {"kvstore": _, "path": str(folder)}:  # the latter form before 2022
             folder = folder.rstrip("/")
         case str() if leaf.startswith(PLACEHOLDER):
             folder = leaf.removeprefix(PLACEHOLDER)
         case _:
             raise ConfigError(f"{path}: {name} is neither an array nor the name of one.")
-    # A checkpoint from elsewhere must not make us open what lies outside its directory.
+    # An untrusted checkpoint must not make us open files outside its directory.
     require(is_plain(folder), f"{path}: {name} is in {folder!r}, which is not the plain name of a directory beside it.")
     store = {"driver": "file", "path": str(path.parent / folder)}
-    # A missing chunk would else be read as zeros.
+    # By default a missing chunk is read as zeros.
     spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}
     try:
         array = tensorstore.open(spec, open=True, read=True, context=context).result()
     except ValueError as error:
         raise ConfigError(f"{path}: the zarr array {folder} of {name} cannot be opened: {error}.") from error
-    # A chunk may be larger than the array, and is read whole.
+    # A chunk may be larger than the array; reads decompress a complete chunk.
     chunk = array.chunk_layout.read_chunk.shape or ()
     elements = math.prod(max(size, piece or 1) for size, piece in zip(array.shape, chunk, strict=True))
     stored = sum(file.stat().st_size for file in (path.parent / folder).rglob("*") if file.is_file())
@@ -148,10 +150,10 @@ LAYERS = r"/layers_(\d{1,9})/"
 
 
 def read_config(path: Path, **changes: Any) -> Model:
-    """The model whose arrays a checkpoint holds, with some fields changed.
+    """Derive the model's configuration from the shapes of a checkpoint's arrays; `changes` override fields.
 
-    The shapes say all but what has no array: the activation is taken to be ReLU, or GELU where it is gated (UL2's is
-    "silu"), the largest distance 128, and nothing dropped.
+    Fields that leave no array are assumed: ReLU, or with gating GELU (pass "silu" for UL2), a largest relative
+    distance of 128, and no dropout.
 
     Raises:
         ConfigError: a file is missing or damaged, the arrays are not a T5's, or a change is not a field of Model.
@@ -201,7 +203,7 @@ def attention(foreign: str, norm: str, path: str) -> list[Row]:
 
 
 def table(model: Model) -> TensorRows:
-    """The rows for this structure, of which each name must match exactly one."""
+    """Return the rows for a model; every tensor name must match exactly one of them."""
     layer, inner = "{stack}/layers_{layer}/", {"wi_0": "gate", "wi_1": "up"} if model.gated else {"wi": "up"}
     rows = [
         Row(EMBEDDING, "embedding"),
@@ -239,7 +241,7 @@ def table(model: Model) -> TensorRows:
 
 
 def read_params(path: Path, model: Model, shardings: Any = None, fresh: Sequence[str] = ()) -> Params:
-    """The parameters of `model` from a T5X checkpoint; see `fill_params`.
+    """Read the parameters of `model` from a T5X checkpoint; see `fill_params`.
 
     Raises:
         ConfigError: a file is missing or damaged, or the arrays are not exactly those of the model.

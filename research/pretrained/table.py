@@ -1,7 +1,7 @@
-"""Tables that say which foreign tensor is which parameter, read both ways; what does not fit once is an error.
+"""Tables that map foreign tensors to parameters, for reading and for writing; each side must match exactly once.
 
-A foreign name is written as a template, "encoder.block.{layer}.layer.0.SelfAttention.{part}.weight": {stack} stands for
-encoder or decoder, {layer} for a number, and {part} for the keys of the row's `parts`.
+A foreign name is a template, such as "encoder.block.{layer}.layer.0.SelfAttention.{part}.weight": {stack} is encoder or
+decoder, {layer} a number, and {part} one of the keys of the row's `parts`.
 """
 
 import re
@@ -18,13 +18,13 @@ from jax.sharding import NamedSharding
 
 from research.config import Model, require
 from research.model.transformer import Params, abstract_params
-from research.pretrained.shards import Filling
+from research.pretrained.shards import ShardBuffer
 
 STACKS = ("encoder", "decoder")
 
 
 class Transform(NamedTuple):
-    """How a foreign array becomes ours, and the way back."""
+    """The conversion of a foreign array to ours, and its inverse."""
 
     read: Callable[[np.ndarray, Model], np.ndarray]
     write: Callable[[np.ndarray, Model], np.ndarray]
@@ -37,12 +37,12 @@ HEADS_OUT = Transform(
     lambda array, model: array.reshape(model.heads, model.head_width, array.shape[-1]).transpose(2, 0, 1),
     lambda array, model: array.transpose(1, 2, 0).reshape(-1, array.shape[0]),
 )
-# [d, h * k] <-> [h, k, d]: the matrix that attention ends in.
+# [d, h * k] <-> [h, k, d]: the output matrix of attention.
 HEADS_IN = Transform(
     lambda array, model: array.reshape(array.shape[0], model.heads, model.head_width).transpose(1, 2, 0),
     lambda array, model: array.reshape(-1, array.shape[-1]).T,
 )
-# The same two where matrices stand as they multiply, in T5X and Marian: [d, h * k] <-> [d, h, k] ...
+# The same two for [input, output] matrices, in T5X and Marian: [d, h * k] <-> [d, h, k] ...
 HEADS_LAST = Transform(
     lambda array, model: array.reshape(array.shape[0], model.heads, model.head_width),
     lambda array, model: array.reshape(array.shape[0], -1),
@@ -63,10 +63,10 @@ ONE_ROW = Transform(
 
 
 class Row(NamedTuple):
-    """A tensor named `foreign` is the parameter at `path`, or one layer of it where the name has a {layer}.
+    """A mapping of the tensor named `foreign` to the parameter at `path`, or to one layer if the name has {layer}.
 
-    `parts` translates {part} between the two names; `first` is the number of the first layer. A row whose parameter
-    the model does not have is passed over in writing.
+    `parts` translates {part} between the two names; `first` is the number of the first layer. Writing skips a row if
+    the model does not have its parameter.
     """
 
     foreign: str
@@ -77,9 +77,9 @@ class Row(NamedTuple):
 
 
 class Alias(NamedTuple):
-    """A tensor that fills nothing: it must equal the tensor named `original`, or with None is never used.
+    """A tensor that fills no parameter: it must equal the tensor named `original`, or with None is ignored.
 
-    The copy is `written` too, or left out.
+    `written` decides whether writing adds the copy.
     """
 
     foreign: str
@@ -88,7 +88,7 @@ class Alias(NamedTuple):
 
 
 class FixedTensor(NamedTuple):
-    """A tensor that fills nothing: it must have the shape, and hold what `value` gives to within `tolerance`."""
+    """A tensor that fills no parameter: it must have the shape, and equal `value()` to within `tolerance`."""
 
     foreign: str
     shape: tuple[int, ...]
@@ -118,15 +118,16 @@ def fill_params(
     shardings: Any = None,
     fresh: Sequence[str] = (),
 ) -> Params:
-    """Tensors by their foreign names as float32 parameters; `source` is what an error calls them.
+    """Convert tensors with foreign names to float32 parameters; error messages call them `source`.
 
-    They are NumPy's arrays, or with `shardings` (of every parameter, nested alike) JAX's: a tensor is read at a time,
-    and only the shards of this process are kept. Parameters whose whole path matches one of the expressions `fresh` are
-    left out, and the tensors that would fill them are not read.
+    The result has NumPy arrays, or with `shardings` (a tree with one for every parameter) JAX arrays. Tensors are read
+    one at a time, and only the shards of this process are kept. Parameters whose complete path matches one of the
+    expressions in `fresh` are left out, and the tensors that would fill them are not read.
 
     Raises:
-        ConfigError: a tensor is not matched by exactly one row, a parameter not filled exactly once, a shape or a type
-            does not fit, or a copy differs from its original; all that is wrong is said. Or nothing matches a `fresh`.
+        ConfigError: a tensor does not match exactly one row, a parameter is not filled exactly once, a shape or a type
+            does not fit, or a copy differs from its original; the message lists all of these. Also raised if an
+            expression in `fresh` matches nothing.
     """
     layers = model.encoder_layers + model.decoder_layers
     require(layers <= len(tensors), f"{source} holds {len(tensors)} tensors, too few for {layers} layers.")
@@ -136,9 +137,9 @@ def fill_params(
     placements = flatten_dict(shardings, sep="/") if shardings is not None else dict.fromkeys(shapes)
     params = {}
     for path in sorted(shapes.keys() - left_out):
-        places = _places(path, shapes[path])
-        errors += [f"nothing fills {_spell(place)}" for place in places if place not in sources]
-        filled = {sources[place].name: sources[place] for place in places if place in sources}
+        layers_of_path = _layer_paths(path, shapes[path])
+        errors += [f"nothing fills {_spell(layer)}" for layer in layers_of_path if layer not in sources]
+        filled = {sources[layer].name: sources[layer] for layer in layers_of_path if layer in sources}
         params[path], wrong = _fill(tensors, filled.values(), path, shapes[path], placements[path], model)
         errors += wrong
     require(not errors, f"{source} does not hold the weights of this model: {'; '.join(errors)}.")
@@ -146,31 +147,31 @@ def fill_params(
 
 
 def layer_count(names: Iterable[str], layer: str, stack: str, path: Path) -> int:
-    """Layers of a stack, by names that begin with it and the expression `layer`, whose group is the number from 0.
+    """Count the layers of a stack: names start with `stack` and the expression `layer`; its group is the layer's index.
 
     Raises:
-        ConfigError: there are none in the file at `path`.
+        ConfigError: the file at `path` has no such layers.
     """
     numbers = {int(match[1]) for name in names if (match := re.match(stack + layer, name))}
-    require(bool(numbers), f"{path} has no layers of the {stack}.")
+    require(bool(numbers), f"{path} has no {stack} layers.")
     return max(numbers) + 1
 
 
 def fresh_paths(paths: Iterable[str], fresh: Sequence[str]) -> set[str]:
-    """The paths that wholly match one of the expressions. Raises ConfigError where one matches none."""
+    """Return the paths that fully match one of the expressions; raise ConfigError if an expression matches none."""
     paths = sorted(paths)
-    found: set[str] = set()
+    matched: set[str] = set()
     for expression in fresh:
         matches = {path for path in paths if re.fullmatch(expression, path)}
         require(bool(matches), f"init_fresh: {expression!r} matches no parameter; there are {', '.join(paths)}.")
-        found |= matches
-    return found
+        matched |= matches
+    return matched
 
 
 def _sources(
     tensors: Mapping[str, np.ndarray], rows: TensorRows, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[LayerPath, LayerTensor], list[str]]:
-    """The tensor that fills each place, and what is wrong with the tensors' names and copies."""
+    """Return the tensor that fills each parameter or layer, and errors about the tensors' names and copies."""
     sources: dict[LayerPath, LayerTensor] = {}
     errors = []
     for name in tensors:
@@ -178,31 +179,31 @@ def _sources(
         match matches:
             case [(Row() as row, match)]:
                 path, layer = _destination(row, match)
-                own = _places(path, shapes[path]) if path in shapes else []
-                for place in own if layer is None and own else [(path, layer)]:
-                    if place not in own:
-                        errors.append(f"{name} is for {_spell(place)}, which the model does not have")
-                    elif place in sources:
-                        errors.append(f"{name} is for {_spell(place)}, which was filled already")
+                own = _layer_paths(path, shapes[path]) if path in shapes else []
+                for target in own if layer is None and own else [(path, layer)]:
+                    if target not in own:
+                        errors.append(f"{name} is for {_spell(target)}, which the model does not have")
+                    elif target in sources:
+                        errors.append(f"{name} is for {_spell(target)}, which is already filled")
                     else:
-                        sources[place] = LayerTensor(name, row, layer)
+                        sources[target] = LayerTensor(name, row, layer)
             case [(row, _)]:
                 errors += _check(tensors, name, row)
             case _:
-                errors.append(f"{name} is known to {len(matches)} rows of the table, not to one")
+                errors.append(f"{name} matches {len(matches)} rows of the table instead of one")
     return sources, errors
 
 
 def _check(tensors: Mapping[str, np.ndarray], name: str, row: Row | Alias | FixedTensor) -> list[str]:
-    """What is wrong with a tensor that fills nothing."""
+    """Return the errors of a tensor that fills no parameter."""
     match row:
         case Alias(original=str(original)):
             if original not in tensors or not np.array_equal(tensors[name], tensors[original]):
-                return [f"{name} differs from {original}, of which the configuration makes it a copy"]
+                return [f"{name} differs from {original}, but the configuration makes it a copy"]
         case FixedTensor(shape=shape, value=value, tolerance=tolerance):
-            found = tensors[name]
-            if found.shape != shape or not np.allclose(np.float32(found), value(), rtol=0, atol=tolerance):
-                return [f"{name} does not hold what the configuration makes it hold"]
+            array = tensors[name]
+            if array.shape != shape or not np.allclose(np.float32(array), value(), rtol=0, atol=tolerance):
+                return [f"{name} does not have the values that the configuration implies"]
     return []
 
 
@@ -212,7 +213,7 @@ def _pattern(row: Row | Alias | FixedTensor) -> re.Pattern[str]:
 
 @cache
 def _compiled(foreign: str, parts: tuple[str, ...]) -> re.Pattern[str]:
-    """The expression of a template; what stands between its braces becomes a group of that name."""
+    """Compile a template to a regular expression; each name in braces becomes a group with that name."""
     groups = {
         "stack": f"(?P<stack>{'|'.join(STACKS)})",
         "layer": "(?P<layer>[0-9]{1,9})",
@@ -228,7 +229,7 @@ def _destination(row: Row, match: re.Match[str]) -> LayerPath:
     return path, int(groups["layer"]) - row.first if "layer" in groups else None
 
 
-def _places(path: str, shape: tuple[int, ...]) -> list[LayerPath]:
+def _layer_paths(path: str, shape: tuple[int, ...]) -> list[LayerPath]:
     return [(path, layer) for layer in (range(shape[0]) if shape and "/layers/" in path else (None,))]
 
 
@@ -240,8 +241,8 @@ def _fill(
     sharding: NamedSharding | None,
     model: Model,
 ) -> tuple[np.ndarray | jax.Array | None, list[str]]:
-    """A parameter from its sources, or what is wrong with them."""
-    filling, errors = None, []
+    """Return a parameter filled from its sources, or the errors in them."""
+    buffer, errors = None, []
     for name, row, layer in sources:
         tensor, expected = tensors[name], shape if layer is None else shape[1:]
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
@@ -249,19 +250,19 @@ def _fill(
             continue
         try:
             converted = row.transform.read(tensor, model)
-        except (ValueError, IndexError):  # it cannot even be reshaped
+        except (ValueError, IndexError):  # the array cannot even be reshaped
             converted = None
         if converted is not None and converted.shape == expected:
-            filling = filling or Filling(shape, sharding)  # no room is made for what no tensor has the shape of
-            filling.fill(converted, layer)
+            buffer = buffer or ShardBuffer(shape, sharding)  # allocated only once a tensor fits
+            buffer.fill(converted, layer)
         else:
-            place = _spell((path, layer))
-            errors.append(f"{name} has shape {tensor.shape}, which does not fit {place} of shape {expected}")
-    return (None if errors or filling is None else filling.done()), errors
+            target = _spell((path, layer))
+            errors.append(f"{name} has shape {tensor.shape}, which does not fit {target} of shape {expected}")
+    return (None if errors or buffer is None else buffer.finish()), errors
 
 
-def _spell(place: LayerPath) -> str:
-    path, layer = place
+def _spell(target: LayerPath) -> str:
+    path, layer = target
     return path if layer is None else f"{path} of layer {layer}"
 
 
@@ -269,13 +270,13 @@ def _spell(place: LayerPath) -> str:
 
 
 def check_shapes(params: Params, model: Model) -> None:
-    """Raises ConfigError where the parameters are not those of the model."""
+    """Raise ConfigError if the parameters' names or shapes are not those of the model."""
     fit = jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, abstract_params(model))
     require(fit, "The parameters' names and shapes are not those of the model's configuration.")
 
 
 def foreign_tensors(params: Params, rows: TensorRows, model: Model) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor that the table makes of the parameters, with its foreign name, one at a time and in float32."""
+    """Yield every tensor that the table makes from the parameters, with its foreign name, in float32."""
     flat = flatten_dict(params, sep="/")
     copies = [row for row in rows if isinstance(row, Alias) and row.written]
     for path, (row, names) in _routes(rows, flat).items():
@@ -291,7 +292,7 @@ def foreign_tensors(params: Params, rows: TensorRows, model: Model) -> Iterator[
 
 
 def _routes(rows: TensorRows, flat: Mapping[str, Any]) -> dict[str, tuple[Row, dict[str, str]]]:
-    """For every parameter the row that writes it, with what stands for {stack} and {part} in the foreign name."""
+    """Map each parameter to the row that writes it, with the values of {stack} and {part} in the foreign name."""
     routes: dict[str, list[tuple[Row, dict[str, str]]]] = {path: [] for path in flat}
     for row in rows:
         if not isinstance(row, Row):
@@ -301,6 +302,6 @@ def _routes(rows: TensorRows, flat: Mapping[str, Any]) -> dict[str, tuple[Row, d
                 path = row.path.format(stack=stack, part=own)
                 if path in routes:
                     routes[path].append((row, {"stack": stack, "part": part}))
-    wrong = [f"{path} is known to {len(found)} rows" for path, found in routes.items() if len(found) != 1]
-    require(not wrong, f"A parameter must be known to exactly one row of the table: {'; '.join(wrong)}.")
-    return {path: found[0] for path, found in routes.items()}
+    wrong = [f"{path} matches {len(matches)} rows" for path, matches in routes.items() if len(matches) != 1]
+    require(not wrong, f"A parameter must match exactly one row of the table: {'; '.join(wrong)}.")
+    return {path: matches[0] for path, matches in routes.items()}

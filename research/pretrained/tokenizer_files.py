@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face directory, read and written: the files of each family and tokenizer_config.json."""
+"""Tokenizers in Hugging Face directories, read and written: tokenizer_config.json and the files of each family."""
 
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ CONFIG = "tokenizer_config.json"
 SPIECE, BPE_MODEL, TOKENIZER = "spiece.model", "sentencepiece.bpe.model", "tokenizer.json"
 
 NEEDED = (
-    f"there must be {SPIECE}, {BPE_MODEL}, source.spm with target.spm and vocab.json, {TOKENIZER}, vocab.json with "
+    f"it needs {SPIECE}, {BPE_MODEL}, source.spm with target.spm and vocab.json, {TOKENIZER}, vocab.json with "
     f"merges.txt, or a {CONFIG} that names ByT5Tokenizer"
 )
 
-# The variant of mBART by the class that a directory names; config.json's model_type is "mbart" for both.
+# mBART variant of each tokenizer class; config.json's model_type is "mbart" for both.
 MBART: dict[str, MBartEdition] = {"MBartTokenizer": "cc25", "MBart50Tokenizer": "50"}
 
-# How many sentinels Hugging Face adds where tokenizer_config.json says nothing.
+# Number of sentinels that Hugging Face adds when tokenizer_config.json gives none.
 T5_SENTINELS = 100
 BYT5_SENTINELS = 125
 
@@ -39,37 +39,37 @@ BYT5_SENTINELS = 125
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:
-    """The SentencePiece model of a family is preferred to the tokenizer.json that was made of it.
+    """Read the tokenizer of a directory, preferring a SentencePiece model to the tokenizer.json converted from it.
 
     Raises:
-        ConfigError: there is no tokenizer of a family that is known here, or a file of it is missing or damaged.
+        ConfigError: the directory has no tokenizer of a supported family, or one of its files is missing or damaged.
     """
     config = read_json(directory / CONFIG) if (directory / CONFIG).is_file() else {}
     name = class_name(directory, config)
-    there = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    require(name == "ByT5Tokenizer" or _is_complete(there), f"{directory} holds no tokenizer: {NEEDED}.")
-    if not there & {"source.spm", BPE_MODEL, SPIECE} and TOKENIZER in there:
+    files = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    require(name == "ByT5Tokenizer" or _is_complete(files), f"{directory} holds no tokenizer: {NEEDED}.")
+    if not files & {"source.spm", BPE_MODEL, SPIECE} and TOKENIZER in files:
         content = read_json(directory / TOKENIZER)
         if unigram.is_unigram(content):
             origin = directory / TOKENIZER
             return (
                 unigram.read_mbart(content, origin, MBART[name]) if name in MBART else unigram.read_t5(content, origin)
             )
-    return open_tokenizer(_vocabulary(directory, there, name, config))
+    return open_tokenizer(_vocabulary(directory, files, name, config))
 
 
-def _is_complete(there: set[str]) -> bool:
-    return bool(there & {"source.spm", BPE_MODEL, SPIECE, TOKENIZER}) or {"vocab.json", "merges.txt"} <= there
+def _is_complete(files: set[str]) -> bool:
+    return bool(files & {"source.spm", BPE_MODEL, SPIECE, TOKENIZER}) or {"vocab.json", "merges.txt"} <= files
 
 
-def _vocabulary(directory: Path, there: set[str], name: str | None, config: dict[str, Any]) -> Vocabulary:
-    if "source.spm" in there:
+def _vocabulary(directory: Path, files: set[str], name: str | None, config: dict[str, Any]) -> Vocabulary:
+    if "source.spm" in files:
         return Marian(str(directory))
-    if BPE_MODEL in there:
+    if BPE_MODEL in files:
         allowed = " or ".join(MBART)
         require(name in MBART, f"{directory} has {BPE_MODEL} but its tokenizer_class is {name!r}, not {allowed}.")
         return MBart(str(directory / BPE_MODEL), MBART[str(name)])
-    if SPIECE in there:
+    if SPIECE in files:
         return SentencePiece(str(directory / SPIECE), sentinels(config, T5_SENTINELS))
     if name == "ByT5Tokenizer":
         return Bytes(sentinels(config, BYT5_SENTINELS))
@@ -78,7 +78,7 @@ def _vocabulary(directory: Path, there: set[str], name: str | None, config: dict
 
 
 def class_name(directory: Path, config: dict[str, Any]) -> str | None:
-    """The tokenizer class that a directory names, or that its model_type implies."""
+    """Return the tokenizer class named in a directory, or implied by its model_type; None without either."""
     path = directory / "config.json"
     model = read_json(path) if path.is_file() else {}
     implied = "MBartTokenizer" if model.get("model_type") == "mbart" else None
@@ -87,24 +87,24 @@ def class_name(directory: Path, config: dict[str, Any]) -> str | None:
 
 
 def sentinels(config: dict[str, Any], default: int) -> int:
-    """How many ids Hugging Face adds for <extra_id_0> ... It prefers the names it finds listed to the number."""
+    """Count the ids that Hugging Face adds for <extra_id_0> ...; listed names take precedence over `extra_ids`."""
     listed = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
-    require(isinstance(listed, list | dict), f"{CONFIG}: special tokens are {listed!r}, which is not a list.")
+    require(isinstance(listed, list | dict), f"{CONFIG}: special tokens are {listed!r}, not a list.")
     names = [token.get("content") if isinstance(token, dict) else token for token in listed]
-    found = sum(str(name).startswith("<extra_id_") for name in names)
+    count = sum(str(name).startswith("<extra_id_") for name in names)
     number = config.get("extra_ids", default)
     require(type(number) is int, f"{CONFIG}: extra_ids is {number!r}, which is not a whole number.")
-    return found or number
+    return count or number
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
 def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
-    """Writes the files that `AutoTokenizer` loads and that give equal ids, into `directory`, which is made.
+    """Write the files from which `AutoTokenizer` loads a tokenizer with equal ids; create `directory`.
 
-    What transformers 5 itself reads otherwise: mBART's text is not normalised (NFKC) as its SentencePiece model says,
-    and mBART-50's keeps a space at its end, so that there ids are equal for text that is normalised and stripped.
+    transformers 5 differs in two cases: it does not apply the NFKC normalisation of mBART's SentencePiece model, and
+    with mBART-50 it keeps trailing spaces. For mBART, ids are therefore equal for normalised and stripped text.
     """
     directory.mkdir(parents=True, exist_ok=True)
     match tokenizer:
@@ -123,12 +123,12 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
             tokenizer.save(directory)
             config = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": tokenizer.separate}
         case _:
-            raise TypeError(f"{type(tokenizer).__name__} has no files of Hugging Face's.")
+            raise TypeError(f"{type(tokenizer).__name__} cannot be written as a Hugging Face tokenizer.")
     write_bytes(directory / CONFIG, json_bytes(config))
 
 
 def _write_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> dict[str, Any]:
-    """`T5Tokenizer` knows no byte fallback: a vocabulary that has it comes with the whole of a tokenizer.json."""
+    """Write spiece.model, and for byte fallback, which `T5Tokenizer` lacks, a complete tokenizer.json as well."""
     tokenizer.save(directory / SPIECE)
     if not any(map(tokenizer.processor.is_byte, range(tokenizer.pieces))):
         return {"tokenizer_class": "T5Tokenizer", "extra_ids": tokenizer.sentinels}

@@ -1,4 +1,4 @@
-"""SentencePiece unigram models as tokenizer.json, and back: the form in which transformers 5 saves T5 and mBART."""
+"""Conversion of SentencePiece unigram models to and from tokenizer.json, as transformers 5 saves T5 and mBART."""
 
 import base64
 import contextlib
@@ -16,13 +16,13 @@ from research.data.tokenizer.files import utf8
 from research.data.tokenizer.mbart import LANGUAGES, MBartEdition
 from research.data.tokenizer.sentencepiece import SPACE
 
-proto: Any = sentencepiece_model_pb2  # its classes are made at import, unseen by a type checker
+proto: Any = sentencepiece_model_pb2  # its classes are created at import, invisible to a type checker
 PIECE = proto.ModelProto.SentencePiece
 FAIRSEQ_CONTROLS = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
 def is_unigram(content: dict[str, Any]) -> bool:
-    """Whether the content of a tokenizer.json is of this kind."""
+    """Return True if the content of a tokenizer.json is a unigram model."""
     match content:
         case {"model": {"type": "Unigram"}}:
             return True
@@ -33,7 +33,7 @@ def is_unigram(content: dict[str, Any]) -> bool:
 
 
 def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
-    """The same ids by the tokenizers library, byte fallback included, with T5's frame."""
+    """Serialize a tokenizer.json with equal ids, including byte fallback and T5's special tokens."""
     model = proto.ModelProto.FromString(tokenizer.model)
     names = [f"<extra_id_{index}>" for index in range(tokenizer.sentinels)]
     pieces = [(piece.piece, piece.score) for piece in model.pieces] + [(name, 0.0) for name in reversed(names)]
@@ -60,7 +60,7 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
 
 
 def read_t5(content: dict[str, Any], origin: Path) -> SentencePieceTokenizer:
-    """Its sentinels are the <extra_id_0> ... that end the vocabulary."""
+    """Read T5's tokenizer; its sentinels are the pieces <extra_id_0> ... at the end of the vocabulary."""
     pieces = vocabulary(content, origin)
     sentinels = 0
     while sentinels < len(pieces) and pieces[-1 - sentinels][0] == f"<extra_id_{sentinels}>":
@@ -75,7 +75,7 @@ def read_mbart(content: dict[str, Any], origin: Path, variant: MBartEdition) -> 
     names = [name for name, _ in pieces]
     require(
         names[: len(FAIRSEQ_CONTROLS)] == FAIRSEQ_CONTROLS and names[-len(added) :] == added,
-        f"{origin} is not in mBART's form: it must begin with {', '.join(FAIRSEQ_CONTROLS)} and end with the "
+        f"{origin} is not in mBART's format: it must begin with {', '.join(FAIRSEQ_CONTROLS)} and end with the "
         f"{len(added) - 1} languages of {variant} and <mask>.",
     )
     own = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *pieces[len(FAIRSEQ_CONTROLS) : -len(added)]]
@@ -100,7 +100,7 @@ def _is_piece(value: Any) -> bool:
 def sentencepiece_model(
     pieces: list[tuple[str, float]], content: dict[str, Any], origin: Path, controls: list[str]
 ) -> bytes:
-    """A SentencePiece model file whose first pieces are `controls`. Raises ConfigError where they are not."""
+    """Serialize a SentencePiece model; raise ConfigError if its first pieces are not `controls`."""
     first = [name for name, _ in pieces[: len(controls)]]
     require(first == controls, f"{origin} begins with {', '.join(first)}: it must begin with {', '.join(controls)}.")
     ids = {name: id for id, name in enumerate(controls)}
@@ -124,15 +124,17 @@ def _type(name: str, control: bool, fallback: bool) -> int:
 
 
 def _charsmap(content: dict[str, Any], origin: Path) -> bytes:
-    """SentencePiece's rules of normalisation, which turn every kind of space into one."""
+    """Return SentencePiece's normalisation rules, which turn every kind of space into the plain one."""
     match content.get("normalizer"):
         case {"normalizers": [*parts]}:
-            found = parts
+            steps = parts
         case part:
-            found = [part]
-    for part in found:
+            steps = [part]
+    for part in steps:
         match part:
             case {"type": "Precompiled", "precompiled_charsmap": str(charsmap)}:
                 with contextlib.suppress(ValueError):
                     return base64.b64decode(charsmap)
-    raise ConfigError(f"{origin} has no normalizer of type Precompiled: put the SentencePiece model itself beside it.")
+    raise ConfigError(
+        f"{origin} has no normalizer of type Precompiled: add the SentencePiece model to the same directory."
+    )

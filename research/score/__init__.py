@@ -1,1 +1,1 @@
-"""Texts scored without JAX: metrics, files of outputs, paired significance tests."""
+"""Scoring of texts without JAX: metrics, files of outputs, paired significance tests."""

@@ -15,7 +15,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 @dataclass(frozen=True)
 class SQuAD(Metric):
-    """Exact match and F1 of words, after the normalisation of English in SQuAD's own script (arXiv:1806.03822)."""
+    """Exact match and F1 over words, normalised as English by SQuAD's own script (arXiv:1806.03822)."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -32,22 +32,22 @@ class SQuAD(Metric):
 
 
 def _normalised(answer: str) -> str:
-    """Lower case, without punctuation, then without articles, words parted by one space."""
+    """Lowercase, remove punctuation, then articles, and join the words by single spaces."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
 def _overlap(prediction: str, reference: str) -> float:
-    """F1 of the words as bags. Where one is empty, whether both are (v1.1's script gives 0 for two empty ones)."""
-    written, wanted = _normalised(prediction).split(), _normalised(reference).split()
-    if not written or not wanted:
-        return float(written == wanted)
-    same = sum((Counter(written) & Counter(wanted)).values())
-    return 2 * same / (len(written) + len(wanted))
+    """Compute F1 over bags of words; two empty answers score 1, unlike in v1.1's script, and one empty answer 0."""
+    predicted, expected = _normalised(prediction).split(), _normalised(reference).split()
+    if not predicted or not expected:
+        return float(predicted == expected)
+    same = sum((Counter(predicted) & Counter(expected)).values())
+    return 2 * same / (len(predicted) + len(expected))
 
 
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """The share of outputs that equal a reference, but for space around them."""
+    """The percentage of outputs that equal a reference, ignoring surrounding whitespace."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""BLEU and chrF, by sacreBLEU."""
+"""BLEU and chrF, computed by sacreBLEU."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from research.config.metric import References
 
 @dataclass(frozen=True)
 class SacreBLEU(Metric):
-    """A measure of all examples together, with its signature, as sacreBLEU's command gives both."""
+    """A corpus-level metric with the score and signature that sacreBLEU's command prints."""
 
     @abstractmethod
     def scorer(self) -> Any:
-        """The metric of sacreBLEU. Raises ConfigError where files of it are missing and cannot be had."""
+        """Create sacreBLEU's metric; raise ConfigError if files that it needs are missing and cannot be downloaded."""
 
     def score(self, predictions: Sequence[str], references: References) -> Mapping[str, float]:
         return {self.names[0]: known_scorer(self).corpus_score(list(predictions), streams(references)).score}
@@ -29,22 +29,22 @@ class SacreBLEU(Metric):
 
 @cache
 def known_scorer(metric: SacreBLEU) -> Any:
-    """The scorer, made once: some read files."""
+    """Return a metric's scorer, created once, since some read files."""
     return metric.scorer()
 
 
 def streams(references: References) -> list[list[str | None]]:
-    """A list a reference, as sacreBLEU takes them; None where an example has no more."""
+    """Transpose references to one list for each reference position, as sacreBLEU expects; None pads short examples."""
     most = max(map(len, references))
-    return [[given[place] if place < len(given) else None for given in references] for place in range(most)]
+    return [[given[index] if index < len(given) else None for given in references] for index in range(most)]
 
 
 @dataclass(frozen=True)
 class BLEU(SacreBLEU):
-    """sacreBLEU's corpus BLEU (arXiv:1804.08771). Text that is tokenised already takes tokenize="none".
+    """sacreBLEU's corpus BLEU (arXiv:1804.08771). Use tokenize="none" for text that is already tokenised.
 
-    The Japanese and Korean tokenizers need MeCab; those of FLORES are fetched over the network the first time. Nothing
-    is given for single examples, of which BLEU says nothing.
+    The Japanese and Korean tokenizers need MeCab; those of FLORES are downloaded on first use. There are no scores for
+    single examples, for which BLEU is not meaningful.
     """
 
     tokenize: Literal["13a", "none", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200"] = "13a"
@@ -56,10 +56,10 @@ class BLEU(SacreBLEU):
         return (f"bleu{tokenizer}{'_lowercase' if self.lowercase else ''}",)
 
     def scorer(self) -> Any:
-        from sacrebleu import metrics as sacrebleu  # here: a second that most commands do without
+        from sacrebleu import metrics as sacrebleu  # imported here: it takes a second, and most commands do not need it
 
         try:
-            # Text for tokenize="none" is tokenised already; forced, sacreBLEU does not warn of it at every scoring.
+            # With tokenize="none" the text is already tokenised; `force` stops sacreBLEU's warning about it.
             return sacrebleu.BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=self.tokenize == "none")
         except Exception as error:  # anything that MeCab or a download raises
             reason = " ".join(str(error).split())[:200]
@@ -70,7 +70,7 @@ class BLEU(SacreBLEU):
 
 @dataclass(frozen=True)
 class ChrF(SacreBLEU):
-    """sacreBLEU's chrF2; with word_order=2 chrF2++."""
+    """sacreBLEU's chrF2; chrF2++ with word_order=2."""
 
     word_order: int = 0
 

@@ -1,4 +1,4 @@
-"""Outputs scored against references by any metrics, and metrics tried before there is anything to score."""
+"""Scoring of outputs against references with any metrics, and checks of the metrics before there are outputs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,22 @@ from research.config import Metric, require, score_names
 from research.config.metric import References
 from research.config.parts import calling, expect
 
-# Two made-up examples. The second output is empty, since models write nothing at first, and has two references.
+# Two made-up examples. The second output is empty, as from an untrained model, and has two references.
 TRIAL: tuple[list[str], References] = ["two red birds", ""], [("two red birds",), ("a house", "a small house 1")]
-SHOWN = 100  # letters of a value, in an error
+SHOWN = 100  # characters of a value in an error message
 
 
 class Score(NamedTuple):
     value: float
-    signature: str  # what a number must be published with, so that another can be compared with it
+    signature: str  # settings to publish with the value, for comparison with other papers
 
 
 def check(metrics: Sequence[Metric]) -> None:
-    """Score two made-up outputs, before there is anything to score.
+    """Check metrics by scoring two made-up outputs, before there are real ones.
 
     Raises:
-        ConfigError: a metric cannot be computed here, raises, lacks a number of its names or gives one that is not
-            finite; or two metrics give the same name.
+        ConfigError: a metric cannot be computed on this machine, raises, lacks a value for one of its names or returns
+            one that is not finite; or two metrics have a name in common.
     """
     for metric in metrics:
         _check_names(metric)
@@ -39,21 +39,21 @@ def _check_names(metric: Metric) -> None:
     named = isinstance(names, tuple) and len(names) > 0 and all(isinstance(name, str) and name for name in names)
     expect(named, metric, "names", f"returned {names!r}: it must be a tuple of one or more names")
     methods = type(metric).score is not Metric.score, type(metric).score_example is not Metric.score_example
-    expect(any(methods), metric, "score_example", "is missing, and score() too: give one of them")
+    expect(any(methods), metric, "score_example", "and score() are both missing: define one of them")
 
 
 def check_references(metrics: Sequence[Metric], references: References, name: str) -> None:
-    """Raise ConfigError where a metric sees nothing in the references of the examples `name`, whatever is written."""
+    """Raise ConfigError if a metric finds nothing to score in the references of the examples called `name`."""
     for metric in metrics:
         with calling(metric, "check_references"):
             metric.check_references(references, name)
 
 
 def score(metrics: Sequence[Metric], predictions: Sequence[str], references: References) -> dict[str, Score]:
-    """Every number by its name.
+    """Compute every score, by name.
 
     Raises:
-        ConfigError: there is nothing to score; an example has no reference; or a metric does not give its numbers.
+        ConfigError: there is nothing to score, an example has no reference, or a metric does not return its scores.
     """
     _check_pairs(predictions, references)
     scores: dict[str, Score] = {}
@@ -69,7 +69,7 @@ def score(metrics: Sequence[Metric], predictions: Sequence[str], references: Ref
 
 
 def score_each(metrics: Sequence[Metric], predictions: Sequence[str], references: References) -> list[dict[str, float]]:
-    """Numbers of each example alone, by those metrics that give them: BLEU, for one, does not."""
+    """Compute the scores of each example with the metrics that define them; BLEU, for one, does not."""
     rows: list[dict[str, float]] = [{} for _ in predictions]
     for metric in metrics:
         for row, prediction, given in zip(rows, predictions, references, strict=True):
@@ -81,7 +81,7 @@ def score_each(metrics: Sequence[Metric], predictions: Sequence[str], references
 
 
 def _checked(metric: Metric, method: str, values: Any) -> dict[str, float]:
-    """The numbers in the order of the metric's names. Raises ConfigError where one is missing or not finite."""
+    """Return the scores in the order of the metric's names; raise ConfigError if one is missing or not finite."""
     if not isinstance(values, Mapping) or set(values) != set(metric.names):
         shown = f"returned {_shown(values)}: it must be a dictionary of numbers by the names {', '.join(metric.names)}"
         expect(False, metric, method, shown)
@@ -100,5 +100,5 @@ def _check_pairs(predictions: Sequence[str], references: References) -> None:
     require(len(predictions) > 0, "There is no prediction to score.")
     counts = len(predictions), len(references)
     require(counts[0] == counts[1], f"There are {counts[0]} predictions and {counts[1]} references: give one for each.")
-    bare = [number for number, given in enumerate(references, 1) if not given]
-    require(not bare, f"Example {bare[0] if bare else 0} has no reference to score against.")
+    lacking = [number for number, given in enumerate(references, 1) if not given]
+    require(not lacking, f"Example {lacking[0] if lacking else 0} has no reference to score against.")

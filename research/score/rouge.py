@@ -1,4 +1,4 @@
-"""ROUGE, by rouge-score."""
+"""ROUGE, computed by rouge-score."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 class ROUGE(Metric):
     """F-measures of rouge-score's ROUGE-1, -2, -L and -Lsum.
 
-    -Lsum is over sentences: the lines of a text, or with "full_stop" what ends in " . " too, as T5 takes them. Of each
-    measure the best reference counts, which need not be the same one.
+    -Lsum is computed over sentences: the lines of a text, and with "full_stop" also spans that end in " . ", as in T5.
+    Each measure uses its own best reference.
     """
 
-    stemmer: bool = True  # Porter's, as ROUGE-1.5.5 -m
+    stemmer: bool = True  # Porter's stemmer, as in ROUGE-1.5.5 -m
     sentences: Literal["newline", "full_stop"] = "newline"
 
     @property
@@ -28,8 +28,8 @@ class ROUGE(Metric):
         return NAMES
 
     def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
-        found = _scorer(self.stemmer).score_multi([self._lines(one) for one in references], self._lines(prediction))
-        return {name: 100.0 * float(one.fmeasure) for name, one in found.items()}
+        scores = _scorer(self.stemmer).score_multi([self._lines(one) for one in references], self._lines(prediction))
+        return {name: 100.0 * float(one.fmeasure) for name, one in scores.items()}
 
     def _lines(self, text: str) -> str:
         return text.replace(" . ", " .\n") if self.sentences == "full_stop" else text
@@ -45,13 +45,15 @@ class ROUGE(Metric):
         seen = any(re.search("[a-z0-9]", one.lower()) for given in references for one in given)
         require(
             seen,
-            f"ROUGE() reads only the letters a to z and digits, of which the references of {name} have none: score by"
+            f"ROUGE() reads only the letters a to z and digits, and the references of {name} have none: score them with"
             ' ChrF() or BLEU(tokenize="char").',
         )
 
 
 @cache
 def _scorer(stemmer: bool) -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # here: a second that most commands do without
+    from rouge_score.rouge_scorer import (
+        RougeScorer,
+    )  # imported here: it takes a second, and most commands do not need it
 
     return RougeScorer(list(NAMES), use_stemmer=stemmer)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from research.config import ConfigError, Experiment, Generation, Supervised, require
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
 from research.decode import evaluate
-from research.decode.evaluate import Asked
+from research.decode.evaluate import EvalTask
 from research.parallel.mesh import host_shard, place_batch
 from research.pretrained.find import Weights
 from research.storage import run_directory
@@ -57,10 +57,10 @@ class Run:
         self.held_out = list(pipeline.held_out(config.evaluation.rows, self.shard))
         whole = self.held_out if jax.process_count() == 1 else pipeline.held_out(config.evaluation.rows)
         self.unigram_entropy = unigram_entropy(whole)
-        evaluation, self.eval_tasks = config.evaluation, list[Asked]()
+        evaluation, self.eval_tasks = config.evaluation, list[EvalTask]()
         if isinstance(config.data, Supervised):
             most = evaluation.samples if evaluation.generation is None else evaluation.examples
-            self.eval_tasks = evaluate.ask(config.data, "held_out", most)
+            self.eval_tasks = evaluate.load_eval_tasks(config.data, "held_out", most)
         self.best = Best(evaluation.best) if best is None else best
         self.predictions: list[list[str]] = []  # for each of eval_tasks, at the last evaluation
         startup.done("data")
@@ -113,7 +113,7 @@ class Run:
         if self.config.evaluation.generation is not None:
             self.predict(params, self.config.evaluation.generation, on_progress)
             for task, texts in zip(self.eval_tasks, self.predictions, strict=True):
-                scores |= {name: score.value for name, score in evaluate.score_written(task, texts).items()}
+                scores |= {name: score.value for name, score in evaluate.score_predictions(task, texts).items()}
         return scores
 
     def predict(self, params: Any, generation: Generation, on_progress: Callable[[int, int], None]) -> None:

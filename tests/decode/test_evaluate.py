@@ -12,7 +12,7 @@ from research.data.batch import Batch
 from research.data.tokenizer import open_tokenizer
 from research.decode import evaluate
 from research.decode.evaluate import Passage, fill_in, held_out, last_token, passage, replace_sentinels
-from research.decode.search import Decoded
+from research.decode.search import Hypotheses
 from research.model.loss import Sums
 from research.model.transformer import initial_params
 
@@ -64,7 +64,7 @@ def test_passages_show_what_the_model_writes_and_what_was_hidden(monkeypatch):
     def decode(model, params, inputs, segments, generation, start_tokens):
         oracle.asked = generation
         assert start_tokens.tolist() == [tokenizer.pad_id] * 3
-        return Decoded(batch.decoder_target_tokens[:, None], None)
+        return Hypotheses(batch.decoder_target_tokens[:, None], None)
 
     params = initial_params(MODEL, jax.random.key(0))
     untrained = fill_in(MODEL, params, batch, tokenizer)

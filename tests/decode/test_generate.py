@@ -152,7 +152,7 @@ def test_a_line_beyond_the_positions_is_cut_inside_its_frame_and_noted(request, 
         inside = uncut[: POSITIONS - len(before) - len(after)]
         assert ids == [*(controls[name] for name in before), *inside, *(controls[name] for name in after)]
     assert outputs(generator, lines).keys() == {0, 1, 2}
-    with pytest.raises(ConfigError, match=rf"^Line 2 has \d+ tokens, and the model {POSITIONS} positions\.$"):
+    with pytest.raises(ConfigError, match=rf"^Line 2 has \d+ tokens, but the model has {POSITIONS} positions\.$"):
         generator.prepare(lines, strict=True)
 
 
@@ -203,7 +203,7 @@ def test_pairs_are_scored_under_their_numbers_with_eos(t5):
 
 def test_a_pair_beyond_the_positions_is_refused(bart):
     pairs = [("a", "b"), ("a", " ".join(sentences(4, seed=1)))]
-    with pytest.raises(ConfigError, match=rf"^Pair 2 has \d+ tokens, the model {POSITIONS} positions\.$"):
+    with pytest.raises(ConfigError, match=rf"^Pair 2 has \d+ tokens, but the model has {POSITIONS} positions\.$"):
         list(bart.score_pairs(pairs))
 
 
@@ -223,7 +223,7 @@ def test_lengths_double_so_that_few_shapes_are_compiled(t5, monkeypatch):
     def remember(model, params, tokens, segments, **options):
         shapes.add(tokens.shape)
         row = np.zeros((len(tokens), 1, 1), np.int32)
-        return decoding.Decoded(row, row[..., 0].astype(np.float32))
+        return decoding.Hypotheses(row, row[..., 0].astype(np.float32))
 
     monkeypatch.setattr(generate, "decode", remember)
     lines = [" ".join(["river"] * count) for count in range(1, 100)]

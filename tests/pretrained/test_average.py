@@ -84,10 +84,10 @@ def test_bad_input_is_one_sentence(run, tmp_path, capsys):
         ([str(run), "mean", "--last", "9"], "keeps 4 checkpoints, fewer than --last 9"),
         (
             [str(tmp_path / "gap"), "mean", "--last", "3"],
-            "are of steps 1, 3, 4, further apart than the 1 steps between",
+            "are of steps 1, 3, 4, further apart than the checkpoint interval of 1 steps",
         ),
         ([str(run), "mean", "--last", "0"], "--last is 0: it must be above 0."),
-        ([str(run / "checkpoints" / "4"), "mean"], "is no run directory"),
+        ([str(run / "checkpoints" / "4"), "mean"], "is not a run directory"),
         ([str(tmp_path / "absent"), "mean"], "does not exist"),
         ([str(run), str(tmp_path / "there"), "--last", "2"], "must not exist, or be an empty directory"),
     ):

@@ -85,7 +85,7 @@ def test_code_is_refused_by_name_and_not_run(pickled, zipped):
     directory, tensors = pickled
     path = directory / "pytorch_model.bin"
     torch.save({**tensors, "x": Wanting(directory / "run")}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ConfigError, match=r"pytorch_model.bin wants to load (io|_io).open, but only tensors are read"):
+    with pytest.raises(ConfigError, match=r"pytorch_model.bin needs (io|_io).open, but only tensors are read"):
         Tensors(directory)
     assert not (directory / "run").exists()
 
@@ -94,13 +94,13 @@ def test_files_refused(pickled, monkeypatch):
     directory, tensors = pickled
     path = directory / "pytorch_model.bin"
     torch.save({**tensors, "step": 3}, path)
-    with pytest.raises(ConfigError, match=r"does not hold tensors by name alone"):
+    with pytest.raises(ConfigError, match=r"does not hold only tensors by name"):
         Tensors(directory)
     torch.save(tensors, path)
     whole = path.read_bytes()
     for damaged in (whole[:-1000], b"", b"hello", pickle.dumps({"a": 1})[:-1]):
         path.write_bytes(damaged)
-        with pytest.raises(ConfigError, match=r"pytorch_model.bin is not a whole file of PyTorch"):
+        with pytest.raises(ConfigError, match=r"pytorch_model.bin is not a complete PyTorch file"):
             Tensors(directory)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ConfigError, match="pip install torch"):

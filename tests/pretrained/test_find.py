@@ -89,7 +89,7 @@ def test_the_best_checkpoint_by_its_name(tiny_run, copy, monkeypatch):
     monkeypatch.setattr(find, "best_step", lambda checkpoint: 1)
     assert same(find.find(copy / "checkpoints/best").params(), find.find(copy / "checkpoints/1").params())
     shutil.rmtree(copy / "checkpoints" / "1")
-    with pytest.raises(ConfigError, match="copy keeps no best checkpoint"):
+    with pytest.raises(ConfigError, match="copy has no best checkpoint"):
         find.find(copy / "checkpoints" / "best").params()
 
 
@@ -107,7 +107,7 @@ def test_a_t5x_checkpoint(tmp_path):
     found = find.find(tmp_path)
     assert found.format == "T5X"
     assert same(found.params(), huggingface.read_params(test_t5x.GOLDENS / "t5", found.model))
-    with pytest.raises(ConfigError, match="T5X keeps no tokenizer with its weights; give one with --tokenizer"):
+    with pytest.raises(ConfigError, match="T5X stores no tokenizer with its weights: give one with --tokenizer"):
         found.tokenizer()
 
 
@@ -144,8 +144,8 @@ def test_anything_else_is_one_sentence_that_names_the_formats(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "weights.h5").write_text("")
     for path, said in (
-        (tmp_path, "is none of the formats that are known here: a run directory or one of its checkpoints, a Hugging"),
-        (tmp_path / "weights.h5", "is none of the formats that are known here"),
+        (tmp_path, "has no known format: give a run directory or one of its checkpoints, a Hugging"),
+        (tmp_path / "weights.h5", "has no known format"),
         (tmp_path / "absent", "does not exist: give a run directory or one of its checkpoints, a Hugging Face"),
     ):
         with pytest.raises(ConfigError) as error:
@@ -258,8 +258,8 @@ def test_another_model_is_refused_by_its_fields(tiny_run, hugging_face, tmp_path
     other = dataclasses.replace(model, feed_forward=48, gated=False, remat="full", dropout=0.1)
     for source in (tiny_run, hugging_face):
         said = refused(asked(tiny_run, model=other, init=str(source)), tmp_path / "new", monkeypatch)
-        fields = "model.feed_forward is 32 there and 48 here; model.gated is True there and False here"
-        assert said == f"{source} holds another model: {fields}."
+        fields = "model.feed_forward is 32 there, but 48 here; model.gated is True there, but False here"
+        assert said == f"{source} holds a different model: {fields}."
 
 
 def test_what_init_does_not_find_is_refused_though_an_earlier_start_left_a_directory(tiny_run, tmp_path):
@@ -275,7 +275,7 @@ def test_another_vocabulary_needs_fresh_parameters_by_name(tiny_run, hugging_fac
     larger = asked(tiny_run, init=source, model=dataclasses.replace(asked(tiny_run).model, vocab_size=416))
     for fresh, unlike in (((), "embedding, head"), (("embedding",), "head"), (("decoder/.*",), "embedding, head")):
         said = refused(dataclasses.replace(larger, init_fresh=fresh), tmp_path / "new", monkeypatch)
-        cannot = f"{source} has another vocabulary, so that {unlike} cannot be taken from it: name them in init_fresh, "
+        cannot = f"{source} has a different vocabulary, so {unlike} cannot be loaded: list them in init_fresh, "
         assert said == cannot + "or set model.vocab_size to 400."
     named = dataclasses.replace(larger, init_fresh=("embedding", "head"))
     random = flatten(first_state(dataclasses.replace(named, init=None, init_fresh=()), seed=1).params)

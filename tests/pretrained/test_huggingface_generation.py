@@ -63,14 +63,14 @@ def test_what_is_read(tmp_path, said, changes):
     [
         ({"bad_words_ids": [[1, 2]]}, r"bad_words_ids is \[\[1, 2\]\]; only words of one token"),
         ({"eos_token_id": [1, 2]}, r"eos_token_id is \[1, 2\], which is not int"),
-        ({"num_beams": 4, "do_sample": True}, "do_sample beside num_beams 4"),
-        ({"num_beam_groups": 2}, "num_beam_groups is 2, which is not known here"),
-        ({"penalty_alpha": 0.6}, "penalty_alpha is 0.6, which is not known here"),
+        ({"num_beams": 4, "do_sample": True}, "do_sample cannot be combined with num_beams 4"),
+        ({"num_beam_groups": 2}, "num_beam_groups is 2, which is not supported"),
+        ({"penalty_alpha": 0.6}, "penalty_alpha is 0.6, which is not supported"),
         ({"num_beams": 2, "early_stopping": "later"}, "early_stopping is 'later', not false, true or 'never'"),
         ({"max_length": "9"}, "max_length is '9', which is not int or NoneType"),
         ({"num_beams": True}, "num_beams is True, which is not int"),
         ({"max_length": 10, "min_length": 20}, "generation.min_length is 19: max_length, 9, at most"),
-        ({"pad_token_id": None}, "pad_token_id must be there, or be given"),
+        ({"pad_token_id": None}, "pad_token_id must be in the file or be passed"),
     ],
 )
 def test_what_is_refused(tmp_path, said, message):
@@ -94,7 +94,7 @@ def test_every_golden_has_a_generation():
 
 
 def test_mbart_starts_from_a_language_that_is_given(tmp_path):
-    with pytest.raises(ConfigError, match="decoder_start_token_id must be there, or be given"):
+    with pytest.raises(ConfigError, match="decoder_start_token_id must be in the file or be passed"):
         read_generation(GOLDENS / "mbart")
     assert read_generation(GOLDENS / "mbart", start_token=60) == Generation(60, 2, 1, max_length=20, forced_last=2)
     fifty = {"model_type": "mbart", "decoder_start_token_id": 2}

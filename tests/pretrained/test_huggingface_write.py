@@ -110,10 +110,10 @@ def test_a_start_from_nothing_becomes_a_row_of_zeros(tmp_path):
     compute = jax.jit(lambda model, params: forward(model, params, expected, True)[1], static_argnums=0)
     ours, theirs = compute(model, params), compute(again, read_again)
     np.testing.assert_array_equal(ours, theirs[..., :-1])
-    with pytest.raises(ConfigError, match=r"start_token is 0: model.zero_token, 60, which has no row"):
+    with pytest.raises(ConfigError, match=r"start_token is 0: it must be model.zero_token, 60"):
         write(tmp_path / "more", model, params, Generation(0, 0, 60))
     separate = replace(model, source_vocab_size=50)
-    with pytest.raises(ConfigError, match="zero_token is 60, for which source_vocab_size, 50, would have to be larger"):
+    with pytest.raises(ConfigError, match="zero_token is 60: source_vocab_size is 50, but must be larger"):
         write(tmp_path / "more", separate, drawn(separate), generation)
 
 
@@ -123,9 +123,13 @@ def test_a_start_from_nothing_becomes_a_row_of_zeros(tmp_path):
         (
             "t5",
             {"norm": LayerNorm(1e-5)},
-            r"model.biases is False, where it would be True; model.positions is Relative",
+            r"model.biases is False, but would be read as True; model.positions is Relative",
         ),
-        ("t5", {"logits_bias": True}, "files cannot say this: model.logits_bias is True, where it would be False"),
+        (
+            "t5",
+            {"logits_bias": True},
+            "files cannot represent this: model.logits_bias is True, but would be read as False",
+        ),
         ("t5", {"activation": "gelu", "gated": True}, "model.activation is 'gelu' with gated True"),
         ("t5", {"scaled_scores": True}, "model.scaled_scores is True"),
         ("t5", {"positions": Learned(32)}, r"model.positions is Learned"),
@@ -133,20 +137,20 @@ def test_a_start_from_nothing_becomes_a_row_of_zeros(tmp_path):
         (
             "bart",
             {"norm": LayerNorm(1e-6)},
-            r"model.norm is LayerNorm\(epsilon=1e-06\), where it would be LayerNorm\(epsilon=1e-05",
+            r"model.norm is LayerNorm\(epsilon=1e-06\), but would be read as LayerNorm\(epsilon=1e-05",
         ),
-        ("bart", {"norm": RMSNorm()}, "model.biases is True, where it would be False; model.norm_first is False"),
+        ("bart", {"norm": RMSNorm()}, "model.biases is True, but would be read as False; model.norm_first is False"),
         ("bart", {"positions": Learned(32, offset=0)}, "model.positions is"),
         ("bart", {"positions": Relative()}, "model.positions is Relative"),
         ("bart", {"embedding_norm": False}, "model.embedding_norm is False"),
-        ("bart", {"head_width": 4}, "model.head_width is 4, where it would be 8"),
-        ("bart", {"zero_token": 1}, "model.zero_token is 1, where it would be None"),
+        ("bart", {"head_width": 4}, "model.head_width is 4, but would be read as 8"),
+        ("bart", {"zero_token": 1}, "model.zero_token is 1, but would be read as None"),
         ("bart", {"head": Tied(scaled=True)}, "model.head is Tied"),
         ("mbart", {"source_vocab_size": 50}, "model.source_vocab_size is 50"),
         ("marian", {"positions": Sinusoidal(32, last_included=True)}, "model.positions is Sinusoidal"),
-        ("marian", {"zero_token": 3}, "model.zero_token is 3, where it would be 60"),
+        ("marian", {"zero_token": 3}, "model.zero_token is 3, but would be read as 60"),
         ("marian", {"norm_first": True}, "model.norm_first is True"),
-        ("marian", {"width": 26}, "d_model is 26, which 3 heads do not divide"),
+        ("marian", {"width": 26}, "d_model is 26, not a multiple of 3 heads"),
     ],
 )
 def test_what_cannot_be_said_is_refused_by_name(variant, changes, message, tmp_path):
@@ -159,7 +163,7 @@ def test_what_cannot_be_said_is_refused_by_name(variant, changes, message, tmp_p
 def test_generations_that_cannot_be_said_are_refused(tmp_path):
     model, params, _ = golden("t5")
     for generation in (Generation(method=Beam(4, GNMT())), Generation(method=Beam(1))):
-        with pytest.raises(ConfigError, match=r"files cannot say this: generation.method is Beam"):
+        with pytest.raises(ConfigError, match=r"files cannot represent this: generation.method is Beam"):
             write(tmp_path / "out", model, params, generation)
 
 

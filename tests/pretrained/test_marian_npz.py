@@ -133,9 +133,9 @@ def test_an_older_head_is_read_untransposed(tmp_path):
         ("transformer-preprocess:\n  - n", r"postprocess-top is \(\['n'\], 'dan', ''\)"),
         ("transformer-decoder-dim-ffn: 24", "transformer-decoder-dim-ffn is '24'; only '0', '20' can be read"),
         ("transformer-heads: 5", "dim-emb is 12, not a multiple of transformer-heads, 5"),
-        ("transformer-heads: ~", "option transformer-heads is '~': it must be there, as a whole number above 0"),
+        ("transformer-heads: ~", "option transformer-heads is '~': it must be given, as an integer above 0"),
         ("dim-vocabs: [17]", r"dim-vocabs is \['17'\]: it must be two numbers"),
-        ("dim-vocabs: [19, 17]", "dim-vocabs is 19, 17, of embeddings tied"),
+        ("dim-vocabs: [19, 17]", "dim-vocabs is 19, 17, but embeddings are tied"),
         ("lemma-dim-emb: 64", "lemma-dim-emb is '64'; only '0' can be read"),
         ("right-left: true", "right-left is 'true'; only 'false'"),
         ("input-types: [class, sequence]", "option input-types is"),
@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_said_at_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         read_params(path, read_config(path))
     for part in (
-        "Wpos is known to 0 rows",
+        "Wpos matches 0 rows",
         "encoder_l3_ffn_W1 is for encoder/layers/feed_forward/up/weight of layer 2, which the model does not have",
         "encoder_l1_ffn_b1 has shape (2, 20), which does not fit",
         "nothing fills decoder/layers/cross_attention/output/bias of layer 2",
@@ -178,19 +178,19 @@ def test_files_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"model.npz is missing"):
         read_config(path)
     np.savez(path, Wemb=np.ones((2, 2)))
-    with pytest.raises(ConfigError, match=r"has no special:model.yml, and so is not Marian's"):
+    with pytest.raises(ConfigError, match=r"has no special:model.yml: it is not a Marian model"):
         read_config(path)
     save(path, make(OWN), YAML.format(**OWN))
     for damaged in (path.read_bytes()[:-500], b""):
         path.write_bytes(damaged)
-        with pytest.raises(ConfigError, match=r"not a whole .npz file"):
+        with pytest.raises(ConfigError, match=r"not a complete .npz file"):
             read_config(path)
     np.save(tmp_path / "one.npy", np.ones(3))
-    with pytest.raises(ConfigError, match="but a single array"):
+    with pytest.raises(ConfigError, match="is a single array"):
         read_config(tmp_path / "one.npy")
     # An array of objects would be unpickled.
     np.savez(path, **{"special:model.yml": np.array([{}], object)})
-    with pytest.raises(ConfigError, match=r"special:model.yml is not whole: Object arrays cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"special:model.yml is damaged: Object arrays cannot be loaded"):
         read_config(path)
 
 

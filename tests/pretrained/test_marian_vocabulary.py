@@ -36,9 +36,9 @@ def test_vocabularies_as_marian_writes_them(tmp_path):
     ("text", "message"),
     [
         ("a: 0\nb: x\n", "line 2: 'b: x' is not a token, a colon and a number"),
-        ("a: 0\nb: 0\n", "line 2: number 0 is there already"),
+        ("a: 0\nb: 0\n", "line 2: number 0 occurs twice"),
         ("a: 0\nb: 2\n", "its numbers are not 0 to 1, each once"),
-        ("a: 0\na: 1\n", "a token is there twice"),
+        ("a: 0\na: 1\n", "a token occurs twice"),
         ('"a: 0\n', "is not a quoted token"),
         (b"\xff: 0\n", "is not UTF-8"),
     ],
@@ -49,5 +49,5 @@ def test_vocabularies_refused(tmp_path, text, message):
         read_vocabulary(tmp_path / "vocab.yml")
     with pytest.raises(ConfigError, match="is missing"):
         read_vocabulary(tmp_path / "absent.yml")
-    with pytest.raises(ConfigError, match="cannot have a token twice"):
+    with pytest.raises(ConfigError, match="contains a token twice"):
         write_vocabulary(tmp_path / "out.yml", ["a", "a"])

@@ -100,9 +100,9 @@ def test_a_head_is_a_run_of_rows():
 
 
 def test_a_parameter_that_no_row_or_two_rows_know_is_not_written():
-    with pytest.raises(ConfigError, match=r"embedding is known to 0 rows"):
+    with pytest.raises(ConfigError, match=r"embedding matches 0 rows"):
         list(foreign_tensors(drawn(), [row for row in ROWS if row.foreign != "embed"], MODEL))
-    with pytest.raises(ConfigError, match=r"embedding is known to 2 rows"):
+    with pytest.raises(ConfigError, match=r"embedding matches 2 rows"):
         list(foreign_tensors(drawn(), [*ROWS, Row("more", "embedding")], MODEL))
 
 
@@ -122,8 +122,8 @@ def test_everything_wrong_is_said_at_once():
         "encoder.norms.cross_attention.scale is for encoder/layers/cross_attention_norm/scale, which the model does",
         "encoder.norms.feed_forward.bias has shape (32, 3), which does not fit encoder/layers/feed_forward_norm/bias",
         "again differs from embed",
-        "waves does not hold what the configuration makes it hold",
-        "cross.o.01 is for decoder/layers/cross_attention/output/weight of layer 1, which was filled already",
+        "waves does not have the values that the configuration implies",
+        "cross.o.01 is for decoder/layers/cross_attention/output/weight of layer 1, which is already filled",
         "nothing fills decoder/layers/cross_attention/value/weight of layer 1",
     ):
         assert part in str(error.value)

@@ -76,7 +76,7 @@ def test_a_unigram_tokenizer_json_is_a_sentencepiece_model(families, name, tmp_p
 def test_a_directory_without_a_tokenizer_is_refused_in_one_sentence(tmp_path, content):
     if content is not None:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=rf"^{tmp_path} holds no tokenizer: there must be spiece.model, .*ByT5Tok"):
+    with pytest.raises(ConfigError, match=rf"^{tmp_path} holds no tokenizer: it needs spiece.model, .*ByT5Tok"):
         read_tokenizer(tmp_path)
     with pytest.raises(ConfigError, match="none holds no tokenizer"):
         read_tokenizer(tmp_path / "none")
@@ -125,7 +125,9 @@ def test_a_unigram_tokenizer_json_of_another_form_is_refused(families, tmp_path,
 def test_an_mbart_tokenizer_json_of_another_form_is_refused(families, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(unigram.tokenizer_json(families["t5"]))
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "MBart50Tokenizer"}')
-    with pytest.raises(ConfigError, match=r"is not in mBART's form: it must begin with <s>, .* the 52 languages of 50"):
+    with pytest.raises(
+        ConfigError, match=r"is not in mBART's format: it must begin with <s>, .* the 52 languages of 50"
+    ):
         read_tokenizer(tmp_path)
 
 

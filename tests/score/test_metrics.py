@@ -87,7 +87,7 @@ def test_examples_may_have_unequal_numbers_of_references():
 def test_rouge_is_refused_where_it_sees_nothing():
     metrics.check_references([ROUGE(), ChrF()], [("Слово",), ("1",)], "a")
     metrics.check_references([ChrF(), BLEU()], [("Слово",)], "a")
-    with pytest.raises(ConfigError, match="of which the references of a have none: score by ChrF"):
+    with pytest.raises(ConfigError, match="and the references of a have none: score them with ChrF"):
         metrics.check_references([ROUGE(), ChrF()], [("Слово",), ("文章",)], "a")
 
 

@@ -32,10 +32,10 @@ def test_references_of_several_files_stand_beside_each_other(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"references": []}', 'no text under "references"'),
-        ('{"references": [1]}', 'no text under "references"'),
+        ('{"references": []}', 'needs a text, or a list of one or more texts, under "references"'),
+        ('{"references": [1]}', 'needs a text, or a list of one or more texts, under "references"'),
         ('{"source": "a"}', 'line 1 has no "references", "target" or "text"'),
-        ("[1]", "line 1 is no JSON object"),
+        ("[1]", "line 1 is not a JSON object"),
         ("{", "line 1 is not JSON"),
     ],
 )
@@ -50,7 +50,7 @@ def test_bad_references_are_refused_by_line(tmp_path: Path, text: str, said: str
         ([{"prediction": "a", "references": ["b"]}, {"prediction": "a"}], 'a.jsonl, line 2 has no "references"'),
         (
             [{"prediction": "a", "task": "x"}, {"prediction": "a", "task": "y"}],
-            "outputs of several tasks, x, y: give those",
+            "outputs of several tasks, x, y: give a file with those",
         ),
     ],
 )

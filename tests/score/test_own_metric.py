@@ -64,7 +64,7 @@ def test_significance_needs_numbers_of_examples(tmp_path: Path) -> None:
     assert (other.difference, other.p_bootstrap < 0.01) == (-75.0, True)
     with pytest.raises(ConfigError) as error:
         significance.compare(systems, (own(tmp_path, CORPUS),))
-    sentence = "gives no numbers of single examples, which a paired test needs: give it score_example()"
+    sentence = "has no scores of single examples, which a paired test needs: define score_example()"
     assert str(error.value).startswith(f"own.py:9: Own() {sentence}")
 
 
@@ -82,7 +82,7 @@ EXAMPLE = START + "    def score_example(self, prediction, references):\n       
         (START + "    def score(self, texts):\n        return {}", ":12: Own.score raised TypeError: Own.score() "),
         (CORPUS.replace("{'own':", "{'a':"), ":12: Own.score returned {'a': 2}: it must be a dictionary"),
         (CORPUS.replace("len(set(predictions))", "float('inf')"), ":12: Own.score gave inf as own"),
-        (START + "    lowercase: bool = True", ":9: Own.score_example is missing, and score() too"),
+        (START + "    lowercase: bool = True", ":9: Own.score_example and score() are both missing"),
         (START.replace('("own",)', '"own"'), ":9: Own.names returned 'own': it must be a tuple of one or more names."),
         (START.replace('("own",)', "()"), ":9: Own.names returned (): it must be a tuple of one or more names."),
     ],

@@ -91,7 +91,7 @@ def test_marian_to_marian_keeps_weights_and_vocabulary(families):
         (["new", "--model.vocab_size=100"], "The tokenizer has 359 source ids, but the model has rows for 100 only."),
         (["new", "--model.vocab_size=416"], "The parameters' names and shapes are not those of the model's"),
         (["new.npz"], "new.npz"),
-        (["new", "--tokenizer=gone"], "gone is no tokenizer"),
+        (["new", "--tokenizer=gone"], "gone is not a tokenizer"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(tiny_run, capsys, arguments, sentence):

@@ -230,7 +230,7 @@ def test_files_are_scored_as_by_sacrebleus_command(capsys):
         (["--predictions=hyp.txt", "--metrics", "TER()", "--references=all.tsv"], "--metrics is TER(...): allowed is"),
         (
             ["--predictions=bad.jsonl", "--metrics", "BLEU()"],
-            'bad.jsonl, line 1 has no text as "prediction", nor as the first of its "outputs".',
+            'bad.jsonl, line 1 has no text under "prediction", nor in the first of its "outputs".',
         ),
     ],
 )

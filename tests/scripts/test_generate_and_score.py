@@ -139,7 +139,11 @@ def test_pairs_are_scored_from_tabs_objects_and_standard_input(model, capsys, st
         (generate, ["a", "--source_language=en"], "this tokenizer has no language codes"),
         (generate, ["a", "--target_language=en"], "this tokenizer has no language codes"),
         (generate, ["a", "--mesh=Mesh(tensor=3)"], "mesh is"),
-        (generate, ["a", "--tokenizer=absent"], "absent is no tokenizer: give a directory, or a SentencePiece model."),
+        (
+            generate,
+            ["a", "--tokenizer=absent"],
+            "absent is not a tokenizer: give a directory or a SentencePiece model.",
+        ),
         (generate, ["a", "", "--strict"], "Line 2 is empty."),
         (generate, ["a", "--output=in.txt"], "in.txt exists: nothing is overwritten"),
         (generate, ["a", "--output=absent/out.txt"], "there is no directory"),

@@ -135,15 +135,15 @@ def test_the_table_has_every_system_and_the_metrics_are_those_of_the_evaluation(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["good"], "Give two evaluations or more"),
+        (["good"], "Give two or more evaluations"),
         (["good", "nowhere"], "nowhere: there is no such directory."),
         (["good", "empty"], "empty has no predictions.jsonl"),
-        (["good", "unfinished"], "unfinished is not done"),
+        (["good", "unfinished"], "unfinished is not finished"),
         (["good", "fewer"], "have 60 and 59 examples of some"),
-        (["good", "elsewhere"], "have other references from example 2 of some on"),
-        (["good", "shuffled"], "have other sources from example 1 of some on"),
-        (["good", "another"], "are of other tasks, some and another"),
-        (["unsaid", "good"], "unsaid does not say what some is scored by"),
+        (["good", "elsewhere"], "have different references from example 2 of some on"),
+        (["good", "shuffled"], "have different sources from example 1 of some on"),
+        (["good", "another"], "have different tasks, some and another"),
+        (["unsaid", "good"], "unsaid has no metrics for some"),
         (["good", "bad", "--metrics", "BLEU()", "BLEU()"], "metrics give bleu twice"),
     ],
 )

@@ -1,6 +1,6 @@
-"""Weights in and out of Hugging Face directories: config.json, generation_config.json, and the tensors' files.
+"""Weights in Hugging Face directories, read and written: config.json, generation_config.json and the tensors' files.
 
-A file a family holds what is its own: how config.json tells of the model, and the table of its tensors.
+Each family has a module with its own parts: the mapping between config.json and the model, and the table of tensors.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ SHARD_BYTES = 5 * 10**9
 
 
 def read_config(directory: Path) -> Model:
-    """The model a Hugging Face directory holds.
+    """Read the model's configuration from a Hugging Face directory.
 
     Raises:
-        ConfigError: a file is missing or damaged, or config.json describes a model that is not of these families.
+        ConfigError: a file is missing or damaged, or config.json describes a model of another family.
     """
     path = directory / CONFIG
     config = read_json(path)
@@ -50,17 +50,17 @@ def family_of(config: dict[str, Any], path: Path) -> ModuleType:
 
 
 def nearest_family(model: Model) -> ModuleType:
-    """The family that shares most of its structure with the model."""
+    """Return the family closest in structure to the model."""
     return t5 if isinstance(model.norm, RMSNorm) else bart
 
 
 def table(model: Model, names: Any = ()) -> TensorRows:
-    """The rows for this structure and the names that a file has, of which each must match exactly one."""
+    """Return the rows for a model and the names in a file; every name must match exactly one row."""
     return nearest_family(model).table(model, names)
 
 
 def read_params(directory: Path, model: Model, shardings: Any = None, fresh: Sequence[str] = ()) -> Params:
-    """The parameters of `model` from a Hugging Face directory, in float32; see `fill_params`.
+    """Read the parameters of `model` from a Hugging Face directory, in float32; see `fill_params`.
 
     Raises:
         ConfigError: a file is missing or damaged, or the tensors are not exactly those of the model.
@@ -69,35 +69,35 @@ def read_params(directory: Path, model: Model, shardings: Any = None, fresh: Seq
     return fill_params(tensors, table(model, tensors), model, str(directory), shardings, fresh)
 
 
-def read_generation(directory: Path, **given: int) -> Generation:
-    """How the model of a Hugging Face directory chooses its tokens; tokens may be `given`, as start_token.
+def read_generation(directory: Path, **tokens: int) -> Generation:
+    """Read the generation settings of a Hugging Face directory; `tokens`, such as start_token, override its values.
 
-    mBART's decoder starts from the code of the language to write, which its files do not say: it has to be given.
+    mBART's decoder starts from the code of the target language, which its files do not store: pass `start_token`.
 
     Raises:
-        ConfigError: a file is missing or damaged, asks for what there is not here, or a token is not said nor given.
+        ConfigError: a file is missing or damaged, has an unsupported setting, or lacks a token that is not passed.
     """
     config = read_json(directory / CONFIG)
     path = directory / CONFIG
-    said = family_of(config, path).TOKENS[config["model_type"]] | config
+    settings = family_of(config, path).TOKENS[config["model_type"]] | config
     if (directory / GENERATION).is_file():
         path = directory / GENERATION
-        # Of config.json only the tokens still count.
-        said = {name: said.get(name) for name in TOKENS.values()} | read_json(path)
-    return parse(said | {TOKENS[field]: token for field, token in given.items()}, path)
+        # From config.json only the tokens are then used.
+        settings = {name: settings.get(name) for name in TOKENS.values()} | read_json(path)
+    return parse(settings | {TOKENS[field]: token for field, token in tokens.items()}, path)
 
 
 def write(
     directory: Path, model: Model, params: Params, generation: Generation, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """A directory that transformers' from_pretrained loads, in float32: config, generation and weights.
+    """Write a directory for transformers' from_pretrained, in float32: configuration, generation settings and weights.
 
-    It must not exist or be empty, and comes to be at once, whole. A decoder that starts from no row of the embedding
-    (zero_token equal to vocab_size) is given one of zeros, as Hugging Face does for Marian. Dropout is written as far
-    as the family has fields for it.
+    The directory must not exist or be empty; it appears only when it is complete. A decoder whose start token has no
+    row in the embedding (zero_token equal to vocab_size) gets a row of zeros, as Hugging Face does for Marian. Dropout
+    rates are written if the family has fields for them.
 
     Raises:
-        ConfigError: the directory is there already, or these files cannot say what the model or the generation does.
+        ConfigError: the directory already exists, or the format cannot represent the model or the generation settings.
     """
     with new_directory(directory) as partial:
         if model.zero_token == model.vocab_size:
@@ -107,17 +107,17 @@ def write(
         config = family.write_config(model) | tokens | {"is_encoder_decoder": True, "dtype": "float32"}
         facts = Facts("head" in params, model.logits_bias, model.zero_token is not None)
         refuse_differences(model, family.read_model(config, facts, directory / CONFIG), "model", TRAINING_ONLY)
-        said = dump(generation, directory / GENERATION)
+        settings = dump(generation, directory / GENERATION)
         check_shapes(params, model)
         write_tensors(partial, foreign_tensors(params, table(model), model), shard_bytes)
         write_json(partial / CONFIG, config)
-        write_json(partial / GENERATION, said)
+        write_json(partial / GENERATION, settings)
 
 
 def write_directory(
     directory: Path, model: Model, params: Params, tokenizer: Tokenizer | None, generation: Generation
 ) -> None:
-    """A directory as `write` makes it, with the files of the tokenizer, where there is one.
+    """Write a directory as `write` does, together with the files of the tokenizer, if given.
 
     Raises:
         ConfigError: as `write`.
@@ -131,17 +131,17 @@ def write_directory(
 
 
 def with_zero_row(model: Model, params: Params, generation: Generation) -> tuple[Model, Params, Generation]:
-    """The same model whose zero token has a row of the embedding, and is never written.
+    """Add a row of zeros to the embedding for the model's zero token, and ban that token from being written.
 
     Raises:
-        ConfigError: the encoder's own vocabulary has no such token.
+        ConfigError: the encoder's separate vocabulary has no such token, or decoding does not start from it.
     """
     zero, source = model.vocab_size, model.source_vocab_size
     enough = source is None or source > zero
-    require(enough, f"model.zero_token is {zero}, for which source_vocab_size, {source}, would have to be larger.")
-    said = f"generation.start_token is {generation.start_token}: model.zero_token, {zero}, which has no row."
-    require(generation.start_token == zero, said)
-    more: dict[str, Any] = {"embedding": [(0, 1), (0, 0)], "head": [(0, 0), (0, 1)], "logits_bias": [(0, 1)]}
-    grown = {name: np.pad(np.asarray(params[name]), ends) for name, ends in more.items() if name in params}
+    require(enough, f"model.zero_token is {zero}: source_vocab_size is {source}, but must be larger than it.")
+    wrong = f"generation.start_token is {generation.start_token}: it must be model.zero_token, {zero}."
+    require(generation.start_token == zero, wrong)
+    padding: dict[str, Any] = {"embedding": [(0, 1), (0, 0)], "head": [(0, 0), (0, 1)], "logits_bias": [(0, 1)]}
+    grown = {name: np.pad(np.asarray(params[name]), ends) for name, ends in padding.items() if name in params}
     generation = replace(generation, pad_token=zero, banned=(*generation.banned, zero))
     return replace(model, vocab_size=zero + 1), {**params, **grown}, generation

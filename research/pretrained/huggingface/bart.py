@@ -1,4 +1,4 @@
-"""BART, mBART and Marian as Hugging Face has them: their config.json, and the table of their tensors."""
+"""BART, mBART and Marian in Hugging Face's format: their config.json and the table of their tensors."""
 
 from collections.abc import Container, Mapping
 from functools import partial
@@ -14,7 +14,7 @@ from research.pretrained.table import HEADS_BIAS, HEADS_IN, HEADS_OUT, ONE_ROW, 
 
 # --- config.json ------------------------------------------------------------------------------------------------------
 
-# activation_function -> activation; the first that fits is written. "gelu" is the exact one here.
+# activation_function -> activation; the first match is written. Here "gelu" is the exact form.
 ACTIVATIONS: dict[str, Literal["relu", "gelu", "gelu_tanh", "silu"]] = {
     "relu": "relu",
     "gelu": "gelu",
@@ -26,13 +26,13 @@ ACTIVATIONS: dict[str, Literal["relu", "gelu", "gelu_tanh", "silu"]] = {
 
 
 class BartFamily(NamedTuple):
-    """What a model_type implies."""
+    """The properties that a model_type implies."""
 
     architecture: str
     norm_first: bool
     embedding_norm: bool
     sinusoidal: bool
-    zero_pad: bool  # the decoder starts from padding, whose embedding native Marian makes zero
+    zero_pad: bool  # the decoder starts from padding; its embedding is zero in native Marian
 
 
 FAMILIES = {
@@ -42,7 +42,7 @@ FAMILIES = {
 }
 
 SIZES = {"width": "d_model", "encoder_layers": "encoder_layers", "decoder_layers": "decoder_layers"}
-# One for each stack there, one for both here.
+# Hugging Face has one for each stack, this model one for both.
 EQUAL_SIZES = {"heads": "attention_heads", "feed_forward": "ffn_dim"}
 WHOLE = (
     "vocab_size",
@@ -60,22 +60,22 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("tie_word_embeddings", "scale_embedding", "share_encoder_decoder_embeddings"), (bool,)),
 }
 
-# Where config.json is silent; None has to be there, and mBART's start token is the language's.
+# Defaults for config.json; None has no default, and mBART's start token is that of the target language.
 TOKENS: dict[str, dict[str, int | None]] = {
     "bart": {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2},
     "mbart": {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": None, "forced_eos_token_id": 2},
     "marian": {"pad_token_id": None, "eos_token_id": 0, "decoder_start_token_id": None, "forced_eos_token_id": 0},
 }
 
-# The first rows of the table of positions are not used.
+# Unused rows at the start of the position table.
 OFFSET = 2
 
 
 def read_facts(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: Path) -> Facts:
-    """ConfigError where the tensors are those of a classifier."""
+    """Derive facts from the tensors; raise ConfigError if they belong to a classifier."""
     others = [name for name in tensors if name.startswith(("classification_head.", "qa_outputs.", "score."))]
-    said = f"{path.parent} holds {', '.join(others)}, the head of a classifier; only language models are read."
-    require(not others, said)
+    classifier = f"{path.parent} holds {', '.join(others)}, a classification head; only language models can be read."
+    require(not others, classifier)
     family, bias = FAMILIES[config["model_type"]], "final_logits_bias"
     biased = bias in tensors and (family.zero_pad or bool(np.any(tensors[bias])))
     pad = _pad_token(config)
@@ -92,17 +92,17 @@ def _pad_token(config: Mapping[str, Any]) -> int | None:
 
 
 def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
-    """The model that config.json, at `path`, tells of; ConfigError where there is none."""
+    """Build the model that config.json, at `path`, describes; raise ConfigError if it is not supported."""
     family = FAMILIES[config["model_type"]]
     equal = {}
     for field, name in EQUAL_SIZES.items():
         equal[field], other = config[f"encoder_{name}"], config[f"decoder_{name}"]
-        said = f"{path}: encoder_{name} is {equal[field]} and decoder_{name} {other}; only equal ones are known."
-        require(equal[field] == other, said)
+        unequal = f"{path}: encoder_{name} is {equal[field]} and decoder_{name} {other}: they must be equal."
+        require(equal[field] == other, unequal)
     for name in ("encoder_layerdrop", "decoder_layerdrop"):
-        require(not config.get(name), f"{path}: {name} is {config.get(name)}; only 0 is known.")
+        require(not config.get(name), f"{path}: {name} is {config.get(name)}; only 0 is supported.")
     width, heads = config["d_model"], equal["heads"]
-    require(heads > 0 and width % heads == 0, f"{path}: d_model is {width}, which {heads} heads do not divide.")
+    require(heads > 0 and width % heads == 0, f"{path}: d_model is {width}, not a multiple of {heads} heads.")
     activation, allowed = config.get("activation_function", "gelu"), ", ".join(ACTIVATIONS)
     require(activation in ACTIVATIONS, f"{path}: activation_function is {activation!r}, not one of {allowed}.")
     length, size = config.get("max_position_embeddings", 1024), config["vocab_size"]
@@ -126,13 +126,13 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
         logits_bias=facts.logits_bias,
         zero_token=_pad_token(config) if facts.zero_pad and family.zero_pad else None,
         initial=Normal(config.get("init_std", 0.02)),
-        **{name: config.get(name, silent) for name, silent in DROPOUTS.items()},
+        **{name: config.get(name, default) for name, default in DROPOUTS.items()},
         shared_dropout=False,
     )
 
 
 def write_config(model: Model) -> dict[str, Any]:
-    """What config.json says of the model, for the family that is nearest to it."""
+    """Return the fields of config.json that describe the model, for the family nearest to it."""
     static = isinstance(model.positions, Sinusoidal)
     model_type = "marian" if static else "mbart" if model.norm_first else "bart"
     config: dict[str, Any] = {"model_type": model_type, "architectures": [FAMILIES[model_type].architecture]}
@@ -186,19 +186,19 @@ ROWS: tuple[Row | Alias | FixedTensor, ...] = (
     Row(LAYER + "fc2.bias", "{stack}/layers/feed_forward/down/bias"),
     Row("model.{stack}.layernorm_embedding.{part}", "{stack}/embedding_norm/{part}", parts=NORM),
     Row("model.{stack}.layer_norm.{part}", "{stack}/norm/{part}", parts=NORM),
-    # fairseq's, which early conversions kept.
+    # Leftovers from fairseq in early conversions.
     Alias("model.{stack}.version", None),
     Alias("model.{stack}.embed_positions._float_tensor", None),
 )
 
-# Where they are not one, the decoder's is the last.
+# If they differ, the decoder's is the last.
 EMBEDDINGS = ("model.encoder.embed_tokens.weight", "model.shared.weight", "model.decoder.embed_tokens.weight")
 
 
 def table(model: Model, names: Container[str] = ()) -> list[Row | Alias | FixedTensor]:
-    """The rows for this structure, of which each of `names` must match exactly one.
+    """Return the rows for a model; each of `names` must match exactly one.
 
-    Checkpoints of the model without its head, as facebook/bart-base, lack "model." before every name.
+    Checkpoints saved without the head, such as facebook/bart-base, lack the prefix "model." in every name.
     """
     bare = any(name in names for name in map(_bare, EMBEDDINGS))
     known = {name for name in EMBEDDINGS if (_bare(name) if bare else name) in names}
@@ -215,7 +215,7 @@ def _original(row: Row | Alias | FixedTensor) -> dict[str, Any]:
 
 
 def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | FixedTensor]:
-    """The rows of the embeddings and of the head; without `known` names the ones to write."""
+    """Return the rows of the embeddings and the head; without `known` names those to write."""
     encoder, shared, decoder = EMBEDDINGS
     rows: list[Row | Alias | FixedTensor] = []
     if model.source_vocab_size is not None:
@@ -223,7 +223,7 @@ def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | Fixed
         embedding = decoder
     else:
         embedding, *_ = [name for name in EMBEDDINGS if name in known] or [shared]
-        # transformers 5 takes an untied head to mean that the stacks' embeddings are matrices of their own too.
+        # With an untied head, transformers 5 expects a separate embedding matrix for each stack as well.
         copied = isinstance(model.head, Separate)
         rows += [Row(embedding, "embedding")]
         rows += [Alias(name, embedding, written=copied) for name in EMBEDDINGS if name != embedding]
@@ -232,7 +232,7 @@ def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | Fixed
 
 
 def _outer(model: Model) -> list[Row | Alias | FixedTensor]:
-    """The rows of the output's bias and of the positions."""
+    """Return the rows of the logits' bias and of the positions."""
     rows: list[Row | Alias | FixedTensor] = [Row("final_logits_bias", "logits_bias", ONE_ROW)]
     if not model.logits_bias:
         shape = (1, model.vocab_size)
@@ -240,7 +240,7 @@ def _outer(model: Model) -> list[Row | Alias | FixedTensor]:
     match model.positions:
         case Sinusoidal() as positions:
             shape, waves = (positions.length, model.width), partial(sinusoids, positions, model.width)
-            # As exactly as half precision holds it; another convention differs by far more.
+            # The tolerance of half precision; any other convention differs by far more.
             rows.append(FixedTensor("model.{stack}.embed_positions.weight", shape, waves, tolerance=1e-3))
         case _:
             rows.append(Row("model.{stack}.embed_positions.weight", "{stack}/position_embedding"))

@@ -1,4 +1,4 @@
-"""What the families share: the types of config.json, what the tensors tell where it is silent, and the head."""
+"""Code shared by the families: type checks of config.json, facts derived from the tensors, and the row of the head."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 from research.config import Model, Separate, Tied, require
 from research.pretrained.table import TRANSPOSED, Alias, Row
 
-LARGEST_INTEGER = 2**63  # larger ones, which JSON may hold, are no floats nor NumPy's
+LARGEST_INTEGER = 2**63  # JSON may hold larger ones, which fit neither floats nor NumPy's integers
 
 
 class Facts(NamedTuple):
-    """What config.json leaves to the tensors."""
+    """Properties of a model that only its tensors show."""
 
-    head: bool  # one has the name of a head
+    head: bool  # there is a tensor for the head
     logits_bias: bool
-    zero_pad: bool  # the padding's embedding is zero
+    zero_pad: bool  # the embedding of padding is zero
 
 
 def head_row(model: Model, embedding: str) -> Row | Alias:
-    """The head's tensor: one of its own, or a copy of the tensor named `embedding`."""
+    """Return the row of the head: a separate tensor, or a copy of the tensor named `embedding`."""
     match model.head:
         case Separate():
             return Row("lm_head.weight", "head", TRANSPOSED)
@@ -30,12 +30,12 @@ def head_row(model: Model, embedding: str) -> Row | Alias:
 def check_types(
     config: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], whole: Iterable[str], path: Path
 ) -> None:
-    """Raises ConfigError where a field that is there has another type, or one of `whole` is not there as a number."""
+    """Raise ConfigError if a field has a wrong type, or if one of `whole` is missing or not an integer."""
     for name, allowed in types.items():
         value = config.get(name)
         fits = isinstance(value, allowed) and not (isinstance(value, bool) and bool not in allowed)
         fits = fits and not (isinstance(value, int) and abs(value) > LARGEST_INTEGER)
-        said = " or ".join(type.__name__ for type in allowed)
-        require(fits or name not in config, f"{path}: {name} is {value!r}, which is not {said}.")
+        expected = " or ".join(type.__name__ for type in allowed)
+        require(fits or name not in config, f"{path}: {name} is {value!r}, which is not {expected}.")
     wrong = [name for name in whole if not isinstance(config.get(name), int) or isinstance(config[name], bool)]
-    require(not wrong, f"{path}: {', '.join(wrong)} must be there, as whole numbers.")
+    require(not wrong, f"{path}: {', '.join(wrong)} must be given, as integers.")

@@ -1,4 +1,4 @@
-"""T5, mT5, umT5, ByT5, Flan-T5 and UL2 as Hugging Face has them: their config.json, and the table of their tensors."""
+"""T5, mT5, umT5, ByT5, Flan-T5 and UL2 in Hugging Face's format: config.json and the table of their tensors."""
 
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from research.pretrained.table import AS_IS, HEADS_IN, HEADS_OUT, TRANSPOSED, Al
 
 # --- config.json ------------------------------------------------------------------------------------------------------
 
-# feed_forward_proj -> activation, gated; the first that fits is written. "gated-gelu" is the tanh approximation here.
+# feed_forward_proj -> activation, gated; the first match is written. Here "gated-gelu" is the tanh approximation.
 PROJECTIONS: dict[str, tuple[Literal["relu", "gelu", "gelu_tanh", "silu"], bool]] = {
     "relu": ("relu", False),
     "gelu": ("gelu", False),
@@ -26,13 +26,13 @@ PROJECTIONS: dict[str, tuple[Literal["relu", "gelu", "gelu_tanh", "silu"], bool]
 
 
 class T5Family(NamedTuple):
-    """What a model_type implies, and what config.json means where it is silent."""
+    """The properties that a model_type implies, and its defaults for config.json."""
 
     architecture: str
     per_layer: bool
     projection: str
     tied: bool
-    scaled: bool = True  # what a tied head receives; transformers 5 dropped it from mT5
+    scaled: bool = True  # whether a tied head's input is scaled; transformers 5 dropped this from mT5
 
 
 FAMILIES = {
@@ -59,7 +59,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs"), (bool,)),
 }
 
-# Where config.json is silent.
+# Defaults for config.json.
 TOKENS: dict[str, dict[str, int | None]] = {
     name: {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0} for name in FAMILIES
 }
@@ -70,7 +70,7 @@ def read_facts(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], pat
 
 
 def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
-    """The model that config.json, at `path`, tells of; ConfigError where there is none."""
+    """Build the model that config.json, at `path`, describes; raise ConfigError if it is not supported."""
     family = FAMILIES[config["model_type"]]
     projection = config.get("feed_forward_proj", family.projection)
     allowed = ", ".join(PROJECTIONS)
@@ -94,11 +94,11 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
 
 
 def _head(config: Mapping[str, Any], family: T5Family, facts: Facts) -> Tied | Separate:
-    """Whether the head is the embedding, and scaled.
+    """Determine whether the head is tied to the embedding, and whether its input is scaled.
 
-    To transformers 4, tie_word_embeddings=false meant both that the head is separate and that its input is not scaled.
-    transformers 5 writes true always and says the second in scale_decoder_outputs, so that for what it saved only the
-    weights know whether the head is separate.
+    In transformers 4, tie_word_embeddings=false means both that the head is separate and that its input is not scaled.
+    transformers 5 always writes true and stores the scaling in scale_decoder_outputs, so for its files only the weights
+    show whether the head is separate.
     """
     tied = config.get("tie_word_embeddings", family.tied)
     scaled = config.get("scale_decoder_outputs", tied and family.scaled)
@@ -108,10 +108,10 @@ def _head(config: Mapping[str, Any], family: T5Family, facts: Facts) -> Tied | S
 
 
 def write_config(model: Model) -> dict[str, Any]:
-    """What config.json says of the model, for the family that is nearest to it."""
-    wanted = (model.activation, model.gated)
-    said = f"model.activation is {wanted[0]!r} with gated {wanted[1]}, which Hugging Face's T5 does not have."
-    require(wanted in PROJECTIONS.values(), said)
+    """Return the fields of config.json that describe the model, for the family nearest to it."""
+    pair = (model.activation, model.gated)
+    unknown = f"model.activation is {pair[0]!r} with gated {pair[1]}, which Hugging Face's T5 does not have."
+    require(pair in PROJECTIONS.values(), unknown)
     config = {name: getattr(model, field) for field, name in SIZES.items()}
     match model.positions:
         case Relative(buckets, max_distance, per_layer):
@@ -130,7 +130,7 @@ def write_config(model: Model) -> dict[str, Any]:
     return config | {
         "architectures": [FAMILIES[config["model_type"]].architecture],
         "num_decoder_layers": model.decoder_layers,
-        "feed_forward_proj": next(name for name, own in PROJECTIONS.items() if own == wanted),
+        "feed_forward_proj": next(name for name, own in PROJECTIONS.items() if own == pair),
         "dropout_rate": model.dropout,
     }
 
@@ -141,11 +141,11 @@ QKV = {"q": "query", "k": "key", "v": "value"}
 SELF, CROSS = "{stack}.block.{layer}.layer.0.", "decoder.block.{layer}.layer.1."
 LAST = {"encoder": "encoder.block.{layer}.layer.1.", "decoder": "decoder.block.{layer}.layer.2."}
 
-# Names of the input embedding; a file may hold any of them. lm_head.weight is not one: where the head is separate, an
+# Names of the input embedding; a file may hold any of them. lm_head.weight is not included: with a separate head, an
 # embedding read from it would be silently wrong.
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
-# Early T5 checkpoints carry a table that their own code never read.
+# An unused table in early T5 checkpoints.
 STRAY_BIAS = Alias("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", None)
 
 BIAS = "SelfAttention.relative_attention_bias.weight"
@@ -168,7 +168,7 @@ ROWS: tuple[Row | Alias, ...] = (
 
 
 def table(model: Model, names: Container[str] = ()) -> list[Row | Alias | FixedTensor]:
-    """The rows for this structure, of which each of `names` must match exactly one."""
+    """Return the rows for a model; each of `names` must match exactly one."""
     embedding, *others = [name for name in EMBEDDINGS if name in names] or EMBEDDINGS[:1]
     rows: list[Row | Alias | FixedTensor] = [*ROWS, Row(embedding, "embedding", AS_IS)]
     rows += [Alias(name, embedding) for name in others]

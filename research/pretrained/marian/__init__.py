@@ -1,7 +1,7 @@
-"""Weights in and out of Marian's own files: an .npz with its options in it, and vocab.yml beside it.
+"""Weights in Marian's own format, read and written: an .npz that contains the options, with vocab.yml beside it.
 
-Names and meaning are those of src/models/transformer.h, in which a matrix is [input, output] and a vector [1, n].
-Models with norms first are read as Marian has computed them since it norms keys and values too, not the query alone.
+Names and layouts follow src/models/transformer.h: a matrix is [input, output], a vector [1, n]. Pre-norm models are
+read as current Marian computes them, with keys and values normalised too; older versions normalised only the query.
 """
 
 import lzma
@@ -33,11 +33,11 @@ from research.pretrained.table import (
 )
 from research.storage.cache import check_inflation
 
-OPTIONS = "special:model.yml"  # YAML as int8, with a 0 at the end
+OPTIONS = "special:model.yml"  # YAML as int8, ending with a 0
 
 
-# What reading a bad file raises; RuntimeError where it is encrypted, or compressed as nothing here reads. NumPy reads
-# the header of an array as tokens of Python.
+# Exceptions that a damaged file can raise: RuntimeError if it is encrypted or has an unknown compression; SyntaxError
+# and TokenError since NumPy parses an array's header as Python.
 DAMAGE = (
     *(ValueError, OSError, EOFError, RuntimeError, MemoryError, SyntaxError),
     *(tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
@@ -45,7 +45,7 @@ DAMAGE = (
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """The weights of an .npz by name, read one at a time; and the options, which `read` alone gives."""
+    """The weights of an .npz by name, read one at a time. Only `read` returns the options as well."""
 
     def __init__(self, path: Path) -> None:
         require(path.is_file(), f"{path} is missing.")
@@ -53,18 +53,18 @@ class Arrays(Mapping[str, np.ndarray]):
         try:
             self.file = np.load(path, allow_pickle=False)
         except DAMAGE as error:
-            raise ConfigError(f"{path} is not a whole .npz file: {error}.") from error
-        require(isinstance(self.file, np.lib.npyio.NpzFile), f"{path} is not an .npz file, but a single array.")
-        # Arrays may lie over one another in a file, so that only all of them together say what it becomes.
+            raise ConfigError(f"{path} is not a complete .npz file: {error}.") from error
+        require(isinstance(self.file, np.lib.npyio.NpzFile), f"{path} is a single array, not an .npz file.")
+        # Arrays of a file may overlap, so only the sum of their sizes bounds what it expands to.
         check_inflation(path, path.stat().st_size, sum(part.file_size for part in self.file.zip.infolist()))
 
     def read(self, name: str) -> np.ndarray:
-        require(name in self.file, f"{self.path} has no {name}, and so is not Marian's.")
+        require(name in self.file, f"{self.path} has no {name}: it is not a Marian model.")
         try:
             array = self.file[name]
         except DAMAGE as error:
-            raise ConfigError(f"{self.path}: {name} is not whole: {error}.") from error
-        require(isinstance(array, np.ndarray), f"{self.path}: {name} is no array.")
+            raise ConfigError(f"{self.path}: {name} is damaged: {error}.") from error
+        require(isinstance(array, np.ndarray), f"{self.path}: {name} is not an array.")
         return array
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -81,16 +81,16 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 def read_config(path: Path) -> Model:
-    """The model in a Marian file; what only training needs, dropout and the longest row, is not in it.
+    """Read the model's configuration from a Marian file, which stores no dropout and no maximum length.
 
     Raises:
-        ConfigError: the file is missing or damaged, or an option is one that this model has not.
+        ConfigError: the file is missing or damaged, or an option has no counterpart in this model.
     """
     return options.model_of(options.parse(Arrays(path).read(OPTIONS).tobytes(), path), path)
 
 
 def read_generation(path: Path) -> Generation:
-    """How Marian begins and ends: from a zero embedding, to </s>, which is 0, and never with <unk>, which is 1."""
+    """Return Marian's generation settings: start from a zero embedding, end at </s> (0), and never write <unk> (1)."""
     return Generation(start_token=read_config(path).vocab_size, eos_token=0, pad_token=0, banned=(1,))
 
 
@@ -102,11 +102,11 @@ AFFINE = {"scale": "scale", "bias": "bias"}
 HEADS_ROW = Transform(
     lambda array, model: array.reshape(model.heads, model.head_width), lambda array, model: array.reshape(1, -1)
 )
-UNTRANSPOSED = "decoder_ff_logit_out_W"  # of a head of its own in older files, [d, v]
+UNTRANSPOSED = "decoder_ff_logit_out_W"  # [d, v]: an untied head in older files
 
 
 def table(model: Model, names: Container[str] = ()) -> TensorRows:
-    """The rows for this structure and the names that a file has, of which each must match exactly one."""
+    """Return the rows for a model and the names in a file; every name must match exactly one row."""
     before = "_pre" if model.norm_first else ""
     rows = []
     for foreign, path in (
@@ -137,11 +137,11 @@ def table(model: Model, names: Container[str] = ()) -> TensorRows:
     return rows
 
 
-# --- Both ways --------------------------------------------------------------------------------------------------------
+# --- Reading and writing ----------------------------------------------------------------------------------------------
 
 
 def read_params(path: Path, model: Model, shardings: Any = None, fresh: Sequence[str] = ()) -> Params:
-    """The parameters of `model` from a Marian file; see `fill_params`.
+    """Read the parameters of `model` from a Marian file; see `fill_params`.
 
     Raises:
         ConfigError: the file is missing or damaged, or the arrays are not exactly those of the model.
@@ -151,10 +151,10 @@ def read_params(path: Path, model: Model, shardings: Any = None, fresh: Sequence
 
 
 def write(path: Path, model: Model, params: Params) -> None:
-    """A file that Marian, and what converts its files, can read; it comes to be at once, whole.
+    """Write a file that Marian and its converters can read; it appears only when it is complete.
 
     Raises:
-        ConfigError: Marian has no such model (all that differs is named), or the parameters are not the model's.
+        ConfigError: Marian has no such model (the message lists every difference), or `params` do not fit `model`.
     """
     options.refuse_differences(model, path)
     check_shapes(params, model)

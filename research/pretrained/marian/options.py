@@ -1,6 +1,6 @@
-"""Marian's options that its model file carries, and the model that they describe.
+"""The options stored in Marian's model files, and the model that they describe.
 
-What Marian knows and this model does not is refused by the name of the option.
+An option with no counterpart in this model raises an error that names it.
 """
 
 import re
@@ -13,18 +13,18 @@ import yaml
 
 from research.config import TRAINING_ONLY, ConfigError, LayerNorm, Model, Normal, Separate, Sinusoidal, Tied, require
 
-# Marian's "gelu" is x * sigmoid(1.702 x), which is none of the model's.
+# Marian's "gelu", x * sigmoid(1.702 x), is not supported.
 ACTIVATIONS: dict[str, Literal["relu", "silu"]] = {"relu": "relu", "swish": "silu"}
 
-# transformer-preprocess, -postprocess and -postprocess-top -> norm_first: d drops, a adds, n norms.
+# transformer-preprocess, -postprocess and -postprocess-top -> norm_first: d is dropout, a the residual, n the norm.
 ORDERS = {("", "dan", ""): False, ("n", "da", "n"): True}
 
-# transformer-postprocess-emb -> embedding_norm; what is dropped does not matter here.
+# transformer-postprocess-emb -> embedding_norm; dropout (d) is ignored.
 EMBEDDINGS = {"d": False, "nd": True, "": False, "n": True}
 
 NONE: tuple[Any, ...] = ([], "", "~")
 FALSE = ("false",)
-# What other options may be, where they are there; all that is not here has no part in a Transformer's weights.
+# Values allowed for other options, if present; options not listed do not affect a Transformer's weights.
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "type": ("transformer",),
     "input-types": (*NONE, ["sequence", "sequence"]),
@@ -43,18 +43,18 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 }
 SWITCHES = ("tied-embeddings", "tied-embeddings-src", "tied-embeddings-all", "output-omit-bias")
 
-Options = dict[str, Any]  # strings, and lists of strings; to be written, numbers and truths too
+Options = dict[str, Any]  # strings and lists of strings when read; when written also numbers and booleans
 
-LENGTH = 1024  # Marian's own positions have no end
+LENGTH = 1024  # positions for reading; Marian itself has no limit
 
 
 def parse(content: bytes, path: Path) -> Options:
-    """The options in YAML that ends with a 0."""
+    """Parse options in YAML that ends with a 0 byte."""
     try:
         text = content.rstrip(b"\0").decode()
-        # A few lines of what stands for what can spell out more than any memory holds.
+        # A few lines of nested aliases can expand to more than fits in memory.
         aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
-        require(not aliases, f"{path}: its options have aliases, which Marian does not write.")
+        require(not aliases, f"{path}: its options contain YAML aliases, which Marian never writes.")
         # BaseLoader keeps every scalar a string: "n" and "no" are values of options.
         options = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -68,21 +68,23 @@ def dump(options: Options) -> bytes:
 
 
 def model_of(options: Options, path: Path) -> Model:
-    """The model that the options of the file at `path` describe.
+    """Build the model configuration that the options of the file at `path` describe.
 
     Raises:
-        ConfigError: an option is missing, or is one that this model has not.
+        ConfigError: an option is missing, or has no counterpart in this model.
     """
     same = {"transformer-decoder-dim-ffn": ("0", options.get("transformer-dim-ffn"))}
     for name, allowed in (ALLOWED | same).items():
-        value, said = options.get(name, allowed[0]), ", ".join(map(repr, allowed))
-        require(value in allowed, f"{path}: option {name} is {value!r}; only {said} can be read.")
+        value, choices = options.get(name, allowed[0]), ", ".join(map(repr, allowed))
+        require(value in allowed, f"{path}: option {name} is {value!r}; only {choices} can be read.")
     width, heads = number(options, "dim-emb", path), number(options, "transformer-heads", path)
     require(width % heads == 0, f"{path}: option dim-emb is {width}, not a multiple of transformer-heads, {heads}.")
     source, target = vocabularies(options, path)
     tied, shared, every, unbiased = (switch(options, name, path) for name in SWITCHES)
     shared = shared or every
-    require(not shared or source == target, f"{path}: option dim-vocabs is {source}, {target}, of embeddings tied.")
+    require(
+        not shared or source == target, f"{path}: option dim-vocabs is {source}, {target}, but embeddings are tied."
+    )
     order = [options.get(f"transformer-{name}", "") for name in ("preprocess", "postprocess", "postprocess-top")]
     return Model(
         vocab_size=target,
@@ -116,14 +118,14 @@ def model_of(options: Options, path: Path) -> Model:
 def number(options: Options, name: str, path: Path) -> int:
     value = options.get(name)
     whole = isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) is not None and int(value) > 0
-    require(whole, f"{path}: option {name} is {value!r}: it must be there, as a whole number above 0.")
+    require(whole, f"{path}: option {name} is {value!r}: it must be given, as an integer above 0.")
     return int(str(value))
 
 
 def vocabularies(options: Options, path: Path) -> list[int]:
     sizes = options.get("dim-vocabs")
     two = isinstance(sizes, list) and len(sizes) == 2
-    require(two, f"{path}: option dim-vocabs is {sizes!r}: it must be two numbers, of the source and of the target.")
+    require(two, f"{path}: option dim-vocabs is {sizes!r}: it must be two numbers, for the source and the target.")
     return [number({"dim-vocabs": size}, "dim-vocabs", path) for size in sizes or ()]
 
 
@@ -132,13 +134,13 @@ def switch(options: Options, name: str, path: Path) -> bool:
 
 
 def choice(allowed: Mapping[Any, Any], value: Any, name: str, path: Path) -> Any:
-    said = ", ".join(map(repr, allowed))
-    require(value in list(allowed), f"{path}: option {name} is {value!r}; only {said} can be read.")
+    choices = ", ".join(map(repr, allowed))
+    require(value in list(allowed), f"{path}: option {name} is {value!r}; only {choices} can be read.")
     return allowed[value]
 
 
 def options_of(model: Model) -> Options:
-    """Options that describe the model, as far as Marian has such; with those that converters want to see."""
+    """Return the Marian options that describe the model, as far as they exist, and those that converters require."""
     order = {first: order for order, first in ORDERS.items()}[model.norm_first]
     shared, tied = model.source_vocab_size is None, isinstance(model.head, Tied)
     names: dict[str, str] = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
@@ -183,7 +185,7 @@ def options_of(model: Model) -> Options:
 
 
 def refuse_differences(model: Model, path: Path) -> None:
-    """Raises ConfigError where the model is not the one that its options describe, naming every difference."""
+    """Raise ConfigError, listing every difference, unless the model's Marian options describe it completely."""
     native = model_of(parse(dump(options_of(model)), path), path)
     match model.positions:
         case Sinusoidal(length=length):
