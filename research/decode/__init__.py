@@ -1,1 +1,1 @@
-"""From logits to text: rules over logits, greedy search, sampling and beam search, and evaluation by generation."""
+"""Decoding: constraints on logits, greedy decoding, sampling and beam search, and evaluation by generation."""

@@ -96,7 +96,7 @@ def _categorical(keys: Key[Array, "b n"], logits: Scores) -> Int[Array, "b n"]:
 
 
 def _only(token: int | Int[Array, "b 1 1"], now: Bool[Array, "..."], scores: Scores) -> Scores:
-    """Where `now` is true, allow only `token`, with score 0."""
+    """Allow only `token`, with score 0, where `now` is true."""
     alone = jnp.where(jnp.arange(scores.shape[-1]) == token, 0.0, -jnp.inf)
     return jnp.where(now, alone, scores)
 

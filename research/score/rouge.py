@@ -52,8 +52,6 @@ class ROUGE(Metric):
 
 @cache
 def _scorer(stemmer: bool) -> Any:
-    from rouge_score.rouge_scorer import (
-        RougeScorer,
-    )  # imported here: it takes a second, and most commands do not need it
+    from rouge_score.rouge_scorer import RougeScorer  # imported here, since it takes a second
 
     return RougeScorer(list(NAMES), use_stemmer=stemmer)
