@@ -16,7 +16,8 @@ from typing import Any
 
 from research.config import modules
 
-RENAMED: dict[str, str] = {}  # names that configs of earlier commits hold -> today's
+# Names of classes in configs and overrides of earlier commits -> today's names.
+RENAMED = {"Apart": "SeparateStacks", "OneStack": "DecoderOnly", "Separate": "UntiedHead"}
 
 PLAIN = (int, float, bool, str, type(None))
 
@@ -42,9 +43,10 @@ def using(*namespaces: Mapping[str, Any]) -> Iterator[None]:
 
 def find(name: str, bases: tuple[type, ...]) -> type | None:
     """The dataclass of that name which is one of the bases or subclasses one; None if there is none."""
-    name = RENAMED.get(name, name)
-    for value in (*(namespace.get(name) for namespace in reversed(_namespaces)), _exported(name), *bases):
-        if is_config(value) and value.__name__ == name and issubclass(value, bases):
+    users = (namespace.get(name) for namespace in reversed(_namespaces))
+    renamed = RENAMED.get(name, name)  # after users' own classes, which may have an old name of a shipped one
+    for value in (*users, _exported(renamed), *bases):
+        if is_config(value) and value.__name__ in (name, renamed) and issubclass(value, bases):
             return value
     return None
 

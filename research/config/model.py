@@ -82,7 +82,7 @@ class Tied:
 
 
 @dataclass(frozen=True)
-class Separate:
+class UntiedHead:
     """The head has a matrix of its own (T5 v1.1)."""
 
 
@@ -107,7 +107,7 @@ class Xavier:
 
 
 @dataclass(frozen=True)
-class Apart:
+class SeparateStacks:
     """Encoder and decoder have layers of their own."""
 
 
@@ -117,7 +117,7 @@ class SharedLayers:
 
 
 @dataclass(frozen=True)
-class OneStack:
+class DecoderOnly:
     """One stack reads inputs and targets as one row, the targets causally (arXiv:1910.10683, 3.2: for comparison).
 
     The inputs are a prefix that sees all of itself (prefix LM) or, `causal`, each only what is before it (LM).
@@ -195,7 +195,7 @@ class Model:
     feed_forward: int
     encoder_layers: int
     decoder_layers: int
-    stacks: Apart | SharedLayers | OneStack = Apart()
+    stacks: SeparateStacks | SharedLayers | DecoderOnly = SeparateStacks()
     source_vocab_size: int | None = None  # rows of an embedding of the encoder's own; None where both stacks share one
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu_tanh"
     gated: bool = True
@@ -206,7 +206,7 @@ class Model:
     scaled_scores: bool = False  # the query is multiplied by head_width ** -0.5
     scaled_embedding: bool = False  # what enters the stacks is multiplied by width ** 0.5
     embedding_norm: bool = False  # a norm of what enters each stack, after its positions
-    head: Tied | Separate = Separate()
+    head: Tied | UntiedHead = UntiedHead()
     logits_bias: bool = False
     zero_token: int | None = None  # the token whose embedding is zero and stays so: what Marian's decoder starts from
     initial: FanIn | Normal | Xavier = FanIn()
@@ -234,7 +234,7 @@ class Model:
             f"model.zero_token is {zero}: None, a token below vocab_size, or vocab_size, {self.vocab_size}: no row.",
         )
         layers = self.encoder_layers, self.decoder_layers
-        same = isinstance(self.stacks, Apart) or layers[0] == layers[1]
+        same = isinstance(self.stacks, SeparateStacks) or layers[0] == layers[1]
         require(same, f"model.stacks has one set of layers: encoder_layers and decoder_layers are {layers}, not equal.")
         per_layer = isinstance(self.positions, Relative) and self.positions.per_layer
         own = not isinstance(self.stacks, SharedLayers) or not per_layer

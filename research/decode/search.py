@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from research.config import GNMT, Beam, Generation, Greedy, Model, OneStack, Power, Sampling
+from research.config import GNMT, Beam, DecoderOnly, Generation, Greedy, Model, Power, Sampling
 from research.data.batch import Batch
 from research.decode import logits
 from research.model.cache import Cache
@@ -57,7 +57,7 @@ def decode(
     network = bind(model, params)
     encoded = network.encode(encoder_input_tokens, encoder_segment_ids)
     hypotheses = generation.method.beams if isinstance(generation.method, Beam) else generation.outputs
-    before = encoder_input_tokens.shape[1] if isinstance(model.stacks, OneStack) else 0
+    before = encoder_input_tokens.shape[1] if isinstance(model.stacks, DecoderOnly) else 0
     network.decoder.check_length(before + generation.max_length)
     cache = network.new_cache(encoded, min(generation.max_length, STAGES[0]), hypotheses)
     if start_tokens is None:

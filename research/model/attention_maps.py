@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from research.config import Model, OneStack, require
+from research.config import DecoderOnly, Model, require
 from research.data.batch import Batch
 from research.model.attention import attention_weights
 from research.model.transformer import Params, bind
@@ -26,7 +26,7 @@ def attention_map(
     Raises:
         ConfigError: there is no such part or layer.
     """
-    one_stack = isinstance(model.stacks, OneStack)
+    one_stack = isinstance(model.stacks, DecoderOnly)
     require(part in get_args(AttentionPart), f"part is {part!r}: allowed is {', '.join(get_args(AttentionPart))}.")
     require(part != "cross" or not one_stack, "This model has no cross attention: part must be encoder or decoder.")
     count = model.encoder_layers if part == "encoder" and not one_stack else model.decoder_layers

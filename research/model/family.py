@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from research.config import LayerNorm, Learned, Model, Normal, Relative, Separate, Sinusoidal, Tied, require
+from research.config import LayerNorm, Learned, Model, Normal, Relative, Sinusoidal, Tied, UntiedHead, require
 
 
 class Size(NamedTuple):
@@ -62,7 +62,7 @@ MARIAN = {
 # v1.0 was pretrained with dropout 0.1; v1.1 and what follows it without (put it back to fine-tune).
 DROPPED = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "output_dropout": 0.1}
 V1_0 = {"activation": "relu", "gated": False, "head": Tied(scaled=True), **DROPPED}
-V1_1 = {"activation": "gelu_tanh", "gated": True, "head": Separate()}
+V1_1 = {"activation": "gelu_tanh", "gated": True, "head": UntiedHead()}
 
 # What BART, mBART and Marian have of the first Transformer (arXiv:1706.03762).
 TRANSFORMER = {

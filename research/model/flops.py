@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from research.config import Experiment, Model, OneStack
+from research.config import DecoderOnly, Experiment, Model
 from research.parallel.hardware import PEAK_FLOPS
 
 
@@ -57,11 +57,11 @@ def _encoder(model: Model, s: int) -> int:
 
 def _of_inputs(model: Model, s: int, t: int) -> int:
     """What reading the inputs costs t targets: cross-attention, or in one stack their scores alone."""
-    return 4 * (s if isinstance(model.stacks, OneStack) else model.width + s) * model.attention_width * t
+    return 4 * (s if isinstance(model.stacks, DecoderOnly) else model.width + s) * model.attention_width * t
 
 
 def _cross_projection(model: Model, s: int) -> int:
-    return 0 if isinstance(model.stacks, OneStack) else 4 * model.width * model.attention_width * s
+    return 0 if isinstance(model.stacks, DecoderOnly) else 4 * model.width * model.attention_width * s
 
 
 def _feed_forward(model: Model) -> int:

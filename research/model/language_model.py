@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from research.config import Model, OneStack
+from research.config import DecoderOnly, Model
 from research.data.batch import Batch
 from research.model.attention import SelfAttention, ancestors, causal, cross_mask, same_segment
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
@@ -63,7 +63,7 @@ class LanguageModel(Network):
 
     @property
     def bidirectional(self) -> bool:
-        return isinstance(self.config.stacks, OneStack) and not self.config.stacks.causal
+        return isinstance(self.config.stacks, DecoderOnly) and not self.config.stacks.causal
 
     def __call__(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t v"]:
         """Logits in float32 for every target; dropout only where a key is given."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from research.config import Model, Separate, Tied
+from research.config import Model, Tied, UntiedHead
 from research.model.layer import Keys, draw_table
 from research.model.parametrization import head_scale
 
@@ -19,7 +19,7 @@ class Network(nnx.Module):
         self.embedding = nnx.Param(without_row(embedding, config.zero_token))
         self.add_stacks(config, keys)
         match config.head:
-            case Separate():
+            case UntiedHead():
                 self.head = nnx.Param(draw_table(config, keys, (config.width, config.vocab_size), config.base.width))
         if config.logits_bias:
             self.logits_bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
@@ -34,7 +34,7 @@ class Network(nnx.Module):
     def logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         x = x * head_scale(self.config)
         match self.config.head:
-            case Separate():
+            case UntiedHead():
                 equation, head = "btd,dv->btv", self.head
             case Tied():
                 equation, head = "btd,vd->btv", self.embedding

@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from research.config import Model, Separate, SharedLayers, Standard, Tied, require
+from research.config import Model, SharedLayers, Standard, Tied, UntiedHead, require
 
 Tree = dict[str, Any]  # nested; the leaves are arrays
 # The fields of a model that grow, by the letter of their axis in the parameters' table.
@@ -66,7 +66,9 @@ def standard_model(config: Model) -> Model:
     Raises:
         ConfigError: the multiplier of logits has no place in its weights.
     """
-    shared = isinstance(config.stacks, SharedLayers) and not config.norm_first and not isinstance(config.head, Separate)
+    shared = (
+        isinstance(config.stacks, SharedLayers) and not config.norm_first and not isinstance(config.head, UntiedHead)
+    )
     said = "With SharedLayers, a tied head and norm_first=False, muP's multiplier of logits has no place in weights."
     require(not shared or growth(config, "d") == 1.0, said)
     return replace(config, parametrization=Standard())
@@ -78,7 +80,7 @@ def as_standard(config: Model, params: Tree) -> Tree:
     of_scores = score_scale(config) / score_scale(standard)
     of_logits = head_scale(config) / head_scale(standard)
     of_tables = (config.base.width / config.width) ** 0.5 if config.scaled_embedding else 1.0
-    of_norm = 1.0 if isinstance(config.head, Separate) else of_logits / of_tables
+    of_norm = 1.0 if isinstance(config.head, UntiedHead) else of_logits / of_tables
     last_norm = "decoder/norm/" if config.norm_first else "decoder/layers/feed_forward_norm/"
 
     def scaled(path: tuple[Any, ...], leaf: Any) -> Any:

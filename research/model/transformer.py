@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from research.config import Model, OneStack, SharedLayers, require
+from research.config import DecoderOnly, Model, SharedLayers, require
 from research.data.batch import Batch
 from research.model.attention import Attention, SelfAttention, ancestors, causal, cross_mask, same_segment
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
@@ -270,7 +270,7 @@ class EncoderDecoder(Network):
 def build(config: Model, key: PRNGKeyArray) -> EncoderDecoder | LanguageModel:
     """Make a shipped network, with random parameters."""
     match config.stacks:
-        case OneStack():
+        case DecoderOnly():
             return LanguageModel(config, key)
         case _:
             return EncoderDecoder(config, key)

@@ -11,7 +11,7 @@ import pytest
 from parity import assert_close, read
 from parity import golden as stored
 
-from research import OneStack, SharedLayers
+from research import DecoderOnly, SharedLayers
 from research.config import ConfigError
 from research.data.batch import Batch
 from research.model.attention_maps import attention_map
@@ -88,7 +88,7 @@ def test_one_stack_and_shared_layers():
     shared = replace(model, stacks=SharedLayers())
     params = initial_params(shared, jax.random.key(0))
     assert attention_map(shared, params, batch, "cross", 1).shape == (1, 3, t, s)
-    one = replace(model, stacks=OneStack())
+    one = replace(model, stacks=DecoderOnly())
     params = initial_params(one, jax.random.key(0))
     assert attention_map(one, params, batch, "encoder", 1).shape == (1, 3, s, s)
     targets = np.asarray(attention_map(one, params, batch, "decoder", 1))
