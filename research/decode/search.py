@@ -1,8 +1,8 @@
 """Decoding: from an encoder's input to the decoder's tokens, in one jitted loop over an explicit cache.
 
 n hypotheses of a row stand beside each other on one axis, so that they share what was projected of the encoder's
-output. Beam search moves neither keys nor values when hypotheses change places: a table of ancestors says whose each
-hypothesis reads. The cache grows in stages, a loop a stage, since attention over it costs its whole length.
+output. Beam search moves neither keys nor values when it reorders hypotheses: `beam_index` is the table of the entries
+that each hypothesis reads. The cache grows in stages, a loop a stage, since attention over it costs its whole length.
 """
 
 from collections.abc import Callable, Iterator
@@ -87,11 +87,15 @@ class Step(NamedTuple):
     prefix: Int[Array, "b p"] | None
 
     def __call__(
-        self, tokens: logits.Tokens, cache: Cache, position: Int[Array, ""], ancestry: Int[Array, "b n c"] | None = None
+        self,
+        tokens: logits.Tokens,
+        cache: Cache,
+        position: Int[Array, ""],
+        beam_index: Int[Array, "b n c"] | None = None,
     ) -> tuple[logits.Scores, Cache]:
         """Logits of what follows the token at `position`."""
         last = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)
-        return self.network.decode_step(last, cache, position, self.encoder_segment_ids, ancestry, self.layers)
+        return self.network.decode_step(last, cache, position, self.encoder_segment_ids, beam_index, self.layers)
 
     def constrain(self, scores: logits.Scores, tokens: logits.Tokens, position: Int[Array, ""]) -> logits.Scores:
         return logits.constrain(scores, tokens, position + 1, self.generation, self.prefix)
@@ -104,7 +108,7 @@ class Step(NamedTuple):
     def loop(self, state: Any, unfinished: Callable[[Any], Bool[Array, ""]], advance: Callable[[Any], Any]) -> Any:
         """The state after `advance` while it is `unfinished`; its cache grows when `position` reaches the end of it."""
         for length in _stages(self.generation.max_length):
-            state = state._replace(cache=state.cache.grown(length, state.tokens.shape[1]))
+            state = state._replace(cache=state.cache.padded(length, state.tokens.shape[1]))
 
             def go_on(state: Any, length: int = length) -> Bool[Array, ""]:
                 return (state.position < length) & unfinished(state)
@@ -181,7 +185,7 @@ class Beams(NamedTuple):
     position: Int[Array, ""]
     tokens: logits.Tokens  # of those that go on
     scores: Float[Array, "b n"]  # their log-probabilities
-    ancestry: Int[Array, "b n t"]  # which hypothesis wrote each place of the cache that each reads
+    beam_index: Int[Array, "b n t"]  # the beam to the entry of which each beam attends, at each slot of the cache
     ended_tokens: logits.Tokens
     ended_scores: Float[Array, "b n"]  # divided by the length penalty
     ended: Bool[Array, "b n"]  # which of the ended ones are there
@@ -203,10 +207,10 @@ def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Deco
         return going_on & ~jnp.all(state.ended) if method.stop == "first" else going_on
 
     def advance(state: Beams) -> Beams:
-        ancestry = jax.lax.dynamic_update_slice(
-            state.ancestry, jnp.broadcast_to(jnp.arange(n)[:, None], (rows, n, 1)), (0, 0, state.position)
+        beam_index = jax.lax.dynamic_update_slice(
+            state.beam_index, jnp.broadcast_to(jnp.arange(n)[:, None], (rows, n, 1)), (0, 0, state.position)
         )
-        raw, cache = step(state.tokens, state.cache, state.position, ancestry)
+        raw, cache = step(state.tokens, state.cache, state.position, beam_index)
         likelihood = step.constrain(jax.nn.log_softmax(raw), state.tokens, state.position)
         scores, parents, chosen = _best_continuations(likelihood + state.scores[..., None], 2 * n)
         candidates = jax.lax.dynamic_update_slice(
@@ -235,7 +239,7 @@ def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Deco
             position=state.position + 1,
             tokens=_take(candidates, kept),
             scores=going_on,
-            ancestry=_take(ancestry, jnp.take_along_axis(parents, kept, axis=1)),
+            beam_index=_take(beam_index, jnp.take_along_axis(parents, kept, axis=1)),
             ended_tokens=_take(merged_tokens, best),
             ended_scores=ended_scores,
             ended=ended,
@@ -247,7 +251,7 @@ def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Deco
         position=jnp.int32(0),
         tokens=tokens,
         scores=jnp.full((rows, n), FAR).at[:, 0].set(0.0),  # or all would be the same
-        ancestry=jnp.zeros((rows, n, length - 1), jnp.int32),
+        beam_index=jnp.zeros((rows, n, length - 1), jnp.int32),
         ended_tokens=tokens,
         ended_scores=jnp.full((rows, n), FAR),
         ended=jnp.zeros((rows, n), bool),

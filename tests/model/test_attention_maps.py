@@ -45,12 +45,13 @@ def test_the_first_layer_by_hand(variant, padded):
     batch = rows_of(expected, padded)
     network = bind(model, params)
     layer, tokens = network.encoder.unstacked()[0], jnp.asarray(batch.encoder_input_tokens)
-    places = jnp.arange(tokens.shape[1])
-    x = layer.before(layer.self_attention_norm, network.encoder.enter(network.embed_source(tokens), places))
+    positions = jnp.arange(tokens.shape[1])
+    x = network.encoder.embed_positions(network.embed_source(tokens), positions)
+    x = layer.pre_norm(layer.self_attention_norm, x)
     key, _ = layer.self_attention.project(x)
     query = layer.self_attention.query(x) * (model.head_width**-0.5 if model.scaled_scores else 1.0)
     scores = np.einsum("bthk,bshk->bhts", np.float64(query), np.float64(key))
-    bias = network.encoder.position_bias(places, places, bidirectional=True)(layer)
+    bias = network.encoder.position_bias(positions, positions, bidirectional=True)(layer)
     scores += 0 if bias is None else np.float64(bias)
     if padded:
         scores[np.broadcast_to((expected["encoder_mask"] == 0)[:, None, None], scores.shape)] = -np.inf

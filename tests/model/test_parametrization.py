@@ -158,7 +158,7 @@ def test_a_trained_model_is_written_as_a_standard_one(changes):
 
 def test_shared_layers_that_end_in_their_norm_have_no_place_for_a_multiplier():
     config = replace(WIDE, head=Tied(), norm_first=False, stacks=SharedLayers())
-    with pytest.raises(ConfigError, match=r"muP's multiplier of logits has no place in weights"):
+    with pytest.raises(ConfigError, match=r"no weight can absorb muP's multiplier of logits"):
         standard_model(config)
 
 

@@ -138,12 +138,12 @@ def concatenated(config, params, batch):
     mask = np.tril(np.ones((length, length), bool))
     if config.stacks == DecoderOnly():
         mask[:SOURCE, :SOURCE] = True
-    places = jnp.arange(length)
-    bias = module.decoder.position_bias(places, places, config.stacks == DecoderOnly())
-    x = module.decoder.enter(x, places)
+    positions = jnp.arange(length)
+    bias = module.decoder.position_bias(positions, positions, config.stacks == DecoderOnly())
+    x = module.decoder.embed_positions(x, positions)
     for layer in module.decoder.unstacked():
         x, _ = layer(x, None, jnp.asarray(mask), bias(layer))
-    return module.logits(module.decoder.leave(x))[:, SOURCE:]
+    return module.logits(module.decoder.final_norm(x))[:, SOURCE:]
 
 
 @one_stack()
