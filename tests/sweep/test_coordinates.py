@@ -75,8 +75,11 @@ def test_the_script_prints_both_and_draws(config, tmp_path, monkeypatch, capsys)
     ("arguments", "said"),
     [
         (["--widths", "64", "128"], "Got 2 different widths: fitting a slope needs at least three."),
-        (["--widths", "64", "128", "80"], "80 is no width to scale a model of width 64 to: model.heads would be 2.5."),
-        (["--widths", "0", "64", "128"], "0 is no width to scale a model of width 64 to"),
+        (
+            ["--widths", "64", "128", "80"],
+            "A model of width 64 cannot be scaled to width 80: model.heads would be 2.5.",
+        ),
+        (["--widths", "0", "64", "128"], "A model of width 64 cannot be scaled to width 0"),
         (["--widths", "64", "128", "256", "--steps", "0"], "steps is 0 and seeds 2: each must be above 0."),
         (["--widths", "64", "128", "256", "--plot", "x.txt"], "the name of a plot must end in .png, .svg or .pdf."),
         (
