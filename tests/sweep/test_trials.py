@@ -347,12 +347,12 @@ def test_values_of_other_kinds_are_refused() -> None:
     """In a process of its own, since here the annotations are checked before."""
     built = {
         "Range('a', 1.0)": "Range('a', 1.0): both must be numbers.",
-        "Search({'seed': (2, 4)})": "search.ranges['seed'] is (2, 4): allowed is Range, LogRange or Choice.",
+        "Search({'seed': (2, 4)})": "search.ranges['seed'] is (2, 4): it must be Range, LogRange or Choice.",
         "Search({'seed': Range(1, 2)}, Median())": (
-            "search.sampler is Median(finished=5, warmup=0): allowed is TPE or Random."
+            "search.sampler is Median(finished=5, warmup=0): it must be TPE or Random."
         ),
         "Search({'seed': Range(1, 2)}, pruning=Random())": (
-            "search.pruning is Random(): allowed is Median, SuccessiveHalving, Hyperband or None."
+            "search.pruning is Random(): it must be Median, SuccessiveHalving, Hyperband or None."
         ),
     }
     program = "import sys; from research.config import *\nfor text in sys.argv[1:]:\n    try: eval(text)\n"

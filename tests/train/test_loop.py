@@ -175,4 +175,4 @@ def test_bad_input_is_one_sentence(
         assert not (folder / "bad" / "metrics.jsonl").exists()
     unwritten = [str(tasks / "experiment.py"), "--run_dir", str(tasks / "bad"), "--config.evaluation.generation=None"]
     assert train.main(unwritten) == 2
-    assert "with evaluation.generation the metrics of the tasks too." in capsys.readouterr().err
+    assert "and with evaluation.generation those of the tasks." in capsys.readouterr().err
