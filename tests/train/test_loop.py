@@ -165,7 +165,7 @@ def test_bad_input_is_one_sentence(
         (["--config.mesh.fsdp=3"], "mesh is data"),
         ([f"--config.data.corpora.0.train={folder}/absent.txt"], "absent.txt"),
         (["--stesp=3"], "--stesp=3 is not understood"),
-        (["--config.evaluation.best=bleu"], "gives held_out_loss, held_out_accuracy."),
+        (["--config.evaluation.best=bleu"], "the metrics are held_out_loss, held_out_accuracy."),
         (["--config.evaluation.generation=Generation()"], "evaluation.generation needs Supervised data"),
     ):
         assert train.main([str(folder / "experiment.py"), "--run_dir", str(folder / "bad"), *arguments]) == 2
