@@ -33,13 +33,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from research import (
-    Apart,
+    DecoderOnly,
     Experiment,
     LanguageModelling,
-    OneStack,
     PrefixLM,
     Published,
     ReplaceSpans,
+    SeparateStacks,
     SharedLayers,
 )
 
@@ -60,14 +60,14 @@ def published() -> Iterable[Published]:
 
 def architectures(layers: int) -> list[dict[str, Any]]:
     """The table's rows, for stacks of so many layers."""
-    one_stack = [(OneStack(causal=True), layers), (OneStack(), layers)]
-    shapes = [(Apart(), layers), (SharedLayers(), layers), (Apart(), layers // 2), *one_stack]
+    one_stack = [(DecoderOnly(causal=True), layers), (DecoderOnly(), layers)]
+    shapes = [(SeparateStacks(), layers), (SharedLayers(), layers), (SeparateStacks(), layers // 2), *one_stack]
     return [
         {
             "model.stacks": stacks,
             "model.encoder_layers": count,
             "model.decoder_layers": count,
-            "data.objective": LanguageModelling() if generative and stacks == OneStack(causal=True) else objective,
+            "data.objective": LanguageModelling() if generative and stacks == DecoderOnly(causal=True) else objective,
         }
         for generative, objective in ((False, ReplaceSpans(0.15)), (True, PrefixLM()))
         for stacks, count in shapes

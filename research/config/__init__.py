@@ -1,8 +1,8 @@
-"""Every field an experiment has. An experiment is one expression of these frozen dataclasses.
+"""The fields of an experiment. An experiment is one expression of these frozen dataclasses.
 
-Values that follow from others are properties, never fields. Validation here is what a config can know of itself;
-what needs files or devices is checked by the module that meets them. A bad value is a `ConfigError`: one sentence that
-names the field, the value and what is allowed.
+Derived values are properties, not fields. A config validates itself as far as it can without files or devices; the
+modules that use those check the rest. A bad value is a `ConfigError`: one sentence that names the field, the value and
+the allowed values.
 """
 
 from research.config.base import (
@@ -22,7 +22,7 @@ from research.config.data import (
 )
 from research.config.examples import Examples, Names, Split, TextRecord
 from research.config.experiment import (
-    FORCED,
+    TEACHER_FORCED,
     Checkpoint,
     Evaluation,
     Experiment,
@@ -39,21 +39,21 @@ from research.config.metric import Metric, score_names
 from research.config.model import (
     DROPOUTS,
     TRAINING_ONLY,
-    Apart,
+    DecoderOnly,
     FanIn,
     LayerNorm,
     Learned,
     MaximalUpdate,
     Model,
     Normal,
-    OneStack,
     Relative,
     RMSNorm,
-    Separate,
+    SeparateStacks,
     SharedLayers,
     Sinusoidal,
     Standard,
     Tied,
+    UntiedHead,
     Xavier,
 )
 from research.config.objective import (

@@ -1,7 +1,7 @@
-"""Classes by name: those of the experiment's own files, then those that `research` exports.
+"""Lookup of config classes by name: first in the user's files, then in the exports of `research`.
 
-Overrides and JSON name a class; a field's annotation says what it must be. An annotation that is a base class, such as
-`Objective`, takes every dataclass that subclasses it.
+Overrides and JSON name a class; a field's annotation restricts it. An annotation that is a base class, such as
+`Objective`, allows every dataclass that subclasses it.
 """
 
 import dataclasses
@@ -16,21 +16,22 @@ from typing import Any
 
 from research.config import modules
 
-RENAMED: dict[str, str] = {}  # names that configs of earlier commits hold -> today's
+# Names of classes in configs and overrides of earlier commits -> today's names.
+RENAMED = {"Apart": "SeparateStacks", "OneStack": "DecoderOnly", "Separate": "UntiedHead"}
 
 PLAIN = (int, float, bool, str, type(None))
 
-_namespaces: list[Mapping[str, Any]] = []  # of the files loaded so far; the latest comes last and counts first
+_namespaces: list[Mapping[str, Any]] = []  # of the loaded files; the last has priority
 
 
 def remember(namespace: Mapping[str, Any]) -> None:
-    """Make the classes of a loaded file known by name, before those of all files loaded earlier."""
+    """Register the classes of a loaded file, with priority over those of files loaded earlier."""
     _namespaces[:] = [other for other in _namespaces if other is not namespace] + [namespace]
 
 
 @contextmanager
 def using(*namespaces: Mapping[str, Any]) -> Iterator[None]:
-    """Make classes known by name inside a `with` block alone, before all others."""
+    """Register classes inside a `with` block only, with priority over all others."""
     before = list(_namespaces)
     for namespace in namespaces:
         remember(namespace)
@@ -41,35 +42,38 @@ def using(*namespaces: Mapping[str, Any]) -> Iterator[None]:
 
 
 def find(name: str, bases: tuple[type, ...]) -> type | None:
-    """The dataclass of that name which is one of the bases or subclasses one; None if there is none."""
-    name = RENAMED.get(name, name)
-    for value in (*(namespace.get(name) for namespace in reversed(_namespaces)), _exported(name), *bases):
-        if is_config(value) and value.__name__ == name and issubclass(value, bases):
+    """Return the dataclass of that name that is one of the bases or a subclass of one, or None."""
+    users = (namespace.get(name) for namespace in reversed(_namespaces))
+    renamed = RENAMED.get(name, name)  # looked up after users' classes: one may have the old name of a shipped class
+    for value in (*users, _exported(renamed), *bases):
+        if is_config(value) and value.__name__ in (name, renamed) and issubclass(value, bases):
             return value
     return None
 
 
 def named(name: str) -> type | None:
-    """The dataclass of that name, whatever it is for; None if there is none."""
+    """Return the dataclass of that name, of any base, or None."""
     return find(name, (object,))
 
 
 def allowed(base: type) -> list[type]:
-    """The concrete classes that an annotation `base` takes, in order of their names."""
+    """Return the concrete classes that an annotation `base` allows, sorted by name."""
     package = import_module("research")
-    exported = [getattr(package, name) for name in package.__all__ if name[0].isupper()]  # functions may need JAX
+    exported = [getattr(package, name) for name in package.__all__ if name[0].isupper()]  # functions may import JAX
     own = [value for namespace in _namespaces for value in namespace.values()]
-    found = {value.__name__: value for value in (*exported, *own, base) if is_config(value) and issubclass(value, base)}
-    return [found[name] for name in sorted(found) if not inspect.isabstract(found[name])]
+    by_name = {
+        value.__name__: value for value in (*exported, *own, base) if is_config(value) and issubclass(value, base)
+    }
+    return [by_name[name] for name in sorted(by_name) if not inspect.isabstract(by_name[name])]
 
 
 def is_exported(name: str) -> bool:
-    """Tell whether a name in a config's JSON is one of this package's own classes."""
+    """Tell whether a class name in a config's JSON is exported by this package."""
     return _exported(RENAMED.get(name, name)) is not None
 
 
 def own(config: Any) -> list[type]:
-    """The classes of users' files of which a config holds instances, each once."""
+    """Return the distinct classes from users' files whose instances a config contains."""
     found = [type(config)] if modules.is_loaded(type(config).__module__) else []
     if is_config(type(config)):
         for field in dataclasses.fields(config):
@@ -81,29 +85,29 @@ def own(config: Any) -> list[type]:
 
 
 def namespaces_of(config: Any) -> list[Mapping[str, Any]]:
-    """The namespaces of the users' files whose classes a config holds."""
+    """Return the namespaces of the users' files that define classes of a config."""
     names = dict.fromkeys(cls.__module__ for cls in own(config))
     return [vars(sys.modules[name]) for name in names if name in sys.modules]
 
 
 def is_config(value: Any) -> bool:
-    """Whether a value is a class of configs: a dataclass, not an instance of one."""
+    """Tell whether a value is a config class: a dataclass, not an instance of one."""
     return isinstance(value, type) and dataclasses.is_dataclass(value)
 
 
 def takes_configs(option: Any) -> bool:
-    """Whether an annotation names a class of configs, or the base of some."""
+    """Tell whether an annotation is a config class, or a base of config classes."""
     return isinstance(option, type) and option not in PLAIN
 
 
 def options(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; anything else is its own only member."""
+    """Return the members of a union, or the annotation itself if it is not a union."""
     union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
     return typing.get_args(annotation) if union else (annotation,)
 
 
 def of(annotation: Any) -> tuple[type, ...]:
-    """The classes of configs, and bases of such, that an annotation names."""
+    """Return the config classes, and bases of config classes, in an annotation."""
     return tuple(option for option in options(annotation) if takes_configs(option))
 
 

@@ -1,4 +1,4 @@
-"""Data of an experiment: corpora under a denoising objective, or examples of tasks; and their mixing."""
+"""The data of an experiment: corpora with a denoising objective, or supervised tasks; and mixing rates."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(Part):
-    """The base of corpora: subclass it for one of your own, in the experiment's file or a module beside it.
+    """The base of corpora. Subclass it in the experiment's file or a module beside it.
 
-    A subclass is a frozen dataclass whose fields say where the text is, and defines `documents`. A corpus of the lines
-    of a file, one in ten held out:
+    A subclass is a frozen dataclass with fields that locate the text, and defines `documents`. For example, a corpus of
+    the lines of a file, with one in ten held out:
 
         from dataclasses import dataclass
         from pathlib import Path
@@ -41,22 +41,22 @@ class Corpus(Part):
                 train = [line for number, line in enumerate(lines) if number % 10 != 0]
                 return DocumentsInMemory(f"{self.file} ({split})", train if split == "train" else held_out)
 
-    `data=Denoising(corpora=(Lines("notes.txt"),))` uses it, as does --config.data.corpora='[Lines("notes.txt")]'.
+    Use it with `data=Denoising(corpora=(Lines("notes.txt"),))` or --config.data.corpora='[Lines("notes.txt")]'.
     """
 
-    language: str | None = None  # its code in the tokenizer, where that has languages
+    language: str | None = None  # language code, for tokenizers that have languages
 
     @abstractmethod
     def documents(self, split: Literal["train", "held_out"]) -> "research.data.corpora.documents.Documents":
-        """Find the documents of a split, and raise ConfigError, by `research.config.require`, if there are none.
+        """Return the documents of a split. Raise ConfigError, by `research.config.require`, if it has none.
 
-        `DocumentsInMemory` holds texts in memory. For text that does not fit there, subclass `Documents` and read
+        `DocumentsInMemory` holds texts in memory. For text that does not fit in memory, subclass `Documents` and read
         documents by index. Both splits must be non-empty and have no document in common.
 
-        Tokens are kept in a cache under the documents' `identity`: equal identities must mean equal documents in equal
-        order. The default is a hash of all documents, which reads each once a run before training (about 1 second for
-        200 MB in memory); of a large corpus, return something cheaper from which they follow, such as a hash of its
-        files.
+        Tokens are cached under the documents' `identity`: equal identities must mean equal documents in equal order.
+        The default is a hash of all documents, which reads each of them once per run before training (about 1 second
+        for 200 MB in memory). For a large corpus, return something cheaper that determines the documents, such as a
+        hash of its files.
         """
 
 
@@ -64,7 +64,7 @@ class Corpus(Part):
 class Mixing:
     """Sampling rates over corpora: min(rows, limit) ** (1 / temperature), normalised (T5, arXiv:1910.10683, 3.5.2).
 
-    temperature=1 is proportional mixing; a limit makes it examples-proportional with a cap.
+    temperature=1 is proportional mixing; with a limit, which caps the sizes, it is examples-proportional mixing.
     """
 
     temperature: float = 1.0
@@ -77,15 +77,15 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Denoising:
-    """Pretraining: an objective corrupts text, and the model restores it."""
+    """Pretraining data: an objective corrupts text, and the model reconstructs it."""
 
     corpora: tuple[Corpus, ...]
     tokenizer: Vocabulary | TrainedSentencePiece = TrainedSentencePiece()
     objective: Objectives = field(default_factory=lambda: shipped("SpanCorruption"))
-    input_length: int = 512  # encoder tokens a row before padding, controls included; the other lengths follow
-    eos_after_lines: bool = False  # each line of a document that is not blank is a sentence, ended by EOS (as mBART)
+    input_length: int = 512  # encoder tokens per row, with special tokens; other lengths are derived
+    eos_after_lines: bool = False  # put EOS after each non-blank line of a document, as mBART after each sentence
     mixing: Mixing = Mixing()
-    threads: int = 2  # reading and corrupting ahead of the device; never decides what is read
+    threads: int = 2  # that read and corrupt ahead of the device; the data do not depend on it
 
     def __post_init__(self) -> None:
         require(len(self.corpora) > 0, "data.corpora is empty: name at least one corpus.")
@@ -93,7 +93,7 @@ class Denoising:
 
     @property
     def denoisers(self) -> tuple[Denoiser, ...]:
-        """The components of the objective, of which each row takes one."""
+        """The components of the objective; each row uses one of them."""
         with calling(self.objective, "components"):
             components = self.objective.components()
         fits = isinstance(components, tuple) and all(isinstance(one, Denoiser) for one in components)
@@ -103,18 +103,18 @@ class Denoising:
 
 @dataclass(frozen=True)
 class Packed:
-    """Several examples share a row, each its own segment, so that little of it is padding."""
+    """Packing: several examples share a row, each as its own segment, to reduce padding."""
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """Examples of like lengths share a batch, one a row, padded to the length of their bucket.
+    """Bucketing: examples of similar length share a batch, one per row, padded to the length of their bucket.
 
-    Lengths are those of the inputs, the last one data.input_length; targets have data.target_length in proportion. A
-    batch has room for as many tokens as batch_size rows of the longest have, so that shorter ones come in more rows.
+    `lengths` are of inputs, and the last is data.input_length; data.target_length is scaled in proportion. Every batch
+    has room for as many tokens as batch_size rows of the longest bucket, so shorter buckets have more rows.
     """
 
-    lengths: tuple[int, ...]  # growing; each divides the last
+    lengths: tuple[int, ...]  # in increasing order; each divides the last
 
     def __post_init__(self) -> None:
         lengths = self.lengths
@@ -122,40 +122,40 @@ class Buckets:
         require(
             all(length > 0 and lengths[-1] % length == 0 for length in lengths)
             and list(lengths) == sorted(set(lengths)),
-            f"data.batching.lengths is {lengths}: they must grow, and each must divide the last, so that all batches"
-            " have room for equally many tokens.",
+            f"data.batching.lengths is {lengths}: they must increase, and each must divide the last, so that all"
+            " batches have room for equally many tokens.",
         )
 
 
 @dataclass(frozen=True)
 class Supervised:
-    """Examples of tasks, from which the model learns to write targets."""
+    """Supervised data: the examples of one or more tasks."""
 
     tasks: tuple[Task, ...]
     tokenizer: Vocabulary | TrainedSentencePiece = TrainedSentencePiece()
-    input_length: int = 512  # encoder tokens a row, controls included
-    target_length: int = 128  # decoder tokens a row, controls included
-    too_long: Literal["truncate", "drop"] = "truncate"  # examples that do not fit a row; counted and said
+    input_length: int = 512  # encoder tokens per row, with special tokens
+    target_length: int = 128  # decoder tokens per row, with special tokens
+    too_long: Literal["truncate", "drop"] = "truncate"  # examples that do not fit in a row; their number is reported
     batching: Packed | Buckets = Packed()
     mixing: Mixing = Mixing()
-    manual_dir: str | None = None  # where files lie that TFDS is not to download
-    threads: int = 2  # reading ahead of the device; never decides what is read
+    manual_dir: str | None = None  # directory of manually downloaded files (TFDS)
+    threads: int = 2  # that read ahead of the device; the data do not depend on it
 
     def __post_init__(self) -> None:
         require(len(self.tasks) > 0, "data.tasks is empty: name at least one task.")
         require_positive("data.", self, "input_length", "target_length", "threads")
         if isinstance(self.batching, Buckets):
-            longest, folds = self.batching.lengths[-1], self.batching.lengths[-1] // self.batching.lengths[0]
+            longest, ratio = self.batching.lengths[-1], self.batching.lengths[-1] // self.batching.lengths[0]
             require(
                 self.input_length == longest,
                 f"data.input_length is {self.input_length}: it must be the last of data.batching.lengths, {longest}.",
             )
             require(
-                self.target_length >= folds,
-                f"data.target_length is {self.target_length}: it must be {folds} or above, so that the narrowest of"
+                self.target_length >= ratio,
+                f"data.target_length is {self.target_length}: it must be {ratio} or above, so that the shortest of"
                 " data.batching.lengths has a target.",
             )
             require(
                 self.mixing == Mixing(),
-                f"data.mixing is {self.mixing}: in Buckets every example comes once an epoch; mix by Packed instead.",
+                f"data.mixing is {self.mixing}: with Buckets every example is read once per epoch; use Packed to mix.",
             )

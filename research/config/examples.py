@@ -1,4 +1,4 @@
-"""The base of examples: records of named texts that tasks read, by index."""
+"""The base of examples: records of named texts, read by index, from which tasks make examples."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from research.config.parts import Part
 
 Split = Literal["train", "held_out", "test"]
-TextRecord = Mapping[str, tuple[str, ...]]  # the texts under each name: one, or as many as a list there has
+TextRecord = Mapping[str, tuple[str, ...]]  # the texts of each name: one, or all of a list
 
 
 class Names(NamedTuple):
-    """The names that a task reads of a record: those whose texts make the source, and those that make the targets.
+    """The names that a task reads from a record, for its source and for its targets.
 
-    Examples that are held out by a hash are held out by the texts of the source.
+    If examples are held out by a hash, it is of the source's texts.
     """
 
     source: tuple[str, ...]
@@ -27,7 +27,7 @@ class Names(NamedTuple):
 
 @runtime_checkable
 class Records(Protocol):
-    """One split of some examples, opened. Equal identities mean equal records in equal order."""
+    """An open split of examples. Equal identities mean equal records in equal order."""
 
     name: str
     identity: str
@@ -35,28 +35,28 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int]) -> list[TextRecord]:
-        """The records at these indices. Raises ConfigError for one that cannot be read."""
+        """Read the records at these indices. Raise ConfigError for a record that cannot be read."""
 
 
 @dataclass(frozen=True)
 class Examples(Part):
     """A source of records: texts by name, such as a question and its answers, in up to three splits.
 
-    For what fits in memory subclass `ExamplesInMemory`, which asks for all records of a split at once; it has an
-    example. For anything larger subclass this one, in a frozen dataclass with `open`.
+    If a split fits in memory, subclass `ExamplesInMemory`, which needs all records of a split as a list; its docstring
+    has an example. Otherwise subclass this class, in a frozen dataclass with `open`.
     """
 
     @property
     def label(self) -> str:
-        """The prefix of the names of its numbers where there are several tasks: "multi30k" of "multi30k/bleu"."""
+        """The prefix of metric names if there are several tasks: "multi30k" of "multi30k/bleu"."""
         return type(self).__name__
 
     @abstractmethod
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
-        """A split by index. `manual_dir` is `data.manual_dir`, where files lie that cannot be downloaded.
+        """Open a split. `manual_dir` is `data.manual_dir`, a directory of files that cannot be downloaded.
 
-        Its identity must follow everything that decides the texts under these names, since tokens of it are kept.
+        The identity must depend on all that determines the texts of these names, because their tokens are cached.
 
         Raises:
-            ConfigError: there is no such split; it is empty, or lacks a name; or it cannot be read.
+            ConfigError: the split is missing, empty or unreadable, or lacks a name.
         """

@@ -1,4 +1,4 @@
-"""The experiment, and what concerns the run rather than the data or the model."""
+"""The experiment, and the settings of its run: loss, mesh, evaluation, checkpoints, reports and guards."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,14 +13,16 @@ from research.config.optimizer import Optimizer
 from research.config.parts import shipped
 from research.config.task import Task
 
-FORCED = ("held_out_loss", "held_out_accuracy")  # what forced decoding of held-out targets gives, whatever the data
+TEACHER_FORCED = ("held_out_loss", "held_out_accuracy")  # metrics of every evaluation, from held-out targets
 
 
 @dataclass(frozen=True)
 class Loss:
+    """The training loss."""
+
     z_loss: float = 1e-4  # weight of the squared log-partition (T5X)
     label_smoothing: float = 0.0  # probability moved from the target to other tokens
-    smoothing: Literal["t5x", "fairseq", "marian"] = "t5x"  # by which of the three formulas: see loss.py
+    smoothing: Literal["t5x", "fairseq", "marian"] = "t5x"  # formula: see research/model/loss.py
 
     def __post_init__(self) -> None:
         require_not_negative("loss.", self, "z_loss")
@@ -30,7 +32,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis; one axis may be -1, which takes what the others leave."""
+    """Devices along each axis of the mesh; one axis may be -1, which takes the remaining devices."""
 
     data: int = -1
     fsdp: int = 1
@@ -45,13 +47,15 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Evaluation:
+    """Evaluation during training."""
+
     every: int = 1000  # steps
-    rows: int = 2048  # held-out rows, rounded up to whole batches and never more than there are
-    samples: int = 3  # held-out passages filled in, or examples of each task written, at the end
-    generation: Generation | None = None  # how tasks are written, with the tokenizer's control tokens; None: not
-    examples: int = 512  # held-out examples of each task that are written and scored, the first ones
-    best: str = "held_out_loss"  # the number that says which evaluation is the best; all others are better when higher
-    patience: int | None = None  # evaluations without a better one, after which the run is done
+    rows: int = 2048  # held-out rows, rounded up to whole batches, or all if there are fewer
+    samples: int = 3  # held-out passages to infill, or examples of each task to decode, at the end
+    generation: Generation | None = None  # decoding of tasks, with the tokenizer's special tokens; None: no decoding
+    examples: int = 512  # the first held-out examples of each task, which are decoded and scored
+    best: str = "held_out_loss"  # metric of the best evaluation; higher is better except for held_out_loss
+    patience: int | None = None  # evaluations without improvement after which the run ends
 
     def __post_init__(self) -> None:
         require_positive("evaluation.", self, "every", "rows", "examples")
@@ -62,9 +66,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """Checkpoints to write and to keep."""
+
     every: int = 1000  # steps
-    keep: int = 3  # newest
-    keep_best: int = 1  # by evaluation.best
+    keep: int = 3  # newest checkpoints
+    keep_best: int = 1  # best checkpoints by evaluation.best
 
     def __post_init__(self) -> None:
         require_positive("checkpoint.", self, "every", "keep")
@@ -73,8 +79,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Report:
-    every: int = 100  # steps a line of metrics averages over
-    loggers: tuple[Logger, ...] = field(default_factory=lambda: (shipped("TensorBoard"),))  # beside metrics.jsonl
+    """Training metrics and loggers."""
+
+    every: int = 100  # steps that a line of metrics averages over
+    loggers: tuple[Logger, ...] = field(default_factory=lambda: (shipped("TensorBoard"),))  # besides metrics.jsonl
 
     def __post_init__(self) -> None:
         require_positive("report.", self, "every")
@@ -82,9 +90,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Profile:
-    """A trace of some steps, in the run directory, for XProf, TensorBoard or Perfetto."""
+    """A profiler trace of some steps, in the run directory, for XProf, TensorBoard or Perfetto."""
 
-    first: int = 10  # the first step that is traced, counted from where this process began; those before warm up
+    first: int = 10  # first traced step, counted from the start of this process; earlier steps are warm-up
     steps: int = 5
 
     def __post_init__(self) -> None:
@@ -93,9 +101,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class Guard:
-    nonfinite_limit: int = 8  # skipped updates in a row that stop the run
-    hang_seconds: int = 1800  # without a finished step, before the run is declared hung
-    heartbeat_seconds: int = 60  # without a sign of life from a host, before the others end
+    """Limits after which a run stops: non-finite updates, hangs, lost hosts."""
+
+    nonfinite_limit: int = 8  # consecutive skipped updates that stop the run
+    hang_seconds: int = 1800  # without a finished step until the run counts as hung
+    heartbeat_seconds: int = 60  # without a heartbeat from a host until the others stop
 
     def __post_init__(self) -> None:
         require_positive("guard.", self, "nonfinite_limit", "hang_seconds", "heartbeat_seconds")
@@ -103,16 +113,18 @@ class Guard:
 
 @dataclass(frozen=True)
 class Experiment:
+    """An experiment: model, data, optimizer and the settings of the run."""
+
     model: Model
     data: Denoising | Supervised
     optimizer: Optimizer
     steps: int
-    batch_size: int  # rows a step, over all devices and micro-batches
-    microbatches: int = 1  # a step's gradient is accumulated over this many
+    batch_size: int  # rows per step, over all devices and micro-batches
+    microbatches: int = 1  # number over which a step's gradient is accumulated
     seed: int = 0
-    average_decay: float | None = None  # of a moving average of the parameters, which is evaluated in their place
-    init: str | None = None  # trained weights to start from, of any format that is known; None starts from random ones
-    init_fresh: tuple[str, ...] = ()  # patterns of whole parameter paths that stay random all the same
+    average_decay: float | None = None  # decay of a moving average of the parameters, which is then evaluated
+    init: str | None = None  # trained weights to start from, in any known format; None: random weights
+    init_fresh: tuple[str, ...] = ()  # patterns of whole parameter paths to initialise randomly despite `init`
     loss: Loss = Loss()
     mesh: Mesh = Mesh()
     evaluation: Evaluation = Evaluation()
@@ -123,41 +135,40 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require_positive("", self, "steps", "batch_size", "microbatches")
-        require(
-            0 <= self.seed < 2**32, f"seed is {self.seed}: it must lie in [0, 2**32), all that a JAX key tells apart."
-        )
+        require(0 <= self.seed < 2**32, f"seed is {self.seed}: it must lie in [0, 2**32), the range of a JAX key.")
         decay = self.average_decay
-        require(decay is None or 0 < decay < 1, f"average_decay is {decay}: None, or between 0 and 1.")
-        require(self.init is not None or not self.init_fresh, "init_fresh is said without init: set both, or neither.")
+        require(decay is None or 0 < decay < 1, f"average_decay is {decay}: it must be None, or between 0 and 1.")
+        require(self.init is not None or not self.init_fresh, "init_fresh needs init: set both, or neither.")
         size, parts = self.batch_size, self.microbatches
         require(size % parts == 0, f"microbatches is {parts}: it must divide batch_size, which is {size}.")
         self._check_evaluation()
 
     def _check_evaluation(self) -> None:
         evaluation, tasks = self.evaluation, isinstance(self.data, Supervised)
-        written = evaluation.generation is not None
-        require(tasks or not written, "evaluation.generation is for data of tasks: with Denoising it must be None.")
-        there = ", ".join(self.scores)
-        more = "; with evaluation.generation the metrics of the tasks too" if tasks and not written else ""
-        said = f"evaluation.best is {evaluation.best!r}: an evaluation of this experiment gives {there}{more}."
-        require(evaluation.best in self.scores, said)
+        decodes = evaluation.generation is not None
+        require(tasks or not decodes, "evaluation.generation needs Supervised data: with Denoising it must be None.")
+        more = ", and with evaluation.generation those of the tasks" if tasks and not decodes else ""
+        message = f"evaluation.best is {evaluation.best!r}: the metrics are {', '.join(self.scores)}{more}."
+        require(evaluation.best in self.scores, message)
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """The names of the numbers that an evaluation gives."""
+        """The names of the metrics of an evaluation."""
         if not isinstance(self.data, Supervised) or self.evaluation.generation is None:
-            return FORCED
+            return TEACHER_FORCED
         labelled = zip(task_labels(self.data.tasks), self.data.tasks, strict=True)
-        return FORCED + tuple(f"{label}{name}" for label, task in labelled for name in score_names(task.metrics))
+        return TEACHER_FORCED + tuple(
+            f"{label}{name}" for label, task in labelled for name in score_names(task.metrics)
+        )
 
 
 def task_labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:
-    """The prefix of each task's numbers: none for one task alone, else the label of its examples, "multi30k/".
+    """Return the metric-name prefix of each task: "" for a single task, else the label of its examples, "multi30k/".
 
-    A label that earlier tasks have too is numbered.
+    A label that an earlier task has too gets a number.
     """
     if len(tasks) == 1:
         return ("",)
     plain = [task.examples.label for task in tasks]
-    before = [plain[:place].count(name) for place, name in enumerate(plain)]
+    before = [plain[:index].count(name) for index, name in enumerate(plain)]
     return tuple(f"{name}{count + 1 if count else ''}/" for name, count in zip(plain, before, strict=True))

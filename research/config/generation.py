@@ -1,4 +1,4 @@
-"""How the decoder's tokens are chosen. Lengths count the tokens written after the start token, EOS among them."""
+"""Decoding methods and their limits. Lengths count generated tokens, with EOS and without the start token."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,15 +8,16 @@ from research.config.base import require, require_not_negative, require_positive
 
 @dataclass(frozen=True)
 class Greedy:
-    """The most probable token, every time."""
+    """Greedy decoding: the most probable token at every step."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """A token drawn from the distribution, sharpened and cut in this order; 0 and 1 leave it whole.
+    """Sampling from the distribution, after temperature, top_k, top_p and min_p in this order.
 
-    top_k keeps the k most probable tokens, top_p the fewest that hold that much probability (arXiv:1904.09751), min_p
-    those at least that share as probable as the most probable one (arXiv:2407.01082).
+    top_k keeps the k most probable tokens (0: all), top_p the fewest tokens with that total probability
+    (arXiv:1904.09751; 1: all), min_p the tokens at least min_p times as probable as the most probable one
+    (arXiv:2407.01082; 0: all).
     """
 
     temperature: float = 1.0
@@ -27,30 +28,31 @@ class Sampling:
     def __post_init__(self) -> None:
         require_positive("method.", self, "temperature")
         require_not_negative("method.", self, "top_k")
-        require(0 < self.top_p <= 1, f"method.top_p is {self.top_p}: above 0, and 1 at most.")
-        require(0 <= self.min_p <= 1, f"method.min_p is {self.min_p}: from 0 to 1.")
+        require(0 < self.top_p <= 1, f"method.top_p is {self.top_p}: it must be above 0, and at most 1.")
+        require(0 <= self.min_p <= 1, f"method.min_p is {self.min_p}: it must be from 0 to 1.")
 
 
 @dataclass(frozen=True)
 class Power:
-    """Scores are divided by length ** exponent (Hugging Face, fairseq, Marian's --normalize); 0 leaves the sum."""
+    """Length penalty: scores are divided by length ** exponent (Hugging Face, fairseq, Marian's --normalize)."""
 
     exponent: float = 1.0
 
 
 @dataclass(frozen=True)
 class GNMT:
-    """Scores are divided by ((5 + length) / 6) ** alpha (arXiv:1609.08144, 7; T5X's with alpha 0.6)."""
+    """Length penalty: scores are divided by ((5 + length) / 6) ** alpha (arXiv:1609.08144, 7; T5X uses alpha 0.6)."""
 
     alpha: float = 0.6
 
 
 @dataclass(frozen=True)
 class Beam:
-    """Beam search. `stop` says when a row with as many finished hypotheses as beams is done.
+    """Beam search. `stop` is the rule that ends a row once it has as many finished hypotheses as beams.
 
-    "first" at once, "heuristic" when the best unfinished one, at its present length, scores below the worst of them,
-    "never" when none could reach it at any length (with exponents of 0 and below the present length is the best case).
+    "first" ends it at once. "heuristic" ends it when the best unfinished hypothesis, at its current length, scores
+    below the worst finished one. "never" ends it when no unfinished hypothesis could score higher at any length (with
+    exponents of 0 and below, the current length is the best case).
     """
 
     beams: int = 4
@@ -63,27 +65,29 @@ class Beam:
 
 @dataclass(frozen=True)
 class Generation:
+    """Decoding: special tokens, method, lengths and constraints."""
+
     start_token: int = 0
     eos_token: int = 1
     pad_token: int = 0
     method: Greedy | Sampling | Beam = Greedy()
-    outputs: int = 1  # hypotheses kept of each row, best first; or samples drawn
+    outputs: int = 1  # hypotheses to return per row, best first; or samples to draw
     max_length: int = 128
-    min_length: int = 0  # EOS cannot come before
-    forced_first: int | None = None  # the first token written, as mBART-50's language code
-    forced_last: int | None = None  # the token written at max_length, where the row has not ended before
-    banned: tuple[int, ...] = ()  # tokens never written
-    no_repeat_ngram: int = 0  # no run of so many tokens occurs twice; 0 allows all
-    repetition_penalty: float = 1.0  # scores of tokens already there are divided by it, or multiplied where below 0
+    min_length: int = 0  # EOS is not allowed earlier
+    forced_first: int | None = None  # the first generated token, such as mBART-50's language code
+    forced_last: int | None = None  # the token at max_length, if the row has not ended earlier
+    banned: tuple[int, ...] = ()  # tokens that are never generated
+    no_repeat_ngram: int = 0  # n-gram size that may not repeat; 0: no limit
+    repetition_penalty: float = 1.0  # divides scores of earlier tokens, or multiplies negative ones
 
     def __post_init__(self) -> None:
         require_positive("generation.", self, "outputs", "max_length", "repetition_penalty")
         require_not_negative("generation.", self, "start_token", "eos_token", "pad_token", "min_length")
         require_not_negative("generation.", self, "no_repeat_ngram")
         most, outputs = self.max_length, self.outputs
-        require(self.min_length <= most, f"generation.min_length is {self.min_length}: max_length, {most}, at most.")
+        require(self.min_length <= most, f"generation.min_length is {self.min_length}: at most max_length, {most}.")
         match self.method:
             case Greedy():
-                require(outputs == 1, f"generation.outputs is {outputs}: greedy decoding has 1.")
+                require(outputs == 1, f"generation.outputs is {outputs}: it must be 1 for greedy decoding.")
             case Beam(beams=beams):
-                require(outputs <= beams, f"generation.outputs is {outputs}: as many as beams, {beams}, at most.")
+                require(outputs <= beams, f"generation.outputs is {outputs}: at most the number of beams, {beams}.")

@@ -1,4 +1,4 @@
-"""Loggers: where a run's numbers go while it trains, beside metrics.jsonl."""
+"""Loggers: destinations of a run's metrics during training, besides metrics.jsonl."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from research.config.parts import Part
 
 @runtime_checkable
 class LogWriter(Protocol):
-    """An open log of one run."""
+    """An open log of a run."""
 
     def write(self, step: int, numbers: Mapping[str, float | int]) -> None:
-        """Take the finite numbers of one line of metrics.jsonl, by name, at a training step counted from 1."""
+        """Write the finite numbers of one line of metrics.jsonl, by name, at a training step counted from 1."""
 
     def close(self) -> None:
-        """Write what is left. Called once, also when the run ends by an error."""
+        """Flush and close. Called once, also if the run ends with an error."""
 
 
 @dataclass(frozen=True)
 class Logger(Part):
-    """A place for the numbers of a run. Subclass it in the experiment's file and name it in `report.loggers`:
+    """A destination of a run's metrics. Subclass it in the experiment's file and list it in `report.loggers`:
 
         @dataclass(frozen=True)
         class CSV(Logger):
@@ -44,13 +44,13 @@ class Logger(Part):
 
         Report(every=10, loggers=(TensorBoard(), CSV()))
 
-    Only the first host logs. What `open` raises is refused before the first step, with its file and line; a writer that
-    raises later is switched off with a line in events.jsonl, and training continues.
+    Only the first host logs. An exception in `open` stops the run before the first step, with its file and line. A
+    writer that raises later is disabled, with a line in events.jsonl, and training continues.
     """
 
     @abstractmethod
     def open(self, directory: Path, experiment: Any, step: int) -> LogWriter:
-        """Begin or continue a log in the run directory; a killed process may have logged steps after `step`.
+        """Open a new or existing log in the run directory. A killed process may have logged steps after `step`.
 
-        `experiment` is the run's Experiment; `step` is 0 or that of the checkpoint from which the run continues.
+        `experiment` is the run's Experiment; `step` is 0, or the step of the checkpoint from which the run resumes.
         """

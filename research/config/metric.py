@@ -1,4 +1,4 @@
-"""The base of metrics: measures of written texts against references."""
+"""The base of metrics, which score predicted texts against references."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,14 @@ References = Sequence[Sequence[str]]  # one or more texts for each prediction
 
 @dataclass(frozen=True)
 class Metric(Part):
-    """A measure of written texts, as one or more numbers by name; higher is better.
+    """A metric of predicted texts, with one or more numbers by name; higher is better.
 
-    Subclass it in a frozen dataclass with `names` and either `score_example`, whose means over all examples are the
-    numbers, or `score`, for what is measured of all examples together. The same texts must give the same numbers. An
-    exception, a missing number and a number that is not finite are errors that name the metric's file and line; two
-    made-up predictions, one of them empty, are scored before training. `scripts.significance` needs `score_example`,
-    and that `score` is its mean.
+    Subclass it in a frozen dataclass with `names` and either `score_example`, which is averaged over examples, or
+    `score`, for a metric of all examples together. Scores must be deterministic. An exception, a missing number or a
+    number that is not finite is an error with the metric's file and line; to find these early, two made-up predictions,
+    one of them empty, are scored before training. `scripts.significance` needs `score_example`, with `score` its mean.
 
-    This one is the share of a reference's words that were written (arXiv:2004.14373 calls such measures coverage):
+    For example, the share of a reference's words in the prediction (arXiv:2004.14373 calls such metrics coverage):
 
         @dataclass(frozen=True)
         class WordRecall(Metric):
@@ -34,55 +33,55 @@ class Metric(Part):
                 return {"word_recall": max(self._recall(prediction, reference) for reference in references)}
 
             def _recall(self, prediction: str, reference: str) -> float:
-                words, wanted = self._words(prediction), self._words(reference)
-                return 100.0 * len(words & wanted) / max(1, len(wanted))
+                words, expected = self._words(prediction), self._words(reference)
+                return 100.0 * len(words & expected) / max(1, len(expected))
 
             def _words(self, text: str) -> set[str]:
                 return set((text.lower() if self.lowercase else text).split())
 
-    It is used by name, in a file as `metrics=(WordRecall(),)` and in an override as `metrics='[WordRecall()]'`.
+    Use it in a file as `metrics=(WordRecall(),)`, or in an override as `metrics='[WordRecall()]'`.
     """
 
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """The names of its numbers, which follow from its fields: two metrics of a task share none."""
+        """The names of the metric's numbers. They depend only on its fields; metrics of a task must share none."""
 
     def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float] | None:
-        """Numbers of one example by name; None where the metric is of all examples together."""
+        """Score one example: numbers by name, or None if the metric is of all examples together."""
         return None
 
     def score(self, predictions: Sequence[str], references: References) -> Mapping[str, float]:
-        """Numbers of all examples by name: here the means over examples. There is at least one example."""
+        """Score all examples (at least one): numbers by name. By default, average `score_example`."""
         import numpy as np
 
         rows = [self.score_example(*pair) for pair in zip(predictions, references, strict=True)]
         return {name: float(np.mean([row[name] for row in rows if row is not None])) for name in self.names}
 
     def signature(self, references: References) -> str:
-        """Everything that a number must be published with, so that another can be compared with it."""
+        """Return the settings to publish with a number so that other numbers can be compared with it."""
         return f"{reference_count(references)}|{self!r}"
 
     def check_references(self, references: References, name: str) -> None:
-        """Raise ConfigError where every output would score alike against the references of the examples `name`."""
+        """Raise ConfigError if all outputs would score equally against the references of the examples `name`."""
         return None
 
     @property
     def is_mean(self) -> bool:
-        """Tell whether the numbers are the means of those of `score_example`."""
+        """True if the numbers are means of `score_example`."""
         kind = type(self)
         return kind.score is Metric.score and kind.score_example is not Metric.score_example
 
 
 def reference_count(references: References) -> str:
-    """The number of references an example as a signature has it, as in sacreBLEU: "nrefs:1", or "nrefs:var"."""
+    """Return the number of references per example in sacreBLEU's format: "nrefs:1", or "nrefs:var"."""
     most, fewest = max(map(len, references)), min(map(len, references))
     return f"nrefs:{most if most == fewest else 'var'}"
 
 
 def score_names(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
-    """The names of all numbers that the metrics give. Raises ConfigError where two give the same."""
+    """Return the names of all numbers of the metrics. Raise ConfigError if two have the same name."""
     names = tuple(name for metric in metrics for name in metric.names)
     twice = sorted({name for name in names if names.count(name) > 1})
-    require(not twice, f"metrics give {', '.join(twice)} twice: name each kind once.")
+    require(not twice, f"metrics give {', '.join(twice)} twice: list each metric once.")
     return names

@@ -1,4 +1,4 @@
-"""The architecture: what tells T5, BART, mBART and Marian from each other, as structural fields."""
+"""The architecture: structural fields that describe T5, BART, mBART and Marian."""
 
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
@@ -6,13 +6,13 @@ from typing import Any, Literal, TypeVar
 
 from research.config.base import require, require_at_most, require_not_negative, require_positive
 
-# What a file may say, so that a few characters of it cannot ask for all memory.
+# Limits of sizes in a file, so that a bad config cannot exhaust the memory.
 LARGEST, LONGEST = 2**24, 2**17
 
 
 @dataclass(frozen=True)
 class Relative:
-    """T5's learned bias by bucketed distance, one a stack or (umT5) one a layer."""
+    """T5's learned bias by bucketed distance, one table per stack or (umT5) per layer."""
 
     buckets: int = 32
     max_distance: int = 128
@@ -20,14 +20,15 @@ class Relative:
 
     def __post_init__(self) -> None:
         buckets, reach = self.buckets, self.max_distance
-        require(buckets >= 4 and buckets % 2 == 0, f"model.positions.buckets is {buckets}: even, and at least 4.")
+        valid = buckets >= 4 and buckets % 2 == 0
+        require(valid, f"model.positions.buckets is {buckets}: it must be even, and at least 4.")
         require(reach > buckets // 2, f"model.positions.max_distance is {reach}: above buckets / 2, {buckets // 2}.")
         require_at_most("model.positions.", self, LONGEST, "buckets", "max_distance")
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A table with a row a position, one a stack; BART's begins `offset` rows down, and its first rows are unused."""
+    """A learned embedding per position, one table per stack. The first `offset` rows are unused, as in BART."""
 
     length: int = 1024
     offset: int = 2
@@ -40,10 +41,10 @@ class Learned:
 
 @dataclass(frozen=True)
 class Sinusoidal:
-    """Fixed waves, sines in the first half of the width and cosines in the second.
+    """Fixed sinusoids, with sines in the first half of the width and cosines in the second.
 
-    Their wavelengths run from 2 pi to 10,000 times that: `last_included` says whether the last frequency reaches it
-    (Tensor2Tensor, fairseq, Marian) or stops one step before (the paper, Hugging Face, CTranslate2).
+    Wavelengths run from 2 pi to 10,000 times that. With `last_included` the last frequency reaches the end of this
+    range (Tensor2Tensor, fairseq, Marian); otherwise it is one step before (the paper, Hugging Face, CTranslate2).
     """
 
     length: int = 512
@@ -56,7 +57,7 @@ class Sinusoidal:
 
 @dataclass(frozen=True)
 class RMSNorm:
-    """x / RMS(x) * scale, with neither mean nor bias (arXiv:1910.07467)."""
+    """RMS normalisation: x / RMS(x) * scale, without mean and bias (arXiv:1910.07467)."""
 
     epsilon: float = 1e-6
 
@@ -66,7 +67,7 @@ class RMSNorm:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """(x - mean) / deviation * scale + bias (arXiv:1607.06450); Hugging Face's epsilon is 1e-5, Marian's own 1e-6."""
+    """Layer normalisation: (x - mean) / deviation * scale + bias (arXiv:1607.06450). Marian's epsilon is 1e-6."""
 
     epsilon: float = 1e-5
 
@@ -76,24 +77,24 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class Tied:
-    """The head is the embedding transposed; `scaled` multiplies its input by width ** -0.5 (T5 v1.0)."""
+    """A head that is the transposed embedding; `scaled` multiplies its input by width ** -0.5 (T5 v1.0)."""
 
     scaled: bool = True
 
 
 @dataclass(frozen=True)
-class Separate:
-    """The head has a matrix of its own (T5 v1.1)."""
+class UntiedHead:
+    """A head with its own matrix (T5 v1.1)."""
 
 
 @dataclass(frozen=True)
 class FanIn:
-    """Initial values as T5's, each matrix by the width it reads; the query's stands in for a scaling of the scores."""
+    """T5's initial values: matrices are scaled by their fan-in, and queries also in place of the scores."""
 
 
 @dataclass(frozen=True)
 class Normal:
-    """Initial values of one standard deviation for every matrix and table (BART, Hugging Face's Marian)."""
+    """Normal initial values, with one standard deviation for all matrices and tables (BART, Hugging Face's Marian)."""
 
     deviation: float = 0.02
 
@@ -103,24 +104,24 @@ class Normal:
 
 @dataclass(frozen=True)
 class Xavier:
-    """Initial values as fairseq's: uniform by the widths read and written (Glorot and Bengio, 2010), tables normal."""
+    """fairseq's initial values: uniform matrices by fan-in and fan-out (Glorot and Bengio, 2010), and normal tables."""
 
 
 @dataclass(frozen=True)
-class Apart:
-    """Encoder and decoder have layers of their own."""
+class SeparateStacks:
+    """An encoder and a decoder with separate layers."""
 
 
 @dataclass(frozen=True)
 class SharedLayers:
-    """The decoder's layers are the encoder's, but for cross-attention, which it alone has (arXiv:1910.10683, 3.2)."""
+    """An encoder and a decoder that share their layers, except for cross-attention (arXiv:1910.10683, 3.2)."""
 
 
 @dataclass(frozen=True)
-class OneStack:
-    """One stack reads inputs and targets as one row, the targets causally (arXiv:1910.10683, 3.2: for comparison).
+class DecoderOnly:
+    """A single stack that reads inputs and targets as one row (arXiv:1910.10683, 3.2), for comparison.
 
-    The inputs are a prefix that sees all of itself (prefix LM) or, `causal`, each only what is before it (LM).
+    Targets attend causally. Inputs attend to all inputs (prefix LM), or with `causal` only to earlier ones (LM).
     """
 
     causal: bool = False
@@ -128,14 +129,14 @@ class OneStack:
 
 @dataclass(frozen=True)
 class Standard:
-    """Initial values and learning rates know the width only by `initial` and the optimizer's own rules."""
+    """The standard parametrization: only `initial` and the optimizer's own rules depend on the width."""
 
 
 @dataclass(frozen=True)
 class MaximalUpdate:
     """muP (arXiv:2203.03466): one learning rate for all widths, by the rules in research/model/parametrization.py.
 
-    These are the sizes of a base model, at which it is `Standard`. Wider ones should keep their proportions.
+    The fields are the sizes of a base model, for which it equals `Standard`. Wider models should keep its proportions.
     """
 
     width: int
@@ -149,7 +150,7 @@ class MaximalUpdate:
 
 
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
-# Fields of a model that its weights do not depend on, nor what it computes once trained.
+# Fields that affect only training: neither the weights' shapes nor the function of the trained model.
 TRAINING_ONLY = ("initial", "compute", "remat", "unroll", "shared_dropout", *DROPOUTS)
 
 
@@ -158,7 +159,7 @@ Self = TypeVar("Self", bound="Model")
 
 @dataclass(frozen=True)
 class Model:
-    """The structure of a model. Subclass it for layers or a network of your own, and override `build`:
+    """The structure of a model. To use other layers or another network, subclass it and override `build`:
 
         class QKNormAttention(SelfAttention):
             def __init__(self, config, keys):
@@ -185,40 +186,40 @@ class Model:
 
         get_config: model=QKNorm.like(t5("small", vocab_size=32_128))
 
-    Fields that a subclass adds can be overridden and are kept in JSON as those below are.
+    Fields of a subclass can be overridden and are saved in JSON like the fields below.
     """
 
-    vocab_size: int  # rows of the embedding, and logits; at least the tokenizer's size, often padded up
+    vocab_size: int  # embedding rows and logits; at least the tokenizer's size, often padded
     width: int
     heads: int
     head_width: int
     feed_forward: int
     encoder_layers: int
     decoder_layers: int
-    stacks: Apart | SharedLayers | OneStack = Apart()
-    source_vocab_size: int | None = None  # rows of an embedding of the encoder's own; None where both stacks share one
+    stacks: SeparateStacks | SharedLayers | DecoderOnly = SeparateStacks()
+    source_vocab_size: int | None = None  # rows of the encoder's own embedding; None: shared with the decoder
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu_tanh"
     gated: bool = True
     biases: bool = False  # of every projection in attention and feed-forward
     norm: RMSNorm | LayerNorm = RMSNorm()
-    norm_first: bool = True  # norms before each sublayer and after the last, or after each addition
+    norm_first: bool = True  # norms before each sublayer and after the last one, or after each residual addition
     positions: Relative | Learned | Sinusoidal = Relative()
-    scaled_scores: bool = False  # the query is multiplied by head_width ** -0.5
-    scaled_embedding: bool = False  # what enters the stacks is multiplied by width ** 0.5
-    embedding_norm: bool = False  # a norm of what enters each stack, after its positions
-    head: Tied | Separate = Separate()
+    scaled_scores: bool = False  # multiply queries by head_width ** -0.5
+    scaled_embedding: bool = False  # multiply embeddings by width ** 0.5
+    embedding_norm: bool = False  # a norm of each stack's input, after positions are added
+    head: Tied | UntiedHead = UntiedHead()
     logits_bias: bool = False
-    zero_token: int | None = None  # the token whose embedding is zero and stays so: what Marian's decoder starts from
+    zero_token: int | None = None  # a token with a constant zero embedding: Marian's decoder start
     initial: FanIn | Normal | Xavier = FanIn()
-    parametrization: Standard | MaximalUpdate = Standard()  # what stays alike over models of several widths
-    dropout: float = 0.0  # of the residual stream: embeddings and what each sublayer adds
-    attention_dropout: float = 0.0  # of attention's weights
+    parametrization: Standard | MaximalUpdate = Standard()  # scaling of hyperparameters with the width
+    dropout: float = 0.0  # of embeddings and each sublayer's output
+    attention_dropout: float = 0.0  # of attention weights
     activation_dropout: float = 0.0  # inside the feed-forward
-    output_dropout: float = 0.0  # of what leaves each stack
-    shared_dropout: bool = True  # alike at every position of a row (T5X), or drawn for each (fairseq, Marian)
-    compute: Literal["float32", "bfloat16"] = "bfloat16"  # activations; master weights stay float32
-    remat: Literal["none", "dots", "full"] = "none"  # what a layer keeps for its backward pass: all, products, nothing
-    unroll: int = 1  # layers a scan step holds: 1 compiles fastest
+    output_dropout: float = 0.0  # of each stack's output
+    shared_dropout: bool = True  # one mask for all positions of a row (T5X), or one each (fairseq, Marian)
+    compute: Literal["float32", "bfloat16"] = "bfloat16"  # dtype of activations; master weights are float32
+    remat: Literal["none", "dots", "full"] = "none"  # kept for the backward pass: all, products, nothing
+    unroll: int = 1  # layers per scan step; 1 compiles fastest
 
     def __post_init__(self) -> None:
         require_positive("model.", self, "vocab_size", "width", "heads", "head_width", "feed_forward")
@@ -228,17 +229,20 @@ class Model:
         for name in DROPOUTS:
             require(0 <= getattr(self, name) < 1, f"model.{name} is {getattr(self, name)}: it must lie in [0, 1).")
         source, zero = self.source_vocab_size, self.zero_token
-        require(source is None or source > 0, f"model.source_vocab_size is {source}: above 0, or None to share.")
+        valid = source is None or source > 0
+        require(valid, f"model.source_vocab_size is {source}: it must be above 0, or None to share.")
         require(
             zero is None or 0 <= zero <= self.vocab_size,
-            f"model.zero_token is {zero}: None, a token below vocab_size, or vocab_size, {self.vocab_size}: no row.",
+            f"model.zero_token is {zero}: it must be None, a token of the vocabulary, or its size,"
+            f" {self.vocab_size}, for a token without a row.",
         )
         layers = self.encoder_layers, self.decoder_layers
-        same = isinstance(self.stacks, Apart) or layers[0] == layers[1]
-        require(same, f"model.stacks has one set of layers: encoder_layers and decoder_layers are {layers}, not equal.")
+        equal = isinstance(self.stacks, SeparateStacks) or layers[0] == layers[1]
+        message = f"model.stacks has one set of layers: encoder_layers and decoder_layers are {layers}, not equal."
+        require(equal, message)
         per_layer = isinstance(self.positions, Relative) and self.positions.per_layer
         own = not isinstance(self.stacks, SharedLayers) or not per_layer
-        require(own, "model.positions.per_layer must be False with SharedLayers: each stack has distances of its own.")
+        require(own, "model.positions.per_layer must be False with SharedLayers: the stacks have separate biases.")
         sizes = {"width": self.width}
         if isinstance(self.parametrization, MaximalUpdate):
             sizes["parametrization.width"] = self.parametrization.width
@@ -248,25 +252,25 @@ class Model:
 
     @classmethod
     def like(cls: type[Self], model: "Model", **changes: Any) -> Self:
-        """Make a model of this class with the fields of another, some of them changed."""
+        """Make a model of this class from the fields of another model, with changes."""
         return cls(**{field.name: getattr(model, field.name) for field in fields(model)} | changes)
 
     def build(self, key: Any) -> Any:
-        """Make the network, an nnx.Module such as EncoderDecoder, with random parameters drawn from a JAX key.
+        """Build the network, an nnx.Module such as EncoderDecoder, with random parameters drawn from a JAX key.
 
-        It must have what decoding and the loss call: `__call__`, `encode`, `decode`, `logits`, `new_cache` and
-        `decode_step` of EncoderDecoder (research/model/transformer.py), with the same shapes.
+        It must have the methods that decoding and the loss call: `__call__`, `encode`, `decode`, `logits`, `new_cache`
+        and `decode_step` of EncoderDecoder (research/model/transformer.py), with the same shapes.
         """
         return import_module("research.model.transformer").build(self, key)
 
     @property
     def attention_width(self) -> int:
-        """Of all heads together."""
+        """Width of all heads together."""
         return self.heads * self.head_width
 
     @property
     def base(self) -> "Model":
-        """The model of the sizes that `parametrization` starts from; itself where that is `Standard`."""
+        """The base model of `parametrization`; the model itself if that is `Standard`."""
         match self.parametrization:
             case MaximalUpdate(width, heads, head_width, feed_forward):
                 return replace(
@@ -282,15 +286,15 @@ class Model:
 
     @property
     def parameters(self) -> tuple[tuple[str, str, str], ...]:
-        """Rows of parameters that shipped models lack, (pattern, stored axes, axes read): model/parameters.py."""
+        """Rows of additional parameters, (pattern, stored axes, axes read): see research/model/parameters.py."""
         return ()
 
     @property
     def dropped(self) -> bool:
-        """Whether training draws random numbers."""
+        """True if any dropout is above 0, so that training draws random numbers."""
         return any(getattr(self, name) for name in DROPOUTS)
 
     @property
     def longest(self) -> int | None:
-        """The longest row there are positions for; None where distance alone counts."""
+        """The maximum length of a row, or None for relative positions, which have none."""
         return None if isinstance(self.positions, Relative) else self.positions.length

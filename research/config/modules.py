@@ -1,10 +1,10 @@
 """Python files of users, executed as modules whose names cannot clash.
 
-The directory of a file is a package with a name of its own below its parent's. So `import parts` finds parts.py beside
-the file first, as for a script; `from . import parts` and `from ..small import model` work as in any package; and two
-directories may each have a parts.py. The modules are in sys.modules, where annotations written as text, `inspect` and
-pickles of this process find them. sys.path stays as it is, and no compiled files are read or written: what is executed
-is what the file holds now.
+A file's directory becomes a package with a unique name, inside the package of the parent directory. So `import parts`
+first finds parts.py beside the file, as in a script; `from . import parts` and `from ..small import model` work as in
+any package; and two directories may each have a parts.py. The modules are in sys.modules, where annotations as text,
+`inspect` and pickles of this process find them. sys.path does not change. No compiled files are read or written, so the
+current contents of a file are executed.
 """
 
 import builtins
@@ -18,13 +18,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PREFIX = "experiment_"  # of the packages' names
+PREFIX = "experiment_"  # of the names of packages
 
-executed: dict[Path, bytes] = {}  # what each file held when it was executed last
+executed: dict[Path, bytes] = {}  # contents of each file when it was last executed
 
 
 def load(path: Path) -> ModuleType:
-    """The module of a Python file, executed unless it was before and no file of its package has changed since."""
+    """Import a Python file. Execute it again only if a file of its package has changed since the last time."""
     path = path.resolve()
     root = _root(path)
     _forget_if_changed(root)
@@ -48,7 +48,10 @@ def load(path: Path) -> ModuleType:
 
 
 def loaded_beside(path: Path) -> dict[str, bytes]:
-    """What a loaded file and the users' files that it imported held, by paths below the parent of its directory."""
+    """Return the executed contents of a loaded file and of the user's files that it imported.
+
+    Keys are paths relative to the parent of the file's directory.
+    """
     path = path.resolve()
     top = path.parent.parent
     files = {Path(file) for module in loaded_modules(path) if (file := getattr(module, "__file__", None))}
@@ -56,7 +59,7 @@ def loaded_beside(path: Path) -> dict[str, bytes]:
 
 
 def loaded_modules(path: Path) -> list[ModuleType]:
-    """The modules of a loaded file and of the users' files beside it, its own last."""
+    """Return the modules of a loaded file and of the user's files beside it, its own last."""
     path = path.resolve()
     prefix = f"{_root(path)}."
     modules = [module for name, module in sys.modules.items() if name.startswith(prefix)]
@@ -64,33 +67,33 @@ def loaded_modules(path: Path) -> list[ModuleType]:
 
 
 def _root(path: Path) -> str:
-    """The name of the package that stands for the parent of a file's directory."""
+    """Return the package name of the parent of a file's directory."""
     return PREFIX + hashlib.sha256(str(path.parent.parent).encode()).hexdigest()[:10]
 
 
 def is_loaded(module: str) -> bool:
-    """Tell whether a module of this name, a class's `__module__`, is of a user's file."""
+    """Tell whether a module name, such as a class's `__module__`, belongs to a user's file."""
     return module.startswith(PREFIX)
 
 
 def are_in(pickled: bytes) -> bool:
-    """Tell whether a pickle needs a user's file, which must be loaded before anything is unpickled."""
+    """Tell whether a pickle refers to a user's file, which must be loaded before unpickling."""
     return PREFIX.encode() in pickled
 
 
 def place_of(error: BaseException) -> str:
-    """The `file:line` where an exception left the users' files, or where their syntax is wrong; "" if neither."""
-    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    """Return the `file:line` of the innermost frame in a user's file, or of a syntax error in one; else ""."""
+    locations = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
-        places.append((error.filename, error.lineno))
-    ours = [(file, line) for file, line in places if Path(file) in executed]
+        locations.append((error.filename, error.lineno))
+    ours = [(file, line) for file, line in locations if Path(file) in executed]
     return f"{shown(Path(ours[-1][0]))}:{ours[-1][1]}" if ours else ""
 
 
 def shown(path: Path) -> str:
-    """A path as a message gives it: from the working directory where it lies below it."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
+    """Format a path for a message: relative to the working directory if inside it."""
+    working = Path.cwd()
+    return str(path.relative_to(working) if path.is_absolute() and path.is_relative_to(working) else path)
 
 
 def _name(text: str) -> str:
@@ -104,7 +107,7 @@ def _add_package(name: str, directory: Path) -> None:
 
 
 def _forget_if_changed(root: str) -> None:
-    """Drop all modules of a package where a file of theirs has changed since it was executed."""
+    """Drop all modules of a package if a file of one has changed since it was executed."""
     names = [name for name in sys.modules if name == root or name.startswith(root + ".")]
     files = [Path(file) for name in names if (file := getattr(sys.modules[name], "__file__", None))]
     if any(not file.is_file() or file.read_bytes() != executed.get(file) for file in files):
@@ -113,7 +116,7 @@ def _forget_if_changed(root: str) -> None:
 
 
 class _Loader(SourceFileLoader):
-    """Compiles anew each time, and lets the module import what is beside it by its plain name."""
+    """A loader that always compiles the source, and lets a module import files beside it by their plain names."""
 
     def get_code(self, fullname: str) -> Any:
         source = self.get_data(self.path)
@@ -127,7 +130,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder:
-    """Finds the modules of users' packages, for `from . import parts` and what `_importer` asks for."""
+    """A finder of the modules in users' packages, for `from . import parts` and for `_importer`."""
 
     def find_spec(
         self, name: str, path: Iterable[str] | None = None, target: ModuleType | None = None
@@ -136,11 +139,11 @@ class _Finder:
             spec = FileFinder(directory, (_Loader, [".py"])).find_spec(name)
             if spec is not None and spec.loader is not None:
                 return spec
-        return None  # a directory without __init__.py is found as any namespace package is
+        return None  # Python finds a directory without __init__.py as a namespace package
 
 
 def _importer(package: str, directory: Path) -> Callable[..., ModuleType]:
-    """`__import__` for the modules of a directory: what lies in it comes before what is installed."""
+    """Return an `__import__` for the modules of a directory: files in it have priority over installed modules."""
 
     def import_beside_first(
         name: str,
@@ -159,7 +162,7 @@ def _importer(package: str, directory: Path) -> Callable[..., ModuleType]:
 
 
 def _is_beside(name: str, directory: Path) -> bool:
-    """Tell whether a file of the directory has that name, and Python has not imported it already by that name."""
+    """Tell whether a file of the directory has that name, and is not yet imported by Python under that name."""
     files = (directory / f"{name}.py", directory / name / "__init__.py")
     known = getattr(sys.modules.get(name), "__file__", None)
     return any(file.is_file() and not (known and Path(known) == file) for file in files)

@@ -1,21 +1,21 @@
-"""Names of variants: the fields in which they differ, shortened, as names of directories."""
+"""Directory names of variants, made from the fields in which they differ."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 from research.config.base import digest
 
-LONGEST_NAME = 100  # of a directory
+LONGEST_NAME = 100  # characters of a directory name
 
 
 def directory_names(changes: Sequence[Mapping[str, str]]) -> list[str]:
-    """What differs between the changes, as names of directories; "" where it is one change alone."""
+    """Name a directory for each variant, by the fields that differ; "" for a single variant."""
     names = short_names(changes)
     return [directory_name(names, change) for change in short_values(changes)]
 
 
 def short_names(changes: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Of the fields that differ, by their dotted names, the shortest ends of those that tell them apart."""
+    """Map the dotted name of each field that differs to its shortest unambiguous ending."""
     fields = {name: None for change in changes for name in change}
     differ = [name for name in fields if len({change.get(name) for change in changes}) > 1]
     shortest = {}
@@ -30,20 +30,22 @@ def short_names(changes: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def short_values(changes: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The same, but of a field's constructors only the names, where these tell its values apart."""
+    """Shorten values that are constructors to the class name, for fields where the names are distinct."""
     values: dict[str, set[str]] = {}
     for change in changes:
         for name, text in change.items():
             values.setdefault(name, set()).add(text)
-    apart = {name for name, texts in values.items() if len({text.partition("(")[0] for text in texts}) == len(texts)}
+    distinct = {name for name, texts in values.items() if len({text.partition("(")[0] for text in texts}) == len(texts)}
     return [
-        {name: text.partition("(")[0] if name in apart else text for name, text in change.items()} for change in changes
+        {name: text.partition("(")[0] if name in distinct else text for name, text in change.items()}
+        for change in changes
     ]
 
 
 def directory_name(names: Mapping[str, str], change: Mapping[str, str]) -> str:
-    said = [f"{short}={change[name]}" for name, short in names.items() if name in change]
-    plain = ",".join(re.sub(r"[^A-Za-z0-9_.+=-]+", "-", one).strip("-") for one in said)
+    """Name a directory by the values of a variant; `names` maps fields to their short names."""
+    values = [f"{short}={change[name]}" for name, short in names.items() if name in change]
+    plain = ",".join(re.sub(r"[^A-Za-z0-9_.+=-]+", "-", one).strip("-") for one in values)
     if not plain and names:
         return "base"
-    return plain if len(plain) <= LONGEST_NAME else f"{plain[: LONGEST_NAME - 9]}-{digest(said)[:8]}"
+    return plain if len(plain) <= LONGEST_NAME else f"{plain[: LONGEST_NAME - 9]}-{digest(values)[:8]}"

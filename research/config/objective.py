@@ -1,6 +1,6 @@
-"""Objectives: how text is corrupted, and which targets the model learns from it.
+"""The bases of objectives, which corrupt text and make its targets.
 
-The shipped ones are in research/data/objective/, a file each.
+The shipped objectives are in research/data/objective/, one file each.
 """
 
 from abc import abstractmethod
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Lengths(NamedTuple):
-    """Tokens a row. Inputs and targets count control tokens and sentinels; where rows differ, they are the widest."""
+    """Tokens per row. Inputs and targets count special tokens and sentinels; if rows differ, of the longest row."""
 
     raw: int
     inputs: int
@@ -29,20 +29,20 @@ class Lengths(NamedTuple):
 
 @dataclass(frozen=True)
 class Objectives(Part):
-    """One objective, or several of which each row takes one."""
+    """One objective, or a mixture of objectives, of which each row uses one."""
 
     @abstractmethod
     def components(self) -> "tuple[Denoiser, ...]":
-        """The denoisers under which every text is read, with their weights."""
+        """Return the denoisers that are applied to every text, with their weights."""
 
 
 @dataclass(frozen=True)
 class Objective(Objectives):
-    """The base of objectives: subclass it for one of your own, in the experiment's file or a module beside it.
+    """The base of objectives. Subclass it in the experiment's file or a module beside it.
 
-    A subclass is a frozen dataclass whose fields are its settings, and defines `lengths` and `corrupt`. Text comes as
-    rows of `lengths().raw` token ids without control tokens, cut from a stream of documents. An objective
-    that reads text backwards:
+    A subclass is a frozen dataclass with settings as fields, and defines `lengths` and `corrupt`. Text comes as rows of
+    `lengths().raw` token ids without special tokens, cut from a stream of documents. For example, an objective that
+    reads text backwards:
 
         from dataclasses import dataclass
 
@@ -55,7 +55,7 @@ class Objective(Objectives):
 
         @dataclass(frozen=True)
         class Backwards(Objective):
-            share: float = 1.0  # rows that are turned round
+            share: float = 1.0  # of rows that are reversed
 
             def __post_init__(self) -> None:
                 require(0 <= self.share <= 1, f"Backwards.share is {self.share}: it must lie in [0, 1].")
@@ -71,13 +71,13 @@ class Objective(Objectives):
                 rng: np.random.Generator,
                 language: str | None = None,
             ) -> Batch:
-                turned = rng.random((len(tokens), 1)) < self.share
-                source = np.where(turned, tokens[:, ::-1], tokens)
+                reverse = rng.random((len(tokens), 1)) < self.share
+                source = np.where(reverse, tokens[:, ::-1], tokens)
                 return batch_of(len(tokens), whole(source), whole(tokens), lengths, tokenizer, language)
 
-    `data=Denoising(corpora, objective=Backwards(0.5))` uses it, as does --config.data.objective='Backwards(0.5)'.
-    Before training, every objective corrupts one small block of rows in each language; what is wrong with the result is
-    a ConfigError that names the method's file and line.
+    Use it with `data=Denoising(corpora, objective=Backwards(0.5))` or --config.data.objective='Backwards(0.5)'.
+    Before training, every objective corrupts one small block of rows in each language; a wrong result is a ConfigError
+    with the method's file and line.
     """
 
     def components(self) -> "tuple[Denoiser, ...]":
@@ -85,10 +85,10 @@ class Objective(Objectives):
 
     @abstractmethod
     def lengths(self, input_length: int, num_special_tokens: int = 1) -> Lengths:
-        """Tokens a row before and after corruption, for an encoder of `input_length` tokens.
+        """Compute the tokens per row before and after corruption, for an encoder of `input_length` tokens.
 
-        `num_special_tokens` is the number of special tokens that the tokenizer puts around a text (EOS; BOS or a
-        language, where it has them). `inputs` must not exceed `input_length`; `targets` may. Raise ConfigError, by
+        `num_special_tokens` is the number of special tokens that the tokenizer adds to a text (EOS, and BOS or a
+        language if it has them). `inputs` must not exceed `input_length`; `targets` may. Raise ConfigError, by
         `research.config.require`, if no row fits.
         """
 
@@ -97,8 +97,8 @@ class Objective(Objectives):
     ) -> None:
         """Raise ConfigError if the tokenizer lacks what `corrupt` needs, such as sentinels or a mask.
 
-        Called before corpora are built. The language is one that the tokenizer has, or None. By default nothing is
-        needed.
+        Called before corpora are built. `language` is one of the tokenizer's, or None. The default accepts any
+        tokenizer.
         """
 
     @abstractmethod
@@ -110,27 +110,26 @@ class Objective(Objectives):
         rng: "np.random.Generator",
         language: str | None = None,
     ) -> "research.data.batch.Batch":
-        """Turn a block of raw rows into a Batch of as many rows.
+        """Turn a block of raw rows into a Batch with the same number of rows.
 
-        `tokens` is an unsigned array [rows, lengths.raw], this method's own copy. The encoder's fields of the batch are
-        [rows, lengths.inputs], the decoder's [rows, lengths.targets]: tokens, segments and positions int32, weights
-        float32. Ids lie in the vocabulary. `decoder_input_tokens` are the targets moved right by one, behind
-        `tokenizer.start_id(language)`. Where rows have padding, give its segments 0 and its targets weight 0; where
-        they have none, leave segments and weights None. Every block must fill the same fields.
-        `research.data.objective.rows.batch_of` does all of this.
+        `tokens` is an unsigned array [rows, lengths.raw] that this method may modify. The batch's encoder fields are
+        [rows, lengths.inputs], its decoder fields [rows, lengths.targets]: tokens, segments and positions in int32,
+        weights in float32. Ids must be in the vocabulary. `decoder_input_tokens` are the targets shifted right by one,
+        after `tokenizer.start_id(language)`. Padding has segment 0 and target weight 0; without padding, leave segments
+        and weights None. Every block must set the same fields. `research.data.objective.rows.batch_of` does all this.
 
-        Everything random must come from `rng`, so that a resumed run reads the same rows. The method is called from
-        several threads at once.
+        Use only `rng` for random numbers, so that a resumed run reads the same rows. The method is called from several
+        threads at once.
         """
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """One objective of a mixture."""
+    """One objective of a mixture, with its prefix and weight."""
 
     objective: Objective
-    prefix: str = ""  # text before what the encoder reads, by which the model knows the objective
-    weight: int = 1  # rows of it for each row of a denoiser of weight 1
+    prefix: str = ""  # text before the encoder's input that identifies the objective
+    weight: int = 1  # rows per row of a denoiser of weight 1
 
     def __post_init__(self) -> None:
         require_positive("objective.", self, "weight")
@@ -138,7 +137,7 @@ class Denoiser:
 
 @dataclass(frozen=True)
 class Mixture(Objectives):
-    """Rows under several objectives, every text under each of them (UL2, arXiv:2205.05131, 3.1)."""
+    """A mixture of objectives; every text is used with each of them (UL2, arXiv:2205.05131, 3.1)."""
 
     denoisers: tuple[Denoiser, ...]
 

@@ -1,4 +1,4 @@
-"""Bases of optimizers and of the schedules of their learning rate; those shipped are in research/train/."""
+"""The bases of optimizers and learning-rate schedules; the shipped ones are in research/train/."""
 
 import math
 from abc import abstractmethod
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
 
 
 class Parameter(NamedTuple):
-    """One parameter as optimizers know it, by the parameters' table (research/model/parameters.py)."""
+    """One parameter's axes and growth, for optimizers, from the table in research/model/parameters.py."""
 
-    axes: str  # a letter for each stored axis, "ldhk"; l counts the layers of a stack
-    reads: str  # the axes that a product with a matrix sums over, "d"; empty for what is no matrix
-    growth: float = 1.0  # muP: how many times as many features a hidden matrix reads as its base's; else 1
+    axes: str  # one letter per stored axis, "ldhk"; l is the layers of a stack
+    reads: str  # the axes that a product with the matrix sums over, "d"; empty if not a matrix
+    growth: float = 1.0  # muP: fan-in of a hidden matrix over that in the base model; 1 for others
 
     @property
     def of_layer(self) -> tuple[int, ...]:
-        """Positions of the axes of one layer's parameter: all but l."""
+        """Indices of the axes of one layer's parameter: all but l."""
         return tuple(i for i, axis in enumerate(self.axes) if axis != "l")
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Positions of the axes that are the rows of a layer's matrix: those read."""
+        """Indices of the axes that are the rows of a layer's matrix: the axes read."""
         return tuple(i for i in self.of_layer if self.axes[i] in self.reads)
 
     @property
     def columns(self) -> tuple[int, ...]:
-        """Positions of the axes that are its columns: those written. Empty for what is no matrix."""
+        """Indices of the axes that are its columns: the axes written. Empty if not a matrix."""
         return tuple(i for i in self.of_layer if self.reads and self.axes[i] not in self.reads)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Part):
-    """The learning rate by step: linear warm-up, times the `curve` that a subclass has.
+    """The learning rate by step: linear warm-up, times the `curve` of a subclass.
 
-    A schedule that falls by a tenth every thousand steps:
+    For example, a schedule that divides by ten every thousand steps:
 
         @dataclass(frozen=True, kw_only=True)
         class Staircase(Schedule):
@@ -53,36 +53,36 @@ class Schedule(Part):
                 return self.peak * self.factor ** jnp.floor(step / self.every)
     """
 
-    peak: float  # the learning rate that the curve starts from
+    peak: float  # learning rate at the start of the curve
     warmup: int = 0  # steps of linear rise to the curve
-    warmup_start: float = 0.0  # the share of it that the rise starts from
+    warmup_start: float = 0.0  # share of the curve at which warm-up starts
 
     def __post_init__(self) -> None:
         require_not_negative("optimizer.schedule.", self, "peak", "warmup")
         start = self.warmup_start
-        require(0 <= start <= 1, f"optimizer.schedule.warmup_start is {start}: a share of the peak, from 0 to 1.")
+        require(0 <= start <= 1, f"optimizer.schedule.warmup_start is {start}: it must be a share from 0 to 1.")
 
     @abstractmethod
     def curve(self, step: Any, steps: int) -> Any:
-        """Give the learning rate without warm-up, a float32 scalar in jax.numpy.
+        """Compute the learning rate without warm-up, a float32 scalar in jax.numpy.
 
-        `step` is a float32 scalar, counted from 0, of the steps that the run has taken, skipped ones too; `steps` is
-        the experiment's number of them. Called while the training step is traced.
+        `step` is the number of earlier steps, including skipped ones, as a float32 scalar; `steps` is the experiment's
+        number of steps. Called while the training step is traced.
         """
 
     def check(self, steps: int) -> None:
-        """Raise a ConfigError, by `require`, if an experiment of so many steps cannot have this schedule."""
+        """Raise ConfigError, by `require`, if the schedule is not valid for an experiment of `steps` steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Part):
-    """The base of optimizers: an optax transformation, and what every optimizer has.
+    """The base of optimizers: an optax transformation, gradient clipping, and weight decay.
 
-    One step does this, in float32, on the parameters that are trained:
+    One step, in float32, on the parameters that are not frozen:
 
-        gradient of the mean loss a target token -> clip_norm -> transformation -> decayed -> new parameters
+        gradient of the mean loss per target token -> clip_norm -> transformation -> decayed -> new parameters
 
-    A subclass has one method, `transformation`. Lion (arXiv:2302.06675), of optax, in an experiment's file:
+    A subclass defines one method, `transformation`. For example, optax's Lion (arXiv:2302.06675):
 
         @dataclass(frozen=True, kw_only=True)
         class Lion(Optimizer):
@@ -101,7 +101,7 @@ class Optimizer(Part):
                 optimizer=Lion(schedule=Cosine(peak=1e-4, warmup=100), weight_decay=1.0, clip_norm=1.0),
             )
 
-    For muP it would be this, as Lion's steps are as long whatever the gradient's size:
+    With muP it would be this, since Lion's updates do not depend on the gradient's scale:
 
         @dataclass(frozen=True, kw_only=True)
         class Lion(Optimizer):
@@ -114,16 +114,16 @@ class Optimizer(Part):
                 direction = optax.scale_by_lion(0.9, 0.99)
                 return optax.chain(direction, scale_by_growth(parameters, -1.0, rate), optax.scale(-1.0))
 
-    Patterns are regular expressions searched in parameter paths; each must match one.
+    Patterns are regular expressions that are searched in parameter paths; each must match at least one.
     """
 
     schedule: Schedule
-    clip_norm: float | None = None  # global norm of the gradient
+    clip_norm: float | None = None  # maximum global norm of the gradient
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = (r"norm", r"bias")
     frozen: tuple[str, ...] = ()
 
-    # Whether the transformation multiplies steps by powers of `Parameter.growth`, without which muP is refused.
+    # Whether the transformation multiplies updates by powers of `Parameter.growth`, as muP requires.
     scales_by_growth: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -133,22 +133,22 @@ class Optimizer(Part):
 
     @abstractmethod
     def transformation(self, rate: Any, parameters: Mapping[str, Parameter]) -> "optax.GradientTransformation":
-        """Give the optax transformation from gradients to what is added to the parameters.
+        """Return the optax transformation from gradients to updates, which are added to the parameters.
 
-        `rate` is the learning rate of this step, a float32 scalar that is traced: it is the schedule's at the step of
-        the run, so skipped updates do not shift it. `parameters` has an entry for each parameter by its path.
+        `rate` is the learning rate of this step, a traced float32 scalar. It follows the steps of the run, so skipped
+        updates do not delay the schedule. `parameters` has an entry for each parameter by its path.
 
-        Gradients, parameters and updates are nested dicts of float32 arrays of the parameters' shapes, layers stacked
-        along the first axis. The state may be any pytree of arrays that keeps its structure and shapes. It is saved
-        in checkpoints. A leaf of it under a parameter's path, of that parameter's shape or with some axes of size 1,
-        is sharded as the parameter is; others are whole on every device.
+        Gradients, parameters and updates are nested dicts of float32 arrays of the parameters' shapes, with layers
+        stacked along the first axis. The state may be any pytree of arrays with constant structure and shapes. It is
+        saved in checkpoints. A leaf under a parameter's path, with that parameter's shape or some axes of size 1, is
+        sharded as the parameter; other leaves are replicated.
 
         Called while the training step is traced, and to make the state, which must not depend on the rate.
         """
 
     def decayed(self, param: Any, update: Any, rate: Any, weight_decay: float) -> Any:
-        """Give the new parameter, an array, after its update and weight decay, which is 0 where no_decay matches.
+        """Compute a new parameter, an array, from its update and `weight_decay`, which is 0 if no_decay matches.
 
-        Decoupled decay (arXiv:1711.05101): by rate * weight_decay of the parameter before the update.
+        The decay is decoupled (arXiv:1711.05101): rate * weight_decay times the parameter before the update.
         """
         return param + update - rate * weight_decay * param

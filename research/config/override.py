@@ -1,7 +1,7 @@
-"""Experiments as text: dotted overrides parsed by annotation, a JSON round trip, and the difference of two configs.
+"""Configs as text: dotted overrides, parsed by annotation; JSON; and the difference of two configs.
 
-An override's value is a Python literal, or the constructor of a variant (`AdamW(schedule=Cosine(peak=1e-3))`); it is
-read as data, never evaluated. Text for a string field needs no quotes.
+An override's value is a Python literal, or a constructor of a config class (`AdamW(schedule=Cosine(peak=1e-3))`). It is
+parsed as data, never evaluated. Text for a string field needs no quotes.
 """
 
 import ast
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from research.config import ConfigError, Experiment, classes, parse_json, require
 from research.config.base import did_you_mean
 
-SHOWN = 200  # letters of a value, in an error
+SHOWN = 200  # characters of a value in an error
 
 EXAMPLES = {
     "--config.": "optimizer.schedule.peak=3e-3",
@@ -25,13 +25,13 @@ EXAMPLES = {
 
 @typing.runtime_checkable
 class File(typing.Protocol):
-    """A path here, or one in a bucket of epath's, which takes a while to import."""
+    """A local path, or an epath path in a bucket (epath is slow to import)."""
 
     def read_bytes(self) -> bytes: ...
 
 
 def from_arguments(arguments: list[str], prefix: str = "--config.") -> dict[str, str]:
-    """{dotted path: text} of `--config.a.b=value` arguments; ConfigError for any other argument."""
+    """Parse `--config.a.b=value` arguments into {dotted path: text}. Raise ConfigError for any other argument."""
     overrides = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
@@ -44,9 +44,9 @@ def from_arguments(arguments: list[str], prefix: str = "--config.") -> dict[str,
 
 
 def check_overrides(schema: Any, overrides: dict[str, str], values: bool) -> None:
-    """Refuse overrides that no config of the class can take, before there is a config to change.
+    """Check overrides against a config class, before a config exists.
 
-    Raises ConfigError for an unknown field, and with `values` for a value of another type.
+    Raise ConfigError for an unknown field, and with `values` also for a value of a wrong type.
     """
     hints = typing.get_type_hints(schema)
     for path, text in overrides.items():
@@ -57,33 +57,33 @@ def check_overrides(schema: Any, overrides: dict[str, str], values: bool) -> Non
 
 
 def apply(config: Any, overrides: dict[str, str]) -> Any:
-    """The config with {dotted path: text} set. Raises ConfigError for an unknown path or a value of another type."""
+    """Apply overrides, {dotted path: text}, to a config. Raise ConfigError for an unknown path or a wrong type."""
     with classes.using(*classes.namespaces_of(config)):
         return _apply(type(config), config, {tuple(path.split(".")): text for path, text in overrides.items()}, "")
 
 
 def parse(annotation: Any, text: str, path: str) -> Any:
-    """A value as an override writes it. Raises ConfigError where it does not fit the annotation."""
+    """Parse the text of an override's value. Raise ConfigError if it does not fit the annotation."""
     return _parse(annotation, text, path)
 
 
 def check(config: Any, path: str = "") -> None:
-    """Raise ConfigError, with the sentence that an override gets, for a value that its field's type does not allow."""
+    """Raise ConfigError, with the message for overrides, if a value does not have its field's type."""
     _check(type(config), config, path)
 
 
 def to_json(config: Any) -> str:
-    """JSON text from which `from_json` gives back an equal config."""
+    """Serialise a config to JSON; `from_json` returns an equal config."""
     return json.dumps(_encode(type(config), config), indent=2) + "\n"
 
 
 def from_json(text: str | bytes, annotation: Any = Experiment) -> Any:
-    """Raises ConfigError when the text is not JSON or does not fit the annotation."""
+    """Parse a config from JSON. Raise ConfigError if the text is not JSON or does not fit the annotation."""
     return _decode(annotation, parse_json(text, "The config"), "config")
 
 
 def read(path: File) -> Any:
-    """The experiment in a run's config.json. Raises ConfigError, naming the file, where it holds none."""
+    """Read the experiment of a run's config.json. Raise ConfigError, with the file's name, if it is invalid."""
     try:
         return from_json(path.read_bytes())
     except ConfigError as error:
@@ -91,7 +91,7 @@ def read(path: File) -> Any:
 
 
 def diff(before: Any, after: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """{dotted path: (before, after)} for every value that differs; a changed variant is one entry."""
+    """Return {dotted path: (before, after)} of all values that differ. A change of class is one entry."""
     if before == after and type(before) is type(after):
         return {}
     if dataclasses.is_dataclass(before) and type(before) is type(after):
@@ -100,25 +100,25 @@ def diff(before: Any, after: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
         pairs = {str(index): pair for index, pair in enumerate(zip(before, after, strict=True))}
     else:
         return {path: (before, after)}
-    found: dict[str, tuple[Any, Any]] = {}
+    changes: dict[str, tuple[Any, Any]] = {}
     for name, (old, new) in pairs.items():
-        found |= diff(old, new, f"{path}.{name}".lstrip("."))
-    return found
+        changes |= diff(old, new, f"{path}.{name}".lstrip("."))
+    return changes
 
 
 def as_text(value: Any) -> str:
-    """A value as an override writes it: of a constructor only what is not its default."""
+    """Format a value as an override; a constructor omits fields that have their defaults."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(as_text, value))}]"
     if not dataclasses.is_dataclass(value):
         return repr(value)
     given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    said = {
+    shown = {
         field.name: given[field.name]
         for field in dataclasses.fields(value)
         if _required(field) or given[field.name] != field.default
     }
-    return f"{type(value).__name__}({', '.join(f'{name}={as_text(one)}' for name, one in said.items())})"
+    return f"{type(value).__name__}({', '.join(f'{name}={as_text(one)}' for name, one in shown.items())})"
 
 
 # --- Overrides --------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def _apply(annotation: Any, value: Any, overrides: dict[tuple[str, ...], str], p
 
 
 def _children(annotation: Any, value: Any) -> dict[str, Any]:
-    """Annotation by name of what lies under a value: the fields of a dataclass, the indices of a tuple."""
+    """Return the annotations of a value's children by name: fields of a dataclass, or indices of a tuple."""
     if dataclasses.is_dataclass(value):
         return {name: typing.get_type_hints(type(value))[name] for name in _names(value)}
     if isinstance(value, tuple):
@@ -159,17 +159,17 @@ def _child(value: Any, name: str) -> Any:
 def _parse(annotation: Any, text: str, path: str) -> Any:
     try:
         literal = _from_syntax(ast.parse(text.strip(), mode="eval").body)
-        json.dumps(literal)  # what JSON cannot hold is no value here
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # the last where nesting has no end
+        json.dumps(literal)  # refuse values that JSON cannot hold
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):  # MemoryError: too deep nesting
         literal = text
     for candidate in (literal, {"true": True, "false": False}.get(text, text), text):
         if _fits(annotation, candidate):
             return _decode(annotation, candidate, path)
-    return _decode(annotation, literal, path)  # raises, and says what is allowed
+    return _decode(annotation, literal, path)  # raises, with the allowed values
 
 
 def _from_syntax(node: ast.expr) -> Any:
-    """A literal as JSON would hold it; a constructor becomes {"type": its name, **its arguments}."""
+    """Convert a literal to JSON data; a constructor becomes {"type": its name, **its arguments}."""
     match node:
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=keywords):
             given = dict(zip(_positional(name), arguments, strict=False))
@@ -182,15 +182,15 @@ def _from_syntax(node: ast.expr) -> Any:
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return [_from_syntax(item) for item in items]
     value = ast.literal_eval(node)
-    # A float field takes integers too, so that 1e4 may be both.
+    # A float field accepts integers too, so 1e4 can be either.
     whole = isinstance(value, float) and abs(value) < 2**63 and value.is_integer()
     return int(value) if whole else value
 
 
 def _positional(name: str) -> list[str]:
-    """The fields that a constructor takes by position, in order."""
-    found = classes.named(name)
-    return [field.name for field in dataclasses.fields(found) if not field.kw_only] if found else []
+    """Return the fields that a constructor takes by position, in order."""
+    named = classes.named(name)
+    return [field.name for field in dataclasses.fields(named) if not field.kw_only] if named else []
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def _decode(annotation: Any, value: Any, path: str) -> Any:
 
 
 def _suggestion(annotation: Any, value: Any) -> str:
-    """The class or the choice whose name is like the one given."""
+    """Return "; did you mean ...?" for a misspelt class or choice, or ""."""
     options = classes.options(annotation)
     if isinstance(value, dict):
         given = value.get("type")
@@ -234,13 +234,13 @@ def _is_text(value: Any) -> typing.TypeGuard[str]:
 
 
 def _item(annotation: Any) -> Any:
-    """The annotation of the items of a tuple."""
+    """Return the annotation of a tuple's items."""
     (item,) = {typing.get_args(one)[0] for one in classes.options(annotation) if typing.get_origin(one) is tuple}
     return item
 
 
 def _fits(annotation: Any, value: Any) -> bool:
-    """Whether the outer form of a JSON value suits the annotation."""
+    """Tell whether a JSON value fits an annotation, without checking its contents."""
     options = classes.options(annotation)
     if len(options) > 1:
         return any(_fits(option, value) for option in options)
@@ -252,14 +252,14 @@ def _fits(annotation: Any, value: Any) -> bool:
     if typing.get_origin(option) is tuple:
         return isinstance(value, list | tuple)
     if option in (int, float) and type(value) is int:
-        return abs(value) < 2**63  # a larger one is no number to NumPy
+        return abs(value) < 2**63  # larger integers do not fit in NumPy's int64
     return type(value) is option
 
 
 def _named(option: type, value: dict[str, Any]) -> type | None:
-    """The class that a JSON object is of, where `option` is expected; None if it is of another kind."""
-    found = classes.find(value["type"], (option,)) if isinstance(value.get("type"), str) else option
-    return None if found is None or inspect.isabstract(found) else found
+    """Return the class of a JSON object if it is `option` or a subclass, else None."""
+    named = classes.find(value["type"], (option,)) if isinstance(value.get("type"), str) else option
+    return None if named is None or inspect.isabstract(named) else named
 
 
 def _build(option: Any, value: Any, path: str) -> Any:
@@ -278,7 +278,7 @@ def _build(option: Any, value: Any, path: str) -> Any:
     return float(value) if option is float else value
 
 
-# --- Types of values that Python code gave ----------------------------------------------------------------------------
+# --- Types of values from Python code ----------------------------------------------------------------------------
 
 
 def _check(annotation: Any, value: Any, path: str) -> None:
@@ -300,7 +300,7 @@ def _check(annotation: Any, value: Any, path: str) -> None:
 
 
 def _is_of(option: Any, value: Any) -> bool:
-    """Tell whether a value is of a type, its parts left aside."""
+    """Tell whether a value has a type, without checking its parts."""
     if option in (int, float, bool, str, type(None)) or typing.get_origin(option) is Literal:
         return _fits(option, value)
     kind = typing.get_origin(option) or option
@@ -328,16 +328,16 @@ def _describe(option: Any) -> str:
     if classes.takes_configs(option):
         return " or ".join(f"{one.__name__}({', '.join(_names(one))})" for one in classes.allowed(option))
     plain = {int: "an integer", float: "a number", bool: "True or False", str: "text", type(None): "None"}
-    return plain.get(option, str(option))  # such as Callable, which Python code alone can give
+    return plain.get(option, str(option))  # such as Callable, for values that only Python code can set
 
 
 def _names(value: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(value)]
 
 
-def _listed(names: typing.Iterable[str], asked: str) -> str:
-    """The names, and of them the one that may have been meant."""
-    return (", ".join(names) or "no fields") + (did_you_mean(asked, names) or ".")
+def _listed(names: typing.Iterable[str], unknown: str) -> str:
+    """List the names, with a suggestion for the unknown name."""
+    return (", ".join(names) or "no fields") + (did_you_mean(unknown, names) or ".")
 
 
 def _join(path: str, name: str) -> str:

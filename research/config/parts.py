@@ -1,12 +1,12 @@
-"""Parts: what users may write themselves, and errors that name the file and line of a part.
+"""Parts: classes that users may subclass, and errors with the file and line of a part.
 
 A part is a frozen dataclass that subclasses Objective, Corpus, Task, Metric or another base, all of which subclass
-`Part`. Methods of a part are called inside `calling`, and `expect` checks what they return, so that a mistake in a
-user's file is one sentence, such as
+`Part`. Methods of a part are called inside `calling`, and `expect` checks their results, so that a mistake in a user's
+file gives one sentence, such as
 
     my_experiment.py:31: NGramMasking.corrupt raised IndexError: index 64 is out of bounds.
 
-Parts that are shipped here raise their errors as they are.
+Errors of shipped parts pass unchanged.
 """
 
 import ast
@@ -26,17 +26,17 @@ from research.config.modules import shown
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LIBRARIES = tuple({Path(path).resolve() for path in map(sysconfig.get_path, ("stdlib", "purelib", "platlib"))})
-SHOWN = 300  # letters of an exception, in an error
+SHOWN = 300  # characters of an exception in an error
 
 Self = TypeVar("Self", bound="Part")
 
 
 class PartError(ConfigError):
-    """A user's part is wrong; the message begins with the place in the user's file, where it is known."""
+    """A mistake in a user's part. The message begins with the file and line in the user's file, if known."""
 
 
-class Part(ABC):  # noqa: B024 (the bases that subclass it have the abstract methods)
-    """The base of all parts. A class that lacks a method, or is no frozen dataclass, cannot be constructed."""
+class Part(ABC):  # noqa: B024 (its subclasses have the abstract methods)
+    """The base of all parts. A class that lacks a method, or is not a dataclass, cannot be constructed."""
 
     def __new__(cls: type[Self], *arguments: Any, **fields: Any) -> Self:
         missing = ", ".join(f"{name}()" for name in sorted(cls.__abstractmethods__))
@@ -49,9 +49,9 @@ class Part(ABC):  # noqa: B024 (the bases that subclass it have the abstract met
 
 @contextmanager
 def calling(part: object, method: str) -> Iterator[None]:
-    """Turn any exception of a user's part into a ConfigError that names the innermost line of the user's files.
+    """Turn an exception of a user's part into a ConfigError with the innermost line of the user's files.
 
-    A ConfigError passes as it is, and so does everything that a shipped part raises.
+    A ConfigError, and any exception of a shipped part, passes unchanged.
     """
     try:
         yield
@@ -67,9 +67,9 @@ def calling(part: object, method: str) -> Iterator[None]:
 
 
 def expect(condition: bool, part: object, method: str, message: str) -> None:
-    """Raise a ConfigError unless the condition holds; the message follows the method's place and name.
+    """Raise ConfigError unless the condition holds, with the method's file, line and name before the message.
 
-    `expect(False, part, "corrupt", "returned int, no Batch")` says "FILE:LINE: NGramMasking.corrupt returned int, no
+    `expect(False, part, "corrupt", "returned int, no Batch")` raises "FILE:LINE: NGramMasking.corrupt returned int, no
     Batch.".
     """
     if not condition:
@@ -77,20 +77,20 @@ def expect(condition: bool, part: object, method: str, message: str) -> None:
 
 
 def shipped(name: str) -> Any:
-    """Make a shipped part, with its defaults, by the name under which `research` exports it.
+    """Make a shipped part with its defaults, by its exported name in `research`.
 
-    For defaults of fields: config imports no room below itself.
+    It serves the defaults of fields: research.config does not import the packages that depend on it.
     """
     return getattr(import_module("research"), name)()
 
 
 def is_shipped(cls: type) -> bool:
-    """Tell whether a class is one of this package's own."""
+    """Tell whether a class belongs to this package."""
     return cls.__module__.split(".")[0] == PACKAGE.name
 
 
 def place(cls: type, method: str | None = None) -> str:
-    """The file and line of a class or of its method, as "FILE:LINE: "; empty where they cannot be known."""
+    """Return the file and line of a class or its method, as "FILE:LINE: ", or "" if unknown."""
     function = _plain(getattr(cls, method, None)) if method else None
     if function is not None and not _is_ours(function.__code__.co_filename):
         return f"{shown(Path(function.__code__.co_filename))}:{function.__code__.co_firstlineno}: "
@@ -100,12 +100,12 @@ def place(cls: type, method: str | None = None) -> str:
 
 
 def _base(cls: type) -> str:
-    """The name of the shipped class from which a user's class descends."""
+    """Return the name of the closest shipped base of a user's class."""
     return next(above.__name__ for above in cls.__mro__ if is_shipped(above))
 
 
 def _plain(function: Any) -> FunctionType | None:
-    """The function itself, below decorators."""
+    """Return the function inside decorators and properties, or None."""
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     function = getattr(function, "fget", function)
@@ -113,18 +113,18 @@ def _plain(function: Any) -> FunctionType | None:
 
 
 def _innermost(part: object, error: Exception) -> str:
-    """The last line of a traceback that lies in a file of the user's: the part's own, or any that is no library."""
+    """Return the innermost line of a traceback in a user's file: the part's own, or any file outside libraries."""
     own = _file(type(part))
     frames = [
         (frame.f_code.co_filename, line)
-        for frame, line in list(traceback.walk_tb(error.__traceback__))[2:]  # without `calling` and who used it
+        for frame, line in list(traceback.walk_tb(error.__traceback__))[2:]  # without `calling` and its caller
         if frame.f_code.co_filename == own or not _is_library(frame.f_code.co_filename)
     ]
     return f"{shown(Path(frames[-1][0]))}:{frames[-1][1]}: " if frames else ""
 
 
 def _file(cls: type) -> str | None:
-    """The file of a class: its module's, or its methods'."""
+    """Return the file of a class: of its module, or of one of its methods."""
     named = getattr(sys.modules.get(cls.__module__), "__file__", None)
     functions = filter(None, map(_plain, vars(cls).values()))
     files = (function.__code__.co_filename for function in functions)

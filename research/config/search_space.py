@@ -1,9 +1,9 @@
-"""Where a search for the best variant looks, and how it goes about it.
+"""The search for the best variant: ranges of fields, sampler and pruning.
 
     def search():
         return Search({"optimizer.schedule.peak": LogRange(1e-4, 1e-1), "model.dropout": Range(0.0, 0.3)})
 
-What is best is said by the experiment's evaluation.best.
+The experiment's evaluation.best is the metric that is optimised.
 """
 
 import math
@@ -16,7 +16,7 @@ from research.config.base import require, require_not_negative, require_positive
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high, both possible; whole ones where both are whole (1, not 1.0)."""
+    """Numbers from low to high, both included; integers if both are integers (1, not 1.0)."""
 
     low: float | int
     high: float | int
@@ -27,7 +27,7 @@ class Range:
 
 @dataclass(frozen=True)
 class LogRange:
-    """Numbers of which each order of magnitude is as likely as another."""
+    """Log-uniform numbers from low to high."""
 
     low: float | int
     high: float | int
@@ -39,14 +39,14 @@ class LogRange:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values: the config's own objects, or text as on the command line."""
+    """One of several values, which are config objects, or text as on the command line."""
 
     of: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        require(len(self.of) > 0, "Choice(()): there must be something to choose from.")
+        require(len(self.of) > 0, "Choice(()): give at least one value.")
         texts = [str(value) for value in self.of]
-        require(len(set(texts)) == len(texts), f"Choice({self.of}): each value may be there once.")
+        require(len(set(texts)) == len(texts), f"Choice({self.of}): its values must differ.")
 
 
 def _check_ends(name: str, low: float | int, high: float | int) -> None:
@@ -59,7 +59,7 @@ def _check_ends(name: str, low: float | int, high: float | int) -> None:
 class TPE:
     """The tree-structured Parzen estimator (Bergstra et al. 2011)."""
 
-    random_trials: int = 10  # before it begins to learn from those there are
+    random_trials: int = 10  # random trials before the estimator is used
 
     def __post_init__(self) -> None:
         require_positive("sampler.", self, "random_trials")
@@ -67,15 +67,15 @@ class TPE:
 
 @dataclass(frozen=True)
 class Random:
-    """Each trial drawn anew."""
+    """Random search: independent trials."""
 
 
 @dataclass(frozen=True)
 class Median:
-    """Stops a trial that is worse than the median of the finished ones were at the same step."""
+    """Pruning of trials worse than the median of the finished trials at the same step."""
 
-    finished: int = 5  # trials before any is stopped
-    warmup: int = 0  # steps of a trial in which it is not stopped
+    finished: int = 5  # trials that must finish before any is stopped
+    warmup: int = 0  # steps in which a trial is never stopped
 
     def __post_init__(self) -> None:
         require_positive("pruning.", self, "finished")
@@ -84,7 +84,7 @@ class Median:
 
 @dataclass(frozen=True)
 class SuccessiveHalving:
-    """At steps `first`, `first * factor`, ... keeps the best of each `factor` trials (ASHA, Li et al. 2018)."""
+    """Pruning to the best 1 / factor of trials at steps `first`, `first * factor`, ... (ASHA, Li et al. 2018)."""
 
     first: int  # step
     factor: int = 4
@@ -96,7 +96,7 @@ class SuccessiveHalving:
 
 @dataclass(frozen=True)
 class Hyperband:
-    """Successive halvings that begin at several steps, the earliest of them `first` (Li et al. 2016)."""
+    """Pruning by successive halvings with several first steps, the earliest of them `first` (Li et al. 2016)."""
 
     first: int  # step
     factor: int = 3
@@ -108,7 +108,9 @@ class Hyperband:
 
 @dataclass(frozen=True)
 class Search:
-    ranges: Mapping[str, Range | LogRange | Choice]  # of fields, by their dotted names
+    """A search over ranges of fields, with a sampler and optional pruning."""
+
+    ranges: Mapping[str, Range | LogRange | Choice]  # by dotted names of fields
     sampler: TPE | Random = TPE()
     pruning: Median | SuccessiveHalving | Hyperband | None = None
     seed: int = 0  # of the sampler
@@ -117,13 +119,14 @@ class Search:
         require(len(self.ranges) > 0, "search.ranges is empty: it must name at least one field.")
         for name, space in self.ranges.items():
             known = isinstance(space, Range | LogRange | Choice)
-            require(known, f"search.ranges[{name!r}] is {space!r}: allowed is Range, LogRange or Choice.")
-        aim = [name for name in self.ranges if name.split(".")[0] in ("evaluation", "steps")]
-        require(not aim, f"search.ranges names {', '.join(aim)}: trials are compared by what is the same for all.")
+            require(known, f"search.ranges[{name!r}] is {space!r}: it must be Range, LogRange or Choice.")
+        fixed = [name for name in self.ranges if name.split(".")[0] in ("evaluation", "steps")]
+        message = f"search.ranges names {', '.join(fixed)}: all trials must have the same steps and evaluation."
+        require(not fixed, message)
         known = isinstance(self.sampler, TPE | Random)
-        require(known, f"search.sampler is {self.sampler!r}: allowed is TPE or Random.")
+        require(known, f"search.sampler is {self.sampler!r}: it must be TPE or Random.")
         require(
             self.pruning is None or isinstance(self.pruning, Median | SuccessiveHalving | Hyperband),
-            f"search.pruning is {self.pruning!r}: allowed is Median, SuccessiveHalving, Hyperband or None.",
+            f"search.pruning is {self.pruning!r}: it must be Median, SuccessiveHalving, Hyperband or None.",
         )
         require_not_negative("search.", self, "seed")

@@ -1,4 +1,4 @@
-"""The base of supervised tasks: how a record becomes a source and its targets."""
+"""The base of supervised tasks, which turn records into sources and targets."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from research.config.examples import Examples, Names, TextRecord
 from research.config.metric import Metric
 from research.config.parts import Part
 
-Languages = tuple[str | None, str | None]  # codes of the source and the target, as en_XX; None without
+Languages = tuple[str | None, str | None]  # codes of source and target, such as en_XX; None: no language
 
 NO_LANGUAGES: Languages = (None, None)
 NO_METRICS: tuple[Metric, ...] = ()
@@ -16,14 +16,14 @@ NO_METRICS: tuple[Metric, ...] = ()
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Part):
-    """Examples, how a record of them becomes text, and the metrics that outputs are scored by.
+    """A supervised task: examples, their conversion to text, and metrics.
 
-    Subclass it in a frozen dataclass with `names` and `example`. The same record must always give the same texts, which
-    are made, checked and tokenised before training; the tokens are kept on disk. A changed `example` makes new ones.
+    Subclass it in a frozen dataclass with `names` and `example`. `example` must be deterministic: all texts are made,
+    checked and tokenised before training, and the tokens are cached on disk. If `example` changes, they are made anew.
 
-    A subclass declares `metrics` as a field with a default of its own, and `languages` where its tokenizer has them.
+    A subclass declares `metrics` as a field with its own default, and `languages` if its tokenizer has languages.
 
-    This one asks for the words of a sentence backwards, with one instruction of two:
+    For example, a task to reverse the words of a sentence, with one of two instructions:
 
         @dataclass(frozen=True, kw_only=True)
         class Reversal(Task):
@@ -39,7 +39,7 @@ class Task(Part):
                 instruction = "reverse" if len(words) > 1 else "repeat"
                 return f"{instruction}: {' '.join(words)}", " ".join(reversed(words))
 
-    It is used by name: `Supervised(tasks=(Reversal(examples=JSONExamples("train.jsonl"), column="text"),))`.
+    Use it with `Supervised(tasks=(Reversal(examples=JSONExamples("train.jsonl"), column="text"),))`.
     """
 
     examples: Examples
@@ -49,21 +49,21 @@ class Task(Part):
     @property
     @abstractmethod
     def names(self) -> Names:
-        """The names that are read of each record, for the source and for the targets. Each must have some text."""
+        """The names that are read from each record, for the source and for the targets. Each must have a text."""
 
     @abstractmethod
     def example(self, record: TextRecord) -> tuple[str, str | Sequence[str]]:
-        """The source and its targets, none of which may be empty.
+        """Convert a record to its source and its targets, none of which may be empty.
 
-        `record[name]` has the texts under a name, one or more. Of several targets the first is learned; all of them are
-        references of the metrics.
+        `record[name]` is the tuple of the texts of a name, one or more. The first target is used for training; all
+        targets are references for the metrics.
         """
 
     @property
     def identity(self) -> tuple[str, ...] | None:
-        """Texts that decide, with a record, what `example` gives; None where only its results tell.
+        """Texts that determine, with a record, the result of `example`; None if only the results themselves do.
 
-        Without it all examples are made whenever a run starts, to see whether they are those of the tokens on disk. A
-        class whose `example` is another one than its base's needs an identity of its own.
+        If None, all examples are made at the start of every run, to check that the cached tokens are still valid. A
+        class that overrides the `example` of its base must override this property too.
         """
         return None

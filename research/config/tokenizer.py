@@ -1,4 +1,4 @@
-"""Vocabularies: opened as they are, or trained on the data."""
+"""Vocabularies: existing ones from files, or trained on the data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,16 +7,18 @@ from research.config.base import require
 
 
 def require_languages(languages: tuple[str, ...]) -> None:
+    """Raise ConfigError unless language codes are distinct and not empty."""
     distinct = len(set(languages)) == len(languages)
-    require(distinct and all(languages), f"tokenizer.languages is {languages}: codes must be there and differ.")
+    require(distinct and all(languages), f"tokenizer.languages is {languages}: codes must be distinct, and not empty.")
 
 
 @dataclass(frozen=True)
 class SentencePiece:
-    """A SentencePiece model on disk; `sentinels` ids are added above its pieces.
+    """A SentencePiece model on disk; `sentinels` ids are added after its pieces.
 
-    With sentinels=0 its own pieces <extra_id_0>, <extra_id_1>, ... serve, as in mT5's file. With languages, an id for
-    each and one for the mask come between, and text is framed as mBART's CC25 frames it: `X </s> LANGUAGE`.
+    With sentinels=0 its own pieces <extra_id_0>, <extra_id_1>, ... are the sentinels, as in mT5's file. With languages,
+    an id for each language and one for the mask are added before the sentinels, and text is formatted as in mBART's
+    CC25: `X </s> LANGUAGE`.
     """
 
     path: str
@@ -29,7 +31,7 @@ class SentencePiece:
 
 @dataclass(frozen=True)
 class TrainedSentencePiece:
-    """A SentencePiece model trained on the training split, once, and cached; what is added is as above."""
+    """A SentencePiece model trained once on the training split and cached; other ids as in SentencePiece."""
 
     pieces: int = 32_000
     algorithm: Literal["unigram", "bpe"] = "unigram"
@@ -38,26 +40,29 @@ class TrainedSentencePiece:
 
     def __post_init__(self) -> None:
         require_languages(self.languages)
-        require(self.pieces > 300, f"tokenizer.pieces is {self.pieces}: at least 301, for 256 bytes and the controls.")
+        require(self.pieces > 300, f"tokenizer.pieces is {self.pieces}: at least 301, for bytes and special tokens.")
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """UTF-8 bytes after three controls, as ByT5. With sentinels=0 the highest byte ids serve, as in its pretraining."""
+    """UTF-8 bytes after three special tokens, as in ByT5.
+
+    With sentinels=0 the highest byte ids are the sentinels, as in ByT5's pretraining.
+    """
 
     sentinels: int = 100
 
 
 @dataclass(frozen=True)
 class ByteLevelBPE:
-    """BART's byte-level BPE: a tokenizer.json, or a directory that holds one, or vocab.json and merges.txt."""
+    """BART's byte-level BPE: a tokenizer.json, or a directory with one, or with vocab.json and merges.txt."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class MBart:
-    """mBART's sentencepiece.bpe.model, with fairseq's ids, and the languages of CC25 or of mBART-50."""
+    """mBART's sentencepiece.bpe.model, with fairseq's ids and the languages of CC25 or mBART-50."""
 
     path: str
     variant: Literal["cc25", "50"] = "cc25"
@@ -65,9 +70,9 @@ class MBart:
 
 @dataclass(frozen=True)
 class Marian:
-    """A directory with source.spm, target.spm and vocab.json; target_vocab.json too where the two are separate."""
+    """Marian's vocabulary: a directory with source.spm, target.spm and vocab.json, or also target_vocab.json."""
 
     directory: str
 
 
-Vocabulary = SentencePiece | Bytes | ByteLevelBPE | MBart | Marian  # what can be opened as it is
+Vocabulary = SentencePiece | Bytes | ByteLevelBPE | MBart | Marian  # vocabularies that need no training

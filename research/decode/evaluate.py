@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from research.config import Experiment, Generation, Model, OneStack, Supervised, Task, require, task_labels
+from research.config import DecoderOnly, Experiment, Generation, Model, Supervised, Task, require, task_labels
 from research.config.examples import Split
 from research.data.batch import Batch
 from research.data.tasks.task import Example, open_task
@@ -119,7 +119,7 @@ def check_length(experiment: Experiment) -> None:
     model, generation = experiment.model, experiment.evaluation.generation
     if generation is None or model.longest is None:
         return
-    inputs = experiment.data.input_length if isinstance(model.stacks, OneStack) else 0
+    inputs = experiment.data.input_length if isinstance(model.stacks, DecoderOnly) else 0
     most, limit = generation.max_length, model.longest - inputs
     after = f" after {inputs} inputs" if inputs else ""
     require(most <= limit, f"evaluation.generation.max_length is {most}: the model has {limit} positions{after}.")

@@ -1,8 +1,8 @@
 """Decoding: from encoder input to decoder tokens, in one jitted function with an explicit cache.
 
 The n hypotheses of a row have an axis of their own and share the keys and values projected from the encoder's output.
-When beam search reorders hypotheses, no keys or values move: `ancestry` gives, for each hypothesis and cache position,
-the hypothesis to read. The cache grows in stages, with one loop for each stage, since attention costs its full length.
+When beam search reorders hypotheses, no keys or values move: `beam_index` gives the hypothesis to read, for each
+hypothesis and cache position. The cache grows in stages, with one loop for each stage, since attention costs its full length.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from research.config import GNMT, Beam, Generation, Greedy, Model, OneStack, Power, Sampling
+from research.config import GNMT, Beam, DecoderOnly, Generation, Greedy, Model, Power, Sampling
 from research.data.batch import Batch
 from research.decode import logits
 from research.model.cache import Cache
@@ -57,7 +57,7 @@ def decode(
     network = bind(model, params)
     encoded = network.encode(encoder_input_tokens, encoder_segment_ids)
     hypotheses = generation.method.beams if isinstance(generation.method, Beam) else generation.outputs
-    before = encoder_input_tokens.shape[1] if isinstance(model.stacks, OneStack) else 0
+    before = encoder_input_tokens.shape[1] if isinstance(model.stacks, DecoderOnly) else 0
     network.decoder.check_length(before + generation.max_length)
     cache = network.new_cache(encoded, min(generation.max_length, STAGES[0]), hypotheses)
     if start_tokens is None:
@@ -87,11 +87,15 @@ class Step(NamedTuple):
     prefix: Int[Array, "b p"] | None
 
     def __call__(
-        self, tokens: logits.Tokens, cache: Cache, position: Int[Array, ""], ancestry: Int[Array, "b n c"] | None = None
+        self,
+        tokens: logits.Tokens,
+        cache: Cache,
+        position: Int[Array, ""],
+        beam_index: Int[Array, "b n c"] | None = None,
     ) -> tuple[logits.Scores, Cache]:
         """Compute the logits of the token after `position`, and the updated cache."""
         last = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)
-        return self.network.decode_step(last, cache, position, self.encoder_segment_ids, ancestry, self.layers)
+        return self.network.decode_step(last, cache, position, self.encoder_segment_ids, beam_index, self.layers)
 
     def constrain(self, scores: logits.Scores, tokens: logits.Tokens, position: Int[Array, ""]) -> logits.Scores:
         return logits.constrain(scores, tokens, position + 1, self.generation, self.prefix)
@@ -104,7 +108,7 @@ class Step(NamedTuple):
     def loop(self, state: Any, unfinished: Callable[[Any], Bool[Array, ""]], advance: Callable[[Any], Any]) -> Any:
         """Run `advance` while the state is `unfinished`; grow the cache when `position` reaches its end."""
         for length in _stages(self.generation.max_length):
-            state = state._replace(cache=state.cache.grown(length, state.tokens.shape[1]))
+            state = state._replace(cache=state.cache.padded(length, state.tokens.shape[1]))
 
             def in_stage(state: Any, length: int = length) -> Bool[Array, ""]:
                 return (state.position < length) & unfinished(state)
@@ -181,7 +185,7 @@ class BeamState(NamedTuple):
     position: Int[Array, ""]
     tokens: logits.Tokens  # of the live hypotheses
     scores: Float[Array, "b n"]  # their log-probabilities
-    ancestry: Int[Array, "b n t"]  # the hypothesis to read at each cache position
+    beam_index: Int[Array, "b n t"]  # the hypothesis to read at each cache position
     ended_tokens: logits.Tokens
     ended_scores: Float[Array, "b n"]  # divided by the length penalty
     ended: Bool[Array, "b n"]  # which slots hold a finished hypothesis
@@ -203,10 +207,10 @@ def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Hypo
         return improvable & ~jnp.all(state.ended) if method.stop == "first" else improvable
 
     def advance(state: BeamState) -> BeamState:
-        ancestry = jax.lax.dynamic_update_slice(
-            state.ancestry, jnp.broadcast_to(jnp.arange(n)[:, None], (rows, n, 1)), (0, 0, state.position)
+        beam_index = jax.lax.dynamic_update_slice(
+            state.beam_index, jnp.broadcast_to(jnp.arange(n)[:, None], (rows, n, 1)), (0, 0, state.position)
         )
-        raw, cache = step(state.tokens, state.cache, state.position, ancestry)
+        raw, cache = step(state.tokens, state.cache, state.position, beam_index)
         likelihood = step.constrain(jax.nn.log_softmax(raw), state.tokens, state.position)
         scores, parents, chosen = _best_continuations(likelihood + state.scores[..., None], 2 * n)
         candidates = jax.lax.dynamic_update_slice(
@@ -235,7 +239,7 @@ def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Hypo
             position=state.position + 1,
             tokens=_take(candidates, kept),
             scores=live_scores,
-            ancestry=_take(ancestry, jnp.take_along_axis(parents, kept, axis=1)),
+            beam_index=_take(beam_index, jnp.take_along_axis(parents, kept, axis=1)),
             ended_tokens=_take(merged_tokens, best),
             ended_scores=ended_scores,
             ended=ended,
@@ -247,7 +251,7 @@ def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Hypo
         position=jnp.int32(0),
         tokens=tokens,
         scores=jnp.full((rows, n), FAR).at[:, 0].set(0.0),  # otherwise all hypotheses would be equal
-        ancestry=jnp.zeros((rows, n, length - 1), jnp.int32),
+        beam_index=jnp.zeros((rows, n, length - 1), jnp.int32),
         ended_tokens=tokens,
         ended_scores=jnp.full((rows, n), FAR),
         ended=jnp.zeros((rows, n), bool),

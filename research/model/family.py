@@ -1,9 +1,9 @@
-"""Published models as data: a family is a table of sizes and what its members share. Nothing else may know a family."""
+"""Published models as data: a family is a table of sizes and common fields. No other module may know of families."""
 
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from research.config import LayerNorm, Learned, Model, Normal, Relative, Separate, Sinusoidal, Tied, require
+from research.config import LayerNorm, Learned, Model, Normal, Relative, Sinusoidal, Tied, UntiedHead, require
 
 
 class Size(NamedTuple):
@@ -52,19 +52,19 @@ UL2 = {"20b": Size(4096, 16, 256, 16384, 32, 32)}
 BART = {"base": Size(768, 12, 64, 3072, 6, 6), "large": Size(1024, 16, 64, 4096, 12, 12)}
 MBART = {"large": BART["large"]}
 
-# Marian's --task transformer-base and transformer-big; tiny is what small corpora as Multi30k want.
+# Marian's --task transformer-base and transformer-big; tiny is for small corpora such as Multi30k.
 MARIAN = {
     "tiny": Size(128, 4, 32, 256, 4, 4),
     "base": Size(512, 8, 64, 2048, 6, 6),
     "big": Size(1024, 16, 64, 4096, 6, 6),
 }
 
-# v1.0 was pretrained with dropout 0.1; v1.1 and what follows it without (put it back to fine-tune).
-DROPPED = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "output_dropout": 0.1}
-V1_0 = {"activation": "relu", "gated": False, "head": Tied(scaled=True), **DROPPED}
-V1_1 = {"activation": "gelu_tanh", "gated": True, "head": Separate()}
+# v1.0 was pretrained with dropout 0.1; v1.1 and its successors without dropout (enable it to fine-tune).
+DROPOUT = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "output_dropout": 0.1}
+V1_0 = {"activation": "relu", "gated": False, "head": Tied(scaled=True), **DROPOUT}
+V1_1 = {"activation": "gelu_tanh", "gated": True, "head": UntiedHead()}
 
-# What BART, mBART and Marian have of the first Transformer (arXiv:1706.03762).
+# Fields that BART, mBART and Marian share with the first Transformer (arXiv:1706.03762).
 TRANSFORMER = {
     "gated": False,
     "biases": True,
@@ -107,12 +107,12 @@ PRESETS = tuple(f"{family}/{size}" for family, (sizes, _) in FAMILIES.items() fo
 
 
 def preset(name: str, **changes: Any) -> Model:
-    """A published model by name, "t5_v1_1/base", with some fields changed.
+    """Return a published model by name, such as "t5_v1_1/base", with some fields changed.
 
     Raises:
-        ConfigError: there is no such name, or a change is not a field of Model.
+        ConfigError: no preset has this name, or a change is not a field of Model.
     """
-    require(name in PRESETS, f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
+    require(name in PRESETS, f"There is no preset {name!r}; use one of {', '.join(PRESETS)}.")
     allowed = [field.name for field in fields(Model)]
     unknown = sorted(set(changes) - set(allowed))
     require(not unknown, f"A model has no field {', '.join(unknown)}; it has {', '.join(allowed)}.")

@@ -1,22 +1,23 @@
-"""What a run costs, from its config alone: exact FLOPs, parameters, bytes of state; and what devices can do at most."""
+"""FLOPs of training and decoding, computed from the config alone; parameter counts; and peak FLOP/s of devices."""
 
 import math
 from typing import Any
 
 import jax
 
-from research.config import Experiment, Model, OneStack
+from research.config import DecoderOnly, Experiment, Model
 from research.parallel.hardware import PEAK_FLOPS
 
 
 def train_flops(model: Model, input_length: int, target_length: int) -> int:
-    """FLOPs of forward and backward pass over one sequence, a multiply-add counted as two.
+    """Count the FLOPs of a forward and backward pass over one sequence; a multiply-add counts as two.
 
-    Every matrix product of the model is counted, with all score products of the causal half; embedding look-ups, norms,
-    softmax, the optimizer and what remat computes again are not. The backward pass is twice the forward one.
+    Every matrix product of the model counts, with the score products of both halves of a causal mask. Embedding
+    look-ups, norms, softmax, the optimizer and recomputation by remat do not. The backward pass costs twice the forward
+    pass.
     """
     t, d, inner = target_length, model.width, model.attention_width
-    decoder_layer = 8 * d * inner * t + 4 * t * t * inner + _of_inputs(model, input_length, t)
+    decoder_layer = 8 * d * inner * t + 4 * t * t * inner + _input_attention(model, input_length, t)
     decoder_layer += _cross_projection(model, input_length) + _feed_forward(model) * t
     logits = 2 * d * model.vocab_size * t
     return 3 * (_encoder(model, input_length) + model.decoder_layers * decoder_layer + logits)
@@ -27,26 +28,26 @@ def flops_per_step(experiment: Experiment, input_length: int, target_length: int
 
 
 def decode_flops(model: Model, input_length: int, output_length: int, hypotheses: int = 1) -> int:
-    """FLOPs of decoding one sequence to `output_length` tokens of each hypothesis, counted as in `train_flops`.
+    """Count the FLOPs of decoding one sequence to `output_length` tokens per hypothesis, as in `train_flops`.
 
-    The encoder runs once, and its output is projected once for all hypotheses. A token is scored against as many places
-    as its own hypothesis has so far: what is computed of the empty rest of a cache, or of others' places, is not work.
+    The encoder runs once, and its output is projected once for all hypotheses. A token is scored against the positions
+    that its own hypothesis has so far; scores against empty cache slots or other hypotheses' slots do not count.
     """
-    places = output_length * (output_length + 1) // 2
-    of_places = model.decoder_layers * 4 * places * model.attention_width
-    steps = output_length * step_flops(model, input_length, 0) + of_places
+    positions = output_length * (output_length + 1) // 2
+    scores = model.decoder_layers * 4 * positions * model.attention_width
+    steps = output_length * step_flops(model, input_length, 0) + scores
     return encode_flops(model, input_length) + hypotheses * steps
 
 
 def encode_flops(model: Model, input_length: int) -> int:
-    """FLOPs of what decoding does once a sequence: the encoder, and every decoder layer's projection of its output."""
+    """Count the FLOPs that decoding spends once per sequence: encoder, and projection of its output by each layer."""
     return _encoder(model, input_length) + model.decoder_layers * _cross_projection(model, input_length)
 
 
-def step_flops(model: Model, input_length: int, places: int) -> int:
-    """FLOPs of one token of one hypothesis that is scored against `places` of the decoder's cache."""
-    own = (8 * model.width + 4 * places) * model.attention_width
-    layer = own + _of_inputs(model, input_length, 1) + _feed_forward(model)
+def step_flops(model: Model, input_length: int, slots: int) -> int:
+    """Count the FLOPs of decoding one token of one hypothesis, scored against `slots` positions of the cache."""
+    own = (8 * model.width + 4 * slots) * model.attention_width
+    layer = own + _input_attention(model, input_length, 1) + _feed_forward(model)
     return model.decoder_layers * layer + 2 * model.width * model.vocab_size
 
 
@@ -55,24 +56,25 @@ def _encoder(model: Model, s: int) -> int:
     return model.encoder_layers * layer
 
 
-def _of_inputs(model: Model, s: int, t: int) -> int:
-    """What reading the inputs costs t targets: cross-attention, or in one stack their scores alone."""
-    return 4 * (s if isinstance(model.stacks, OneStack) else model.width + s) * model.attention_width * t
+def _input_attention(model: Model, s: int, t: int) -> int:
+    """FLOPs of attention from t targets to s inputs: cross-attention, or in a decoder-only model the scores alone."""
+    return 4 * (s if isinstance(model.stacks, DecoderOnly) else model.width + s) * model.attention_width * t
 
 
 def _cross_projection(model: Model, s: int) -> int:
-    return 0 if isinstance(model.stacks, OneStack) else 4 * model.width * model.attention_width * s
+    return 0 if isinstance(model.stacks, DecoderOnly) else 4 * model.width * model.attention_width * s
 
 
 def _feed_forward(model: Model) -> int:
-    """Of one token."""
+    """FLOPs of the feed-forward of one token."""
     return 2 * (3 if model.gated else 2) * model.width * model.feed_forward
 
 
 def parameter_count(tree: Any) -> int:
+    """Count the elements of all arrays of a tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 FLOP/s by the data sheet, or None where it is not known."""
+    """Return the dense bfloat16 FLOP/s of the data sheet, or None for an unknown device."""
     return PEAK_FLOPS.get(device.device_kind)

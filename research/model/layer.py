@@ -1,26 +1,26 @@
-"""The parts of the model. Arrays are named by their axes, here, in every signature and in every einsum:
+"""The parts of the model. Axes have one letter, the same in every signature and einsum:
 
 b  batch            d  model width           v  vocabulary
 t  target length    h  heads                 l  layers
 s  source length    k  head width            n  buckets of relative position
 c  cache length     f  feed-forward width
 
-Where an array attends to itself, t is the length of the queries and s that of the keys.
+In self-attention, t is the length of the queries and s the length of the keys.
 
-Weights are cast to the dtype of what they multiply; norms, softmax and relative biases are computed in float32.
+Weights are cast to the dtype of their input; norms, softmax and relative biases are computed in float32.
 
-Initial values are those of `config.initial`. `FanIn` is T5's (arXiv:1910.10683): Mesh TensorFlow's standard deviations,
-as Hugging Face's `_init_weights` lists them, and for a separate head T5X's (Hugging Face's 1 would start from a loss of
-hundreds). Norm scales are 1 and biases 0; all else is normal with mean 0 and standard deviation
+`config.initial` chooses the initial values. `FanIn` is T5's (arXiv:1910.10683): Mesh TensorFlow's standard deviations,
+as listed in Hugging Face's `_init_weights`, and for an untied head T5X's (with Hugging Face's 1 the loss would start in
+the hundreds). Norm scales are 1 and biases 0; all else is normal with mean 0 and standard deviation
 
-embedding  1                  query       (d k) ** -0.5, which stands in for a scaling of the scores
+embedding  1                  query       (d k) ** -0.5, instead of scaling the scores
 head       d ** -0.5          key, value  d ** -0.5            gate, up  d ** -0.5
 relative bias  d ** -0.5      output      (h k) ** -0.5        down      f ** -0.5
 
-(in muP of a base's d, h, k and f, and hidden matrices narrower by its rule: research/model/parametrization.py).
-`Normal` gives all of these the same deviation (BART's is 0.02). `Xavier` gives tables and heads d ** -0.5 and draws
-matrices from a uniform distribution of deviation (2 / (widths read + written)) ** 0.5, for query, key and value 0.5 **
-0.5 of it (fairseq 0.12.2).
+With muP, d, h, k and f are the base model's, and hidden matrices are scaled by its rule
+(research/model/parametrization.py). `Normal` uses one standard deviation for all of these (BART's is 0.02). `Xavier`
+uses d ** -0.5 for tables and heads, and draws matrices from a uniform distribution of standard deviation
+(2 / (fan-in + fan-out)) ** 0.5, times 0.5 ** 0.5 for query, key and value (fairseq 0.12.2).
 """
 
 import math
@@ -49,24 +49,24 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-# Modules take the random keys of their initial values from an iterator: keys split ahead, and matrices of one shape
-# drawn together, halve the time that the whole takes to compile.
+# Modules take the random keys of their initial values from an iterator. Splitting keys in advance, and drawing matrices
+# of one shape together, halves the compile time of initialisation.
 Keys = Iterator[PRNGKeyArray]
 
 
 def draw(config: Model, keys: Keys, shape: Sequence[int], reads: str, writes: str, gain: float = 1.0) -> Array:
-    """Initial values of matrices from the features of the axes `reads` to those of `writes`; `gain` is `Xavier`'s."""
-    base, narrower = config.base, growth(config, reads) ** -0.5
+    """Draw initial values of matrices that map the axes `reads` to the axes `writes`; `gain` is for `Xavier`."""
+    base, scale = config.base, growth(config, reads) ** -0.5
     match config.initial:
         case Xavier():
-            bound = gain * math.sqrt(6 / (features(base, reads) + features(base, writes))) * narrower
+            bound = gain * math.sqrt(6 / (features(base, reads) + features(base, writes))) * scale
             return jax.random.uniform(next(keys), shape, jnp.float32, -bound, bound)
         case _:
-            return narrower * draw_table(config, keys, shape, features(base, reads))
+            return scale * draw_table(config, keys, shape, features(base, reads))
 
 
 def draw_table(config: Model, keys: Keys, shape: Sequence[int], fan_in: int) -> Array:
-    """Initial values of a table, normal, whose deviation with `FanIn` is fan_in ** -0.5."""
+    """Draw normal initial values of a table; with `FanIn`, their standard deviation is fan_in ** -0.5."""
     match config.initial:
         case FanIn():
             deviation = fan_in**-0.5
@@ -78,7 +78,7 @@ def draw_table(config: Model, keys: Keys, shape: Sequence[int], fan_in: int) -> 
 
 
 class Dense(nnx.Module):
-    """An einsum of what it is given with a weight, in the dtype of the first; and a bias where the model has them."""
+    """An einsum of an input and a weight, in the dtype of the input, plus a bias if `config.biases`."""
 
     def __init__(self, config: Model, equation: str, weight: Float[Array, "..."]) -> None:
         self.weight = nnx.Param(weight)
@@ -94,16 +94,16 @@ class Dense(nnx.Module):
 
 
 def split_key(key: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | None]:
-    """Keys for `count` places that may drop; no key means that nothing is dropped."""
+    """Split a key for `count` dropouts. None, which disables dropout, gives Nones."""
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
 def dropout(
     x: Float[Array, "*_ t x"], rate: float, key: PRNGKeyArray | None, *, shared: bool
 ) -> Float[Array, "*_ t x"]:
-    """Zeroes features; shared, the same ones at every position of a row (axis t), as T5X does.
+    """Set random features to zero; with `shared`, the same features at every position of a row (axis t), as in T5X.
 
-    Attention probabilities [b h t s] then lose the same keys for every query.
+    Shared dropout of attention probabilities [b h t s] drops the same keys for every query.
     """
     if key is None or rate == 0.0:
         return x
@@ -112,7 +112,7 @@ def dropout(
 
 
 class Norm(nnx.Module):
-    """Root mean square or layer normalisation over the width, in float32."""
+    """RMS or layer normalisation over the width, in float32."""
 
     def __init__(self, config: Model) -> None:
         self.scale = nnx.Param(jnp.ones(config.width, jnp.float32))
@@ -135,7 +135,7 @@ class Norm(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """down(activation(up x)), or down(activation(gate x) * up x) where gated (arXiv:2002.05202)."""
+    """The feed-forward: down(activation(up x)), or if gated down(activation(gate x) * up x) (arXiv:2002.05202)."""
 
     def __init__(self, config: Model, keys: Keys) -> None:
         d, f = config.width, config.feed_forward
@@ -155,11 +155,12 @@ class FeedForward(nnx.Module):
 
 
 def relative_table(config: Model, keys: Keys, positions: Relative) -> nnx.Param:
+    """Draw a table of relative biases, [n h]."""
     return nnx.Param(draw_table(config, keys, (positions.buckets, config.heads), config.base.width))
 
 
 def sinusoids(positions: Sinusoidal, width: int) -> Float[np.ndarray, "n d"]:
-    """Sines and cosines of every position (arXiv:1706.03762, 3.5), worked out in float64."""
+    """Compute sines and cosines of every position (arXiv:1706.03762, 3.5) in float64."""
     half = width // 2
     steps = max(half - 1, 1) if positions.last_included else half
     frequency = 10_000.0 ** (-np.arange(half) / steps)
@@ -168,9 +169,9 @@ def sinusoids(positions: Sinusoidal, width: int) -> Float[np.ndarray, "n d"]:
 
 
 def bucket_table(buckets: int, max_distance: int) -> Int[np.ndarray, " distances"]:
-    """The bucket of each distance 0 ... max_distance: half the buckets are exact, half grow with the logarithm.
+    """Compute the bucket of each distance 0 ... max_distance: half the buckets are exact, half logarithmic.
 
-    In NumPy's float32, once, so that no backend's logarithm can move a distance to the next bucket.
+    Computed once in NumPy's float32, because the logarithms of backends differ and could change a bucket.
     """
     exact = buckets // 2
     distance = np.arange(max_distance + 1)
@@ -180,9 +181,9 @@ def bucket_table(buckets: int, max_distance: int) -> Int[np.ndarray, " distances
 
 
 def relative_bucket(distance: Int[Array, "*_"], positions: Relative, bidirectional: bool) -> Int[Array, "*_"]:
-    """The bucket of key position minus query position (arXiv:1910.10683, 2.1, and its Mesh TensorFlow code).
+    """Return the bucket of key position minus query position (arXiv:1910.10683, 2.1, and its Mesh TensorFlow code).
 
-    Bidirectional, half the buckets are for keys to the right; else all are for keys to the left.
+    If `bidirectional`, half the buckets are for keys to the right; otherwise all are for keys to the left.
     """
     if not bidirectional:
         table = jnp.asarray(bucket_table(positions.buckets, positions.max_distance))
@@ -193,35 +194,35 @@ def relative_bucket(distance: Int[Array, "*_"], positions: Relative, bidirection
 
 
 def relative_bias(table: Float[Array, "n h"], buckets: Int[Array, "*b t s"]) -> Float[Array, "*b h t s"]:
-    """What each head adds to its scores, in float32.
+    """Compute the bias that each head adds to its scores, in float32.
 
-    A product with one-hot buckets, because the gradient of a lookup would be a scatter: slow where many indices
-    collide, and summed in no fixed order on a GPU. The product is exact at the highest precision.
+    A product with one-hot buckets replaces a lookup, because the gradient of a lookup is a scatter: slow when many
+    indices collide, and summed in no fixed order on a GPU. The product is exact at the highest precision.
     """
     one_hot = jax.nn.one_hot(buckets, table.shape[0], dtype=jnp.float32)
     return jnp.einsum("nh,...tsn->...hts", table.astype(jnp.float32), one_hot, precision=jax.lax.Precision.HIGHEST)
 
 
 class Layer(nnx.Module):
-    """What the layers of both stacks share: where a sublayer's norm stands."""
+    """The base of layers. It places a sublayer's norm before the sublayer or after the residual addition."""
 
     def __init__(self, config: Model) -> None:
         self.config = config
 
-    def before(self, norm: Norm, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        """What the sublayer receives of the residual stream."""
+    def pre_norm(self, norm: Norm, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """Return the sublayer's input: the residual stream, normalised if norms come first."""
         return norm(x) if self.config.norm_first else x
 
-    def after(
+    def residual_and_norm(
         self, norm: Norm, x: Float[Array, "b t d"], y: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None
     ) -> Float[Array, "b t d"]:
-        """The residual stream with what the sublayer made of it added."""
+        """Add a sublayer's output y, after dropout, to the residual stream x; normalise the sum if norms come last."""
         x = x + dropout(y, self.config.dropout, dropout_key, shared=self.config.shared_dropout)
         return x if self.config.norm_first else norm(x)
 
 
 class Stack(nnx.Module):
-    """Layers and what stands before, between and after them: positions, the norms at both ends."""
+    """A stack of layers, with its positions, and its norms of embeddings and output."""
 
     def __init__(self, config: Model, layer: Callable[..., nnx.Module], count: int, keys: Keys) -> None:
         layer_keys = jax.random.split(next(keys), (count, 8))
@@ -237,30 +238,30 @@ class Stack(nnx.Module):
                 self.position_embedding = nnx.Param(draw_table(config, keys, (length + offset, config.width), 1))
         self.config = config
 
-    def enter(
-        self, x: Float[Array, "b t d"], places: Int[Array, "*_ #t"], dropout_key: PRNGKeyArray | None = None
+    def embed_positions(
+        self, x: Float[Array, "b t d"], positions: Int[Array, "*_ #t"], dropout_key: PRNGKeyArray | None = None
     ) -> Float[Array, "b t d"]:
-        """What the first layer receives: embeddings at their places, normed where the model does, dropped."""
+        """Compute the first layer's input: add positions to embeddings, normalise if configured, apply dropout."""
         match self.config.positions:
             case Learned(offset=offset):
-                x = x + self.position_embedding[...][places + offset].astype(x.dtype)
-            case Sinusoidal() as positions:
-                x = x + jnp.asarray(sinusoids(positions, self.config.width))[places].astype(x.dtype)
+                x = x + self.position_embedding[...][positions + offset].astype(x.dtype)
+            case Sinusoidal() as waves:
+                x = x + jnp.asarray(sinusoids(waves, self.config.width))[positions].astype(x.dtype)
         if self.config.embedding_norm:
             x = self.embedding_norm(x)
         return dropout(x, self.config.dropout, dropout_key, shared=self.config.shared_dropout)
 
-    def leave(self, x: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
-        """What the last layer gives, normed where each sublayer's input was."""
+    def final_norm(self, x: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
+        """Compute the stack's output: normalise the last layer's output if norms come first, and apply dropout."""
         x = self.norm(x) if self.config.norm_first else x
         return dropout(x, self.config.output_dropout, dropout_key, shared=self.config.shared_dropout)
 
     def position_bias(
         self, queries: Int[Array, "*b t"], keys: Int[Array, "*b s"], bidirectional: bool, rows: int = 1
     ) -> Callable[[Any], Float[Array, "*_ h t s"] | None]:
-        """A function from a layer to what its self-attention adds to its scores, computed once where it is shared.
+        """Return a function from a layer to its self-attention's bias. A bias that layers share is computed once.
 
-        `rows` are those of the batch, each of whose parts on the mesh has a bias of its own.
+        `rows` is the batch size. Each part of the batch on the mesh has its own copy of the bias.
         """
         match self.config.positions:
             case Relative(per_layer=per_layer) as positions:
@@ -282,25 +283,25 @@ class Stack(nnx.Module):
         return lambda layer: None
 
     def check_length(self, tokens: int) -> None:
-        """Raises ConfigError where a row is longer than the positions there are."""
+        """Raise ConfigError if a row of so many tokens is longer than the model's positions."""
         longest = self.config.longest
         require(
             longest is None or tokens <= longest, f"A row has {tokens} tokens, but model.positions.length is {longest}."
         )
 
     def unstacked(self) -> list[Any]:
-        """The layers one by one: for decoding, where a scan would copy every weight at every step."""
+        """Return the layers as a list, for decoding, because a scan would copy every weight at every step."""
         count = len(jax.tree.leaves(self.layers)[0])
         return [jax.tree.map(operator.itemgetter(index), self.layers) for index in range(count)]
 
     def scan(self, body: Callable[..., Any], carry: Any, inputs: Any) -> Any:
-        """The carry after `body(carry, (layer, *inputs of that layer))` for every layer in turn."""
+        """Scan `body(carry, layer, *inputs of that layer)` over the layers in order, and return the last carry."""
 
         def step(carry: Any, layer_and_inputs: Any) -> tuple[Any, None]:
             return body(carry, *layer_and_inputs), None
 
         match self.config.remat:
-            case "dots":  # products with weights are kept; attention scores, far larger, are computed again
+            case "dots":  # keep products with weights; recompute attention scores, which are far larger
                 policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
                 step = jax.checkpoint(step, policy=policy, prevent_cse=False)
             case "full":
@@ -309,5 +310,5 @@ class Stack(nnx.Module):
 
 
 def layer_keys(key: PRNGKeyArray | None, count: int) -> Array | None:
-    """A key a layer, along the first axis."""
+    """Split a key into one per layer, along the first axis."""
     return None if key is None else jax.random.split(key, count)

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float, Int
 
 
 class Sums(NamedTuple):
-    """Over the target tokens of a batch, each counted by its weight. Divide by `weight` for means; add to combine."""
+    """Weighted sums over the target tokens of a batch. Divide by `weight` for means; add to combine batches."""
 
     loss: Float[Array, ""]  # what training minimises: smoothed cross entropy plus z-loss, in nats
-    nll: Float[Array, ""]  # -log p(target), in nats: what is compared between runs
+    nll: Float[Array, ""]  # -log p(target), in nats; comparable between runs
     z_loss: Float[Array, ""]  # the z-loss inside `loss`
-    correct: Float[Array, ""]  # targets that no token is more probable than
+    correct: Float[Array, ""]  # targets of the highest probability, ties included
     weight: Float[Array, ""]  # target tokens
 
 
@@ -30,19 +30,19 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     smoothing: Literal["t5x", "fairseq", "marian"] = "t5x",
 ) -> Sums:
-    """Sums over all target tokens, in float32; `weights=None` counts every token once.
+    """Compute the sums over all target tokens, in float32; `weights=None` counts every token once.
 
-    z-loss adds z_loss * log(Z)^2, Z the softmax's denominator, to every token's loss: it keeps the logits from drifting
+    z-loss adds z_loss * log(Z)^2, with Z the softmax's denominator, to every token's loss, against drift of the logits
     (Mesh TensorFlow's and T5X's; described in PaLM, arXiv:2204.02311, section 5).
 
-    Label smoothing by e takes the cross entropy with a softened target instead, over v tokens:
+    Label smoothing by e replaces the target with a softened distribution over v tokens:
 
-        t5x      1 - e for the target and e / (v - 1) for every other token, less the entropy of that distribution, so
-                 that a perfect model has loss 0
-        fairseq  the same, its entropy left in
-        marian   1 - e for the target, and e / v for every token, the target among them
+        t5x      1 - e for the target and e / (v - 1) for every other token; the entropy of this distribution is
+                 subtracted, so that a perfect model has loss 0
+        fairseq  as t5x, without subtracting the entropy
+        marian   1 - e for the target, plus e / v for every token including the target
 
-    T5X's and fairseq's have the same gradients; no two have the same values.
+    The gradients of t5x and fairseq are equal; the loss values of all three differ.
     """
     logits = logits.astype(jnp.float32)
     log_z = jax.nn.logsumexp(logits, axis=-1)

@@ -1,17 +1,17 @@
-"""What every model has around its stacks: the embeddings, once, and the head."""
+"""The parts of every model around its stacks: embeddings and head."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from research.config import Model, Separate, Tied
+from research.config import Model, Tied, UntiedHead
 from research.model.layer import Keys, draw_table
 from research.model.parametrization import head_scale
 
 
 class Network(nnx.Module):
-    """Owns the embeddings, once; the stacks receive embedded arrays."""
+    """The base of networks. It owns the embeddings and the head; stacks receive embedded arrays."""
 
     def __init__(self, config: Model, key: PRNGKeyArray) -> None:
         keys = iter(jax.random.split(key, 8))
@@ -19,7 +19,7 @@ class Network(nnx.Module):
         self.embedding = nnx.Param(without_row(embedding, config.zero_token))
         self.add_stacks(config, keys)
         match config.head:
-            case Separate():
+            case UntiedHead():
                 self.head = nnx.Param(draw_table(config, keys, (config.width, config.vocab_size), config.base.width))
         if config.logits_bias:
             self.logits_bias = nnx.Param(jnp.zeros(config.vocab_size, jnp.float32))
@@ -28,27 +28,31 @@ class Network(nnx.Module):
         self.config = config
 
     def add_stacks(self, config: Model, keys: Keys) -> None:
+        """Create the stacks as attributes."""
         raise NotImplementedError
 
     @jax.named_scope("logits")
     def logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        """Compute logits in float32 from the output of `decode`."""
         x = x * head_scale(self.config)
         match self.config.head:
-            case Separate():
+            case UntiedHead():
                 equation, head = "btd,dv->btv", self.head
             case Tied():
                 equation, head = "btd,vd->btv", self.embedding
         logits = jnp.einsum(equation, x, head[...].astype(x.dtype), preferred_element_type=jnp.float32)
         if isinstance(self.config.head, Tied) and self.config.zero_token is not None:
-            # The row is zero already; said again, so that no gradient moves it.
+            # The row is zero already; this also stops its gradient.
             logits = jnp.where(jnp.arange(logits.shape[-1]) == self.config.zero_token, 0.0, logits)
         return logits + self.logits_bias[...] if self.config.logits_bias else logits
 
     def embed_source(self, tokens: Int[Array, "b s"]) -> Float[Array, "b s d"]:
+        """Embed the encoder's tokens, with its own table if it has one."""
         own = self.config.source_vocab_size is not None
         return self._look_up(self.source_embedding, tokens) if own else self.embed(tokens)
 
     def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """Embed the decoder's tokens."""
         x = self._look_up(self.embedding, tokens)
         zero = self.config.zero_token
         return x if zero is None else jnp.where((tokens == zero)[..., None], 0, x)
@@ -60,5 +64,5 @@ class Network(nnx.Module):
 
 
 def without_row(table: Float[Array, "v d"], row: int | None) -> Float[Array, "v d"]:
-    """The table with a row of zeros; as it is where there is no such row."""
+    """Set a row of a table to zero; return the table unchanged if `row` is None or out of range."""
     return table if row is None else jnp.where(jnp.arange(len(table))[:, None] == row, 0.0, table)

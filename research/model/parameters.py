@@ -1,22 +1,22 @@
-"""The table of parameters: one row for each, from which sharding, factored optimizers and muP are derived.
+"""The table of parameters. Sharding, factored optimizers and muP are derived from its rows.
 
 A row is (pattern, stored axes, axes read). The pattern must match a parameter's whole path, `encoder/norm/scale`, and
-every path must match one row. Axes have one letter each:
+every path must match exactly one row. Axes have one letter each:
 
 l  layers           h  heads                 v  vocabulary
 d  model width      k  head width            n  positions, or buckets of relative position
                     f  feed-forward width
 
-or any other letter, for an axis that is whole on every device. The axes read are those that the product with a matrix
-sums over; a row that reads none is no matrix: a bias, a scale, a table of biases. Tables of embeddings are rows as the
-tied heads that they can be, which read the width.
+Any other letter is an axis that is not sharded. The axes read are those that the product with a matrix sums over. A row
+that reads none is not a matrix: a bias, a scale, or a table of biases. An embedding has the row of a tied head, which
+reads the width.
 
 Derived from it:
   - sharding: v is split over (tensor, fsdp), h and f over tensor, the d of a hidden matrix over fsdp;
-  - Adafactor and RMS scaling: statistics are each layer's own, along the axes read and along the others;
-  - muP: a hidden matrix is as many times as wide as its base's as the axes read are.
+  - Adafactor and RMS scaling: statistics are per layer, along the axes read and along the others;
+  - muP: the growth of a hidden matrix is the size of its axes read over their size in the base model.
 
-A model with parameters of its own has their rows in `Model.parameters`.
+A model that adds parameters lists their rows in `Model.parameters`.
 """
 
 from collections.abc import Mapping
@@ -57,12 +57,12 @@ SPLIT_IF_HIDDEN = {"d": ("fsdp",)}
 
 
 def table_of(model: Model) -> ParameterTable:
-    """The shipped rows and the model's own."""
+    """Return the shipped rows and those that the model adds."""
     return (*PARAMETERS, *model.parameters)
 
 
 def parameters(params: Tree, model: Model) -> dict[str, Parameter]:
-    """Axes and muP's growth of each parameter, by path. A ConfigError where the table does not fit the parameters."""
+    """Return the axes and muP's growth of each parameter, by path. Raise ConfigError if the table does not fit."""
     found = _matched(params, table_of(model))
     return {
         path: Parameter(axes, reads, growth(model, reads) if _is_hidden(axes, reads) else 1.0)
@@ -71,23 +71,23 @@ def parameters(params: Tree, model: Model) -> dict[str, Parameter]:
 
 
 def param_specs(params: Tree, table: ParameterTable = PARAMETERS) -> Tree:
-    """A PartitionSpec for each parameter."""
+    """Return a PartitionSpec for each parameter."""
     return unflatten({path: spec(axes, reads) for path, (axes, reads) in _matched(params, table).items()})
 
 
 def state_specs(state: Tree, params: Tree, table: ParameterTable = PARAMETERS) -> Tree:
-    """A PartitionSpec for each leaf of an optimizer's state, any pytree, in the state's own structure.
+    """Return a PartitionSpec for each leaf of an optimizer's state (any pytree), in the structure of the state.
 
-    A leaf whose path ends in a parameter's path, and which has that parameter's axes, some averaged away to size 1, is
-    split as the parameter is along the axes that it keeps. All others (counters, statistics of other shapes) are whole
-    on every device.
+    A leaf is split as a parameter if its path ends in the parameter's path and its axes have the parameter's sizes, or
+    size 1 where they were averaged; axes of size 1 are not split. All other leaves (counters, statistics of other
+    shapes) are replicated.
     """
     specs, shapes = flatten(param_specs(params, table)), {path: leaf.shape for path, leaf in flatten(params).items()}
 
     def of_leaf(path: str, shape: tuple[int, ...]) -> PartitionSpec:
         parts = path.split("/")
         names = ("/".join(parts[start:]) for start in range(len(parts)))
-        name = next((name for name in names if name in shapes), None)  # the longest one
+        name = next((name for name in names if name in shapes), None)  # the longest name
         if name is None or not _keeps_axes(shape, shapes[name]):
             return PartitionSpec()
         axes = zip(shape, shapes[name], specs[name], strict=True)
@@ -97,7 +97,7 @@ def state_specs(state: Tree, params: Tree, table: ParameterTable = PARAMETERS) -
 
 
 def spec(axes: str, reads: str) -> PartitionSpec:
-    """How a parameter is split. Each axis of the mesh splits one axis of a parameter, the first that can have it."""
+    """Return the PartitionSpec of a parameter. Each mesh axis splits the first axis of the parameter that allows it."""
     split = SPLIT | (SPLIT_IF_HIDDEN if _is_hidden(axes, reads) else {})
     used: set[str] = set()
     entries: list[str | tuple[str, ...] | None] = []
@@ -110,7 +110,7 @@ def spec(axes: str, reads: str) -> PartitionSpec:
 
 
 def _is_hidden(axes: str, reads: str) -> bool:
-    """Whether it is a matrix between features, both sides of which grow with the model; tables and heads are not."""
+    """Tell whether a parameter is a matrix whose two sides both grow with the model; tables and heads are not."""
     return bool(reads) and not set(axes) & set("vn")
 
 
@@ -119,13 +119,13 @@ def _keeps_axes(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
 
 
 def _matched(params: Tree, table: ParameterTable) -> Mapping[str, tuple[str, str]]:
-    """Stored axes and axes read of each parameter. A ConfigError for a row that cannot be kept."""
+    """Match rows to parameters: stored axes and axes read, by path. Raise ConfigError for an invalid row."""
     for pattern, axes, reads in table:
         good = len(set(axes)) == len(axes) and set(reads) <= set(axes) - {"l"}
         require(
             good,
             f"The row {pattern!r} of the parameters' table has axes {axes!r} and reads {reads!r}: letters differ, and"
-            " those read are among the axes, without l.",
+            " the axes read must be among the axes, without l.",
         )
     flat = flatten(params)
     found = match_once([(pattern, (axes, reads)) for pattern, axes, reads in table], flat)

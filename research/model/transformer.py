@@ -1,6 +1,6 @@
-"""The encoder-decoder, in the order of the drawing: layers, stacks, model; and its parameters as a plain nested dict.
+"""The encoder-decoder: layers, stacks and network, and its parameters as a plain nested dict.
 
-Layers are stacked on a leading axis and scanned, so that compile time does not grow with depth.
+Layers are stacked on a leading axis and scanned, so that compile time does not depend on depth.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
-from research.config import Model, OneStack, SharedLayers, require
+from research.config import DecoderOnly, Model, SharedLayers, require
 from research.data.batch import Batch
-from research.model.attention import Attention, SelfAttention, ancestors, causal, cross_mask, same_segment
+from research.model.attention import Attention, SelfAttention, beam_mask, causal, cross_mask, same_segment
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
 from research.model.language_model import LanguageModel
 from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, layer_keys, split_key
@@ -24,12 +24,12 @@ from research.parallel.layout import RESIDUAL, constrain
 
 Params = dict[str, Any]  # nested; the leaves are arrays
 
-# What the decoder has of the encoder's layers where they are shared; tables of relative bias are of a stack.
+# Modules of a decoder layer that are the encoder's with SharedLayers. Tables of relative bias are not shared.
 SHARED = ("self_attention_norm", "self_attention", "feed_forward_norm", "feed_forward")
 
 
 class EncoderLayer(Layer):
-    """Self-attention and feed-forward. A subclass may name other classes for either."""
+    """Self-attention and feed-forward. A subclass may set other classes for these."""
 
     self_attention_class: Callable[[Model, Keys], SelfAttention] = SelfAttention
     feed_forward_class: Callable[[Model, Keys], FeedForward] = FeedForward
@@ -49,16 +49,16 @@ class EncoderLayer(Layer):
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b s d"]:
         keys = split_key(dropout_key, 4)
-        y = self.before(self.self_attention_norm, x)
+        y = self.pre_norm(self.self_attention_norm, x)
         with jax.named_scope("self_attention"):
             attended = self.self_attention.attend(y, *self.self_attention.project(y), mask, bias, keys[0])
-        x = self.after(self.self_attention_norm, x, attended, keys[1])
-        hidden = self.feed_forward(self.before(self.feed_forward_norm, x), keys[2])
-        return self.after(self.feed_forward_norm, x, hidden, keys[3])
+        x = self.residual_and_norm(self.self_attention_norm, x, attended, keys[1])
+        hidden = self.feed_forward(self.pre_norm(self.feed_forward_norm, x), keys[2])
+        return self.residual_and_norm(self.feed_forward_norm, x, hidden, keys[3])
 
 
 class DecoderLayer(Layer):
-    """Self-attention, cross-attention and feed-forward. A subclass may name other classes for each."""
+    """Self-attention, cross-attention and feed-forward. A subclass may set other classes for these."""
 
     self_attention_class: Callable[[Model, Keys], SelfAttention] = SelfAttention
     cross_attention_class: Callable[[Model, Keys], Attention] = Attention
@@ -83,24 +83,24 @@ class DecoderLayer(Layer):
         dropout_key: PRNGKeyArray | None = None,
         past: Past | None = None,
     ) -> tuple[Float[Array, "b t d"], Projection]:
-        """x after self-attention, cross-attention and feed-forward, and the m keys and values that x saw of itself.
+        """Apply all sublayers. Return the output, and the m keys and values of self-attention.
 
-        These are its own, and in decoding those of the past with its own written among them.
+        These are the keys and values of `x`, or with `past` those of the whole cache after `x` was written into it.
         """
         keys = split_key(dropout_key, 6)
-        y = self.before(self.self_attention_norm, x)
+        y = self.pre_norm(self.self_attention_norm, x)
         with jax.named_scope("self_attention"):
             projection = self.self_attention.project(y)
             if past is not None:
                 projection = past.write(projection)
             attended = self.self_attention.attend(y, *projection, self_mask, bias, keys[0])
-        x = self.after(self.self_attention_norm, x, attended, keys[1])
-        y = self.before(self.cross_attention_norm, x)
+        x = self.residual_and_norm(self.self_attention_norm, x, attended, keys[1])
+        y = self.pre_norm(self.cross_attention_norm, x)
         with jax.named_scope("cross_attention"):
             attended = self.cross_attention.attend(y, *cross_projection, cross_mask, None, keys[2])
-        x = self.after(self.cross_attention_norm, x, attended, keys[3])
-        hidden = self.feed_forward(self.before(self.feed_forward_norm, x), keys[4])
-        return self.after(self.feed_forward_norm, x, hidden, keys[5]), projection
+        x = self.residual_and_norm(self.cross_attention_norm, x, attended, keys[3])
+        hidden = self.feed_forward(self.pre_norm(self.feed_forward_norm, x), keys[4])
+        return self.residual_and_norm(self.feed_forward_norm, x, hidden, keys[5]), projection
 
 
 class Encoder(Stack):
@@ -118,14 +118,14 @@ class Encoder(Stack):
         self.check_length(x.shape[1])
         embedding_key, layers_key, norm_key = split_key(dropout_key, 3)
         mask = None if segment_ids is None else same_segment(segment_ids, segment_ids)
-        places = jnp.arange(x.shape[1]) if positions is None else positions
-        bias = self.position_bias(places, places, bidirectional=True, rows=len(x))
+        positions = jnp.arange(x.shape[1]) if positions is None else positions
+        bias = self.position_bias(positions, positions, bidirectional=True, rows=len(x))
 
         def body(x: Array, layer: EncoderLayer, key: PRNGKeyArray | None) -> Array:
             return constrain(layer(x, mask, bias(layer), key), RESIDUAL)
 
-        x = constrain(self.enter(x, places, embedding_key), RESIDUAL)
-        return self.leave(self.scan(body, x, (layer_keys(layers_key, self.config.encoder_layers),)), norm_key)
+        x = constrain(self.embed_positions(x, positions, embedding_key), RESIDUAL)
+        return self.final_norm(self.scan(body, x, (layer_keys(layers_key, self.config.encoder_layers),)), norm_key)
 
 
 class Decoder(Stack):
@@ -147,16 +147,16 @@ class Decoder(Stack):
         mask = causal(x.shape[1])
         if segment_ids is not None:
             mask = mask & same_segment(segment_ids, segment_ids)
-        places = jnp.arange(x.shape[1]) if positions is None else positions
-        bias = self.position_bias(places, places, bidirectional=False, rows=len(x))
+        positions = jnp.arange(x.shape[1]) if positions is None else positions
+        bias = self.position_bias(positions, positions, bidirectional=False, rows=len(x))
 
         def body(x: Array, layer: DecoderLayer, key: PRNGKeyArray | None) -> Array:
             with jax.named_scope("cross_attention"):
                 cross_projection = layer.cross_attention.project(encoded)
             return constrain(layer(x, cross_projection, mask, cross_mask, bias(layer), key)[0], RESIDUAL)
 
-        x = constrain(self.enter(x, places, embedding_key), RESIDUAL)
-        return self.leave(self.scan(body, x, (layer_keys(layers_key, self.config.decoder_layers),)), norm_key)
+        x = constrain(self.embed_positions(x, positions, embedding_key), RESIDUAL)
+        return self.final_norm(self.scan(body, x, (layer_keys(layers_key, self.config.decoder_layers),)), norm_key)
 
     @jax.named_scope("decoder")
     def step(
@@ -164,31 +164,31 @@ class Decoder(Stack):
         x: Float[Array, "b n d"],
         cache: Cache,
         index: Int[Array, ""],
-        ancestry: Int[Array, "b n c"] | None,
+        beam_index: Int[Array, "b n c"] | None,
         cross_mask: Bool[Array, "b 1 s"] | None,
         layers: list[DecoderLayer],
     ) -> tuple[Float[Array, "b n d"], Cache]:
-        """The next position of n hypotheses a row: keys and values go into the cache at `index`.
+        """Compute the next position of n hypotheses per row, and write its keys and values to the cache at `index`.
 
-        Hypothesis i sees at place c what hypothesis ancestry[:, i, c] wrote there, so that reordering hypotheses moves
-        no keys or values; None means its own.
+        Beam i attends, at cache slot c, to the entry of beam `beam_index[:, i, c]`, so that reordering beams moves no
+        keys or values. None means that each hypothesis attends to its own entries.
         """
         hypotheses = x.shape[1]
-        places = jnp.repeat(jnp.arange(cache.own[0][0].shape[-1] // hypotheses), hypotheses)
-        mask = (places <= index)[None, :]
+        slots = jnp.repeat(jnp.arange(cache.own[0][0].shape[-1] // hypotheses), hypotheses)
+        mask = (slots <= index)[None, :]
         if hypotheses > 1:
-            mask = mask & ancestors(hypotheses, places, ancestry)
-        bias = self.position_bias(index[None], places, bidirectional=False)
-        x, own = self.enter(x, index[None]), []
+            mask = mask & beam_mask(hypotheses, slots, beam_index)
+        bias = self.position_bias(index[None], slots, bidirectional=False)
+        x, own = self.embed_positions(x, index[None]), []
         for layer, projection, cross_projection in zip(layers, cache.own, cache.cross, strict=True):
             past = Past(projection, index * hypotheses)
             x, written = layer(x, as_projection(cross_projection), mask, cross_mask, bias(layer), past=past)
             own.append(as_stored(written))
-        return self.leave(x), cache._replace(own=tuple(own))
+        return self.final_norm(x), cache._replace(own=tuple(own))
 
 
 class EncoderDecoder(Network):
-    """Embeddings, encoder, decoder and head. A subclass may name other classes for the layers of either stack."""
+    """Embeddings, encoder, decoder and head. A subclass may set other classes for the layers of either stack."""
 
     encoder_layer: type[EncoderLayer] = EncoderLayer
     decoder_layer: type[DecoderLayer] = DecoderLayer
@@ -198,7 +198,7 @@ class EncoderDecoder(Network):
         self.decoder = Decoder(config, keys, self.decoder_layer)
 
     def __call__(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t v"]:
-        """Logits in float32 for every position of the decoder; dropout only where a key is given."""
+        """Compute logits in float32 for every position of the decoder. `dropout_key=None` disables dropout."""
         arrays: Any = jax.tree.map(jnp.asarray, batch)
         encoder_key, decoder_key = split_key(dropout_key, 2)
         encoded = self.encode(
@@ -221,6 +221,7 @@ class EncoderDecoder(Network):
         positions: Int[Array, "b s"] | None = None,
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b s d"]:
+        """Compute the encoder's output."""
         return self.encoder(self.embed_source(tokens), segment_ids, positions, dropout_key)
 
     def decode(
@@ -232,12 +233,12 @@ class EncoderDecoder(Network):
         encoder_segment_ids: Int[Array, "b s"] | None = None,
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b t d"]:
-        """The decoder's output, to be given to `logits`. Tokens are the inputs, shifted right already."""
+        """Compute the decoder's output, the input of `logits`. `tokens` are targets shifted right."""
         mask = cross_mask(tokens, segment_ids, encoder_segment_ids)
         return self.decoder(self.embed(tokens), encoded, segment_ids, positions, mask, dropout_key)
 
     def new_cache(self, encoded: Float[Array, "b s d"], length: int, hypotheses: int = 1) -> Cache:
-        """An empty cache for `length` positions; the encoder's output is projected here, once, for every layer."""
+        """Make an empty cache for `length` positions, with the encoder's output projected for every layer."""
         self.decoder.check_length(length)
         cross = tuple(as_stored(layer.cross_attention.project(encoded)) for layer in self.decoder.unstacked())
         empty = jnp.zeros((len(encoded), length * hypotheses, self.config.heads, self.config.head_width), encoded.dtype)
@@ -249,35 +250,36 @@ class EncoderDecoder(Network):
         cache: Cache,
         index: Int[Array, ""],
         encoder_segment_ids: Int[Array, "b s"] | None = None,
-        ancestry: Int[Array, "b n c"] | None = None,
+        beam_index: Int[Array, "b n c"] | None = None,
         layers: list[DecoderLayer] | None = None,
     ) -> tuple[Float[Array, "b n v"], Cache]:
-        """Logits of the position after `tokens`, which stand at `index` of n hypotheses, and the cache with them in it.
+        """Compute the logits that follow `tokens`, of n hypotheses at position `index`, and the cache with them added.
 
-        Hypothesis i reads at place c what hypothesis ancestry[:, i, c] wrote there, so that hypotheses change places
-        without moving a key or a value; None means that each reads its own. `layers` are what `unstacked` gives.
+        Beam i attends, at cache slot c, to the entry of beam `beam_index[:, i, c]`, so that reordering beams moves no
+        keys or values. None means that each hypothesis attends to its own entries. `layers` is the result of
+        `unstacked`; pass it from a loop.
         """
         mask = cross_mask(tokens[:, :1], None, encoder_segment_ids)
         layers = self.decoder.unstacked() if layers is None else layers
-        x, cache = self.decoder.step(self.embed(tokens), cache, index, ancestry, mask, layers)
+        x, cache = self.decoder.step(self.embed(tokens), cache, index, beam_index, mask, layers)
         return self.logits(x), cache
 
     def unstacked(self) -> list[DecoderLayer]:
-        """The layers of decoding, one by one, which a loop should ask for once."""
+        """Return the layers of decoding as a list. A decoding loop should call this once."""
         return self.decoder.unstacked()
 
 
 def build(config: Model, key: PRNGKeyArray) -> EncoderDecoder | LanguageModel:
-    """Make a shipped network, with random parameters."""
+    """Build the shipped network of a model, with random parameters."""
     match config.stacks:
-        case OneStack():
+        case DecoderOnly():
             return LanguageModel(config, key)
         case _:
             return EncoderDecoder(config, key)
 
 
 def initial_params(config: Model, key: PRNGKeyArray) -> Params:
-    """Parameters to train from, in float32; the same under any sharding of the function's outputs."""
+    """Draw initial parameters in float32. They do not depend on the sharding of this function's outputs."""
     params = nnx.to_pure_dict(nnx.state(config.build(key)))
     match config.stacks:
         case SharedLayers():
@@ -287,7 +289,7 @@ def initial_params(config: Model, key: PRNGKeyArray) -> Params:
 
 
 def whole(config: Model, params: Params) -> Params:
-    """The parameters with what the decoder has of the encoder's layers in its place too: the same arrays, no copies."""
+    """Add shared modules of the encoder's layers to the decoder's, as the same arrays, without copies."""
     match config.stacks:
         case SharedLayers():
             layers = params["decoder"]["layers"] | {name: params["encoder"]["layers"][name] for name in SHARED}
@@ -298,24 +300,26 @@ def whole(config: Model, params: Params) -> Params:
 
 @cache
 def abstract_params(config: Model) -> Params:
-    """The shapes of `initial_params`, at no cost."""
+    """Return shapes and dtypes of `initial_params`, without computing them."""
     return jax.eval_shape(partial(initial_params, config), jax.eval_shape(jax.random.key, 0))
 
 
 @cache
 def definition(config: Model) -> tuple[nnx.GraphDef, Any]:
+    """Return the network's graph definition and the tree structure of its parameters."""
     graph, _ = nnx.split(nnx.eval_shape(config.build, jax.eval_shape(jax.random.key, 0)))
     return graph, jax.tree.structure(abstract_params(config))
 
 
 def bind(config: Model, params: Params) -> Any:
-    """The EncoderDecoder or LanguageModel that holds these very arrays, of any floating dtype.
+    """Make a network, an EncoderDecoder or LanguageModel, that holds these arrays, without copies.
 
-    It computes in `config.compute`.
+    They may have any floating dtype; the network computes in `config.compute`.
     """
     graph, structure = definition(config)
-    # NNX would match the leaves by their order alone.
+    # NNX matches leaves only by their order.
     require(
-        jax.tree.structure(params) == structure, "The parameters' names are not those of the model's configuration."
+        jax.tree.structure(params) == structure,
+        "The parameters' names are not those of the model's configuration: pass the parameters of this model.",
     )
     return nnx.merge(graph, whole(config, params))

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from research.config import Experiment, Mesh, OneStack
+from research.config import DecoderOnly, Experiment, Mesh
 from research.data.batch import Batch
 from research.data.shapes import abstract_batch
 from research.model import flops
@@ -43,7 +43,7 @@ def working_bytes(experiment: Experiment, lanes: int = 1) -> int:
     """
     mesh, size = experiment.mesh, SIZES[experiment.model.compute]
     layers = experiment.model.decoder_layers
-    if not isinstance(experiment.model.stacks, OneStack):
+    if not isinstance(experiment.model.stacks, DecoderOnly):
         layers += experiment.model.encoder_layers
     parameters = flops.parameter_count(abstract_params(experiment.model)) / (mesh.tensor * mesh.fsdp)
     weights = parameters * (2 * size + (4 if experiment.microbatches > 1 else 0))

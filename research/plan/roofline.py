@@ -21,7 +21,7 @@ summed. These overlap with computation: only the excess over its time counts.
 from functools import cache
 from typing import NamedTuple
 
-from research.config import Experiment, Mesh, Model, OneStack
+from research.config import DecoderOnly, Experiment, Mesh, Model
 from research.model.flops import parameter_count, train_flops
 from research.model.transformer import abstract_params
 from research.parallel.hardware import Hardware
@@ -113,7 +113,7 @@ def _row(model: Model, s: int, t: int) -> RowWork:
 
     encoder = [times(block, s), times(attention, s), scores(s, s)]
     decoder = [times(block, t), times(attention, t), scores(t, t), scores(t, s)]
-    if not isinstance(model.stacks, OneStack):
+    if not isinstance(model.stacks, DecoderOnly):
         decoder += [times(across, t), times(over_inputs, s)]
     parts = [(model.encoder_layers, part) for part in encoder] + [(model.decoder_layers, part) for part in decoder]
     return RowWork(*(sum(layers * part[kind] for layers, part in parts) for kind in range(len(RowWork._fields))))

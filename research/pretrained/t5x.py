@@ -17,7 +17,7 @@ import tensorstore
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
 
-from research.config import ConfigError, Model, Relative, Separate, Tied, require
+from research.config import ConfigError, Model, Relative, Tied, UntiedHead, require
 from research.model.transformer import Params
 from research.pretrained.files import is_plain
 from research.pretrained.table import (
@@ -177,7 +177,7 @@ def read_config(path: Path, **changes: Any) -> Model:
         activation="gelu_tanh" if gated else "relu",
         gated=gated,
         positions=Relative(buckets=buckets, per_layer=per_layer),
-        head=Separate() if HEAD in checkpoint.sources else Tied(scaled=True),
+        head=UntiedHead() if HEAD in checkpoint.sources else Tied(scaled=True),
     )
     return replace(model, **changes)
 
@@ -235,7 +235,7 @@ def table(model: Model) -> TensorRows:
         case _:
             rows.append(Row("{stack}/relpos_bias/rel_embedding", "{stack}/relative_bias", TRANSPOSED))
     match model.head:
-        case Separate():
+        case UntiedHead():
             rows.append(Row(HEAD, "head"))
     return rows
 

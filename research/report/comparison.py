@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.config import FORCED, Experiment, override
+from research.config import TEACHER_FORCED, Experiment, override
 from research.config.names import short_names
 from research.model import flops
 from research.model.transformer import abstract_params
@@ -143,7 +143,7 @@ def lower_is_better(score: str) -> bool:
 
 def is_comparable(groups: Sequence[Group], score: str) -> bool:
     """Return True if a score is comparable between all groups; per-token scores of different targets are not."""
-    of_tokens = score in FORCED or score.endswith("loss")
+    of_tokens = score in TEACHER_FORCED or score.endswith("loss")
     names = {name for group in groups for name in group.fields if not name.endswith(".train")}  # held-out data is equal
     return not of_tokens or not any(name == "data" or _within(name, TARGETS) for name in names)
 

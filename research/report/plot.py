@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from research.config import FORCED, Experiment, require
+from research.config import TEACHER_FORCED, Experiment, require
 from research.report.record import read_metrics
 from research.storage.files import write_bytes
 
@@ -140,7 +140,7 @@ def _plotted(config: Experiment) -> str | None:
     best = config.evaluation.best
     if best != "held_out_loss":
         return best
-    of_tasks = [name for name in config.scores if name not in FORCED]
+    of_tasks = [name for name in config.scores if name not in TEACHER_FORCED]
     return of_tasks[0] if of_tasks else None
 
 

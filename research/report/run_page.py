@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from research.config import FORCED, override
+from research.config import TEACHER_FORCED, override
 from research.report import page
 from research.report.plot import Number, Points, Series, curves, smoothed, thinned
 from research.report.record import RunRecord, is_number
@@ -71,7 +71,7 @@ def loss_charts(record: RunRecord) -> list[str]:
     charts += [
         _chart([Series(name, *_columns(record.curve(name)))], name, "score, 0 to 100")
         for name in record.config.scores
-        if name not in FORCED and record.curve(name)
+        if name not in TEACHER_FORCED and record.curve(name)
     ]
     return charts
 
@@ -125,7 +125,7 @@ def _columns(points: Points) -> tuple[list[Number], list[Number]]:
 
 
 def scores_table(record: RunRecord) -> Table:
-    line = record.best_line([line for line in record.lines if is_number(line.get(FORCED[0]))])
+    line = record.best_line([line for line in record.lines if is_number(line.get(TEACHER_FORCED[0]))])
     note = (
         f"Scores from training are of step {line['step']:,}, the best by {record.config.evaluation.best}."
         if line

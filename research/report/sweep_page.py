@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from research.config import FORCED, parse_json, require
+from research.config import TEACHER_FORCED, parse_json, require
 from research.report import page, run_page
 from research.report.comparison import (
     NOT_COMPARABLE,
@@ -69,7 +69,7 @@ def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str
     summary = f"{len(groups)} variants, {count} runs, {done} of them done"
     if waiting:
         summary += f"; {len(waiting)} not started: {', '.join(waiting[:5])}{' and so on' * (len(waiting) > 5)}"
-    unlike_targets = not is_comparable(groups, FORCED[0])
+    unlike_targets = not is_comparable(groups, TEACHER_FORCED[0])
     return "".join(
         (
             page.paragraph(summary, "state"),
@@ -92,7 +92,7 @@ def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str
 def judged(groups: Sequence[Group]) -> list[str]:
     """Return the scores to plot: the metrics for the best checkpoint, and the held-out loss."""
     best = [group.records[0].config.evaluation.best for group in groups]
-    return list(dict.fromkeys([*best, FORCED[0]]))
+    return list(dict.fromkeys([*best, TEACHER_FORCED[0]]))
 
 
 def score_charts(groups: Sequence[Group]) -> list[str]:
@@ -188,8 +188,8 @@ def _best(line: Series, score: str) -> Number:
 
 def curve_switches(groups: Sequence[Group]) -> list[str]:
     """Plot each curve against steps, tokens or FLOPs, as the reader chooses."""
-    names = [("nll", "training loss"), (FORCED[0], "held-out loss")]
-    names += [(score, score.replace("_", " ")) for score in judged(groups) if score != FORCED[0]]
+    names = [("nll", "training loss"), (TEACHER_FORCED[0], "held-out loss")]
+    names += [(score, score.replace("_", " ")) for score in judged(groups) if score != TEACHER_FORCED[0]]
     switches = []
     for name, label in names:
         panels = [(axis, _overlaid(groups, name, label, axis, scale)) for axis, scale in AXES]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from research.config import FORCED, Experiment
+from research.config import TEACHER_FORCED, Experiment
 from research.data.pipeline import Pipeline
 from research.model import flops
 from research.model.transformer import abstract_params
@@ -88,7 +88,7 @@ def conclusion(
     rows = {
         "held-out loss": f"{scores['held_out_loss']:.4f} nats a target token, after {step} steps",
         "unigram entropy": f"{unigram_entropy:.4f} nats: the best that a model blind to context can do there",
-        **{name: f"{scores[name]:.2f}" for name in config.scores if name not in FORCED},
+        **{name: f"{scores[name]:.2f}" for name in config.scores if name not in TEACHER_FORCED},
         "plot": str(plot_loss(directory, unigram_entropy, config)),
         "run directory": str(directory),
     }

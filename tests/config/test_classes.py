@@ -3,11 +3,21 @@
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from research import Adafactor, AdamW, Constant
+from research import (
+    Adafactor,
+    AdamW,
+    Constant,
+    DecoderOnly,
+    Model,
+    SeparateStacks,
+    SharedLayers,
+    Tied,
+    UntiedHead,
+)
 from research.config import ConfigError, classes, override
 
 
@@ -100,6 +110,49 @@ def test_the_file_loaded_last_counts_first(known):
 
     classes.remember({"Own": Own})
     assert isinstance(override.parse(Noise, "Own()", "noise"), Own)
+
+
+OLD_NAMES = [
+    ("head", "Separate", UntiedHead()),
+    ("stacks", "Apart", SeparateStacks()),
+    ("stacks", "OneStack", DecoderOnly()),
+]
+
+
+def test_the_old_names_are_those_of_the_table():
+    assert {old: type(value).__name__ for _, old, value in OLD_NAMES} == classes.RENAMED
+
+
+@pytest.mark.parametrize(("field", "old", "value"), OLD_NAMES)
+def test_a_config_may_hold_the_old_name_of_a_class(field, old, value):
+    config = replace(Model(64, 32, 8, 4, 48, 2, 2, head=Tied(), stacks=SharedLayers()), **{field: value})
+    text = override.to_json(config)
+    assert f'"type": "{type(value).__name__}"' in text
+    earlier = text.replace(f'"{type(value).__name__}"', f'"{old}"')
+    assert override.from_json(earlier, Model) == config
+    assert classes.is_exported(old)
+
+
+@pytest.mark.parametrize(("field", "old", "value"), OLD_NAMES)
+def test_an_override_may_name_the_old_name_of_a_class(field, old, value):
+    config = Model(64, 32, 8, 4, 48, 2, 2, head=Tied(), stacks=SharedLayers())
+    assert override.apply(config, {field: f"{old}()"}) == replace(config, **{field: value})
+    assert override.apply(config, {field: old}) == replace(config, **{field: value})
+
+
+def test_arguments_of_a_class_with_an_old_name_are_read():
+    assert override.parse(DecoderOnly, "OneStack(True)", "stacks") == DecoderOnly(causal=True)
+    assert override.parse(DecoderOnly, "OneStack(causal=True)", "stacks") == DecoderOnly(causal=True)
+
+
+def test_a_users_class_with_an_old_name_counts_first(known):
+    @dataclass(frozen=True)
+    class Apart(Noise):
+        def density(self) -> float:
+            return 0.0
+
+    classes.remember({"Apart": Apart})
+    assert isinstance(override.parse(Noise, "Apart()", "noise"), Apart)
 
 
 def test_every_exported_class_is_found_without_jax():

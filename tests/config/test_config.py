@@ -150,4 +150,4 @@ def test_scores_of_several_tasks_have_what_their_examples_are_before_them() -> N
     assert several.scores[2:] == tuple(f"{name}/sequence_accuracy" for name in ("multi30k", "x", "x2"))
     alone = replace(written, best="sequence_accuracy")
     assert replace(several, data=config.Supervised(tasks[:1]), evaluation=alone).scores[2:] == ("sequence_accuracy",)
-    assert replace(several, evaluation=config.Evaluation()).scores == config.FORCED
+    assert replace(several, evaluation=config.Evaluation()).scores == config.TEACHER_FORCED

@@ -93,7 +93,7 @@ def test_a_size_of_a_file_without_sizes_is_refused(tmp_path) -> None:
     file = written(tmp_path, FILE)
     assert refusal(f"{file}:base") == f"{file} has one size: give it without :base."
     other = written(tmp_path, FILE.replace("get_config()", "get_config(width)"), "other.py")
-    assert "get_config() needs width: a size is written size: Literal" in refusal(other)
+    assert "get_config() needs width: declare a size as size: Literal" in refusal(other)
 
 
 def test_a_run_of_one_size_is_not_resumed_at_another(tmp_path) -> None:
@@ -246,9 +246,11 @@ def test_processes_that_prepare_know_the_classes_of_the_file(folder) -> None:
 
 
 def test_what_is_no_experiment_is_refused(tmp_path) -> None:
-    assert refusal(tmp_path / "absent.py") == f"{tmp_path}/absent.py is no experiment: give the path of a Python file."
+    assert (
+        refusal(tmp_path / "absent.py") == f"{tmp_path}/absent.py is not an experiment: give the path of a Python file."
+    )
     (tmp_path / "notes.txt").write_text("x = 1\n")
-    assert "is no experiment" in refusal(tmp_path / "notes.txt")
+    assert "is not an experiment" in refusal(tmp_path / "notes.txt")
     file = written(tmp_path, "x = 1\n")
     assert refusal(file) == f"{file} has no get_config() that returns an Experiment."
     file = written(tmp_path, "def get_config():\n    return {'steps': 1}\n")
@@ -275,15 +277,15 @@ def test_what_a_file_raises_is_refused_with_the_line(tmp_path) -> None:
 
 def test_what_else_a_file_gives_is_refused(tmp_path) -> None:
     file = written(tmp_path, FILE)
-    assert "has no sweep() that gives dicts of overrides" in refusal(file, "sweep")
+    assert "has no sweep() that returns a list of dicts of overrides" in refusal(file, "sweep")
     assert "has no search() that returns a Search" in refusal(file, "search")
     assert open_experiment(file).published == []
     more = "def sweep():\n    yield {'seed': 1}\n    yield 2 / 0\ndef published():\n    return 3\n"
     file = written(tmp_path, FILE + more + "def search():\n    return 4\n")
     assert refusal(file, "sweep") == f"{file}:14: ZeroDivisionError: division by zero."
-    assert refusal(file, "published") == f"published() of {file} returned int: it must give a list."
+    assert refusal(file, "published") == f"published() of {file} returned int: it must return a list."
     assert refusal(file, "search") == f"search() of {file} returned int, no Search."
-    for given, message in (("[]", "gives no variant."), ("[3]", "it must give dicts, such as {'seed': 1}.")):
+    for given, message in (("[]", "returned no variants."), ("[3]", "it must return dicts, such as {'seed': 1}.")):
         assert refusal(written(tmp_path, f"{FILE}\ndef sweep():\n    return {given}\n"), "sweep").endswith(message)
 
 

@@ -11,7 +11,7 @@ import pytest
 from parity import assert_close, read
 from parity import golden as stored
 
-from research import OneStack, SharedLayers
+from research import DecoderOnly, SharedLayers
 from research.config import ConfigError
 from research.data.batch import Batch
 from research.model.attention_maps import attention_map
@@ -45,12 +45,13 @@ def test_the_first_layer_by_hand(variant, padded):
     batch = rows_of(expected, padded)
     network = bind(model, params)
     layer, tokens = network.encoder.unstacked()[0], jnp.asarray(batch.encoder_input_tokens)
-    places = jnp.arange(tokens.shape[1])
-    x = layer.before(layer.self_attention_norm, network.encoder.enter(network.embed_source(tokens), places))
+    positions = jnp.arange(tokens.shape[1])
+    x = network.encoder.embed_positions(network.embed_source(tokens), positions)
+    x = layer.pre_norm(layer.self_attention_norm, x)
     key, _ = layer.self_attention.project(x)
     query = layer.self_attention.query(x) * (model.head_width**-0.5 if model.scaled_scores else 1.0)
     scores = np.einsum("bthk,bshk->bhts", np.float64(query), np.float64(key))
-    bias = network.encoder.position_bias(places, places, bidirectional=True)(layer)
+    bias = network.encoder.position_bias(positions, positions, bidirectional=True)(layer)
     scores += 0 if bias is None else np.float64(bias)
     if padded:
         scores[np.broadcast_to((expected["encoder_mask"] == 0)[:, None, None], scores.shape)] = -np.inf
@@ -88,7 +89,7 @@ def test_one_stack_and_shared_layers():
     shared = replace(model, stacks=SharedLayers())
     params = initial_params(shared, jax.random.key(0))
     assert attention_map(shared, params, batch, "cross", 1).shape == (1, 3, t, s)
-    one = replace(model, stacks=OneStack())
+    one = replace(model, stacks=DecoderOnly())
     params = initial_params(one, jax.random.key(0))
     assert attention_map(one, params, batch, "encoder", 1).shape == (1, 3, s, s)
     targets = np.asarray(attention_map(one, params, batch, "decoder", 1))

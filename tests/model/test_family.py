@@ -5,7 +5,7 @@ import math
 import jax
 import pytest
 
-from research import Relative, Separate, Tied
+from research import Relative, Tied, UntiedHead
 from research.config import ConfigError
 from research.model import family
 from research.model.transformer import abstract_params
@@ -66,7 +66,7 @@ def test_structure():
     assert family.t5("base").head == Tied(scaled=True)
     assert not family.t5("base").gated
     assert family.t5_v1_1("base") == family.preset("t5_v1_1/base")
-    assert family.mt5("base").head == Separate()
+    assert family.mt5("base").head == UntiedHead()
     assert family.byt5("small").encoder_layers == 3 * family.byt5("small").decoder_layers
     assert family.marian("base", vocab_size=8000).zero_token == 8000
     assert family.ul2("20b").activation == "silu"

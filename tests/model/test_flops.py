@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research import Adafactor, AdamW, Constant, Denoising, Experiment, Mesh, Model, OneStack, PlainText, SharedLayers
+from research import (
+    Adafactor,
+    AdamW,
+    Constant,
+    DecoderOnly,
+    Denoising,
+    Experiment,
+    Mesh,
+    Model,
+    PlainText,
+    SharedLayers,
+)
 from research.data.batch import Batch
 from research.model.family import preset
 from research.model.flops import decode_flops, encode_flops, parameter_count, peak_flops, step_flops, train_flops
@@ -59,7 +70,7 @@ def test_flops_of_a_training_sequence_of_512_tokens(name, target_length, teraflo
 
 
 EVEN = replace(TINY, encoder_layers=3, decoder_layers=3)
-SHARED, PREFIX = replace(EVEN, stacks=SharedLayers()), replace(EVEN, stacks=OneStack())
+SHARED, PREFIX = replace(EVEN, stacks=SharedLayers()), replace(EVEN, stacks=DecoderOnly())
 
 
 @pytest.mark.parametrize("model", [TINY, replace(TINY, gated=False), SHARED], ids=["gated", "not gated", "shared"])

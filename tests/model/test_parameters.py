@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from research import MaximalUpdate, Model, OneStack, Relative, SharedLayers, Tied
+from research import DecoderOnly, MaximalUpdate, Model, Relative, SharedLayers, Tied
 from research.config import ConfigError
 from research.config.optimizer import Parameter
 from research.model import family
@@ -25,7 +25,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "parameters.json").
 SIDES = {"width": 2.0, "attention_width": 15.0, "feed_forward": 7.0}
 MODELS = {
     **{name: family.preset(name) for name in family.PRESETS},
-    "one stack": replace(MODEL, stacks=OneStack()),
+    "one stack": replace(MODEL, stacks=DecoderOnly()),
     "shared layers": replace(MODEL, stacks=SharedLayers()),
     "per-layer bias": replace(MODEL, positions=Relative(per_layer=True)),
     "source embedding": replace(MODEL, source_vocab_size=32),

@@ -12,21 +12,21 @@ from research import (
     Adafactor,
     AdamW,
     Constant,
+    DecoderOnly,
     FanIn,
     LayerNorm,
     Learned,
     MaximalUpdate,
     Model,
     Normal,
-    OneStack,
     Optimizer,
     Relative,
     RMSScaledAdamW,
-    Separate,
     SharedLayers,
     Sinusoidal,
     Standard,
     Tied,
+    UntiedHead,
     Xavier,
 )
 from research.config import ConfigError
@@ -55,7 +55,7 @@ def logits_of(config: Model, params, batch) -> jax.Array:
 
 
 @pytest.mark.parametrize("initial", [FanIn(), Normal(0.02), Xavier()], ids=lambda it: type(it).__name__)
-@pytest.mark.parametrize("head", [Separate(), Tied(True), Tied(False)], ids=str)
+@pytest.mark.parametrize("head", [UntiedHead(), Tied(True), Tied(False)], ids=str)
 def test_at_the_bases_sizes_it_is_the_standard_one_to_the_bit(initial, head):
     standard = replace(NARROW, initial=initial, head=head, scaled_scores=True, scaled_embedding=True)
     maximal = replace(standard, parametrization=BASE)
@@ -78,9 +78,9 @@ def test_hidden_matrices_alone_begin_narrower_by_the_root_of_what_they_read(init
             assert ratio == pytest.approx(expected(path) ** -0.5, rel=5 * base[path].size ** -0.5), path
 
 
-@pytest.mark.parametrize("stacks", [None, SharedLayers(), OneStack()], ids=["apart", "shared", "one"])
+@pytest.mark.parametrize("stacks", [None, SharedLayers(), DecoderOnly()], ids=["apart", "shared", "one"])
 @pytest.mark.parametrize("scaled_scores", [False, True])
-@pytest.mark.parametrize("head", [Separate(), Tied(True), Tied(False)], ids=str)
+@pytest.mark.parametrize("head", [UntiedHead(), Tied(True), Tied(False)], ids=str)
 def test_scores_and_logits_are_multiplied_as_if_their_weights_were(stacks, scaled_scores, head):
     """A standard model of the same sizes gives the same logits, with its queries and its head multiplied instead."""
     changes = {"scaled_scores": scaled_scores, "head": head} | ({} if stacks is None else {"stacks": stacks})
@@ -140,7 +140,7 @@ WRITTEN = {
     "norms after": {"head": Tied(False), "norm_first": False},
     "Marian": {"head": Tied(False), "norm_first": False, "scaled_embedding": True, "source_vocab_size": 512},
     "mBART": {"head": Tied(False), "scaled_embedding": True, "positions": Learned(40)},
-    "one stack": {"head": Tied(True), "stacks": OneStack()},
+    "one stack": {"head": Tied(True), "stacks": DecoderOnly()},
     "shared layers": {"head": Tied(True), "stacks": SharedLayers()},
 }
 
@@ -158,7 +158,7 @@ def test_a_trained_model_is_written_as_a_standard_one(changes):
 
 def test_shared_layers_that_end_in_their_norm_have_no_place_for_a_multiplier():
     config = replace(WIDE, head=Tied(), norm_first=False, stacks=SharedLayers())
-    with pytest.raises(ConfigError, match=r"muP's multiplier of logits has no place in weights"):
+    with pytest.raises(ConfigError, match=r"no weight can absorb muP's multiplier of logits"):
         standard_model(config)
 
 

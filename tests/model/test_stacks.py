@@ -27,11 +27,11 @@ from test_transformer import (
 from research import (
     Adafactor,
     Bytes,
+    DecoderOnly,
     Evaluation,
     Experiment,
     Generation,
     Learned,
-    OneStack,
     ParallelText,
     Relative,
     SharedLayers,
@@ -95,7 +95,7 @@ def test_t5_base_with_shared_layers_or_one_stack_has_the_papers_p_parameters():
     counts = {
         name: parameter_count(abstract_params(replace(preset("t5/base"), **changes)))
         for name, changes in {
-            "apart": {}, "shared": {"stacks": SharedLayers()}, "one": {"stacks": OneStack()},
+            "apart": {}, "shared": {"stacks": SharedLayers()}, "one": {"stacks": DecoderOnly()},
             "half": {"encoder_layers": 6, "decoder_layers": 6},
         }.items()
     }  # fmt: skip
@@ -122,7 +122,7 @@ def test_what_cannot_be_shared_is_refused():
     ):
         replace(TINY, stacks=SharedLayers())
     with pytest.raises(ConfigError, match=r"model\.stacks has one set of layers"):
-        replace(TINY, stacks=OneStack())
+        replace(TINY, stacks=DecoderOnly())
     with pytest.raises(ConfigError, match=r"model\.positions\.per_layer must be False with SharedLayers"):
         replace(SHARING, positions=Relative(8, 12, per_layer=True))
 
@@ -136,14 +136,14 @@ def concatenated(config, params, batch):
     x = jnp.concatenate([module.embed(batch.encoder_input_tokens), module.embed(batch.decoder_input_tokens)], axis=1)
     length = SOURCE + TARGET
     mask = np.tril(np.ones((length, length), bool))
-    if config.stacks == OneStack():
+    if config.stacks == DecoderOnly():
         mask[:SOURCE, :SOURCE] = True
-    places = jnp.arange(length)
-    bias = module.decoder.position_bias(places, places, config.stacks == OneStack())
-    x = module.decoder.enter(x, places)
+    positions = jnp.arange(length)
+    bias = module.decoder.position_bias(positions, positions, config.stacks == DecoderOnly())
+    x = module.decoder.embed_positions(x, positions)
     for layer in module.decoder.unstacked():
         x, _ = layer(x, None, jnp.asarray(mask), bias(layer))
-    return module.logits(module.decoder.leave(x))[:, SOURCE:]
+    return module.logits(module.decoder.final_norm(x))[:, SOURCE:]
 
 
 @one_stack()

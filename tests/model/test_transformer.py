@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research import Learned, MaximalUpdate, Model, OneStack, Relative, Separate, SharedLayers, Tied, Xavier
+from research import DecoderOnly, Learned, MaximalUpdate, Model, Relative, SharedLayers, Tied, UntiedHead, Xavier
 from research.config import ConfigError
 from research.data.batch import Batch
 from research.model.transformer import abstract_params, bind, initial_params
@@ -22,7 +22,7 @@ PER_LAYER = replace(TINY, positions=replace(TINY.positions, per_layer=True))
 TIED = replace(TINY, head=Tied(), gated=False, activation="relu")
 EVEN = replace(TINY, encoder_layers=3, decoder_layers=3)
 SHARING = replace(EVEN, stacks=SharedLayers())
-PREFIX, CAUSAL = replace(EVEN, stacks=OneStack()), replace(EVEN, stacks=OneStack(causal=True))
+PREFIX, CAUSAL = replace(EVEN, stacks=DecoderOnly()), replace(EVEN, stacks=DecoderOnly(causal=True))
 MAXIMAL = replace(TINY, parametrization=MaximalUpdate(TINY.width // 2, 1, TINY.head_width // 2, 8))
 SHAPES = {
     "shared": TINY,
@@ -404,7 +404,7 @@ def test_foreign_names_are_refused():
     with pytest.raises(ConfigError, match="names are not those"):
         bind(TINY, params)
     with pytest.raises(ConfigError, match="names are not those"):
-        bind(replace(TINY, head=Tied()), params_of(replace(TINY, head=Separate())))
+        bind(replace(TINY, head=Tied()), params_of(replace(TINY, head=UntiedHead())))
 
 
 def test_the_model_takes_numpy_and_keeps_the_arrays_it_is_given():

@@ -291,5 +291,5 @@ def test_an_expression_that_matches_nothing_is_refused(tiny_run, hugging_face, t
         config = asked(tiny_run, init=str(source), init_fresh=("embeding",))
         said = refused(config, tmp_path / "new", monkeypatch)
         assert said.startswith("init_fresh: 'embeding' matches no parameter; there are decoder/layers/")
-    with pytest.raises(ConfigError, match="init_fresh is said without init: set both, or neither"):
+    with pytest.raises(ConfigError, match="init_fresh needs init: set both, or neither"):
         experiment(tmp_path, init_fresh=("head",))

@@ -12,7 +12,7 @@ import pytest
 from parity import GOLDENS, T5S, read
 from safetensors.numpy import load_file, save_file
 
-from research import Model, Relative, Separate, Tied
+from research import Model, Relative, Tied, UntiedHead
 from research.config import ConfigError
 from research.model.transformer import abstract_params
 from research.pretrained.huggingface import read_config, read_params
@@ -24,9 +24,9 @@ def test_configurations_read():
     common |= dict(dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, output_dropout=0.1)
     few = Relative(buckets=8, max_distance=12)
     assert t5 == Model(**common, activation="relu", gated=False, head=Tied(scaled=True))
-    assert v1_1 == Model(**common, gated=True, positions=few, head=Separate())
-    assert mt5 == Model(**common, gated=True, head=Separate())
-    assert umt5 == Model(**common, gated=True, positions=replace(few, per_layer=True), head=Separate())
+    assert v1_1 == Model(**common, gated=True, positions=few, head=UntiedHead())
+    assert mt5 == Model(**common, gated=True, head=UntiedHead())
+    assert umt5 == Model(**common, gated=True, positions=replace(few, per_layer=True), head=UntiedHead())
     assert ul2 == replace(v1_1, activation="silu")
 
 
@@ -35,12 +35,12 @@ def test_configurations_read():
     [
         ("t5", {}, False, Tied(scaled=True)),
         ("t5", {"tie_word_embeddings": True}, True, Tied(scaled=True)),
-        ("t5", {"tie_word_embeddings": False}, True, Separate()),
+        ("t5", {"tie_word_embeddings": False}, True, UntiedHead()),
         # As transformers 5 saves v1.1: always "tied".
-        ("t5", {"tie_word_embeddings": True, "scale_decoder_outputs": False}, True, Separate()),
+        ("t5", {"tie_word_embeddings": True, "scale_decoder_outputs": False}, True, UntiedHead()),
         ("t5", {"scale_decoder_outputs": False}, False, Tied(scaled=False)),
-        ("umt5", {}, True, Separate()),
-        ("mt5", {"tie_word_embeddings": True}, True, Separate()),
+        ("umt5", {}, True, UntiedHead()),
+        ("mt5", {"tie_word_embeddings": True}, True, UntiedHead()),
         ("mt5", {"tie_word_embeddings": True}, False, Tied(scaled=False)),
     ],
 )
@@ -253,6 +253,6 @@ def test_live_parameter_counts(name):
     )
     with torch.device("meta"):
         reference = model_class(config)
-    separate = model.vocab_size * model.width if model.head == Separate() else 0
+    separate = model.vocab_size * model.width if model.head == UntiedHead() else 0
     expected = sum(parameter.numel() for parameter in reference.parameters()) + separate
     assert sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model))) == expected

@@ -11,7 +11,7 @@ import pytest
 from parity import GOLDENS, T5S, VARIANTS, read
 from safetensors.numpy import load_file, save_file
 
-from research import LayerNorm, Learned, Model, Normal, Separate, Sinusoidal, Tied
+from research import LayerNorm, Learned, Model, Normal, Sinusoidal, Tied, UntiedHead
 from research.config import ConfigError
 from research.model.layer import sinusoids
 from research.pretrained.huggingface import read_config, read_params
@@ -158,5 +158,5 @@ def test_a_head_of_its_own(tmp_path):
     head = np.random.default_rng(0).normal(size=(61, 24)).astype(np.float32)
     save_file(tensors | {"lm_head.weight": head}, directory / "model.safetensors")
     model, params = read(directory)
-    assert model.head == Separate()
+    assert model.head == UntiedHead()
     np.testing.assert_array_equal(params["head"], head.T)

@@ -69,7 +69,7 @@ def test_what_is_read(tmp_path, said, changes):
         ({"num_beams": 2, "early_stopping": "later"}, "early_stopping is 'later', not false, true or 'never'"),
         ({"max_length": "9"}, "max_length is '9', which is not int or NoneType"),
         ({"num_beams": True}, "num_beams is True, which is not int"),
-        ({"max_length": 10, "min_length": 20}, "generation.min_length is 19: max_length, 9, at most"),
+        ({"max_length": 10, "min_length": 20}, "generation.min_length is 19: at most max_length, 9"),
         ({"pad_token_id": None}, "pad_token_id must be in the file or be passed"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from parity import GOLDENS, T5S, VARIANTS, assert_close, forward, golden, read
 from safetensors.numpy import load_file
 
-from research import GNMT, Beam, Generation, LayerNorm, Learned, Relative, RMSNorm, Separate, Sinusoidal, Tied
+from research import GNMT, Beam, Generation, LayerNorm, Learned, Relative, RMSNorm, Sinusoidal, Tied, UntiedHead
 from research.config import ConfigError
 from research.model.transformer import abstract_params
 from research.pretrained.huggingface import read_generation, write
@@ -183,7 +183,7 @@ UNTIED = ("bart", "mbart", "marian", "marian_separate")
 
 def cases():
     yield from ((variant, {}) for variant in VARIANTS)
-    yield from ((variant, {"head": Separate()}) for variant in UNTIED)
+    yield from ((variant, {"head": UntiedHead()}) for variant in UNTIED)
     yield "t5", {"head": Tied(scaled=False)}
     yield "t5", {"activation": "gelu_tanh"}
     yield "t5_v1_1", {"activation": "relu"}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from native_marian import HEADS, INNER, LAYERS, VARIANTS, VOCAB, WIDTH, YAML, Native, make, save
 
-from research import LayerNorm, Model, Separate, Sinusoidal, Tied
+from research import LayerNorm, Model, Sinusoidal, Tied, UntiedHead
 from research.config import ConfigError
 from research.model.transformer import bind
 from research.pretrained.marian import read_config, read_generation, read_params, write
@@ -110,7 +110,7 @@ def test_configurations_read(tmp_path):
     assert others["swish"] == replace(model, activation="silu")
     assert others["prenorm"] == replace(model, norm_first=True, embedding_norm=True)
     assert others["two vocabularies"] == replace(model, source_vocab_size=19)
-    assert others["own head"] == replace(model, head=Separate())
+    assert others["own head"] == replace(model, head=UntiedHead())
 
 
 def test_an_older_head_is_read_untransposed(tmp_path):

@@ -12,7 +12,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file
 
-from research import Model, Relative, Separate, Tied
+from research import Model, Relative, Tied, UntiedHead
 from research.config import ConfigError
 from research.model.transformer import bind
 from research.pretrained.t5x import read_config, read_params
@@ -146,7 +146,7 @@ def test_configurations_read(tmp_path):
     for variant in ("t5", "t5_v1_1", "umt5"):
         write(tmp_path / variant, target(variant))
     assert read_config(tmp_path / "t5") == Model(**SIZES, activation="relu", gated=False, head=Tied(scaled=True))
-    few = Model(**SIZES, gated=True, positions=Relative(buckets=8), head=Separate())
+    few = Model(**SIZES, gated=True, positions=Relative(buckets=8), head=UntiedHead())
     assert read_config(tmp_path / "t5_v1_1") == few
     assert read_config(tmp_path / "umt5").positions == Relative(buckets=8, per_layer=True)
     assert read_config(tmp_path / "t5_v1_1", activation="silu", dropout=0.1).activation == "silu"

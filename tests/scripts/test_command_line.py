@@ -100,7 +100,7 @@ def test_a_command_is_the_script_with_its_exit_code_and_its_name(tmp_path: Path)
     assert "python -m scripts." not in helped
     refused = kintsugi(tmp_path, "train", "absent.py", "--run_dir", "a")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == "error: absent.py is no experiment: give the path of a Python file.\n"
+    assert refused.stderr == "error: absent.py is not an experiment: give the path of a Python file.\n"
     bad_usage = kintsugi(tmp_path, "train")
     assert bad_usage.returncode == 2
     assert bad_usage.stderr.startswith("usage: kintsugi train ")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_run import experiment
 
-from research import Model, OneStack, Relative, SharedLayers
+from research import DecoderOnly, Model, Relative, SharedLayers
 from research.data.pipeline import prepare
 from research.model.transformer import bind, initial_params
 from research.sweep import coordinates
@@ -23,7 +23,7 @@ def config(tmp_path, monkeypatch):
     return experiment(tmp_path, model=Model(400, 64, 2, 32, 128, 2, 2, compute="float32"))
 
 
-@pytest.mark.parametrize("stacks", [None, SharedLayers(), OneStack()], ids=["apart", "shared", "one"])
+@pytest.mark.parametrize("stacks", [None, SharedLayers(), DecoderOnly()], ids=["apart", "shared", "one"])
 def test_every_product_of_every_layer_is_seen_and_logits_stay(config, stacks):
     model = config.model if stacks is None else replace(config.model, stacks=stacks, positions=Relative())
     config = replace(config, model=model)
@@ -33,8 +33,8 @@ def test_every_product_of_every_layer_is_seen_and_logits_stay(config, stacks):
     plain = jax.jit(lambda params: bind(config.model, params)(batch))(params)
     np.testing.assert_allclose(seen["logits"][0], plain, rtol=1e-4, atol=1e-5)
 
-    calls = 2 if isinstance(stacks, OneStack) else 1  # inputs and targets
-    names = ["decoder"] if isinstance(stacks, OneStack) else ["encoder", "decoder"]
+    calls = 2 if isinstance(stacks, DecoderOnly) else 1  # inputs and targets
+    names = ["decoder"] if isinstance(stacks, DecoderOnly) else ["encoder", "decoder"]
     parts = [f"self_attention/{name}" for name in PRODUCTS]
     parts += [f"feed_forward/{name}" for name in ("up", "gate", "down")] + ["residual"]
     wanted = {f"{stack}/{part}": 2 * calls for stack in names for part in parts}
@@ -75,8 +75,11 @@ def test_the_script_prints_both_and_draws(config, tmp_path, monkeypatch, capsys)
     ("arguments", "said"),
     [
         (["--widths", "64", "128"], "Got 2 different widths: fitting a slope needs at least three."),
-        (["--widths", "64", "128", "80"], "80 is no width to scale a model of width 64 to: model.heads would be 2.5."),
-        (["--widths", "0", "64", "128"], "0 is no width to scale a model of width 64 to"),
+        (
+            ["--widths", "64", "128", "80"],
+            "A model of width 64 cannot be scaled to width 80: model.heads would be 2.5.",
+        ),
+        (["--widths", "0", "64", "128"], "A model of width 64 cannot be scaled to width 0"),
         (["--widths", "64", "128", "256", "--steps", "0"], "steps is 0 and seeds 2: each must be above 0."),
         (["--widths", "64", "128", "256", "--plot", "x.txt"], "the name of a plot must end in .png, .svg or .pdf."),
         (

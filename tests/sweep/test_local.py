@@ -34,9 +34,11 @@ def test_sweeps_are_put_together() -> None:
     model = Model(512, 64, 2, 32, 192, 1, 1)
     wider = {"model.width": 96, "model.heads": 3, "model.feed_forward": 288}
     assert widths(model, (64, 96)) == [{"model.width": 64, "model.heads": 2, "model.feed_forward": 192}, wider]
-    with pytest.raises(ConfigError, match=r"80 is no width to scale a model of width 64 to: model\.heads would be"):
+    with pytest.raises(ConfigError, match=r"A model of width 64 cannot be scaled to width 80: model\.heads would be"):
         widths(model, (80,))
-    with pytest.raises(ConfigError, match=r"together takes as many values of each field: there are {'a': 1, 'b': 2}"):
+    with pytest.raises(
+        ConfigError, match=r"together needs equally many values of each field: there are {'a': 1, 'b': 2}"
+    ):
         together({"a": (1,), "b": (1, 2)})
     with pytest.raises(ConfigError, match="product: seed is set by several of the sweeps"):
         product(seeds(2), grid({"a": (1,), "seed": (3,)}))
@@ -130,9 +132,9 @@ def test_a_papers_numbers_stand_for_the_variants_that_set_what_a_row_sets(file: 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "has no sweep() that gives dicts of overrides"),
-        ("def sweep(): return []", "gives no variant"),
-        ("def sweep(): return [3]", "it must give dicts, such as {'seed': 1}"),
+        ("", "has no sweep() that returns a list of dicts of overrides"),
+        ("def sweep(): return []", "returned no variants"),
+        ("def sweep(): return [3]", "it must return dicts, such as {'seed': 1}"),
         ("def sweep(): return seeds(2) + seeds(1)", "Variants 1 and 3 are identical: {'seed': '0'}."),
         ("def sweep(): return [{'seed': 0}, {}]", "Variants 1 and 2 are identical: {}."),
         ("def sweep(): return [{'optimizer.pek': 1}]", "optimizer.pek is no field"),

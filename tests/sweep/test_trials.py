@@ -304,7 +304,11 @@ def test_kinds_of_values_are_those_of_the_field(place: Place) -> None:
         ('{"model.heads": Choice((2, "many"))}', {}, "model.heads=many, which is invalid: model.heads is 'many'"),
         ('{"model.heads": Range(2.0, 4.0)}', {}, "allowed is an integer"),
         ("{}", {}, "search.ranges is empty"),
-        ('{"steps": Range(5, 10)}', {}, "search.ranges names steps: trials are compared by what is the same for all"),
+        (
+            '{"steps": Range(5, 10)}',
+            {},
+            "search.ranges names steps: all trials must have the same steps and evaluation",
+        ),
         (RANGES, {"pruning": "Hyperband(7)"}, "pruning.first is 7: it must be at most the 6 steps of a trial"),
         (RANGES, {"seed": -1}, "search.seed is -1"),
     ],
@@ -323,8 +327,8 @@ def test_searches_refused(tmp_path: Path, ranges: str, others: dict, said: str, 
         (lambda: Range(1.0, 1.0), "Range(1.0, 1.0): the first must be below the second"),
         (lambda: LogRange(0.0, 1.0), "LogRange(0.0, 1.0): its ends must be above 0"),
         (lambda: Range(0.0, float("inf")), "both must be numbers"),
-        (lambda: Choice(()), "there must be something to choose from"),
-        (lambda: Choice((1, 1)), "each value may be there once"),
+        (lambda: Choice(()), "give at least one value"),
+        (lambda: Choice((1, 1)), "its values must differ"),
         (lambda: TPE(0), "sampler.random_trials is 0"),
         (lambda: Median(finished=0), "pruning.finished is 0"),
         (lambda: Median(warmup=-1), "pruning.warmup is -1"),
@@ -343,12 +347,12 @@ def test_values_of_other_kinds_are_refused() -> None:
     """In a process of its own, since here the annotations are checked before."""
     built = {
         "Range('a', 1.0)": "Range('a', 1.0): both must be numbers.",
-        "Search({'seed': (2, 4)})": "search.ranges['seed'] is (2, 4): allowed is Range, LogRange or Choice.",
+        "Search({'seed': (2, 4)})": "search.ranges['seed'] is (2, 4): it must be Range, LogRange or Choice.",
         "Search({'seed': Range(1, 2)}, Median())": (
-            "search.sampler is Median(finished=5, warmup=0): allowed is TPE or Random."
+            "search.sampler is Median(finished=5, warmup=0): it must be TPE or Random."
         ),
         "Search({'seed': Range(1, 2)}, pruning=Random())": (
-            "search.pruning is Random(): allowed is Median, SuccessiveHalving, Hyperband or None."
+            "search.pruning is Random(): it must be Median, SuccessiveHalving, Hyperband or None."
         ),
     }
     program = "import sys; from research.config import *\nfor text in sys.argv[1:]:\n    try: eval(text)\n"
@@ -360,7 +364,7 @@ def test_values_of_other_kinds_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "has no search() that returns a Search, and so there are no trials"),
+        ("", "has no search() that returns a Search: it cannot run trials"),
         ("def search(): return 3", "returned int, no Search"),
     ],
 )
@@ -372,7 +376,7 @@ def test_files_refused(tmp_path: Path, text: str, said: str, capsys) -> None:
     assert said in capsys.readouterr().err
     place.write()
     assert script.main([str(file), "--dir", str(place.directory)]) == 2
-    assert "has no sweep() that gives dicts of overrides, and so is no sweep; with --trials N its search() is" in (
+    assert "has no sweep() that returns a list of dicts of overrides; with --trials N its search() is" in (
         capsys.readouterr().err
     )
 

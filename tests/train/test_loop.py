@@ -165,8 +165,8 @@ def test_bad_input_is_one_sentence(
         (["--config.mesh.fsdp=3"], "mesh is data"),
         ([f"--config.data.corpora.0.train={folder}/absent.txt"], "absent.txt"),
         (["--stesp=3"], "--stesp=3 is not understood"),
-        (["--config.evaluation.best=bleu"], "gives held_out_loss, held_out_accuracy."),
-        (["--config.evaluation.generation=Generation()"], "evaluation.generation is for data of tasks"),
+        (["--config.evaluation.best=bleu"], "the metrics are held_out_loss, held_out_accuracy."),
+        (["--config.evaluation.generation=Generation()"], "evaluation.generation needs Supervised data"),
     ):
         assert train.main([str(folder / "experiment.py"), "--run_dir", str(folder / "bad"), *arguments]) == 2
         last = capsys.readouterr().err.splitlines()[-1]
@@ -175,4 +175,4 @@ def test_bad_input_is_one_sentence(
         assert not (folder / "bad" / "metrics.jsonl").exists()
     unwritten = [str(tasks / "experiment.py"), "--run_dir", str(tasks / "bad"), "--config.evaluation.generation=None"]
     assert train.main(unwritten) == 2
-    assert "with evaluation.generation the metrics of the tasks too." in capsys.readouterr().err
+    assert "and with evaluation.generation those of the tasks." in capsys.readouterr().err

@@ -13,6 +13,7 @@ from research import (
     Adafactor,
     AdamW,
     Constant,
+    DecoderOnly,
     Denoising,
     Experiment,
     InverseSquareRoot,
@@ -21,7 +22,6 @@ from research import (
     MaximalUpdate,
     Mesh,
     Model,
-    OneStack,
     PlainText,
     Relative,
     RMSScaledAdamW,
@@ -159,7 +159,7 @@ def test_20_steps_are_the_same_on_every_mesh_and_the_state_is_really_split(sizes
     assert held < 1.3 * whole / (fsdp * tensor)  # norms and biases are whole on every device
 
 
-@pytest.mark.parametrize("stacks", [SharedLayers(), OneStack()], ids=["shared", "one"])
+@pytest.mark.parametrize("stacks", [SharedLayers(), DecoderOnly()], ids=["shared", "one"])
 def test_models_of_other_shapes_are_the_same_on_a_mesh_and_in_microbatches(stacks):
     experiment = replace(EXPERIMENT, model=replace(MODEL, stacks=stacks, remat="full"))
     expected_state, expected = run(experiment, one_device(), batches(3))
@@ -298,8 +298,8 @@ def test_one_batch_is_learnt_by_heart(optimizer):
         replace(MODEL, head=Tied(), gated=False, activation="relu"),
         replace(MODEL, positions=Relative(per_layer=True)),
         replace(MODEL, stacks=SharedLayers()),
-        replace(MODEL, stacks=OneStack()),
-        replace(MODEL, stacks=OneStack(causal=True)),
+        replace(MODEL, stacks=DecoderOnly()),
+        replace(MODEL, stacks=DecoderOnly(causal=True)),
         replace(MODEL, parametrization=MaximalUpdate(16, 2, 8, 24)),
     ],
     ids=["v1.1", "v1.0", "per-layer bias", "shared layers", "prefix LM", "LM", "muP"],

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from research.config import LayerNorm, Learned, Model, Normal, Separate, Sinusoidal, Tied, require
+from research.config import LayerNorm, Learned, Model, Normal, Sinusoidal, Tied, UntiedHead, require
 from research.model.layer import sinusoids
 from research.pretrained.huggingface.fields import Facts, head_row
 from research.pretrained.table import HEADS_BIAS, HEADS_IN, HEADS_OUT, ONE_ROW, TRANSPOSED, Alias, FixedTensor, Row
@@ -122,7 +122,7 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
         scaled_scores=True,
         scaled_embedding=config.get("scale_embedding", False),
         embedding_norm=family.embedding_norm,
-        head=Tied(scaled=False) if config.get("tie_word_embeddings", True) else Separate(),
+        head=Tied(scaled=False) if config.get("tie_word_embeddings", True) else UntiedHead(),
         logits_bias=facts.logits_bias,
         zero_token=_pad_token(config) if facts.zero_pad and family.zero_pad else None,
         initial=Normal(config.get("init_std", 0.02)),
@@ -224,7 +224,7 @@ def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | Fixed
     else:
         embedding, *_ = [name for name in EMBEDDINGS if name in known] or [shared]
         # With an untied head, transformers 5 expects a separate embedding matrix for each stack as well.
-        copied = isinstance(model.head, Separate)
+        copied = isinstance(model.head, UntiedHead)
         rows += [Row(embedding, "embedding")]
         rows += [Alias(name, embedding, written=copied) for name in EMBEDDINGS if name != embedding]
     rows.append(head_row(model, embedding))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.config import Model, Separate, Tied, require
+from research.config import Model, Tied, UntiedHead, require
 from research.pretrained.table import TRANSPOSED, Alias, Row
 
 LARGEST_INTEGER = 2**63  # JSON may hold larger ones, which fit neither floats nor NumPy's integers
@@ -21,7 +21,7 @@ class Facts(NamedTuple):
 def head_row(model: Model, embedding: str) -> Row | Alias:
     """Return the row of the head: a separate tensor, or a copy of the tensor named `embedding`."""
     match model.head:
-        case Separate():
+        case UntiedHead():
             return Row("lm_head.weight", "head", TRANSPOSED)
         case Tied():
             return Alias("lm_head.weight", embedding)

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from research.config import DROPOUTS, Model, Relative, RMSNorm, Separate, Tied, require
+from research.config import DROPOUTS, Model, Relative, RMSNorm, Tied, UntiedHead, require
 from research.pretrained.huggingface.fields import Facts, head_row
 from research.pretrained.table import AS_IS, HEADS_IN, HEADS_OUT, TRANSPOSED, Alias, FixedTensor, Row
 
@@ -93,7 +93,7 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
     )
 
 
-def _head(config: Mapping[str, Any], family: T5Family, facts: Facts) -> Tied | Separate:
+def _head(config: Mapping[str, Any], family: T5Family, facts: Facts) -> Tied | UntiedHead:
     """Determine whether the head is tied to the embedding, and whether its input is scaled.
 
     In transformers 4, tie_word_embeddings=false means both that the head is separate and that its input is not scaled.
@@ -103,7 +103,7 @@ def _head(config: Mapping[str, Any], family: T5Family, facts: Facts) -> Tied | S
     tied = config.get("tie_word_embeddings", family.tied)
     scaled = config.get("scale_decoder_outputs", tied and family.scaled)
     if not tied or (not scaled and facts.head):
-        return Separate()
+        return UntiedHead()
     return Tied(scaled=scaled)
 
 
@@ -125,7 +125,7 @@ def write_config(model: Model) -> dict[str, Any]:
     match model.head:
         case Tied(scaled=scaled):
             config |= {"tie_word_embeddings": True, "scale_decoder_outputs": scaled}
-        case Separate():
+        case UntiedHead():
             config["tie_word_embeddings"] = False
     return config | {
         "architectures": [FAMILIES[config["model_type"]].architecture],

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from research.config import TRAINING_ONLY, ConfigError, LayerNorm, Model, Normal, Separate, Sinusoidal, Tied, require
+from research.config import TRAINING_ONLY, ConfigError, LayerNorm, Model, Normal, Sinusoidal, Tied, UntiedHead, require
 
 # Marian's "gelu", x * sigmoid(1.702 x), is not supported.
 ACTIVATIONS: dict[str, Literal["relu", "silu"]] = {"relu": "relu", "swish": "silu"}
@@ -106,7 +106,7 @@ def model_of(options: Options, path: Path) -> Model:
         embedding_norm=choice(
             EMBEDDINGS, options.get("transformer-postprocess-emb", ""), "transformer-postprocess-emb", path
         ),
-        head=Tied(scaled=False) if tied or every else Separate(),
+        head=Tied(scaled=False) if tied or every else UntiedHead(),
         logits_bias=not unbiased,
         zero_token=target,
         initial=Normal(0.02),

@@ -224,7 +224,7 @@ def test_bad_buckets(bucketed: Supervised) -> None:
     for lengths, said in (
         ((), "is empty"),
         ((8, 20), "each must divide the last"),
-        ((24, 12), "must grow"),
+        ((24, 12), "must increase"),
         ((0, 2), ""),
     ):
         with pytest.raises(ConfigError, match=f"batching.lengths.*{said}"):
@@ -232,7 +232,7 @@ def test_bad_buckets(bucketed: Supervised) -> None:
     for fields, said in (
         ({"input_length": 20}, "input_length is 20: it must be the last of data.batching.lengths, 24"),
         ({"target_length": 3}, "target_length is 3: it must be 4 or above"),
-        ({"mixing": Mixing(limit=4)}, "mix by Packed instead"),
+        ({"mixing": Mixing(limit=4)}, "use Packed to mix"),
     ):
         with pytest.raises(ConfigError, match=said):
             dataclasses.replace(bucketed, **fields)

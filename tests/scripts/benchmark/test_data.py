@@ -52,7 +52,7 @@ def test_every_objective_makes_rows(engine):
     [
         (["--rounds", "0"], "--rounds is 0"),
         (["--density", "0.9", "--mean_span", "1"], "lower noise_density"),
-        (["--experiment", "none.py"], "none.py is no experiment"),
+        (["--experiment", "none.py"], "none.py is not an experiment"),
         (["--json", "no/such/place.json"], "there is no directory"),
     ],
 )
