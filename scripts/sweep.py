@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     parser = command_line.parser("sweep", __doc__, EPILOG)
     parser.add_argument(
         "experiment",
-        help="a Python file with get_config() and sweep() or search(); it is run, so use only files you trust",
+        help="FILE.py or FILE.py:SIZE, with get_config() and sweep() or search(); it is run, so trust it",
     )
     parser.add_argument("--dir", required=True, type=Path, help="where the variants' run directories go")
     parser.add_argument("--jobs", type=int, help="variants at a time (1; with --slurm all)")
