@@ -81,8 +81,8 @@ def draw_small_t5(model: Any) -> None:
     model.shared.weight.mul_(0.02)
 
 
-# Standard deviations. The inputs of norms are small, so that their epsilon matters; scores and the inputs of activations
-# are not small.
+# Standard deviations. The inputs of norms are small, so that their epsilon matters; scores and the inputs of
+# activations are not small.
 BART_DEVIATIONS = {
     "q_proj.weight": 4.0,
     "k_proj.weight": 4.0,
