@@ -219,29 +219,31 @@ def evaluate_tasks(
     from research.storage.journal import Journal
     from research.train import summary
 
-    asked = evaluate.ask(data, facts["split"], options.examples)
+    eval_tasks = evaluate.ask(data, facts["split"], options.examples)
     opened = open_model(options)
-    generations = [generation_for(opened, one.task, default, data, chosen) for one in asked]
+    generations = [generation_for(opened, one.task, default, data, chosen) for one in eval_tasks]
     generators = [
         opened.generator(generation, one.task.languages, seed=options.seed, **lengths)
-        for one, generation in zip(asked, generations, strict=True)
+        for one, generation in zip(eval_tasks, generations, strict=True)
     ]
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-    identity = [[generator.identity(), one.examples] for generator, one in zip(generators, asked, strict=True)]
+    identity = [[generator.identity(), one.examples] for generator, one in zip(generators, eval_tasks, strict=True)]
     where = None if output is None else output / "predictions.jsonl"
     with Journal(where, identity) as journal:
-        first, found = 0, []
-        for one, generator in zip(asked, generators, strict=True):
-            found.append(answers(one, generator, journal, first))
+        first, all_answers = 0, []
+        for one, generator in zip(eval_tasks, generators, strict=True):
+            all_answers.append(answers(one, generator, journal, first))
             first += 2 * len(one.examples)
-        results = {one.name: part.result(one, by) for one, part, by in zip(asked, found, generations, strict=True)}
+        results = {
+            one.name: part.result(one, by) for one, part, by in zip(eval_tasks, all_answers, generations, strict=True)
+        }
         if output is not None:
             write_scores(output / "scores.json", facts | {"seed": options.seed}, results)
-            rows = (row for one, part in zip(asked, found, strict=True) for row in part.rows(one))
+            rows = (row for one, part in zip(eval_tasks, all_answers, strict=True) for row in part.rows(one))
             numbered = ({"number": number} | row for number, row in enumerate(rows, 1))
             journal.finish(json.dumps(row, ensure_ascii=False) for row in numbered)
-    for one, part in zip(asked, found, strict=True):
+    for one, part in zip(eval_tasks, all_answers, strict=True):
         shown = evaluate.samples(one, part.written, options.samples)
         summary.show_samples(f"{one.name}: example", [sample._asdict() for sample in shown])
     show(results, output)
@@ -263,22 +265,22 @@ def generation_for(
     return opened.generation(language, chosen, base)
 
 
-def answers(asked: Any, generator: Any, journal: Any, first: int) -> "Answers":
+def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answers":
     """Generate outputs for a task and score its targets; every finished batch is kept in the journal.
 
     Entries in the journal are numbered from `first`: first the outputs, then the targets.
     """
-    count = len(asked.examples)
-    framed, notes = generator.prepare(asked.sources)
-    pairs = [(example.source, example.target) for example in asked.examples]
+    count = len(eval_task.examples)
+    framed, notes = generator.prepare(eval_task.sources)
+    pairs = [(example.source, example.target) for example in eval_task.examples]
     done = frozenset(number - first for number in journal.done)
-    with Progress(f"Writing {asked.name}", count, "examples") as progress:
+    with Progress(f"Writing {eval_task.name}", count, "examples") as progress:
         progress.advance(len(done & frozenset(range(count))))
         for outputs in generator.run(framed, done):
             journal.add({first + number: found[0].text for number, found in outputs.items()})
             progress.advance(len(outputs))
     done = frozenset(number - first - count for number in journal.done)
-    with Progress(f"Scoring the targets of {asked.name}", count, "examples") as progress:
+    with Progress(f"Scoring the targets of {eval_task.name}", count, "examples") as progress:
         progress.advance(len(done & frozenset(range(count))))
         for scores in generator.score_pairs(pairs, done):
             journal.add({first + count + number: [sum(each), len(each)] for number, each in scores.items()})
@@ -296,18 +298,18 @@ class Answers(NamedTuple):
     truncated: int  # number of sources longer than the model reads
     truncated_targets: int  # number of targets longer than is scored
 
-    def result(self, asked: Any, generation: Generation) -> dict[str, Any]:
+    def result(self, eval_task: Any, generation: Generation) -> dict[str, Any]:
         from research.score import metrics
 
-        scores = metrics.score(asked.task.metrics, self.written, asked.references)
+        scores = metrics.score(eval_task.task.metrics, self.written, eval_task.references)
         tokens = sum(tokens for _, tokens in self.likelihoods)
         loss = -sum(likelihood for likelihood, _ in self.likelihoods) / tokens
         return {
-            "examples": len(asked.examples),
+            "examples": len(eval_task.examples),
             "truncated sources": self.truncated,
             "truncated targets": self.truncated_targets,
             "generation": json.loads(override.to_json(generation)),
-            "metrics": [repr(metric) for metric in asked.task.metrics],
+            "metrics": [repr(metric) for metric in eval_task.task.metrics],
             "scores": {name: score.value for name, score in scores.items()},
             "signatures": {name: score.signature for name, score in scores.items()},
             "loss": loss,
@@ -315,14 +317,18 @@ class Answers(NamedTuple):
             "target_tokens": tokens,
         }
 
-    def rows(self, asked: Any) -> Iterator[dict[str, Any]]:
+    def rows(self, eval_task: Any) -> Iterator[dict[str, Any]]:
         from research.score import metrics
 
-        each = metrics.score_each(asked.task.metrics, self.written, asked.references)
-        parts = zip(asked.examples, self.written, each, self.likelihoods, strict=True)
+        each = metrics.score_each(eval_task.task.metrics, self.written, eval_task.references)
+        parts = zip(eval_task.examples, self.written, each, self.likelihoods, strict=True)
         for example, written, scores, (likelihood, tokens) in parts:
             texts = {"source": example.source, "prediction": written, "references": example.references}
-            yield {"task": asked.name} | texts | {"scores": scores, "target_nll": -likelihood, "target_tokens": tokens}
+            yield (
+                {"task": eval_task.name}
+                | texts
+                | {"scores": scores, "target_nll": -likelihood, "target_tokens": tokens}
+            )
 
 
 # --- Denoising --------------------------------------------------------------------------------------------------------
@@ -375,18 +381,18 @@ def evaluate_denoising(
 # --- A file of outputs ------------------------------------------------------------------------------------------------
 
 
-def evaluate_file(options: argparse.Namespace, asked: tuple[Metric, ...]) -> None:
+def evaluate_file(options: argparse.Namespace, chosen_metrics: tuple[Metric, ...]) -> None:
     from research.score import metrics, outputs
     from research.storage.journal import check_new
 
     check_new(options.output)
-    metrics.check(asked)
+    metrics.check(chosen_metrics)
     predictions, references = outputs.read_predictions(options.predictions)
     if options.references:
         references = outputs.read_references(options.references, len(predictions), options.predictions)
     if references is None:
         raise ConfigError(f"{options.predictions} has no references: give files of references with --references.")
-    scores = metrics.score(asked, predictions, references)
+    scores = metrics.score(chosen_metrics, predictions, references)
     result = {
         "examples": len(predictions),
         "scores": {name: score.value for name, score in scores.items()},

@@ -169,11 +169,11 @@ def train(options: argparse.Namespace, file: load.ExperimentFile, base: Experime
 
 
 def search(options: argparse.Namespace, file: load.ExperimentFile, base: Experiment, common: dict[str, str]) -> int:
-    asked = file.search
+    declared = file.search
     from research.storage.console import console
     from research.sweep.trials import TrialSweep
 
-    trials = TrialSweep(options.experiment, base, common, asked, options.dir, options.trials)
+    trials = TrialSweep(options.experiment, base, common, declared, options.dir, options.trials)
     with trials.held():
         done = trials.train(options.jobs or 1)
         trials.write_page()
