@@ -1,4 +1,4 @@
-"""Four ways to break Python's documentation, at equal compute, and how well each T5 then learns to summarize functions.
+"""Four denoising objectives on Python's documentation at equal compute, compared by fine-tuning on function summaries.
 
 Papers: Raffel et al., arXiv:1910.10683 (spans, prefix language modelling); Lewis et al., arXiv:1910.13461 (infilling
     and permutation); Tay et al., arXiv:2205.05131 (UL2's mixture).
@@ -14,8 +14,8 @@ Commands: pretrain, 21.5 TFLOP each (a step of 64 targets costs 1.94 times one o
     python -m scripts.train experiments/finetune/python_summaries.py --run_dir runs/summaries_spans \
         --config.init=runs/spans
     python -m scripts.evaluate runs/summaries_spans/checkpoints/best --split test
-    and so on for the others, with three seeds each (--config.seed=1).
-The quickstart is there for its vocabulary. The held-out losses are of other targets each and cannot be compared.
+    and likewise for the others, with three seeds each (--config.seed=1).
+The quickstart is trained for its vocabulary. Each objective has other targets, so held-out losses cannot be compared.
 Result: ROUGE-L of held-out summaries 17.2 from spans, 19.0 from BART's noise, 16.1 from prefix LM, 16.7 from UL2, 16.2
     from random weights; seeds, losses, hardware and commits are in LOG.md.
 """

@@ -1,7 +1,9 @@
-"""Whether the best learning rate stays as a small T5 gets wider: AdamW on Python's documentation, standard and in muP.
+"""The best learning rate at three widths of a small T5, in the standard parametrization and in muP (AdamW).
 
-Paper: Yang et al., arXiv:2203.03466 (muP). Widths 64, 128 and 256, of heads of 32 and a feed-forward of three times the
-width; six peaks of a linear schedule; muP's base is width 64, where the two are one.
+Data: Python's documentation.
+
+Paper: Yang et al., arXiv:2203.03466 (muP). Widths 64, 128 and 256, with heads of width 32 and a feed-forward of three
+times the width; six peaks of a linear schedule. The base of muP is width 64, where both parametrizations are equal.
 
 Commands:
     python -m scripts.coordinates experiments/learning_rate_by_width.py --widths 64 128 256 512 --plot coordinates.svg
@@ -49,7 +51,7 @@ def get_config() -> Experiment:
 
 
 def sweep() -> Iterable[dict[str, Any]]:
-    """At the base's width the parametrizations are one."""
+    """Return six rates at each width; at the base's width both parametrizations are equal, so muP is left out."""
     model = get_config().model
     standard = product(grid({"model.parametrization": [Standard()]}), widths(model, (64, 128, 256)))
     maximal = product(grid({"model.parametrization": [BASE]}), widths(model, (128, 256)))

@@ -2,9 +2,9 @@
 
 Paper: Raffel et al., arXiv:1910.10683, section 3.1.4 (span corruption).
 Command: python -m scripts.train experiments/quickstart.py --run_dir runs/quickstart
-Hardware, time: 2 cores of an AMD EPYC, 4 min 3 s, the installation of the packages among them (commit 3682c99).
-Result: held-out loss 3.828 nats a target token, of modules that were not read; the unigram entropy of the same targets
-    is 5.204.
+Hardware, time: 2 cores of an AMD EPYC, 4 min 3 s including the installation of the packages (commit 3682c99).
+Result: held-out loss 3.828 nats a target token, on modules that are not trained on; the unigram entropy of the same
+    targets is 5.204.
 """
 
 from research import (

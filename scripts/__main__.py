@@ -1,4 +1,4 @@
-"""The command `kintsugi NAME ...`, which runs what `python -m scripts.NAME ...` runs."""
+"""The command `kintsugi NAME ...`, which equals `python -m scripts.NAME ...`."""
 
 import ast
 import runpy
@@ -24,8 +24,8 @@ def main() -> int:
         return 0
     if name not in COMMANDS:
         like = closest(name, COMMANDS)
-        remedy = "kintsugi --help lists them." if like is None else f"did you mean {like}?"
-        print(f"error: {name} is no command of kintsugi; {remedy}", file=sys.stderr)
+        remedy = "kintsugi --help lists the commands." if like is None else f"did you mean {like}?"
+        print(f"error: {name} is not a command of kintsugi; {remedy}", file=sys.stderr)
         return 2
     sys.argv[1:] = arguments
     runpy.run_module(f"scripts.{name}", run_name="__main__", alter_sys=True)
@@ -34,12 +34,12 @@ def main() -> int:
 
 def overview() -> str:
     lines = [f"  {name:<16} {summary(name)}" for name in COMMANDS]
-    usage = "usage: kintsugi COMMAND ...      kintsugi COMMAND --help tells more"
+    usage = "usage: kintsugi COMMAND ...      kintsugi COMMAND --help explains a command"
     return "\n".join([usage, "", "Encoder-decoder language models in JAX, from a corpus to a report.", "", *lines])
 
 
 def summary(name: str) -> str:
-    """The first line of a script's docstring without its example; the script is not imported."""
+    """Read the first line of a script's docstring, without its example and without importing the script."""
     module = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
     return (ast.get_docstring(module) or "").partition(": kintsugi ")[0]
 

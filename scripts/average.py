@@ -8,7 +8,7 @@ from research.storage.bucket import any_path
 from scripts import command_line
 
 EPILOG = """
-  TARGET is then read wherever a run directory is: by generate, evaluate and convert, and by
+  TARGET can then be used like a run directory: by generate, evaluate and convert, and by
   --config.init. The run must still have the checkpoints: train it with --config.checkpoint.keep=10.
 
 example
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("average", __doc__, EPILOG)
     parser.add_argument("run", type=any_path, help="a run directory")
     parser.add_argument("target", type=Path, help="a new directory")
-    parser.add_argument("--last", type=int, default=10, help="newest checkpoints, of which the mean is taken (10)")
+    parser.add_argument("--last", type=int, default=10, help="number of newest checkpoints to average (10)")
     return command_line.run(parser, write, arguments)
 
 

@@ -1,7 +1,7 @@
 """The command line that all scripts share: overrides among options, and bad input as one sentence.
 
-`kintsugi NAME` and `python -m scripts.NAME` run the same code. Help texts are written for the first and shown for the
-one that was typed.
+`kintsugi NAME` and `python -m scripts.NAME` run the same code. Help texts are written for the first form and shown in
+the form that was typed.
 """
 
 import argparse
@@ -14,15 +14,15 @@ from pathlib import Path
 from research.config import ConfigError, Experiment, Generation, Model, override, require
 from research.config.base import closest
 
-# What the fields of each kind of override belong to.
+# The class that has the fields of each kind of override.
 CONFIG, GENERATION, MODEL = "--config.", "--generation.", "--model."
 SCHEMAS = {CONFIG: Experiment, GENERATION: Generation, MODEL: Model}
 
-EXPERIMENT_HELP = "a Python file with get_config(); it is run, so use only files you trust"
+EXPERIMENT_HELP = "FILE.py or FILE.py:SIZE, a Python file with get_config(); it is run, so use only files you trust"
 
 
 def parser(name: str, description: str | None, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser for the script of that name in scripts/."""
+    """Make a parser for the script of that name in scripts/."""
     return argparse.ArgumentParser(
         prog=as_typed(f"kintsugi {name}"),
         description=as_typed(description or ""),
@@ -33,7 +33,7 @@ def parser(name: str, description: str | None, epilog: str = "") -> argparse.Arg
 
 
 def as_typed(text: str) -> str:
-    """Commands of a text in the form in which this process was started."""
+    """Return the text with its commands in the form in which this process was started."""
     installed = Path(sys.orig_argv[1] if len(sys.orig_argv) > 1 else "").name == "kintsugi"
     return text if installed else re.sub(r"\bkintsugi (?=[a-z])", "python -m scripts.", text)
 
@@ -58,9 +58,9 @@ def run(
 def parse(
     known: argparse.ArgumentParser, arguments: Iterable[str], prefixes: Sequence[str]
 ) -> tuple[argparse.Namespace, list[dict[str, str]]]:
-    """The options, and for each prefix its overrides as {dotted path: text}.
+    """Return the options, and for each prefix its overrides as {dotted path: text}.
 
-    Raises ConfigError for an option that is not known, and for an override of a field that is not there.
+    Raises ConfigError for an unknown option and for an override of a field that does not exist.
     """
     found, rest = split(arguments, prefixes)
     for argument in rest:
@@ -75,7 +75,7 @@ def parse(
 
 
 def split(arguments: Iterable[str], prefixes: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """The overrides by their prefixes, `--config.x=value` or `--config.x value`, and all other arguments."""
+    """Separate the overrides of each prefix, `--config.x=value` or `--config.x value`, from all other arguments."""
     found: dict[str, dict[str, str]] = {prefix: {} for prefix in prefixes}
     rest: list[str] = []
     waiting = iter(arguments)
@@ -93,7 +93,7 @@ def split(arguments: Iterable[str], prefixes: Sequence[str]) -> tuple[dict[str, 
 
 
 def check_option(argument: str, known: argparse.ArgumentParser, prefixes: Sequence[str]) -> None:
-    """Refuse a misspelt option with the one that was meant, such as --config.steps for --steps."""
+    """Refuse a misspelt option and suggest the right one, such as --config.steps for --steps."""
     name = argument.partition("=")[0]
     options = known._option_string_actions
     if not name.startswith("--") or " " in argument or name in options:

@@ -16,13 +16,13 @@ formats
   written   a Hugging Face directory, which transformers' from_pretrained loads with its tokenizer; or Marian's .npz, if
             TARGET ends in .npz
 
-  Weights are written in float32. What the target's format cannot say is refused, and nothing is written.
+  Weights are written in float32. A model that the target's format cannot express is refused, and nothing is written.
 
-fields that a source does not say, or that the target wants otherwise, are set by name:
-  --model.activation=silu               a T5X checkpoint of UL2, which holds no activation
+fields that the source lacks, or that must differ in the target, are set by name:
+  --model.activation=silu               for a T5X checkpoint of UL2, which does not name its activation
   --model.norm='LayerNorm(1e-5)' --model.positions='Sinusoidal(512)'
-                                        Marian to Hugging Face, whose epsilon and sinusoids are not Marian's: outputs
-                                        then differ a little from Marian's own
+                                        for Marian to Hugging Face, which has another epsilon and other sinusoids:
+                                        outputs differ a little from Marian's own
 examples
   kintsugi convert runs/base t5-mine
   kintsugi convert checkpoint_1000000 t5-v1_1 --tokenizer=sentencepiece.model
@@ -32,10 +32,10 @@ examples
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("convert", __doc__, EPILOG)
-    parser.add_argument("source", type=any_path, help="where the weights are; see below")
+    parser.add_argument("source", type=any_path, help="path of the weights; see below")
     parser.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
     parser.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
-    parser.add_argument("--target_language", help="mBART: the language that generation_config.json is to write")
+    parser.add_argument("--target_language", help="mBART: the target language in generation_config.json")
     parser.add_argument("--no_tokenizer", action="store_true", help="weights and configuration alone")
     return command_line.run(parser, convert, arguments, (command_line.MODEL,))
 
@@ -46,28 +46,28 @@ def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     from research.pretrained import find, huggingface
 
     target = options.target
-    there = target.exists() and (target.is_file() or any(target.iterdir()))
-    require(not there, f"{target} exists: nothing is overwritten, so name a new one.")
+    occupied = target.exists() and (target.is_file() or any(target.iterdir()))
+    require(not occupied, f"{target} exists: nothing is overwritten, so name a new one.")
     require(target.absolute().parent.is_dir(), f"{target}: there is no directory {target.absolute().parent}.")
-    found = find.find(options.source)
-    model = override.apply(found.model, changes)
+    source = find.find(options.source)
+    model = override.apply(source.model, changes)
     tokenizer = None
     if not options.no_tokenizer:
         given = options.tokenizer
-        tokenizer = found.tokenizer() if given is None else find.open_tokenizer_at(given)
+        tokenizer = source.tokenizer() if given is None else find.open_tokenizer_at(given)
         find.check_vocabulary(model, tokenizer)
     standard = standard_model(model)
-    model, params = standard, as_standard(model, found.params())
+    model, params = standard, as_standard(model, source.params())
     if target.suffix == ".npz":
         write_marian(target, model, params, tokenizer)
     else:
-        generation = found.generation(tokenizer, options.target_language)
+        generation = source.generation(tokenizer, options.target_language)
         huggingface.write_directory(target, model, params, tokenizer, generation)
-    print(f"{target}: {parameter_count(params):,} parameters from {options.source}, of the format {found.format}")
+    print(f"{target}: {parameter_count(params):,} parameters from {options.source}, of the format {source.format}")
 
 
 def write_marian(target: Path, model: Any, params: Any, tokenizer: Any) -> None:
-    """The vocabulary, in a directory beside the weights, takes its name after them."""
+    """Write the weights, and the vocabulary into a directory beside them that is named after them."""
     from research.pretrained import find, marian
     from research.pretrained.files import new_directory
     from research.pretrained.tokenizer_files import write_tokenizer

@@ -9,19 +9,20 @@ from scripts import command_line
 
 EPILOG = """
 what is done
-  The experiment's model at each of the widths, with as many more heads and as much more of the feed-forward, is trained
-  for a few steps of its data at the peak of its learning rate, from the first step on. The table has for every product
-  of the model, for its scores, residual streams and logits, how far these steps have moved it, and the slope of that by
-  the width on logarithmic scales. Slopes above 0 say that wider models need a lower rate. That all are near 0 is needed
-  for one rate to suit all widths; whether it does, a sweep must show.
+  The experiment's model is trained at each width, with heads and feed-forward in proportion, for a few steps of its
+  data at the peak of its learning rate, from the first step on. For every product of the model, its scores, residual
+  streams and logits, the table has how far these steps moved it, and the slope of that by the width on logarithmic
+  scales.
+  Slopes above 0 mean that wider models need a lower rate. For one rate to suit all widths, all slopes must be near 0;
+  that is necessary and not sufficient, so confirm it by a sweep.
 
-  Both parametrizations are checked: the standard one, and muP (arXiv:2203.03466, model.parametrization=MaximalUpdate),
-  whose base, and so the proportions of all, are the experiment's own or, where it has none, the sizes of its model.
+  Both parametrizations are checked: the standard one, and muP (arXiv:2203.03466, model.parametrization=MaximalUpdate).
+  The base of muP, which sets the proportions of all widths, is the experiment's own; without one, its model's sizes.
 
 how to use it
   Set model.parametrization to MaximalUpdate(width, heads, head_width, feed_forward), the sizes of a small model; sweep
-  optimizer.schedule.peak there (research.config.widths gives the overrides of others); train the wide model with what
-  was best. kintsugi rates reads such a sweep.
+  optimizer.schedule.peak there (research.config.widths gives the overrides of other widths); train the wide model with
+  the best rate. kintsugi rates reads such a sweep.
 
 examples
   kintsugi coordinates experiments/quickstart.py --widths 64 128 256 512 --plot coordinates.svg
@@ -33,9 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("coordinates", __doc__, EPILOG)
     parser.add_argument("experiment", help=command_line.EXPERIMENT_HELP)
     parser.add_argument("--widths", nargs="+", type=int, required=True, help="at least three, far apart")
-    parser.add_argument("--steps", type=int, default=4, help="of training (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=2, help="whose mean is shown (%(default)s)")
-    parser.add_argument("--plot", type=Path, help="draw it into this file, .png, .svg or .pdf")
+    parser.add_argument("--steps", type=int, default=4, help="training steps of each model (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=2, help="number of seeds to average (%(default)s)")
+    parser.add_argument("--plot", type=Path, help="draw the movements into this file, .png, .svg or .pdf")
     return command_line.run(parser, check, arguments, (command_line.CONFIG,))
 
 

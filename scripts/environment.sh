@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes the virtual environment once, and again only when the requirements changed. Sourced by quickstart and test;
+# Make the virtual environment once, and again only after the requirements changed. quickstart and test source this file;
 # run by itself it adds extras of pyproject.toml: ./scripts/environment.sh slurm search
 #
 #   use_environment [EXTRA ...]   sets $python to the interpreter of $VENV (default .venv) with the package, editable
 #
-# PYTHON=python3.12 asks for an interpreter by name.
+# PYTHON=python3.12 chooses an interpreter.
 
 starts() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; }
 
@@ -17,7 +17,7 @@ find_python() {
     return 1
 }
 
-# Each line answers for itself: where a caller tests the outcome of a function, bash does not stop at its errors.
+# Every command that may fail returns explicitly: if a caller tests a function's status, bash ignores errors inside it.
 use_environment() {
     local venv="${VENV:-.venv}" base extra extras wanted stamp missing=()
     stamp="$venv/kintsugi-installed" # the requirements' checksum, then a line for each extra

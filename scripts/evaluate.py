@@ -29,10 +29,10 @@ from research.storage.progress import Progress
 from scripts import command_line
 from scripts.generate import add_model_options, open_model
 
-FORCED = (
+TEACHER_FORCED = (
     ("loss", "nats a target token"),
     ("perplexity", "of target tokens"),
-    ("token_accuracy", "of target tokens, each after the true ones"),
+    ("token_accuracy", "of target tokens, given the true ones before"),
 )
 
 EPILOG = """
@@ -41,27 +41,27 @@ models
   checkpoint, Marian's .npz, fairseq's .pt. T5X and fairseq need --tokenizer; Marian's vocabularies lie beside its .npz.
 
 what is evaluated
-  A run on the tasks of its experiment. Any other model, or other tasks, with one of
-    --experiment=experiments/FILE.py        the tasks of another experiment
-    --config.data...                        that experiment's, or the run's, changed as in train
+  A run is evaluated on the tasks of its experiment. For another model or other tasks give one of
+    --experiment=experiments/FILE.py:SIZE   the tasks of another experiment
+    --config.data...                        changes of that experiment's data, or the run's, as for train
     --task='Translation(examples=TSVExamples("train.tsv", test="test.tsv", columns=("en", "de")))'   (again for more)
-  Tasks alone take --config.data.manual_dir, input_length and target_length: without lengths nothing is cut but to the
-  model's positions. Metrics are those of the tasks, from 0 to 100: BLEU(), ChrF(), ROUGE(), SQuAD(), Accuracy().
-  The loss and perplexity a target token are of the first reference. A run that denoises has no tasks: its held-out
-  loss, perplexity and token accuracy are given.
+  --task also takes --config.data.manual_dir, input_length and target_length: without lengths, texts are truncated only
+  to the model's positions. Metrics are those of the tasks, from 0 to 100: BLEU(), ChrF(), ROUGE(), SQuAD(), Accuracy().
+  Loss and perplexity a target token are for the first reference. A run that denoises has no tasks: its held-out loss,
+  perplexity and token accuracy are printed.
 
 how tokens are chosen
-  As in the run's evaluations, or greedily, or as the model's files say; any field of Generation changes it:
+  As in the run's evaluations, or by the model's files, or greedily; any field of Generation can be changed:
     --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200
 
 what is written
-  OUTPUT/predictions.jsonl and OUTPUT/scores.json; OUTPUT is RUN/evaluations/SPLIT-STEP for a run, and for another
-  model nothing is kept without --output. Nothing is overwritten. What is done is kept in
-  OUTPUT/predictions.jsonl.partial: the same command goes on from there.
+  OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run; for another model
+  nothing is written without --output. Nothing is overwritten. Finished examples are kept in
+  OUTPUT/predictions.jsonl.partial: the same command continues from there.
 
 a file of outputs
-  Any system's, a line each, or .jsonl with "prediction" (as above) or "outputs" (as generate); references a
-  line each in files of their own, or the "references" of the .jsonl:
+  Any system's outputs can be scored, one a line, or .jsonl with "prediction" (as above) or "outputs" (as generate
+  writes). References are files with one a line, or the "references" of the .jsonl:
     kintsugi evaluate --predictions hyp.txt --references ref1.txt ref2.txt --metrics 'BLEU()' 'ChrF()'
     kintsugi evaluate --predictions hyp.tok --references ref.tok --metrics 'BLEU("none", lowercase=True)'
     kintsugi evaluate --predictions runs/x/evaluations/test-9000/predictions.jsonl --metrics 'ROUGE()'
@@ -81,23 +81,23 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     made = command_line.parser("evaluate", __doc__, EPILOG)
     add_model_options(made, optional=True)
-    made.add_argument("--experiment", help="a Python file whose data is evaluated; it is run, so use what you trust")
+    made.add_argument("--experiment", help=f"evaluate on its data: {command_line.EXPERIMENT_HELP}")
     made.add_argument("--task", action="append", default=[], help="a task to evaluate instead of the experiment's")
     made.add_argument("--split", choices=("train", "held_out", "test"), help="(test; held_out for denoising)")
-    made.add_argument("--examples", type=int, help="the first so many of each task (all)")
-    made.add_argument("--samples", type=int, default=3, help="examples of each task to show (%(default)s)")
-    made.add_argument("--output", type=Path, help="a directory; for a file of outputs, scores.json's name")
-    made.add_argument("--seed", type=int, default=0, help="of sampling (%(default)s)")
+    made.add_argument("--examples", type=int, help="number of examples of each task, from the first on (all)")
+    made.add_argument("--samples", type=int, default=3, help="number of examples of each task to print (%(default)s)")
+    made.add_argument("--output", type=Path, help="a new directory; with --predictions, a new file for the scores")
+    made.add_argument("--seed", type=int, default=0, help="seed of sampling (%(default)s)")
     made.add_argument("--predictions", help="score a file of outputs instead of a model")
     made.add_argument("--references", nargs="+", default=[], help="files of references, one or more")
-    made.add_argument("--metrics", nargs="+", default=[], help="what the file of outputs is scored by")
+    made.add_argument("--metrics", nargs="+", default=[], help="metrics for the file of outputs")
     return made
 
 
 def given(options: argparse.Namespace, *but: str) -> list[str]:
-    """The options that differ from what they are when nothing is said, but for some."""
-    silent = vars(parser().parse_args([]))
-    return [f"--{name}" for name, value in vars(options).items() if value != silent[name] and name not in but]
+    """List the options that differ from their defaults, except those named in `but`."""
+    defaults = vars(parser().parse_args([]))
+    return [f"--{name}" for name, value in vars(options).items() if value != defaults[name] and name not in but]
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str, str]) -> int:
@@ -105,9 +105,15 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
         require(options.model is None, "Give a model or --predictions, not both.")
         unread = given(options, "predictions", "references", "metrics", "output")
         unread += ["--config..."] * bool(overrides) + ["--generation..."] * bool(chosen)
-        require(not unread, f"{' and '.join(unread)} says nothing of a file of outputs, which is scored whole.")
+        require(
+            not unread,
+            f"{' and '.join(unread)} cannot be used with --predictions: the file is scored whole.",
+        )
         metrics: tuple[Metric, ...] = tuple(override.parse(Metric, text, "--metrics") for text in options.metrics)
-        require(len(metrics) > 0, "Say what to score by: --metrics 'BLEU()' 'ChrF()', or ROUGE(), SQuAD(), Accuracy().")
+        require(
+            len(metrics) > 0,
+            "--predictions needs --metrics, such as 'BLEU()' 'ChrF()', or ROUGE(), SQuAD(), Accuracy().",
+        )
         score_names(metrics)
         evaluate_file(options, metrics)
         return 0
@@ -118,7 +124,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
     experiment = base_experiment(options)  # before --task, which may name a class of its file
     tasks = tuple(override.parse(Task, text, "--task") for text in options.task)
     if experiment is not None and tasks and isinstance(experiment.data, Denoising):
-        experiment = None  # which says nothing of tasks
+        experiment = None  # it has no tasks
     data: Denoising | Supervised
     lengths: dict[str, int | None] = {}
     if experiment is not None:
@@ -128,14 +134,17 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
             data = dataclasses.replace(data, tasks=tasks or data.tasks)
             lengths = {"input_length": data.input_length, "target_length": data.target_length}
     else:
-        require(len(tasks) > 0, f"{options.model} is no run directory: say what to evaluate by --task or --experiment.")
+        require(
+            len(tasks) > 0,
+            f"{options.model} is not a run directory: give --task or --experiment.",
+        )
         data, lengths = data_alone(tasks, overrides)
     split = options.split or ("test" if isinstance(data, Supervised) else "held_out")
     output, step = place(options, split)
     facts = {"model": str(options.model), "step": step, "split": split, "compute": options.compute}
     if isinstance(data, Denoising):
         assert experiment is not None
-        require(split == "held_out", f"--split is {split}: denoising has held_out alone.")
+        require(split == "held_out", f"--split is {split}: for denoising it must be held_out.")
         unread = given(options, "model", "experiment", "split", "output", "tokenizer", "compute", "mesh")
         unread += ["--generation..."] * bool(chosen)
         require(not unread, f"{' and '.join(unread)} is for tasks, and this experiment denoises.")
@@ -147,7 +156,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
 
 
 def base_experiment(options: argparse.Namespace) -> Experiment | None:
-    """Of the file that is given, or of the run."""
+    """Read the experiment of --experiment or, without it, of the run; None for a model that is not a run."""
     if options.experiment is not None:
         return load.open_experiment(options.experiment).config
     from research.pretrained.find import run_of
@@ -158,20 +167,20 @@ def base_experiment(options: argparse.Namespace) -> Experiment | None:
 
 
 def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supervised, dict[str, int | None]]:
-    """Tasks without an experiment, and the lengths that are asked for: without them, the model's positions decide."""
+    """Return the data for tasks without an experiment, and its lengths: None leaves them to the model's positions."""
     others = [f"--config.{name}" for name in overrides if not name.startswith("data.")]
     require(
         not others,
-        f"{' and '.join(others)} changes an experiment: give a run directory, or --experiment; --task alone takes"
-        " --config.data...",
+        f"{' and '.join(others)} changes an experiment: give a run directory or --experiment. With --task alone only"
+        " --config.data... can be changed.",
     )
-    asked = {name.removeprefix("data."): text for name, text in overrides.items()}
-    data = override.apply(Supervised(tasks), asked)
-    return data, {name: getattr(data, name) if name in asked else None for name in ("input_length", "target_length")}
+    changes = {name.removeprefix("data."): text for name, text in overrides.items()}
+    data = override.apply(Supervised(tasks), changes)
+    return data, {name: getattr(data, name) if name in changes else None for name in ("input_length", "target_length")}
 
 
 def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | None]:
-    """Where the results go, a directory that may not be there yet, and the step of a run."""
+    """Return the directory for the results, which may not exist yet, and the step of a run's checkpoint."""
     from research.pretrained.find import checkpoint_of, run_of
     from research.storage import run_directory
 
@@ -179,17 +188,17 @@ def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | N
     checkpoint = None if directory is None else checkpoint_of(options.model)
     step = None if checkpoint is None else int(checkpoint.name)
     if checkpoint is not None:
-        options.model = checkpoint  # a run that goes on meanwhile has a newer one
+        options.model = checkpoint  # a run that is still training may save a newer one
     output = options.output
     if output is None and directory is not None:
-        require(not is_remote(directory), f"{directory} is in a bucket: say by --output where the results go here.")
+        require(not is_remote(directory), f"{directory} is in a bucket: give a local --output for the results.")
         run_directory.check_contained(Path(directory))
         output = Path(directory) / "evaluations" / f"{split}-{step}"
     if output is not None:
         parent = output.absolute().parent
         require(options.output is None or parent.is_dir(), f"{output}: there is no directory {parent}.")
-        begun = (output / "predictions.jsonl.partial").exists()
-        free = begun or not output.exists() or (output.is_dir() and not any(output.iterdir()))
+        interrupted = (output / "predictions.jsonl.partial").exists()
+        free = interrupted or not output.exists() or (output.is_dir() and not any(output.iterdir()))
         require(free, f"{output} exists: nothing is overwritten, so give another --output.")
     return output, step
 
@@ -210,29 +219,31 @@ def evaluate_tasks(
     from research.storage.journal import Journal
     from research.train import summary
 
-    asked = evaluate.load_eval_tasks(data, facts["split"], options.examples)
+    eval_tasks = evaluate.load_eval_tasks(data, facts["split"], options.examples)
     opened = open_model(options)
-    generations = [generation_for(opened, one.task, default, data, chosen) for one in asked]
+    generations = [generation_for(opened, one.task, default, data, chosen) for one in eval_tasks]
     generators = [
         opened.generator(generation, one.task.languages, seed=options.seed, **lengths)
-        for one, generation in zip(asked, generations, strict=True)
+        for one, generation in zip(eval_tasks, generations, strict=True)
     ]
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-    identity = [[generator.identity(), one.examples] for generator, one in zip(generators, asked, strict=True)]
+    identity = [[generator.identity(), one.examples] for generator, one in zip(generators, eval_tasks, strict=True)]
     where = None if output is None else output / "predictions.jsonl"
     with Journal(where, identity) as journal:
-        first, found = 0, []
-        for one, generator in zip(asked, generators, strict=True):
-            found.append(answers(one, generator, journal, first))
+        first, all_answers = 0, []
+        for one, generator in zip(eval_tasks, generators, strict=True):
+            all_answers.append(answers(one, generator, journal, first))
             first += 2 * len(one.examples)
-        results = {one.name: part.result(one, by) for one, part, by in zip(asked, found, generations, strict=True)}
+        results = {
+            one.name: part.result(one, by) for one, part, by in zip(eval_tasks, all_answers, generations, strict=True)
+        }
         if output is not None:
             write_scores(output / "scores.json", facts | {"seed": options.seed}, results)
-            rows = (row for one, part in zip(asked, found, strict=True) for row in part.rows(one))
+            rows = (row for one, part in zip(eval_tasks, all_answers, strict=True) for row in part.rows(one))
             numbered = ({"number": number} | row for number, row in enumerate(rows, 1))
             journal.finish(json.dumps(row, ensure_ascii=False) for row in numbered)
-    for one, part in zip(asked, found, strict=True):
+    for one, part in zip(eval_tasks, all_answers, strict=True):
         shown = evaluate.samples(one, part.written, options.samples)
         summary.show_samples(f"{one.name}: example", [sample._asdict() for sample in shown])
     show(results, output)
@@ -241,32 +252,35 @@ def evaluate_tasks(
 def generation_for(
     opened: Any, task: Task, default: Generation | None, data: Supervised, chosen: dict[str, str]
 ) -> Generation:
-    """As the run's evaluations choose tokens; without any, a run's as long as its targets are, or as the files say."""
+    """Return the run's evaluation.generation or, without one, what the model's files have, with the chosen fields.
+
+    A run whose experiment has none generates outputs up to the target length.
+    """
     from research.pretrained.find import with_controls
 
     language = task.languages[1]
     if default is None and opened.weights.format == "run":
         default = Generation(max_length=data.target_length)
-    said = None if default is None else with_controls(default, opened.config, opened.tokenizer, language)
-    return opened.generation(language, chosen, said)
+    base = None if default is None else with_controls(default, opened.config, opened.tokenizer, language)
+    return opened.generation(language, chosen, base)
 
 
-def answers(asked: Any, generator: Any, journal: Any, first: int) -> "Answers":
-    """What is written for a task and how probable its targets are, each batch kept in the journal as it is done.
+def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answers":
+    """Generate outputs for a task and score its targets; every finished batch is kept in the journal.
 
-    Its numbers there begin at `first`: those of the outputs, then those of the targets.
+    Entries in the journal are numbered from `first`: first the outputs, then the targets.
     """
-    count = len(asked.examples)
-    framed, notes = generator.prepare(asked.sources)
-    pairs = [(example.source, example.target) for example in asked.examples]
+    count = len(eval_task.examples)
+    framed, notes = generator.prepare(eval_task.sources)
+    pairs = [(example.source, example.target) for example in eval_task.examples]
     done = frozenset(number - first for number in journal.done)
-    with Progress(f"Writing {asked.name}", count, "examples") as progress:
+    with Progress(f"Writing {eval_task.name}", count, "examples") as progress:
         progress.advance(len(done & frozenset(range(count))))
         for outputs in generator.run(framed, done):
             journal.add({first + number: found[0].text for number, found in outputs.items()})
             progress.advance(len(outputs))
     done = frozenset(number - first - count for number in journal.done)
-    with Progress(f"Scoring the targets of {asked.name}", count, "examples") as progress:
+    with Progress(f"Scoring the targets of {eval_task.name}", count, "examples") as progress:
         progress.advance(len(done & frozenset(range(count))))
         for scores in generator.score_pairs(pairs, done):
             journal.add({first + count + number: [sum(each), len(each)] for number, each in scores.items()})
@@ -277,25 +291,25 @@ def answers(asked: Any, generator: Any, journal: Any, first: int) -> "Answers":
 
 
 class Answers(NamedTuple):
-    """Of all the examples of a task."""
+    """Outputs and target likelihoods of all examples of a task."""
 
     written: list[str]
     likelihoods: list[tuple[float, int]]  # log-probability of the target in nats, and its tokens
-    truncated: int  # sources, to what is read of them
-    truncated_targets: int  # to what is scored of them
+    truncated: int  # number of sources longer than the model reads
+    truncated_targets: int  # number of targets longer than is scored
 
-    def result(self, asked: Any, generation: Generation) -> dict[str, Any]:
+    def result(self, eval_task: Any, generation: Generation) -> dict[str, Any]:
         from research.score import metrics
 
-        scores = metrics.score(asked.task.metrics, self.written, asked.references)
+        scores = metrics.score(eval_task.task.metrics, self.written, eval_task.references)
         tokens = sum(tokens for _, tokens in self.likelihoods)
         loss = -sum(likelihood for likelihood, _ in self.likelihoods) / tokens
         return {
-            "examples": len(asked.examples),
+            "examples": len(eval_task.examples),
             "truncated sources": self.truncated,
             "truncated targets": self.truncated_targets,
             "generation": json.loads(override.to_json(generation)),
-            "metrics": [repr(metric) for metric in asked.task.metrics],
+            "metrics": [repr(metric) for metric in eval_task.task.metrics],
             "scores": {name: score.value for name, score in scores.items()},
             "signatures": {name: score.signature for name, score in scores.items()},
             "loss": loss,
@@ -303,14 +317,18 @@ class Answers(NamedTuple):
             "target_tokens": tokens,
         }
 
-    def rows(self, asked: Any) -> Iterator[dict[str, Any]]:
+    def rows(self, eval_task: Any) -> Iterator[dict[str, Any]]:
         from research.score import metrics
 
-        each = metrics.score_each(asked.task.metrics, self.written, asked.references)
-        parts = zip(asked.examples, self.written, each, self.likelihoods, strict=True)
+        each = metrics.score_each(eval_task.task.metrics, self.written, eval_task.references)
+        parts = zip(eval_task.examples, self.written, each, self.likelihoods, strict=True)
         for example, written, scores, (likelihood, tokens) in parts:
             texts = {"source": example.source, "prediction": written, "references": example.references}
-            yield {"task": asked.name} | texts | {"scores": scores, "target_nll": -likelihood, "target_tokens": tokens}
+            yield (
+                {"task": eval_task.name}
+                | texts
+                | {"scores": scores, "target_nll": -likelihood, "target_tokens": tokens}
+            )
 
 
 # --- Denoising --------------------------------------------------------------------------------------------------------
@@ -319,7 +337,7 @@ class Answers(NamedTuple):
 def evaluate_denoising(
     options: argparse.Namespace, experiment: Experiment, output: Path | None, facts: dict[str, Any]
 ) -> None:
-    """The loss of all whole batches that evaluation.rows asks for, by the step that training evaluates with."""
+    """Compute the loss over all whole batches within evaluation.rows, with the evaluation step of training."""
     from research.decode import evaluate
     from research.parallel.mesh import check_divisible, place_batch
     from research.pretrained.find import check_same_model
@@ -333,7 +351,10 @@ def evaluate_denoising(
     check_divisible(experiment, opened.mesh)
     pipeline = prepare_data(experiment)
     same = pipeline.tokenizer.digest == opened.tokenizer.digest
-    require(same, f"{options.model} was trained with another tokenizer than the experiment's data gives.")
+    require(
+        same,
+        f"{options.model} was trained with another tokenizer than the experiment's: give its own.",
+    )
     eval_step = EachShape(partial(compile_eval_step, experiment, opened.mesh), pipeline.batch_shapes)
     size, most = experiment.batch_size, experiment.evaluation.rows
     with Progress("Evaluating", min(-(-most // size), pipeline.held_out_rows // size), "batches") as progress:
@@ -360,18 +381,18 @@ def evaluate_denoising(
 # --- A file of outputs ------------------------------------------------------------------------------------------------
 
 
-def evaluate_file(options: argparse.Namespace, asked: tuple[Metric, ...]) -> None:
+def evaluate_file(options: argparse.Namespace, chosen_metrics: tuple[Metric, ...]) -> None:
     from research.score import metrics, outputs
     from research.storage.journal import check_new
 
     check_new(options.output)
-    metrics.check(asked)
+    metrics.check(chosen_metrics)
     predictions, references = outputs.read_predictions(options.predictions)
     if options.references:
         references = outputs.read_references(options.references, len(predictions), options.predictions)
     if references is None:
-        raise ConfigError(f"{options.predictions} has no references of its own: give files of them by --references.")
-    scores = metrics.score(asked, predictions, references)
+        raise ConfigError(f"{options.predictions} has no references: give files of references with --references.")
+    scores = metrics.score(chosen_metrics, predictions, references)
     result = {
         "examples": len(predictions),
         "scores": {name: score.value for name, score in scores.items()},
@@ -394,22 +415,22 @@ def write_scores(path: Path, facts: dict[str, Any], results: dict[str, dict[str,
 
 
 def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:
-    """Every number with its signature."""
+    """Print every score with its signature."""
     from research.storage import console
 
     for name, result in results.items():
         counted = next(f"{result[unit]:,} {unit}" for unit in ("examples", "rows") if unit in result)
         signed = result.get("scores", {})
         rows = {number: f"{value:10.2f}  {result['signatures'][number]}" for number, value in signed.items()}
-        for number, unit in FORCED:
+        for number, unit in TEACHER_FORCED:
             if number in result:
                 rows[number] = f"{result[number]:10.5g}  {unit}"
         for number in ("truncated sources", "truncated targets"):
             if result.get(number):
-                rows[number] = f"{result[number]:10,}  longer than what is read of them"
+                rows[number] = f"{result[number]:10,}  longer than the model reads"
         console.table(f"\n{name}: {counted}", rows)
     if output is not None:
-        console.say(f"\nAll of it is in {output}.")
+        console.say(f"\nThe results are in {output}.")
 
 
 if __name__ == "__main__":

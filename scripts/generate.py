@@ -18,7 +18,7 @@ models
   checkpoint, Marian's .npz, fairseq's .pt. T5X and fairseq need --tokenizer; Marian's vocabularies lie beside its .npz.
 
 how tokens are chosen
-  As the model's files say; any field of Generation (research/config/generation.py) changes it:
+  By the model's files; any field of Generation (research/config/generation.py) can be changed:
     --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200 --generation.outputs=5
     --generation.method='Sampling(temperature=0.8, top_p=0.95)' --seed=1
     --generation.no_repeat_ngram=3 --generation.min_length=56 --generation.repetition_penalty=1.2
@@ -31,10 +31,10 @@ examples
   kintsugi generate runs/quickstart "The <extra_id_0> of a list." --interactive
 
 files
-  --input may be - for standard input, which is also read where it is piped and neither lines nor --input are given.
-  Names that end in .jsonl hold JSON objects, a line each: "text" is read, and written are "text", "outputs" with their
-  "text" and "score", and everything else the object held. Lines already done are kept in OUTPUT.partial until all are;
-  the same command continues from there.
+  --input=- reads standard input, which is also read if it is piped and neither lines nor --input are given. A file that
+  ends in .jsonl has a JSON object on each line: its "text" is read, and the output has the whole object with "outputs",
+  each with "text" and "score". Finished lines are kept in OUTPUT.partial until all are finished; the same command
+  continues from there.
 """
 
 
@@ -48,29 +48,31 @@ def parser() -> argparse.ArgumentParser:
     add_language_options(made)
     made.add_argument("text", nargs="*", help="lines of text")
     made.add_argument("--input", help="a file of lines, or of JSON objects (.jsonl); - for standard input")
-    made.add_argument("--output", type=Path, help="where the outputs go; standard output without it")
-    made.add_argument("--scores", action="store_true", help="say the log-probability of each output, in nats")
-    made.add_argument("--strict", action="store_true", help="refuse empty and overlong lines instead of noting them")
+    made.add_argument("--output", type=Path, help="a new file for the outputs (standard output)")
+    made.add_argument("--scores", action="store_true", help="write the log-probability of each output, in nats")
+    made.add_argument(
+        "--strict", action="store_true", help="refuse empty and overlong lines; without it a note counts them"
+    )
     made.add_argument("--interactive", action="store_true", help="read lines and answer each at once")
-    made.add_argument("--seed", type=int, default=0, help="of sampling (%(default)s)")
+    made.add_argument("--seed", type=int, default=0, help="seed of sampling (%(default)s)")
     return made
 
 
 def add_language_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--source_language", help="code of the language that is read, as en_XX; >>deu<< for Marian")
-    made.add_argument("--target_language", help="code of the language that is written (mBART)")
+    made.add_argument("--source_language", help="code of the source language, such as en_XX; >>deu<< for Marian")
+    made.add_argument("--target_language", help="code of the target language (mBART)")
 
 
 def add_model_options(made: argparse.ArgumentParser, optional: bool = False) -> None:
-    made.add_argument("model", type=any_path, nargs="?" if optional else None, help="where the weights are; see below")
+    made.add_argument("model", type=any_path, nargs="?" if optional else None, help="path of the weights; see below")
     made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the model has none")
     made.add_argument("--batch_size", type=int, default=32, help="lines decoded at once (%(default)s)")
     made.add_argument("--compute", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
-    made.add_argument("--mesh", default="Mesh()", help="devices along each axis, as 'Mesh(tensor=4)' (all: data)")
+    made.add_argument("--mesh", default="Mesh()", help="devices along each axis, as in 'Mesh(tensor=4)' (all: data)")
 
 
 def open_generator(options: argparse.Namespace, overrides: dict[str, str], **settings: Any) -> Any:
-    """The model of the options as a Generator, its parameters on the mesh."""
+    """Open the model of the options as a Generator, with its parameters on the mesh."""
     opened = open_model(options)
     opened.tokenizer.source([""], options.source_language)  # refuses an unknown language
     generation = opened.generation(options.target_language, overrides)
@@ -78,8 +80,8 @@ def open_generator(options: argparse.Namespace, overrides: dict[str, str], **set
 
 
 def open_model(options: argparse.Namespace) -> Any:
-    """The model of the options, a LoadedModel without its parameters yet."""
-    from research.decode import loaded_model  # here, after the options are known to be good: JAX takes seconds
+    """Open the model of the options as a LoadedModel; its parameters are not read yet."""
+    from research.decode import loaded_model  # after the options are checked: importing JAX takes seconds
     from research.train.compilation import enable_compilation_cache
 
     enable_compilation_cache()
@@ -101,11 +103,11 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         options.input = "-"
     given = bool(options.text) + (options.input is not None)
     require(given == 1 or (options.interactive and not given), "Give lines of text, or --input, and not both.")
-    require(options.output is None or bool(given), "--output is for lines of text or --input, of which there are none.")
+    require(options.output is None or bool(given), "--output needs lines of text or --input.")
     require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
     check_new(options.output)
     rows = list(read(options)) if given else []
-    require(bool(rows) or not piped, "Standard input holds no line: give lines of text, or --input.")
+    require(bool(rows) or not piped, "Standard input has no lines: give lines of text, or --input.")
     if options.interactive:
         options.batch_size = 1
     elif rows:
@@ -119,7 +121,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def read(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """What is asked for, as JSON objects with "text"."""
+    """Yield the inputs as JSON objects with "text"."""
     if options.text:
         yield from ({"text": line} for line in options.text)
     elif options.input.endswith(".jsonl"):
@@ -129,7 +131,7 @@ def read(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def lines_of(name: str) -> Iterator[str]:
-    """The lines of a file, or of standard input."""
+    """Yield the lines of a file, or of standard input for -."""
     require(name == "-" or Path(name).is_file(), f"--input {name}: there is no such file.")
     with open(0 if name == "-" else name, encoding="utf-8", errors="replace", closefd=name != "-") as file:
         for line in file:
@@ -137,18 +139,18 @@ def lines_of(name: str) -> Iterator[str]:
 
 
 def json_objects(name: str, *keys: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file, a line each, that hold text under the keys; blank lines are passed over."""
+    """Yield the JSON objects of a file, one a line, each with text under the keys; blank lines are skipped."""
     for number, line in enumerate(lines_of(name), 1):
         if not line.strip():
             continue
         row = parse_json(line, f"{name}, line {number}")
         fits = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)
-        require(fits, f"{name}, line {number} is no JSON object with text under {' and '.join(keys)}.")
+        require(fits, f"{name}, line {number} is not a JSON object with text under {' and '.join(keys)}.")
         yield row
 
 
 def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Decodes every row, keeps each batch as it is done, and writes all in order at the end."""
+    """Decode every row, keep each finished batch, and write all outputs in order at the end."""
     framed, notes = generator.prepare([row["text"] for row in rows], options.strict)
     if str(notes):
         print(f"note: {notes}.", file=sys.stderr)
@@ -164,7 +166,7 @@ def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Names
 
 
 def open_journal(output: Path | None, generator: Any, lines: Any) -> Any:
-    """A job's journal; what its outputs follow from is only worked out where a file is to be told apart by it."""
+    """Open the journal of a job. The job's identity is computed only for an output file, which must match it."""
     from research.storage.journal import Journal
 
     return Journal(output, None if output is None else [*generator.identity(), lines])
@@ -183,7 +185,7 @@ def jsonl(row: dict[str, Any], outputs: list[dict[str, Any]], options: argparse.
 
 
 def converse(generator: Any, options: argparse.Namespace) -> None:
-    print("A line, then Enter; an empty line or Ctrl-D ends.", file=sys.stderr)
+    print("Type a line and press Enter; an empty line or Ctrl-D ends.", file=sys.stderr)
     while line := prompt():
         framed, notes = generator.prepare([line])
         if str(notes):

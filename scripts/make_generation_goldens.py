@@ -1,7 +1,8 @@
-"""What Hugging Face's `generate` writes for the tiny models of tests/goldens: python -m scripts.make_generation_goldens
+"""Record what Hugging Face's `generate` writes for tests/goldens: python -m scripts.make_generation_goldens
 
-Writes tests/goldens/generations.json: for each model and each `Generation` the sources, and the tokens up to and with
-EOS and the scores of every output. Needs torch and transformers; run it after scripts.make_goldens, or to add a case.
+It writes tests/goldens/generations.json: for each model and each `Generation` the sources, and the tokens up to and
+including EOS and the scores of every output. It needs torch and transformers. Run it after scripts.make_goldens, or to
+add a case.
 """
 
 import json
@@ -20,7 +21,7 @@ GOLDENS = Path(__file__).resolve().parent.parent / "tests" / "goldens"
 LENGTHS = (13, 8, 5, 2)  # tokens of the sources, padded to the first
 LONGEST = 14  # tokens written
 
-# What the rules do, each alone and all together. The tokens are those of the model.
+# Each rule alone, and all together.
 RULES: dict[str, dict[str, Any]] = {
     "plain": {},
     "repetition_penalty": {"repetition_penalty": 1.8},
@@ -63,16 +64,16 @@ def sources(pad: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 def reference(model: Any, generation: Generation, tokens: np.ndarray, mask: np.ndarray, **inputs: Any) -> Any:
-    """Tokens of each output after the start, up to and with EOS, and the scores of beam search."""
+    """Generate; return each output's tokens after the start, up to and including EOS, and the scores of beam search."""
     config = GenerationConfig(**generation_config.dump(generation, Path("generation_config.json")))
     with torch.no_grad():
-        found = model.generate(
+        written = model.generate(
             torch.from_numpy(tokens), attention_mask=torch.from_numpy(mask), generation_config=config,
             return_dict_in_generate=True, output_scores=True, **inputs,
         )  # fmt: skip
     beam = isinstance(generation.method, Beam)
-    scores = found.sequences_scores.tolist() if beam else None
-    return [ended(row[1:], generation.eos_token) for row in found.sequences.tolist()], scores
+    scores = written.sequences_scores.tolist() if beam else None
+    return [ended(row[1:], generation.eos_token) for row in written.sequences.tolist()], scores
 
 
 def ended(tokens: list[int], eos: int) -> list[int]:
@@ -81,11 +82,11 @@ def ended(tokens: list[int], eos: int) -> list[int]:
 
 def open_reference(directory: Path) -> Any:
     model = AutoModelForSeq2SeqLM.from_pretrained(directory, attn_implementation="eager").eval()
-    # transformers 5 forgets it, and so scales what enters umT5's separate head, which transformers 4 did not.
+    # transformers 5 forgets this field, and then scales the input of umT5's separate head, unlike transformers 4.
     model.config.tie_word_embeddings = json.loads((directory / "config.json").read_text()).get(
         "tie_word_embeddings", True
     )
-    model.generation_config = GenerationConfig()  # nothing but what a case says
+    model.generation_config = GenerationConfig()  # only the settings of a case
     return model
 
 
@@ -97,8 +98,8 @@ def main() -> None:
         content[name] = {"tokens": tokens.tolist(), "lengths": LENGTHS, "cases": {}}
         for label, generation in cases(name):
             written, scores = reference(model, generation, tokens, mask)
-            said = json.loads(override.to_json(generation))
-            content[name]["cases"][label] = {"generation": said, "tokens": written, "scores": scores}
+            settings = json.loads(override.to_json(generation))
+            content[name]["cases"][label] = {"generation": settings, "tokens": written, "scores": scores}
             print(name, label, sorted({len(row) for row in written}), written[0])
     (GOLDENS / "generations.json").write_text(json.dumps(content) + "\n")
 

@@ -1,8 +1,8 @@
-"""What Hugging Face's PyTorch models compute, tiny and random: python -m scripts.make_goldens [VARIANT ...]
+"""Record the outputs of tiny random Hugging Face models in PyTorch: python -m scripts.make_goldens [VARIANT ...]
 
-Writes tests/goldens/: a directory a variant, as `save_pretrained` would lay it out (config.json, model.safetensors),
-with expected.safetensors beside them (inputs, encoder output, logits, loss and the loss's gradients, named as the
-weights), and relative_bucket.npz. Needs torch and transformers; run it again only to add a variant, by its name.
+It writes tests/goldens/: a directory for each variant in the layout of `save_pretrained` (config.json,
+model.safetensors) with expected.safetensors (inputs, encoder output, logits, loss, and the loss's gradients named like
+the weights), and relative_bucket.npz. It needs torch and transformers. Run it again only to add a variant, by its name.
 """
 
 import json
@@ -32,7 +32,7 @@ from transformers import (
 
 GOLDENS = Path(__file__).resolve().parent.parent / "tests" / "goldens"
 
-# heads * d_kv is not d_model, nor any two sizes equal, so that no wrong axis fits.
+# heads * d_kv differs from d_model, and all sizes differ, so that no wrong axis fits.
 SIZES = {
     "vocab_size": 61,
     "d_model": 24,
@@ -58,7 +58,7 @@ BART_SIZES = {
 
 
 class SpecialIds(NamedTuple):
-    """What a decoder starts from and rows end in, and the numbers that neither tokens nor targets reach."""
+    """The start and padding tokens, and upper bounds of the ids of sources and targets."""
 
     start: int = 0
     pad: int = 0
@@ -67,7 +67,7 @@ class SpecialIds(NamedTuple):
 
 
 def draw_t5(model: Any) -> None:
-    """Norm scales and biases large enough to matter."""
+    """Draw norm scales and biases that are large enough to matter."""
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
             parameter.uniform_(0.5, 1.5)
@@ -76,12 +76,13 @@ def draw_t5(model: Any) -> None:
 
 
 def draw_small_t5(model: Any) -> None:
-    """An embedding so small that the norm's epsilon matters too."""
+    """Draw a T5 with an embedding so small that the norm's epsilon matters too."""
     draw_t5(model)
     model.shared.weight.mul_(0.02)
 
 
-# Deviations. What the norms see is small, so that their epsilon matters; scores and what enters the activation are not.
+# Standard deviations. The inputs of norms are small, so that their epsilon matters; scores and the inputs of
+# activations are not small.
 BART_DEVIATIONS = {
     "q_proj.weight": 4.0,
     "k_proj.weight": 4.0,
@@ -114,13 +115,13 @@ def draw_marian(model: Any) -> None:
     draw_mbart(model)
     for stack in (model.model.encoder, model.model.decoder):
         stack.embed_tokens.weight[model.config.pad_token_id] = 0
-        # Where sinusoids are, no norm makes what the first layer scores small.
+        # With sinusoids no norm reduces the input of the first layer's scores.
         stack.layers[0].self_attn.q_proj.weight.mul_(0.04)
         stack.layers[0].self_attn.k_proj.weight.mul_(0.04)
 
 
 class GoldenModel(NamedTuple):
-    """A configuration as published checkpoints have it, and whether the head is a matrix of its own."""
+    """A configuration like that of published checkpoints, with a tied or a separate head."""
 
     config: Any  # transformers' classes
     model: Any
@@ -190,12 +191,12 @@ VARIANTS = {
 
 
 def build(variant: GoldenModel, seed: int, **fields: Any) -> Any:
-    """A model whose every parameter differs from its neighbours and matters; `fields` change the configuration."""
+    """Build a model in which all parameters differ and matter; `fields` change the configuration."""
     torch.manual_seed(seed)
     config = variant.config(**(variant.fields | fields), attn_implementation="eager")
     model = variant.model(config)
     if variant.separate_head:
-        # transformers 5 ties the head whatever the configuration says; published v1.1 weights are not tied.
+        # transformers 5 ties the head for any configuration; published v1.1 weights are not tied.
         model.lm_head = torch.nn.Linear(config.d_model, config.vocab_size, bias=False)
         config.tie_word_embeddings = False
     with torch.no_grad():
@@ -206,7 +207,7 @@ def build(variant: GoldenModel, seed: int, **fields: Any) -> Any:
 def example(
     seed: int, rows: int = 3, source: int = 26, target: int = 17, padded: bool = True, tokens: SpecialIds = SpecialIds()
 ) -> dict[str, np.ndarray]:
-    """Random tokens; where padded, every row but the first ends in padding, on both sides."""
+    """Draw random tokens. If `padded`, all rows but the first end in padding, in source and target."""
     generator = np.random.default_rng(seed)
     lengths = {"source": np.full(rows, source), "target": np.full(rows, target)}
     if padded:
@@ -225,14 +226,14 @@ def example(
 
 
 def learned(model: Any) -> dict[str, torch.Tensor]:
-    """What is trained, and the bias of the logits, which transformers keeps as a buffer; by name."""
+    """Return the trained tensors by name, with the bias of the logits, which transformers keeps as a buffer."""
     tensors = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     bias = getattr(model, "final_logits_bias", None)
     return tensors if bias is None or not bias.any() else {**tensors, "final_logits_bias": bias.requires_grad_()}
 
 
 def reference(model: Any, inputs: dict[str, np.ndarray], padded: bool = True) -> dict[str, np.ndarray]:
-    """Encoder output, logits, mean loss over real targets, and its gradients as "gradient/" and the weight's name."""
+    """Compute encoder output, logits, mean loss over real targets, and its gradients, named "gradient/WEIGHT"."""
     batch = {name: torch.from_numpy(array) for name, array in inputs.items()}
     masks = {"attention_mask": batch["encoder_mask"], "decoder_attention_mask": batch["decoder_mask"]} if padded else {}
     labels = batch["decoder_target_tokens"].masked_fill(batch["decoder_mask"] == 0, -100)
@@ -253,7 +254,7 @@ def reference(model: Any, inputs: dict[str, np.ndarray], padded: bool = True) ->
 
 
 def weights(model: Any) -> dict[str, np.ndarray]:
-    """What `save_pretrained` writes."""
+    """Return the tensors that `save_pretrained` writes."""
     named = learned(model) | dict(model.named_buffers())
     return {name: tensor.detach().numpy().copy() for name, tensor in named.items()}
 
@@ -271,7 +272,7 @@ def write_variant(name: str, variant: GoldenModel) -> None:
 
 
 def write_buckets() -> None:
-    """Buckets of every distance to 2000 either way, as int16 under "buckets,max_distance,bidirectional"."""
+    """Write the buckets of all distances from -2000 to 2000, as int16 named "buckets,max_distance,bidirectional"."""
     from transformers.models.t5.modeling_t5 import T5Attention
 
     distance = torch.arange(-2000, 2001)
@@ -279,8 +280,8 @@ def write_buckets() -> None:
     tables: dict[str, Any] = {}
     for buckets, max_distance in settings:
         for bidirectional in (True, False):
-            found = T5Attention._relative_position_bucket(distance, bidirectional, buckets, max_distance)
-            tables[f"{buckets},{max_distance},{int(bidirectional)}"] = found.numpy().astype(np.int16)
+            bucket = T5Attention._relative_position_bucket(distance, bidirectional, buckets, max_distance)
+            tables[f"{buckets},{max_distance},{int(bidirectional)}"] = bucket.numpy().astype(np.int16)
     versions = {package: np.array(version(package)) for package in ("torch", "transformers")}
     np.savez_compressed(GOLDENS / "relative_bucket.npz", distance=distance.numpy(), **(tables | versions))
 

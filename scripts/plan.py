@@ -13,16 +13,17 @@ hardware
   several slices as 2xv5e-256; A100, H100, H200 and B200 as 8xH100, in hosts of 8.
 
 what is printed
-  FLOPs are exact. The step's time is a bound (research/plan/roofline.py): products at 0.8 of the data sheet's rate, the
-  memory's traffic after them, sums over the tensor axis, and what of the exchange of weights and gradients takes longer
-  than all that. Good implementations take 1.3 to 1.7 times as long. Memory is an estimate, unless
-    --compile    compiles the very step for that TPU topology, on this machine, without a TPU: bytes a chip, and what
-                 chips exchange. Needs libtpu (pip install 'kintsugi[tpu]') and a minute or so.
+  FLOPs are exact. The step's time is a lower bound (research/plan/roofline.py): products at 0.8 of the data sheet's
+  rate, then memory traffic, sums over the tensor axis, and the part of the exchange of weights and gradients that takes
+  longer than all of these. Good implementations take 1.3 to 1.7 times as long. Memory is an estimate, unless
+    --compile    compiles the real step for that TPU topology, on this machine, without a TPU: it prints bytes a chip
+                 and what chips exchange. Needs libtpu (pip install 'kintsugi[tpu]') and about a minute.
     --search     tries meshes, remat and micro-batches, and prints the fastest that fit.
 
 several experiments, or --hardware with commas
-  The fastest that fits of each on each, as a table in Markdown. --rows_a_chip N gives every chip as many rows, however
-  many chips there are (weak scaling), and --plot draws tokens a second and chip against the number of chips.
+  A Markdown table has the fastest plan that fits, for each experiment on each hardware. --rows_a_chip N gives every
+  chip the same number of rows, whatever the number of chips (weak scaling), and --plot draws tokens a second and chip
+  against the number of chips.
 
 examples
   kintsugi plan experiments/t5/v1_1_c4.py:large --hardware v5e-256 --config.mesh.fsdp=8 --compile
@@ -38,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--hardware", required=True, help="v5p-64, 8xH100 ...; several with commas")
     parser.add_argument("--compile", action="store_true", help="compile the step for that TPU, without one")
     parser.add_argument("--search", action="store_true", help="try meshes, remat and micro-batches")
-    parser.add_argument("--rows_a_chip", type=int, help="rows a step for every chip, in place of batch_size")
-    parser.add_argument("--plot", type=Path, help="draw what several plans reach into this file")
+    parser.add_argument("--rows_a_chip", type=int, help="rows a step for every chip, instead of batch_size")
+    parser.add_argument("--plot", type=Path, help="draw the tokens a second of several plans into this file")
     return command_line.run(parser, plan, arguments, (command_line.CONFIG,))
 
 
@@ -48,7 +49,7 @@ def plan(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     names = [file.name for file in files]
     names = names if len(set(names)) == len(names) else list(map(str, files))
     experiments = {name: override.apply(file.config, overrides) for name, file in zip(names, files, strict=True)}
-    from research.parallel import hardware  # after the config is known to be good: importing JAX takes seconds
+    from research.parallel import hardware  # after the config is checked: importing JAX takes seconds
     from research.plan import estimate
 
     found = [hardware.find(name) for name in options.hardware.split(",")]

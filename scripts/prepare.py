@@ -1,7 +1,7 @@
 """Prepare an experiment's text: kintsugi prepare experiments/t5/v1_1_c4.py:base --jobs 16
 
 Corpora are found or built, the vocabulary is opened or trained, and all text is tokenised into the cache, from which
-training reads it. What training would do itself on one core is done here by all of them, and of many machines.
+training reads it. Training would do the same on one core; this command uses all cores, and several machines.
 """
 
 import argparse
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 EPILOG = """
 several machines
-  They share $KINTSUGI_CACHE, on a file system that knows locks (NFS, Lustre). Each makes a share of the pieces:
+  They share $KINTSUGI_CACHE, on a file system with locks (NFS, Lustre). Each makes a share of the pieces:
     kintsugi prepare EXPERIMENT.py --shard 3/16
     sbatch scripts/launch/prepare.sbatch             # a SLURM array; its number is the shard
-  On Kubernetes, an indexed job: --shard $((JOB_COMPLETION_INDEX + 1))/16. The last to end puts the pieces together.
-  A shard that is killed is started again, and goes on; what is done is not done twice.
+  On Kubernetes, an indexed job: --shard $((JOB_COMPLETION_INDEX + 1))/16. The last one to end joins the pieces.
+  A shard that was killed continues if it is started again; finished pieces are not made twice.
 
 data sets that TFDS builds with Apache Beam (c4, wiki40b)
   Once, before any shard, in an environment of its own with pip install 'kintsugi[beam]':
@@ -40,12 +40,12 @@ data sets that TFDS builds with Apache Beam (c4, wiki40b)
     kintsugi prepare EXPERIMENT.py --beam_runner DataflowRunner --beam_options=--project=P --beam_options=...
 
 exit codes
-  0 done, this shard at least   1 failed, and the same command goes on   2 bad input
+  0 done, this shard at least   1 failed; the same command continues   2 bad input
 """
 
 
 class Work(NamedTuple):
-    """A piece of one of the streams."""
+    """One piece of one of the streams."""
 
     stream: int
     piece: int
@@ -55,9 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("prepare", __doc__, EPILOG)
     parser.add_argument("experiment", help=command_line.EXPERIMENT_HELP)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: the cores, %(default)s)")
-    parser.add_argument("--shard", default="1/1", help="which share of how many, as 3/16 (default: all)")
-    parser.add_argument("--beam_runner", help="builds what Apache Beam builds, by this runner, and ends")
-    parser.add_argument("--beam_options", action="append", default=[], help="one of the runner's; may be repeated")
+    parser.add_argument("--shard", default="1/1", help="which share of how many, such as 3/16 (default: all)")
+    parser.add_argument("--beam_runner", help="only build the TFDS data sets that need Apache Beam, with this runner")
+    parser.add_argument("--beam_options", action="append", default=[], help="an option of the runner; may be repeated")
     return command_line.run(parser, prepare_experiment, arguments, (command_line.CONFIG,))
 
 
@@ -72,21 +72,24 @@ def prepare_experiment(options: argparse.Namespace, overrides: dict[str, str]) -
         else:
             prepare(config, options.jobs, *shard, file=file)
     except BrokenProcessPool:
-        print("error: a process was killed, perhaps for want of memory: lower --jobs; it goes on.", file=sys.stderr)
+        print(
+            "error: a process was killed, perhaps for lack of memory: lower --jobs and repeat.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
 
 def share(text: str) -> tuple[int, int]:
-    """The number of a shard, from 1, and of how many. Raises ConfigError."""
+    """Parse "3/16" into a shard's number, from 1, and the number of shards. Raises ConfigError."""
     numbers = re.fullmatch(r"(\d+)/(\d+)", text)
     number, count = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
-    require(1 <= number <= count, f"--shard is {text}: it must be one of how many, as 3/16, from 1/16 to 16/16.")
+    require(1 <= number <= count, f"--shard is {text}: it must be NUMBER/COUNT, such as 3/16, from 1/16 to 16/16.")
     return number, count
 
 
 def build(config: Experiment, runner: str, runner_options: Sequence[str]) -> None:
-    """Lets TFDS build the experiment's data sets with Apache Beam."""
+    """Let TFDS build the experiment's data sets with Apache Beam."""
     require(
         find_spec("apache_beam") is not None,
         "--beam_runner needs Apache Beam: pip install 'kintsugi[beam]' in an environment of its own.",
@@ -105,10 +108,13 @@ def build(config: Experiment, runner: str, runner_options: Sequence[str]) -> Non
 
 
 def prepare(config: Experiment, jobs: int, number: int, count: int, file: load.ExperimentFile | None = None) -> None:
-    """Make every `count`-th of the pieces from the `number`-th on, and the streams once all their pieces are there."""
+    """Make every `count`-th piece from the `number`-th on, and the streams once all their pieces exist."""
     data = config.data
     if not isinstance(data, Denoising):
-        require(count == 1, "--shard shares text among machines; examples of tasks are few, and one makes them.")
+        require(
+            count == 1,
+            "--shard is for text: the few examples of tasks are prepared without it.",
+        )
         from research.data.pipeline import prepare as prepare_examples
 
         pipeline = prepare_examples(data, config.seed, config.batch_size, config.model.zero_token)
@@ -128,7 +134,7 @@ def prepare(config: Experiment, jobs: int, number: int, count: int, file: load.E
     missing = sum(len(recipe.missing()) for recipe in streams)
     print(f"{len(mine)} pieces made in {time.monotonic() - began:.0f} s, {missing} are missing")
     if missing:
-        print("Other shards make them; the last to end puts all together, or this command without --shard.")
+        print("Other shards make them; the last one to end joins all, or run this command without --shard.")
         return
     for recipe in streams:
         name, tokens, _ = recipe.stream()
@@ -161,16 +167,16 @@ def make_in_processes(data: Denoising, mine: Sequence[Work], jobs: int, file: lo
 
 
 def _open(pickled: bytes, own: Path | None) -> None:
-    """Prepare a process, which has one core, of which neither library may take more.
+    """Prepare a process, in which each library may use only one core.
 
-    `own` is the experiment's file where the data is of classes of its own, which must be there to be unpickled.
+    `own` is the experiment's file if the data has classes of it, which must be loaded to be unpickled.
     """
     if own is not None:
         modules.load(own)
     data: Denoising = pickle.loads(pickled)
     from research.data.tokenizer import sentencepiece
 
-    os.environ["RAYON_NUM_THREADS"] = "1"  # of Hugging Face's tokenizers
+    os.environ["RAYON_NUM_THREADS"] = "1"  # threads of Hugging Face's tokenizers
     sentencepiece.THREADS = 1
     _streams[:] = opened(data)
 

@@ -16,8 +16,8 @@ what is read
   Seeds are averaged. They may differ in model.parametrization too: in muP (MaximalUpdate) the best rate should stay.
 
 what is printed
-  The last held-out loss of each, the best in bold; the rate at which a parabola through the best and the two beside it
-  is lowest; the rates around it that come within --within of the best loss; and how the best rate moves with the width.
+  The last held-out loss of each run, the best in bold; the minimum of a parabola through the best rate and its two
+  neighbours; the rates around it with a loss within --within of the best; and how the best rate changes with the width.
 
 examples
   kintsugi sweep experiments/learning_rate_by_width.py --dir sweeps/widths --jobs 2
@@ -39,16 +39,16 @@ def show(options: argparse.Namespace) -> None:
     from research.report import (
         plot,
         rates,
-        sweep_page,  # importing JAX takes seconds
+        sweep_page,  # after the arguments: importing JAX takes seconds
     )
 
     plot.check_picture(options.plot)
     runs: list[Path] = []
     for directory in options.directory:
         if (directory / "sweep.json").is_file():
-            found, waiting, _ = sweep_page.runs_of(directory)
+            begun, waiting, _ = sweep_page.runs_of(directory)
             require(not waiting, f"{directory} has {len(waiting)} variants that have not begun: finish the sweep.")
-            runs += found
+            runs += begun
         else:
             runs.append(directory)
     ranges = rates.read_ranges(runs, options.loss)

@@ -7,34 +7,37 @@ from research.config import require
 from scripts import command_line
 
 EPILOG = """
-what is given
-  a run        its page: launch, curves, events, what it writes, scores, how to repeat it; while it runs too
-  a sweep      what differs against the scores (mean and spread over seeds), curves against steps, tokens and FLOPs, a
-               plot for each number that was swept, a paper's numbers beside ours; and every run's page
+what it takes
+  a run        its page: launch, curves, events, samples, scores, how to repeat it; also while it runs
+  a sweep      the fields that differ and the scores (mean and spread over seeds), curves against steps, tokens and
+               FLOPs, a plot for each number that was swept, a paper's numbers beside ours; and every run's page
   several      runs and sweeps, compared in the same way
 
 what is written
   OUT.html, one file that opens from disk and needs no network; its tables as OUT.md, OUT.tex and, the first, OUT.csv.
-  OUT is DIR/report, and for several directories what --out says. A training run and a sweep write theirs at their end.
+  OUT is DIR/report; several directories need --out. A training run and a sweep write their own pages at the end.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("report", __doc__, EPILOG)
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of a run or of a sweep")
-    parser.add_argument("--out", type=Path, help="the pages' path without its ending")
+    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="directory of a run or of a sweep")
+    parser.add_argument("--out", type=Path, help="path of the pages, without its ending")
     return command_line.run(parser, lambda options: print(write(options.directories, options.out)), arguments)
 
 
 def write(directories: list[Path], out: Path | None) -> Path:
-    """Raises ConfigError for a directory of neither a run nor a sweep, and for an --out that cannot be written."""
+    """Write the page of a run, a sweep or a comparison, and return its path.
+
+    Raises ConfigError for a directory that is neither a run nor a sweep, and for an --out that cannot be written.
+    """
     from research.report import record, run_page, sweep_page
 
     for directory in directories:
         require(directory.is_dir(), f"{directory}: there is no such directory.")
         known = any((directory / name).is_file() for name in ("config.json", "sweep.json"))
         require(
-            known, f"{directory} holds neither a run (config.json) nor a sweep (sweep.json): there is none to report."
+            known, f"{directory} has neither config.json nor sweep.json: give the directory of a run or of a sweep."
         )
     require(out is None or out.absolute().parent.is_dir(), f"--out {out}: there is no directory {out and out.parent}.")
     only = directories[0]
@@ -43,12 +46,12 @@ def write(directories: list[Path], out: Path | None) -> Path:
         return sweep_page.write(out or only / "report", f"Sweep {only.absolute().name}", runs, waiting, published)
     if len(directories) == 1 and out is None:
         return run_page.write(record.read(only))
-    require(out is not None, "Several directories are compared: say by --out where, as --out runs/comparison.")
+    require(out is not None, "Several directories need --out for the comparison, such as --out runs/comparison.")
     assert out is not None
-    found = [sweep_page.runs_of(one) if (one / "sweep.json").is_file() else ([one], [], []) for one in directories]
-    runs = [run for of_one, _, _ in found for run in of_one]
-    waiting = [name for _, of_one, _ in found for name in of_one]
-    published = [table for _, _, of_one in found for table in of_one]
+    parts = [sweep_page.runs_of(one) if (one / "sweep.json").is_file() else ([one], [], []) for one in directories]
+    runs = [run for of_one, _, _ in parts for run in of_one]
+    waiting = [name for _, of_one, _ in parts for name in of_one]
+    published = [table for _, _, of_one in parts for table in of_one]
     return sweep_page.write(out, f"Comparison {out.name}", runs, waiting, published)
 
 

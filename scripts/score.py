@@ -25,12 +25,12 @@ models
   checkpoint, Marian's .npz, fairseq's .pt. T5X and fairseq need --tokenizer; Marian's vocabularies lie beside its .npz.
 
 input
-  Lines of SOURCE, a tab, TARGET; or JSON objects with "text" and "target", where the name ends in .jsonl; - is standard
-  input, as lines.
+  Lines of SOURCE, a tab and TARGET; or, if the name ends in .jsonl, JSON objects with "text" and "target". - is
+  standard input, as lines.
 
 output
-  A line a pair, in order: the log-probability of the whole target in nats, EOS included, and the number of its tokens.
-  To a name in .jsonl, the object with "score", "tokens" and the "token_scores".
+  One line a pair, in order: the log-probability of the whole target in nats, EOS included, and its number of tokens.
+  If the name ends in .jsonl, the object with "score", "tokens" and "token_scores" added.
 
 examples
   kintsugi score opus-mt-en-de --input=pairs.tsv
@@ -44,16 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
     add_model_options(made)
     add_language_options(made)
     made.add_argument("--input", required=True, help="a file of pairs; - for standard input")
-    made.add_argument("--output", type=Path, help="where the scores go; standard output without it")
+    made.add_argument("--output", type=Path, help="a new file for the scores (standard output)")
     return command_line.run(made, run, arguments, (command_line.GENERATION,))
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    from research.storage.journal import check_new  # after the arguments: what they import takes seconds
+    from research.storage.journal import check_new  # after the arguments: its imports take seconds
 
     check_new(options.output)
     rows = list(read(options.input))
-    require(bool(rows), f"--input {options.input} holds no pair.")
+    require(bool(rows), f"--input {options.input} has no pairs.")
     pairs = [(row["text"], row["target"]) for row in rows]
     for number, pair in enumerate(pairs, 1):
         for side, text in zip(("source", "target"), pair, strict=True):
@@ -86,8 +86,8 @@ def read(name: str) -> Iterator[dict[str, Any]]:
 def line(row: dict[str, Any], scores: list[float], as_json: bool) -> str:
     if not as_json:
         return f"{sum(scores):.4f}\t{len(scores)}"
-    said = {"score": sum(scores), "tokens": len(scores), "token_scores": scores}
-    return json.dumps({**row, **said}, ensure_ascii=False)
+    added = {"score": sum(scores), "tokens": len(scores), "token_scores": scores}
+    return json.dumps({**row, **added}, ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,20 @@ from scripts import command_line
 
 EPILOG = """
 what is compared
-  Directories that evaluate made, runs/NAME/evaluations/SPLIT-STEP or its --output, of the same examples and
+  Directories that evaluate wrote, runs/NAME/evaluations/SPLIT-STEP or its --output, for the same examples and
   references. The first is the baseline; every other one is compared with it, by the metrics of its tasks or --metrics.
 
 what is printed
-  difference   the other's score less the baseline's
-  95 % of it   between which 95 % of the differences over 1,000 bootstrap resamples of the examples lie
-  p bootstrap  of as large a difference by chance, from the same resamples
-  p random     the same, from 10,000 trials in which systems exchange the outputs of random examples
+  difference   the other's score minus the baseline's
+  95 % of it   the interval with 95 % of the differences over 1,000 bootstrap resamples of the examples
+  p bootstrap  the probability of as large a difference by chance, from the same resamples
+  p random     this probability from 10,000 trials in which systems exchange the outputs of random examples
 
-  Both p-values are two-sided. Of BLEU and chrF they are sacreBLEU's (--paired-bs, --paired-ar), of the same seed
-  (SACREBLEU_SEED, or 12345), but 1 for outputs that score alike; the interval is of the difference, where sacreBLEU has
-  that of each score. The others, means over examples, are resampled alike. They tell of other examples and not of other
-  seeds of training, and are not corrected for several comparisons: with ten, ask for p below 0.005 instead of 0.05.
+  Both p-values are two-sided. For BLEU and chrF they are sacreBLEU's (--paired-bs, --paired-ar), with its seed
+  (SACREBLEU_SEED, or 12345), but 1 for outputs with equal scores; the interval is that of the difference, while
+  sacreBLEU gives one for each score. Other metrics, means over examples, are resampled in the same way. The p-values
+  are about other examples, not about other seeds of training, and are not corrected for several comparisons: with ten
+  comparisons, require p below 0.005 instead of 0.05.
 
 examples
   kintsugi significance runs/a/evaluations/test-9000 runs/b/evaluations/test-9000
@@ -32,18 +33,18 @@ examples
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("significance", __doc__, EPILOG)
-    parser.add_argument("evaluation", nargs="+", type=Path, help="directories that evaluate made")
-    parser.add_argument("--metrics", nargs="+", default=[], help="what to compare by, instead of the tasks' own")
+    parser.add_argument("evaluation", nargs="+", type=Path, help="directories that evaluate wrote")
+    parser.add_argument("--metrics", nargs="+", default=[], help="metrics to compare by, instead of those of the tasks")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return command_line.run(parser, compare, arguments)
 
 
 def compare(options: argparse.Namespace) -> None:
-    asked: tuple[Metric, ...] = tuple(override.parse(Metric, text, "--metrics") for text in options.metrics)
-    score_names(asked)
-    from research.score import significance  # after the command is known to be good: importing takes seconds
+    metrics: tuple[Metric, ...] = tuple(override.parse(Metric, text, "--metrics") for text in options.metrics)
+    score_names(metrics)
+    from research.score import significance  # after the options are checked: importing takes seconds
 
-    compared = significance.compare(significance.read_systems(options.evaluation), asked)
+    compared = significance.compare(significance.read_systems(options.evaluation), metrics)
     if options.json:
         print(json.dumps(significance.as_data(compared), indent=2, ensure_ascii=False))
     else:

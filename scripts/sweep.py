@@ -11,24 +11,24 @@ from scripts import command_line
 
 EPILOG = """
 a sweep
-  is a function beside get_config(), which gives dicts of overrides:
+  is a function beside get_config() that returns dicts of overrides:
     def sweep():
         return product(grid({"optimizer.schedule.peak": (1e-3, 3e-3), "model.dropout": (0.0, 0.1)}), seeds(3))
   grid: every combination; together: first with first, second with second; chain: one sweep after another; product: each
-  with each; seeds(n); widths(model, sizes); equal(sweep): as many steps for each as make it cost the FLOPs, or
-  equal(sweep, "tokens") the tokens, of get_config(). What is conditional is Python: [one for one in grid(...) if ...].
-  published() beside it gives a paper's numbers, which the report shows beside ours.
+  with each; seeds(n); widths(model, sizes); equal(sweep): the number of steps with which each costs the FLOPs of
+  get_config(), or its tokens by equal(sweep, "tokens"). Conditions are Python: [one for one in grid(...) if ...].
+  published() beside it returns a paper's numbers, which the report shows beside ours.
 
 what runs
-  Every variant is a run of train in a directory of its own, named by what differs, with its log beside it. Each
+  Every variant is a run of train in its own directory, named by the fields that differ, with its log beside it. Each
   of --jobs has its share of the cores and the GPUs. Corpora, vocabularies, tokens and compiled programs are made once.
 
-  A variant that does not fit what a GPU here has, or this machine's memory, is refused before anything runs; elsewhere
-  say what each has: --hardware 8xH100.
+  A variant that does not fit into the memory of a local GPU, or of this machine, is refused before anything runs. For
+  other machines give the hardware of one variant: --hardware 8xH100.
 
 from trained runs
   --from sweeps/NAME begins every variant from each run of that sweep that is done: its weights, architecture,
-  vocabulary and seed. So a pretraining sweep is judged by what its models learn next. EXPERIMENT.py needs no sweep().
+  vocabulary and seed. So fine-tuning compares the models of a pretraining sweep. EXPERIMENT.py needs no sweep().
 
 stopping poor variants early
   --stop_below_median_after 0.3 stops a variant if, after 30 % of its steps, an evaluation (by evaluation.best) is worse
@@ -43,19 +43,19 @@ on a SLURM cluster
   --slurm makes every variant a task of an array job (needs pip install 'kintsugi[slurm]'):
     kintsugi sweep EXPERIMENT.py --dir sweeps/NAME --slurm --jobs 8 --partition gpu --time 12:00:00 --gpus 4 \\
         --slurm_option cpus-per-task=32 --slurm_option mem=128G --slurm_option qos=long
-  A variant that is preempted or runs out of time saves, and goes on in its next turn. Ctrl-C leaves the jobs running;
+  A variant that is preempted or runs out of time saves, and continues in its next turn. Ctrl-C leaves the jobs running;
   the same command watches them again, and submits only what is neither done nor in the queue. The repository, DIR and
   $KINTSUGI_CACHE must be on a file system that all nodes share.
 
 a search
-  is a function search() beside get_config(), and is run by --trials N (needs pip install 'kintsugi[search]'):
+  is a function search() beside get_config(), which --trials N runs (needs pip install 'kintsugi[search]'):
     def search():
         return Search(
             {"optimizer.schedule.peak": LogRange(1e-4, 1e-1), "model.dropout": Range(0.0, 0.3),
              "model.heads": Choice((2, 4, 8))},
             sampler=TPE(), pruning=Median(finished=5, warmup=1000), seed=0)
-  What is best is evaluation.best. pruning stops trials early: Median, SuccessiveHalving(first=1000) or
-  Hyperband(first=1000); None stops none. Trials are DIR/trial-0000 and so on; DIR/sweep.json says what each changes.
+  evaluation.best chooses the best trial. pruning stops trials early: Median, SuccessiveHalving(first=1000) or
+  Hyperband(first=1000); None stops none. Trials are DIR/trial-0000 and so on; DIR/sweep.json has the changes of each.
   The same command continues interrupted trials; a larger N adds trials. With --jobs 1 a search can be repeated.
 
 exit codes
@@ -78,9 +78,9 @@ def parser() -> argparse.ArgumentParser:
     parser = command_line.parser("sweep", __doc__, EPILOG)
     parser.add_argument(
         "experiment",
-        help="a Python file with get_config() and sweep() or search(); it is run, so use only files you trust",
+        help="FILE.py or FILE.py:SIZE, with get_config() and sweep() or search(); it is run, so trust it",
     )
-    parser.add_argument("--dir", required=True, type=Path, help="where the variants' run directories go")
+    parser.add_argument("--dir", required=True, type=Path, help="directory for the run directories of the variants")
     parser.add_argument("--jobs", type=int, help="variants at a time (1; with --slurm all)")
     parser.add_argument("--from", dest="begun", type=Path, metavar="SWEEP", help="begin from each run of this sweep")
     parser.add_argument(
@@ -90,15 +90,17 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(  # its former name
         "--hopeless_after", dest="stop_below_median_after", type=float, help=argparse.SUPPRESS
     )
-    parser.add_argument("--hardware", help=f"what each variant runs on, for what can never fit: {HELP}")
+    parser.add_argument("--hardware", help=f"hardware of each variant, to refuse variants that cannot fit: {HELP}")
     parser.add_argument("--list", action="store_true", help="show the variants, train nothing")
-    parser.add_argument("--trials", type=int, help="run search() until there are so many trials in --dir")
+    parser.add_argument("--trials", type=int, help="run search() until --dir has this many trials")
     slurm = parser.add_argument_group("SLURM")
     slurm.add_argument("--slurm", action="store_true", help="train the variants as jobs of a SLURM cluster")
-    slurm.add_argument("--partition", help="where they are queued")
-    slurm.add_argument("--account", help="what they are charged to")
-    slurm.add_argument("--time", help="limit of each turn, as SLURM writes it: 12:00:00")
-    slurm.add_argument("--gpus", type=int, help="of each variant (of each of its nodes, if it has several)")
+    slurm.add_argument("--partition", help="partition for the jobs")
+    slurm.add_argument("--account", help="account that is charged")
+    slurm.add_argument("--time", help="time limit of each turn in SLURM's format: 12:00:00")
+    slurm.add_argument(
+        "--gpus", type=int, help="number of GPUs of each variant (of each of its nodes, if it has several)"
+    )
     slurm.add_argument(
         "--slurm_option", action="append", default=[], metavar="KEY[=VALUE]",
         help="any other directive of sbatch, such as qos=long or exclusive; may be repeated",
@@ -122,7 +124,7 @@ def check(options: argparse.Namespace) -> None:
         )
         require(options.trials is None or not getattr(options, name), message)
     for name in ("partition", "account", "time", "gpus", "slurm_option"):
-        require(options.slurm or not getattr(options, name), f"--{name} is for jobs of a cluster: say --slurm too.")
+        require(options.slurm or not getattr(options, name), f"--{name} is for jobs of a cluster: add --slurm.")
 
 
 def train(options: argparse.Namespace, file: load.ExperimentFile, base: Experiment, common: dict[str, str]) -> int:
@@ -167,11 +169,11 @@ def train(options: argparse.Namespace, file: load.ExperimentFile, base: Experime
 
 
 def search(options: argparse.Namespace, file: load.ExperimentFile, base: Experiment, common: dict[str, str]) -> int:
-    asked = file.search
+    declared = file.search
     from research.storage.console import console
     from research.sweep.trials import TrialSweep
 
-    trials = TrialSweep(options.experiment, base, common, asked, options.dir, options.trials)
+    trials = TrialSweep(options.experiment, base, common, declared, options.dir, options.trials)
     with trials.held():
         done = trials.train(options.jobs or 1)
         trials.write_page()

@@ -16,16 +16,16 @@ EPILOG = """
 overrides
   Any field of the experiment, by its dotted name (see research/config/):
     --config.steps=2000 --config.optimizer.schedule.peak=3e-3 --config.model.remat=full
-  A variant is chosen by its constructor:
+  A class is chosen by its constructor:
     --config.data.corpora='[PlainText(train="notes/*.txt")]' --config.data.tokenizer='Bytes()'
     --config.optimizer='AdamW(schedule=Cosine(peak=1e-3, warmup=1000), weight_decay=0.1)'
 
 resuming
-  The same command goes on where the run stopped, bit for bit; --config.steps=MORE goes further.
+  The same command continues where the run stopped, bit for bit; --config.steps=MORE trains further.
 
 exit codes
   0 done   1 failed   2 bad input   42 preempted, saved   43 hung   44 loss, gradient or update not finite
-  RESULT.json in the run directory says why.
+  RESULT.json in the run directory has the reason.
 """
 
 
@@ -35,18 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--run_dir",
         required=True,
-        help="where everything of the run goes: a directory, new or the run's; gs://BUCKET/NAME too",
+        help="directory for all files of the run, new or the run's own; or gs://BUCKET/NAME",
     )
-    for name, kind, said in (
-        ("--coordinator", str, "address:port of the first host, where no cluster's environment names the hosts"),
-        ("--num_hosts", int, "how many there are"),
-        ("--host_id", int, "this one's number, from 0"),
+    for name, kind, text in (
+        ("--coordinator", str, "address:port of the first host, if the cluster's environment does not name the hosts"),
+        ("--num_hosts", int, "number of hosts"),
+        ("--host_id", int, "number of this host, from 0"),
     ):
-        parser.add_argument(name, type=kind, help=said)
+        parser.add_argument(name, type=kind, help=text)
     parser.add_argument(
         "--accept_changed_code",
         action="store_true",
-        help="continue a run although the code of the experiment's own classes has changed since its checkpoint",
+        help="continue a run although the code of your own parts has changed since its checkpoint",
     )
     parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
     return command_line.run(parser, train_experiment, arguments, (command_line.CONFIG,))
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def train_experiment(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     file = load.open_experiment(options.experiment)
     config = override.apply(file.config, overrides)
-    from research.storage.bucket import any_path  # after the config is known to be good: JAX takes seconds
+    from research.storage.bucket import any_path  # after the config is checked: importing JAX takes seconds
     from research.train.loop import train
     from research.train.startup import Startup, process_began
 
@@ -73,15 +73,15 @@ def train_experiment(options: argparse.Namespace, overrides: dict[str, str]) -> 
 
 
 def cluster_of(coordinator: str | None, count: int | None, number: int | None) -> "Cluster | None":
-    """Raises ConfigError unless all three are said, or none is."""
+    """Return the cluster that the options describe, None without them. Raises ConfigError for one or two of three."""
     from research.parallel.hosts import Cluster
 
     if coordinator is None and count is None and number is None:
         return None
     if coordinator is None or count is None or number is None:
         raise ConfigError("--coordinator, --num_hosts and --host_id belong together: give all three, or none.")
-    require(0 <= number < count, f"--host_id is {number}: of {count} hosts they are 0 to {count - 1}.")
-    require(":" in coordinator, f"--coordinator is {coordinator}: it must be address:port, as 10.0.0.1:8476.")
+    require(0 <= number < count, f"--host_id is {number}: with {count} hosts it must be from 0 to {count - 1}.")
+    require(":" in coordinator, f"--coordinator is {coordinator}: it must be address:port, such as 10.0.0.1:8476.")
     return Cluster(coordinator, count, number)
 
 
@@ -94,9 +94,9 @@ if __name__ == "__main__":
     if code == 2 and "jax" in sys.modules:
         from research.parallel.hosts import await_hosts
 
-        await_hosts(seconds=10)  # who is told the same needs the first host until it has said so
+        await_hosts(seconds=10)  # other hosts with this error need the first host to print theirs
     if code not in (0, 42, 44):
-        # At once: the threads of a save that failed, or hosts that have not failed, would be waited for.
+        # Exit at once, without waiting for the threads of a failed save or for hosts that have not failed.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

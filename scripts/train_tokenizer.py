@@ -1,6 +1,7 @@
 """Train a SentencePiece vocabulary on text: kintsugi train_tokenizer --text 'notes/*.txt' --output my.model
 
-A unigram model with byte fallback and T5's controls (<pad> 0, </s> 1, <unk> 2). The same text gives the same file.
+The model is a unigram model with byte fallback and T5's controls (<pad> 0, </s> 1, <unk> 2). The same text gives the
+same file.
 """
 
 import argparse
@@ -30,20 +31,20 @@ use
   An experiment with TrainedSentencePiece(pieces=...) trains its own vocabulary and needs none of this.
 
 how many pieces
-  More pieces make rows of the same length hold more text and the embedding larger. 4,000 to 8,000 suit some megabytes
-  of text, 32,000 English at large (as T5), 250,000 a hundred languages (as mT5). All the text is read; 25 lines a piece
-  are sampled and trained on.
+  With more pieces, rows of the same length hold more text, and the embedding is larger. 4,000 to 8,000 suit a few
+  megabytes of text, 32,000 English in general (as T5), 250,000 a hundred languages (as mT5). All the text is read; 25
+  lines a piece are sampled for training.
 
 exit codes
   0 done   2 bad input, and nothing was written
 """
-SHOWN_DOCUMENTS = 1000  # how many the reported characters a piece are averaged over
+SHOWN_DOCUMENTS = 1000  # documents over which the reported characters a piece are averaged
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("train_tokenizer", __doc__, EPILOG)
     parser.add_argument("--text", required=True, nargs="+", metavar="FILE_OR_GLOB", help="UTF-8 text; .gz is read too")
-    parser.add_argument("--key", help="the files are JSON lines, and this key holds the text")
+    parser.add_argument("--key", help="key of the text, if the files are JSON lines")
     parser.add_argument("--pieces", type=int, default=8000, help="ids before the sentinels (default: %(default)s)")
     parser.add_argument("--algorithm", choices=("unigram", "bpe"), default="unigram", help="default: %(default)s")
     parser.add_argument("--output", required=True, type=Path, help="a new file")
@@ -56,12 +57,15 @@ def train(options: argparse.Namespace) -> None:
 
 
 def train_tokenizer(patterns: Sequence[str], key: str | None, config: TrainedSentencePiece, output: Path) -> None:
-    """Raises ConfigError before anything slow where the output or the text will not do."""
-    require(not output.exists(), f"--output {output} exists already: name a new file, nothing is overwritten.")
+    """Train a vocabulary and write it. Raises ConfigError for a bad output or text, before the training."""
+    require(not output.exists(), f"--output {output} exists: nothing is overwritten, so name a new file.")
     folder = output.absolute().parent
     require(folder.is_dir(), f"--output {output}: there is no directory {folder}.")
-    require(os.access(folder, os.W_OK), f"--output {output}: the directory {folder} cannot be written by this user.")
-    from research.data.tokenizer import open_tokenizer, train_sentencepiece  # after the output is known to be good
+    require(
+        os.access(folder, os.W_OK),
+        f"--output {output}: the directory {folder} cannot be written: name another.",
+    )
+    from research.data.tokenizer import open_tokenizer, train_sentencepiece  # after the output is checked
 
     corpora = [open_text(pattern, key) for pattern in patterns]
     started = time.monotonic()
@@ -75,7 +79,7 @@ def train_tokenizer(patterns: Sequence[str], key: str | None, config: TrainedSen
 
 
 def open_text(pattern: str, key: str | None) -> "TextFiles":
-    """Every document of the files: they are named as held out too, or a hash would hold some back."""
+    """Open every document of the files. They are held_out too, since otherwise some would be held out by a hash."""
     from research.data.corpora.text_files import TextFiles
 
     if key is None:

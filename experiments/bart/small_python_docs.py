@@ -1,4 +1,4 @@
-"""A small BART learns, in minutes on 2 CPU cores, to mend Python's own documentation.
+"""A small BART learns, in minutes on 2 CPU cores, to restore Python's own documentation.
 
 Paper: Lewis et al., arXiv:1910.13461: text infilling and sentence permutation, as in bart.py beside this file.
 Command: python -m scripts.train experiments/bart/small_python_docs.py --run_dir runs/bart_small
@@ -44,7 +44,7 @@ def get_config() -> Experiment:
         ),
         data=Denoising(
             corpora=(TFDS("python_docs"),),
-            tokenizer=TrainedSentencePiece(pieces=2048, sentinels=1),  # which is the mask
+            tokenizer=TrainedSentencePiece(pieces=2048, sentinels=1),  # the mask
             objective=BART(TextInfilling(noise_density=0.3, poisson_mean=3.5), permute_sentences=1.0),
             input_length=64,
         ),

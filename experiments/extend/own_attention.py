@@ -1,7 +1,8 @@
-"""Attention of one's own: QK norm, with a learned scale a head (arXiv:2010.04245, 2302.05442).
+"""A new kind of attention: QK norm with a learned scale for each head (arXiv:2010.04245, 2302.05442).
 
 Command: python -m scripts.train experiments/extend/own_attention.py --run_dir runs/qk_norm
 Hardware, time: 2 CPU cores, half a minute, most of it compiling.
+Result: not run yet, as it is an example; tests/extend/test_own_attention.py trains a few steps of it.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from research.model.transformer import DecoderLayer, EncoderDecoder, EncoderLaye
 
 
 class QKNormAttention(SelfAttention):
-    """Self-attention whose queries and keys have a root mean square of 1, times a learned scale a head."""
+    """Self-attention with queries and keys of root mean square 1. Each head has a learned scale."""
 
     def __init__(self, config: Model, keys: Keys) -> None:
         super().__init__(config, keys)
@@ -32,6 +33,7 @@ class QKNormAttention(SelfAttention):
 
 
 def normalised(x: jax.Array) -> jax.Array:
+    """Divide by the root mean square over the last axis, computed in float32."""
     wide = x.astype(jnp.float32)
     return (wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
@@ -51,14 +53,14 @@ class QKNormNetwork(EncoderDecoder):
 
 @dataclass(frozen=True)
 class QKNorm(Model):
-    """A model whose self-attention is normalised."""
+    """A model with QK norm in the self-attention of both stacks."""
 
     def build(self, key: jax.Array) -> QKNormNetwork:
         return QKNormNetwork(self, key)
 
     @property
     def parameters(self) -> tuple[tuple[str, str, str], ...]:
-        """Rows for the table of parameters: layers and heads; a product reads neither."""
+        """The row of `query_scale`: its axes are layers and heads, and no product sums over them."""
         return ((r"(en|de)coder/layers/self_attention/query_scale", "lh", ""),)
 
 

@@ -1,7 +1,8 @@
-"""A logger of one's own: the numbers of a run as one CSV file, which a resumed run continues.
+"""A new logger: all numbers of a run in one CSV file, which a resumed run continues.
 
 Command: python -m scripts.train experiments/extend/own_logger.py --run_dir runs/logged
 Hardware, time: 2 CPU cores, half a minute, most of it compiling.
+Result: not run yet, as it is an example; tests/extend/test_own_logger.py trains a few steps of it.
 """
 
 import csv
@@ -27,7 +28,7 @@ from research import (
 
 @dataclass(frozen=True)
 class CSVLogger(Logger):
-    """Write a row (step, name, value) for every number."""
+    """A CSV file in the run directory with a row (step, name, value) for every number."""
 
     file: str = "numbers.csv"
 
@@ -37,7 +38,7 @@ class CSVLogger(Logger):
 
 class CSVWriter:
     def __init__(self, path: Path, step: int) -> None:
-        # A killed process may have written rows of steps that are trained again.
+        # Drop rows of later steps: a killed process may have written them, and they are trained again.
         rows = list(csv.reader(path.open())) if path.exists() else []
         self._file = path.open("w")
         self._rows = csv.writer(self._file)

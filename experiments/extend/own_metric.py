@@ -1,7 +1,8 @@
-"""A metric of one's own: how varied the summaries are that a model writes, beside ROUGE.
+"""A new metric: the variety of a model's summaries, in addition to ROUGE.
 
 Command: python -m scripts.train experiments/extend/own_metric.py --run_dir runs/own_metric
 Hardware, time: 2 CPU cores, two minutes, half of them for reading Python's documentation once.
+Result: not run yet, as it is an example; tests/extend/test_own_metric.py trains a few steps of it.
 """
 
 from collections.abc import Sequence
@@ -27,9 +28,10 @@ from research import (
 
 @dataclass(frozen=True)
 class Distinct(Metric):
-    """The share of different n-grams among all that are written, in percent (Li et al., arXiv:1510.03055).
+    """Distinct n-grams as a percentage of all n-grams in the outputs (Li et al., arXiv:1510.03055).
 
-    It is of all outputs together, so it has `score`; a mean over examples has `score_example` in its place.
+    The score is that of all outputs together, so the class has `score`. A mean over examples would have `score_example`
+    instead.
     """
 
     order: int = 2

@@ -1,8 +1,9 @@
-"""An objective of one's own: n-gram masking. Rows are cut into n-grams, a share of which becomes a sentinel each.
+"""A new objective: n-gram masking. Rows are cut into n-grams, and sentinels replace a share of them.
 
 Command: python -m scripts.train experiments/extend/own_objective.py --run_dir runs/ngrams
     Another density: --config.data.objective='NGramMasking(0.3)'
 Hardware, time: 2 CPU cores, half a minute, most of it compiling.
+Result: not run yet, as it is an example; tests/extend/test_own_objective.py trains a few steps of it.
 """
 
 from dataclasses import dataclass
@@ -31,10 +32,13 @@ from research.data.objective.rows import Rows, batch_of, raw_for, require_densit
 
 @dataclass(frozen=True)
 class NGramMasking(Objective):
-    """Replace a fixed number of n-grams a row by sentinels; the target lists them, each after its sentinel."""
+    """Span corruption with fixed n-grams: sentinels replace the same number of n-grams in every row.
+
+    The target lists the hidden n-grams, each after its sentinel.
+    """
 
     noise_density: float = 0.15
-    n: int = 4  # tokens
+    n: int = 4  # tokens of an n-gram
 
     def __post_init__(self) -> None:
         require_density(self.noise_density)

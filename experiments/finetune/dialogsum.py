@@ -5,13 +5,13 @@ Commands:
     ./scripts/quickstart
     python -m scripts.train experiments/finetune/dialogsum.py --run_dir runs/dialogsum --config.data.manual_dir=DIR
     python -m scripts.evaluate runs/dialogsum/checkpoints/best --split test
-Does it learn at all? Overfitted on purpose to 32 examples, on which it is also evaluated:
+To check that it learns at all, overfit it to 32 examples and evaluate it on the same ones:
     python -m scripts.train experiments/finetune/dialogsum.py --run_dir runs/dialogsum_32 --config.data.manual_dir=DIR \
         --config.data.tasks='[Summarization(source="dialogue",
             examples=TFDSExamples("dialogsum", train="validation[:32]", held_out="validation[:32]"))]' \
         --config.model.dropout=0 --config.steps=1500 --config.evaluation.every=500 --config.batch_size=4
-Result: ROUGE-L 18.95 on the 500 test dialogues; 98.78 on the 32 overfitted ones; on one NVIDIA H200, shared with
-    a dozen other runs (commit 5db4c41; LOG.md).
+Result: ROUGE-L 18.95 on the 500 test dialogues; 98.78 after overfitting to 32 dialogues; on one NVIDIA H200,
+    shared with a dozen other runs (commit 5db4c41; LOG.md).
 """
 
 from dataclasses import replace

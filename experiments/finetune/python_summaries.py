@@ -1,4 +1,4 @@
-"""The quickstart's T5 learns to say what a Python function does: its body in, its docstring's first sentence out.
+"""The quickstart's T5 learns to summarize Python functions: the body in, the docstring's first sentence out.
 
 Commands:
     ./scripts/quickstart

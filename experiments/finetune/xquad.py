@@ -1,18 +1,19 @@
 """The quickstart's T5 on XQuAD's English questions: context and question in, answer out.
 
-Data: Artetxe et al., arXiv:1910.11856; its articles divided here, most for training, the others held out.
+Data: Artetxe et al., arXiv:1910.11856; its articles are divided here: most are for training, the others are held out.
 Commands:
     ./scripts/quickstart
     python -m scripts.train experiments/finetune/xquad.py --run_dir runs/xquad --config.data.manual_dir=DIR
     python -m scripts.evaluate runs/xquad/checkpoints/best --split test
     Without manual_dir the file is downloaded.
-Does it learn at all? Overfitted on purpose to 32 examples, on which it is also evaluated:
+To check that it learns at all, overfit it to 32 examples and evaluate it on the same ones:
     python -m scripts.train experiments/finetune/xquad.py --run_dir runs/xquad_32 --config.data.manual_dir=DIR \
         --config.data.tasks='[QuestionAnswering(
             examples=TFDSExamples("xquad/en", train="train[:32]", held_out="train[:32]"))]' \
         --config.model.dropout=0 --config.steps=1500 --config.evaluation.every=500 --config.batch_size=4
 Result: no exact match among the 88 test questions, F1 0.25: 994 questions teach a model of this size nothing; exact
-    match 100 on the 32 overfitted ones; on one NVIDIA H200, shared with a dozen other runs (commit 5db4c41; LOG.md).
+    match 100 after overfitting to 32 questions; on one NVIDIA H200, shared with a dozen other runs
+    (commit 5db4c41; LOG.md).
 """
 
 from dataclasses import replace

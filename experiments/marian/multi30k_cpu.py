@@ -1,7 +1,7 @@
 """English to German captions from random weights on 2 CPU cores: Multi30k's tiny Transformer with a smaller vocabulary.
 
-The model of multi30k_tiny.py on raw text, with 4,000 pieces instead of 10,000 and 2,048 tokens an update, because most
-of its work on a CPU is the softmax over the vocabulary.
+It is the model of multi30k_tiny.py on raw text, with 4,000 pieces instead of 10,000 and 2,048 tokens an update, because
+on a CPU most of the work is the softmax over the vocabulary.
 
 Commands:
     python -m scripts.train experiments/marian/multi30k_cpu.py --run_dir runs/multi30k_cpu --config.data.manual_dir=DIR

@@ -1,14 +1,14 @@
-"""The tiny Transformer of Multi30k, English to German, from random weights: more BLEU than larger ones on 29,000 pairs.
+"""Multi30k's tiny Transformer, English to German, from random weights: on 29,000 pairs it beats larger models.
 
-Paper: Wu et al., arXiv:2105.14462 (which model Multi30k wants; its text-only baseline has 41.02 BLEU on test2016, of
-    lower-cased and tokenised text, with fairseq's transformer_tiny and a joint BPE of 10,000).
+Paper: Wu et al., arXiv:2105.14462 (model sizes for Multi30k; its text-only baseline has 41.02 BLEU on test2016,
+    lower-cased and tokenized, with fairseq's transformer_tiny and a joint BPE of 10,000).
 Recipe, as published: 4 + 4 layers 128 wide, 256 feed-forward, 4 heads, dropout 0.3, label smoothing 0.1, Adam with b2
     0.98, learning rate 0.005 after 2,000 steps of warm-up, then inverse square root; 8,000 updates of 4,096 tokens; the
-    mean of the last 10 checkpoints; beam 5. fairseq's initial values matter: with normal ones of 128 ** -0.5 the first
-    half is lost, and one seed of two did not learn (LOG.md).
+    mean of the last 10 checkpoints; beam 5. fairseq's initial values matter: with normal ones of standard deviation
+    128 ** -0.5 the first half of the training is lost, and one seed of two did not learn (LOG.md).
 Commands:
     python -m scripts.train experiments/marian/multi30k_tiny.py --run_dir runs/multi30k --config.data.manual_dir=DIR
-    On a CPU, --config.microbatches=4 besides, from the first start on: smaller logits, and other draws of dropout.
+    On a CPU add --config.microbatches=4, from the first start on: logits are smaller, and dropout draws differ.
     python -m scripts.average runs/multi30k runs/multi30k_average --last 10
     python -m scripts.evaluate runs/multi30k_average --split test --generation.method='Beam(5)'
     Without manual_dir the files are downloaded.

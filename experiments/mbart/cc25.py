@@ -1,10 +1,10 @@
-"""mBART (611 M parameters) pretrained on CC25, its 25 languages, by text infilling and sentence permutation.
+"""The pretraining of mBART (611 M parameters) on CC25, its 25 languages, by text infilling and sentence permutation.
 
 Paper: Liu et al., arXiv:2001.08210, section 2: 35% of the words in spans of mean length 3.5, sentences permuted,
 `X </s> LANGUAGE`, languages sampled by p ** 0.7, Adam with b2 0.98 and epsilon 1e-6, 500,000 steps with a linear decay.
-Peak, warm-up, weight decay and clipping are those of BART (fairseq's issue 1899), of which mBART says no others; the
-batch, too, is BART's 8,000 rows of 512. The authors lowered the dropout of 0.1 to 0.05 at step 250,000 and to 0 at
-400,000; here it stays. Their rows end with a document, where these go on into the next.
+Peak, warm-up, weight decay and clipping are BART's (fairseq's issue 1899), since mBART's authors give no others; the
+batch is BART's too, 8,000 rows of 512. The authors lowered dropout from 0.1 to 0.05 at step 250,000 and to 0 at step
+400,000; here it is constant. Their rows end with a document; here a row continues into the next document.
 
 Command: python -m scripts.train experiments/mbart/cc25.py --run_dir runs/mbart_cc25
 Data: plain text, a sentence a line and a blank line between documents, in cc25/LANGUAGE/; mBART's
@@ -49,7 +49,7 @@ def get_config() -> Experiment:
             objective=BART(
                 corruption=TextInfilling(noise_density=0.35, poisson_mean=3.5, random_tokens=0.1, whole_words=True),
                 permute_sentences=1.0,
-                sentence_ends=(),  # but the EOS after each line
+                sentence_ends=(),  # the EOS after each line ends a sentence
                 unspaced=("ja_XX", "my_MM", "zh_CN"),
             ),
             input_length=512,

@@ -1,13 +1,13 @@
 """A small mBART learns six languages from the book of Genesis in each, in minutes on 2 CPU cores.
 
 Paper: Liu et al., arXiv:2001.08210; the objective is that of cc25.py beside this file. The vocabulary is trained on the
-text and has the languages in it.
+text and includes the language codes.
 Command: python -m scripts.train experiments/mbart/small_genesis.py --run_dir runs/mbart_small
-Data: plain text, a verse a line, as genesis/LANGUAGE.train.txt and genesis/LANGUAGE.held_out.txt; of a file of NLTK's
-    corpus "genesis" the last 200 lines may be held out:
+Data: plain text, a verse a line, as genesis/LANGUAGE.train.txt and genesis/LANGUAGE.held_out.txt. To hold out the last
+    200 lines of a file of NLTK's corpus "genesis":
     head -n -200 german.txt > genesis/de_DE.train.txt; tail -n 200 german.txt > genesis/de_DE.held_out.txt
-    Where it lies elsewhere, or of other languages: --config.data.corpora='[PlainText("PATH/de.train.txt",
-    "PATH/de.held_out.txt", "file", language="de_DE"), ...]', and where codes are not these,
+    For other paths or languages: --config.data.corpora='[PlainText("PATH/de.train.txt",
+    "PATH/de.held_out.txt", "file", language="de_DE"), ...]', and for other codes
     --config.data.tokenizer.languages='["de_DE", ...]'.
 Result: held-out loss 3.325 nats a target token, accuracy 36.1 %; on one NVIDIA H200, shared with a
     dozen other runs (commit 5db4c41; the curve is in LOG.md).

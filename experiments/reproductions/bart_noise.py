@@ -1,8 +1,8 @@
-"""BART's comparison of noise, its table 1: six ways to break books and Wikipedia, each pretraining a BART base.
+"""The comparison of noise in BART's table 1: six kinds of noise, each pretraining a BART base on books and Wikipedia.
 
-Paper: Lewis et al., arXiv:1910.13461, section 4: models of base size, 1,000,000 steps on books and Wikipedia. As
-published, SQuAD 1.1 (F1) and MNLI (accuracy), where higher is better; and perplexity of ELI5, XSum, ConvAI2 and CNN/DM,
-where lower is:
+Paper: Lewis et al., arXiv:1910.13461, section 4: models of base size, 1,000,000 steps on books and Wikipedia. The
+published scores are SQuAD 1.1 (F1) and MNLI (accuracy), for which higher is better, and the perplexity of ELI5, XSum,
+ConvAI2 and CNN/DM, for which lower is better:
 
     noise                         SQuAD   MNLI    ELI5    XSum   ConvAI2   CNN/DM
     token masking                 90.4    84.1   25.05    7.08     11.73     6.10
@@ -12,14 +12,14 @@ where lower is:
     sentence shuffling            85.4    81.5   41.87   10.93     16.67     7.89
     infilling and shuffling       90.8    83.8   24.17    6.62     11.12     5.41
 
-The paper does not say the batch of these runs, nor the share of masked or deleted tokens: here they are of its large
-model, 8,000 rows and 30 %. The rest is that of ../bart/bart.py, which says where each number is from.
+The paper gives neither the batch of these runs nor the share of masked or deleted tokens: here they are those of its
+large model, 8,000 rows and 30 %. Everything else is from ../bart/bart.py, which cites the source of each number.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/bart_noise.py --dir sweeps/bart_noise --hardware v5p-64
     python -m scripts.report sweeps/bart_noise
 Data: as in ../bart/bart.py.
-Hardware, time, result: not run yet; nor is bart_noise_small.py beside this file.
+Hardware, time, result: not run yet, and neither is the small version, bart_noise_small.py beside this file.
 """
 
 from collections.abc import Iterable

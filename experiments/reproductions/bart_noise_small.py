@@ -1,9 +1,9 @@
-"""BART's comparison of noise, its table 1, with a model of 4.8 M parameters on Python's documentation.
+"""The comparison of noise in BART's table 1, with a model of 4.8 M parameters on Python's documentation.
 
-Paper: Lewis et al., arXiv:1910.13461, section 4; its table stands in bart_noise.py beside this file, and in the report
-beside ours. Smaller than there: 2 + 2 layers of width 256, 128 tokens a row, 1,000 steps of 8 rows. All targets are the
-whole text, but what is left of it to read differs, so losses cannot be compared: bart_small_summaries.py fine-tunes
-every model.
+Paper: Lewis et al., arXiv:1910.13461, section 4; its table is in bart_noise.py beside this file, and the report shows
+it beside our numbers. Smaller here: 2 + 2 layers of width 256, 128 tokens a row, 1,000 steps of 8 rows. All targets are
+the whole text, but each noise leaves another part of it as input, so losses cannot be compared. Therefore
+bart_small_summaries.py fine-tunes every model.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/bart_noise_small.py --dir sweeps/bart_noise --jobs 2
@@ -57,7 +57,7 @@ def get_config() -> Experiment:
         ),
         data=Denoising(
             corpora=(TFDS("python_docs"),),
-            tokenizer=TrainedSentencePiece(pieces=4096, sentinels=1),  # which is the mask
+            tokenizer=TrainedSentencePiece(pieces=4096, sentinels=1),  # the mask
             objective=BART(TextInfilling(), permute_sentences=1.0),
             input_length=128,
         ),

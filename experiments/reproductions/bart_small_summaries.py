@@ -1,6 +1,6 @@
-"""What a small BART learns next: to say what a Python function does. For bart_noise_small.py beside this file.
+"""Fine-tuning of the models of bart_noise_small.py (beside this file) to summarize Python functions.
 
-As small_summaries.py, with the model of that series and BART's optimizer.
+The task and the budget are those of small_summaries.py; the model is that of the series, and the optimizer BART's.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/bart_small_summaries.py --dir sweeps/bart_noise_summaries \

@@ -1,21 +1,21 @@
-"""nanoT5's optimizers and schedules: which of Adafactor and RMS-scaled AdamW, with which decay, and plain AdamW.
+"""The optimizers and schedules of nanoT5: Adafactor, RMS-scaled AdamW and plain AdamW, each with two schedules.
 
 Source: Nawrot, "nanoT5", arXiv:2309.02373, section 3, and its repository's README. T5 v1.1 base on C4, 65,536 steps of
-128 rows, peak 0.02 with 10,000 steps of warm-up from half of it, gradient norm clipped at 1. As published, held-out
-negative log-likelihood in nats a target token; plain AdamW diverges at this learning rate:
+128 rows, peak 0.02 with 10,000 steps of warm-up from half of it, gradient norm clipped at 1. The
+published held-out negative log-likelihoods, in nats a target token (plain AdamW diverges at this learning rate):
 
                          inverse square root    cosine
     Adafactor                  1.995             1.993
     RMS-scaled AdamW           2.040             1.953
 
-To know when comparing: see ../t5/nanot5_base_c4.py, the best of them alone.
+../t5/nanot5_base_c4.py is the best of them alone, and lists the differences that matter when comparing.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/nanot5_optimizers.py --dir sweeps/nanot5_optimizers --jobs 8
     python -m scripts.report sweeps/nanot5_optimizers
 Data: as in ../t5/nanot5_base_c4.py.
-Hardware, time, result: not run yet (its authors: one A100, 10 hours each); nanot5_optimizers_small.py beside this file
-    is, in small.
+Hardware, time, result: not run yet (its authors: one A100, 10 hours each); nanot5_optimizers_small.py beside this file,
+    the small version, was run.
 """
 
 from collections.abc import Iterable
@@ -61,7 +61,7 @@ def published() -> Iterable[Published]:
 
 
 def numbers(schedules: tuple[InverseSquareRoot, Cosine]) -> Published:
-    """nanoT5's, for these schedules; plain AdamW has none, since it diverges."""
+    """Return nanoT5's losses for these schedules. Plain AdamW has none, since it diverges."""
     losses = {"Adafactor": (1.995, 1.993), "RMSScaledAdamW": (2.040, 1.953)}
     rows = tuple(
         ({"optimizer": optimizer, "optimizer.schedule": schedule}, (loss,))

@@ -1,16 +1,16 @@
-"""nanoT5's four optimizers and schedules, and plain AdamW, with a model of 5.9 M parameters on Python's documentation.
+"""The optimizers and schedules of nanoT5, with a model of 5.9 M parameters on Python's documentation.
 
-Source: Nawrot, "nanoT5", arXiv:2309.02373, section 3: a T5 v1.1 base after 65,536 steps of 128 rows; its numbers stand
-in nanot5_optimizers.py beside this file, and in the report beside ours. Every combination has the same peak, 0.02, and
-warm-up, from half of it over the first 15 % of the steps. Smaller than there: 2 + 2 layers of width 256, 128 tokens a
-row, 1,000 steps of 8 rows.
+Source: Nawrot, "nanoT5", arXiv:2309.02373, section 3: a T5 v1.1 base after 65,536 steps of 128 rows; its numbers are
+in nanot5_optimizers.py beside this file, and the report shows them beside ours. Every combination has the same peak,
+0.02, and the same warm-up, from half of it over the first 15 % of the steps. Smaller here: 2 + 2 layers of width 256,
+128 tokens a row, 1,000 steps of 8 rows.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/nanot5_optimizers_small.py --dir sweeps/nanot5_optimizers --jobs 2
     python -m scripts.report sweeps/nanot5_optimizers
 Hardware, time: 2 cores of an Intel Xeon beside other work, 100 minutes for the 18 runs (commit dc85378).
 Result: held-out loss 4.647 (Adafactor, inverse square root), 4.661 (its cosine), 4.656 and 4.665 (RMS-scaled AdamW),
-    all within the seeds' spread; plain AdamW stays at 5.6, where a model blind to context is. The reading is in LOG.md.
+    all within the seeds' spread; plain AdamW stays at 5.6, the loss of a model without context. LOG.md discusses it.
 """
 
 from collections.abc import Iterable

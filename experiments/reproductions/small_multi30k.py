@@ -1,12 +1,12 @@
-"""What a small pretrained model learns next from captions: English to German, Multi30k. For the small series beside it.
+"""Fine-tuning of the small T5 series' models to translate captions: English to German, Multi30k.
 
-As small_summaries.py, with a task that is further from the text of pretraining: the vocabulary is the series', of
-Python's documentation, so that German is written in short pieces and bytes.
+It is like small_summaries.py, with a task further from the text of pretraining: the vocabulary is the series', trained
+on Python's documentation, so German is written in short pieces and bytes.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/small_multi30k.py --dir sweeps/t5_objectives_multi30k --jobs 2 \
         --from sweeps/t5_objectives --config.data.manual_dir=DIR
-    Without manual_dir the files are downloaded. From random weights, to compare with, and so on with seeds 1 and 2:
+    Without manual_dir the files are downloaded. To compare with random weights, for seeds 0, 1 and 2:
     python -m scripts.train experiments/reproductions/small_multi30k.py --run_dir sweeps/scratch_multi30k/seed=0 \
         --config.init=None --config.seed=0
 Hardware, time, result: not run yet.

@@ -1,18 +1,19 @@
-"""What a small pretrained model learns next: to say what a Python function does. For the small series beside this file.
+"""Fine-tuning of the small T5 series' models to summarize Python functions.
 
-Papers fine-tune every model that they compare on the same tasks, since losses of unlike objectives say nothing beside
-one another; here the task is the embedded one, the first sentence of a function's docstring from its body, with equally
-few steps for all. The model must be that of the series: width 256, 2 + 2 layers (t5_objectives_small.py).
+Papers fine-tune all models that they compare on the same tasks, since losses of different objectives cannot be
+compared. Here the task is the built-in one, to write the first sentence of a function's docstring from its body, with
+the same small number of steps for all. The model must be that of the series: width 256, 2 + 2 layers
+(t5_objectives_small.py).
 
 Commands:
     python -m scripts.sweep experiments/reproductions/small_summaries.py --dir sweeps/t5_objectives_summaries --jobs 2 \
         --from sweeps/t5_objectives
-    From random weights, to compare with, and so on with --config.seed=1 and 2:
+    To compare with random weights, for seeds 0, 1 and 2:
     python -m scripts.train experiments/reproductions/small_summaries.py --run_dir sweeps/scratch_summaries/seed=0 \
         --config.init=None --config.seed=0
     python -m scripts.report sweeps/t5_objectives_summaries sweeps/scratch_summaries/seed=* --out sweeps/summaries
 Hardware, time: 2 cores of an Intel Xeon beside other work, about 80 seconds a run, a core each (commit b033f4a).
-Result: held-out loss 5.391 from random weights, 4.476 to 5.321 from T5's objectives; the reading is in ../LOG.md.
+Result: held-out loss 5.391 from random weights, 4.476 to 5.321 from T5's objectives; ../LOG.md discusses it.
 """
 
 from dataclasses import replace

@@ -1,9 +1,9 @@
-"""T5's comparison of architectures, its table 2: encoder-decoder, shared, of half the depth, and one stack for both.
+"""The comparison of architectures in T5's table 2: encoder-decoder, shared, of half the depth, and decoder only.
 
 Paper: Raffel et al., arXiv:1910.10683, section 3.2: the baseline of t5_objectives.py beside this file in five shapes,
-pretrained by denoising or by language modelling (of a prefix's rest where the model reads a prefix). P are the
-parameters of one stack of 12 layers, M the FLOPs of 12 + 12 layers. As published, GLUE, CNN/DM (ROUGE-2), SQuAD (EM),
-SuperGLUE, and BLEU of WMT English to German, French, Romanian:
+pretrained by denoising or by language modelling (of the rest of a prefix, if the model reads a prefix). P is the number
+of parameters of one stack of 12 layers, M the FLOPs of 12 + 12 layers. The published scores are GLUE, CNN/DM (ROUGE-2),
+SQuAD (EM), SuperGLUE, and BLEU of WMT English to German, French, Romanian:
 
     architecture            objective  parameters  cost    GLUE   CNNDM  SQuAD  SGLUE  EnDe   EnFr   EnRo
     encoder-decoder         denoising      2P       M      83.28  19.24  80.88  71.36  26.98  39.82  27.65
@@ -17,8 +17,8 @@ SuperGLUE, and BLEU of WMT English to German, French, Romanian:
     language model          LM              P       M      73.78  17.54  53.81  56.51  25.23  34.31  25.38
     prefix LM               LM              P       M      79.68  17.84  76.87  64.86  26.28  37.51  26.76
 
-What the paper does not say: here each of two stacks has a table of relative biases and a last norm of its own also
-where their layers are shared, and a prefix LM counts distances in both directions, as an encoder does.
+The paper leaves two points open. Here each of two stacks has its own table of relative biases and its own last norm,
+even if their layers are shared; and a prefix LM counts distances in both directions, as an encoder does.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/t5_architectures.py --dir sweeps/t5_architectures \
@@ -26,7 +26,7 @@ Commands:
     python -m scripts.sweep experiments/finetune/squad_t5_base.py --dir sweeps/t5_architectures_squad \
         --from sweeps/t5_architectures
 Data: as in t5_objectives.py.
-Hardware, time, result: not run yet; t5_architectures_small.py beside this file is there in small.
+Hardware, time, result: not run yet; t5_architectures_small.py beside this file is the small version.
 """
 
 from collections.abc import Iterable
@@ -59,7 +59,7 @@ def published() -> Iterable[Published]:
 
 
 def architectures(layers: int) -> list[dict[str, Any]]:
-    """The table's rows, for stacks of so many layers."""
+    """Return the rows of the table as overrides, for stacks of `layers` layers."""
     one_stack = [(DecoderOnly(causal=True), layers), (DecoderOnly(), layers)]
     shapes = [(SeparateStacks(), layers), (SharedLayers(), layers), (SeparateStacks(), layers // 2), *one_stack]
     return [

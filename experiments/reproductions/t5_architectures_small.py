@@ -1,8 +1,9 @@
-"""T5's comparison of architectures, its table 2, with models of 2.7 to 4.8 M parameters on Python's documentation.
+"""The comparison of architectures in T5's table 2, with models of 2.7 to 4.8 M parameters on Python's documentation.
 
-Paper: Raffel et al., arXiv:1910.10683, section 3.2; its table stands in t5_architectures.py beside this file, and in
-the report beside ours. Smaller than there: stacks of 2 layers of width 256, 128 tokens a row, 1,000 steps of 8 rows, no
-dropout. Losses of denoising and of language modelling cannot be compared: small_summaries.py fine-tunes every model.
+Paper: Raffel et al., arXiv:1910.10683, section 3.2; its table is in t5_architectures.py beside this file, and the
+report shows it beside our numbers. Smaller here: stacks of 2 layers of width 256, 128 tokens a row, 1,000 steps of 8
+rows, no dropout. Losses of denoising and of language modelling cannot be compared, so small_summaries.py fine-tunes
+every model.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/t5_architectures_small.py --dir sweeps/t5_architectures --jobs 2

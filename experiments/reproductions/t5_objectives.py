@@ -1,9 +1,9 @@
-"""T5's ablations of the objective, its tables 4 to 7: thirteen ways to break C4, each pretraining a T5 base.
+"""The ablations of the objective in T5's tables 4 to 7: thirteen objectives, each used to pretrain T5 base on C4.
 
 Paper: Raffel et al., arXiv:1910.10683, sections 3.1 (the setting) and 3.3 (the objectives): 223 M parameters, 2**19
 steps of 128 rows of 512 tokens, Adafactor with the inverse square root schedule, dropout 0.1; then 2**18 steps of
-fine-tuning on each task with a learning rate of 0.001. As published, GLUE, CNN/DM (ROUGE-2), SQuAD (EM), SuperGLUE, and
-BLEU of WMT English to German, French, Romanian:
+fine-tuning on each task with a learning rate of 0.001. The published scores are GLUE, CNN/DM (ROUGE-2), SQuAD (EM),
+SuperGLUE, and BLEU of WMT English to German, French, Romanian:
 
     table  objective                 GLUE   CNNDM  SQuAD  SGLUE  EnDe   EnFr   EnRo
     4      prefix language model     80.69  18.94  77.99  65.27  26.86  39.73  27.49
@@ -20,9 +20,9 @@ BLEU of WMT English to German, French, Romanian:
     7      5                         83.40  19.24  82.05  72.23  26.88  39.40  27.53
     7      10                        82.85  19.33  81.84  70.44  26.79  39.49  27.69
 
-The rows of table 6 but for the baseline, of table 7 for 2, 5 and 10, and the last two numbers of 3, were written down
-without a copy of the paper at hand: check them before citing. The paper's baseline varied between ten runs with a
-standard deviation of 0.24 (GLUE), 0.07, 0.34, 0.42, 0.11, 0.09 and 0.11 (its table 1, likewise).
+The rows of table 6 except the baseline, those of table 7 for lengths 2, 5 and 10, and the last two numbers of length 3
+were written down without a copy of the paper at hand: check them before citing. The paper's baseline varied between ten
+runs with a standard deviation of 0.24 (GLUE), 0.07, 0.34, 0.42, 0.11, 0.09 and 0.11 (its table 1; check these too).
 
 Commands:
     python -m scripts.sweep experiments/reproductions/t5_objectives.py --dir sweeps/t5_objectives --hardware v5p-64
@@ -31,7 +31,7 @@ Commands:
 Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache Beam), or the JSON lines that AllenAI
     publishes, with --config.data.corpora='[JSONLines("en/c4-train.*.json.gz", "en/c4-validation.*.json.gz")]'.
     T5's SentencePiece model: --config.data.tokenizer.path=PATH.
-Hardware, time, result: not run yet; t5_objectives_small.py beside this file is, in small.
+Hardware, time, result: not run yet; t5_objectives_small.py beside this file, the small version, was run.
 """
 
 from collections.abc import Iterable

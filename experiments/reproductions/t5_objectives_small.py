@@ -1,11 +1,11 @@
-"""T5's ablations of the objective, its tables 4 to 7, with a model of 4.8 M parameters on Python's documentation.
+"""The ablations of the objective in T5's tables 4 to 7, with a model of 4.8 M parameters on Python's documentation.
 
-Paper: Raffel et al., arXiv:1910.10683, sections 3.3.1 to 3.3.4. Its tables stand in t5_objectives.py beside this file,
-and in the report beside ours. As there, every objective has equally many steps of equally many rows; what a step costs
-differs, since some targets are the whole text. Smaller than there: 2 + 2 layers of width 256, 128 tokens a row, 600
-steps of 8 rows (0.7 M raw tokens, a seventh of an epoch), and no dropout, since no text is seen twice.
-Losses are of other targets each and cannot be compared: small_summaries.py fine-tunes every model, and what it learns
-is what counts.
+Paper: Raffel et al., arXiv:1910.10683, sections 3.3.1 to 3.3.4. Its tables are in t5_objectives.py beside this file,
+and the report shows them beside our numbers. As in the paper, every objective has the same number of steps and rows;
+the cost of a step differs, since some targets are the whole text. Smaller here: 2 + 2 layers of width 256, 128 tokens a
+row, 600 steps of 8 rows (0.7 M raw tokens, a seventh of an epoch), and no dropout, since no text is seen twice. Each
+objective has other targets, so losses cannot be compared: small_summaries.py fine-tunes every model, and its scores
+count.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/t5_objectives_small.py --dir sweeps/t5_objectives --jobs 2
@@ -14,9 +14,9 @@ Commands:
     python -m scripts.report sweeps/t5_objectives_summaries
 Hardware, time: 2 cores of an Intel Xeon beside other work, 85 minutes for the 39 runs, 45 for their fine-tuning (commit
     b033f4a).
-Result: what is learnt next is ordered by how much fluent text the decoder writes: MASS-style, BERT-style and
+Result: fine-tuned models rank by how much fluent text the decoder wrote in pretraining: MASS-style, BERT-style and
     deshuffling (summaries' loss 4.48 to 4.52), prefix LM (4.74), longer before shorter spans (4.95 to 5.18), i.i.d.
-    (5.31). Of the paper's orders some hold, and deshuffling's last place does not; the reading is in ../LOG.md.
+    (5.31). Some of the paper's rankings hold; deshuffling's last place does not. ../LOG.md discusses it.
 """
 
 from collections.abc import Iterable
@@ -75,5 +75,5 @@ def get_config() -> Experiment:
 
 
 def sweep() -> Iterable[dict[str, Any]]:
-    """Seed by seed, so that what is there after hours is a whole series."""
+    """Yield all objectives of one seed before the next seed, so that an interrupted sweep has whole series."""
     return product(seeds(3), t5_objectives.sweep())

@@ -1,7 +1,7 @@
-"""How often T5 may read the same text, its table 9: C4 cut down and repeated, at the same number of tokens in all.
+"""The repetition of data in T5's table 9: C4 cut down and repeated, with the same total number of tokens.
 
 Paper: Raffel et al., arXiv:1910.10683, section 3.4.2: the baseline of t5_objectives.py beside this file, its 2**35
-tokens drawn from 2**35, 2**29, 2**27, 2**25 or 2**23 different ones. As published (columns as there):
+tokens drawn from 2**35, 2**29, 2**27, 2**25 or 2**23 different ones. The published scores (columns as in that file):
 
     different tokens   times    GLUE   CNNDM  SQuAD  SGLUE  EnDe   EnFr   EnRo
     all                    0    83.28  19.24  80.88  71.36  26.98  39.82  27.65
@@ -10,15 +10,15 @@ tokens drawn from 2**35, 2**29, 2**27, 2**25 or 2**23 different ones. As publish
     2**25              1,024    79.55  18.57  76.27  64.76  26.38  39.56  26.80
     2**23              4,096    76.34  18.33  70.92  59.29  26.3      -      -
 
-The last row stands here as far as it was at hand. What is kept is a number of documents, by C4's mean of about 430
-tokens a document: 2**29 tokens are the first 1,248,537 of them.
+The last row has only the numbers that were at hand. A cut keeps a number of documents, by C4's mean of about 430 tokens
+a document: 2**29 tokens are the first 1,248,537 documents.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/t5_repeats.py --dir sweeps/t5_repeats --hardware v5p-64
     python -m scripts.report sweeps/t5_repeats
 Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache Beam). T5's SentencePiece model:
     --config.data.tokenizer.path=PATH.
-Hardware, time, result: not run yet; t5_repeats_small.py beside this file is there in small.
+Hardware, time, result: not run yet; t5_repeats_small.py beside this file is the small version.
 """
 
 from collections.abc import Iterable

@@ -1,9 +1,9 @@
-"""How often T5 may read the same text, its table 9, with a model of 4.8 M parameters on Python's documentation.
+"""The repetition of data in T5's table 9, with a model of 4.8 M parameters on Python's documentation.
 
-Paper: Raffel et al., arXiv:1910.10683, section 3.4.2; its table stands in t5_repeats.py beside this file. Smaller than
-there: the model of t5_objectives_small.py, 1,000 steps of 8 rows, 1.1 M raw tokens, which is a quarter of the corpus;
-cut to a share of its documents they are read 1, 4, 16, 64 and 256 times. What is held out is the same for all, so that
-the held-out loss says what repeating costs.
+Paper: Raffel et al., arXiv:1910.10683, section 3.4.2; its table is in t5_repeats.py beside this file. Smaller here: the
+model of t5_objectives_small.py, 1,000 steps of 8 rows, 1.1 M raw tokens, a quarter of the corpus. Cut to a share of its
+documents, this quarter is read 1, 4, 16, 64 and 256 times. All variants have the same held-out text, so the held-out
+loss shows the cost of repetition.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/t5_repeats_small.py --dir sweeps/t5_repeats --jobs 2
@@ -57,7 +57,7 @@ def sweep() -> Iterable[dict[str, Any]]:
 
 
 def published() -> Iterable[Published]:
-    """The paper's cuts, each beside the one here that stands in its place."""
+    """Return the paper's table with each of its cuts replaced by the corresponding cut of this sweep."""
     (table,) = t5_repeats.published()
     rows = [
         ({"data.corpora.0.train": f"train[:{count}]"}, values)

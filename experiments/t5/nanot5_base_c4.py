@@ -3,9 +3,9 @@
 Source: Nawrot, "nanoT5", arXiv:2309.02373, and its repository's default configuration: AdamW whose steps are scaled
 by the RMS of each parameter, peak 0.02, 10,000 steps of warm-up from half of it, cosine to 1e-5, gradient norm clipped
 at 1.
-Published held-out negative log-likelihood: 1.953 (reference T5 v1.1 after as many tokens: 1.942). To know when
-comparing: nanoT5 begins its head with standard deviation 1, here it is width ** -0.5 as T5X's; and nanoT5 keeps an EOS
-after every document, here documents follow one another without it as T5's.
+Published held-out negative log-likelihood: 1.953 (reference T5 v1.1 after as many tokens: 1.942). Two
+differences matter when comparing: nanoT5 initializes its head with standard deviation 1, here it is width ** -0.5 as in
+T5X; and nanoT5 keeps an EOS after every document, here documents follow one another without it, as in T5.
 
 Command: python -m scripts.train experiments/t5/nanot5_base_c4.py --run_dir runs/nanot5_base_c4
 Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache Beam), or the JSON lines that AllenAI

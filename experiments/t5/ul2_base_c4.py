@@ -1,6 +1,6 @@
 """T5 v1.1 base with SwiGLU (248 M parameters) pretrained on C4 by UL2's mixture of seven denoisers.
 
-Paper: Tay et al., arXiv:2205.05131: table 1 (the denoisers, in equal parts, each text under all of them) and its
+Paper: Tay et al., arXiv:2205.05131: table 1 (the denoisers in equal parts, each applied to all of the text) and its
 ablations' budget: 500,000 steps of 128 rows of 512 inputs and 512 targets, Adafactor with the inverse square root
 schedule, no dropout. The size is T5 v1.1's base, not one of the paper's. The S-denoiser hides an end whose length is
 drawn uniformly, with the paper's mean of a quarter. Each row begins with [R], [X] or [S] in the pieces that the

@@ -2,9 +2,9 @@
 
 Paper: Tay et al., arXiv:2205.05131, table 1.
 Command: python -m scripts.train experiments/t5/ul2_small_python_docs.py --run_dir runs/ul2_small
-One objective alone, to compare: --config.data.objective='PrefixLM()', 'SpanCorruption()', 'ReplaceSpans()',
-    'BERTStyle()', 'MASSStyle()', 'DropTokens()', 'Deshuffling()' or 'LanguageModelling()'; where targets differ, losses
-    cannot be compared.
+To compare with a single objective: --config.data.objective='PrefixLM()', 'SpanCorruption()', 'ReplaceSpans()',
+    'BERTStyle()', 'MASSStyle()', 'DropTokens()', 'Deshuffling()' or 'LanguageModelling()'. Losses of
+    different targets cannot be compared.
 Result: held-out loss 3.967 nats a target token, of all seven denoisers; on one NVIDIA H200, shared with a
     dozen other runs (commit 5db4c41; the curve is in LOG.md).
 """

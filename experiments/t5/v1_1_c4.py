@@ -1,4 +1,4 @@
-"""T5 v1.1 pretrained on C4 by span corruption, as its authors did: small, base, large, xl or xxl.
+"""The pretraining of T5 v1.1 on C4 by span corruption, with its authors' recipe: small, base, large, xl or xxl.
 
 Sizes: small 77 M parameters, base (the default) 248 M, large 783 M, xl 2.8 billion, xxl 11.1 billion.
 
@@ -11,7 +11,7 @@ Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache
     publishes, with --config.data.corpora='[JSONLines("en/c4-train.*.json.gz", "en/c4-validation.*.json.gz")]'.
     T5's SentencePiece model: --config.data.tokenizer.path=PATH.
 Hardware: xl and xxl are for TPU slices of 64 chips and more; python -m scripts.plan experiments/t5/v1_1_c4.py:xl
-    --hardware v5p-512 says what a run takes.
+    --hardware v5p-512 estimates time and memory.
 Time, result: not run yet, at any size.
 """
 

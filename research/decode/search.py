@@ -2,7 +2,8 @@
 
 The n hypotheses of a row have an axis of their own and share the keys and values projected from the encoder's output.
 When beam search reorders hypotheses, no keys or values move: `beam_index` gives the hypothesis to read, for each
-hypothesis and cache position. The cache grows in stages, with one loop for each stage, since attention costs its full length.
+hypothesis and cache position. The cache grows in stages, with one loop for each stage, since attention costs its full
+length.
 """
 
 from collections.abc import Callable, Iterator

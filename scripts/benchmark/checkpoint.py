@@ -1,7 +1,7 @@
-"""What saving costs a run, and what going on from a checkpoint takes: python -m scripts.benchmark.checkpoint
+"""Measure the cost of saving and restoring checkpoints: python -m scripts.benchmark.checkpoint
 
-Takes whole steps of research.train.step on a synthetic batch, in turn without and with a checkpoint that is saved
-before them, as the training loop saves: written in the background, and hashed there. Then it verifies and restores one.
+It runs whole steps of research.train.step on a synthetic batch, alternately without a checkpoint and after saving one,
+as the training loop does: written and hashed in the background. Then it verifies and restores one.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from scripts.benchmark import train
 
 EPILOG = """
 reading the table
-  A figure is the median over the rounds, with the smallest and largest in brackets. A save blocks the loop until the
-  arrays are copied off the device; writing and hashing go on beside the steps. "Slower" is by how much --steps steps
-  after a save, the save included, took longer than as many without, in the same round: on a CPU, what is written takes
-  cores from the steps. Of --every steps, the interval between two saves, each is that time over --every times this
-  round's step without a save. That is worked out, not run, and holds for steps of this length: shorter ones raise it.
-  --steps must outlast a save for "slower" to have all of it. Hashing is of files that the system has in memory.
+  Figures are medians over the rounds, with the smallest and largest in brackets. A save blocks the loop until the
+  arrays are copied off the device; writing and hashing run beside the steps. "Slower" is the extra time of --steps
+  steps after a save, the save included, compared with as many steps without, in the same round: on a CPU, writing
+  takes cores from the steps. The shares "of --every" divide these times by --every steps without a save, --every being
+  the interval between two saves. They are computed, not run, and hold for steps of this length: shorter steps raise
+  them. --steps must outlast a save, or "slower" misses a part of it. The hashed files are in the system's memory.
 
 examples
   python -m scripts.benchmark.checkpoint --preset t5/small --input_length 64 --target_length 14 --batch_size 16 \\
@@ -62,11 +62,11 @@ def parser() -> argparse.ArgumentParser:
     train.add_step_options(made)
     made.set_defaults(preset="t5/small")
     made.add_argument("--every", type=int, default=Checkpoint().every, help="steps from save to save (%(default)s)")
-    made.add_argument("--directory", type=Path, help="where checkpoints go for the while; the system's for such files")
+    made.add_argument("--directory", type=Path, help="directory for temporary checkpoints (the system's)")
     return made
 
 
-# --- What is measured -------------------------------------------------------------------------------------------------
+# --- Measuring --------------------------------------------------------------------------------------------------------
 
 
 def benchmark(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def benchmark(experiment: Experiment, options: argparse.Namespace) -> dict[str, 
 
 
 class Loop:
-    """What the training loop does, as far as it concerns checkpoints."""
+    """The part of the training loop that concerns checkpoints."""
 
     def __init__(
         self, experiment: Experiment, options: argparse.Namespace, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
@@ -131,7 +131,7 @@ class Loop:
 
 
 def saving(loop: Loop, count: int) -> dict[str, float]:
-    """Steps without a save; as many with one; and a save alone, waited for."""
+    """Time steps without a save, as many after a save, and a save alone until it is finished."""
     without = loop.steps(count)
     blocked = loop.save()
     beside = loop.steps(count)
@@ -149,7 +149,7 @@ def saving(loop: Loop, count: int) -> dict[str, float]:
 
 
 def reading(loop: Loop) -> dict[str, float]:
-    """The hashes of the newest checkpoint, and its state placed where it belongs."""
+    """Time the hashing of the newest checkpoint, and the restoring of its state onto the devices."""
     began = time.perf_counter()
     wrong = verify(loop.newest)
     hashed = time.perf_counter()
@@ -166,7 +166,7 @@ def shares(seconds: list[float], every: list[float]) -> list[float]:
     return [part / whole for part, whole in zip(seconds, every, strict=True)]
 
 
-# --- What is reported -------------------------------------------------------------------------------------------------
+# --- Reporting --------------------------------------------------------------------------------------------------------
 
 
 def table(result: dict[str, Any]) -> str:

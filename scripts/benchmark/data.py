@@ -1,10 +1,10 @@
-"""How fast rows are made on one core: python -m scripts.benchmark.data
+"""Measure how fast one core makes rows: python -m scripts.benchmark.data
 
-Engines, each in a process of its own on the same core, taking turns:
-  collator    the per-example algorithm of the usual collators: a noise mask a row, drawn by shuffles, then sentinels
-              by cumulative sums over the batch (the yardstick; written here)
-  objective   its corrupt() on blocks of rows in memory, by the objective of the options
-  bart ...    the same by the other objectives, each as published
+Engines, each in its own process on the same core, taking turns:
+  collator    the per-example algorithm of the usual collators: a noise mask for each row, drawn by shuffles, then
+              sentinels by cumulative sums over the batch (the baseline; written here)
+  objective   corrupt() of the objective of the options, on blocks of rows in memory
+  bart ...    corrupt() of the other objectives, each as published
   pipeline    research.data.pipeline: token cache -> mixing, shuffling, corruption, batches (reading threads included)
 """
 
@@ -53,8 +53,8 @@ EPILOG = """
 reading the table
   rows/s and raw tokens/s are medians over the rounds, with the slowest and the fastest in brackets; "x collator" is the
   median over the rounds of the ratio within a round. Raw tokens are those before corruption (568 a row of 512/114). The
-  objectives named after their papers have a row length of their own.
-  Other work on the machine shows in the spread and in the load average: read the ratios, repeat what looks odd.
+  objectives named after their papers have their own row lengths.
+  Other work on the machine shows in the spread and in the load average: read the ratios, and repeat odd results.
 
 examples
   python -m scripts.benchmark.data                                   span corruption, 7 rounds, about a minute
@@ -62,11 +62,11 @@ examples
   python -m scripts.benchmark.data --engines collator objective --density 0.5
   python -m scripts.benchmark.data --experiment experiments/t5/v1_1_c4.py:base --json results.json
 
-  The pipeline reads the corpora of --experiment, with the objective and input length given here; what it has to build
-  (corpus, vocabulary, tokens) is built before the clock starts, and kept in the cache.
+  The pipeline reads the corpora of --experiment, with the objective and input length given here. Corpus, vocabulary and
+  tokens are built before the clock starts, and kept in the cache.
 """
 BASELINE = ("collator", "objective", "pipeline")
-RESERVE_ROWS = 4096  # in memory, so that no block is met twice in the processor's cache
+RESERVE_ROWS = 4096  # in memory: enough that no block is still in the processor's cache
 WARM_SECONDS = 0.5
 
 
@@ -75,14 +75,14 @@ class Settings:
     data: Denoising
     block_rows: int
     batch_size: int
-    seconds: float  # a round of one engine
+    seconds: float  # that one engine runs in a round
 
 
-# --- Engines: each yields the number of rows it has just made, for ever -----------------------------------------------
+# --- Engines: each yields the number of rows it has just made, endlessly ----------------------------------------------
 
 
 def run_objective(settings: Settings, denoisers: tuple[Denoiser, ...]) -> Iterator[int]:
-    """A block of each denoiser in turn."""
+    """Corrupt a block of each denoiser in turn."""
     tokenizer = bytes_with_words()
     lengths = [denoiser.objective.lengths(settings.data.input_length) for denoiser in denoisers]
     reserves = [in_memory(row.raw, settings.block_rows) for row in lengths]
@@ -109,7 +109,7 @@ def run_pipeline(settings: Settings) -> Iterator[int]:
         yield len(batch.encoder_input_tokens)
 
 
-# As published, each by itself; UL2's seven take turns.
+# Each as published. The seven denoisers of UL2 take turns.
 OBJECTIVES: dict[str, Objective] = {
     "bart": BART(),
     "mbart": BART(TextInfilling(0.35), sentence_ends=()),
@@ -130,7 +130,7 @@ OURS = {"objective": None, **{name: (Denoiser(each),) for name, each in OBJECTIV
 
 
 def denoisers_of(engine: str, data: Denoising) -> tuple[Denoiser, ...]:
-    """What an engine breaks text by: the objective of the options, but for those named after another."""
+    """Return the denoisers of an engine: those that it is named after, or else the objective of the options."""
     return OURS.get(engine) or data.denoisers
 
 
@@ -144,7 +144,7 @@ ENGINES = ("collator", *OURS, "pipeline")
 
 
 def raw_length(engine: str, data: Denoising) -> float:
-    """Tokens of text a row is made of, on average."""
+    """Return the mean number of raw tokens a row."""
     denoisers = denoisers_of(engine, data)
     return statistics.mean(each.objective.lengths(data.input_length).raw for each in denoisers)
 
@@ -153,14 +153,14 @@ BYTES = Bytes(sentinels=259)
 
 
 def bytes_with_words() -> Tokenizer:
-    """Bytes serve as the vocabulary, whose size does not matter here; two in three begin a word, as English pieces."""
+    """Open a byte vocabulary in which two of three ids begin a word, like English pieces. Its size is irrelevant."""
     tokenizer = open_tokenizer(BYTES)
     tokenizer.word_starts = np.arange(tokenizer.size) % 3 > 0
     return tokenizer
 
 
 def in_memory(raw: int, block_rows: int) -> list[np.ndarray]:
-    """Random rows of the right length in blocks; a token in 26 ends a sentence."""
+    """Draw blocks of random rows of `raw` tokens, of which one in 26 ends a sentence."""
     tokenizer, rng = open_tokenizer(BYTES), np.random.default_rng(1)
     text = tokenizer.text_ids.astype(np.uint16)
     shape = (max(RESERVE_ROWS // block_rows, 1), block_rows, raw)
@@ -176,7 +176,7 @@ def row_lengths(data: Denoising) -> Lengths:
 
 
 def collate(tokens: np.ndarray, lengths: Lengths, tokenizer: Tokenizer, rng: np.random.Generator) -> Batch:
-    """T5's algorithm as collators write it: the mask by rows, the rest over the batch."""
+    """Corrupt a batch by T5's algorithm as collators implement it: a mask for each row, the rest over the batch."""
     is_noise = np.stack([noise_mask(lengths, rng) for _ in tokens])
     inputs = with_sentinels(tokens, is_noise, tokenizer)
     targets = with_sentinels(tokens, ~is_noise, tokenizer)
@@ -186,7 +186,7 @@ def collate(tokens: np.ndarray, lengths: Lengths, tokenizer: Tokenizer, rng: np.
 
 
 def noise_mask(lengths: Lengths, rng: np.random.Generator) -> np.ndarray:
-    """T5's random_spans_noise_mask, of one row."""
+    """Draw T5's random_spans_noise_mask for one row."""
     noise = random_segments(lengths.noise_tokens, lengths.spans, rng)
     kept = random_segments(lengths.raw - lengths.noise_tokens, lengths.spans, rng)
     starts = np.cumsum(np.stack([kept, noise], axis=1).reshape(-1))[:-1]
@@ -214,7 +214,7 @@ def with_sentinels(tokens: np.ndarray, hidden: np.ndarray, tokenizer: Tokenizer)
 
 
 def work(pipe: Connection, engine: str, settings: Settings, core: int | None) -> None:
-    """In a process of its own: rows a second, each time it is asked."""
+    """Run an engine in its own process: send its rows a second for every True that is received."""
     if core is not None:
         os.sched_setaffinity(0, {core})
     steps = steps_of(engine, settings)
@@ -232,7 +232,7 @@ def rows_per_second(steps: Iterator[int], seconds: float) -> float:
 
 
 def measure(engines: list[str], settings: Settings, rounds: int) -> tuple[dict[str, list[float]], list[float]]:
-    """Rows a second of each engine in each round, and the load average before each round."""
+    """Measure rows a second of each engine in each round, and the load average before each round."""
     context = multiprocessing.get_context("spawn")
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else None
     pipes: dict[str, Connection] = {}
@@ -241,7 +241,7 @@ def measure(engines: list[str], settings: Settings, rounds: int) -> tuple[dict[s
     for engine in engines:
         pipes[engine], theirs = context.Pipe()
         context.Process(target=work, args=(theirs, engine, settings, core), daemon=True).start()
-        theirs.close()  # or the death of the process would not end recv()
+        theirs.close()  # otherwise recv() would not end if the process dies
         receive(pipes[engine], engine)
     for _ in range(rounds):
         loads.append(os.getloadavg()[0])
@@ -257,11 +257,11 @@ def receive(pipe: Connection, engine: str) -> Any:
     try:
         return pipe.recv()
     except EOFError:
-        raise RuntimeError(f"The process of the engine {engine} has ended; its error stands above.") from None
+        raise RuntimeError(f"The process of the engine {engine} has ended; its error is printed above.") from None
 
 
 def summary(rates: dict[str, list[float]], raw: dict[str, float]) -> dict[str, dict[str, list[float]]]:
-    """{engine: {measure: [median, lowest, highest]}}."""
+    """Return {engine: {measure: [median, lowest, highest]}}."""
     result = {}
     for engine, rows in rates.items():
         result[engine] = {"rows/s": spread(rows), "raw tokens/s": spread([rate * raw[engine] for rate in rows])}
@@ -341,16 +341,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = command_line.parser("benchmark.data", __doc__, EPILOG)
     defaults = SpanCorruption()
     add = parser.add_argument
-    engines = f"which of them (default: {' '.join(BASELINE)})"
+    engines = f"engines to run (default: {' '.join(BASELINE)})"
     add("--engines", nargs="+", choices=ENGINES, default=list(BASELINE), help=engines)
-    add("--rounds", type=int, default=7, help="each engine once a round (default: %(default)s)")
-    add("--seconds", type=float, default=1.0, help="an engine runs in a round (default: %(default)s)")
+    add(
+        "--rounds",
+        type=int,
+        default=7,
+        help="rounds, each with every engine (default: %(default)s)",
+    )
+    add("--seconds", type=float, default=1.0, help="time of an engine in a round (default: %(default)s)")
     add("--input_length", type=int, default=512, help="encoder tokens a row (default: %(default)s)")
-    add("--density", type=float, default=defaults.noise_density, help="share of noise (default: %(default)s)")
+    add("--density", type=float, default=defaults.noise_density, help="noise density (default: %(default)s)")
     add("--mean_span", type=float, default=defaults.mean_span_length, help="tokens a span (default: %(default)s)")
     add("--block_rows", type=int, default=128, help="rows corrupted at once, in memory (default: %(default)s)")
     add(
-        "--experiment", default="experiments/quickstart.py", help="whose data the pipeline reads (default: %(default)s)"
+        "--experiment",
+        default="experiments/quickstart.py",
+        help="FILE.py or FILE.py:SIZE with the pipeline's data (default: %(default)s)",
     )
     add("--batch_size", type=int, default=128, help="rows a batch of the pipeline (default: %(default)s)")
     add("--json", type=Path, metavar="PATH", help="keep every round, with hardware, versions and commit")
@@ -369,12 +376,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def benchmark(engines: list[str], settings: Settings, rounds: int) -> dict[str, Any]:
-    """Everything measured, and what it was measured on."""
+    """Run all rounds; return the measurements with hardware, versions and settings."""
     lengths = row_lengths(settings.data)
     if "pipeline" in engines:
         from research.data.pipeline import prepare
 
-        prepare(settings.data, seed=0, batch_size=settings.batch_size)  # builds what the processes then find
+        prepare(settings.data, seed=0, batch_size=settings.batch_size)  # builds the cache that the processes read
     rates, loads = measure(engines, settings, rounds)
     environment = run_directory.environment()
     environment.pop("host")

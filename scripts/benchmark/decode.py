@@ -1,11 +1,11 @@
-"""How fast decoding is, beside other engines on the same weights: python -m scripts.benchmark.decode
+"""Compare the speed of decoding with other engines on the same weights: python -m scripts.benchmark.decode
 
-Engines, each in a process of its own, taking turns:
+Engines, each in its own process, taking turns:
   ours                 research.decode.search in float32
   transformers         generate of the PyTorch model, in float32
   ctranslate2 ...      its translator, in float32 and with int8 weights
-Models are of published shapes with random weights, drawn here and written as Hugging Face directories, which all
-engines read. Every row has as many input tokens, and exactly as many output tokens: EOS is forbidden before.
+Models have published shapes and random weights, written as Hugging Face directories that all engines read. All rows
+have the same number of input tokens and the same number of output tokens: EOS is forbidden before the last.
 """
 
 import argparse
@@ -38,19 +38,20 @@ from scripts.benchmark.engines import ENGINES, EXACT, missing, work
 
 EPILOG = """
 reading the table
-  Tokens are those written by the best hypothesis of every row; a second of them is the median over the rounds, with the
-  slowest and the fastest in brackets. "ours / theirs" is the median over the rounds of the ratio within a round, and so
-  is "x greedy", what beam search costs beside greedy decoding. GFLOP/s count every product that decoding needs
-  (research/model/flops.py: decode_flops); MFU stands beside them where the device's peak is known. Other work on the
-  machine shows in the spread and in the load averages: read the ratios, repeat what looks odd.
+  Tokens are those of the best hypothesis of every row; tokens/s is the median over the rounds, with the slowest and the
+  fastest in brackets. "ours / theirs" is the median over the rounds of the ratio within a round, and so is "x greedy",
+  the speed of beam search relative to greedy decoding. GFLOP/s count every product that decoding needs
+  (research/model/flops.py: decode_flops); MFU is beside them if the device's peak is known. Other work on the machine
+  shows in the spread and in the load averages: read the ratios, and repeat odd results.
 
-what is asserted
-  Before a case is timed, every engine decodes it once. Greedily the float32 engines must give equal tokens, and rows
-  must differ from each other and hold many tokens; else nothing is measured. "as ours" is the share of equal tokens.
+what is checked
+  Before a case is timed, every engine decodes it once. In greedy decoding all float32 engines must give equal tokens,
+  and rows must differ from each other and have many different tokens; otherwise nothing is measured. "as ours" is the
+  share of equal tokens.
 
 peers
-  An engine that is not installed (python -m pip install torch transformers ctranslate2) is left out, and the table
-  says so. CTranslate2's models are converted from the same directories, with numerals for a vocabulary.
+  An engine that is not installed (python -m pip install torch transformers ctranslate2) is left out, with a
+  note below the table. CTranslate2's models are converted from the same directories, with numerals as vocabulary.
 
 examples
   python -m scripts.benchmark.decode --out experiments/results/decode_cpu.json
@@ -83,12 +84,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = command_line.parser("benchmark.decode", __doc__, EPILOG)
     add = parser.add_argument
     add("--models", nargs="+", default=["t5_v1_1/small", "marian/base"], help="presets (default: %(default)s)")
-    add("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="beside ours (default: all)")
+    add(
+        "--engines",
+        nargs="+",
+        choices=ENGINES,
+        default=list(ENGINES),
+        help="engines in addition to ours (default: all)",
+    )
     add("--batch_sizes", nargs="+", type=int, default=[1, 16], help="rows at once (default: %(default)s)")
     add("--beams", nargs="+", type=int, default=[1, 4], help="1 is greedy (default: %(default)s)")
     add("--input_length", type=int, default=128, help="tokens a row (default: %(default)s)")
     add("--output_length", type=int, default=64, help="tokens a row (default: %(default)s)")
-    add("--rounds", type=int, default=5, help="each engine once a round (default: %(default)s)")
+    add(
+        "--rounds",
+        type=int,
+        default=5,
+        help="rounds, each with every engine (default: %(default)s)",
+    )
     add("--threads", type=int, default=2, help="cores of each engine, on a CPU (default: %(default)s)")
     add("--out", type=Path, metavar="PATH", help="keep every round, with hardware, versions and commit")
     return parser.parse_args(arguments)
@@ -98,7 +110,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def model_of(name: str) -> tuple[Model, Generation]:
-    """A preset as Hugging Face has it, and how it begins and ends."""
+    """Return a preset in Hugging Face's form, and its start and end tokens."""
     model = replace(preset(name), compute="float32", initial=FanIn())
     if model.zero_token is None:
         return model, Generation()
@@ -114,21 +126,21 @@ def write_model(name: str, directory: Path) -> Model:
     return model
 
 
-# Factors of matrices in a post-norm model with a tied head, which would else repeat one token for ever: what enters is
-# small enough for the layers to change it, and the feed-forward, which tells tokens apart, outweighs attention.
+# Factors of matrices in a post-norm model with a tied head, which would otherwise repeat one token endlessly. With them
+# the layers can change the small input, and the feed-forward, which separates tokens, outweighs attention.
 LIVELY = {"query": 8.0, "output": 0.5, "down": 3.0}
 
 
 def lively(model: Model, params: Params) -> Params:
-    """Random weights under which the next token depends on those before, and on what the row reads.
+    """Scale random weights so that the next token depends on the tokens before it and on the inputs of the row.
 
-    T5's deviations do that for T5. More would be chaos, where engines differ by how they round.
+    T5 needs no scaling. Larger factors would make decoding chaotic, so that rounding would decide its tokens.
     """
     if model.norm_first:
         return params
     stacks = {stack: jax.tree_util.tree_map_with_path(_enlivened, params[stack]) for stack in ("encoder", "decoder")}
     for down in (stack["layers"]["feed_forward"]["down"] for stack in stacks.values()):
-        down["bias"] = -((2 * np.pi) ** -0.5) * down["weight"].sum(axis=1)  # takes off what ReLU gives on average
+        down["bias"] = -((2 * np.pi) ** -0.5) * down["weight"].sum(axis=1)  # cancels the mean of ReLU
     return {**params, **stacks, "embedding": params["embedding"] * 2 * model.width**-0.5}
 
 
@@ -174,14 +186,14 @@ def start(engine: str, directories: dict[str, Path], options: argparse.Namespace
     ours, theirs = context.Pipe()
     arguments = (theirs, engine, directories, options.output_length, options.threads)
     context.Process(target=work, args=arguments, daemon=True).start()
-    theirs.close()  # or the death of the process would not end recv()
+    theirs.close()  # otherwise recv() would not end if the process dies
     return ours
 
 
 def measure(
     name: str, model: Model, rows: int, options: argparse.Namespace, pipes: dict[str, Connection], console: Console
 ) -> list[dict[str, Any]]:
-    """A model and a batch with every number of beams: first what is decoded, then how fast, engines taking turns."""
+    """Measure a model and a batch with every number of beams: check the tokens, then time the engines in turns."""
     tokens = input_tokens(model, rows, options.input_length)
     found = {beams: {engine: ask(pipe, engine, name, tokens, beams)[1] for engine, pipe in pipes.items()}
              for beams in options.beams}  # fmt: skip
@@ -217,19 +229,22 @@ def ask(pipe: Connection, engine: str, model: str, tokens: np.ndarray, beams: in
 
 
 def check(found: dict[str, np.ndarray], beams: int, what: str) -> dict[str, float]:
-    """The share of tokens that each engine has as ours."""
+    """Compute the share of each engine's tokens that equal ours.
+
+    Raises ConfigError if ours are degenerate, or if a float32 engine has other greedy tokens.
+    """
     ours = found["ours"]
     several = len(np.unique(ours)) > ours.shape[1] // 4 and len(np.unique(ours, axis=0)) == len(ours)
-    require(several, f"{what}: these weights say the same whatever they read, which measures nothing.")
+    require(several, f"{what}: the outputs hardly depend on the inputs, so nothing can be measured: use other weights.")
     for engine, tokens in found.items():
         require(tokens.shape == ours.shape, f"{what}: {engine} gives {tokens.shape} tokens, ours {ours.shape}.")
         equal = beams > 1 or engine not in EXACT or np.array_equal(tokens, ours)
-        require(equal, f"{what}: {engine} gives other greedy tokens than ours; nothing can be compared.")
+        require(equal, f"{what}: {engine} gives other greedy tokens than ours, so speeds cannot be compared.")
     return {engine: float(np.mean(tokens == ours)) for engine, tokens in found.items()}
 
 
 def summary(seconds: dict[int, dict[str, list[float]]], beams: int, tokens: int) -> dict[str, dict[str, list[float]]]:
-    """{engine: {measure: [median, lowest, highest]}}; ratios are made within a round."""
+    """Return {engine: {measure: [median, lowest, highest]}}. Ratios are computed within a round."""
     result = {}
     for engine, rounds in seconds[beams].items():
         result[engine] = {"tokens/s": spread([tokens / each for each in rounds])}

@@ -1,6 +1,6 @@
-"""What decodes in scripts.benchmark.decode: each engine from the same Hugging Face directory, behind one function.
+"""Engines for scripts.benchmark.decode: each reads the same Hugging Face directory, and all have the same interface.
 
-An engine is opened in a process of its own, which holds no other; libraries are imported there alone.
+Every engine runs in its own process, and only that process imports its libraries.
 """
 
 import os
@@ -22,7 +22,7 @@ Decode = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Engine(NamedTuple):
-    """`open` gives its Decode, of a fixed output length, and the device it runs on."""
+    """An engine. `open` returns its Decode for a fixed output length, and the name of its device."""
 
     packages: tuple[str, ...]
     open: Callable[[Path, int, int], tuple[Decode, str]]
@@ -38,10 +38,10 @@ def open_ours(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
 
     model = replace(read_config(directory), compute="float32")
     params = jax.block_until_ready(jax.tree.map(jnp.asarray, read_params(directory, model)))
-    asked = replace(read_generation(directory), max_length=length, min_length=length, forced_last=None)
+    forced_length = replace(read_generation(directory), max_length=length, min_length=length, forced_last=None)
 
     def run(tokens: np.ndarray, beams: int) -> np.ndarray:
-        generation = replace(asked, method=Greedy() if beams == 1 else Beam(beams))
+        generation = replace(forced_length, method=Greedy() if beams == 1 else Beam(beams))
         decoded = decode(model, params, jnp.asarray(tokens, jnp.int32), generation=generation)
         return np.asarray(decoded.tokens[:, 0])
 
@@ -63,8 +63,8 @@ def open_transformers(directory: Path, length: int, threads: int) -> tuple[Decod
         with torch.inference_mode():
             inputs = torch.tensor(tokens, device=device)
             mask = torch.ones_like(inputs)
-            found = model.generate(inputs, attention_mask=mask, num_beams=beams, do_sample=False, **lengths)
-        return found[:, 1:].cpu().numpy()
+            written = model.generate(inputs, attention_mask=mask, num_beams=beams, do_sample=False, **lengths)
+        return written[:, 1:].cpu().numpy()
 
     return run, device
 
@@ -81,8 +81,8 @@ def open_ctranslate2(compute_type: str, directory: Path, length: int, threads: i
 
     def run(tokens: np.ndarray, beams: int) -> np.ndarray:
         rows = [[str(token) for token in row] for row in tokens.tolist()]
-        found = translator.translate_batch(rows, beam_size=beams, max_batch_size=0, **lengths)
-        return np.array([[int(token) for token in row.hypotheses[0]] for row in found])
+        results = translator.translate_batch(rows, beam_size=beams, max_batch_size=0, **lengths)
+        return np.array([[int(token) for token in row.hypotheses[0]] for row in results])
 
     return run, device
 
@@ -93,11 +93,11 @@ ENGINES = {
     "ctranslate2 float32": Engine(("ctranslate2", "torch", "transformers"), partial(open_ctranslate2, "float32")),
     "ctranslate2 int8": Engine(("ctranslate2", "torch", "transformers"), partial(open_ctranslate2, "int8")),
 }
-EXACT = ("ours", "transformers", "ctranslate2 float32")  # whose greedy tokens must be equal
+EXACT = ("ours", "transformers", "ctranslate2 float32")  # their greedy tokens must be equal
 
 
 class Numerals:
-    """A tokenizer, as far as CTranslate2's converter asks for one: every token is its number, written out."""
+    """A tokenizer with the methods that CTranslate2's converter calls. Every token is its number in digits."""
 
     def __init__(self, directory: Path) -> None:
         from transformers import AutoConfig
@@ -105,7 +105,7 @@ class Numerals:
         config = AutoConfig.from_pretrained(directory)
         self.tokens = [str(number) for number in range(config.vocab_size)]
         if config.model_type == "marian":
-            self.tokens[-1] = "<pad>"  # by this name the row of zeros is known, and left out
+            self.tokens[-1] = "<pad>"  # the converter finds the row of zeros by this name and drops it
         self.bos_token, self.pad_token = self.tokens[0], self.tokens[config.pad_token_id]
         self.eos_token, self.unk_token = self.tokens[config.eos_token_id], self.tokens[2]
 
@@ -126,7 +126,7 @@ def to_ctranslate2(directory: Path, converted: Path) -> None:
     Converter(str(directory)).convert(str(converted), force=True)
 
 
-# --- In its process ---------------------------------------------------------------------------------------------------
+# --- In a process -----------------------------------------------------------------------------------------------------
 
 
 def missing(engine: str) -> list[str]:
@@ -134,8 +134,8 @@ def missing(engine: str) -> list[str]:
 
 
 def work(pipe: Connection, engine: str, directories: dict[str, Path], length: int, threads: int) -> None:
-    """Answers (model, tokens, beams) with seconds and the tokens of the best hypotheses, until the pipe is closed."""
-    if hasattr(os, "sched_setaffinity"):  # the one bound that every library keeps to
+    """Answer (model, tokens, beams) with seconds and the tokens of the best hypotheses, until the pipe is closed."""
+    if hasattr(os, "sched_setaffinity"):  # the only limit that every library obeys
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     opened = {name: ENGINES[engine].open(directory, length, threads) for name, directory in directories.items()}
     versions = {name: metadata.version(name) for name in ENGINES[engine].packages}
@@ -144,5 +144,5 @@ def work(pipe: Connection, engine: str, directories: dict[str, Path], length: in
         while True:
             model, tokens, beams = pipe.recv()
             began = time.perf_counter()
-            found = opened[model][0](tokens, beams)
-            pipe.send((time.perf_counter() - began, found))
+            written = opened[model][0](tokens, beams)
+            pipe.send((time.perf_counter() - began, written))

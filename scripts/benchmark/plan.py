@@ -1,9 +1,9 @@
-"""How well a plan foresees steps that can be measured here: python -m scripts.benchmark.plan
+"""Compare plans with steps measured on this machine: python -m scripts.benchmark.plan
 
-Steps of models of several shapes, each timed by scripts.benchmark.train in a process of its own, beside the bound of
-research/plan/roofline.py for a device that multiplies matrices and copies memory as fast as this one was measured to.
-The bound is for fused kernels on accelerators, so on a CPU the ratio says little; the order of shapes must hold.
-Memory is the estimate of research/plan/memory.py beside what the compiler allocates.
+scripts.benchmark.train times steps of models of several shapes, each in its own process. Beside them is the bound of
+research/plan/roofline.py for a device with the measured speed of this one in matrix products and memory copies. The
+bound is for fused kernels on accelerators, so on a CPU the ratio means little; the order of shapes must hold. Memory is
+the estimate of research/plan/memory.py beside the compiler's allocation.
 """
 
 import json
@@ -46,9 +46,11 @@ COPIED = 2**28  # bytes
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("benchmark.plan", __doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="of one step each, for every shape (%(default)s)")
-    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="only the first so many (%(default)s)")
-    parser.add_argument("--json", type=Path, help="write all figures, versions and commit there")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of one step for every shape (%(default)s)")
+    parser.add_argument(
+        "--shapes", type=int, default=len(SHAPES), help="number of shapes, from the first on (%(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="write all figures, versions and commit into this file")
     options = parser.parse_args(arguments)
     copied, found = copy_bandwidth(), []
     for number, shape in enumerate(SHAPES[: options.shapes], 1):
@@ -87,7 +89,7 @@ def measured(shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second that a copy reads and writes."""
+    """Measure the bytes a second that a copy reads and writes."""
     source = jnp.ones(COPIED // 4, jnp.float32)
     copy = jax.jit(lambda array: array + 1)
     jax.block_until_ready(copy(source))
@@ -97,29 +99,29 @@ def copy_bandwidth() -> float:
     return 5 * 2 * COPIED / (time.perf_counter() - began)
 
 
-def compared(shape: tuple[int, ...], said: dict[str, Any], copied: float | int) -> dict[str, Any]:
-    experiment = override.from_json(json.dumps(said["experiment"]))
-    product = statistics.median(said["ceiling_flops"])
-    # A chip's figure is for bfloat16, twice that of float32, and `REACHED` of it is what a product is taken to reach.
+def compared(shape: tuple[int, ...], timing: dict[str, Any], copied: float | int) -> dict[str, Any]:
+    experiment = override.from_json(json.dumps(timing["experiment"]))
+    product = statistics.median(timing["ceiling_flops"])
+    # A chip's peak is for bfloat16, twice that of float32, and roofline assumes that a product reaches `REACHED` of it.
     chip = Chip(2 * product / roofline.REACHED, 2**40, copied, 1, 1, 1, 1)
-    here = Hardware("this device", chip, 1)
+    device = Hardware("this device", chip, 1)
     experiment = override.apply(experiment, {"mesh.data": "1"})
-    lengths = said["input_length"], said["target_length"]
-    times = roofline.step_times(experiment, here, Mesh(data=1), *lengths)
+    lengths = timing["input_length"], timing["target_length"]
+    times = roofline.step_times(experiment, device, Mesh(data=1), *lengths)
     working = memory.working_bytes(experiment)
     return {
         "shape": shape,
-        "seconds": {"foreseen": times.step, "measured": statistics.median(said["step_seconds"])},
-        "step_seconds": said["step_seconds"],
+        "seconds": {"foreseen": times.step, "measured": statistics.median(timing["step_seconds"])},
+        "step_seconds": timing["step_seconds"],
         "limit": times.limit,
-        "temporary_bytes": {"foreseen": working, "measured": said["memory"]["temporary_bytes"]},
+        "temporary_bytes": {"foreseen": working, "measured": timing["memory"]["temporary_bytes"]},
     }
 
 
 def correlation(found: list[dict[str, Any]], name: str) -> float:
-    """Spearman's, of what was foreseen and what was measured."""
-    foreseen, measured = (np.array([each[name][kind] for each in found]) for kind in ("foreseen", "measured"))
-    return float(np.corrcoef(foreseen.argsort().argsort(), measured.argsort().argsort())[0, 1])
+    """Compute Spearman's rank correlation between estimates and measurements."""
+    estimated, measured = (np.array([each[name][kind] for each in found]) for kind in ("foreseen", "measured"))
+    return float(np.corrcoef(estimated.argsort().argsort(), measured.argsort().argsort())[0, 1])
 
 
 HEADER = (

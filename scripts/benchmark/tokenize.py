@@ -1,7 +1,7 @@
-"""How fast text becomes cached tokens, on one core: python -m scripts.benchmark.tokenize
+"""Measure how fast one core turns text into cached tokens: python -m scripts.benchmark.tokenize
 
-Reads, tokenises, hashes and writes as scripts.prepare does in each of its processes: with a SentencePiece unigram model
-and with a byte-level BPE, each trained on this text before the clock runs. From that come the core-hours of C4 and mC4.
+It reads, tokenises, hashes and writes as every process of scripts.prepare does: with a SentencePiece unigram model and
+with a byte-level BPE, each trained on this text before the clock starts. The core-hours of C4 and mC4 are extrapolated.
 """
 
 import argparse
@@ -27,22 +27,22 @@ from scripts import command_line
 from scripts.benchmark.data import cpu_model
 
 C4_BYTES = 750e9  # Raffel et al. 2020, section 2.2: about 750 GB of text
-MC4_TOKENS = 6.3e12  # Xue et al. 2021, section 3.1, of mT5's vocabulary, whose 250,112 ids take 4 bytes each
+MC4_TOKENS = 6.3e12  # Xue et al. 2021, section 3.1, in mT5's vocabulary of 250,112 ids, which take 4 bytes each
 
 EPILOG = """
 reading the table
-  Medians over the rounds, in which the tokenizers take turns; the smallest and largest are in brackets. Worked out, not
-  run: C4 by its bytes, mC4 by its tokens as if its text, in a hundred languages, and mT5's vocabulary were as fast.
-  On disk a token takes two bytes up to 65,536 ids, four above.
+  Figures are medians over the rounds, in which the tokenizers take turns; the smallest and largest are in brackets. C4
+  and mC4 are extrapolated: C4 by its bytes, mC4 by its tokens, as if its text in a hundred languages and mT5's
+  vocabulary were as fast. On disk a token takes two bytes up to 65,536 ids, four above.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     made = command_line.parser("benchmark.tokenize", __doc__, EPILOG)
     made.add_argument("--text", help="files of text, blank lines between documents (default: the embedded corpus)")
-    made.add_argument("--unigram", type=int, default=32_000, help="SentencePiece's pieces (%(default)s)")
-    made.add_argument("--bpe", type=int, default=50_265, help="the byte-level BPE's ids (%(default)s)")
-    made.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    made.add_argument("--unigram", type=int, default=32_000, help="pieces of the unigram model (%(default)s)")
+    made.add_argument("--bpe", type=int, default=50_265, help="ids of the byte-level BPE (%(default)s)")
+    made.add_argument("--rounds", type=int, default=5, help="number of rounds (%(default)s)")
     made.add_argument("--json", type=Path, help="write all rounds into this file")
     options = made.parse_args(arguments)
     try:

@@ -1,8 +1,8 @@
-"""How fast a training step is, on synthetic batches: python -m scripts.benchmark.train --preset t5_v1_1/small
+"""Measure the speed of a training step on synthetic batches: python -m scripts.benchmark.train --preset t5_v1_1/small
 
-Times whole steps of research.train.step (forward, backward, optimizer) on the devices that are here, and beside them,
-in the same rounds, a large matrix product on each device: the most that these devices do in practice. No data is read,
-and nothing is needed but jax, flax, optax and jaxtyping.
+It times whole steps of research.train.step (forward, backward, optimizer) on the local devices. In the same rounds it
+times a large matrix product on each device, the practical upper limit of these devices. It reads no data, and needs
+only jax, flax, optax and jaxtyping.
 """
 
 import argparse
@@ -45,10 +45,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 EPILOG = """
 reading the table
-  A figure is the median over the rounds, with the slowest and fastest round in brackets. Model FLOPs count every matrix
-  product once forward and twice backward (research/model/flops.py), not what remat computes again. MFU is model FLOPs a
-  second over what the devices could do: by their data sheet, if known, and by the matrix product of the same round.
-  Memory is a device's: foreseen by the compiler, and the peak the device reports, where it does.
+  Figures are medians over the rounds, with the slowest and fastest round in brackets. Model FLOPs count every matrix
+  product once forward and twice backward (research/model/flops.py), without recomputation by remat. MFU is model FLOPs
+  a second divided by the devices' limit: by their data sheet, if known, and by the matrix product of the same round.
+  Memory is for one device: as planned by the compiler, and the peak that the device reports, if it does.
 
 lengths
   T5's span corruption makes 512 inputs and 114 targets; 1024 and 229; 256 and 58; 128 and 29.
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     made = command_line.parser("benchmark.train", __doc__, EPILOG)
     add_step_options(made)
-    made.add_argument("--gemm", type=int, help="side of the matrices that are multiplied (8192; on a CPU 1024)")
+    made.add_argument("--gemm", type=int, help="side of the multiplied matrices (8192; on a CPU 1024)")
     return made
 
 
@@ -90,16 +90,20 @@ def add_step_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--batch_size", type=int, default=8, help="rows a step, over all devices (%(default)s)")
     made.add_argument("--input_length", type=int, default=512, help="encoder tokens a row (%(default)s)")
     made.add_argument("--target_length", type=int, default=114, help="decoder tokens a row (%(default)s)")
-    made.add_argument("--mesh", default="data=-1", help="devices an axis, as data=2,fsdp=2,tensor=2; -1 is the rest")
+    made.add_argument(
+        "--mesh", default="data=-1", help="devices along each axis, such as data=2,fsdp=2,tensor=2; -1 takes the rest"
+    )
     made.add_argument("--optimizer", choices=OPTIMIZERS, default="adafactor")
     made.add_argument("--steps", type=int, default=10, help="steps a round (%(default)s)")
-    made.add_argument("--rounds", type=int, default=5, help="at least 5 tell a spread (%(default)s)")
+    made.add_argument("--rounds", type=int, default=5, help="number of rounds; at least 5 for a spread (%(default)s)")
     made.add_argument("--warmup", type=int, default=3, help="steps before the clock starts (%(default)s)")
-    made.add_argument("--json", type=Path, help="write all figures, every round, versions, hardware and commit there")
+    made.add_argument(
+        "--json", type=Path, help="write all figures, every round, versions, hardware and commit into this file"
+    )
     made.add_argument_group("--config.FIELD=VALUE", "any other field of the experiment, as for scripts.train")
 
 
-# --- What is measured -------------------------------------------------------------------------------------------------
+# --- Measuring --------------------------------------------------------------------------------------------------------
 
 
 def experiment_of(options: argparse.Namespace, overrides: dict[str, str]) -> Experiment:
@@ -117,20 +121,20 @@ def experiment_of(options: argparse.Namespace, overrides: dict[str, str]) -> Exp
 
 
 def mesh_of(text: str) -> config.Mesh:
-    """data=2,fsdp=4 -> Mesh(data=2, fsdp=4); an axis that is not named has 1 device."""
+    """Parse data=2,fsdp=4 into Mesh(data=2, fsdp=4). An axis that is not named has 1 device."""
     sizes = {field.name: 1 for field in dataclasses.fields(config.Mesh)}
     for part in text.split(","):
         axis, _, size = part.partition("=")
         require(
             axis in sizes and size.lstrip("-").isdigit(),
-            f"--mesh has {part!r}: it is a list such as data=2,fsdp=2,tensor=2.",
+            f"--mesh has {part!r}: give a list such as data=2,fsdp=2,tensor=2.",
         )
         sizes[axis] = int(size)
     return config.Mesh(**sizes)
 
 
 def synthetic_batch(experiment: Experiment, target_length: int) -> Batch:
-    """Full rows without segments, as pretraining has them."""
+    """Draw full rows without segments, like those of pretraining."""
     random = np.random.default_rng(0)
 
     def tokens(length: int) -> np.ndarray:
@@ -174,7 +178,7 @@ def benchmark(experiment: Experiment, options: argparse.Namespace) -> dict[str, 
 
 
 def matrix_product(size: int, dtype: str, mesh: jax.sharding.Mesh) -> Callable[[], Any]:
-    """A product of square matrices on every device at once, to be waited for by the caller."""
+    """Return a function that starts a product of square matrices on every device; the caller waits for its result."""
     keys = jax.random.split(jax.random.key(1), 2)
     operands = [jax.random.normal(key, (size, size), jnp.float32).astype(dtype) for key in keys]
     placed = [jax.device_put(operands, device) for device in mesh.devices.flat]
@@ -192,22 +196,22 @@ def seconds_each(call: Callable[[], Any], times: int) -> float:
 
 
 def memory(step: jax.stages.Compiled, mesh: jax.sharding.Mesh) -> dict[str, int | None]:
-    """Bytes a device needs by the compiler's account, and its own account of the peak where the backend keeps one."""
-    foreseen, reported = step.memory_analysis(), mesh.devices.flat[0].memory_stats()
-    if foreseen is not None:
-        needed = foreseen.argument_size_in_bytes + foreseen.output_size_in_bytes - foreseen.alias_size_in_bytes
+    """Return the bytes a device needs by the compiler's analysis, and its reported peak, if the backend has one."""
+    analysis, reported = step.memory_analysis(), mesh.devices.flat[0].memory_stats()
+    if analysis is not None:
+        needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return {
-        "foreseen_bytes": None if foreseen is None else needed + foreseen.temp_size_in_bytes,
-        "temporary_bytes": None if foreseen is None else foreseen.temp_size_in_bytes,
+        "foreseen_bytes": None if analysis is None else needed + analysis.temp_size_in_bytes,
+        "temporary_bytes": None if analysis is None else analysis.temp_size_in_bytes,
         "peak_bytes": None if reported is None else reported["peak_bytes_in_use"],
     }
 
 
-# --- What is reported -------------------------------------------------------------------------------------------------
+# --- Reporting --------------------------------------------------------------------------------------------------------
 
 
 def described(experiment: Experiment, options: argparse.Namespace, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """What was run on what, so that a figure can be told apart and repeated."""
+    """Return the settings, hardware and versions of a benchmark, so that it can be repeated."""
     device = mesh.devices.flat[0]
     return {
         "preset": options.preset,
@@ -276,7 +280,7 @@ def table(result: dict[str, Any]) -> str:
         "matrix product": spread(result["ceiling_flops"], 1e-12, " TFLOP/s"),
         "MFU, data sheet": spread(result["mfu_by_data_sheet"], 100, " %"),
         "MFU, matrix product": spread(result["mfu_by_matrix_product"], 100, " %"),
-        "memory, foreseen": f"{gibibytes(room['foreseen_bytes'])}, temporary {gibibytes(room['temporary_bytes'])}",
+        "memory, compiled": f"{gibibytes(room['foreseen_bytes'])}, temporary {gibibytes(room['temporary_bytes'])}",
         "memory, peak": gibibytes(room["peak_bytes"]),
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         "commit": result["commit"],

@@ -129,7 +129,7 @@ def test_hosts_that_do_not_meet_say_so(folder: Path) -> None:
         (["--num_hosts", "2"], "--coordinator, --num_hosts and --host_id belong together"),
         (
             ["--coordinator", "here:1", "--num_hosts", "2", "--host_id", "2"],
-            "--host_id is 2: of 2 hosts they are 0 to 1.",
+            "--host_id is 2: with 2 hosts it must be from 0 to 1.",
         ),
         (
             ["--coordinator", "here", "--num_hosts", "2", "--host_id", "0"],

@@ -1,4 +1,4 @@
-"""What a user meets, for whom annotations are not checked at run time."""
+"""Code as users run it, without checks of annotations at run time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ import jaxtyping
 
 @contextmanager
 def unchecked_annotations() -> Iterator[None]:
+    """Switch off the checks of shapes inside the context."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield

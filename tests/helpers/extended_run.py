@@ -1,4 +1,4 @@
-"""Runs of experiments/extend: trained for a few steps in a folder that is no checkout, resumed, evaluated elsewhere."""
+"""Runs of experiments/extend: trained for a few steps outside a checkout, resumed, and evaluated in another folder."""
 
 import json
 import shutil
@@ -12,21 +12,21 @@ SMALL = ("batch_size=8", "evaluation.every=2", "evaluation.rows=8", "checkpoint.
 
 
 def copied(name: str, folder: Path) -> Path:
-    """An example's file as a user has it: in a folder of its own, beside a text to train on."""
+    """Copy an example's file into a new folder, as a user has it, beside a text to train on."""
     (folder / "mine").mkdir(exist_ok=True)
     (folder / "text.txt").write_text(TEXT)
     return Path(shutil.copy(ROOT / "experiments" / "extend" / f"{name}.py", folder / "mine"))
 
 
 def trained(file: Path, run: Path, steps: int, *changes: str, text: bool = True) -> int:
-    """The exit code of training up to a step, with the example's own parts and the smallest settings."""
+    """Train up to a step with the example's own parts and the smallest settings; return the exit code."""
     corpora = [f'data.corpora=[PlainText("{file.parents[1] / "text.txt"}")]'] if text else []
     overrides = [f"--config.{change}" for change in (*SMALL, *corpora, f"steps={steps}", *changes)]
     return train.main([str(file), "--run_dir", str(run), *overrides])
 
 
 def evaluated(run: Path, folder: Path) -> dict[str, float]:
-    """The scores of a copy of the run directory, alone in another folder."""
+    """Evaluate a copy of the run directory, alone in another folder; return its scores."""
     elsewhere = folder / "elsewhere" / "run"
     shutil.copytree(run, elsewhere)
     assert evaluate.main([str(elsewhere)]) == 0
@@ -35,6 +35,6 @@ def evaluated(run: Path, folder: Path) -> dict[str, float]:
 
 
 def losses(run: Path) -> dict[int, float]:
-    """The training loss of every step."""
+    """Return the training loss of every step."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["nll"] for line in lines if "nll" in line}

@@ -1,7 +1,7 @@
-"""A SLURM of one machine: sbatch, squeue, sacct, scancel, srun and scontrol over real processes.
+"""A SLURM cluster of one machine: sbatch, squeue, sacct, scancel, srun and scontrol with real processes.
 
-$FAKE_SLURM holds a file for each job, or task of an array, with its state. While a file `hold` is there nothing starts;
-while `down` is there squeue does not answer.
+$FAKE_SLURM has a file with the state of each job, or task of an array. While a file `hold` exists there, nothing
+starts; while `down` exists, squeue does not answer.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ HERE = Path(os.environ.get("FAKE_SLURM", "."))
 
 
 def install(folder: Path) -> Path:
-    """Makes the executables, and returns where they are."""
+    """Write the executables; return their directory."""
     (folder / "bin").mkdir(parents=True)
     for name in NAMES:
         path = folder / "bin" / name
@@ -49,8 +49,8 @@ def asked(job: str, what: str, here: Path | None = None) -> bool:
 
 
 def sbatch(script: str) -> None:
-    found = re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", Path(script).read_text(), re.MULTILINE)
-    directives = {name: value.strip("'") for name, value in found}
+    lines = re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", Path(script).read_text(), re.MULTILINE)
+    directives = {name: value.strip("'") for name, value in lines}
     if directives.get("partition") == "nowhere":
         sys.exit("sbatch: error: invalid partition specified: nowhere")
     with (HERE / "submitted").open("a") as submitted:
@@ -88,15 +88,15 @@ def controller(number: str, most: str) -> None:
 
 
 def ended(job: str, code: int) -> str:
-    """Its state after its script has ended."""
+    """Return the state of a job after its script has ended."""
     if asked(job, "requeued"):
         (HERE / f"{job}.requeued").unlink()
-        (HERE / f"{job}.cancelled").unlink(missing_ok=True)  # it would come back from the dead
+        (HERE / f"{job}.cancelled").unlink(missing_ok=True)  # otherwise the job would be cancelled again
         return "PENDING"
     if asked(job, "ends"):
-        said = (HERE / f"{job}.ends").read_text()
+        state = (HERE / f"{job}.ends").read_text()
         (HERE / f"{job}.ends").unlink()
-        return said
+        return state
     if asked(job, "cancelled"):
         return "CANCELLED by 1000"
     return "FAILED" if code else "COMPLETED"
@@ -136,7 +136,7 @@ def srun(*arguments: str) -> None:
 
 
 def in_step(job: str, here: Path | None = None) -> list[int]:
-    """The processes that srun started for a job, and theirs."""
+    """Return the processes that srun started for a job, and their descendants."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended
@@ -148,7 +148,7 @@ def in_step(job: str, here: Path | None = None) -> list[int]:
 
 
 def send(job: str, number: int, here: Path | None = None) -> None:
-    """A signal to every process of the step, as some clusters do it."""
+    """Send a signal to every process of the step, as some clusters do."""
     for process in in_step(job, here):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)

@@ -1,9 +1,9 @@
-"""scripts.train as it is, with a record of the rows that each step saw, and with faults on request.
+"""The unchanged scripts.train with a record of the rows that each step saw, and with faults on request.
 
-ROWS=file      file.HOST gets a line of JSON a step: the step, and a digest of each global row that this host had
+ROWS=file      file.HOST gets one line of JSON a step: the step, and a digest of each global row that this host had
 HANG=1:7       host 1 hangs before step 7
-LEASE=2        the lock of a bucket is another's after so many seconds
-UNREADABLE=7   the rows of step 7 cannot be read: an error in the thread that makes them
+LEASE=2        another process may take the lock of a bucket after this number of seconds
+UNREADABLE=7   the rows of step 7 cannot be read: the thread that makes them raises an error
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Marian in NumPy: files with random weights, and what Marian computes from them."""
+"""Marian in NumPy: files with random weights, and the outputs that Marian computes from them."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 WIDTH, HEADS, INNER, LAYERS, VOCAB = 12, 3, 20, {"encoder": 2, "decoder": 3}, 17
-# As Marian writes them: sorted, and with empty strings and flags so.
+# In Marian's format: sorted, with empty strings and flags written like this.
 YAML = """bert-train-type-embeddings: true
 dec-cell: gru
 dec-depth: 3
@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def make(options: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
-    """Random weights under Marian's names, vectors as [1, n]."""
+    """Draw random weights under Marian's names, with vectors as [1, n]."""
     random = np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
@@ -92,7 +92,7 @@ def save(path: Path, arrays: dict[str, Any], text: str) -> Path:
 
 
 class Native:
-    """src/models/transformer.h in NumPy, for whole rows without padding, in float64."""
+    """Marian's src/models/transformer.h in NumPy, in float64, for rows without padding."""
 
     def __init__(self, arrays: dict[str, np.ndarray], options: dict[str, Any]) -> None:
         self.arrays = {name: array.astype(np.float64) for name, array in arrays.items()}

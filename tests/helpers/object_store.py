@@ -1,7 +1,7 @@
-"""A server that answers as Google Cloud Storage does, as far as its clients here ask: python object_store.py PORT
+"""A server with the part of Google Cloud Storage's interface that this project uses: python object_store.py PORT
 
-Objects are in memory, in one bucket named bucket; preconditions on generations are heeded, on which concurrent writers
-rely. After https://cloud.google.com/storage/docs/json_api/v1.
+Objects are in memory, in one bucket named bucket. Preconditions on generations are checked, since concurrent writers
+rely on them. The interface is that of https://cloud.google.com/storage/docs/json_api/v1.
 """
 
 import base64
@@ -26,13 +26,13 @@ PATH = re.compile(
     r"/(?:(upload|download)/)?storage/v1/b/([^/]+)(?:/o(?:/([^/]*)(?:/(rewriteTo)/b/[^/]+/o/([^/]+))?)?)?"
 )
 objects: dict[str, Object] = {}
-uploads: dict[str, tuple[str, bytearray]] = {}  # resumable ones that are not at their end
+uploads: dict[str, tuple[str, bytearray]] = {}  # unfinished resumable uploads
 lock = threading.RLock()
 generations = iter(range(1, sys.maxsize))
 
 
 class Failure(Exception):
-    """A status other than success."""
+    """An HTTP status other than success."""
 
 
 def described(name: str) -> dict[str, object]:
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             with lock:
                 self.route(self.command, address.path, query, body)
         except ConnectionError:
-            self.close_connection = True  # a client that has what it wanted
+            self.close_connection = True  # the client closed the connection early
         except Failure as failure:
             status = failure.args[0]
             self.reply(None if status == 304 else {"error": {"code": status, "message": "refused"}}, status)
@@ -163,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.reply(put(name, bytes(content), {}))
 
     def batch(self, body: bytes) -> None:
-        """Deletions alone."""
+        """Answer a batch of deletions; other requests in it are ignored."""
         replies = []
         for number, path in re.findall(rb"Content-ID: <?([^>\r\n]+)>?.*?DELETE (\S+) HTTP", body, re.S):
             name = unquote(path.decode().partition("/o/")[2].partition("?")[0])

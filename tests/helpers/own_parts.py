@@ -1,4 +1,4 @@
-"""Users' own parts: files of them loaded as an experiment's file is, and the examples in docstrings of the bases."""
+"""Parts of users: loading a file that defines them, and the examples in the docstrings of the base classes."""
 
 import importlib.util
 import inspect
@@ -18,7 +18,7 @@ from research.config import ConfigError
 
 
 def load_own(folder: Path, text: str) -> ModuleType:
-    """Text as the file own.py of a folder, imported; its own lines begin after HEADER."""
+    """Write HEADER and the text into own.py of a folder, and import it."""
     path = folder / "own.py"
     path.write_text(HEADER + text)
     specification = importlib.util.spec_from_file_location("own", path)
@@ -31,7 +31,7 @@ def load_own(folder: Path, text: str) -> ModuleType:
 
 
 def docstring_example(base: type) -> str:
-    """The class in the docstring of a base."""
+    """Return the source of the example class in the docstring of a base class."""
     lines = (inspect.getdoc(base) or "").splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("    @dataclass"))
     last = next((n for n in range(first, len(lines)) if lines[n] and not lines[n].startswith(" ")), len(lines))

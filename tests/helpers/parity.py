@@ -1,4 +1,4 @@
-"""What our model computes of a reference's inputs, and how far that is from what the reference did."""
+"""Comparison of our model with a reference on the same inputs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 T5S = ("t5", "t5_v1_1", "mt5", "umt5", "ul2")
 VARIANTS = (*T5S, "bart", "mbart", "marian", "marian_separate")
 
-# Of what is compared, relative to its scale.
+# Relative to the scale of the compared values.
 TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
 
 
@@ -28,12 +28,12 @@ def read(directory: Path):
 
 
 def golden(variant: str):
-    """A model, its parameters, and the inputs with what the reference made of them."""
+    """Read a model, its parameters, and the reference's inputs and outputs."""
     return *read(GOLDENS / variant), load_file(GOLDENS / variant / "expected.safetensors")
 
 
 def forward(model: Model, params, inputs, segments: bool):
-    """Encoder output and logits; with `segments` the masks are given, else the maskless path is taken."""
+    """Compute encoder output and logits. `segments` passes masks; without it the path without masks is tested."""
     module = bind(model, params)
     source = jnp.asarray(inputs["encoder_mask"]) if segments else None
     target = jnp.asarray(inputs["decoder_mask"]) if segments else None
@@ -43,7 +43,7 @@ def forward(model: Model, params, inputs, segments: bool):
 
 
 def compute(model: Model, params, inputs, segments: bool):
-    """What the reference computes: encoder output, logits, mean loss over real targets and its gradients."""
+    """Compute what the reference has: encoder output, logits, mean loss over real targets and its gradients."""
 
     def loss(params):
         encoded, logits = forward(model, params, inputs, segments)
@@ -57,14 +57,14 @@ def compute(model: Model, params, inputs, segments: bool):
 
 
 def assert_close(ours, theirs, tolerance: float, what: str, scale: float | None = None) -> None:
-    """Largest difference relative to the largest value, or to the scale."""
+    """Compare the largest difference with a tolerance relative to the scale, or to the largest value."""
     scale = np.max(np.abs(theirs)) if scale is None else scale
     difference = np.max(np.abs(np.asarray(ours) - theirs))
     assert difference <= tolerance * scale, f"{what}: {difference:.3g} on a scale of {scale:.3g}"
 
 
 def assert_outputs(ours, expected) -> None:
-    """Encoder output and logits, where there is no padding."""
+    """Compare encoder output and logits at all positions but padding."""
     for name, array in zip(("encoded", "logits"), ours, strict=True):
         real = expected["encoder_mask" if name == "encoded" else "decoder_mask"] == 1
         assert_close(array[real], expected[name][real], TOLERANCE, name)
@@ -79,10 +79,10 @@ def assert_parity(model: Model, params, inputs, expected, segments: bool) -> Non
     ours = flatten_dict(gradients, sep="/")
     assert set(ours) == set(theirs)
     if model.zero_token is not None:
-        # Ours does not move; in transformers the head's share of the gradient does.
+        # Our row has no gradient; in transformers it has the head's share of it.
         assert not ours["embedding"][model.zero_token].any()
         theirs["embedding"][model.zero_token] = 0
     for path, gradient in ours.items():
-        # Softmax does not see what is added to every score: a bias of the keys has no gradient but rounding.
+        # Softmax ignores a constant added to all scores: the gradient of the keys' bias is only rounding.
         scale = np.max(np.abs(theirs[path.replace("key/bias", "query/bias")]))
         assert_close(gradient, theirs[path], GRADIENT_TOLERANCE, f"gradient of {path}", scale)

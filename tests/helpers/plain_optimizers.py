@@ -1,7 +1,7 @@
-"""The shipped optimizers written out as one function each, parameter by parameter, with no transformation in them.
+"""The shipped optimizers written as one plain function each, parameter by parameter, without optax's chains.
 
-These are the formulas by which runs were trained before the optimizers were chained of optax's transformations. They
-take and give flat dicts by path; the state's keys are a kind and a path, as in checkpoints.
+These formulas trained the runs before the optimizers became chains of optax's transformations. They take and return
+flat dicts by path; a key of the state is a kind and a path, as in checkpoints.
 """
 
 import math
@@ -18,9 +18,10 @@ Flat = dict[str, Any]
 
 
 class PlainOptimizer:
-    """`init` of parameters, and `update` of gradients, state, parameters and the learning rate.
+    """An optimizer: `init` takes parameters; `update` takes gradients, state, parameters and the learning rate.
 
-    Layouts have a letter an axis: l counts layers, r and c are rows and columns of a layer's matrix, . is of no matrix.
+    Layouts have one letter for each axis: l counts layers, r and c are rows and columns of a layer's matrix, and .
+    is an axis of a parameter that is not a matrix.
     """
 
     def __init__(

@@ -8,6 +8,6 @@ from research.storage import cache
 
 
 def tree_sources(root: Path) -> Sources:
-    """Identified by their contents."""
+    """Return the Python files below a directory as sources that are identified by their contents."""
     files = sorted(tree(root))
     return Sources(digest([(file.name, cache.file_digest(file.path)) for file in files]), lambda: files)

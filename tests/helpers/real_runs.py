@@ -1,4 +1,4 @@
-"""Real runs: processes of one small experiment, to which things are done."""
+"""Real runs: processes of one small experiment, which tests kill, stop and damage."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ def get_config():
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment file, its text, and an uninterrupted run of it."""
+    """Write an experiment file and its text, and make an uninterrupted run of it."""
     folder = tmp_path_factory.mktemp("train")
     draw = random.Random(0)
     words = [line.split()[0] for line in Path(json.__file__).read_text().splitlines() if line.split()]
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, name: str, *arguments: str, **options) -> subprocess.Popen:
-    """A training process; with `faults`, which may be empty, it is `faulty_train.py` that runs."""
+    """Start a training process. With `faults`, which may be empty, it runs `faulty_train.py`."""
     faults = options.pop("faults", None)
     program = ["-m", "scripts.train"] if faults is None else [str(ROOT / "tests" / "helpers" / "faulty_train.py")]
     command = [sys.executable, *program, str(folder / "experiment.py"), "--run_dir", str(folder / name)]
@@ -69,7 +69,7 @@ def start(folder: Path, name: str, *arguments: str, **options) -> subprocess.Pop
 
 
 def environment(folder: Path, devices: int = 1) -> dict[str, str]:
-    """Most of a small run is compiling, so what is compiled is kept, and not optimised."""
+    """Return the environment of a process. It caches compiled programs and skips XLA's optimisations, for speed."""
     return os.environ | {
         "KINTSUGI_CACHE": str(folder / "cache"),
         "JAX_PLATFORMS": "cpu",
@@ -96,8 +96,8 @@ def metrics(folder: Path, name: str) -> list[dict]:
 def arrays(checkpoint: AnyPath) -> dict[str, np.ndarray]:
     assert verify(checkpoint) == ""
     with ocp.PyTreeCheckpointer() as checkpointer:
-        there = checkpointer.metadata(checkpoint / "state").item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), there)
+        saved = checkpointer.metadata(checkpoint / "state").item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
         tree = checkpointer.restore(checkpoint / "state", restore_args=as_numpy)
     return {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
 
@@ -139,7 +139,7 @@ def newest_step(folder: Path, name: str) -> int:
 
 
 def began_at(folder: Path, name: str) -> int:
-    """The step that the next start goes on from; the lines of later ones are dropped, so that what follows is new."""
+    """Return the step from which the next start resumes, and drop the lines of later steps from the metrics."""
     step = newest_save(folder / name / "checkpoints")
     path = folder / name / "metrics.jsonl"
     if path.exists():
@@ -152,7 +152,7 @@ def two_hosts(folder: Path) -> list[dict[str, str]]:
 
 
 def hosts(folder: Path, count: int) -> list[dict[str, str]]:
-    """The environments of so many processes of two devices each, as SLURM would start them."""
+    """Return the environments of `count` processes with two devices each, as SLURM would start them."""
     job = str(free_port() - 61_440)
     return [
         environment(folder, devices=2)
@@ -163,7 +163,7 @@ def hosts(folder: Path, count: int) -> list[dict[str, str]]:
 
 
 def free_port() -> int:
-    """One of those among which JAX picks a SLURM job's, by its number."""
+    """Find a free port among those from which JAX picks one by the number of a SLURM job."""
     for port in random.sample(range(61_440, 65_536), 100):
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("localhost", port))
@@ -178,11 +178,11 @@ def assert_close_to_whole(folder: Path, name: str) -> None:
 
 
 def rows_seen(folder: Path, name: str) -> dict[int, dict[int, str]]:
-    """By step, a digest of each global row that it saw: the same ones where it was redone."""
+    """Return {step: {row: digest}} for every global row. Asserts that a repeated step saw equal rows."""
     seen: dict[int, dict[int, str]] = {}
     for path in folder.glob(f"{name}.rows.*"):
         for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # the first, which is empty, and what a kill cut short
+            with contextlib.suppress(ValueError):  # the empty first line, and lines truncated by a kill
                 step, rows = json.loads(line)
                 held = seen.setdefault(step, {})
                 for row, digest in rows:
@@ -194,4 +194,4 @@ def assert_every_row_once(folder: Path, name: str, steps: int, batch_size: int =
     seen = rows_seen(folder, name)
     assert [row for step in range(1, steps + 1) for row in sorted(seen[step])] == list(range(steps * batch_size))
     digests = [digest for step in range(1, steps + 1) for digest in seen[step].values()]
-    assert len(set(digests)) == len(digests)  # noise is always new
+    assert len(set(digests)) == len(digests)  # noise differs in every row

@@ -1,4 +1,4 @@
-"""Run directories as training leaves them, without the training."""
+"""Run directories with the files that training writes, made without training."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def experiment(folder: Path, text: str = TINY, **changes: str) -> Experiment:
 
 
 def made(directory: Path, config: Experiment, held_out: float, status: str = "done") -> Path:
-    """A run whose loss falls to `held_out`, and whose evaluations are at a half and at the end."""
+    """Write a run directory. Its loss falls to `held_out`; it has evaluations after half of the steps and the end."""
     (directory / "checkpoints").mkdir(parents=True)
     (directory / "config.json").write_text(override.to_json(config))
     lines = [

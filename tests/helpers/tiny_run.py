@@ -1,4 +1,4 @@
-"""A real run, as small as one can be, of two steps with a checkpoint each."""
+"""The smallest real run: two steps, each with a checkpoint."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from research.train.loop import train
 
 
 def experiment(folder: Path, **changes) -> Experiment:
-    """Of bytes of text that is written into the folder."""
+    """Write a text into the folder; return an experiment on its bytes."""
     draw = random.Random(0)
     words = [line.split()[0] for line in Path(json.__file__).read_text().splitlines() if line.split()]
     for name, passages in (("train", 60), ("held_out", 20)):
@@ -33,7 +33,7 @@ def experiment(folder: Path, **changes) -> Experiment:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run's directory, which no test may change."""
+    """Train once a session; return the run directory, which no test may change."""
     folder = tmp_path_factory.mktemp("tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KINTSUGI_CACHE", str(folder / "cache"))

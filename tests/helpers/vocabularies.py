@@ -1,4 +1,4 @@
-"""Text in several scripts, made of words listed here, and small vocabularies of every family trained on it."""
+"""Text in several scripts, made of the words below, and small vocabularies of every family trained on it."""
 
 import io
 import json
@@ -32,7 +32,7 @@ FORGED = ("<pad> </s>", "a <mask> b</s>", "<s>x<unk>", "<extra_id_0> a <extra_id
 
 
 def sentences(count: int, seed: int) -> list[str]:
-    """Of three to twelve words, some joined, capitalised, numbered or punctuated, a few of two languages."""
+    """Draw sentences of three to twelve words: some joined, capitalised or punctuated, some numbers, a few mixed."""
     rng, lists = random.Random(seed), [words.split() for words in WORDS.values()]
     return [_sentence(rng, rng.choice(lists), rng.choice(lists)) for _ in range(count)]
 
@@ -54,11 +54,11 @@ def _sentence(rng: random.Random, words: list[str], others: list[str]) -> str:
     )
 
 
-LINES = sentences(3000, seed=0)  # some characters of them are in no vocabulary
+LINES = sentences(3000, seed=0)  # some of their characters are in no vocabulary
 
 
 def write_all(directory: Path) -> dict[str, Vocabulary]:
-    """A vocabulary of every family, and of every kind of file that a family may have."""
+    """Write a vocabulary of every family, and of every kind of file that a family may have."""
     models = {
         "t5": t5_model(),
         "fallback": t5_model(byte_fallback=True),
@@ -87,18 +87,18 @@ def write_all(directory: Path) -> dict[str, Vocabulary]:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the files of `families` lie: t5.model, mbart.model, bart/, marian/, separate/ ..."""
+    """Make the directory for the files of `families`: t5.model, mbart.model, bart/, marian/, separate/ ..."""
     return tmp_path_factory.mktemp("families")
 
 
 @pytest.fixture(scope="session")
 def families(files: Path) -> dict[str, Opened]:
-    """A small tokenizer of each family, trained once a session."""
+    """Open a small tokenizer of each family, trained once a session."""
     return {name: open_tokenizer(config) for name, config in write_all(files).items()}
 
 
 def sentencepiece_model(pieces: int = 700, seed: int = 1, **options: object) -> bytes:
-    """A unigram model that knows most characters of `LINES`."""
+    """Train a unigram model with most characters of `LINES`."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences(2000, seed)), model_writer=model, vocab_size=pieces, minloglevel=2,
@@ -112,7 +112,7 @@ def t5_model(**options: object) -> bytes:
 
 
 def write_bpe(directory: Path) -> None:
-    """vocab.json and merges.txt in BART's form, the mask being last."""
+    """Write vocab.json and merges.txt in BART's form, with the mask last."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -128,7 +128,7 @@ def write_bpe(directory: Path) -> None:
 
 
 def write_marian(directory: Path, separate: bool) -> None:
-    """The ids of half of the source's pieces and all of the target's, or of each alone; <pad> last."""
+    """Write Marian's files: two separate vocabularies, or one of half the source's and all of the target's pieces."""
     models = {"source": sentencepiece_model(seed=3), "target": sentencepiece_model(pieces=600, seed=4)}
     pieces = {}
     for side, model in models.items():
@@ -149,9 +149,9 @@ def write_ids(path: Path, pieces: list[str]) -> None:
 
 
 def tied(processor: sentencepiece.SentencePieceProcessor, ours: list[int], theirs: list[int]) -> bool:
-    """Whether the pieces are two segmentations of one text of which the model holds neither to be likelier.
+    """Tell whether the ids are two segmentations of one text with equal probability in the model.
 
-    Of "333" it may be 33 3 or 3 33; SentencePiece and the tokenizers library choose differently.
+    For example, "333" is 33 3 or 3 33; SentencePiece and the tokenizers library choose differently.
     """
     texts, scores = (
         ["".join(map(processor.id_to_piece, ids)) for ids in (ours, theirs)],

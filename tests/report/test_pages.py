@@ -214,9 +214,9 @@ def test_a_page_is_made_again_when_something_in_it_is_newer_or_it_was_running(tm
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere: there is no such directory"),
-        (["empty"], "empty holds neither a run (config.json) nor a sweep (sweep.json)"),
+        (["empty"], "empty has neither config.json nor sweep.json"),
         (["begun"], "begun has no started run: there is nothing to report yet"),
-        (["sweep", "sweep"], "Several directories are compared: say by --out where"),
+        (["sweep", "sweep"], "Several directories need --out for the comparison"),
         (["sweep", "--out", "no/where"], "there is no directory no"),
         (["sweep", "--out", "mine"], "Refusing to overwrite mine.html, not written as a report"),
     ],

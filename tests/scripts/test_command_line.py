@@ -111,13 +111,13 @@ def test_a_command_is_the_script_with_its_exit_code_and_its_name(tmp_path: Path)
     [
         ("trian", "did you mean train?"),
         ("train-tokenizer", "did you mean train_tokenizer?"),
-        ("xyz", "kintsugi --help lists them."),
+        ("xyz", "kintsugi --help lists the commands."),
     ],
 )
 def test_an_unknown_command_is_refused_with_what_was_meant(tmp_path: Path, name: str, remedy: str) -> None:
     refused = kintsugi(tmp_path, name)
     assert refused.returncode == 2
-    assert refused.stderr == f"error: {name} is no command of kintsugi; {remedy}\n"
+    assert refused.stderr == f"error: {name} is not a command of kintsugi; {remedy}\n"
 
 
 def parsed(*arguments: str) -> tuple[dict[str, object], list[dict[str, str]]]:

@@ -170,7 +170,7 @@ def test_a_damaged_piece_is_made_anew(place: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--shard=0/4"], "--shard is 0/4: it must be one of how many, as 3/16, from 1/16 to 16/16."),
+        (["--shard=0/4"], "--shard is 0/4: it must be NUMBER/COUNT, such as 3/16, from 1/16 to 16/16."),
         (["--shard=5/4"], "--shard is 5/4: it must be"),
         (["--shard=x"], "--shard is x: it must be"),
         (["--jobs=0"], "--jobs is 0: it must be above 0."),

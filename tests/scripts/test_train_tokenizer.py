@@ -39,7 +39,7 @@ def test_json_lines_give_the_vocabulary_of_their_texts():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--text", "a.txt", "--output", "c.jsonl"], "--output c.jsonl exists already"),
+        (["--text", "a.txt", "--output", "c.jsonl"], "--output c.jsonl exists: nothing is overwritten"),
         (["--text", "a.txt", "--output", "no/v.model"], "there is no directory"),
         (["--text", "none*.txt", "--output", "v.model"], "No file matches the pattern none*.txt."),
         (["--text", "c.jsonl", "--key", "text", "--output", "v.model"], "has no key \"text\": its keys are 'body'."),

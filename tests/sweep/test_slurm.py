@@ -345,7 +345,7 @@ def test_what_sbatch_refuses_is_said(place: Place, capsys) -> None:
         (["--slurm", "--slurm_option", "array=1-3"], "--slurm_option array=1-3: the sweep itself sets array"),
         (["--slurm", "--slurm_option=--job-name=a"], "the sweep itself sets --job-name"),
         (["--slurm", "--slurm_option", "=3"], "--slurm_option =3: it must be KEY=VALUE, such as qos=long"),
-        (["--partition", "gpu"], "--partition is for jobs of a cluster: say --slurm too"),
+        (["--partition", "gpu"], "--partition is for jobs of a cluster: add --slurm"),
         (["--slurm", "--trials", "3"], "--trials and --slurm: a search asks for its trials one after another, here"),
     ],
 )
