@@ -12,16 +12,16 @@ Stored = tuple[Float[Array, "b h k _"], Float[Array, "b h _ k"]]  # keys and val
 
 
 class Past(NamedTuple):
-    """Cached keys and values of earlier positions, and the index at which new ones are written."""
+    """Cached keys and values of earlier positions, and the slot at which new ones are written."""
 
     stored: Stored
-    index: Int[Array, ""]
+    slot: Int[Array, ""]
 
     def write(self, new: Projection) -> Projection:
-        """Write new keys and values at the index, and return all of them."""
+        """Write new keys and values at the slot, and return all of them."""
         (old_key, old_value), (key, value) = self.stored, as_stored(new)
-        key = jax.lax.dynamic_update_slice(old_key, key, (0, 0, 0, self.index))
-        value = jax.lax.dynamic_update_slice(old_value, value, (0, 0, self.index, 0))
+        key = jax.lax.dynamic_update_slice(old_key, key, (0, 0, 0, self.slot))
+        value = jax.lax.dynamic_update_slice(old_value, value, (0, 0, self.slot, 0))
         return as_projection((key, value))
 
 
