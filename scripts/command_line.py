@@ -62,21 +62,21 @@ def parse(
 
     Raises ConfigError for an unknown option and for an override of a field that does not exist.
     """
-    found, rest = split(arguments, prefixes)
+    by_prefix, rest = split(arguments, prefixes)
     for argument in rest:
         check_option(argument, known, prefixes)
     if not prefixes:
         return known.parse_intermixed_args(rest), []
     options, unknown = known.parse_known_intermixed_args(rest)
     override.from_arguments(unknown, prefixes[0])  # raises
-    for prefix, overrides in found.items():
+    for prefix, overrides in by_prefix.items():
         override.check_overrides(SCHEMAS[prefix], overrides, values=prefix != CONFIG)
-    return options, list(found.values())
+    return options, list(by_prefix.values())
 
 
 def split(arguments: Iterable[str], prefixes: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Separate the overrides of each prefix, `--config.x=value` or `--config.x value`, from all other arguments."""
-    found: dict[str, dict[str, str]] = {prefix: {} for prefix in prefixes}
+    by_prefix: dict[str, dict[str, str]] = {prefix: {} for prefix in prefixes}
     rest: list[str] = []
     waiting = iter(arguments)
     for argument in waiting:
@@ -88,8 +88,8 @@ def split(arguments: Iterable[str], prefixes: Sequence[str]) -> tuple[dict[str, 
         if not equals:
             text = next(waiting, "--")
             require(not text.startswith("--"), f"{name} has no value: write {name}=VALUE.")
-        found[prefix][name.removeprefix(prefix)] = text
-    return found, rest
+        by_prefix[prefix][name.removeprefix(prefix)] = text
+    return by_prefix, rest
 
 
 def check_option(argument: str, known: argparse.ArgumentParser, prefixes: Sequence[str]) -> None:

@@ -49,13 +49,13 @@ def check(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     plot.check_picture(options.plot)
     sizes = sorted(set(options.widths))
     with Progress("Training", 2 * len(sizes) * options.seeds, "models") as progress:
-        found = coordinates.check(config, sizes, options.steps, options.seeds, progress.advance)
-    for table in coordinates.tables(found, sizes, options.steps):
+        results = coordinates.check(config, sizes, options.steps, options.seeds, progress.advance)
+    for table in coordinates.tables(results, sizes, options.steps):
         print(table.markdown())
-    for name, movements in found.items():
+    for name, movements in results.items():
         print(coordinates.verdict(name, movements))
     if options.plot is not None:
-        coordinates.draw(options.plot, found, sizes)
+        coordinates.draw(options.plot, results, sizes)
 
 
 if __name__ == "__main__":

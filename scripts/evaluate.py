@@ -277,7 +277,7 @@ def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answer
     with Progress(f"Writing {eval_task.name}", count, "examples") as progress:
         progress.advance(len(done & frozenset(range(count))))
         for outputs in generator.run(framed, done):
-            journal.add({first + number: found[0].text for number, found in outputs.items()})
+            journal.add({first + number: hypotheses[0].text for number, hypotheses in outputs.items()})
             progress.advance(len(outputs))
     done = frozenset(number - first - count for number in journal.done)
     with Progress(f"Scoring the targets of {eval_task.name}", count, "examples") as progress:
@@ -364,13 +364,13 @@ def evaluate_denoising(
                 yield place_batch(opened.mesh, batch)
                 progress.advance()
 
-        found = evaluate.held_out(eval_step, opened.params, batches())
-    loss = found["held_out_loss"]
+        held_out = evaluate.held_out(eval_step, opened.params, batches())
+    loss = held_out["held_out_loss"]
     result = {
         "rows": progress.done * size,
         "loss": loss,
         "perplexity": math.exp(loss),
-        "token_accuracy": 100 * found["held_out_accuracy"],
+        "token_accuracy": 100 * held_out["held_out_accuracy"],
     }
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)

@@ -158,7 +158,7 @@ def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Names
     with open_journal(options.output, generator, framed) as journal, progress:
         progress.advance(len(journal.done))
         for outputs in generator.run(framed, frozenset(journal.done)):
-            journal.add({number: [one._asdict() for one in found] for number, found in outputs.items()})
+            journal.add({number: [one._asdict() for one in hypotheses] for number, hypotheses in outputs.items()})
             progress.advance(len(outputs))
         as_json = (options.output or Path("-")).suffix == ".jsonl"
         write = jsonl if as_json else plain

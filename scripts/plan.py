@@ -52,14 +52,14 @@ def plan(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     from research.parallel import hardware  # after the config is checked: importing JAX takes seconds
     from research.plan import estimate
 
-    found = [hardware.find(name) for name in options.hardware.split(",")]
-    if len(experiments) * len(found) > 1 or options.rows_a_chip or options.plot:
+    systems = [hardware.find(name) for name in options.hardware.split(",")]
+    if len(experiments) * len(systems) > 1 or options.rows_a_chip or options.plot:
         require(not options.compile, "--compile is for one experiment on one --hardware, with its own batch_size.")
-        estimate.compare(experiments, found, options.rows_a_chip, options.plot)
+        estimate.compare(experiments, systems, options.rows_a_chip, options.plot)
     elif options.search:
-        estimate.show_search(*experiments.values(), *found)
+        estimate.show_search(*experiments.values(), *systems)
     else:
-        estimate.show(*experiments.values(), *found, compile=options.compile)
+        estimate.show(*experiments.values(), *systems, compile=options.compile)
 
 
 if __name__ == "__main__":

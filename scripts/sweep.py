@@ -139,15 +139,17 @@ def train(options: argparse.Namespace, file: load.ExperimentFile, base: Experime
     sources, missing = ([], []) if options.begun is None else source_runs(options.begun, base)
     if missing:
         say(f"Left out, not done in {options.begun}: {', '.join(missing)}.")
-    found = variants(base, changes, sources)
+    all_variants = variants(base, changes, sources)
     elsewhere = options.slurm or options.hardware is not None
     machine = None if elsewhere else local_machine(options.jobs or 1)
     if options.hardware is not None:
         machine = remote_machine(hardware.find(options.hardware))
     if machine is not None:
-        check_fits(found, machine)
-    tables = matched(published, found) + ([] if options.begun is None else inherited(options.begun, found))
-    common_arguments = (options.experiment, base, found, options.dir)
+        check_fits(all_variants, machine)
+    tables = matched(published, all_variants) + (
+        [] if options.begun is None else inherited(options.begun, all_variants)
+    )
+    common_arguments = (options.experiment, base, all_variants, options.dir)
     sweep: Sweep
     if options.slurm and not options.list:
         named = (options.partition, options.time, options.gpus, options.account)

@@ -195,9 +195,9 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Measure a model and a batch with every number of beams: check the tokens, then time the engines in turns."""
     tokens = input_tokens(model, rows, options.input_length)
-    found = {beams: {engine: ask(pipe, engine, name, tokens, beams)[1] for engine, pipe in pipes.items()}
+    decoded = {beams: {engine: ask(pipe, engine, name, tokens, beams)[1] for engine, pipe in pipes.items()}
              for beams in options.beams}  # fmt: skip
-    agreement = {beams: check(found[beams], beams, f"{name}, {rows} rows") for beams in options.beams}
+    agreement = {beams: check(decoded[beams], beams, f"{name}, {rows} rows") for beams in options.beams}
     seconds: dict[int, dict[str, list[float]]] = {beams: {engine: [] for engine in pipes} for beams in options.beams}
     loads = []
     for number in range(options.rounds):
@@ -212,7 +212,7 @@ def measure(
             "rows": rows,
             "beams": beams,
             "flops": rows * decode_flops(model, options.input_length, options.output_length, beams),
-            "distinct tokens": len(np.unique(found[beams]["ours"])),
+            "distinct tokens": len(np.unique(decoded[beams]["ours"])),
             "tokens as ours": agreement[beams],
             "seconds": seconds[beams],
             "load averages": loads,
@@ -224,23 +224,23 @@ def measure(
 
 def ask(pipe: Connection, engine: str, model: str, tokens: np.ndarray, beams: int) -> tuple[float, np.ndarray]:
     pipe.send((model, tokens, beams))
-    seconds, found = receive(pipe, engine)
-    return seconds, found
+    seconds, decoded = receive(pipe, engine)
+    return seconds, decoded
 
 
-def check(found: dict[str, np.ndarray], beams: int, what: str) -> dict[str, float]:
+def check(decoded: dict[str, np.ndarray], beams: int, what: str) -> dict[str, float]:
     """Compute the share of each engine's tokens that equal ours.
 
     Raises ConfigError if ours are degenerate, or if a float32 engine has other greedy tokens.
     """
-    ours = found["ours"]
+    ours = decoded["ours"]
     several = len(np.unique(ours)) > ours.shape[1] // 4 and len(np.unique(ours, axis=0)) == len(ours)
     require(several, f"{what}: the outputs hardly depend on the inputs, so nothing can be measured: use other weights.")
-    for engine, tokens in found.items():
+    for engine, tokens in decoded.items():
         require(tokens.shape == ours.shape, f"{what}: {engine} gives {tokens.shape} tokens, ours {ours.shape}.")
         equal = beams > 1 or engine not in EXACT or np.array_equal(tokens, ours)
         require(equal, f"{what}: {engine} gives other greedy tokens than ours, so speeds cannot be compared.")
-    return {engine: float(np.mean(tokens == ours)) for engine, tokens in found.items()}
+    return {engine: float(np.mean(tokens == ours)) for engine, tokens in decoded.items()}
 
 
 def summary(seconds: dict[int, dict[str, list[float]]], beams: int, tokens: int) -> dict[str, dict[str, list[float]]]:

@@ -52,19 +52,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="write all figures, versions and commit into this file")
     options = parser.parse_args(arguments)
-    copied, found = copy_bandwidth(), []
+    copied, comparisons = copy_bandwidth(), []
     for number, shape in enumerate(SHAPES[: options.shapes], 1):
-        found.append(compared(shape, measured(shape, options.rounds), copied))
-        print(f"{number}/{options.shapes} {line(found[-1])}", file=sys.stderr, flush=True)
-    correlations = {name: correlation(found, name) for name in ("seconds", "temporary_bytes")}
+        comparisons.append(compared(shape, measured(shape, options.rounds), copied))
+        print(f"{number}/{options.shapes} {line(comparisons[-1])}", file=sys.stderr, flush=True)
+    correlations = {name: correlation(comparisons, name) for name in ("seconds", "temporary_bytes")}
     result = {
         "rank_correlation": correlations,
         "copied_bytes_per_second": copied,
-        "shapes": found,
+        "shapes": comparisons,
         "command": run_directory.command(),
         "commit": run_directory.commit(),
     }
-    print("\n".join([HEADER, *map(line, found)]))
+    print("\n".join([HEADER, *map(line, comparisons)]))
     print("rank correlation: " + ", ".join(f"{name} {value:.3f}" for name, value in correlations.items()))
     if options.json:
         write_json(options.json, result)
@@ -118,9 +118,9 @@ def compared(shape: tuple[int, ...], timing: dict[str, Any], copied: float | int
     }
 
 
-def correlation(found: list[dict[str, Any]], name: str) -> float:
+def correlation(comparisons: list[dict[str, Any]], name: str) -> float:
     """Compute Spearman's rank correlation between estimates and measurements."""
-    estimated, measured = (np.array([each[name][kind] for each in found]) for kind in ("foreseen", "measured"))
+    estimated, measured = (np.array([each[name][kind] for each in comparisons]) for kind in ("foreseen", "measured"))
     return float(np.corrcoef(estimated.argsort().argsort(), measured.argsort().argsort())[0, 1])
 
 

@@ -29,11 +29,11 @@ def install(folder: Path) -> Path:
 
 
 def jobs(here: Path | None = None) -> dict[str, dict]:
-    found = {}
+    states = {}
     for path in sorted((here or HERE).glob("*.job")):
         with contextlib.suppress(ValueError):
-            found[path.stem] = json.loads(path.read_text())
-    return found
+            states[path.stem] = json.loads(path.read_text())
+    return states
 
 
 def change(job: str, here: Path | None = None, **facts) -> None:
@@ -44,7 +44,7 @@ def change(job: str, here: Path | None = None, **facts) -> None:
     temporary.replace(path)
 
 
-def asked(job: str, what: str, here: Path | None = None) -> bool:
+def requested(job: str, what: str, here: Path | None = None) -> bool:
     return ((here or HERE) / f"{job}.{what}").exists()
 
 
@@ -76,7 +76,7 @@ def controller(number: str, most: str) -> None:
     while running or any(jobs()[job]["state"] == "PENDING" for job in mine):
         for job in mine:
             state = jobs()[job]["state"]
-            if state == "PENDING" and asked(job, "cancelled"):
+            if state == "PENDING" and requested(job, "cancelled"):
                 change(job, state="CANCELLED by 1000")
             elif state == "PENDING" and len(running) < int(most) and not (HERE / "hold").exists():
                 change(job, state="RUNNING")
@@ -89,15 +89,15 @@ def controller(number: str, most: str) -> None:
 
 def ended(job: str, code: int) -> str:
     """Return the state of a job after its script has ended."""
-    if asked(job, "requeued"):
+    if requested(job, "requeued"):
         (HERE / f"{job}.requeued").unlink()
         (HERE / f"{job}.cancelled").unlink(missing_ok=True)  # otherwise the job would be cancelled again
         return "PENDING"
-    if asked(job, "ends"):
+    if requested(job, "ends"):
         state = (HERE / f"{job}.ends").read_text()
         (HERE / f"{job}.ends").unlink()
         return state
-    if asked(job, "cancelled"):
+    if requested(job, "cancelled"):
         return "CANCELLED by 1000"
     return "FAILED" if code else "COMPLETED"
 
@@ -141,10 +141,10 @@ def in_step(job: str, here: Path | None = None) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found = [jobs(here)[job]["step"]]
-    for process in found:
-        found += [child for child, parent in parents.items() if parent == process]
-    return found
+    in_tree = [jobs(here)[job]["step"]]
+    for process in in_tree:
+        in_tree += [child for child, parent in parents.items() if parent == process]
+    return in_tree
 
 
 def send(job: str, number: int, here: Path | None = None) -> None:

@@ -69,7 +69,7 @@ def delete(name: str, query: dict[str, str]) -> None:
 
 def listing(query: dict[str, str]) -> dict[str, object]:
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
-    found, prefixes = [], set()
+    listed, prefixes = [], set()
     for name in sorted(objects):
         within = query.get("startOffset", "") <= name < query.get("endOffset", "\U0010ffff")
         if not name.startswith(prefix) or not within:
@@ -78,8 +78,8 @@ def listing(query: dict[str, str]) -> dict[str, object]:
         if delimiter and delimiter in rest:
             prefixes.add(prefix + rest.partition(delimiter)[0] + delimiter)
         else:
-            found.append(described(name))
-    return {"kind": "storage#objects", "items": found, "prefixes": sorted(prefixes)}
+            listed.append(described(name))
+    return {"kind": "storage#objects", "items": listed, "prefixes": sorted(prefixes)}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -176,8 +176,8 @@ class Handler(BaseHTTPRequestHandler):
         whole = ("".join(replies) + "--answers--").encode()
         self.reply(whole, 200, **{"Content-Type": "multipart/mixed; boundary=answers"})
 
-    def media(self, found: Object) -> None:
-        content, status, more = found.content, 200, {"x-goog-generation": str(found.generation)}
+    def media(self, stored: Object) -> None:
+        content, status, more = stored.content, 200, {"x-goog-generation": str(stored.generation)}
         if span := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
             start = int(span[1]) if span[1] else max(0, len(content) - int(span[2]))
             end = min(int(span[2]) if span[1] and span[2] else len(content) - 1, len(content) - 1)

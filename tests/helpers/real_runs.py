@@ -108,16 +108,16 @@ def assert_as_if_nothing_had_happened(folder: Path, name: str) -> None:
 
 
 def assert_same_end(folder: Path, name: str, expected_name: str, steps: int) -> None:
-    found, expected = (folder / run / "checkpoints" / str(steps) for run in (name, expected_name))
-    assert_same_arrays(found, expected)
+    actual, expected = (folder / run / "checkpoints" / str(steps) for run in (name, expected_name))
+    assert_same_arrays(actual, expected)
     assert json.loads((folder / name / "RESULT.json").read_text())["status"] == "done"
 
 
-def assert_same_arrays(found_at: AnyPath, expected_at: AnyPath) -> None:
-    found, expected = arrays(found_at), arrays(expected_at)
-    assert expected.keys() == found.keys()
+def assert_same_arrays(actual_at: AnyPath, expected_at: AnyPath) -> None:
+    actual, expected = arrays(actual_at), arrays(expected_at)
+    assert expected.keys() == actual.keys()
     for path, leaf in expected.items():
-        np.testing.assert_array_equal(found[path], leaf, err_msg=path, strict=True)
+        np.testing.assert_array_equal(actual[path], leaf, err_msg=path, strict=True)
 
 
 def until(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
@@ -172,9 +172,9 @@ def free_port() -> int:
 
 
 def assert_close_to_whole(folder: Path, name: str) -> None:
-    for expected, found in zip(metrics(folder, "whole"), metrics(folder, name), strict=True):
+    for expected, actual in zip(metrics(folder, "whole"), metrics(folder, name), strict=True):
         for key in expected:
-            assert found[key] == pytest.approx(expected[key], rel=1e-5), (expected["step"], key)
+            assert actual[key] == pytest.approx(expected[key], rel=1e-5), (expected["step"], key)
 
 
 def rows_seen(folder: Path, name: str) -> dict[int, dict[int, str]]:
