@@ -8,7 +8,9 @@ Stored files are executed only if the config has classes that this package does 
 
 import ast
 import hashlib
+import io
 import shutil
+import tokenize
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +124,9 @@ def known(directory: AnyPath, config: Any) -> Iterator[None]:
 
 def _load_modules(folder: AnyPath, facts: Mapping[str, Any]) -> list[Any]:
     """Execute the stored files; return their modules, the experiment's own last."""
+    for name in facts["files"]:
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        require(inside, f"{folder / FILES} names {name}, which is not below {folder}: the run directory was changed.")
     local = _local(folder, facts)
     for name, expected in facts["files"].items():
         kept = local / name
@@ -162,7 +167,7 @@ def _types(value: Any) -> Iterator[str]:
 
 def _code(source: bytes) -> bytes:
     """Keep the lines of a file that determine the behaviour of its classes."""
-    tree, lines = ast.parse(source), source.splitlines()
+    tree, lines = ast.parse(source), source.decode().splitlines()
     dropped: set[int] = set()
     for top in tree.body:
         if isinstance(top, ast.FunctionDef) and top.name in VALUES:
@@ -171,5 +176,9 @@ def _code(source: bytes) -> bytes:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             first = node.body[0]
             dropped |= {*range(first.lineno, (first.end_lineno or first.lineno) + 1)}
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
     kept = [line.rstrip() for number, line in enumerate(lines, 1) if number not in dropped]
-    return b"\n".join(line for line in kept if line.strip() and not line.lstrip().startswith(b"#"))
+    return "\n".join(filter(None, kept)).encode()

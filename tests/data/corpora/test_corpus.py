@@ -275,7 +275,7 @@ def damaged(tfds_example: Path) -> Path:
 def test_a_damaged_record_is_named_with_its_file(damaged: Path) -> None:
     documents = open_documents(TFDS("kintsugi_example", text="document"), "train")
     named = rf"Example \d of kintsugi_example \(train\) cannot be read: {re.escape(str(damaged))} is damaged or missing"
-    with pytest.raises(ConfigError, match=rf"{named} \(Corrupted .*\)\. Build .* or for a corpus set damaged='skip'"):
+    with pytest.raises(ConfigError, match=rf"{named} \(Corrupted .*\)\. Rebuild .* or for a corpus set damaged='skip'"):
         documents.read(np.arange(5))
     bad = [index for index in range(5) if not readable(documents, index)]
     assert len(bad) == 1

@@ -379,7 +379,7 @@ def test_bad_parallel_text(tmp_path: Path) -> None:
         open_task(Translation(examples=ParallelText(pattern)), "train")
     with pytest.raises(ConfigError, match=r"There is no file .*train\.fr"):
         open_task(Translation(examples=ParallelText(pattern), target="fr"), "train")
-    with pytest.raises(ConfigError, match=r'train\.en: it must hold "\{name\}"'):
+    with pytest.raises(ConfigError, match=r'train\.en: the path must contain "\{name\}"'):
         ParallelText("train.en")
 
 
