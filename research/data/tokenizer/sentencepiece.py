@@ -110,5 +110,5 @@ def load_processor(model: bytes, origin: str) -> sentencepiece.SentencePieceProc
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         processor.id_to_piece(list(range(processor.get_piece_size())))
     except (RuntimeError, UnicodeDecodeError) as error:  # UnicodeDecodeError: a piece is not text
-        raise ConfigError(f"{origin} is not a valid SentencePiece model.") from error
+        raise ConfigError(f"{origin} is not a SentencePiece model, or is damaged.") from error
     return processor

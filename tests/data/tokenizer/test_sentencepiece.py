@@ -182,7 +182,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path, model_path):
         whole = file.read()
     for content, fault in (
         (b"", "empty"),
-        (b"plain text " * 100, "not a valid Sentence"),
+        (b"plain text " * 100, "not a Sentence"),
         (whole[: len(whole) // 2], "damaged"),
     ):
         (tmp_path / "v.model").write_bytes(content)
