@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from extended_run import ROOT, copied, evaluated, losses, trained
@@ -15,6 +16,8 @@ from research.parallel.mesh import make_mesh
 from research.parallel.rules import flatten
 from research.pretrained.find import find
 from research.train.step import state_shardings
+
+pytestmark = pytest.mark.slow  # trains
 
 PATH = "encoder/layers/self_attention/query_scale"
 
@@ -39,11 +42,11 @@ def test_its_scale_reaches_the_logits_and_is_split_over_heads():
     params = initial_params(config.model, jax.random.key(0))
     assert flatten(abstract_params(config.model))[PATH].shape == (1, 2)
     network = bind(config.model, params)
-    tokens = np.arange(1, 9)[None]
+    tokens = jnp.arange(1, 9)[None]
 
     def encoded(scale: float):
         changed = dict(params) | {"encoder": jax.tree.map(lambda leaf: leaf, params["encoder"])}
-        changed["encoder"]["layers"]["self_attention"]["query_scale"] = np.full((1, 2), scale, np.float32)
+        changed["encoder"]["layers"]["self_attention"]["query_scale"] = jnp.full((1, 2), scale, jnp.float32)
         return bind(config.model, changed).encode(tokens)
 
     np.testing.assert_array_equal(encoded(1.0), network.encode(tokens))

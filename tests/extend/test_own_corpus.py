@@ -12,6 +12,8 @@ from research.config.load import open_experiment
 from research.data.corpora.documents import open_documents
 from scripts import evaluate, prepare, train
 
+pytestmark = pytest.mark.slow  # trains
+
 FILE = Path(__file__).resolve().parents[2] / "experiments" / "extend" / "own_corpus.py"
 SMALL = (
     *("batch_size=8", "model.width=16", "model.head_width=8", "model.feed_forward=32", "report.every=1"),

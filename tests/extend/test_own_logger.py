@@ -6,6 +6,8 @@ import json
 import pytest
 from extended_run import copied, evaluated, trained
 
+pytestmark = pytest.mark.slow  # trains
+
 
 def test_it_has_every_number_once(tmp_path, monkeypatch):
     monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))

@@ -9,6 +9,8 @@ import pytest
 
 from scripts import evaluate, report, train
 
+pytestmark = pytest.mark.slow  # trains
+
 ROOT = Path(__file__).resolve().parents[2] / "experiments" / "extend"
 TASK = 'Summarization(examples=TSVExamples("a.tsv", "a.tsv"), source="source", target="target", metrics=[{}])'
 SMALL = (

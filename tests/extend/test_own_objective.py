@@ -13,6 +13,8 @@ from research.data.corpora.denoising import check_tokenizer
 from research.data.tokenizer import open_tokenizer
 from scripts import evaluate, train
 
+pytestmark = pytest.mark.slow  # trains
+
 FILE = Path(__file__).resolve().parents[2] / "experiments" / "extend" / "own_objective.py"
 SMALL = (
     *("batch_size=8", "model.width=16", "model.head_width=8", "model.feed_forward=32", "report.every=1"),

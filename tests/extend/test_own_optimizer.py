@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import PartitionSpec
 from tiny_run import experiment, held_out_losses
 
@@ -15,6 +16,8 @@ from research.parallel.rules import flatten
 from research.storage.checkpoint import Checkpoints
 from research.train.loop import train
 from research.train.step import abstract_state, new_state, state_shardings
+
+pytestmark = pytest.mark.slow  # trains
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,6 +8,8 @@ import pytest
 
 from scripts import evaluate, report, score, train
 
+pytestmark = pytest.mark.slow  # trains
+
 ROOT = Path(__file__).resolve().parents[2] / "experiments" / "extend"
 SMALL = (
     *("batch_size=8", "model.width=16", "model.head_width=8", "model.feed_forward=32", "report.every=1"),
