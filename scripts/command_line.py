@@ -99,9 +99,10 @@ def check_option(argument: str, known: argparse.ArgumentParser, prefixes: Sequen
     if not name.startswith("--") or " " in argument or name in options:
         return
     head, dot, path = name.partition(".")
-    meant = {prefix.removesuffix("."): prefix + path for prefix in prefixes}
+    # Names are compared without their dashes, which would make short ones look alike.
+    meant = {prefix.strip("-."): prefix + path for prefix in prefixes}
     if not dot:
-        meant = {f"--{field.name}": prefix + field.name for prefix in prefixes for field in fields(SCHEMAS[prefix])}
-        meant |= {option: option for option in options if option.startswith("--")}
-    like = closest(head, meant)
+        meant = {field.name: prefix + field.name for prefix in prefixes for field in fields(SCHEMAS[prefix])}
+        meant |= {option.lstrip("-"): option for option in options if option.startswith("--")}
+    like = closest(head.lstrip("-"), meant)
     require(like is None, f"{argument} is not understood; did you mean {meant.get(like or '')}?")

@@ -27,20 +27,20 @@ FILES = "FILES.json"
 VALUES = ("get_config", "sweep", "search", "published")
 
 
-class Sources(NamedTuple):
+class SourceFiles(NamedTuple):
     """The source files of an experiment, by paths below the parent of its directory."""
 
     file: str  # the experiment's own
     contents: Mapping[str, bytes]
 
     @classmethod
-    def of(cls, path: Path) -> "Sources":
+    def of(cls, path: Path) -> "SourceFiles":
         """Collect the sources of an experiment's file that was executed in this process."""
         path = path.resolve()
         return cls(path.relative_to(path.parent.parent).as_posix(), modules.loaded_beside(path))
 
 
-def fingerprint(experiment: Experiment, sources: Sources | None) -> dict[str, str]:
+def fingerprint(experiment: Experiment, sources: SourceFiles | None) -> dict[str, str]:
     """Compute a digest of each file if the config has users' classes; otherwise return {}.
 
     Comments, docstrings, empty lines and the functions that only return values (`VALUES`) do not count.
@@ -64,7 +64,7 @@ def check_same(directory: AnyPath, before: Mapping[str, str], now: Mapping[str, 
     )
 
 
-def check_kept(directory: Path, sources: Sources, experiment: Experiment, accepted: bool) -> None:
+def check_kept(directory: Path, sources: SourceFiles, experiment: Experiment, accepted: bool) -> None:
     """Check the files against those that the run directory stores, before they are replaced.
 
     Raises:
@@ -75,11 +75,11 @@ def check_kept(directory: Path, sources: Sources, experiment: Experiment, accept
     kept = {name: path.parent / name for name in facts["files"]}
     contents = {name: file.read_bytes() for name, file in kept.items() if file.is_file()}
     if contents:
-        before = fingerprint(experiment, Sources(sources.file, contents))
+        before = fingerprint(experiment, SourceFiles(sources.file, contents))
         check_same(directory, before, fingerprint(experiment, sources), accepted)
 
 
-def keep(directory: Path, sources: Sources, experiment: Experiment) -> None:
+def keep(directory: Path, sources: SourceFiles, experiment: Experiment) -> None:
     """Store the files in the run directory. Files stored there with other contents are moved to code-1, code-2, ..."""
     folder = directory / "code"
     files = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(sources.contents.items())}

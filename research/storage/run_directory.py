@@ -111,7 +111,7 @@ def _claim_local(
         _lock(lock, directory)
         _check_same_run(directory, config)
         if file is not None and _has_begun(directory):
-            code.check_kept(directory, code.Sources.of(file.path), config, accept_changed_code)
+            code.check_kept(directory, code.SourceFiles.of(file.path), config, accept_changed_code)
         with _writable(directory):
             _record_start(directory, config, file)
         yield
@@ -130,7 +130,7 @@ def _record_start(directory: Path, config: Experiment, file: ExperimentFile | No
     if file is not None:
         differences = override.diff(file.config, config)
         write_json(directory / "diff.json", {path: [repr(a), repr(b)] for path, (a, b) in differences.items()})
-        code.keep(directory, code.Sources.of(file.path), config)
+        code.keep(directory, code.SourceFiles.of(file.path), config)
     append_lines(directory / "history.jsonl", [{"experiment": None if file is None else str(file)} | environment()])
 
 

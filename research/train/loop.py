@@ -52,7 +52,7 @@ def train(
     startup.done("imports")
     hosts.initialize_hosts(cluster, heartbeat=config.guard.heartbeat_seconds)
     enable_compilation_cache(by_names=config.profile is not None)
-    users_code = {} if file is None else code.fingerprint(config, code.Sources.of(file.path))
+    users_code = {} if file is None else code.fingerprint(config, code.SourceFiles.of(file.path))
     settings = {"the experiment": override.to_json(config), "the commit": run_directory.commit()}
     hosts.check_agreement({**settings, "the code of the experiment's classes": str(sorted(users_code.items()))})
     mesh, weights = preflight(config, directory)

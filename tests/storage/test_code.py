@@ -86,22 +86,22 @@ def test_changed_code_is_refused_by_name_and_may_be_accepted(file: Path, tmp_pat
 
 def test_comments_docstrings_and_functions_that_give_values_may_change(file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    before = code.fingerprint((opened := open_experiment(file)).config, code.Sources.of(file))
+    before = code.fingerprint((opened := open_experiment(file)).config, code.SourceFiles.of(file))
     begun(opened, run)
     text = FILE.replace('"""Docstring."""\n', "").replace("of the class", "which is new").replace("# a comment", "#")
     file.write_text(text.replace("steps=10", "steps=20") + "\n\ndef sweep():\n    return [{'seed': 1}]\n")
     changed = open_experiment(file)
-    assert code.fingerprint(changed.config, code.Sources.of(file)) == before
+    assert code.fingerprint(changed.config, code.SourceFiles.of(file)) == before
     begun(changed, run)
     file.write_text(text.replace("heat: float", "warmth: float = 0.0\n    heat: float"))
     changed = open_experiment(file)
-    assert code.fingerprint(changed.config, code.Sources.of(file)) != before
+    assert code.fingerprint(changed.config, code.SourceFiles.of(file)) != before
 
 
 def test_an_experiment_without_classes_of_its_own_has_no_fingerprint(file: Path) -> None:
     file.write_text(FILE.replace("optimizer=Own(schedule=Constant(peak=0.1), heat=2.0)", PLAIN))
     opened = open_experiment(file)
-    assert code.fingerprint(opened.config, code.Sources.of(file)) == {}
+    assert code.fingerprint(opened.config, code.SourceFiles.of(file)) == {}
 
 
 @pytest.mark.parametrize(
