@@ -50,7 +50,7 @@ class Objective(Objectives):
 
         from research import Batch, Lengths, Objective, Tokenizer
         from research.config import require
-        from research.data.objective.rows import batch_of, raw_for, whole
+        from research.data.objective.rows import batch_of, full_rows, raw_for
 
 
         @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Objective(Objectives):
             ) -> Batch:
                 reverse = rng.random((len(tokens), 1)) < self.share
                 source = np.where(reverse, tokens[:, ::-1], tokens)
-                return batch_of(len(tokens), whole(source), whole(tokens), lengths, tokenizer, language)
+                return batch_of(len(tokens), full_rows(source), full_rows(tokens), lengths, tokenizer, language)
 
     Use it with `data=Denoising(corpora, objective=Backwards(0.5))` or --config.data.objective='Backwards(0.5)'.
     Before training, every objective corrupts one small block of rows in each language; a wrong result is a ConfigError

@@ -93,6 +93,7 @@ def keep(directory: Path, sources: SourceFiles, experiment: Experiment) -> None:
         folder.rename(directory / f"code-{number}")
     new = directory / "code.tmp"
     shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
     for name, content in sources.contents.items():
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(new / name, content)

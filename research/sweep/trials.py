@@ -246,8 +246,10 @@ def check_ranges(base: Experiment, search: Search) -> None:
         first = search.pruning.first
         require(first <= base.steps, f"pruning.first is {first}: it must be at most the {base.steps} steps of a trial.")
     for name, space in search.ranges.items():
-        ends = space.of if isinstance(space, Choice) else (space.low, space.high)
-        for value in ends:
+        values = space.of if isinstance(space, Choice) else (space.low, space.high)
+        if not isinstance(space, Choice) and float in (type(space.low), type(space.high)):
+            values += (space.low + 0.382 * (space.high - space.low),)  # where ends are whole, what is drawn is not
+        for value in values:
             try:
                 override.apply(base, {name: str(value)})
             except ConfigError as error:

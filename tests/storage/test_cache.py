@@ -14,7 +14,7 @@ from research.storage import cache
 
 BUILD_AND_DIE = """
 import os, signal, time
-from research.data import cache
+from research.storage import cache
 def build(folder):
     (folder / "half").write_text("half")
     print("building", flush=True)
