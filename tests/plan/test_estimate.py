@@ -102,4 +102,4 @@ def test_several_are_a_table_in_markdown_and_a_picture(tmp_path, capsys):
 def test_what_fits_nowhere_says_so_in_the_table(capsys):
     xxl = FILE.replace("base", "xxl")
     assert main([xxl, FILE, "--hardware", "v5e-4", "--config.optimizer=AdamW(schedule=Constant(peak=1.0))"]) == 0
-    assert "| v1_1_xxl_c4 | v5e-4 |  | does not fit |" in capsys.readouterr().out
+    assert "| v1_1_c4:xxl | v5e-4 |  | does not fit |" in capsys.readouterr().out
