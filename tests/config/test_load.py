@@ -307,7 +307,8 @@ WRONG = {
     "data.tokenizer is <object object at": ("Bytes()", "object()"),
     "optimizer is Adafactor(...) of foreign, which is another class: allowed is": (
         "Adafactor()",
-        "__import__('dataclasses').make_dataclass('Adafactor', [], frozen=True, namespace={'__module__': 'foreign'})()",
+        "(lambda cls: setattr(cls, '__module__', 'foreign') or cls())"
+        "(__import__('dataclasses').make_dataclass('Adafactor', [], frozen=True))",
     ),
 }
 CHECK = """

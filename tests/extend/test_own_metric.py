@@ -55,7 +55,7 @@ def test_its_number_is_everywhere() -> None:
     assert result["scores"]["distinct1"] == pytest.approx(100 * len(set(words)) / max(1, len(words)))
     assert [row["scores"].keys() for row in written] == [{"chrf"}] * 40
     assert report.main(["run"]) == 0
-    assert "held_out distinct1" in Path("run/report.md").read_text()
+    assert "held out distinct1" in Path("run/report.md").read_text()
 
 
 def test_a_broken_metric_fails_before_training(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))
     shutil.copy(FILE, "mine.py")
-    Path("text.txt").write_text("\n\n".join(f"The {n}th document counts: {n}, {n + 1}, {n + 2}." for n in range(1000)))
+    Path("text.txt").write_text("\n\n".join(f"The {n}th document counts: {n}, {n + 1}, {n + 2}." for n in range(3000)))
     return tmp_path
 
 

@@ -52,7 +52,7 @@ def test_it_trains_resumes_and_is_evaluated(here: Path, capsys: pytest.CaptureFi
     likelihood = float(capsys.readouterr().out.split("\t")[0])
     assert likelihood == pytest.approx(-first["target_nll"], abs=1e-3)
     assert report.main(["run"]) == 0
-    assert "held_out chrf" in Path("run/report.md").read_text()
+    assert "held out chrf" in Path("run/report.md").read_text()
 
 
 def test_a_broken_task_is_named_before_training(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
