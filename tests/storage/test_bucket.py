@@ -219,7 +219,7 @@ def test_who_was_taken_over_publishes_nothing_more(storage, monkeypatch, tmp_pat
     mirror.fetch()
     bucket.Mirror(there)._write_lock()
     mirror.keep()  # it returns only when it is not ours any more
-    (mirror.here / "metrics.jsonl").write_text("{}")
+    (mirror.local / "metrics.jsonl").write_text("{}")
     with pytest.raises(ConfigError, match="gs://bucket/runs/taken was taken over by process"):
         mirror.publish()
     mirror.release()
@@ -234,7 +234,7 @@ def test_a_run_elsewhere_than_in_a_known_bucket_is_refused(runs, monkeypatch) ->
     with pytest.raises(ConfigError, match=r"^gs://nowhere/a cannot be reached .* that this machine has credentials"):
         train(made, any_path("gs://nowhere/a"))
     monkeypatch.setattr(bucket.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"for which gcsfs is needed: pip install 'kintsugi\[gcs\]'"):
+    with pytest.raises(ConfigError, match=r"which needs gcsfs: pip install 'kintsugi\[gcs\]'"):
         train(made, any_path("gs://bucket/a"))
 
 
