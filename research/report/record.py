@@ -11,7 +11,7 @@ from research.config import Experiment, require
 from research.data.shapes import row_lengths
 from research.model import flops
 from research.storage import run_directory
-from research.storage.checkpoint import merit
+from research.storage.best import merit
 from research.storage.files import read_lines
 
 

@@ -1,19 +1,17 @@
 """Checkpoints: the complete state of a run, written atomically and verified before use.
 
-Orbax writes asynchronously and commits by a rename. This module adds a manifest of hashes inside every checkpoint
-(Orbax restores a flipped bit silently), a fallback to the newest checkpoint that verifies, and a comparison of config
-and data before any array is read. The directory of a step holds
+Orbax writes asynchronously and commits by a rename. This module adds a manifest of hashes inside every checkpoint, a
+fallback to the newest checkpoint that verifies, and a comparison of config and data before any array is read. The
+directory of a step holds
 
     state/          step, parameters, optimizer state
     meta/           config, data fingerprint, next global row, random key, the best evaluation so far
-    MANIFEST.json   blake2b of every file; in a bucket, the MD5 that the bucket stores for every object
+    MANIFEST.json   see manifest.py
 
 Buckets have no renaming: there Orbax commits by writing commit_success.txt last.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import math
 import os
@@ -22,7 +20,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -30,15 +28,12 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from research.config import Checkpoint, ConfigError, parse_json, require
-from research.storage import bucket
+from research.storage import bucket, manifest
+from research.storage.best import merit
 from research.storage.bucket import AnyPath, is_remote
-from research.storage.files import write_text
+from research.storage.manifest import COMMITTED, verify
 
-MANIFEST = "MANIFEST.json"
-MD5 = "md5:"
 METRICS = "metrics"  # directory in a checkpoint with the scores of its evaluation, if there was one
-COMMITTED = "commit_success.txt"
-WRITTEN_LAST = ("_CHECKPOINT_METADATA", COMMITTED)  # by Orbax, after a checkpoint's manifest
 
 
 class CheckpointError(RuntimeError):
@@ -141,7 +136,7 @@ class Checkpoints:
             # take the save as good and delete the checkpoints that it replaces.
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
-                _seal(self.directory / str(self._unsealed))
+                manifest.seal(self.directory / str(self._unsealed))
         self._unsealed = None
 
     def wait(self) -> None:
@@ -199,7 +194,7 @@ class Checkpoints:
             unfinished = self.directory / name  # in a bucket it has its final name from the start
             if not is_remote(self.directory):
                 (unfinished,) = self.directory.glob(f"{name}.orbax-checkpoint-tmp*")
-            _write_manifest(unfinished, _digests(unfinished, exclude=WRITTEN_LAST), sealed=False)
+            manifest.write(unfinished, sealed=False)
 
     def _newest_that_verifies(self) -> int | None:
         for unfinished in _unfinished(self.directory):
@@ -254,38 +249,7 @@ def write_parameters(directory: AnyPath, step: int, kind: str, params: Any) -> N
     """Write a checkpoint of parameters only, as the field `kind` of a state. A run cannot resume from it."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(absolute(directory) / str(step) / "state", args=ocp.args.PyTreeSave({kind: params}))
-    _write_manifest(directory / str(step), _digests(directory / str(step)), sealed=True)
-
-
-def verify(directory: AnyPath, within: str = "") -> str:
-    """Compare a checkpoint, or one directory `within` it, with its manifest; return the first problem, or ""."""
-    try:
-        text = (directory / MANIFEST).read_text()
-        manifest = json.loads(text)
-        listed, sealed = dict(manifest["files"]), bool(manifest["sealed"])
-        if text != _manifest_text(listed, sealed):
-            return f"{MANIFEST} was changed"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return f"{MANIFEST} cannot be read ({type(error).__name__})"
-    listed = {name: hash for name, hash in listed.items() if name.startswith(within)}
-    present = {name: kept for name, kept in _files(directory).items() if name.startswith(within)}
-    late = set() if sealed else set(WRITTEN_LAST)
-    for name in sorted(listed.keys() | present.keys() - late):
-        if name not in present:
-            return f"{name} is missing"
-        if name not in listed:
-            return f"{name} is not in its manifest"
-        if listed[name] != present[name] and listed[name] != digest(directory / name, listed[name].startswith(MD5)):
-            return f"{name} was changed"
-    return ""
-
-
-def digest(path: AnyPath, md5: bool = False) -> str:
-    """Compute the BLAKE2b of a file; or its MD5, which buckets store, with the prefix `MD5`."""
-    hash = partial(hashlib.md5, usedforsecurity=False) if md5 else partial(hashlib.blake2b, digest_size=16)
-    with path.open("rb") as file:
-        value = hashlib.file_digest(file, hash).hexdigest()
-    return MD5 + value if md5 else value
+    manifest.write(directory / str(step), sealed=True)
 
 
 def check_same(before: Mapping[str, Any], after: Mapping[str, Any], where: AnyPath) -> None:
@@ -301,36 +265,6 @@ def check_same(before: Mapping[str, Any], after: Mapping[str, Any], where: AnyPa
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-def _seal(directory: AnyPath) -> None:
-    """Add the small files that Orbax writes after the manifest to it."""
-    listed = json.loads((directory / MANIFEST).read_text())["files"]
-    late = {name: digest(directory / name) for name in WRITTEN_LAST if (directory / name).is_file()}
-    _write_manifest(directory, listed | late, sealed=True)
-
-
-def _write_manifest(directory: AnyPath, files: dict[str, str], sealed: bool) -> None:
-    write_text(directory / MANIFEST, _manifest_text(files, sealed))
-
-
-def _manifest_text(files: dict[str, str], sealed: bool) -> str:
-    own = hashlib.blake2b(json.dumps([sealed, sorted(files.items())]).encode(), digest_size=16).hexdigest()
-    return json.dumps({"sealed": sealed, "own": own, "files": files}, indent=1, sort_keys=True)
-
-
-def _digests(directory: AnyPath, exclude: tuple[str, ...] = ()) -> dict[str, str]:
-    files = {name: stored for name, stored in _files(directory).items() if name not in exclude}
-    return {name: stored or digest(directory / name) for name, stored in files.items()}
-
-
-def _files(directory: AnyPath) -> dict[str, str | None]:
-    """List the files of a directory by name, without its manifest, with the digest that a bucket stores."""
-    if is_remote(directory):
-        files = {name: stored and MD5 + stored for name, stored in bucket.digests(directory).items()}
-    else:
-        files = {str(path.relative_to(directory)): None for path in sorted(directory.rglob("*")) if path.is_file()}
-    return {name: stored for name, stored in files.items() if not name.rpartition("/")[2].startswith(MANIFEST)}
 
 
 def absolute(path: AnyPath) -> AnyPath:
@@ -374,33 +308,3 @@ def _agree(choose: Any) -> int | None:
     chosen = choose() if jax.process_index() == 0 else None
     step = int(multihost_utils.broadcast_one_to_all(-1 if chosen is None else chosen))
     return None if step < 0 else step
-
-
-class Best(NamedTuple):
-    """The best evaluation so far, by the score `name`. It is in every checkpoint, so that a resumed run keeps count."""
-
-    name: str
-    value: float | None = None  # None before the first finite score
-    step: int = 0
-    since: int = 0  # number of evaluations after the best
-
-    def after(self, step: int, scores: Mapping[str, float], valid: bool = True) -> "Best":
-        """Add an evaluation. It cannot become the best if it is not `valid` or its score is not finite."""
-        value = scores[self.name]
-        better = self.value is None or merit(self.name, value) > merit(self.name, self.value)
-        if valid and math.isfinite(value) and better:
-            return Best(self.name, value, step)
-        return self._replace(since=self.since + 1)
-
-    def exhausts(self, patience: int | None) -> bool:
-        """Tell whether `patience` evaluations in a row were no better."""
-        return patience is not None and self.since >= patience
-
-    def describe(self) -> str:
-        """Format the best score and its step, for messages."""
-        return f"any {self.name}" if self.value is None else f"{self.name} {self.value:.4g} of step {self.step}"
-
-
-def merit(name: str, value: float) -> float:
-    """Orient a score so that higher is better: only the loss is better when lower."""
-    return -value if name == "held_out_loss" else value

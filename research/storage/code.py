@@ -40,12 +40,12 @@ class SourceFiles(NamedTuple):
         return cls(path.relative_to(path.parent.parent).as_posix(), modules.loaded_beside(path))
 
 
-def fingerprint(experiment: Experiment, sources: SourceFiles | None) -> dict[str, str]:
+def fingerprint(experiment: Experiment, sources: SourceFiles) -> dict[str, str]:
     """Compute a digest of each file if the config has users' classes; otherwise return {}.
 
     Comments, docstrings, empty lines and the functions that only return values (`VALUES`) do not count.
     """
-    if sources is None or not classes.own(experiment):
+    if not classes.own(experiment):
         return {}
     return {name: hashlib.sha256(_code(content)).hexdigest() for name, content in sources.contents.items()}
 

@@ -30,7 +30,7 @@ from research.model.transformer import abstract_params
 from research.parallel.hardware import PEAK_FLOPS
 from research.report.record import read_metrics
 from research.storage import run_directory
-from research.storage.checkpoint import merit
+from research.storage.best import merit
 from research.storage.console import amount, clock, console
 from research.storage.files import try_lock, write_json
 from research.sweep.variants import Machine, Variant, total_flops

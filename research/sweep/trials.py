@@ -32,7 +32,7 @@ from research.config import (
 )
 from research.config.names import short_names
 from research.report.record import read_metrics
-from research.storage.checkpoint import merit
+from research.storage.best import merit
 from research.storage.run_directory import as_data
 from research.sweep.local import FINAL_STATES, Sweep, VariantRun
 from research.sweep.variants import Variant

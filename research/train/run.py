@@ -15,8 +15,9 @@ from research.decode.evaluate import EvalTask
 from research.parallel.mesh import host_shard, place_batch
 from research.pretrained.find import Weights
 from research.storage import run_directory
+from research.storage.best import Best
 from research.storage.bucket import AnyPath
-from research.storage.checkpoint import Best, Checkpoints
+from research.storage.checkpoint import Checkpoints
 from research.storage.console import say, table
 from research.train import summary
 from research.train.startup import Startup

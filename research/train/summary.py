@@ -12,7 +12,7 @@ from research.data.pipeline import Pipeline
 from research.model import flops
 from research.model.transformer import abstract_params
 from research.report.plot import plot_loss
-from research.storage.checkpoint import Best
+from research.storage.best import Best
 from research.storage.console import amount, byte_amount, console, table
 from research.storage.files import append_lines, read_lines
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from real_runs import STEPS, log, newest_step, start, until
 
-from research.storage.checkpoint import verify
+from research.storage.manifest import verify
 
 pytestmark = pytest.mark.slow
 

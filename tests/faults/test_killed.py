@@ -21,7 +21,7 @@ from real_runs import (
     until,
 )
 
-from research.storage.checkpoint import verify
+from research.storage.manifest import verify
 
 pytestmark = pytest.mark.slow
 

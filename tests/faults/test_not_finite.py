@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from real_runs import log, metrics, run
 
-from research.storage.checkpoint import verify
+from research.storage.manifest import verify
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ import pytest
 
 from research.parallel.rules import flatten
 from research.storage.bucket import AnyPath
-from research.storage.checkpoint import verify
+from research.storage.manifest import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 24

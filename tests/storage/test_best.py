@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from research.storage.checkpoint import Best
+from research.storage.best import Best
 
 
 def after(name: str, *values: float, valid: bool = True) -> Best:

@@ -13,7 +13,8 @@ from jax.experimental import multihost_utils
 
 from research import Checkpoint
 from research.config import ConfigError
-from research.storage.checkpoint import CheckpointError, Checkpoints, check_same, verify
+from research.storage.checkpoint import CheckpointError, Checkpoints, check_same
+from research.storage.manifest import verify
 
 META = {"data": {"seed": 0}, "next_row": 8, "random_key": [0, 0]}
 
@@ -171,7 +172,7 @@ def test_a_save_that_fails_is_found_and_deletes_nothing(tmp_path: Path, monkeypa
         time.sleep(0.1)
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("research.storage.checkpoint._write_manifest", no_space)
+    monkeypatch.setattr("research.storage.manifest.write", no_space)
     checkpoints.save(2, new_state(2.0), META, {})
     began = time.monotonic()
 

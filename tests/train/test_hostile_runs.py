@@ -13,7 +13,8 @@ from research import PlainText
 from research.config import ConfigError, override
 from research.data.corpora import corpus, documents
 from research.pretrained import find
-from research.storage import checkpoint, run_directory
+from research.storage import manifest, run_directory
+from research.storage.checkpoint import steps_on_disk
 from research.train.log import _keep_up_to
 from research.train.loop import train
 from research.train.run import checked_meta
@@ -125,7 +126,7 @@ def run(tmp_path):
     directory = tmp_path / "run"
     for step in (1, 2):
         (directory / "checkpoints" / str(step) / "state").mkdir(parents=True)
-        (directory / "checkpoints" / str(step) / "MANIFEST.json").write_text(checkpoint._manifest_text({}, True))
+        (directory / "checkpoints" / str(step) / "MANIFEST.json").write_text(manifest._text({}, True))
     (directory / "config.json").write_text(override.to_json(tiny.experiment(directory)))
     return directory
 
@@ -208,22 +209,22 @@ def test_what_a_checkpoint_says_of_its_run_is_checked(changes, tmp_path):
         DEEP,
         "[]",
         '{"files": 3, "sealed": true}',
-        checkpoint._manifest_text({"../../config.json": "0" * 32}, True),
-        checkpoint._manifest_text({"/etc/passwd": "0" * 32}, True),
-        checkpoint._manifest_text({"state/x": "0" * 32}, True),
+        manifest._text({"../../config.json": "0" * 32}, True),
+        manifest._text({"/etc/passwd": "0" * 32}, True),
+        manifest._text({"state/x": "0" * 32}, True),
     ],
     ids=range(6),
 )
 def test_a_manifest_names_nothing_outside_of_its_checkpoint(manifest, run):
     (run / "checkpoints" / "2" / "MANIFEST.json").write_text(manifest)
-    assert checkpoint.verify(run / "checkpoints" / "2")
+    assert manifest.verify(run / "checkpoints" / "2")
     assert find.checkpoint_of(run).name == "1"
 
 
 def test_a_step_is_a_number_in_ascii(run):
     (run / "checkpoints" / "²").mkdir()
     (run / "checkpoints" / "٣").mkdir()
-    assert checkpoint.steps_on_disk(run / "checkpoints") == [2, 1]
+    assert steps_on_disk(run / "checkpoints") == [2, 1]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from real_runs import ROOT, STEPS, environment, log, metrics, names, run, start, two_hosts
 
-from research.storage.checkpoint import verify
+from research.storage.manifest import verify
 from scripts import evaluate, train
 
 pytestmark = pytest.mark.slow
