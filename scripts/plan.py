@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compile", action="store_true", help="compile the step for that TPU, without one")
     parser.add_argument("--search", action="store_true", help="try meshes, remat and micro-batches")
     parser.add_argument("--rows_a_chip", type=int, help="rows a step for every chip, instead of batch_size")
-    parser.add_argument("--plot", type=Path, help="draw the tokens a second of several plans into this file")
+    parser.add_argument("--plot", type=Path, help="draw the tokens per second of several plans into this file")
     return command_line.run(parser, plan, arguments, (command_line.CONFIG,))
 
 

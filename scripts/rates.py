@@ -47,7 +47,7 @@ def show(options: argparse.Namespace) -> None:
     for directory in options.directory:
         if (directory / "sweep.json").is_file():
             begun, waiting, _ = sweep_page.runs_of(directory)
-            require(not waiting, f"{directory} has {len(waiting)} variants that have not begun: finish the sweep.")
+            require(not waiting, f"{directory} has {len(waiting)} variants without results: finish the sweep.")
             runs += begun
         else:
             runs.append(directory)

@@ -5,14 +5,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from xla_flags import xla_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # XLA's thread pool. Collectives wait on threads of it, and on two cores 8 devices can wait on one another for ever.
 os.environ["NPROC"] = "32"
-# Tests are small and compile often: without optimisation they compile two to three times as fast.
-os.environ["XLA_FLAGS"] = " ".join(
-    (os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
-)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 
 from jaxtyping import install_import_hook
 

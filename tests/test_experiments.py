@@ -134,7 +134,7 @@ def test_every_sweep_can_be_applied(path: Path) -> None:
         assert [row for row in table["rows"] if not row["variants"]] == []
 
 
-# What each file of commit a1b8262 said, at which sizes were files of their own. A number that changes there on purpose
+# The contents of each file of commit a1b8262, where sizes were files. A number that changes there on purpose
 # is another experiment: it gets a file or a size of its own, or loses its line here with the reason in the commit.
 GOLDEN = json.loads(gzip.decompress((ROOT / "tests" / "goldens" / "experiments.json.gz").read_bytes()))
 MOVED = {f"t5/v1_1_{size}_c4.py": f"t5/v1_1_c4.py:{size}" for size in ("small", "base", "large", "xl", "xxl")}

@@ -68,7 +68,7 @@ def plot_scaling(path: Path, lines: Mapping[str, Sequence[tuple[int, Number]]]) 
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(lines.items()):
         _line(axes, points, number, name)
-    axes.set(xlabel="chips", ylabel="tokens a second and chip, at most", xscale="log", yscale="log")
+    axes.set(xlabel="chips", ylabel="tokens per second and chip, at most", xscale="log", yscale="log")
     _ticks(axes, {chips for points in lines.values() for chips, _ in points})
     axes.legend()
     _save(figure, path)

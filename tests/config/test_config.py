@@ -99,7 +99,7 @@ def test_every_config_is_frozen_and_hashable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "said"),
+    ("build", "message"),
     [
         (lambda: SpanCorruption(noise_density=1.0), "objective.noise_density is 1.0"),
         (lambda: SpanCorruption(mean_span_length=0.5), "objective.mean_span_length is 0.5"),
@@ -135,10 +135,10 @@ def test_every_config_is_frozen_and_hashable() -> None:
         (lambda: replace(EXPERIMENT, seed=2**32), "seed is 4294967296"),
     ],
 )
-def test_an_impossible_value_is_refused_in_one_sentence(build, said: str) -> None:
+def test_an_impossible_value_is_refused_in_one_sentence(build, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         build()
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

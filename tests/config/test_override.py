@@ -66,7 +66,7 @@ def test_override_is_parsed_by_annotation(path: str, text: str, expected: object
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "said"),
+    ("path", "text", "message"),
     [
         ("stesp", "20", "stesp is no field: the config has model, data, optimizer, steps"),
         ("optimizer.peek", "1", "optimizer.peek is no field: optimizer has schedule, clip_norm"),
@@ -92,10 +92,10 @@ def test_override_is_parsed_by_annotation(path: str, text: str, expected: object
         ("model.activation", "gelo", "; did you mean gelu?"),
     ],
 )
-def test_bad_override_is_one_sentence_that_says_what_is_allowed(path: str, text: str, said: str) -> None:
+def test_bad_override_is_one_sentence_that_says_what_is_allowed(path: str, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         apply(CONFIG, {path: text})
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -97,8 +97,8 @@ def test_an_exception_below_the_users_file_is_named_where_the_file_called(load) 
 
 
 def test_a_method_with_other_arguments_is_named_where_it_is_defined(load) -> None:
-    said = refused(lambda: called(load(SQUARE).Square(), 1.0, 2.0))
-    assert said == (
+    message = refused(lambda: called(load(SQUARE).Square(), 1.0, 2.0))
+    assert message == (
         "own.py:12: Square.area raised TypeError: Square.area() takes 2 positional arguments but 3 were given."
     )
 

@@ -36,23 +36,23 @@ def model(directory) -> LoadedModel:
     return load(directory)
 
 
-def said(script, capsys, *arguments: object) -> list[str]:
+def output_of(script, capsys, *arguments: object) -> list[str]:
     assert script.main([str(argument) for argument in arguments]) == 0
     return capsys.readouterr().out.splitlines()
 
 
 def test_generate_writes_what_the_command_writes(model, directory, capsys):
-    expected = said(generate, capsys, directory, "--generation.max_length=6", *SOURCES)
+    expected = output_of(generate, capsys, directory, "--generation.max_length=6", *SOURCES)
     written = model.generate(SOURCES, max_length=6)
     assert [" ".join(text.splitlines()) for text in written] == expected
     assert len(set(expected)) == 3
     beam = ["--generation.max_length=6", "--generation.method=Beam(3)", "--generation.outputs=2", "--scores"]
-    lines = said(generate, capsys, directory, *beam, SOURCES[0])
+    lines = output_of(generate, capsys, directory, *beam, SOURCES[0])
     found = model.hypotheses(SOURCES[:1], max_length=6, method=Beam(3), outputs=2)[0]
     assert [f"{each.score:.4f}\t{' '.join(each.text.splitlines())}" for each in found] == lines
     sampled = ["--generation.max_length=6", "--generation.method=Sampling(temperature=2.0)", "--seed=3"]
     texts = model.generate(SOURCES, max_length=6, method=Sampling(temperature=2.0), seed=3)
-    assert [" ".join(text.splitlines()) for text in texts] == said(generate, capsys, directory, *sampled, *SOURCES)
+    assert [" ".join(text.splitlines()) for text in texts] == output_of(generate, capsys, directory, *sampled, *SOURCES)
     assert texts != written
 
 
@@ -64,7 +64,7 @@ def test_an_empty_text_has_an_empty_output_and_a_warning(model):
 def test_score_gives_what_the_command_gives(model, directory, capsys, tmp_path):
     pairs = "".join(f"{source}\t{target}\n" for source, target in zip(SOURCES, TARGETS, strict=True))
     (tmp_path / "pairs.tsv").write_text(pairs)
-    lines = [line.split("\t") for line in said(score, capsys, directory, "--input", tmp_path / "pairs.tsv")]
+    lines = [line.split("\t") for line in output_of(score, capsys, directory, "--input", tmp_path / "pairs.tsv")]
     nll, tokens = model.score(SOURCES, TARGETS)
     assert [(f"{-total:.3f}", str(count)) for total, count in zip(nll, tokens, strict=True)] == [
         (f"{float(total):.3f}", count) for total, count in lines

@@ -144,7 +144,7 @@ def test_what_is_wrong_is_named_with_its_line(here: Path, change: tuple[str, str
 def test_a_broken_objective_ends_before_anything_is_made(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused((END, "pass"))
     assert trained("run", 2) == 2
-    said = f"mine.py:{line_of('def corrupt')}: NGramMasking.corrupt returned NoneType, not a Batch."
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: {said}"
+    message = f"mine.py:{line_of('def corrupt')}: NGramMasking.corrupt returned NoneType, not a Batch."
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
     assert not list(Path("run/checkpoints").iterdir())
     assert not (here / "cache" / "tokens").exists()

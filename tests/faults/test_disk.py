@@ -32,11 +32,11 @@ def starved(folder: Path, name: str, limit: int, *arguments: str) -> dict:
     shutil.copytree(folder / "whole", folder / name)
     process = start(folder, name, f"--config.steps={STEPS + 1000}", *arguments, stdout=subprocess.PIPE, text=True)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, said
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
     result = json.loads((folder / name / "RESULT.json").read_text())
     # Another thread's traceback, of the save that failed, may have begun the line.
-    assert said.strip().splitlines()[-1].strip() == result["reason"]
+    assert output.strip().splitlines()[-1].strip() == result["reason"]
     return result
 
 

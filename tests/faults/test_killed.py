@@ -72,15 +72,15 @@ def test_sigterm_saves_and_exits_with_42(folder: Path) -> None:
 
 
 def test_killed_after_the_last_save_the_run_is_still_concluded(folder: Path) -> None:
-    shutil.copytree(folder / "whole", folder / "unsaid")
+    shutil.copytree(folder / "whole", folder / "unfinished")
     expected = json.loads((folder / "whole" / "RESULT.json").read_text())
-    (folder / "unsaid" / "RESULT.json").write_text(json.dumps(expected | {"status": "running"}))
-    samples = (folder / "unsaid" / "samples.jsonl").read_text().splitlines(keepends=True)
-    (folder / "unsaid" / "samples.jsonl").write_text("".join(samples[:-1]))
-    assert run(folder, "unsaid") == 0
-    result = json.loads((folder / "unsaid" / "RESULT.json").read_text())
+    (folder / "unfinished" / "RESULT.json").write_text(json.dumps(expected | {"status": "running"}))
+    samples = (folder / "unfinished" / "samples.jsonl").read_text().splitlines(keepends=True)
+    (folder / "unfinished" / "samples.jsonl").write_text("".join(samples[:-1]))
+    assert run(folder, "unfinished") == 0
+    result = json.loads((folder / "unfinished" / "RESULT.json").read_text())
     assert result | {"time": 0} == expected | {"time": 0}
-    assert (folder / "unsaid" / "samples.jsonl").read_text() == (folder / "whole" / "samples.jsonl").read_text()
+    assert (folder / "unfinished" / "samples.jsonl").read_text() == (folder / "whole" / "samples.jsonl").read_text()
 
 
 def test_a_killed_run_stops_when_its_patience_is_at_an_end_and_stays_so(folder: Path) -> None:

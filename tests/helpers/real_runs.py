@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from xla_flags import xla_flags
 
 from research.parallel.rules import flatten
 from research.storage.bucket import AnyPath
@@ -73,7 +74,7 @@ def environment(folder: Path, devices: int = 1) -> dict[str, str]:
     return os.environ | {
         "KINTSUGI_CACHE": str(folder / "cache"),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": xla_flags(devices),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

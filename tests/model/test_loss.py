@@ -55,7 +55,7 @@ def test_value_and_gradient_equal_the_definition(z_loss, label_smoothing, smooth
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
 
 
-def test_the_three_smoothings_relate_as_said():
+def test_the_three_smoothings_relate_as_documented():
     """T5X's and fairseq's differ by a constant a token; Marian's with e is fairseq's with e * (v - 1) / v."""
     logits, targets, weights = example()
 

@@ -245,7 +245,7 @@ def test_arguments_refused(bart, tmp_path, changes, message):
         read_config(path)
 
 
-def test_what_does_not_fit_is_said_at_once(bart, tmp_path):
+def test_what_does_not_fit_is_reported_at_once(bart, tmp_path):
     path, state = bart
     model = read_config(path)
     state["classification_heads.mnli.dense.weight"] = torch.ones(24, 24)

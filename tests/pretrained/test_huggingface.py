@@ -73,7 +73,7 @@ def same(first, second) -> bool:
     return jax.tree.all(jax.tree.map(np.array_equal, first, second))
 
 
-def test_everything_wrong_is_said_at_once(golden):
+def test_everything_wrong_is_reported_at_once(golden):
     directory, tensors = golden
     tensors["encoder.block.7.layer.0.layer_norm.weight"] = np.ones(24, np.float32)
     tensors["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"] = np.ones((40, 24), np.float32)

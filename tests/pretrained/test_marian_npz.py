@@ -155,7 +155,7 @@ def test_options_refused(tmp_path, line, message):
         read_config(path)
 
 
-def test_what_does_not_fit_is_said_at_once(tmp_path):
+def test_what_does_not_fit_is_reported_at_once(tmp_path):
     arrays = make(OWN)
     arrays["Wpos"] = np.ones((4, WIDTH), np.float32)
     arrays["encoder_l3_ffn_W1"] = arrays["encoder_l1_ffn_W1"]

@@ -195,7 +195,7 @@ def test_a_missing_chunk_is_not_zeros(golden):
         read_params(directory, model)
 
 
-def test_what_does_not_fit_is_said_at_once(golden):
+def test_what_does_not_fit_is_reported_at_once(golden):
     directory, leaves = golden
     model = read_config(directory)
     leaves["encoder/layers_7/mlp/wo/kernel"] = np.ones((40, 24), np.float32)

@@ -106,7 +106,7 @@ def test_a_parameter_that_no_row_or_two_rows_know_is_not_written():
         list(foreign_tensors(drawn(), [*ROWS, Row("more", "embedding")], MODEL))
 
 
-def test_everything_wrong_is_said_at_once():
+def test_everything_wrong_is_reported_at_once():
     tensors = written()
     tensors |= {"encoder.l5.self.q": tensors["encoder.l1.self.q"], "encoder.l0.self.q": tensors["encoder.l1.self.q"]}
     tensors |= {"encoder.norms.cross_attention.scale": np.ones((32, 4), np.float32)}

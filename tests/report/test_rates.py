@@ -58,7 +58,7 @@ def test_the_script_says_how_the_best_rate_moves(runs, tmp_path, capsys):
     assert (tmp_path / "rates.svg").is_file()
 
 
-def test_a_run_that_was_not_finite_is_the_worst_and_the_edge_is_said(runs, tmp_path, capsys):
+def test_a_run_that_was_not_finite_is_the_worst_and_the_edge_is_reported(runs, tmp_path, capsys):
     for run in runs:
         config = run / "RESULT.json"
         if run.name.startswith("16-Sta-0.008") or run.name.startswith("16-Sta-0.016"):

@@ -107,7 +107,7 @@ def test_a_run_is_evaluated_on_its_own_tasks_beside_its_checkpoints(run, capsys)
     assert "bleu_char" in capsys.readouterr().out
 
 
-def test_a_model_alone_is_limited_by_its_positions_or_by_what_is_said(model, capsys):
+def test_a_model_alone_is_limited_by_its_positions_or_by_what_is_given(model, capsys):
     lengths = ["--config.data.input_length=20", "--config.data.target_length=5"]
     say(capsys, model, TASK, FEW, "--output=whole")
     said = say(capsys, model, TASK, FEW, *lengths, "--output=cut")

@@ -148,7 +148,7 @@ def test_killed_it_goes_on_after_the_last_whole_piece(place: Path, monkeypatch: 
     np.testing.assert_array_equal(recipe(place).stream().tokens, as_one_piece(place, monkeypatch).tokens)
 
 
-def test_a_killed_process_is_said_and_nothing_is_lost(place: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_a_killed_process_is_reported_and_nothing_is_lost(place: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     def dies(*arguments) -> None:
         raise prepare.BrokenProcessPool
 

@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from xla_flags import xla_flags
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
@@ -68,7 +69,7 @@ def run(installed: Path, tmp_path_factory: pytest.TempPathFactory):
     subprocess.run(["git", "init", "--quiet", folder], check=True)
     variables = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
     variables |= {"KINTSUGI_CACHE": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
-    variables["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # one device, which compiles fast
+    variables["XLA_FLAGS"] = xla_flags(devices=1)
 
     def run(*command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         program = [str(installed / "bin" / command[0]), *command[1:]]

@@ -78,7 +78,7 @@ def test_a_failed_build_is_removed_and_its_error_passes_through(own_cache: Path)
     assert [path.name for path in (own_cache / "kind").iterdir()] == ["key.lock"]
 
 
-def test_a_full_disk_is_said_with_what_to_do(own_cache: Path) -> None:
+def test_a_full_disk_is_reported_with_what_to_do(own_cache: Path) -> None:
     def build(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -86,7 +86,7 @@ def test_a_full_disk_is_said_with_what_to_do(own_cache: Path) -> None:
         cache.entry("kind", "key", build)
 
 
-def test_a_cache_that_cannot_be_written_is_said_with_what_to_do(
+def test_a_cache_that_cannot_be_written_is_reported_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from xla_flags import xla_flags
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +53,7 @@ def test_a_host_reads_and_holds_its_shards_alone(tmp_path: Path, hosts: int) -> 
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={8 // hosts}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": "8"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(8 // hosts), "NPROC": "8"}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(tmp_path / "checkpoints"), address, str(hosts), str(host)],

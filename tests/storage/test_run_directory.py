@@ -98,7 +98,7 @@ def test_what_is_no_run_directory_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with (
         pytest.raises(ConfigError, match=r"cannot be written \(File name too long\)"),
         claim(tmp_path / ("x" * 300), CONFIG),

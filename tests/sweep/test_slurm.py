@@ -330,7 +330,7 @@ def test_here_nothing_is_trained_that_is_a_job_there(place: Place, capsys) -> No
 
 
 @pytest.mark.slow
-def test_what_sbatch_refuses_is_said(place: Place, capsys) -> None:
+def test_what_sbatch_refuses_is_reported(place: Place, capsys) -> None:
     assert place.command("--partition", "nowhere") == 2
     assert "sbatch rejected the jobs: sbatch: error: invalid partition specified: nowhere." in capsys.readouterr().err
     assert place.command() == 0
@@ -372,7 +372,7 @@ def test_away_from_a_cluster_one_sentence_says_so(tmp_path: Path, monkeypatch: p
     )
 
 
-def test_what_slurm_writes_of_its_queue_is_said() -> None:
+def test_what_slurm_writes_of_its_queue_is_reported() -> None:
     assert slurm.QueueEntry("PENDING", "Priority", "a").label() == "queued (Priority)"
     assert slurm.QueueEntry("PENDING", "None", "a").label() == "queued"
     assert slurm.QueueEntry("COMPLETING", "None", "a").label() == "completing"

@@ -131,7 +131,7 @@ def events(records: bytes):
         records = records[12 + length + 4 :]
 
 
-def test_a_loss_that_spikes_is_said_and_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_loss_that_spikes_is_reported_and_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rng = np.random.default_rng(0)
     with open_reporter(tmp_path, steps=400, every=1) as reporter:
         for step in range(1, 300):

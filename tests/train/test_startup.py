@@ -39,14 +39,14 @@ def start(cache: Path, *arguments: str, **variables: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, **pipes)
 
 
-def said(process: subprocess.Popen) -> str:
+def output_of(process: subprocess.Popen) -> str:
     text = process.communicate(timeout=300)[0]
     assert process.returncode == 0, text
     return text
 
 
 def compute(cache: Path, *arguments: str, **variables: str) -> str:
-    text = said(start(cache, "-c", PROGRAM, *arguments, **variables))
+    text = output_of(start(cache, "-c", PROGRAM, *arguments, **variables))
     assert "result 7.0" in text
     return text
 
@@ -59,7 +59,7 @@ def test_a_second_start_compiles_nothing_and_gives_the_same_numbers(tmp_path: Pa
     )
     for name in ("first", "second"):
         command = ("-m", "scripts.train", str(tmp_path / "experiment.py"), "--run_dir", str(tmp_path / name))
-        text = said(start(tmp_path / "cache", *command))
+        text = output_of(start(tmp_path / "cache", *command))
         assert "First step after " in text
     first, second = (json.loads((tmp_path / name / "history.jsonl").read_text()) for name in ("first", "second"))
     assert first["programs_kept"] == 0
@@ -84,7 +84,7 @@ def test_a_damaged_entry_ends_nothing_and_is_made_anew(tmp_path: Path) -> None:
     assert "is damaged" not in text
 
 
-def test_a_cache_that_cannot_be_written_is_said_once_and_is_no_error(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported_once_and_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     text = compute(tmp_path / "file")
     assert text.count("Compiled programs are not cached: ") == 1
@@ -108,7 +108,7 @@ def test_hosts_keep_what_they_compile_where_all_of_them_find_it(tmp_path: Path, 
         address = f"localhost:{free.getsockname()[1]}"
     caches = [tmp_path / "0", tmp_path / ("0" if shared else "1")]
     hosts = [start(cache, "-c", PROGRAM, address, str(host)) for host, cache in enumerate(caches)]
-    texts = [said(host) for host in hosts]
+    texts = [output_of(host) for host in hosts]
     assert all(text.endswith(f"{tmp_path / '0' / 'compiled' if shared else None}\n") for text in texts)
     assert ("the hosts do not share" in texts[0]) == (not shared)
     assert "not cached" not in texts[1]

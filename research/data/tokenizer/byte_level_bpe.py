@@ -15,7 +15,7 @@ from research.data.tokenizer.files import check_ids, json_bytes, read, read_ids,
 from research.storage.files import write_bytes
 
 BOS, PAD, EOS, UNKNOWN, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
-CONTROLS = (BOS, PAD, EOS, UNKNOWN, MASK)
+SPECIAL = (BOS, PAD, EOS, UNKNOWN, MASK)
 
 
 class ByteLevelBPETokenizer(Tokenizer):
@@ -31,13 +31,13 @@ class ByteLevelBPETokenizer(Tokenizer):
     def __init__(self, backend: Backend, origin: str):
         """Wrap `backend`; `origin` names it in errors. Raises ConfigError if a special token is missing."""
         vocabulary = check_ids(backend.get_vocab(with_added_tokens=True), f"The vocabulary {origin}")
-        missing = [name for name in CONTROLS if name not in vocabulary]
-        require(not missing, f"The vocabulary {origin} lacks {', '.join(missing)}: it needs {', '.join(CONTROLS)}.")
-        self.bos_id, self.pad_id, self.eos_id, self.unknown_id, self.mask_id = (vocabulary[name] for name in CONTROLS)
+        missing = [name for name in SPECIAL if name not in vocabulary]
+        require(not missing, f"The vocabulary {origin} lacks {', '.join(missing)}: it needs {', '.join(SPECIAL)}.")
+        self.bos_id, self.pad_id, self.eos_id, self.unknown_id, self.mask_id = (vocabulary[name] for name in SPECIAL)
         self.backend = backend
         backend.encode_special_tokens = True  # text is always plain text
         added = backend.get_added_tokens_decoder()
-        self._special = {vocabulary[name] for name in CONTROLS} | {id for id in added if added[id].special}
+        self._special = {vocabulary[name] for name in SPECIAL} | {id for id in added if added[id].special}
         super().__init__(len(vocabulary), b"byte-level bpe " + json_bytes(self._decisive()))
 
     def _decisive(self) -> list[Any]:
@@ -143,5 +143,5 @@ def from_merges(directory: Path) -> Backend:
     backend = Backend(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(name, special=True) for name in CONTROLS if name in vocabulary])
+    backend.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL if name in vocabulary])
     return backend

@@ -19,7 +19,7 @@ from research.data.tokenizer.sentencepiece import SPACE, load_processor
 from research.storage.files import write_bytes
 
 EOS, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
-CONTROLS = (EOS, UNKNOWN, PAD)
+SPECIAL = (EOS, UNKNOWN, PAD)
 
 
 class VocabularySide(NamedTuple):
@@ -58,9 +58,9 @@ class MarianTokenizer(Tokenizer):
             directory / "target.spm", open_ids(directory / "target_vocab.json") if separate else ids
         )
         target_ids = self.target_side.ids
-        different = [name for name in CONTROLS if ids[name] != target_ids[name]]
+        different = [name for name in SPECIAL if ids[name] != target_ids[name]]
         require(not different, f"{directory}: vocab.json and target_vocab.json give {different} different ids.")
-        self.eos_id, self.unknown_id, self.pad_id = (ids[name] for name in CONTROLS)
+        self.eos_id, self.unknown_id, self.pad_id = (ids[name] for name in SPECIAL)
         codes = sorted((id, piece) for piece, id in ids.items() if piece.startswith(">>") and piece.endswith("<<"))
         sides = (self.source_side, self.target_side)
         parts = [part for side in sides for part in (side.model, json_bytes(sorted(side.ids.items())))]
@@ -96,7 +96,7 @@ class MarianTokenizer(Tokenizer):
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """Bytes of the ids of the source vocabulary."""
-        controls = {*CONTROLS, *self.languages}
+        controls = {*SPECIAL, *self.languages}
         pieces = sorted(self.source_side.ids, key=self.source_side.ids.__getitem__)
         return [b"" if piece in controls else piece.replace(SPACE, " ").encode() for piece in pieces]
 
@@ -142,6 +142,6 @@ def open_side(path: Path, ids: dict[str, int]) -> VocabularySide:
 
 def open_ids(path: Path) -> dict[str, int]:
     ids = read_ids(path, "vocabulary")
-    missing = [name for name in CONTROLS if name not in ids]
-    require(not missing, f"The vocabulary {path} lacks {', '.join(missing)}: it needs {', '.join(CONTROLS)}.")
+    missing = [name for name in SPECIAL if name not in ids]
+    require(not missing, f"The vocabulary {path} lacks {', '.join(missing)}: it needs {', '.join(SPECIAL)}.")
     return ids

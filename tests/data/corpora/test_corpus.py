@@ -307,7 +307,7 @@ def test_a_shard_that_is_missing_is_named(damaged: Path) -> None:
         open_documents(TFDS("kintsugi_example", text="document"), "train").read(np.arange(5))
 
 
-def test_why_a_tfds_build_failed_is_said(tfds_example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_a_tfds_build_failed_is_reported(tfds_example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BREAK_THE_BUILD", "1")
     with pytest.raises(ConfigError, match=r"could not build kintsugi_example .*DuplicatedKeysError"):
         open_documents(TFDS("kintsugi_example", text="document"), "train")

@@ -106,7 +106,7 @@ def cut_meta(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, cut, cut_meta, Path.unlink])
-def test_a_damaged_stream_is_said_and_made_anew(
+def test_a_damaged_stream_is_reported_and_made_anew(
     own_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: object
 ) -> None:
     documents, tokenizer = corpus(tmp_path / "a", ["one", "two"]), open_tokenizer(Bytes())

@@ -246,7 +246,7 @@ def test_bad_buckets(bucketed: Supervised) -> None:
 # --- Too long ---------------------------------------------------------------------------------------------------------
 
 
-def test_long_examples_are_counted_and_said(two: Supervised, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_examples_are_counted_and_reported(two: Supervised, capsys: pytest.CaptureFixture[str]) -> None:
     data = dataclasses.replace(two, input_length=12, target_length=12)
     whole = framed(two, "train")
     long = sum(len(source) > 12 or len(target) > 12 for source, target in whole)
