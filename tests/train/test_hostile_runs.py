@@ -204,7 +204,7 @@ def test_what_a_checkpoint_says_of_its_run_is_checked(changes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "manifest",
+    "text",
     [
         DEEP,
         "[]",
@@ -215,8 +215,8 @@ def test_what_a_checkpoint_says_of_its_run_is_checked(changes, tmp_path):
     ],
     ids=range(6),
 )
-def test_a_manifest_names_nothing_outside_of_its_checkpoint(manifest, run):
-    (run / "checkpoints" / "2" / "MANIFEST.json").write_text(manifest)
+def test_a_manifest_names_nothing_outside_of_its_checkpoint(text, run):
+    (run / "checkpoints" / "2" / "MANIFEST.json").write_text(text)
     assert manifest.verify(run / "checkpoints" / "2")
     assert find.checkpoint_of(run).name == "1"
 
