@@ -121,6 +121,7 @@ class Norm(nnx.Module):
                 self.bias = nnx.Param(jnp.zeros(config.width, jnp.float32))
         self.config = config.norm
 
+    @jax.named_scope("norm")
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         wide = x.astype(jnp.float32)
         match self.config:
@@ -193,6 +194,7 @@ def relative_bucket(distance: Int[Array, "*_"], positions: Relative, bidirection
     return table[jnp.minimum(jnp.abs(distance), positions.max_distance)] + jnp.where(distance > 0, half, 0)
 
 
+@jax.named_scope("relative_bias")
 def relative_bias(table: Float[Array, "n h"], buckets: Int[Array, "*b t s"]) -> Float[Array, "*b h t s"]:
     """Compute the bias that each head adds to its scores, in float32.
 
@@ -238,6 +240,7 @@ class Stack(nnx.Module):
                 self.position_embedding = nnx.Param(draw_table(config, keys, (length + offset, config.width), 1))
         self.config = config
 
+    @jax.named_scope("embedding")
     def embed_positions(
         self, x: Float[Array, "b t d"], positions: Int[Array, "*_ #t"], dropout_key: PRNGKeyArray | None = None
     ) -> Float[Array, "b t d"]:

@@ -57,6 +57,7 @@ class Network(nnx.Module):
         zero = self.config.zero_token
         return x if zero is None else jnp.where((tokens == zero)[..., None], 0, x)
 
+    @jax.named_scope("embedding")
     def _look_up(self, embedding: nnx.Param, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         table = embedding[...]
         x = table[jnp.minimum(tokens, len(table) - 1)].astype(self.config.compute)  # the zero token may have no row

@@ -21,6 +21,7 @@ class Chip(NamedTuple):
     host: int  # chips per host
     cores: int = 1  # cores per chip: the names of slices count cores
     dimensions: int = 0  # of the torus; 0 if every chip of a domain reaches every other one at the same rate
+    clock: float | int = 0  # cycles a second of a TPU's core
 
     @property
     def lanes(self) -> int:
@@ -31,12 +32,13 @@ class Chip(NamedTuple):
 # Sources: cloud.google.com/tpu/docs/v4, v5e, v5p and v6e for FLOP/s, memory and its bandwidth. `links` is half of the
 # interconnect's bidirectional bandwidth. The network between slices is the host's, divided by its chips: 50, 25, 50 and
 # 100 Gbit/s each. NVIDIA's data sheets of A100, H100, H200 and HGX B200 (an eighth of eight): NVLink is half of the
-# bidirectional figure, and the network is one adapter per GPU, as in DGX systems (200, 400, 400 and 400 Gbit/s).
+# bidirectional figure, and the network is one adapter per GPU, as in DGX systems (200, 400, 400 and 400 Gbit/s). A TPU's
+# clock is assumed: its FLOP/s divided by 2 for each of 4 matrix units' 128 x 128 cells a core, in v6e 256 x 256.
 CHIPS = {
-    "v4": Chip(275e12, 32 * GIB, 1200e9, 150e9, 4096, 6.25e9, 4, cores=2, dimensions=3),
-    "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, 256, 3.125e9, 4, dimensions=2),
-    "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, 6144, 6.25e9, 4, cores=2, dimensions=3),
-    "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9, 256, 12.5e9, 4, dimensions=2),
+    "v4": Chip(275e12, 32 * GIB, 1200e9, 150e9, 4096, 6.25e9, 4, cores=2, dimensions=3, clock=1.05e9),
+    "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, 256, 3.125e9, 4, dimensions=2, clock=1.5e9),
+    "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, 6144, 6.25e9, 4, cores=2, dimensions=3, clock=1.75e9),
+    "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9, 256, 12.5e9, 4, dimensions=2, clock=1.75e9),
     "A100": Chip(312e12, 80e9, 2039e9, 300e9, 8, 25e9, 8),
     "H100": Chip(989.4e12, 80e9, 3350e9, 450e9, 8, 50e9, 8),
     "H200": Chip(989.4e12, 141e9, 4800e9, 450e9, 8, 50e9, 8),
@@ -70,6 +72,11 @@ class Hardware(NamedTuple):
     chip: Chip
     chips: int
     topology: str | None = None  # of a TPU slice, in libtpu's notation: v5p:8x8x4
+
+    @property
+    def kind(self) -> str:
+        """Name of the chip, such as v5p or H100."""
+        return self.name.rpartition("x")[2] if self.topology is None else self.topology.partition(":")[0]
 
     @property
     def domains(self) -> int:

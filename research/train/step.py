@@ -250,8 +250,12 @@ def _merge(trained: Tree, frozen: Tree) -> Tree:
 # --- Compilation ------------------------------------------------------------------------------------------------------
 
 
-def compile_train_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch) -> jax.stages.Compiled:
+def compile_train_step(
+    experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch, options: dict[str, Any] | None = None
+) -> jax.stages.Compiled:
     """Compile `train_step` of (state, batch, key) for batches of these global shapes and dtypes.
+
+    `options` are for XLA's compiler.
 
     The state is donated: its buffers become those of the new state. `memory_analysis()` of the result reports the
     memory that a device will need, before anything is allocated.
@@ -264,7 +268,7 @@ def compile_train_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: B
         out_shardings=(state, whole),
     )
     with jax.set_mesh(mesh):
-        return step.lower(abstract_state(experiment), _shapes(batch), _abstract_key()).compile()
+        return step.lower(abstract_state(experiment), _shapes(batch), _abstract_key()).compile(options)
 
 
 def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch) -> jax.stages.Compiled:

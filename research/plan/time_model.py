@@ -1,0 +1,55 @@
+"""A model of the time of a compiled step, kernel by kernel. It is not calibrated: nothing here was measured on a GPU.
+
+On GPUs a kernel takes the longer of its memory traffic and its products, plus a launch. Kernels run one after another,
+and collectives add what their links take. On TPUs the time is XLA's own estimate of cycles. The model is for comparing
+programs: ratios mean more than milliseconds.
+"""
+
+from research.parallel.hardware import Chip, Hardware
+from research.plan.collectives import Collective
+from research.plan.products import Product
+from research.plan.traffic import Kernel
+
+# Shares of the data sheet's rates. An H200 measured by others reaches 769 - 798 of 989 TFLOP/s in a product of 8,192^3
+# in bfloat16; products of a step, which are smaller, are taken to reach 0.8 of 790. Copies reach 4.3 of 4.8 TB/s.
+# Attention by cuDNN of head width 64 is taken to reach 400 TFLOP/s forward and 350 backward. The shares of the H200
+# are used for the other GPUs too.
+PRODUCTS = 0.8 * 790 / 989.4
+FLOAT32 = 0.5  # of that with operands in float32: TF32
+BANDWIDTH = 4.3 / 4.8
+ATTENTION_FORWARD = 400 / 989.4
+ATTENTION_BACKWARD = 350 / 989.4
+RECOMPUTED = 1.25  # attention's backward pass computes the scores again: five products for four that count
+LAUNCH = 1.5e-6  # seconds
+
+
+def seconds(kernel: Kernel, hardware: Hardware) -> float:
+    """Model the seconds of one execution of a kernel."""
+    chip = hardware.chip
+    if chip.clock:
+        return kernel.cycles / chip.clock
+    bandwidth = BANDWIDTH * chip.bandwidth
+    if kernel.collective:
+        return LAUNCH + _exchange(kernel.collective, hardware)
+    attention = [product for product in kernel.products if product.attention]
+    if attention:  # its workspace is written beside the products, and read after them
+        return LAUNCH + sum(_attention(product, chip) + product.workspace / bandwidth for product in attention)
+    products = sum(product.flops / _rate(product) for product in kernel.products) / chip.flops
+    return LAUNCH + max(kernel.bytes / bandwidth, products)
+
+
+def _rate(product: Product) -> float:
+    return PRODUCTS * (FLOAT32 if product.dtype == "f32" else 1)
+
+
+def _attention(product: Product, chip: Chip) -> float:
+    if product.attention == "forward":
+        return product.flops / (ATTENTION_FORWARD * chip.flops)
+    return RECOMPUTED * product.flops / (ATTENTION_BACKWARD * chip.flops)
+
+
+def _exchange(collective: Collective, hardware: Hardware) -> float:
+    """Model a collective by the links of its domain, or by the network if its devices are in several domains."""
+    domains = {device // hardware.slice for device in collective.devices(hardware.chips)}
+    rate = hardware.chip.links if len(domains) == 1 else hardware.chip.network
+    return collective.sent(hardware.chips) / rate
