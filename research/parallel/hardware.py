@@ -32,8 +32,8 @@ class Chip(NamedTuple):
 # Sources: cloud.google.com/tpu/docs/v4, v5e, v5p and v6e for FLOP/s, memory and its bandwidth. `links` is half of the
 # interconnect's bidirectional bandwidth. The network between slices is the host's, divided by its chips: 50, 25, 50 and
 # 100 Gbit/s each. NVIDIA's data sheets of A100, H100, H200 and HGX B200 (an eighth of eight): NVLink is half of the
-# bidirectional figure, and the network is one adapter per GPU, as in DGX systems (200, 400, 400 and 400 Gbit/s). A TPU's
-# clock is assumed: its FLOP/s divided by 2 for each of 4 matrix units' 128 x 128 cells a core, in v6e 256 x 256.
+# bidirectional figure, and the network is one adapter per GPU, as in DGX systems (200, 400, 400 and 400 Gbit/s).
+# A TPU's clock is assumed: FLOP/s over 2 for each cell of a core's 4 matrix units, 128 x 128, in v6e 256 x 256.
 CHIPS = {
     "v4": Chip(275e12, 32 * GIB, 1200e9, 150e9, 4096, 6.25e9, 4, cores=2, dimensions=3, clock=1.05e9),
     "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, 256, 3.125e9, 4, dimensions=2, clock=1.5e9),

@@ -15,7 +15,7 @@ from research.model.transformer import abstract_params
 from research.parallel.hardware import Hardware
 from research.parallel.mesh import AXES, abstract_mesh, check_divisible, factorisations
 from research.plan import memory, roofline
-from research.plan.compiled import compile_for
+from research.plan.compiled import Compiled, compile_for
 from research.report.plot import plot_scaling
 from research.storage.console import amount, byte_amount, console, table
 
@@ -48,19 +48,39 @@ def estimate_run(experiment: Experiment, hardware: Hardware) -> Estimate:
     return Estimate(experiment, held, held < USABLE * hardware.chip.memory, times, flops, mfu)
 
 
-def show(experiment: Experiment, hardware: Hardware, *, compile: bool) -> None:
+def show(experiment: Experiment, hardware: Hardware) -> None:
+    """Print the estimate of a run."""
+    table("Plan", _rows(estimate_run(experiment, hardware), hardware))
+
+
+def show_compiled(experiment: Experiment, hardware: Hardware) -> Compiled:
+    """Print the estimate of a run beside what the compiled step needs, and return the latter."""
     estimate = estimate_run(experiment, hardware)
-    rows = _rows(estimate, hardware)
-    if compile:
-        compiled = compile_for(estimate.experiment, hardware)
-        rows["memory, compiled"] = _memory(compiled.memory.total, hardware) + (
-            f": {byte_amount(compiled.memory.arguments)} state and batch,"
-            f" {byte_amount(compiled.memory.temporaries)} activations and gradients"
-        )
-        rows["compiled"] = f"in {compiled.seconds:.1f} s for {hardware.topology}"
-        for (kind, axes), size in sorted(compiled.exchanged.items(), key=lambda item: -item[1]):
-            rows[f"{kind} over {axes}"] = f"{byte_amount(size)} per chip and step"
-    table("Plan", rows)
+    compiled = compile_for(estimate.experiment, hardware)
+    table("Plan", _rows(estimate, hardware) | _compiled_rows(compiled, experiment))
+    return compiled
+
+
+def _compiled_rows(compiled: Compiled, experiment: Experiment) -> dict[str, str]:
+    memory, total, hardware = compiled.memory, compiled.total, compiled.hardware
+    tokens = experiment.batch_size * sum(row_lengths(experiment))
+    hidden = compiled.hidden_bytes
+    rows = {
+        "compiled": f"in {compiled.seconds:.1f} s, for {hardware.topology or hardware.name}",
+        "memory, compiled": f"{byte_amount(memory.total)}: {byte_amount(memory.arguments)} state and batch,"
+        f" {byte_amount(memory.temporaries)} activations and gradients",
+        "": f"{'fits' if memory.total <= compiled.share else 'does not fit'} in the {byte_amount(compiled.share)} of"
+        " a chip that JAX takes by default"
+        + ("" if hardware.topology else " (XLA_PYTHON_CLIENT_MEM_FRACTION changes this share)"),
+        "traffic": f"{total.bytes / 1e9:,.1f} GB of HBM a step and chip, in {total.kernels:,} kernels"
+        + (f", and {hidden / 1e9:,.1f} GB inside cuDNN's attention" if hidden else ""),
+        "takes, modelled": f"{total.seconds:.3g} s from the compiled program, not measured: MFU"
+        f" {compiled.modelled_mfu:.1%}, {amount(tokens / total.seconds)} tokens/s"
+        + (f"; {total.cycles / 1e6:,.1f} M cycles as XLA estimates" if total.cycles else ""),
+    }
+    for (kind, axes), size in sorted(compiled.exchanged.items(), key=lambda item: -item[1]):
+        rows[f"{kind} over {axes}"] = f"{byte_amount(size)} per chip and step"
+    return rows
 
 
 def _rows(estimate: Estimate, hardware: Hardware) -> dict[str, str]:

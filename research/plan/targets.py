@@ -82,6 +82,16 @@ device_description_str: "{gpu.name}"
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 
+def use_cpus() -> None:
+    """Let JAX run on CPUs, unless the user chose a platform. Call this before JAX has looked for devices.
+
+    A plan needs no accelerator, and JAX would take most of the memory of one that is here. The CUDA plugin is skipped
+    with an error where CUDA is missing and the platform is not chosen.
+    """
+    if not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", "cpu")
+
+
 def find_gpu(hardware: Hardware) -> Gpu | None:
     """Return the description of a hardware's GPU; None for TPUs."""
     return GPUS[hardware.kind] if hardware.topology is None else None
@@ -106,11 +116,17 @@ def _gpu_devices(hardware: Hardware, gpu: Gpu) -> list[jax.Device]:
     check_plugin()
     from jax.experimental import topologies
 
-    topology = topologies.get_topology_desc(
-        platform="cuda",
-        target_config=DESCRIPTION.format(gpu=gpu, cudnn=CUDNN),
-        topology=f"{hardware.domains}x1x{hardware.slice}",
-    )
+    try:
+        topology = topologies.get_topology_desc(
+            platform="cuda",
+            target_config=DESCRIPTION.format(gpu=gpu, cudnn=CUDNN),
+            topology=f"{hardware.domains}x1x{hardware.slice}",
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"--compile for {hardware.name}: JAX's CUDA plugin did not start ({str(error).splitlines()[0]})."
+            " Set JAX_PLATFORMS=cpu."
+        ) from error
     return list(topology.devices)
 
 
