@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -103,6 +104,7 @@ def target_devices(hardware: Hardware) -> list[jax.Device]:
     Raises:
         ConfigError: the compiler for this hardware is not installed, or does not fit this version of JAX.
     """
+    check_compiler(hardware)
     gpu = find_gpu(hardware)
     return _tpu_devices(hardware) if gpu is None else _gpu_devices(hardware, gpu)
 
@@ -113,7 +115,6 @@ def compiler_options(hardware: Hardware) -> dict[str, Any]:
 
 
 def _gpu_devices(hardware: Hardware, gpu: Gpu) -> list[jax.Device]:
-    check_plugin()
     from jax.experimental import topologies
 
     try:
@@ -130,18 +131,21 @@ def _gpu_devices(hardware: Hardware, gpu: Gpu) -> list[jax.Device]:
     return list(topology.devices)
 
 
-def check_plugin() -> None:
-    """Check that JAX's CUDA plugin is installed, in the version of JAX.
+def check_compiler(hardware: Hardware) -> None:
+    """Check that the compiler for this hardware is installed: libtpu, or JAX's CUDA plugin in the version of JAX.
 
     Raises:
-        ConfigError: it is not; the message is the command that installs it.
+        ConfigError: it is not; the message has the command that installs it.
     """
-    wheels = ("jax-cuda12-plugin", "jax-cuda12-pjrt")
-    found = {wheel: _version(wheel) for wheel in wheels}
-    command = " ".join(f"{wheel}=={jax.__version__}" for wheel in wheels)
+    if hardware.topology is not None:
+        here = find_spec("libtpu") is not None
+        require(here, f"--compile for {hardware.name} needs libtpu: pip install 'kintsugi[tpu]'.")
+        return
+    found = {wheel: _version(wheel) for wheel in ("jax-cuda12-plugin", "jax-cuda12-pjrt")}
+    command = " ".join(f"{wheel}=={jax.__version__}" for wheel in found)
     require(
-        all(version == jax.__version__ for version in found.values()),
-        f"--compile for GPUs needs JAX's CUDA plugin of version {jax.__version__}, and here"
+        set(found.values()) == {jax.__version__},
+        f"--compile for {hardware.name} needs JAX's CUDA plugin in the version of jax, {jax.__version__}, but"
         f" {', '.join(f'{wheel} is {version}' for wheel, version in found.items())}: pip install --no-deps {command}"
         " (478 MB; it needs no GPU and no CUDA).",
     )
@@ -161,14 +165,16 @@ def _tpu_devices(hardware: Hardware) -> list[jax.Device]:
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5e-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     options: dict[str, Any] = {"chip_config_name": "megacore"} if hardware.kind in MEGACORE else {}
+    if hardware.slice < hardware.chip.host:  # part of a host
+        torus = [int(side) for side in str(hardware.topology).partition(":")[2].split("x")]
+        options["chips_per_host_bounds"] = torus if len(torus) == 3 else [*torus, 1]
     try:
         topology = topologies.get_topology_desc(
             platform="tpu", topology_name=str(hardware.topology), num_slices=hardware.domains, **options
         )
     except Exception as error:
         raise ConfigError(
-            f"--compile for {hardware.topology} needs libtpu: pip install 'kintsugi[tpu]'"
-            f" ({type(error).__name__}: {str(error).splitlines()[0]})."
+            f"--compile for {hardware.topology}: libtpu refuses this topology ({str(error).splitlines()[0]})"
         ) from error
     return list(topology.devices)
 
