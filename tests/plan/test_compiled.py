@@ -1,7 +1,8 @@
-"""What compiled text says of exchange between devices; and compiling for TPUs where libtpu is installed."""
+"""What compiled text says of exchange between devices; and compiling for hardware that is not here."""
 
 import importlib.util
 from dataclasses import replace
+from importlib import metadata
 
 import jax
 import pytest
@@ -14,7 +15,10 @@ from research.model.transformer import abstract_params
 from research.parallel import hardware
 from research.parallel.mesh import make_mesh
 from research.parallel.rules import flatten
-from research.plan import compiled
+from research.plan import compiled, targets
+from research.plan.hlo import Module
+from research.plan.parts import STACKS
+from research.plan.traffic import kernels
 from research.train.step import compile_train_step
 
 MODEL = Model(64, 32, 8, 4, 48, encoder_layers=3, decoder_layers=2, compute="float32")
@@ -29,7 +33,8 @@ EXPERIMENT = Experiment(
 
 def exchanged(mesh: Mesh) -> dict[tuple[str, str], float]:
     made = make_mesh(mesh)
-    return compiled.exchanged(compile_train_step(EXPERIMENT, made, abstract_batch(EXPERIMENT)).as_text(), made)
+    text = compile_train_step(EXPERIMENT, made, abstract_batch(EXPERIMENT)).as_text()
+    return compiled.exchanged(kernels(Module(text)), made.devices.shape)
 
 
 def test_over_data_alone_gradients_are_summed():
@@ -93,15 +98,49 @@ def test_too_little_memory_is_one_sentence():
     )
 
 
-def test_gpus_are_not_compiled_for():
-    with pytest.raises(ConfigError, match="only TPUs can be compiled for"):
+# --- Compilers that may be missing ------------------------------------------------------------------------------------
+
+
+def installed(monkeypatch, **versions: str) -> None:
+    """Let the wheels have these versions, and none others."""
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(targets.metadata, "version", version)
+
+
+def test_without_the_cuda_plugin_its_command_is_named(monkeypatch):
+    installed(monkeypatch)
+    wheels = f"jax-cuda12-plugin=={jax.__version__} jax-cuda12-pjrt=={jax.__version__}"
+    with pytest.raises(ConfigError, match=rf"jax-cuda12-pjrt is not installed: pip install --no-deps {wheels} "):
         compiled.compile_for(EXPERIMENT, hardware.find("8xH100"))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
-def test_without_libtpu_it_is_named():
+def test_a_plugin_of_another_version_than_jax_is_refused(monkeypatch):
+    installed(monkeypatch, **{"jax-cuda12-plugin": jax.__version__, "jax-cuda12-pjrt": "0.4.1"})
+    with pytest.raises(ConfigError, match=r"the version of jax, .* jax-cuda12-pjrt is 0\.4\.1: pip install"):
+        compiled.compile_for(EXPERIMENT, hardware.find("1xH200"))
+
+
+def test_without_libtpu_it_is_named(monkeypatch):
+    monkeypatch.setattr(targets, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs libtpu: pip install 'kintsugi\[tpu\]'"):
         compiled.compile_for(replace(EXPERIMENT, mesh=Mesh(data=4)), hardware.find("v5e-4"))
+
+
+def test_an_unknown_gpu_is_one_sentence_with_those_that_there_are():
+    with pytest.raises(ConfigError, match=r"--hardware 8xH300 is not known. Chips: v4, .*A100, H100, H200, B200"):
+        hardware.find("8xH300")
+
+
+def test_every_gpu_of_the_planner_has_a_description():
+    gpus = {name for name, chip in hardware.CHIPS.items() if not chip.dimensions}
+    assert targets.GPUS.keys() == gpus
+    for name in gpus:
+        assert targets.GPUS[name].bandwidth == pytest.approx(hardware.CHIPS[name].bandwidth, rel=0.05)
 
 
 @pytest.mark.slow
@@ -111,3 +150,61 @@ def test_a_step_compiles_for_a_tpu_that_is_not_here(name):
     found = compiled.compile_for(replace(EXPERIMENT, mesh=Mesh(fsdp=2)), hardware.find(name))
     assert found.memory.arguments > 0
     assert {axis for _, axes in found.exchanged for axis in axes.split("+")} == {"data", "fsdp"}
+    assert found.total.cycles > 0
+    check_products(found)
+
+
+def check_products(found: compiled.Compiled) -> None:
+    """The products of the program are those of the exact formula, and relative biases: no more than 5 % more."""
+    assert found.flops <= sum(found.total.flops.values()) <= 1.05 * found.flops
+
+
+BFLOAT16 = replace(
+    EXPERIMENT, model=replace(MODEL, width=64, heads=2, head_width=32, feed_forward=128, compute="bfloat16")
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs JAX's CUDA plugin")
+@pytest.mark.parametrize("name", ["A100", "H100", "H200", "B200"])
+def test_a_step_compiles_for_a_gpu_that_is_not_here(name):
+    found = compiled.compile_for(BFLOAT16, hardware.find(f"1x{name}"))
+    assert found.memory.arguments > 0
+    assert not found.exchanged
+    check_products(found)
+    parts = {(part.stack, part.name) for part in found.parts}
+    stacks = {(stack, name) for stack in STACKS for name in ("norms", "self-attention", "feed-forward")}
+    assert parts >= stacks | {("decoder", "cross-attention"), ("", "logits"), ("", "loss"), ("", "optimizer")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs JAX's CUDA plugin")
+def test_eight_gpus_exchange_over_the_axes_of_their_mesh():
+    found = compiled.compile_for(replace(BFLOAT16, mesh=Mesh(data=4, fsdp=2)), hardware.find("8xH100"))
+    assert {axis for _, axes in found.exchanged for axis in axes.split("+")} == {"data", "fsdp"}
+    one = compiled.compile_for(BFLOAT16, hardware.find("1xH100"))
+    assert found.flops == one.flops / 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs JAX's CUDA plugin")
+def test_attention_of_cudnn_compiles_without_a_device():
+    """And its products are those of its two and four matrix products."""
+    h200 = hardware.find("1xH200")
+    place = jax.sharding.SingleDeviceSharding(targets.target_devices(h200)[0])
+    shape = jax.ShapeDtypeStruct((2, 128, 2, 64), "bfloat16", sharding=place)
+    bias = jax.ShapeDtypeStruct((1, 2, 128, 128), "bfloat16", sharding=place)
+
+    def loss(query, key, value, bias):
+        return jax.nn.dot_product_attention(query, key, value, bias, implementation="cudnn").astype("float32").sum()
+
+    with targets.attention_of(h200):
+        lowered = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(shape, shape, shape, bias)
+        text = lowered.compile(targets.compiler_options(h200)).as_text()
+    work = [product for kernel in kernels(Module(text)) for product in kernel.products]
+    pairs = 2 * 2 * 128 * 128
+    assert {product.attention: product.flops for product in work} == {
+        "forward": 4 * pairs * 64,
+        "backward": 8 * pairs * 64,
+    }
+    assert sum(product.workspace for product in work) == 2 * 2 * pairs
