@@ -80,6 +80,7 @@ platform_name: "CUDA"
 dnn_version_info {{ major: {cudnn[0]} minor: {cudnn[1]} patch: {cudnn[2]} }}
 device_description_str: "{gpu.name}"
 """
+CUDA_WHEELS = ("jax-cuda12-plugin", "jax-cuda12-pjrt")
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 
@@ -141,10 +142,11 @@ def check_compiler(hardware: Hardware) -> None:
         here = find_spec("libtpu") is not None
         require(here, f"--compile for {hardware.name} needs libtpu: pip install 'kintsugi[tpu]'.")
         return
-    found = {wheel: _version(wheel) for wheel in ("jax-cuda12-plugin", "jax-cuda12-pjrt")}
+    found = {wheel: _version(wheel) for wheel in CUDA_WHEELS}
+    of_cuda_13 = {_version(wheel.replace("12", "13")) for wheel in CUDA_WHEELS}
     command = " ".join(f"{wheel}=={jax.__version__}" for wheel in found)
     require(
-        set(found.values()) == {jax.__version__},
+        {jax.__version__} in (set(found.values()), of_cuda_13),
         f"--compile for {hardware.name} needs JAX's CUDA plugin in the version of jax, {jax.__version__}, but"
         f" {', '.join(f'{wheel} is {version}' for wheel, version in found.items())}: pip install --no-deps {command}"
         " (478 MB; it needs no GPU and no CUDA).",

@@ -1,4 +1,4 @@
-"""Compiled text of 12 scanned layers of [8, 4] activations: a layer's weight is a slice, and a stack keeps its input."""
+"""HLO of 12 scanned layers of [8, 4] activations: their weights are sliced, and a stack keeps their inputs."""
 
 SCAN = """HloModule jit_step
 
