@@ -99,7 +99,9 @@ def compile_for(experiment: Experiment, hardware: Hardware) -> Compiled:
     began = time.perf_counter()
     try:
         with targets.attention_of(hardware):
-            step = compile_train_step(experiment, mesh, abstract_batch(experiment), targets.compiler_options(hardware))
+            step = compile_train_step(
+                experiment, mesh, abstract_batch(experiment), options=targets.compiler_options(hardware)
+            )
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(too_large(str(error))) from error
     seconds = time.perf_counter() - began

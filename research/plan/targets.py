@@ -90,7 +90,7 @@ def use_cpus() -> None:
     A plan needs no accelerator, and JAX would take most of the memory of one that is here. The CUDA plugin is skipped
     with an error where CUDA is missing and the platform is not chosen.
     """
-    if not jax.config.jax_platforms:
+    if not jax.config.values.get("jax_platforms"):
         jax.config.update("jax_platforms", "cpu")
 
 

@@ -251,7 +251,7 @@ def _merge(trained: Tree, frozen: Tree) -> Tree:
 
 
 def compile_train_step(
-    experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch, options: dict[str, Any] | None = None
+    experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch, *, options: dict[str, Any] | None = None
 ) -> jax.stages.Compiled:
     """Compile `train_step` of (state, batch, key) for batches of these global shapes and dtypes.
 
