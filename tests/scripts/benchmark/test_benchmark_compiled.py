@@ -107,9 +107,10 @@ def test_bad_input_is_one_sentence(compiled_as, capsys):
 
 def test_the_budgets_in_the_repository_are_of_these_programs():
     kept = json.loads(compiled.BUDGETS.read_text())["programs"]
-    assert kept.keys() == compiled.PROGRAMS.keys()
-    for name, program in compiled.PROGRAMS.items():
-        assert {field: kept[name][field] for field in Program._fields} == program._asdict()
+    assert kept.keys() <= compiled.PROGRAMS.keys()
+    assert kept.keys() >= {name for name in compiled.PROGRAMS if name.endswith("h200")}
+    for name, budget in kept.items():
+        assert {field: budget[field] for field in Program._fields} == compiled.PROGRAMS[name]._asdict()
 
 
 @pytest.mark.slow
