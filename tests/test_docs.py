@@ -150,7 +150,7 @@ def test_every_command_and_extra_is_in_its_list() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "kintsugi" in project["scripts"]
     assert set(re.findall(r"^\| `kintsugi (\w+)` \|", page, re.M)) == set(COMMAND_NAMES)
-    assert set(re.findall(r"^\| `(\w+)` \| .* \| \[", page, re.M)) == set(project["optional-dependencies"])
+    assert set(re.findall(r"^\| `([\w-]+)` \| .* \| \[", page, re.M)) == set(project["optional-dependencies"])
 
 
 # --- Commands ---------------------------------------------------------------------------------------------------------

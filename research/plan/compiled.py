@@ -21,7 +21,7 @@ from research.parallel.hardware import Hardware
 from research.parallel.mesh import make_mesh
 from research.plan import targets, time_model
 from research.plan.hlo import Module
-from research.plan.parts import Cost, Part, add, by_part
+from research.plan.parts import Cost, ModelPart, add, by_part
 from research.plan.traffic import Kernel, kernels
 from research.train.preflight import check
 from research.train.step import compile_train_step
@@ -54,7 +54,7 @@ class Compiled:
     text: str  # HLO
 
     @property
-    def parts(self) -> dict[Part, Cost]:
+    def parts(self) -> dict[ModelPart, Cost]:
         return by_part(self.kernels, self.hardware)
 
     @property

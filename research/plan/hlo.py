@@ -25,7 +25,7 @@ CALLED = re.compile(r"(?:calls|to_apply|branch_computations)=(?:\{([^}]*)\}|(%?[
 ON_CHIP = "S(1)"  # the memory space of a TPU's VMEM in a layout
 
 
-class Array(NamedTuple):
+class HloArray(NamedTuple):
     """One array of an HLO type."""
 
     dtype: str
@@ -43,7 +43,7 @@ class Array(NamedTuple):
         return math.prod(self.shape)
 
 
-def arrays(type_text: str) -> list[Array]:
+def arrays(type_text: str) -> list[HloArray]:
     """Parse an HLO type, which may be a tuple, into its arrays.
 
     Raises:
@@ -55,7 +55,7 @@ def arrays(type_text: str) -> list[Array]:
             raise ValueError(f"The HLO type {dtype}[{dimensions}] is not known.")
         shape = tuple(int(size) for size in dimensions.split(",") if size)
         elements = math.prod(_padded(shape, layout))
-        found.append(Array(dtype, shape, -(-elements * BITS[dtype] // 8), ON_CHIP in layout))
+        found.append(HloArray(dtype, shape, -(-elements * BITS[dtype] // 8), ON_CHIP in layout))
     return found
 
 
@@ -82,7 +82,7 @@ class Instruction:
         self.attributes = rest[end + 1 :]
 
     @cached_property
-    def arrays(self) -> list[Array]:
+    def arrays(self) -> list[HloArray]:
         return arrays(self.type_text)
 
     @cached_property

@@ -34,7 +34,7 @@ DIRECTIONS = ("forward", "backward", "")
 SCANNED = re.compile(r"/while(/body)?(/(jit\()?dynamic_(update_)?(index_in_dim|slice)|$)")
 
 
-class Part(NamedTuple):
+class ModelPart(NamedTuple):
     """A part of the step."""
 
     stack: str  # "encoder", "decoder" or ""
@@ -61,20 +61,20 @@ class Cost:
         return self.read + self.written
 
 
-def part_of(kernel: Kernel) -> Part:
+def part_of(kernel: Kernel) -> ModelPart:
     """Find the part that a kernel belongs to."""
     if kernel.collective:
-        return Part("", EXCHANGE, "")
+        return ModelPart("", EXCHANGE, "")
     inner = [name for name, _ in Counter(kernel.inner_names).most_common()]
     parts = [_named(name) for name in (kernel.op_name, *inner) if name]
     specific = [part for part in parts if part.name != OTHER]
-    part = next(iter(specific or parts), Part("", OTHER, ""))
+    part = next(iter(specific or parts), ModelPart("", OTHER, ""))
     if part.name == OTHER and kernel.read == 0 and "broadcast" in kernel.name:
         return part._replace(name=SCAN)  # zeros for the arrays that a scan will keep
     return part
 
 
-def _named(op_name: str) -> Part:
+def _named(op_name: str) -> ModelPart:
     """Find the part that an operation belongs to by its name, such as jit(train_step)/jvp(encoder)/.../norm/mul."""
     words = set(re.findall(r"\w+", op_name))
     differentiated = "jvp" in words
@@ -82,23 +82,23 @@ def _named(op_name: str) -> Part:
     stack = next((stack for stack in STACKS if stack in words), "")
     for scope, name in SCOPES.items():
         if scope in words:
-            return Part(stack, name, "" if name == "optimizer" else direction)
+            return ModelPart(stack, name, "" if name == "optimizer" else direction)
     if SCANNED.search(op_name):
-        return Part(stack, SCAN, direction)
+        return ModelPart(stack, SCAN, direction)
     if op_name.startswith("jit(") and not differentiated and not stack:
-        return Part("", "optimizer", "")  # casts, sums and norms of gradients, and the choice of a skipped step
-    return Part(stack, OTHER, direction)
+        return ModelPart("", "optimizer", "")  # casts, sums and norms of gradients, and the choice of a skipped step
+    return ModelPart(stack, OTHER, direction)
 
 
-def by_part(kernels: Iterable[Kernel], hardware: Hardware) -> dict[Part, Cost]:
+def by_part(kernels: Iterable[Kernel], hardware: Hardware) -> dict[ModelPart, Cost]:
     """Add up the kernels of each part, in the order of the model."""
-    costs: dict[Part, Cost] = defaultdict(Cost)
+    costs: dict[ModelPart, Cost] = defaultdict(Cost)
     for kernel in kernels:
         add(costs[part_of(kernel)], kernel, hardware)
     return {part: costs[part] for part in sorted(costs, key=_order)}
 
 
-def _order(part: Part) -> tuple[int, int, int]:
+def _order(part: ModelPart) -> tuple[int, int, int]:
     stack = STACKS.index(part.stack) if part.stack in STACKS else len(STACKS)
     return stack, ORDER.index(part.name), DIRECTIONS.index(part.direction)
 
@@ -114,5 +114,5 @@ def add(cost: Cost, kernel: Kernel, hardware: Hardware) -> None:
         cost.flops[product.dtype] += kernel.times * product.flops
 
 
-def to_json(part: Part, cost: Cost) -> dict[str, Any]:
+def to_json(part: ModelPart, cost: Cost) -> dict[str, Any]:
     return {**part._asdict(), **vars(cost), "flops": dict(cost.flops)}

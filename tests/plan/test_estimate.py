@@ -69,7 +69,7 @@ def test_a_search_is_a_table(capsys):
         (["--hardware", "8xV100"], "8xV100 is not known"),
         (["--hardware", "8xH100", "--config.mesh.data=3"], "there are 8"),
         (["--hardware", "8xH100", "--config.mesh.tensor=8"], "model.heads is 12"),
-        (["--hardware", "8xH100", "--compile"], "only TPUs can be compiled for"),
+        (["--hardware", "8xV100", "--compile"], "A100, H100, H200, B200"),
         (["--hardware", "8xH100,v5e-4", "--compile"], "--compile is for one experiment"),
         (["--hardware", "8xH100", "--rows_a_chip", "-1"], "--rows_a_chip is -1"),
         (["--hardware", "8xH100", "--config.model.depth=3"], "depth"),

@@ -10,7 +10,7 @@ from research.parallel import hardware
 from research.plan import breakdown
 from research.plan.compiled import Compiled, Memory
 from research.plan.hlo import Module
-from research.plan.parts import Part, by_part, part_of
+from research.plan.parts import ModelPart, by_part, part_of
 from research.plan.traffic import Kernel, kernels
 from scripts.plan import main
 
@@ -24,20 +24,20 @@ def named(op_name: str, *inner: str, name: str = "fusion.1", read: int = 1) -> K
 @pytest.mark.parametrize(
     ("op_name", "part"),
     [
-        ("jvp(encoder)/while/body/closed_call/self_attention/exp", Part("encoder", "self-attention", "forward")),
-        ("transpose(jvp(decoder))/cross_attention/mul", Part("decoder", "cross-attention", "backward")),
-        ("transpose(jvp(decoder))/while/body/closed_call/norm/mul", Part("decoder", "norms", "backward")),
-        ("jvp(encoder)/relative_bias/nh,...tsn->...hts/dot_general", Part("encoder", "self-attention", "forward")),
-        ("jvp(embedding)/gather", Part("", "embedding", "forward")),
-        ("transpose(jvp(logits))/btd,dv->btv/dot_general", Part("", "logits", "backward")),
-        ("jvp(loss)/reduce_sum", Part("", "loss", "forward")),
-        ("optimizer/mul", Part("", "optimizer", "")),
-        ("reduce_sum", Part("", "optimizer", "")),
-        ("jvp(encoder)/while/body/jit(dynamic_update_index_in_dim)/x", Part("encoder", "scan", "forward")),
-        ("transpose(jvp(encoder))/while/body/dynamic_slice", Part("encoder", "scan", "backward")),
-        ("jvp(encoder)/while", Part("encoder", "scan", "forward")),
-        ("jvp(encoder)/while/body/closed_call/add", Part("encoder", "other", "forward")),
-        ("transpose(jvp(encoder))/checkpoint/feed_forward/mul", Part("encoder", "feed-forward", "backward")),
+        ("jvp(encoder)/while/body/closed_call/self_attention/exp", ModelPart("encoder", "self-attention", "forward")),
+        ("transpose(jvp(decoder))/cross_attention/mul", ModelPart("decoder", "cross-attention", "backward")),
+        ("transpose(jvp(decoder))/while/body/closed_call/norm/mul", ModelPart("decoder", "norms", "backward")),
+        ("jvp(encoder)/relative_bias/nh,...tsn->...hts/dot_general", ModelPart("encoder", "self-attention", "forward")),
+        ("jvp(embedding)/gather", ModelPart("", "embedding", "forward")),
+        ("transpose(jvp(logits))/btd,dv->btv/dot_general", ModelPart("", "logits", "backward")),
+        ("jvp(loss)/reduce_sum", ModelPart("", "loss", "forward")),
+        ("optimizer/mul", ModelPart("", "optimizer", "")),
+        ("reduce_sum", ModelPart("", "optimizer", "")),
+        ("jvp(encoder)/while/body/jit(dynamic_update_index_in_dim)/x", ModelPart("encoder", "scan", "forward")),
+        ("transpose(jvp(encoder))/while/body/dynamic_slice", ModelPart("encoder", "scan", "backward")),
+        ("jvp(encoder)/while", ModelPart("encoder", "scan", "forward")),
+        ("jvp(encoder)/while/body/closed_call/add", ModelPart("encoder", "other", "forward")),
+        ("transpose(jvp(encoder))/checkpoint/feed_forward/mul", ModelPart("encoder", "feed-forward", "backward")),
     ],
 )  # fmt: skip
 def test_a_part_follows_from_the_scopes(op_name, part):
@@ -46,20 +46,20 @@ def test_a_part_follows_from_the_scopes(op_name, part):
 
 def test_the_operations_inside_decide_where_xla_has_forgotten_the_name():
     inside = "jit(train_step)/jvp(encoder)/feed_forward/mul", "jit(train_step)/jvp(encoder)/add"
-    assert part_of(named("", *inside)) == Part("encoder", "feed-forward", "forward")
+    assert part_of(named("", *inside)) == ModelPart("encoder", "feed-forward", "forward")
     assert part_of(named(inside[1], inside[0])).name == "feed-forward"
-    assert part_of(named("")) == Part("", "other", "")
+    assert part_of(named("")) == ModelPart("", "other", "")
     zeros = named("jit(train_step)/jvp(encoder)/broadcast_in_dim", name="loop_broadcast_fusion.1", read=0)
-    assert part_of(zeros) == Part("encoder", "scan", "forward")
+    assert part_of(zeros) == ModelPart("encoder", "scan", "forward")
 
 
 def test_the_parts_of_a_step_add_up():
     program = kernels(Module(SCAN))
     costs = by_part(program, H200)
-    kept = costs[Part("encoder", "scan", "forward")]
+    kept = costs[ModelPart("encoder", "scan", "forward")]
     assert (kept.kernels, kept.written) == (12, 12 * ROW)
-    assert costs[Part("", "scan", "")].written == STACK
-    product = costs[Part("encoder", "feed-forward", "forward")]
+    assert costs[ModelPart("", "scan", "")].written == STACK
+    product = costs[ModelPart("encoder", "feed-forward", "forward")]
     assert product.flops == {"bf16": 12 * 2 * 8 * 4 * 4}
     assert sum(cost.bytes for cost in costs.values()) == sum(kernel.times * kernel.bytes for kernel in program)
 
