@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from research.config import require
@@ -15,6 +16,7 @@ from research.plan.traffic import Kernel
 from research.storage.console import byte_amount, console
 
 FORMAT = 1  # of the JSON
+WIDTH = 140  # characters
 Figures = dict[str, Any]
 
 
@@ -107,7 +109,7 @@ def compare(before: Figures, after: Figures) -> None:
         f"Before ({before['hardware']}) and after ({after['hardware']})",
         ("", "direction", "GB", "kernels", "ms, modelled"),
     )
-    parts = [{_key(part): part for part in found["parts"]} for found in (before, after)]
+    parts = [{(_name(part), part["direction"]): part for part in found["parts"]} for found in (before, after)]
     none = {"read": 0, "written": 0, "kernels": 0, "seconds": 0.0}
     for key in dict.fromkeys([*parts[0], *parts[1]]):
         pair = [each.get(key, none) for each in parts]
@@ -149,10 +151,6 @@ def _name(part: Figures) -> str:
     return f"{part['stack']} {part['name']}".strip()
 
 
-def _key(part: Figures) -> tuple[str, str]:
-    return _name(part), part["direction"]
-
-
 def _table(title: str, columns: Iterable[str]) -> Table:
     table = Table(title=title, box=None)
     for name in columns:
@@ -162,4 +160,5 @@ def _table(title: str, columns: Iterable[str]) -> Table:
 
 
 def _print(table: Table) -> None:
-    console.print(table, width=max(console.width, 140), crop=False)
+    """Print a table whole, in narrow terminals and files too."""
+    Console(highlight=False, width=max(console.width, WIDTH)).print(table)
