@@ -92,6 +92,8 @@ def show_compiled(options: argparse.Namespace, experiment: Experiment, system: A
     from research.plan import breakdown, estimate
     from research.storage.files import write_json, write_text
 
+    for path in filter(None, (options.json, options.hlo)):
+        require(path.absolute().parent.is_dir(), f"{path}: there is no directory {path.absolute().parent}.")
     before = breakdown.read(options.compare) if options.compare else None
     compiled = estimate.show_compiled(experiment, system)
     found = breakdown.figures(compiled)

@@ -127,6 +127,8 @@ def test_a_comparison_with_something_else_is_one_sentence(tmp_path, text):
         (("--kernels", "3", "--compare", "a.json"), "--compare and --kernels needs --compile"),
         (("--compile", "--search"), "run --search first"),
         (("--compile", "--compare", "none.json"), "there is no such file"),
+        (("--compile", "--json", "nowhere/a.json"), "there is no directory"),
+        (("--compile", "--hlo", "nowhere/a.txt"), "there is no directory"),
     ],
 )
 def test_options_of_compiled_steps_are_checked_before_anything_slow(options, message, capsys):
