@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from research.config import FanIn, Model, Relative
 from research.model import attention_backends
-from research.model.attention_backends import Choice, Facts
+from research.model.attention_backends import AttentionFacts, BackendChoice
 from research.model.blocked_attention import blocked_attention
 from research.model.cudnn_attention import cudnn_attention
 from research.model.layer import Dense, Keys, draw, dropout, relative_table
@@ -119,11 +119,11 @@ class Attention(nnx.Module):
         mask: AttentionMask,
         bias: Float[Array, "*_ h #t s"] | None,
         dropped: bool,
-    ) -> Choice:
+    ) -> BackendChoice:
         """Choose the backend of a call."""
         if type(self).attend is not Attention.attend or self.weights is not attention_weights:
-            return Choice("reference", f"{type(self).__name__} has its own formula")
-        facts = Facts.of(x.dtype, x.shape[1], key.shape, mask, bias, dropped)
+            return BackendChoice("reference", f"{type(self).__name__} has its own formula")
+        facts = AttentionFacts.of(x.dtype, x.shape[1], key.shape, mask, bias, dropped)
         return attention_backends.choose(self.config.attention, facts)
 
     def attend(

@@ -24,9 +24,11 @@ ORDER: Mapping[str, tuple[Backend, ...]] = {
     "tpu": ("blocked", "reference"),
     "cpu": ("reference",),
 }
+# On a device: 64 MiB in float32. So few stay in a TPU's fast memory, and a loop over blocks takes longer.
+FEW_SCORES = 2**24
 
 
-class Choice(NamedTuple):
+class BackendChoice(NamedTuple):
     """A backend, and why it is this one."""
 
     backend: Backend
@@ -36,7 +38,7 @@ class Choice(NamedTuple):
         return f"{self.backend} ({self.reason})" if self.reason else self.backend
 
 
-class Facts(NamedTuple):
+class AttentionFacts(NamedTuple):
     """All that the choice depends on; known before anything is computed."""
 
     platform: str  # of the mesh's devices, which need not be on this machine
@@ -60,7 +62,7 @@ class Facts(NamedTuple):
         mask: AttentionMask,
         bias: Float[Array, "*_ h t s"] | None,
         dropped: bool,
-    ) -> "Facts":
+    ) -> "AttentionFacts":
         """Collect the facts of a call with keys of the shape [b s h k], on the mesh that is set."""
         mesh, (rows, length, heads, width) = jax.sharding.get_abstract_mesh(), keys
         biases = 0 if bias is None else 1 if bias.ndim == 3 else len(bias)
@@ -73,6 +75,12 @@ class Facts(NamedTuple):
         """Number of parts into which the mesh divides a batch."""
         return self.mesh.get("data", 1) * self.mesh.get("fsdp", 1)
 
+    @property
+    def scores(self) -> int:
+        """Number of scores that a device computes."""
+        split = self.parts * self.mesh.get("sequence", 1) * self.mesh.get("tensor", 1)
+        return self.rows * self.heads * self.lengths[0] * self.lengths[1] // split
+
 
 def platform(mesh: jax.sharding.AbstractMesh) -> str:
     """Return the platform of a mesh's devices: cpu, gpu or tpu. Without a mesh it is that of this process."""
@@ -81,14 +89,16 @@ def platform(mesh: jax.sharding.AbstractMesh) -> str:
     return "gpu" if found == "cuda" else found
 
 
-def choose(asked: str, facts: Facts) -> Choice:
+def choose(asked: str, facts: AttentionFacts) -> BackendChoice:
     """Choose a backend. One asked for by name that cannot serve this call is replaced as by "auto", with the reason."""
     order = ORDER.get(facts.platform, ("reference",))
     if asked == "reference":
-        return Choice("reference", "as configured")
+        return BackendChoice("reference", "as configured")
     if asked == "auto":
         if facts.devices > 1 and facts.platform != "cpu":
-            return Choice("reference", f"{facts.devices} devices and no mesh")
+            return BackendChoice("reference", f"{facts.devices} devices and no mesh")
+        if order[0] == "blocked" and facts.scores <= FEW_SCORES:
+            return BackendChoice("reference", "its scores fit in fast memory as a whole")
         tried = order
     else:
         tried = (asked, *(name for name in order if name != asked))
@@ -96,21 +106,23 @@ def choose(asked: str, facts: Facts) -> Choice:
     for name in tried:
         obstacle = next((text for holds, text in OBSTACLES[name](facts) if holds), None)
         if obstacle is None:
-            return Choice(name, "; ".join(refused) or ("as configured" if name == asked else f"on a {facts.platform}"))
+            return BackendChoice(
+                name, "; ".join(refused) or ("as configured" if name == asked else f"on a {facts.platform}")
+            )
         refused.append(f"{name} does not serve {obstacle}")
     raise AssertionError("The reference serves every call.")
 
 
-def _no_obstacles(facts: Facts) -> Iterator[tuple[bool, str]]:
+def _no_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
     yield from ()
 
 
-def _blocked_obstacles(facts: Facts) -> Iterator[tuple[bool, str]]:
+def _blocked_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
     yield facts.rows % facts.parts != 0, f"{facts.rows} rows in {facts.parts} parts"
     yield facts.biases not in (0, facts.parts, facts.rows), f"{facts.biases} biases for {facts.parts} parts"
 
 
-def _cudnn_obstacles(facts: Facts) -> Iterator[tuple[bool, str]]:
+def _cudnn_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
     mask, (queries, keys) = facts.mask, facts.lengths
     yield facts.platform != "gpu", f"a {facts.platform}"
     yield facts.dtype not in (jnp.bfloat16, jnp.float16), f"{jnp.dtype(facts.dtype).name}"
@@ -129,7 +141,7 @@ def _cudnn_obstacles(facts: Facts) -> Iterator[tuple[bool, str]]:
     yield failure is not None, f"this GPU: {failure}"
 
 
-OBSTACLES: Mapping[str, Callable[[Facts], Iterator[tuple[bool, str]]]] = {
+OBSTACLES: Mapping[str, Callable[[AttentionFacts], Iterator[tuple[bool, str]]]] = {
     "reference": _no_obstacles,
     "blocked": _blocked_obstacles,
     "cudnn": _cudnn_obstacles,
@@ -137,7 +149,7 @@ OBSTACLES: Mapping[str, Callable[[Facts], Iterator[tuple[bool, str]]]] = {
 
 # --- The record of what was chosen ------------------------------------------------------------------------------------
 
-Record = dict[str, list[Choice]]  # by part
+Record = dict[str, list[BackendChoice]]  # by part
 _records: ContextVar[Record | None] = ContextVar("records", default=None)
 
 
@@ -152,7 +164,7 @@ def recorded() -> Iterator[Record]:
         _records.reset(token)
 
 
-def record(part: str, choice: Choice) -> None:
+def record(part: str, choice: BackendChoice) -> None:
     """Add a choice to the record, if there is one."""
     found = _records.get()
     if found is not None and choice not in found.setdefault(part, []):

@@ -69,18 +69,23 @@ def dropout_arrays(
 
 
 def _by_blocks(block: Callable[..., Array], arrays: dict[str, Array]) -> Array:
-    """Map a function over blocks of rows. Arrays without a row axis, or with one row for all, are given whole."""
+    """Map a function over blocks of rows. A block gets the whole of arrays without rows."""
     rows, length, heads, _ = arrays["query"].shape
-    whole = {name for name in arrays if name == "causal" or (name == "bias" and len(arrays[name]) != rows)}
+    constant = {name: arrays[name] for name in arrays if name == "causal"}
+    if "bias" in arrays and len(arrays["bias"]) == 1:
+        constant["bias"] = arrays["bias"][0]
     size = block_rows(rows, heads * length * arrays["key"].shape[1])
 
-    def split(array: Array) -> Array:
-        return array.reshape(rows // size, size, *array.shape[1:])
-
-    constant = {name: arrays[name] for name in whole}
-    blocks = {name: split(array) for name, array in arrays.items() if name not in whole}
+    by_row = {name: array for name, array in arrays.items() if name not in constant}
+    if size == 1:  # without an axis of length 1 in memory, for which a TPU rearranges rows
+        return jax.lax.map(jax.checkpoint(lambda row: block(_with_axis(row) | constant)[0]), by_row)
+    blocks = {name: array.reshape(rows // size, size, *array.shape[1:]) for name, array in by_row.items()}
     attended = jax.lax.map(jax.checkpoint(lambda part: block(part | constant)), blocks)
     return attended.reshape(rows, *attended.shape[2:])
+
+
+def _with_axis(row: dict[str, Array]) -> dict[str, Array]:
+    return {name: array[None] for name, array in row.items()}
 
 
 def block_rows(rows: int, scores: int) -> int:

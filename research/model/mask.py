@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-Part = Literal["encoder", "decoder", "cross"]
+AttentionPart = Literal["encoder", "decoder", "cross"]
 
 
 @jax.tree_util.register_dataclass
@@ -21,7 +21,7 @@ class AttentionMask:
     keys.
     """
 
-    part: Part = field(metadata={"static": True})
+    part: AttentionPart = field(metadata={"static": True})
     array: Bool[Array, "*_ t s"] | None = None
     query_ids: Int[Array, "b t"] | None = None
     key_ids: Int[Array, "b s"] | None = None
@@ -31,7 +31,7 @@ class AttentionMask:
 
 
 def self_mask(
-    part: Part, length: int, segment_ids: Int[Array, "b t"] | None, *, causally: bool, packed: bool
+    part: AttentionPart, length: int, segment_ids: Int[Array, "b t"] | None, *, causally: bool, packed: bool
 ) -> AttentionMask:
     """Build the mask of a self-attention. `packed` tells that rows of these segments may hold several examples."""
     array = causal(length) if causally else None
