@@ -89,9 +89,10 @@ def platform(mesh: jax.sharding.AbstractMesh) -> str:
     return "gpu" if found == "cuda" else found
 
 
-def choose(asked: str, facts: AttentionFacts) -> BackendChoice:
+def choose(asked: Literal["auto"] | Backend, facts: AttentionFacts) -> BackendChoice:
     """Choose a backend. One asked for by name that cannot serve this call is replaced as by "auto", with the reason."""
-    order = ORDER.get(facts.platform, ("reference",))
+    order, refused = ORDER.get(facts.platform, ("reference",)), list[str]()
+    tried: tuple[Backend, ...] = order
     if asked == "reference":
         return BackendChoice("reference", "as configured")
     if asked == "auto":
@@ -99,10 +100,8 @@ def choose(asked: str, facts: AttentionFacts) -> BackendChoice:
             return BackendChoice("reference", f"{facts.devices} devices and no mesh")
         if order[0] == "blocked" and facts.scores <= FEW_SCORES:
             return BackendChoice("reference", "its scores fit in fast memory as a whole")
-        tried = order
     else:
         tried = (asked, *(name for name in order if name != asked))
-    refused = []
     for name in tried:
         obstacle = next((text for holds, text in OBSTACLES[name](facts) if holds), None)
         if obstacle is None:
