@@ -151,7 +151,7 @@ class MaximalUpdate:
 
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 # Fields that affect only training: neither the weights' shapes nor the function of the trained model.
-TRAINING_ONLY = ("initial", "compute", "remat", "unroll", "shared_dropout", *DROPOUTS)
+TRAINING_ONLY = ("initial", "compute", "remat", "unroll", "attention", "shared_dropout", *DROPOUTS)
 
 
 Self = TypeVar("Self", bound="Model")
@@ -220,6 +220,8 @@ class Model:
     compute: Literal["float32", "bfloat16"] = "bfloat16"  # dtype of activations; master weights are float32
     remat: Literal["none", "dots", "full"] = "none"  # kept for the backward pass: all, products, nothing
     unroll: int = 1  # layers per scan step; 1 compiles fastest
+    # How attention is computed (research/model/attention_backends.py); "auto" chooses by platform, dtype and batch.
+    attention: Literal["auto", "reference", "cudnn", "blocked"] = "auto"
 
     def __post_init__(self) -> None:
         require_positive("model.", self, "vocab_size", "width", "heads", "head_width", "feed_forward")

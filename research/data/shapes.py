@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from research.config import Denoising, Experiment
+from research.config import Buckets, Denoising, Experiment, Supervised
 from research.data.batch import Batch
 from research.data.objective.checks import lengths_of
 from research.data.objective.span_corruption import SpanCorruption
@@ -14,7 +14,7 @@ from research.data.objective.span_corruption import SpanCorruption
 def abstract_batch(experiment: Experiment, rows: int | None = None) -> Batch:
     """Return the shapes of a global batch, or of a batch of `rows` rows.
 
-    Span corruption gives full rows without segments; everything else gives rows with masks.
+    Span corruption gives full rows without segments, everything else rows with masks. Packed rows have positions too.
     """
     count, (inputs, targets) = experiment.batch_size if rows is None else rows, row_lengths(experiment)
 
@@ -26,8 +26,9 @@ def abstract_batch(experiment: Experiment, rows: int | None = None) -> Batch:
         kinds = {(type(each.objective), lengths_of(each.objective, data.input_length)) for each in data.denoisers}
         if len(kinds) == 1 and {kind for kind, _ in kinds} == {SpanCorruption}:
             return Batch(source, target, target)
-    weights = field(targets, np.float32)
-    return Batch(source, target, target, weights, source, source, target, target)
+    padded = Batch(source, target, target, field(targets, np.float32), source, None, target)
+    packed = isinstance(data, Supervised) and not isinstance(data.batching, Buckets)
+    return padded._replace(encoder_positions=source, decoder_positions=target) if packed else padded
 
 
 def row_lengths(experiment: Experiment) -> tuple[int, int]:

@@ -1,15 +1,23 @@
-"""Multi-head attention and its masks. Projection and attention are two calls, so that decoding can insert its cache."""
+"""Multi-head attention. Projection and attention are two calls, so that decoding can insert its cache."""
+
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from research.config import FanIn, Model, Relative
+from research.model import attention_backends
+from research.model.attention_backends import AttentionFacts, BackendChoice
+from research.model.blocked_attention import blocked_attention
+from research.model.cudnn_attention import cudnn_attention
 from research.model.layer import Dense, Keys, draw, dropout, relative_table
+from research.model.mask import AttentionMask, as_array
 from research.model.parametrization import score_scale
-from research.parallel.layout import gather_length
+from research.parallel.layout import each_row, gather_length
 
 
 def attention_weights(
@@ -29,8 +37,27 @@ def attention_weights(
     return jax.nn.softmax(scores, axis=-1)
 
 
+def reference_attention(
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b s h k"],
+    value: Float[Array, "b s h k"],
+    mask: Bool[Array, "*_ #t s"] | None,
+    bias: Float[Array, "*_ h #t s"] | None,
+    drop: Callable[[Array], Array],
+    weights: Callable[..., Array] = attention_weights,
+) -> Float[Array, "b t h k"]:
+    """Compute the values' means, weighted by the attention weights after dropout."""
+    dropped = drop(weights(query, key, mask, bias).astype(value.dtype))
+    # This operand order gives products of [t s] by [s k]; the other makes beam search on a CPU 1.4 times slower.
+    return jnp.einsum("bshk,bhts->bthk", value, dropped)
+
+
 class Attention(nnx.Module):
-    """Multi-head attention, with its softmax in float32. T5 scales the query's initial values instead of the scores."""
+    """Multi-head attention, with its softmax in float32. T5 scales the query's initial values instead of the scores.
+
+    A subclass may override `queries` and `project`, or `attend` with its own formula. A backend other than the
+    reference serves only classes without their own `attend` and `weights`.
+    """
 
     weights = staticmethod(attention_weights)  # replaced by research/model/attention_maps.py
 
@@ -54,21 +81,65 @@ class Attention(nnx.Module):
         """Compute keys and values of `x`, gathered to full length on every device."""
         return gather_length(self.key(x)), gather_length(self.value(x))
 
+    def __call__(
+        self,
+        x: Float[Array, "b t d"],
+        key: Float[Array, "b s h k"],
+        value: Float[Array, "b s h k"],
+        mask: AttentionMask | Bool[Array, "*_ #t s"] | None = None,
+        bias: Float[Array, "*_ h #t s"] | None = None,
+        dropout_key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "b t d"]:
+        """Attend from `x` to keys and values, by the backend that serves this call best.
+
+        A bias of as many parts as the mesh divides the batch into is shared by the rows of each part.
+        """
+        config = self.config
+        if not isinstance(mask, AttentionMask):  # a decoding step
+            return self.attend(x, key, value, mask, each_row(bias, len(x)), dropout_key)
+        if config.attention_dropout == 0.0:
+            dropout_key = None
+        choice = self.choose(x, key, mask, bias, dropout_key is not None)
+        attention_backends.record(mask.part, choice)
+        match choice.backend:
+            case "reference":
+                return self.attend(x, key, value, mask.array, each_row(bias, len(x)), dropout_key)
+            case "cudnn":
+                return self.output(cudnn_attention(self.queries(x), key, value, mask, bias))
+            case "blocked":
+                drawn = config.attention_dropout, dropout_key, config.shared_dropout
+                return self.output(
+                    blocked_attention(reference_attention, self.queries(x), key, value, mask, bias, *drawn)
+                )
+
+    def choose(
+        self,
+        x: Float[Array, "b t d"],
+        key: Float[Array, "b s h k"],
+        mask: AttentionMask,
+        bias: Float[Array, "*_ h #t s"] | None,
+        dropped: bool,
+    ) -> BackendChoice:
+        """Choose the backend of a call."""
+        if type(self).attend is not Attention.attend or self.weights is not attention_weights:
+            return BackendChoice("reference", f"{type(self).__name__} has its own formula")
+        facts = AttentionFacts.of(x.dtype, x.shape[1], key.shape, mask, bias, dropped)
+        return attention_backends.choose(self.config.attention, facts)
+
     def attend(
         self,
         x: Float[Array, "b t d"],
         key: Float[Array, "b s h k"],
         value: Float[Array, "b s h k"],
-        mask: Bool[Array, "*_ #t s"] | None = None,
+        mask: AttentionMask | Bool[Array, "*_ #t s"] | None = None,
         bias: Float[Array, "*_ h #t s"] | None = None,
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b t d"]:
-        """Attend from `x` to keys and values. `mask` is true if t may see s; mask and bias may lack the batch axis."""
-        query = self.queries(x)
-        weights = self.weights(query, key, mask, bias).astype(value.dtype)
-        weights = dropout(weights, self.config.attention_dropout, dropout_key, shared=self.config.shared_dropout)
-        # This operand order gives products of [t s] by [s k]; the other makes beam search on a CPU 1.4 times slower.
-        return self.output(jnp.einsum("bshk,bhts->bthk", value, weights))
+        """Attend by the plain formula. `mask` is true if t may see s; mask and bias may lack the batch axis."""
+        config = self.config
+        drop = partial(dropout, rate=config.attention_dropout, key=dropout_key, shared=config.shared_dropout)
+        query, bias = self.queries(x), each_row(bias, len(x))
+        return self.output(reference_attention(query, key, value, as_array(mask), bias, drop, self.weights))
 
 
 class SelfAttention(Attention):
@@ -79,33 +150,3 @@ class SelfAttention(Attention):
         match config.positions:
             case Relative(per_layer=True) as positions:
                 self.relative_bias = relative_table(config, keys, positions)
-
-
-def same_segment(query_ids: Int[Array, "b t"], key_ids: Int[Array, "b s"]) -> Bool[Array, "b t s"]:
-    """Build the mask that is true within an example. Padding (segment 0) sees only padding; no example sees padding."""
-    return query_ids[:, :, None] == key_ids[:, None, :]
-
-
-def causal(length: int) -> Bool[Array, "t t"]:
-    """Build the mask that is true for a position and all before it."""
-    return jnp.tril(jnp.ones((length, length), bool))
-
-
-def beam_mask(beams: int, slots: Int[Array, " m"], beam_index: Int[Array, "b n c"] | None) -> Bool[Array, "*_ n m"]:
-    """Build the mask of the m = c * n cached keys and values, n a slot, that each of n beams attends to.
-
-    Beam i attends, at cache slot c, to the entry of beam `beam_index[:, i, c]`; None means to its own entries.
-    `slots` is the slot of each of the m entries.
-    """
-    own = jnp.arange(beams)
-    writer = jnp.tile(own, len(slots) // beams)
-    return (own[:, None] if beam_index is None else beam_index[..., slots]) == writer
-
-
-def cross_mask(
-    tokens: Int[Array, "b t"], segment_ids: Int[Array, "b t"] | None, encoder_segment_ids: Int[Array, "b s"] | None
-) -> Bool[Array, "b t s"] | None:
-    """Build the mask of the sources that each target sees. Without segments a row is one example, of segment 1."""
-    if encoder_segment_ids is None:
-        return None
-    return same_segment(jnp.ones_like(tokens) if segment_ids is None else segment_ids, encoder_segment_ids)

@@ -1,7 +1,7 @@
 """Attention weights of one layer, captured in a forward pass of the model over a batch."""
 
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,8 @@ from jaxtyping import Array, Float
 from research.config import DecoderOnly, Model, require
 from research.data.batch import Batch
 from research.model.attention import attention_weights
+from research.model.mask import AttentionPart
 from research.model.transformer import Params, bind
-
-AttentionPart = Literal["encoder", "decoder", "cross"]
 
 
 def attention_map(

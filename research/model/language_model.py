@@ -15,9 +15,10 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research.config import DecoderOnly, Model
 from research.data.batch import Batch
-from research.model.attention import SelfAttention, beam_mask, causal, cross_mask, same_segment
+from research.model.attention import SelfAttention
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
 from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, layer_keys, split_key
+from research.model.mask import AttentionMask, beam_mask, causal, cross_mask, same_segment, self_mask
 from research.model.network import Network
 from research.parallel.layout import RESIDUAL, constrain
 
@@ -36,7 +37,7 @@ class PrefixLayer(Layer):
         self,
         x: Float[Array, "b t d"],
         prefix: Projection | None,
-        mask: Bool[Array, "*_ #t m"] | None,
+        mask: AttentionMask | Bool[Array, "*_ #t m"] | None,
         bias: Float[Array, "*_ h #t m"] | None,
         dropout_key: PRNGKeyArray | None = None,
         past: Past | None = None,
@@ -53,7 +54,7 @@ class PrefixLayer(Layer):
             if past is not None:
                 own = past.write(own)
             key, value = own if prefix is None else (jnp.concatenate(pair, 1) for pair in zip(prefix, own, strict=True))
-            attended = self.self_attention.attend(y, key, value, mask, bias, keys[0])
+            attended = self.self_attention(y, key, value, mask, bias, keys[0])
         x = self.residual_and_norm(self.self_attention_norm, x, attended, keys[1])
         hidden = self.feed_forward(self.pre_norm(self.feed_forward_norm, x), keys[2])
         return self.residual_and_norm(self.feed_forward_norm, x, hidden, keys[3]), own
@@ -185,12 +186,10 @@ class LanguageModel(Network):
 
     def input_mask_and_bias(
         self, tokens: Int[Array, "b s"], segment_ids: Int[Array, "b s"] | None, positions: Int[Array, "*_ s"]
-    ) -> tuple[Bool[Array, "*_ s s"] | None, Any]:
+    ) -> tuple[AttentionMask, Any]:
         """Return the mask and the bias from inputs to inputs."""
-        mask = None if segment_ids is None else same_segment(segment_ids, segment_ids)
-        if not self.bidirectional:
-            earlier = causal(tokens.shape[1])
-            mask = earlier if mask is None else mask & earlier
+        packed = positions.ndim == 2
+        mask = self_mask("encoder", tokens.shape[1], segment_ids, causally=not self.bidirectional, packed=packed)
         return mask, self.decoder.position_bias(positions, positions, self.bidirectional, rows=len(tokens))
 
     def target_mask_and_bias(
@@ -200,7 +199,7 @@ class LanguageModel(Network):
         positions: Int[Array, "*_ t"],
         segment_ids: Int[Array, "b t"] | None,
         encoder_segment_ids: Int[Array, "b s"] | None,
-    ) -> tuple[Bool[Array, "*_ t m"], Any]:
+    ) -> tuple[AttentionMask, Any]:
         """Return the mask and the bias from targets to inputs and targets."""
         own = causal(tokens.shape[1])
         if segment_ids is not None:
@@ -210,7 +209,7 @@ class LanguageModel(Network):
             seen = jnp.ones((tokens.shape[1], input_positions.shape[-1]), bool)
         keys = concatenate_last(input_positions, positions)
         bias = self.decoder.position_bias(positions, keys, self.bidirectional, rows=len(tokens))
-        return concatenate_last(seen, own), bias
+        return AttentionMask("decoder", concatenate_last(seen, own), structured=False), bias
 
 
 def example_positions(

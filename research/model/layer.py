@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research import config as schema
 from research.config import FanIn, Learned, Model, Normal, Relative, Sinusoidal, Xavier, require
@@ -107,7 +107,11 @@ def dropout(
     """
     if key is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, (*x.shape[:-2], 1, x.shape[-1]) if shared else x.shape)
+    return drop(x, rate, jax.random.bernoulli(key, 1.0 - rate, (*x.shape[:-2], 1, x.shape[-1]) if shared else x.shape))
+
+
+def drop(x: Float[Array, "*_ t x"], rate: float, keep: Bool[Array, "*_ #t x"]) -> Float[Array, "*_ t x"]:
+    """Set features to zero where `keep` is false, and scale the others to keep their mean."""
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
@@ -264,7 +268,7 @@ class Stack(nnx.Module):
     ) -> Callable[[Any], Float[Array, "*_ h t s"] | None]:
         """Return a function from a layer to its self-attention's bias. A bias that layers share is computed once.
 
-        `rows` is the batch size. Each part of the batch on the mesh has its own copy of the bias.
+        `rows` is the batch size. Each part of the batch on the mesh has its own copy of the bias, [parts h t s].
         """
         match self.config.positions:
             case Relative(per_layer=per_layer) as positions:
@@ -276,13 +280,10 @@ class Stack(nnx.Module):
                         return relative_bias(table, buckets)
                     return jax.vmap(relative_bias, (0, None))(own_copies(table, parts), buckets)
 
-                def for_rows(bias: Array) -> Array:
-                    return bias if parts == 1 else jnp.repeat(bias, rows // parts, axis=0)
-
                 if per_layer:
-                    return lambda layer: for_rows(bias(layer.self_attention.relative_bias[...]))
+                    return lambda layer: bias(layer.self_attention.relative_bias[...])
                 shared = bias(self.relative_bias[...])
-                return lambda layer: for_rows(shared)
+                return lambda layer: shared
         return lambda layer: None
 
     def check_length(self, tokens: int) -> None:

@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research.config import DecoderOnly, Model, SharedLayers, require
 from research.data.batch import Batch
-from research.model.attention import Attention, SelfAttention, beam_mask, causal, cross_mask, same_segment
+from research.model.attention import Attention, SelfAttention
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
 from research.model.language_model import LanguageModel
 from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, layer_keys, split_key
+from research.model.mask import AttentionMask, beam_mask, cross_mask, encoder_mask, self_mask
 from research.model.network import Network
 from research.parallel.layout import RESIDUAL, constrain
 
@@ -44,14 +45,14 @@ class EncoderLayer(Layer):
     def __call__(
         self,
         x: Float[Array, "b s d"],
-        mask: Bool[Array, "*_ s s"] | None,
+        mask: AttentionMask | Bool[Array, "*_ s s"] | None,
         bias: Float[Array, "*_ h s s"] | None,
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b s d"]:
         keys = split_key(dropout_key, 4)
         y = self.pre_norm(self.self_attention_norm, x)
         with jax.named_scope("self_attention"):
-            attended = self.self_attention.attend(y, *self.self_attention.project(y), mask, bias, keys[0])
+            attended = self.self_attention(y, *self.self_attention.project(y), mask, bias, keys[0])
         x = self.residual_and_norm(self.self_attention_norm, x, attended, keys[1])
         hidden = self.feed_forward(self.pre_norm(self.feed_forward_norm, x), keys[2])
         return self.residual_and_norm(self.feed_forward_norm, x, hidden, keys[3])
@@ -77,8 +78,8 @@ class DecoderLayer(Layer):
         self,
         x: Float[Array, "b t d"],
         cross_projection: Projection,
-        self_mask: Bool[Array, "*_ #t m"],
-        cross_mask: Bool[Array, "*_ #t s"] | None,
+        self_mask: AttentionMask | Bool[Array, "*_ #t m"],
+        cross_mask: AttentionMask | Bool[Array, "*_ #t s"] | None,
         bias: Float[Array, "*_ h #t m"] | None,
         dropout_key: PRNGKeyArray | None = None,
         past: Past | None = None,
@@ -93,11 +94,11 @@ class DecoderLayer(Layer):
             projection = self.self_attention.project(y)
             if past is not None:
                 projection = past.write(projection)
-            attended = self.self_attention.attend(y, *projection, self_mask, bias, keys[0])
+            attended = self.self_attention(y, *projection, self_mask, bias, keys[0])
         x = self.residual_and_norm(self.self_attention_norm, x, attended, keys[1])
         y = self.pre_norm(self.cross_attention_norm, x)
         with jax.named_scope("cross_attention"):
-            attended = self.cross_attention.attend(y, *cross_projection, cross_mask, None, keys[2])
+            attended = self.cross_attention(y, *cross_projection, cross_mask, None, keys[2])
         x = self.residual_and_norm(self.cross_attention_norm, x, attended, keys[3])
         hidden = self.feed_forward(self.pre_norm(self.feed_forward_norm, x), keys[4])
         return self.residual_and_norm(self.feed_forward_norm, x, hidden, keys[5]), projection
@@ -117,7 +118,7 @@ class Encoder(Stack):
     ) -> Float[Array, "b s d"]:
         self.check_length(x.shape[1])
         embedding_key, layers_key, norm_key = split_key(dropout_key, 3)
-        mask = None if segment_ids is None else same_segment(segment_ids, segment_ids)
+        mask = self_mask("encoder", x.shape[1], segment_ids, causally=False, packed=positions is not None)
         positions = jnp.arange(x.shape[1]) if positions is None else positions
         bias = self.position_bias(positions, positions, bidirectional=True, rows=len(x))
 
@@ -139,14 +140,12 @@ class Decoder(Stack):
         encoded: Float[Array, "b s d"],
         segment_ids: Int[Array, "b t"] | None,
         positions: Int[Array, "b t"] | None,
-        cross_mask: Bool[Array, "b t s"] | None,
+        cross_mask: AttentionMask | Bool[Array, "b t s"] | None,
         dropout_key: PRNGKeyArray | None,
     ) -> Float[Array, "b t d"]:
         self.check_length(x.shape[1])
         embedding_key, layers_key, norm_key = split_key(dropout_key, 3)
-        mask = causal(x.shape[1])
-        if segment_ids is not None:
-            mask = mask & same_segment(segment_ids, segment_ids)
+        mask = self_mask("decoder", x.shape[1], segment_ids, causally=True, packed=positions is not None)
         positions = jnp.arange(x.shape[1]) if positions is None else positions
         bias = self.position_bias(positions, positions, bidirectional=False, rows=len(x))
 
@@ -234,7 +233,7 @@ class EncoderDecoder(Network):
         dropout_key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b t d"]:
         """Compute the decoder's output, the input of `logits`. `tokens` are targets shifted right."""
-        mask = cross_mask(tokens, segment_ids, encoder_segment_ids)
+        mask = encoder_mask(tokens, segment_ids, encoder_segment_ids, packed=positions is not None)
         return self.decoder(self.embed(tokens), encoded, segment_ids, positions, mask, dropout_key)
 
     def new_cache(self, encoded: Float[Array, "b s d"], length: int, hypotheses: int = 1) -> Cache:

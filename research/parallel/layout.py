@@ -1,6 +1,7 @@
 """Sharding of activations over the mesh that is set. Without a mesh, these functions return their argument as is."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,6 +38,32 @@ def batch_parts(rows: int) -> int:
     shape = jax.sharding.get_abstract_mesh().shape
     parts = math.prod(shape[axis] for axis in BATCH_AXES) if shape else 1
     return parts if rows % parts == 0 else 1
+
+
+def each_row(bias: Float[Array, "*p h t s"] | None, rows: int) -> Float[Array, "*b h t s"] | None:
+    """Repeat the bias of each part of the batch for the part's rows. A bias without a part or row axis stays as is."""
+    if bias is None or bias.ndim == 3 or len(bias) == rows:
+        return bias
+    return jnp.repeat(bias, rows // len(bias), axis=0)
+
+
+def dividing(size: int, axis: str) -> str | None:
+    """Return the mesh axis if it divides `size`, else None: every device then has the whole."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return axis if shape and size % shape[axis] == 0 else None
+
+
+def on_own_part(
+    function: Callable[[dict[str, Array]], Array], arrays: dict[str, Array], specs: dict[str, Any], result: Any
+) -> Array:
+    """Call a function with each device's own part of some arrays, without communication: its result has the spec given.
+
+    Gradients of arrays that several devices share are summed over these devices.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function(arrays)
+    in_specs = {name: specs[name] for name in arrays}
+    return jax.shard_map(function, in_specs=(in_specs,), out_specs=result)(arrays)
 
 
 def own_copies(table: Float[Array, "n h"], parts: int) -> Float[Array, "{parts} n h"]:

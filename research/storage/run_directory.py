@@ -39,7 +39,7 @@ from research.storage.files import UNFINISHED, append_lines, read_lines, try_loc
 # linear and cosine schedules end at the last step.
 CHANGEABLE = (
     "steps", "evaluation", "checkpoint", "report", "profile", "guard", "mesh", "data.threads",
-    "model.remat", "model.unroll",
+    "model.remat", "model.unroll", "model.attention",
 )  # fmt: skip
 
 EXIT_CODES = {"running": 1, "done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44}

@@ -1,16 +1,20 @@
 """Checks before a launch, made before data are prepared or anything is compiled."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 
-from research.config import Experiment
+from research.config import Experiment, require
+from research.data.shapes import abstract_batch
 from research.decode.evaluate import check_length
+from research.model.attention_backends import recorded
+from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh
 from research.pretrained.find import Weights, find_initial
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import steps_on_disk
-from research.train.step import abstract_state
+from research.train.step import abstract_state, summed_loss
 
 
 class Preflight(NamedTuple):
@@ -38,8 +42,30 @@ def check(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.Abstrac
 
     Raises:
         ConfigError: the mesh does not divide the experiment's sizes, an evaluation generates more tokens than the model
-            has positions for, or the optimizer or its schedule does not fit the model or the number of steps.
+            has positions for, the optimizer or its schedule does not fit the model or the number of steps, or the
+            attention's backend, if named, cannot serve the model on these devices.
     """
     check_divisible(experiment, mesh)
     check_length(experiment)
     abstract_state(experiment)
+    check_attention(experiment, mesh)
+
+
+def check_attention(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
+    """Raise ConfigError if `model.attention` names a backend that cannot serve one of the three attentions.
+
+    Nothing is known about the devices of an abstract mesh: then nothing is checked.
+    """
+    asked = experiment.model.attention
+    if asked in ("auto", "reference") or not isinstance(mesh, jax.sharding.Mesh):
+        return
+    batch = abstract_batch(experiment, experiment.batch_size // experiment.microbatches)
+    key = jax.eval_shape(jax.random.key, 0) if experiment.model.dropped else None
+    with recorded() as record, jax.set_mesh(mesh):
+        jax.eval_shape(partial(summed_loss, experiment), abstract_params(experiment.model), batch, key)
+    for part, choices in record.items():
+        for choice in choices:
+            require(
+                choice.backend == asked,
+                f"model.attention is {asked!r}: {choice.reason} (in the {part} attention); set it to 'auto'.",
+            )

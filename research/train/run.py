@@ -12,6 +12,7 @@ from research.config import ConfigError, Experiment, Generation, Supervised, req
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
 from research.decode import evaluate
 from research.decode.evaluate import EvalTask
+from research.model.attention_backends import recorded
 from research.parallel.mesh import host_shard, place_batch
 from research.pretrained.find import Weights
 from research.storage import run_directory
@@ -65,10 +66,12 @@ class Run:
         self.best = Best(evaluation.best) if best is None else best
         self.predictions: list[list[str]] = []  # for each of eval_tasks, at the last evaluation
         startup.done("data")
-        self.train_step = EachShape(partial(compile_train_step, config, mesh), pipeline.batch_shapes)
+        with recorded() as attention:
+            self.train_step = EachShape(partial(compile_train_step, config, mesh), pipeline.batch_shapes)
         self.eval_step = EachShape(partial(compile_eval_step, config, mesh), pipeline.batch_shapes)
         startup.done("tracing")
-        self.summary = summary.launch(config, mesh, pipeline, self.train_step.largest, startup.compiled())
+        compiled = startup.compiled()
+        self.summary = summary.launch(config, mesh, pipeline, self.train_step.largest, compiled, attention)
         table("Launch", self.summary)
         self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
 

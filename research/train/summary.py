@@ -10,6 +10,7 @@ import jax
 from research.config import TEACHER_FORCED, Experiment
 from research.data.pipeline import Pipeline
 from research.model import flops
+from research.model.attention_backends import Record, backends_text
 from research.model.transformer import abstract_params
 from research.report.plot import plot_loss
 from research.storage.best import Best
@@ -25,7 +26,12 @@ class RunSample(NamedTuple):
 
 
 def launch(
-    config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, train_step: jax.stages.Compiled, compiled: str
+    config: Experiment,
+    mesh: jax.sharding.Mesh,
+    data: Pipeline,
+    train_step: jax.stages.Compiled,
+    compiled: str,
+    attention: Record,
 ) -> dict[str, str]:
     """Summarise a launch: sizes, memory per device as reported by the compiler, FLOPs, mesh, data, length."""
     model, schedule = config.model, config.optimizer.schedule
@@ -35,6 +41,7 @@ def launch(
         "model": f"{amount(flops.parameter_count(abstract_params(model)))} parameters, "
         f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}"
         + (f", muP from width {model.base.width}" if model.base != model else ""),
+        "attention": backends_text(attention),
         "memory a device": f"{byte_amount(memory.argument_size_in_bytes)} state and batch, "
         f"{byte_amount(memory.temp_size_in_bytes)} activations and gradients",
         "a step": f"{rows} rows of {data.inputs} inputs and {data.targets} targets, "

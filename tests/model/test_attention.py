@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from research import Model
-from research.model.attention import Attention, causal, cross_mask, same_segment
+from research.model.attention import Attention
+from research.model.mask import causal, cross_mask, same_segment
 
 MODEL = Model(61, 24, 3, 5, 40, 2, 2, compute="float32")
 X = jax.random.normal(jax.random.key(1), (2, 4, 24))

@@ -29,6 +29,7 @@ from research import (
     Tied,
 )
 from research.data.batch import Batch
+from research.model.attention_backends import recorded
 from research.parallel.mesh import make_mesh, place_batch
 from research.parallel.rules import flatten, unflatten
 from research.train.optimizer import build, learning_rate
@@ -157,6 +158,20 @@ def test_20_steps_are_the_same_on_every_mesh_and_the_state_is_really_split(sizes
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert held < 1.3 * whole / (fsdp * tensor)  # norms and biases are whole on every device
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 1, 2), (1, 2, 2, 2)], ids=str)
+def test_steps_with_attention_by_blocks_are_those_of_the_reference(sizes):
+    experiment = replace(EXPERIMENT, model=replace(MODEL, attention="blocked"))
+    with recorded() as record:
+        state, metrics = run(experiment, make_mesh(Mesh(*sizes)), batches(3))
+    assert {str(choice) for choices in record.values() for choice in choices} == {"blocked (as configured)"}
+    expected_state, expected = run(EXPERIMENT, one_device(), batches(3))
+    for name in ("loss", "gradient_norm"):
+        measured = [getattr(step, name) for step in metrics]
+        np.testing.assert_allclose(measured, [getattr(step, name) for step in expected], rtol=2e-5, err_msg=name)
+    for path, value in flatten(state.params).items():
+        np.testing.assert_allclose(value, flatten(expected_state.params)[path], rtol=1e-3, atol=1e-4, err_msg=path)
 
 
 @pytest.mark.parametrize("stacks", [SharedLayers(), DecoderOnly()], ids=["shared", "one"])

@@ -77,12 +77,24 @@ def corrupt_block(
         expect(isinstance(batch, Batch), objective, "corrupt", f"returned {type(batch).__name__}, not a Batch")
         for name, field in batch._asdict().items():
             _check_field(objective, name, field, len(tokens), lengths, tokenizer)
+        _check_padding(objective, batch)
     return batch
 
 
 def filled_fields(batch: Batch) -> tuple[str, ...]:
     """Return the names of the fields that are arrays, not None."""
     return tuple(name for name, field in batch._asdict().items() if field is not None)
+
+
+def _check_padding(objective: Objective, batch: Batch) -> None:
+    """Check that without positions a row is one example, followed by padding; some attentions rely on it."""
+    for side in ("encoder", "decoder"):
+        ids, positions = getattr(batch, f"{side}_segment_ids"), getattr(batch, f"{side}_positions")
+        if ids is None or positions is not None:
+            continue
+        ones_then_zeros = ids.min() >= 0 and ids.max() <= 1 and not (np.diff(ids, axis=1) > 0).any()
+        message = f"returned {side}_segment_ids that are not 1 and then 0 in each row, without {side}_positions"
+        expect(bool(ones_then_zeros), objective, "corrupt", message)
 
 
 def _check_field(
