@@ -219,11 +219,13 @@ class Model:
     shared_dropout: bool = True  # one mask for all positions of a row (T5X), or one each (fairseq, Marian)
     compute: Literal["float32", "bfloat16"] = "bfloat16"  # dtype of activations; master weights are float32
     remat: Literal["none", "dots", "full"] = "none"  # kept for the backward pass: all, products, nothing
-    unroll: int = 1  # layers per scan step; 1 compiles fastest
+    unroll: int | None = None  # layers per scan step; 1 compiles fastest; None: 1, but all (at most 24) on a GPU
 
     def __post_init__(self) -> None:
         require_positive("model.", self, "vocab_size", "width", "heads", "head_width", "feed_forward")
-        require_positive("model.", self, "encoder_layers", "decoder_layers", "unroll")
+        require_positive("model.", self, "encoder_layers", "decoder_layers")
+        if self.unroll is not None:
+            require_positive("model.", self, "unroll")
         require_at_most("model.", self, LARGEST, "vocab_size", "source_vocab_size", "width", "heads", "head_width")
         require_at_most("model.", self, LARGEST, "feed_forward", "encoder_layers", "decoder_layers")
         for name in DROPOUTS:

@@ -70,8 +70,8 @@ class LanguageModel(Network):
         """Tell whether inputs attend to later inputs (prefix LM)."""
         return isinstance(self.config.stacks, DecoderOnly) and not self.config.stacks.causal
 
-    def __call__(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t v"]:
-        """Compute logits in float32 for every target. `dropout_key=None` disables dropout."""
+    def hidden(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
+        """Compute the stack's output for every target. `dropout_key=None` disables dropout."""
         arrays: Any = jax.tree.map(jnp.asarray, batch)
         source, target = arrays.encoder_input_tokens, arrays.decoder_input_tokens
         self.decoder.check_length(source.shape[1] + target.shape[1])
@@ -93,7 +93,7 @@ class LanguageModel(Network):
         y = constrain(self.decoder.embed_positions(self.embed(target), own_positions, keys[1]), RESIDUAL)
         drawn = [layer_keys(key, self.config.decoder_layers) for key in keys[2:4]]
         _, y = self.decoder.scan(body, (x, y), drawn)
-        return self.logits(self.decoder.final_norm(y, keys[4]))
+        return self.decoder.final_norm(y, keys[4])
 
     def encode(
         self,

@@ -38,16 +38,11 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from research import config as schema
 from research.config import FanIn, Learned, Model, Normal, Relative, Sinusoidal, Xavier, require
+from research.model.derivatives import PRODUCT, activate, gate, layer_norm, product, rms_norm
 from research.model.parametrization import features, growth
-from research.parallel.layout import batch_parts, own_copies
+from research.parallel.layout import batch_parts, own_copies, platform
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": jax.nn.relu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
-    "silu": jax.nn.silu,
-}
-
+UNROLLED = 24  # layers that are unrolled at most, if model.unroll is None
 
 # Modules take the random keys of their initial values from an iterator. Splitting keys in advance, and drawing matrices
 # of one shape together, halves the compile time of initialisation.
@@ -89,7 +84,7 @@ class Dense(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(shape, jnp.float32))
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        y = jnp.einsum(self.equation, x, self.weight[...].astype(x.dtype))
+        y = product(self.equation, x, self.weight[...].astype(x.dtype))
         return y + self.bias[...].astype(x.dtype) if self.biased else y
 
 
@@ -122,16 +117,11 @@ class Norm(nnx.Module):
         self.config = config.norm
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        wide = x.astype(jnp.float32)
         match self.config:
             case schema.RMSNorm(epsilon=epsilon):
-                square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-                normed = wide * jax.lax.rsqrt(square + epsilon) * self.scale[...]
+                return rms_norm(x, self.scale[...], epsilon)
             case schema.LayerNorm(epsilon=epsilon):
-                centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-                variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-                normed = centred * jax.lax.rsqrt(variance + epsilon) * self.scale[...] + self.bias[...]
-        return normed.astype(x.dtype)
+                return layer_norm(x, self.scale[...], self.bias[...], epsilon)
 
 
 class FeedForward(nnx.Module):
@@ -149,8 +139,10 @@ class FeedForward(nnx.Module):
     @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
         config = self.config
-        activation = ACTIVATIONS[config.activation]
-        hidden = activation(self.gate(x)) * self.up(x) if config.gated else activation(self.up(x))
+        if config.gated:
+            hidden = gate(config.activation, self.gate(x), self.up(x))
+        else:
+            hidden = activate(config.activation, self.up(x))
         return self.down(dropout(hidden, config.activation_dropout, dropout_key, shared=config.shared_dropout))
 
 
@@ -297,16 +289,33 @@ class Stack(nnx.Module):
     def scan(self, body: Callable[..., Any], carry: Any, inputs: Any) -> Any:
         """Scan `body(carry, layer, *inputs of that layer)` over the layers in order, and return the last carry."""
 
+        count = len(jax.tree.leaves(self.layers)[0])
+        unroll = layers_per_step(self.config, count)
+
         def step(carry: Any, layer_and_inputs: Any) -> tuple[Any, None]:
             return body(carry, *layer_and_inputs), None
 
+        # Without a loop between the passes, the compiler would merge what is computed again with what was computed.
+        checkpoint = partial(jax.checkpoint, prevent_cse=unroll >= count > 1)
         match self.config.remat:
             case "dots":  # keep products with weights; recompute attention scores, which are far larger
-                policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-                step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+                policies = jax.checkpoint_policies
+                kept = policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(PRODUCT)
+                step = checkpoint(step, policy=policies.save_from_both_policies(*kept))
             case "full":
-                step = jax.checkpoint(step, prevent_cse=False)
-        return jax.lax.scan(step, carry, (self.layers, *inputs), unroll=self.config.unroll)[0]
+                step = checkpoint(step)
+        return jax.lax.scan(step, carry, (self.layers, *inputs), unroll=unroll)[0]
+
+
+def layers_per_step(config: Model, count: int) -> int:
+    """Return the layers of one step of the scan over `count` layers, on the mesh that is set.
+
+    A scan keeps what the backward pass needs in stacks, which a GPU fills with zeros, writes and copies. Unrolled
+    layers need none of these, and take the longer to compile the more there are.
+    """
+    if config.unroll is not None:
+        return min(config.unroll, count)
+    return min(count, UNROLLED) if platform() == "gpu" else 1
 
 
 def layer_keys(key: PRNGKeyArray | None, count: int) -> Array | None:

@@ -1,14 +1,27 @@
 """Masked cross entropy over the vocabulary, with z-loss and label smoothing, as sums and counts.
 
 Sums and counts, not means, so that micro-batches, devices and evaluation batches add up and are divided once.
+
+Logits [b t v] are the largest array of a step. Where those of a device exceed `LARGEST` bytes,
+`cross_entropy_in_chunks` computes them and their gradients for a few rows at a time, so that they never exist as a
+whole.
 """
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
+
+from research.model.derivatives import logit_terms
+from research.parallel.layout import BATCH_AXES, axis_size, batch_parts, constrain
+
+PARTS = (*BATCH_AXES, "sequence")  # the axes of the mesh that split tokens
+LARGEST = 2**31  # bytes of a device's float32 logits that are computed at once, unless one row has more
 
 
 class Sums(NamedTuple):
@@ -44,9 +57,7 @@ def cross_entropy(
 
     The gradients of t5x and fairseq are equal; the loss values of all three differ.
     """
-    logits = logits.astype(jnp.float32)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    log_z, target_logit, total = logit_terms(logits, targets)
     nll = log_z - target_logit
     z_term = z_loss * jnp.square(log_z)
     loss = nll + z_term
@@ -55,8 +66,107 @@ def cross_entropy(
         off = label_smoothing / (size if smoothing == "marian" else size - 1)
         on = 1.0 - off * (size - 1)
         entropy = -(on * math.log(on) + off * (size - 1) * math.log(off)) if smoothing == "t5x" else 0.0
-        loss = log_z - (on - off) * target_logit - off * logits.sum(-1) - entropy + z_term
-    correct = (target_logit == jnp.max(logits, axis=-1)).astype(jnp.float32)
+        loss = log_z - (on - off) * target_logit - off * total - entropy + z_term
+    correct = (target_logit == jnp.max(logits, axis=-1).astype(jnp.float32)).astype(jnp.float32)
     ones = jnp.ones_like(nll)
     weights = ones if weights is None else weights.astype(jnp.float32)
     return Sums(*(jnp.sum(term * weights) for term in (loss, nll, z_term, correct, ones)))
+
+
+def chunks(shape: tuple[int, int], vocabulary: int) -> int:
+    """Return the least number of equal chunks of a device's rows whose logits have at most `LARGEST` bytes."""
+    rows, length = shape[0] // batch_parts(shape[0]), shape[1] / axis_size("sequence")
+    row = 4 * length * vocabulary / axis_size("tensor")
+    counts = [count for count in range(1, rows + 1) if rows % count == 0]
+    return next((count for count in counts if rows // count * row <= LARGEST), counts[-1])
+
+
+def cross_entropy_in_chunks(
+    logits: Callable[[Array], Array],
+    x: Float[Array, "b t d"],
+    targets: Int[Array, "b t"],
+    weights: Float[Array, "b t"] | None,
+    count: int,
+    **settings: Any,
+) -> Sums:
+    """Compute `cross_entropy(logits(x), targets, weights, **settings)` in `count` chunks of every device's rows.
+
+    Only `loss` has a gradient, with respect to x and the parameters inside `logits`. It is computed together with the
+    loss, which is linear in it, so that no product is computed twice.
+    """
+    weights = jnp.ones(targets.shape, jnp.float32) if weights is None else weights
+    rows = [_split(each, count) for each in (x, targets, weights)]
+    function, parameters = jax.closure_convert(logits, jax.ShapeDtypeStruct(rows[0].shape[2:], x.dtype))
+    loss, *others = _sums_in_chunks(partial(_sums, function, settings), *rows, parameters)
+    return Sums(loss, *map(jax.lax.stop_gradient, others))
+
+
+def _sums(
+    function: Callable[..., Array], settings: Any, parameters: Sequence[Array], x: Array, targets: Array, weights: Array
+) -> tuple[Array, Sums]:
+    logits = constrain(function(x, *parameters), PartitionSpec(None, None, "tensor"))
+    with jax.named_scope("loss"):
+        sums = cross_entropy(logits, targets, weights, **settings)
+    return sums.loss, sums
+
+
+def _split(rows: Array, count: int) -> Array:
+    """Split [b t ...] into [count, parts, b', t', ...]: a chunk has rows of every part of the mesh."""
+    batch, sequence = batch_parts(len(rows)), axis_size("sequence")
+    split = rows.reshape(batch, count, -1, sequence, rows.shape[1] // sequence, *rows.shape[2:])
+    moved = jnp.moveaxis(split, (0, 3), (1, 2))
+    return constrain(moved.reshape(count, batch * sequence, *moved.shape[3:]), PartitionSpec(None, PARTS))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sums_in_chunks(sums: Any, x: Array, targets: Array, weights: Array, parameters: Sequence[Array]) -> Sums:
+    parameters = _own_copies(parameters, x.shape[1])
+
+    def add(total: Sums, chunk: tuple[Array, ...]) -> tuple[Sums, None]:
+        _, found = _over_parts(sums)(parameters, *chunk)
+        return jax.tree.map(lambda before, new: before + jnp.sum(new), total, found), None
+
+    return jax.lax.scan(add, _zeros(), (x, targets, weights))[0]
+
+
+def _sums_and_gradients(
+    sums: Any, x: Array, targets: Array, weights: Array, parameters: Sequence[Array]
+) -> tuple[Sums, tuple[Array, list[Array]]]:
+    """Compute the sums, and what the backward pass only has to multiply: the gradients of x and the parameters."""
+    copies = _own_copies(parameters, x.shape[1])
+    gradient = _over_parts(jax.grad(sums, argnums=(0, 1), has_aux=True))
+
+    def add(total: tuple[Sums, list[Array]], chunk: tuple[Array, ...]) -> tuple[tuple[Sums, list[Array]], Array]:
+        (of_parameters, of_x), found = gradient(copies, *chunk)
+        added = jax.tree.map(lambda before, new: before + jnp.sum(new), total[0], found)
+        return (added, [before + new for before, new in zip(total[1], of_parameters, strict=True)]), of_x
+
+    zeros = [jnp.zeros_like(copy, jnp.float32) for copy in copies]
+    (total, of_copies), of_x = jax.lax.scan(add, (_zeros(), zeros), (x, targets, weights))
+    of_parameters = [jnp.sum(of, axis=0).astype(each.dtype) for of, each in zip(of_copies, parameters, strict=True)]
+    return total, (of_x, of_parameters)
+
+
+def _scaled(sums: Any, kept: tuple[Array, list[Array]], gradients: Sums) -> tuple[Array, None, None, list[Array]]:
+    of_x, of_parameters = jax.tree.map(lambda each: (gradients.loss * each).astype(each.dtype), kept)
+    return of_x, None, None, of_parameters
+
+
+_sums_in_chunks.defvjp(_sums_and_gradients, _scaled)
+
+
+def _zeros() -> Sums:
+    return Sums(*[jnp.zeros((), jnp.float32)] * len(Sums._fields))
+
+
+def _over_parts(function: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.vmap(function, spmd_axis_name=None if jax.sharding.get_abstract_mesh().empty else PARTS)
+
+
+def _own_copies(parameters: Sequence[Array], parts: int) -> list[Array]:
+    """Copy parameters for each part of the tokens, to gather them, and to sum their gradients over parts, only once."""
+    free = PartitionSpec.UNCONSTRAINED
+    return [
+        constrain(jnp.broadcast_to(each, (parts, *each.shape)), PartitionSpec(PARTS, *[free] * each.ndim))
+        for each in parameters
+    ]

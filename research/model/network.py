@@ -6,6 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from research.config import Model, Tied, UntiedHead
+from research.data.batch import Batch
+from research.model.derivatives import product
 from research.model.layer import Keys, draw_table
 from research.model.parametrization import head_scale
 
@@ -31,6 +33,14 @@ class Network(nnx.Module):
         """Create the stacks as attributes."""
         raise NotImplementedError
 
+    def __call__(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t v"]:
+        """Compute logits in float32 for every target. `dropout_key=None` disables dropout."""
+        return self.logits(self.hidden(batch, dropout_key))
+
+    def hidden(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
+        """Compute the input of `logits` for every target."""
+        raise NotImplementedError
+
     @jax.named_scope("logits")
     def logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         """Compute logits in float32 from the output of `decode`."""
@@ -40,7 +50,7 @@ class Network(nnx.Module):
                 equation, head = "btd,dv->btv", self.head
             case Tied():
                 equation, head = "btd,vd->btv", self.embedding
-        logits = jnp.einsum(equation, x, head[...].astype(x.dtype), preferred_element_type=jnp.float32)
+        logits = product(equation, x, head[...].astype(x.dtype), "float32")
         if isinstance(self.config.head, Tied) and self.config.zero_token is not None:
             # The row is zero already; this also stops its gradient.
             logits = jnp.where(jnp.arange(logits.shape[-1]) == self.config.zero_token, 0.0, logits)

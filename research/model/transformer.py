@@ -197,14 +197,14 @@ class EncoderDecoder(Network):
         self.encoder = Encoder(config, keys, self.encoder_layer)
         self.decoder = Decoder(config, keys, self.decoder_layer)
 
-    def __call__(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t v"]:
-        """Compute logits in float32 for every position of the decoder. `dropout_key=None` disables dropout."""
+    def hidden(self, batch: Batch, dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
+        """Compute the decoder's output for every target. `dropout_key=None` disables dropout."""
         arrays: Any = jax.tree.map(jnp.asarray, batch)
         encoder_key, decoder_key = split_key(dropout_key, 2)
         encoded = self.encode(
             arrays.encoder_input_tokens, arrays.encoder_segment_ids, arrays.encoder_positions, encoder_key
         )
-        x = self.decode(
+        return self.decode(
             arrays.decoder_input_tokens,
             encoded,
             arrays.decoder_segment_ids,
@@ -212,7 +212,6 @@ class EncoderDecoder(Network):
             arrays.encoder_segment_ids,
             decoder_key,
         )
-        return self.logits(x)
 
     def encode(
         self,

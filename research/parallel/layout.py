@@ -16,12 +16,20 @@ LOGITS = PartitionSpec(BATCH_AXES, "sequence", "tensor")  # [b t v]
 PROJECTED = PartitionSpec(BATCH_AXES, "sequence", "tensor", None)  # keys and values, [b s h k]
 ATTENDED = PartitionSpec(BATCH_AXES, None, "tensor", None)  # keys and values for queries at any position
 
+PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}  # names of devices that are compiled for, and not here
+
 
 def constrain(tree: Any, specs: Any) -> Any:
     """Constrain values inside a jitted function to `specs` on the mesh that is set."""
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     return jax.lax.with_sharding_constraint(tree, specs)
+
+
+def platform() -> str:
+    """Return the platform of the mesh that is set, "cpu", "gpu" or "tpu"; without devices in it, JAX's default."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else PLATFORMS.get(device.platform, device.platform)
 
 
 def gather_length(x: Float[Array, "b s h k"]) -> Float[Array, "b s h k"]:
@@ -37,6 +45,11 @@ def batch_parts(rows: int) -> int:
     shape = jax.sharding.get_abstract_mesh().shape
     parts = math.prod(shape[axis] for axis in BATCH_AXES) if shape else 1
     return parts if rows % parts == 0 else 1
+
+
+def axis_size(axis: str) -> int:
+    """Return the size of an axis of the mesh that is set; 1 without a mesh."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def own_copies(table: Float[Array, "n h"], parts: int) -> Float[Array, "{parts} n h"]:

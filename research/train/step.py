@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from research.config import Experiment
 from research.config.parts import is_shipped
 from research.data.batch import Batch
-from research.model.loss import Sums, cross_entropy
+from research.model.loss import Sums, chunks, cross_entropy, cross_entropy_in_chunks
+from research.model.network import Network
 from research.model.parameters import param_specs, state_specs, table_of
 from research.model.transformer import bind, initial_params
 from research.parallel.layout import BATCH_AXES, LOGITS, constrain
@@ -184,19 +185,21 @@ def eval_step(experiment: Experiment, params: Tree, batch: Batch) -> Sums:
 
 def summed_loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKeyArray | None) -> Sums:
     """Sum the loss over a batch. `params` are already cast; `key=None` disables dropout."""
-    # Constrain the logits; otherwise the partitioner may split them by the head's fsdp shards and gather activations.
-    logits = constrain(bind(experiment.model, params)(batch, key), LOGITS)
+    network = bind(experiment.model, params)
     targets, weights = jax.tree.map(jnp.asarray, (batch.decoder_target_tokens, batch.decoder_loss_weights))
     loss = experiment.loss
+    settings: dict[str, Any] = {
+        "z_loss": loss.z_loss,
+        "label_smoothing": loss.label_smoothing,
+        "smoothing": loss.smoothing,
+    }
+    count = chunks(targets.shape, experiment.model.vocab_size)
+    if count > 1 and type(network).__call__ is Network.__call__:  # a network with a call of its own gives its logits
+        return cross_entropy_in_chunks(network.logits, network.hidden(batch, key), targets, weights, count, **settings)
+    # Constrain the logits; otherwise the partitioner may split them by the head's fsdp shards and gather activations.
+    logits = constrain(network(batch, key), LOGITS)
     with jax.named_scope("loss"):
-        return cross_entropy(
-            logits,
-            targets,
-            weights,
-            z_loss=loss.z_loss,
-            label_smoothing=loss.label_smoothing,
-            smoothing=loss.smoothing,
-        )
+        return cross_entropy(logits, targets, weights, **settings)
 
 
 def _summed_gradients(

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from research.config import TEACHER_FORCED, Experiment
+from research.config import TEACHER_FORCED, Experiment, Model
 from research.data.pipeline import Pipeline
 from research.model import flops
+from research.model.layer import layers_per_step
 from research.model.transformer import abstract_params
 from research.report.plot import plot_loss
 from research.storage.best import Best
@@ -35,6 +36,7 @@ def launch(
         "model": f"{amount(flops.parameter_count(abstract_params(model)))} parameters, "
         f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}"
         + (f", muP from width {model.base.width}" if model.base != model else ""),
+        "layers": describe_scan(model, mesh),
         "memory a device": f"{byte_amount(memory.argument_size_in_bytes)} state and batch, "
         f"{byte_amount(memory.temp_size_in_bytes)} activations and gradients",
         "a step": f"{rows} rows of {data.inputs} inputs and {data.targets} targets, "
@@ -51,6 +53,17 @@ def launch(
         f"{config.steps * rows * raw / data.train_tokens:.2f} epochs",
         "compiled": compiled,
     }
+
+
+def describe_scan(model: Model, mesh: jax.sharding.Mesh) -> str:
+    """Say how many layers are compiled one by one, and who chose so."""
+    with jax.set_mesh(mesh):
+        steps = {layers_per_step(model, count): count for count in (model.encoder_layers, model.decoder_layers)}
+    how = ", ".join(
+        "scanned" if size == 1 else f"{size} unrolled" + (f" of {count}" if size < count else "")
+        for size, count in steps.items()
+    )
+    return f"{how} (model.unroll is {model.unroll})"
 
 
 def keep_examples(directory: Path, step: int, examples: Sequence[RunSample]) -> None:

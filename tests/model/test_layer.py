@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from research import Model, Relative, RMSNorm
+from research.model import layer
 from research.model.layer import FeedForward, Norm, dropout, layer_keys, relative_bias, relative_bucket
+from research.model.transformer import abstract_params, bind
+from research.parallel.layout import platform
 
 GOLDENS = Path(__file__).resolve().parent.parent / "goldens"
 MODEL = Model(61, 24, 3, 5, 40, 2, 2, compute="float32")
@@ -90,3 +93,34 @@ def test_every_layer_has_its_own_dropout_key():
     drawn = layer_keys(jax.random.key(0), 3)
     assert len(np.unique(jax.random.key_data(drawn), axis=0)) == 3
     assert layer_keys(None, 3) is None
+
+
+# --- Layers a step of the scan ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("unroll", "platform", "sizes"), [
+    *((None, "cpu", (1, 1, 1)), (None, "tpu", (1, 1, 1)), (None, "gpu", (3, 24, 24))),
+    *((1, "gpu", (1, 1, 1)), (2, "cpu", (2, 2, 2)), (60, "gpu", (3, 24, 60))),
+])  # fmt: skip
+def test_a_gpu_unrolls_all_layers_unless_told_otherwise(monkeypatch, unroll, platform, sizes):
+    monkeypatch.setattr(layer, "platform", lambda: platform)
+    model = Model(61, 24, 3, 5, 40, 3, 3, unroll=unroll)
+    assert tuple(layer.layers_per_step(model, count) for count in (3, 24, 60)) == sizes
+
+
+def test_the_platform_is_the_meshes():
+    with jax.set_mesh(jax.make_mesh((8,), ("data",))):
+        assert platform() == "cpu"
+    assert platform() == "cpu"
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_what_is_computed_again_is_not_merged_where_no_loop_is_between(remat):
+    """Common subexpressions of unrolled layers are those of both passes, and merging them would keep everything."""
+    tokens = jax.ShapeDtypeStruct((2, 8), jnp.int32)
+    for unroll, kept_apart in ((1, False), (2, False), (4, True), (9, True)):
+        model = Model(61, 16, 2, 8, 32, 4, 1, remat=remat, unroll=unroll)
+        encode = jax.make_jaxpr(lambda params, tokens, model=model: bind(model, params).encode(tokens))
+        text = str(encode(abstract_params(model), tokens))
+        assert f"prevent_cse={kept_apart}" in text
+        assert f"prevent_cse={not kept_apart}" not in text

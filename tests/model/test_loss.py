@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.model.derivatives import product
 from research.model.loss import Sums, cross_entropy
 
 Z_LOSS, SMOOTHING = 1e-2, 0.1
@@ -160,7 +161,7 @@ def test_the_vocabulary_is_held_twice_at_most():
     rows, length, width, vocabulary = 8, 64, 32, 4096
 
     def loss(head, x, targets):
-        return cross_entropy(jnp.einsum("btd,dv->btv", x, head), targets, z_loss=Z_LOSS).loss
+        return cross_entropy(product("btd,dv->btv", x, head), targets, z_loss=Z_LOSS).loss
 
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((width, vocabulary), (rows, length, width))]
     targets = jax.ShapeDtypeStruct((rows, length), jnp.int32)
