@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from research.model.cudnn_check import cudnn_failure
 from research.model.mask import AttentionMask
+from research.parallel.layout import platform
 
 Backend = Literal["reference", "cudnn", "blocked"]
 # The backends that "auto" tries, in this order. On CPUs the loop over blocks is no faster than the plain formula.
@@ -68,7 +69,7 @@ class AttentionFacts(NamedTuple):
         biases = 0 if bias is None else 1 if bias.ndim == 3 else len(bias)
         devices = jax.device_count() if mesh.empty else 1
         sizes = (rows, (queries, length), heads, width)
-        return cls(platform(mesh), devices, dict(mesh.shape), dtype, *sizes, mask, biases, dropped)
+        return cls(platform(), devices, dict(mesh.shape), dtype, *sizes, mask, biases, dropped)
 
     @property
     def parts(self) -> int:
@@ -80,13 +81,6 @@ class AttentionFacts(NamedTuple):
         """Number of scores that a device computes."""
         split = self.parts * self.mesh.get("sequence", 1) * self.mesh.get("tensor", 1)
         return self.rows * self.heads * self.lengths[0] * self.lengths[1] // split
-
-
-def platform(mesh: jax.sharding.AbstractMesh) -> str:
-    """Return the platform of a mesh's devices: cpu, gpu or tpu. Without a mesh it is that of this process."""
-    device = None if mesh.empty else mesh.abstract_device
-    found = jax.default_backend() if device is None else device.platform
-    return "gpu" if found == "cuda" else found
 
 
 def choose(asked: Literal["auto"] | Backend, facts: AttentionFacts) -> BackendChoice:

@@ -95,10 +95,10 @@ class Compiled:
 def compile_for(experiment: Experiment, hardware: Hardware) -> Compiled:
     """Compile the training step for that hardware. Raises ConfigError if it does not fit or cannot be compiled here."""
     mesh = make_mesh(experiment.mesh, targets.target_devices(hardware))
-    check(experiment, mesh)
-    began = time.perf_counter()
     try:
         with targets.attention_of(hardware):
+            check(experiment, mesh)
+            began = time.perf_counter()
             step = compile_train_step(
                 experiment, mesh, abstract_batch(experiment), options=targets.compiler_options(hardware)
             )

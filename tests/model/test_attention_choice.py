@@ -14,9 +14,10 @@ from research.config.override import from_json, to_json
 from research.data.batch import Batch
 from research.model import attention_backends, cudnn_check
 from research.model.attention import SelfAttention
-from research.model.attention_backends import AttentionFacts, BackendChoice, backends_text, choose, platform, recorded
+from research.model.attention_backends import AttentionFacts, BackendChoice, backends_text, choose, recorded
 from research.model.mask import AttentionMask
 from research.model.transformer import DecoderLayer, EncoderDecoder, EncoderLayer, abstract_params, bind
+from research.parallel.layout import platform
 from research.parallel.mesh import make_mesh
 
 MODEL = Model(61, 24, 2, 8, 40, 2, 2, compute="float32")
@@ -73,11 +74,13 @@ def test_a_gpu_on_which_the_check_fails_gets_the_reference(monkeypatch: pytest.M
 
 
 def test_the_platform_is_that_of_the_meshs_devices() -> None:
-    assert platform(jax.sharding.get_abstract_mesh()) == "cpu"
+    assert platform() == "cpu"
     device = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="cuda")
     mesh = jax.sharding.AbstractMesh((2,), ("data",), abstract_device=device)
-    assert platform(mesh) == "gpu"
-    assert platform(make_mesh(Mesh()).abstract_mesh) == "cpu"
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert platform() == "gpu"
+    with jax.set_mesh(make_mesh(Mesh())):
+        assert platform() == "cpu"
 
 
 # --- The check of cuDNN -----------------------------------------------------------------------------------------------

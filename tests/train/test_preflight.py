@@ -43,7 +43,7 @@ def test_cudnn_is_refused_on_a_cpu_and_every_other_backend_is_not() -> None:
     ],
 )
 def test_what_cudnn_cannot_do_is_named(changes, reason, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_backends, "platform", lambda mesh: "gpu")
+    monkeypatch.setattr(attention_backends, "platform", lambda: "gpu")
     with pytest.raises(ConfigError, match=f"model.attention is 'cudnn': cudnn does not serve {reason} .in the encoder"):
         check_attention(asking("cudnn", **changes), make_mesh(Mesh()))
 
