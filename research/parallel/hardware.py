@@ -79,6 +79,11 @@ class Hardware(NamedTuple):
         return self.name.rpartition("x")[2] if self.topology is None else self.topology.partition(":")[0]
 
     @property
+    def platform(self) -> str:
+        """Name of the platform as JAX has it: tpu, gpu, or cpu for all that `CHIPS` does not list."""
+        return "cpu" if self.kind not in CHIPS else "gpu" if self.topology is None else "tpu"
+
+    @property
     def domains(self) -> int:
         """Number of domains: TPU slices, or sets of GPUs joined by NVLink."""
         return math.ceil(self.chips / self.chip.domain) if self.topology is None else self.chips // self.slice

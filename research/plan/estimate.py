@@ -42,7 +42,7 @@ def estimate_run(experiment: Experiment, hardware: Hardware) -> Estimate:
     experiment = dataclasses.replace(experiment, mesh=Mesh(*mesh.axis_sizes))
     lengths = row_lengths(experiment)
     times = roofline.step_times(experiment, hardware, experiment.mesh, *lengths)
-    held = memory.chip_bytes(experiment, hardware.chip)
+    held = memory.chip_bytes(experiment, hardware)
     flops = flops_per_step(experiment, *lengths)
     mfu = flops / (times.step * hardware.chip.flops * hardware.chips)
     return Estimate(experiment, held, held < USABLE * hardware.chip.memory, times, flops, mfu)

@@ -17,29 +17,31 @@ import jax
 
 from research.config import DecoderOnly, Experiment, Mesh
 from research.data.batch import Batch
-from research.data.shapes import abstract_batch
+from research.data.shapes import abstract_batch, row_lengths
 from research.model import flops
+from research.model.attention_backends import Backend
+from research.model.loss import chunks
 from research.model.transformer import abstract_params
-from research.parallel.hardware import Chip
+from research.parallel.hardware import Hardware
 from research.parallel.mesh import abstract_mesh
+from research.plan.attention import backends, on_one_chip
 from research.plan.roofline import SIZES
 from research.train.step import abstract_state, state_shardings, summed_loss
 
 
-def chip_bytes(experiment: Experiment, chip: Chip) -> int:
+def chip_bytes(experiment: Experiment, hardware: Hardware) -> int:
     """Compute the bytes per chip: state and working memory. The mesh must be resolved: no size is -1."""
     mesh = experiment.mesh
     # Normalized, so the cached tracing is shared between experiments that differ only in how they are computed.
     stored = replace(experiment, model=replace(experiment.model, remat="none"), mesh=Mesh(), microbatches=1)
     held = device_bytes(stored, abstract_mesh(mesh, math.prod(astuple(mesh))))
-    return held + working_bytes(experiment, chip.lanes)
+    return held + working_bytes(experiment, hardware)
 
 
-def working_bytes(experiment: Experiment, lanes: int = 1) -> int:
-    """Compute the bytes per chip of cast weights, gradients and activations.
+def working_bytes(experiment: Experiment, hardware: Hardware | None = None) -> int:
+    """Compute the bytes per chip of cast weights, gradients and activations; without hardware, on this machine.
 
-    The last axis of activations is padded to a multiple of `lanes`. All activations count as split over the sequence
-    axis, although keys and values are not.
+    All activations count as split over the sequence axis, although keys and values are not.
     """
     mesh, size = experiment.mesh, SIZES[experiment.model.compute]
     layers = experiment.model.decoder_layers
@@ -49,10 +51,20 @@ def working_bytes(experiment: Experiment, lanes: int = 1) -> int:
     weights = parameters * (2 * size + (4 if experiment.microbatches > 1 else 0))
     if mesh.fsdp > 1:  # two layers' gathered weights at a time, and one layer's unsharded gradient
         weights += parameters * mesh.fsdp / layers * 5 * size
-    rows = experiment.batch_size / experiment.microbatches / (mesh.data * mesh.fsdp * mesh.sequence)
-    part = chip_part(replace(experiment, mesh=Mesh(1, 1, 1, mesh.tensor)))
+    rows = experiment.batch_size / experiment.microbatches / (mesh.data * mesh.fsdp)
+    part, kind = chip_part(replace(experiment, mesh=Mesh(1, 1, 1, mesh.tensor))), None
+    chosen: set[Backend] = {"reference"}
+    if hardware is not None:
+        kind = hardware._replace(name=hardware.kind, chips=1, topology=hardware.topology and f"{hardware.kind}:1")
+        chosen = {*backends(experiment, hardware, mesh, row_lengths(experiment)).values()}
+        if chosen == {"reference"}:  # perhaps because of the mesh, which one chip does not show
+            part = replace(part, model=replace(part.model, attention="reference"))
+    count = max(1, round(rows))
+    if "blocked" not in chosen and chunks((count, row_lengths(experiment)[1]), part.model.vocab_size) == 1:
+        count = 1  # what a row keeps does not depend on their number, and traces are shared
     none = replace(part, model=replace(part.model, remat="none"))
-    return int(weights + rows * (kept_bytes(part, lanes) + kept_bytes(none, 1) / layers))
+    row = kept_bytes(part, count, kind) + kept_bytes(none, count, kind, padded=False) / layers
+    return int(weights + rows / mesh.sequence * row)
 
 
 def chip_part(experiment: Experiment) -> Experiment:
@@ -68,11 +80,18 @@ def chip_part(experiment: Experiment) -> Experiment:
     return replace(experiment, model=part, batch_size=1, microbatches=1, mesh=Mesh(1))
 
 
-@cache
-def kept_bytes(experiment: Experiment, lanes: int) -> int:
-    """Compute the bytes that one row keeps for the backward pass, on a chip with the whole model."""
-    one, two = (sum(padded_bytes(leaf, lanes) for leaf in kept(experiment, rows)) for rows in (1, 2))
-    return two - one  # the constant part is weights and tables
+def kept_bytes(experiment: Experiment, rows: int = 1, hardware: Hardware | None = None, padded: bool = True) -> float:
+    """Compute the bytes for each of some rows that the backward pass keeps, on a chip with the whole model.
+
+    `padded` counts the last axis of arrays as padded to the lanes of a TPU.
+    """
+    lanes = 1 if hardware is None or not padded else hardware.chip.lanes
+
+    def total(count: int) -> int:
+        return sum(padded_bytes(leaf, lanes) for leaf in kept(experiment, count, hardware))
+
+    constant = 2 * total(1) - total(2)  # weights and tables
+    return (total(rows) - constant) / rows
 
 
 def padded_bytes(leaf: Any, lanes: int) -> int:
@@ -80,8 +99,9 @@ def padded_bytes(leaf: Any, lanes: int) -> int:
     return math.prod(others) * -(-last // lanes) * lanes * leaf.dtype.itemsize
 
 
-def kept(experiment: Experiment, rows: int) -> list[Any]:
-    """Return the shapes of the arrays that differentiation keeps from the forward pass."""
+@cache
+def kept(experiment: Experiment, rows: int, hardware: Hardware | None = None) -> list[Any]:
+    """Return the shapes of the arrays that differentiation keeps from the forward pass on one chip."""
     key = jax.eval_shape(jax.random.key, 0)
     cast = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, experiment.model.compute), abstract_params(experiment.model)
@@ -91,7 +111,8 @@ def kept(experiment: Experiment, rows: int) -> list[Any]:
         drawn = key if experiment.model.dropped else None
         return jax.vjp(lambda params: summed_loss(experiment, params, batch, drawn).loss, params)[1]
 
-    return jax.tree.leaves(jax.eval_shape(backward, cast, abstract_batch(experiment, rows), key))
+    with on_one_chip(hardware):
+        return jax.tree.leaves(jax.eval_shape(backward, cast, abstract_batch(experiment, rows), key))
 
 
 def state_bytes(experiment: Experiment) -> int:

@@ -7,7 +7,8 @@ the compute dtype, for the forward and backward pass together, per token unless 
 products     3 (read + written): the inputs and outputs of the forward product and of the two backward ones
 norms, sums  10 d per sublayer
 activation   8 f, gated 12 f
-scores       15 per pair of query and key: write, mask, exponentiate, normalize, and the backward pass of these
+scores       15 per pair of query and key: write, mask, exponentiate, normalize, and the backward pass of these;
+             none where cuDNN or blocks of rows keep them on the chip
 logits       9 per target token and token of the vocabulary
 
 Every parameter adds 3 per micro-batch, and the optimizer reads and writes it and its states once in float32.
@@ -23,8 +24,10 @@ from typing import NamedTuple
 
 from research.config import DecoderOnly, Experiment, Mesh, Model
 from research.model.flops import parameter_count, train_flops
+from research.model.mask import AttentionPart
 from research.model.transformer import abstract_params
 from research.parallel.hardware import Hardware
+from research.plan.attention import backends
 from research.train.optimizers import Adafactor
 
 REACHED = 0.8  # share of the data sheet's FLOP/s that large products reach: 769 - 798 of 989 TFLOP/s on an H200
@@ -65,7 +68,8 @@ def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_len
     """Compute the lower bounds of a step's parts. The mesh must be resolved (no -1) and use all chips."""
     model, chip, size = experiment.model, hardware.chip, SIZES[experiment.model.compute]
     rows = experiment.batch_size / (mesh.data * mesh.fsdp * mesh.sequence)
-    row = _row(model, input_length, target_length)
+    chosen = backends(experiment, hardware, mesh, (input_length, target_length))
+    row = _row(model, input_length, target_length, frozenset(part for part in chosen if chosen[part] == "reference"))
     logits = model.vocab_size * target_length / mesh.tensor
     parameters = _parameters(model)
     more_products, more_traffic = REMAT_OVERHEAD[model.remat]
@@ -97,8 +101,8 @@ def _parameters(model: Model) -> int:
     return parameter_count(abstract_params(model))
 
 
-def _row(model: Model, s: int, t: int) -> RowWork:
-    """Compute the work of all layers on a row of s source and t target tokens."""
+def _row(model: Model, s: int, t: int, written: frozenset[AttentionPart]) -> RowWork:
+    """Compute the work of all layers on a row of s source and t target tokens; `written` attentions write scores."""
     d, f, inner, gates = model.width, model.feed_forward, model.attention_width, 2 if model.gated else 1
     block = RowWork(3 * (gates + 1) * f + (12 if model.gated else 8) * f, 3 * (gates + 1) * d + 10 * d, 2 * d, 0)
     attention = RowWork(3 * 4 * inner, 3 * 4 * d + 10 * d, 2 * d, 2 * inner)  # queries as long as keys
@@ -108,11 +112,12 @@ def _row(model: Model, s: int, t: int) -> RowWork:
     def times(part: RowWork, tokens: int) -> RowWork:
         return RowWork(*(tokens * features for features in part))
 
-    def scores(queries: int, keys: int) -> RowWork:
-        return RowWork(15.0 * model.heads * queries * keys, 0, 0, 0)
+    def scores(part: AttentionPart, queries: int, keys: int) -> RowWork:
+        return RowWork(15.0 * model.heads * queries * keys if part in written else 0, 0, 0, 0)
 
-    encoder = [times(block, s), times(attention, s), scores(s, s)]
-    decoder = [times(block, t), times(attention, t), scores(t, t), scores(t, s)]
+    cross: AttentionPart = "decoder" if isinstance(model.stacks, DecoderOnly) else "cross"
+    encoder = [times(block, s), times(attention, s), scores("encoder", s, s)]
+    decoder = [times(block, t), times(attention, t), scores("decoder", t, t), scores(cross, t, s)]
     if not isinstance(model.stacks, DecoderOnly):
         decoder += [times(across, t), times(over_inputs, s)]
     parts = [(model.encoder_layers, part) for part in encoder] + [(model.decoder_layers, part) for part in decoder]

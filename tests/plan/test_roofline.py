@@ -36,7 +36,7 @@ def test_published_throughputs_are_below_the_bound_by_a_third_to_three_quarters(
     model, name, rows, lengths, mesh, published
 ):
     found = hardware.find(name)
-    made = experiment(model, int(rows * found.chips), mesh)
+    made = experiment(model, int(rows * found.chips), mesh, attention="reference")  # they write their scores
     bound = made.batch_size / step_times(made, found, mesh, *lengths).step / found.chips
     assert 1.25 < bound / published < 1.75
 
