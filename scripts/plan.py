@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from research.config import Experiment, load, override, require
-from research.storage import run_directory
 from scripts import command_line
 
 EPILOG = """
@@ -90,6 +89,7 @@ def plan(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 def show_compiled(options: argparse.Namespace, experiment: Experiment, system: Any) -> None:
     from research.plan import breakdown, estimate
+    from research.storage import run_directory
     from research.storage.files import write_json, write_text
 
     for path in filter(None, (options.json, options.hlo)):
