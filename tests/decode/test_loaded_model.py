@@ -41,6 +41,7 @@ def output_of(script, capsys, *arguments: object) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_generate_writes_what_the_command_writes(model, directory, capsys):
     expected = output_of(generate, capsys, directory, "--generation.max_length=6", *SOURCES)
     written = model.generate(SOURCES, max_length=6)
@@ -92,6 +93,7 @@ def model_path(model: LoadedModel) -> str:
     return str(model.weights.params.args[0])  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_attention_of_a_layer(model):
     batch = model.batch(SOURCES[:1], TARGETS[:1])
     (s, t), heads = batch.widths, model.config.heads

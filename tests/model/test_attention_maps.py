@@ -37,6 +37,7 @@ def rows_of(expected, padded: bool) -> Batch:
     return jax.tree.map(lambda rows: rows[:1], batch_of(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("variant", ["t5", "umt5", "mbart"])
 def test_the_first_layer_by_hand(variant, padded):

@@ -65,6 +65,7 @@ def test_at_the_bases_sizes_it_is_the_standard_one_to_the_bit(initial, head):
     np.testing.assert_array_equal(logits_of(standard, params, batch_of()), logits_of(maximal, params, batch_of()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("initial", [FanIn(), Normal(0.02), Xavier()], ids=lambda it: type(it).__name__)
 def test_hidden_matrices_alone_begin_narrower_by_the_root_of_what_they_read(initial):
     wide, base = (
@@ -78,6 +79,7 @@ def test_hidden_matrices_alone_begin_narrower_by_the_root_of_what_they_read(init
             assert ratio == pytest.approx(expected(path) ** -0.5, rel=5 * base[path].size ** -0.5), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stacks", [None, SharedLayers(), DecoderOnly()], ids=["apart", "shared", "one"])
 @pytest.mark.parametrize("scaled_scores", [False, True])
 @pytest.mark.parametrize("head", [UntiedHead(), Tied(True), Tied(False)], ids=str)
@@ -105,6 +107,7 @@ def test_embeddings_are_scaled_by_the_bases_width():
     np.testing.assert_allclose(found[0, 0], params["embedding"][3] * 4.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "exponent"),
     [
@@ -145,6 +148,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", WRITTEN.values(), ids=WRITTEN.keys())
 def test_a_trained_model_is_written_as_a_standard_one(changes):
     maximal = replace(WIDE, **changes)

@@ -180,6 +180,7 @@ def test_inputs_see_what_is_after_them_in_a_prefix_alone(config, sees: bool):
     np.testing.assert_array_equal(different[:-1], np.full(SOURCE - 1, sees))
 
 
+@pytest.mark.slow
 @one_stack(shared=SHARING)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_what_is_written_has_the_score_that_whole_passes_give_it(config, beams: int):
@@ -197,6 +198,7 @@ def test_what_is_written_has_the_score_that_whole_passes_give_it(config, beams: 
     np.testing.assert_allclose(jnp.sum(jnp.where(ended, 0.0, likelihood), axis=1), found.scores[:, 0], rtol=1e-4)
 
 
+@pytest.mark.slow
 @one_stack(shared=SHARING)
 def test_every_parameter_has_a_gradient_with_remat_and_dropout_too(config):
     batch = batch_of()
@@ -211,6 +213,7 @@ def test_every_parameter_has_a_gradient_with_remat_and_dropout_too(config):
     assert np.isfinite(first).all()
 
 
+@pytest.mark.slow
 @one_stack(shared=SHARING)
 def test_initial_values_lead_to_a_loss_near_the_logarithm_of_the_vocabulary(config):
     params = initial_params(replace(config, vocab_size=61), jax.random.key(0))

@@ -143,6 +143,7 @@ def test_padding_invariance(config):
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_positions", [True, False])
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())
 def test_packed_is_separate(config, with_positions):

@@ -52,6 +52,7 @@ def test_over_fsdp_weights_are_gathered_in_every_layer():
     assert found["all-gather", "fsdp"] > 4 * layers * 7 / 8, "the bodies of loops count as often as they run"
 
 
+@pytest.mark.slow
 def test_over_the_sequence_keys_and_values_are_gathered_and_each_device_projects_its_own():
     found = exchanged(Mesh(data=1, sequence=8))
     assert {axes for _, axes in found} == {"sequence"}

@@ -30,6 +30,7 @@ def test_more_chips_take_less_time_and_memory_each():
     assert few.experiment.mesh == Mesh(data=32, fsdp=1, tensor=1)
 
 
+@pytest.mark.slow
 def test_a_search_finds_what_fits_and_the_fastest_first():
     found = estimate.search(EXPERIMENT, hardware.find("v5e-16"))
     assert all(each.fits for each in found)
@@ -82,6 +83,7 @@ def test_bad_input_is_one_sentence(arguments, said, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_several_are_a_table_in_markdown_and_a_picture(tmp_path, capsys):
     small = FILE.replace("base", "small")
     picture = tmp_path / "scaling.png"
@@ -99,6 +101,7 @@ def test_several_are_a_table_in_markdown_and_a_picture(tmp_path, capsys):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_what_fits_nowhere_says_so_in_the_table(capsys):
     xxl = FILE.replace("base", "xxl")
     assert main([xxl, FILE, "--hardware", "v5e-4", "--config.optimizer=AdamW(schedule=Constant(peak=1.0))"]) == 0

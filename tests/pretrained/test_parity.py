@@ -78,6 +78,7 @@ def assert_differs(model, params, expected) -> None:
     assert difference > 10 * TOLERANCE * np.max(np.abs(expected["logits"])), f"only {difference:.3g}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "mistake"),
     [(variant, mistake) for variant, mistakes in MISTAKES.items() for mistake in mistakes],

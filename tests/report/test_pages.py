@@ -141,6 +141,7 @@ def test_numbers_that_follow_from_others_have_no_plot_and_split_no_line(tmp_path
     assert [line.label for line in sweep_page._lines(equal, "model.width", "held_out_loss")] == ["mean"]
 
 
+@pytest.mark.slow
 def test_any_runs_are_compared(sweep: Path, tmp_path: Path) -> None:
     other = made(tmp_path / "other", experiment(tmp_path, steps="20"), 9.0)
     assert report.main([str(sweep), str(other), "--out", str(tmp_path / "both")]) == 0
@@ -171,6 +172,7 @@ def test_losses_of_unlike_targets_are_shown_and_not_compared(tmp_path: Path) -> 
     assert "held out loss against noise density" not in text
 
 
+@pytest.mark.slow
 def test_the_same_names_in_two_sweeps_stand_for_their_own_papers_rows(sweep: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(sweep, other)
@@ -182,6 +184,7 @@ def test_the_same_names_in_two_sweeps_stand_for_their_own_papers_rows(sweep: Pat
     assert "| 16 | 3.05 | 80 |" in second
 
 
+@pytest.mark.slow
 def test_a_page_keeps_the_dots_of_its_name_and_takes_no_file_that_is_not_its_own(sweep: Path, tmp_path: Path) -> None:
     for name in ("lr0.1", "lr0.01"):
         assert report.main([str(sweep), "--out", str(tmp_path / name)]) == 0

@@ -113,6 +113,7 @@ def test_training_takes_what_was_prepared(place: Path, monkeypatch: pytest.Monke
     assert pipeline.prepare(config.data, config.seed, config.batch_size).train_rows > 0
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """With pieces of the size that they really have."""
     monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))

@@ -47,6 +47,7 @@ def test_every_product_of_every_layer_is_seen_and_logits_stay(config, stacks):
     np.testing.assert_allclose(seen["decoder/self_attention/scores"][0], scores, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_wider_models_move_further_but_not_in_mup(config):
     found = coordinates.check(config, (64, 128, 256), steps=4, seeds=1)
     slopes = {name: {one.name: one.slope for one in movements} for name, movements in found.items()}

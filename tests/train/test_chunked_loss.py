@@ -86,6 +86,7 @@ def test_chunks_equal_plain_differentiation(monkeypatch: pytest.MonkeyPatch, nam
     np.testing.assert_allclose(summed_loss(config, params, batch(), None), whole, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES.keys())
 def test_chunks_over_devices(monkeypatch: pytest.MonkeyPatch, sizes: Mesh) -> None:
     """Gradients are those of one device. No device gathers logits, and gradients are summed after the loop."""

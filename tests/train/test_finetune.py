@@ -48,6 +48,7 @@ def test_the_first_loss_is_that_of_the_pairs(model):
     np.testing.assert_allclose(losses[0].nll, nll.sum() / tokens.sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_changes_nothing_but_rounding(model, tiny_run):
     on_mesh = load(tiny_run, mesh=Mesh(data=2, fsdp=2, tensor=2))
     plain, split = (finetune(each, PAIRS, steps=3, learning_rate=1e-3) for each in (model, on_mesh))

@@ -75,6 +75,7 @@ EXPRESSIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", EXPRESSIONS, ids=lambda text: text[:20])
 @pytest.mark.parametrize("field", ["steps", "model", "data.tokenizer", "optimizer.schedule.peak", "model.activation"])
 def test_no_expression_of_an_override_is_worked_out(field, text, tmp_path, monkeypatch, nothing_is_run):

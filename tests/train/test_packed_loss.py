@@ -89,6 +89,7 @@ def loss(params, model: Model, batch: Batch):
     return cross_entropy(logits, jnp.asarray(batch.decoder_target_tokens), jnp.asarray(batch.decoder_loss_weights)).loss
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_are_those_of_the_examples_alone(model: Model, packed: Batch) -> None:
     params, alone = params_of(model), one_a_row(packed)
     assert alone.decoder_loss_weights.sum() == packed.decoder_loss_weights.sum()
