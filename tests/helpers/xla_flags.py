@@ -2,6 +2,9 @@
 
 from importlib.metadata import version
 
+# For programs that are compared to the bit: without the fusions, a compiler contracts sums of one formula in two ways.
+FUSED = {"xla_cpu_use_fusion_emitters": True} if version("jax").startswith("0.10.") else {}
+
 
 def xla_flags(devices: int) -> str:
     """Return options for that many simulated devices, with which programs compile four times as fast as by default.

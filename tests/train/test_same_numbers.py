@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from plain_optimizers import PlainOptimizer
+from xla_flags import FUSED
 
 from research import Adafactor, AdamW, Constant, InverseSquareRoot, Linear, MaximalUpdate, Model, RMSScaledAdamW
 from research.parallel.rules import flatten, unflatten
@@ -51,7 +52,7 @@ def test_parameters_and_state_are_those_of_the_plain_formulas(name: str, model: 
     settings, values = SETTINGS[name], arrays(0)
     updater = build(settings, 50, unflatten(values), model)
     trained, frozen = updater.split(unflatten(values))
-    state, update = updater.init(trained), jax.jit(updater.update)
+    state, update = updater.init(trained), jax.jit(updater.update, compiler_options=FUSED)
 
     spared = {path for path in SHAPES if any(pattern in path for pattern in settings.no_decay)}
     reference = PlainOptimizer(
@@ -63,7 +64,10 @@ def test_parameters_and_state_are_those_of_the_plain_formulas(name: str, model: 
     rate = learning_rate(settings.schedule, 50)
     plain = flatten(trained)
     plain_state = reference.init(plain)
-    stepped = jax.jit(lambda gradients, state, params, step: reference.update(gradients, state, params, rate(step)))
+    stepped = jax.jit(
+        lambda gradients, state, params, step: reference.update(gradients, state, params, rate(step)),
+        compiler_options=FUSED,
+    )
 
     for step in (0, 1, 2, 4, 5):  # the update of step 3 was skipped
         gradients, _ = updater.split(unflatten(arrays(step + 1)))
