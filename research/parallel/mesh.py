@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from research import config
@@ -47,9 +47,10 @@ def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -
     return jax.sharding.Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def abstract_mesh(sizes: config.Mesh, count: int) -> jax.sharding.AbstractMesh:
-    """Make a mesh of `count` devices that this process does not have."""
-    return jax.sharding.AbstractMesh(mesh_shape(sizes, count), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+def abstract_mesh(sizes: config.Mesh, count: int, device: AbstractDevice | None = None) -> jax.sharding.AbstractMesh:
+    """Make a mesh of `count` devices that this process does not have; `device` describes them."""
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.sharding.AbstractMesh(mesh_shape(sizes, count), AXES, axis_types=types, abstract_device=device)
 
 
 def arrange_devices(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:

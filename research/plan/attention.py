@@ -1,20 +1,18 @@
 """The backend of each attention in a step on hardware that is not here, by the rules of the step itself."""
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jax
-from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+from jax.sharding import AbstractDevice
 
 from research.config import DecoderOnly, Experiment, Mesh, Relative
 from research.data.shapes import abstract_batch
 from research.model.attention_backends import AttentionFacts, Backend, choose
 from research.model.mask import AttentionMask, AttentionPart
 from research.parallel.hardware import Hardware
-from research.parallel.layout import AXES
+from research.parallel.mesh import abstract_mesh
 from research.plan import targets
-
-DEVICES = {"gpu": "cuda", "tpu": "tpu"}  # names of the platforms of devices that are not here
 
 
 def backends(
@@ -32,7 +30,7 @@ def backends(
     facts = AttentionFacts(
         platform=hardware.platform,
         devices=1,
-        mesh={"data": mesh.data, "fsdp": mesh.fsdp, "sequence": mesh.sequence, "tensor": mesh.tensor},
+        mesh=asdict(mesh),
         dtype=jax.numpy.dtype(model.compute),
         rows=rows,
         lengths=(inputs, inputs),
@@ -51,12 +49,15 @@ def backends(
     return {part: choose(model.attention, each).backend for part, each in chosen.items()}
 
 
+def device_of(hardware: Hardware) -> AbstractDevice:
+    """Describe a chip that is not here, so that what is traced on a mesh of it chooses as on the chip."""
+    return AbstractDevice(device_kind=hardware.kind, num_cores=None, platform=hardware.platform)
+
+
 def on_one_chip(hardware: Hardware | None) -> ExitStack:
     """Trace inside this context as for one chip of the hardware; None: as for this process's devices."""
     context = ExitStack()
-    if hardware is not None and hardware.platform in DEVICES:
-        device = AbstractDevice(device_kind=hardware.kind, num_cores=None, platform=DEVICES[hardware.platform])
-        mesh = AbstractMesh((1,) * len(AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES), abstract_device=device)
+    if hardware is not None and hardware.platform != "cpu":
         context.enter_context(targets.attention_of(hardware))
-        context.enter_context(jax.sharding.use_abstract_mesh(mesh))
+        context.enter_context(jax.sharding.use_abstract_mesh(abstract_mesh(Mesh(1), 1, device_of(hardware))))
     return context

@@ -5,7 +5,6 @@ from functools import partial
 
 import jax
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from research import DecoderOnly, Mesh
 from research.config import load
@@ -13,9 +12,9 @@ from research.data.shapes import abstract_batch, row_lengths
 from research.model.attention_backends import recorded
 from research.model.transformer import abstract_params
 from research.parallel import hardware
-from research.parallel.layout import AXES
+from research.parallel.mesh import abstract_mesh
 from research.plan import targets
-from research.plan.attention import DEVICES, backends
+from research.plan.attention import backends, device_of
 from research.plan.roofline import step_times
 from research.train.step import summed_loss
 
@@ -40,9 +39,7 @@ def test_backends_are_those_of_the_layers(name, chips, mesh, changes, one_stack)
     experiment, found = opened(name, mesh, changes), hardware.find(chips)
     if one_stack:
         experiment = replace(experiment, model=replace(experiment.model, stacks=DecoderOnly(), source_vocab_size=None))
-    sizes = (mesh.data, mesh.fsdp, mesh.sequence, mesh.tensor)
-    device = AbstractDevice(device_kind=found.kind, num_cores=None, platform=DEVICES[found.platform])
-    abstract = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * 4, abstract_device=device)
+    abstract = abstract_mesh(mesh, found.chips, device_of(found))
     batch = abstract_batch(experiment, experiment.batch_size // experiment.microbatches)
     key = jax.eval_shape(jax.random.key, 0) if experiment.model.dropped else None
     with targets.attention_of(found), jax.sharding.use_abstract_mesh(abstract), recorded() as record:

@@ -1,4 +1,4 @@
-"""What compiled text says of exchange between devices; and compiling for hardware that is not here."""
+"""Exchange between devices in compiled text, and compilation for hardware that is not here."""
 
 import importlib.util
 from dataclasses import replace
