@@ -46,6 +46,7 @@ def test_every_part_of_the_compiled_step_has_its_name(tmp_path: Path, remat: str
     assert scopes(compile_eval_step(config, mesh, batch).as_text()) == {*SCOPES} - {"optimizer"}
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_trace_and_gives_the_same_numbers(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))
     config = experiment(tmp_path, steps=5)
