@@ -15,7 +15,8 @@ class Batch(NamedTuple):
     A segment id is 0 for padding and 1, 2, ... for the examples packed into a row. If the segment ids are None, every
     token of every row is real and belongs to one example; this is static, so attention needs no mask but the causal
     one. If the positions are None, they are 0, 1, 2, ... along the row, and a row with segment ids is one example that
-    padding follows. If the loss weights are None, every target has weight 1.
+    padding follows. With segment ids, the positions of an example count up by one along the row. If the loss weights
+    are None, every target has weight 1.
     """
 
     encoder_input_tokens: Int[Array, "b s"]

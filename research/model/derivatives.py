@@ -1,8 +1,8 @@
 """Functions with derivative rules of their own, which choose the arrays that the backward pass keeps.
 
 Differentiation keeps every intermediate value of a function, in float32 inside a norm or a loss. These rules keep the
-function's input and small statistics, and compute the rest again. Each equals plain differentiation up to rounding
-(tests/model/test_derivatives.py).
+function's input, and compute the rest again; a barrier stops compilers from keeping the rest after all. Each equals
+plain differentiation up to rounding (tests/model/test_derivatives.py).
 """
 
 from collections.abc import Callable
@@ -27,21 +27,24 @@ PRODUCT = "product"  # the name of products' results for policies of jax.checkpo
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rms_norm(x: Float[Array, "*_ d"], scale: Float[Array, " d"], epsilon: float) -> Float[Array, "*_ d"]:
-    """Divide by the root mean square over the last axis and multiply by `scale`, in float32. Keep x and 1 / RMS."""
-    return _rms_norm_forward(x, scale, epsilon)[0]
+    """Divide by the root mean square over the last axis and multiply by `scale`, in float32. Keep x."""
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
+    return (wide * inverse * scale).astype(x.dtype)
 
 
 def _rms_norm_forward(x: Array, scale: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
-    wide = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + epsilon)
-    return (wide * inverse * scale).astype(x.dtype), (x, scale, inverse)
+    return rms_norm(x, scale, epsilon), (x, scale)
 
 
 def _rms_norm_backward(epsilon: float, kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array]:
-    x, scale, inverse = kept
-    normed, gradient = x.astype(jnp.float32) * inverse, gradient.astype(jnp.float32)
+    x, scale = jax.lax.optimization_barrier(kept)
+    wide, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
     scaled = gradient * scale
-    of_x = inverse * (scaled - normed * jnp.mean(scaled * normed, axis=-1, keepdims=True))
+    square, along = (jnp.mean(each, axis=-1, keepdims=True) for each in (jnp.square(wide), scaled * wide))
+    inverse = jax.lax.rsqrt(square + epsilon)
+    normed = wide * inverse
+    of_x = inverse * (scaled - normed * (inverse * along))
     return of_x.astype(x.dtype), _sum_leading(gradient * normed)
 
 
@@ -52,21 +55,25 @@ rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 def layer_norm(
     x: Float[Array, "*_ d"], scale: Float[Array, " d"], bias: Float[Array, " d"], epsilon: float
 ) -> Float[Array, "*_ d"]:
-    """Normalise mean and deviation over the last axis, scale and shift, in float32. Keep x, mean and 1 / deviation."""
-    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+    """Normalise mean and deviation over the last axis, scale and shift, in float32. Keep x."""
+    normed, _ = _normed(x.astype(jnp.float32), epsilon)
+    return (normed * scale + bias).astype(x.dtype)
+
+
+def _normed(wide: Array, epsilon: float) -> tuple[Array, Array]:
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
+    return centred * inverse, inverse
 
 
 def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
-    wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, axis=-1, keepdims=True)
-    centred = wide - mean
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
-    return (centred * inverse * scale + bias).astype(x.dtype), (x, scale, mean, inverse)
+    return layer_norm(x, scale, bias, epsilon), (x, scale)
 
 
 def _layer_norm_backward(epsilon: float, kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
-    x, scale, mean, inverse = kept
-    normed, gradient = (x.astype(jnp.float32) - mean) * inverse, gradient.astype(jnp.float32)
+    x, scale = jax.lax.optimization_barrier(kept)
+    normed, inverse = _normed(x.astype(jnp.float32), epsilon)
+    gradient = gradient.astype(jnp.float32)
     scaled = gradient * scale
     along = jnp.mean(scaled * normed, axis=-1, keepdims=True)
     of_x = inverse * (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - normed * along)
@@ -96,7 +103,7 @@ def _activate_forward(name: str, up: Array) -> tuple[Array, Array]:
 
 def _activate_backward(name: str, kept: Array, gradient: Array) -> tuple[Array]:
     # relu of its own output has the derivative of relu
-    return jax.vjp(ACTIVATIONS[name], kept)[1](gradient)
+    return jax.vjp(ACTIVATIONS[name], jax.lax.optimization_barrier(kept))[1](gradient)
 
 
 activate.defvjp(_activate_forward, _activate_backward)
@@ -117,7 +124,7 @@ def _gate_forward(name: str, gate: Array, up: Array) -> tuple[Array, tuple[Array
 
 
 def _gate_backward(name: str, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    return jax.vjp(partial(_gated, name), *kept)[1](gradient)
+    return jax.vjp(partial(_gated, name), *jax.lax.optimization_barrier(kept))[1](gradient)
 
 
 gate.defvjp(_gate_forward, _gate_backward)

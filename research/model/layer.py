@@ -255,6 +255,21 @@ class Stack(nnx.Module):
         x = self.norm(x) if self.config.norm_first else x
         return dropout(x, self.config.output_dropout, dropout_key, shared=self.config.shared_dropout)
 
+    def self_bias(
+        self,
+        x: Float[Array, "b t d"],
+        segment_ids: Int[Array, "b t"] | None,
+        positions: Int[Array, "b t"] | None,
+        bidirectional: bool,
+    ) -> Callable[[Any], Float[Array, "*_ h t t"] | None]:
+        """Return the `position_bias` of every token of x and every other.
+
+        Packed rows share it: the positions of an example count up along the row, and no token sees another example.
+        """
+        if positions is None or segment_ids is not None:
+            positions = jnp.arange(x.shape[1])
+        return self.position_bias(positions, positions, bidirectional, rows=len(x))
+
     def position_bias(
         self, queries: Int[Array, "*b t"], keys: Int[Array, "*b s"], bidirectional: bool, rows: int = 1
     ) -> Callable[[Any], Float[Array, "*_ h t s"] | None]:

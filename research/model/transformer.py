@@ -119,8 +119,8 @@ class Encoder(Stack):
         self.check_length(x.shape[1])
         embedding_key, layers_key, norm_key = split_key(dropout_key, 3)
         mask = self_mask("encoder", x.shape[1], segment_ids, causally=False, packed=positions is not None)
+        bias = self.self_bias(x, segment_ids, positions, bidirectional=True)
         positions = jnp.arange(x.shape[1]) if positions is None else positions
-        bias = self.position_bias(positions, positions, bidirectional=True, rows=len(x))
 
         def body(x: Array, layer: EncoderLayer, key: PRNGKeyArray | None) -> Array:
             return constrain(layer(x, mask, bias(layer), key), RESIDUAL)
@@ -146,8 +146,8 @@ class Decoder(Stack):
         self.check_length(x.shape[1])
         embedding_key, layers_key, norm_key = split_key(dropout_key, 3)
         mask = self_mask("decoder", x.shape[1], segment_ids, causally=True, packed=positions is not None)
+        bias = self.self_bias(x, segment_ids, positions, bidirectional=False)
         positions = jnp.arange(x.shape[1]) if positions is None else positions
-        bias = self.position_bias(positions, positions, bidirectional=False, rows=len(x))
 
         def body(x: Array, layer: DecoderLayer, key: PRNGKeyArray | None) -> Array:
             with jax.named_scope("cross_attention"):

@@ -26,7 +26,7 @@ def backends(
     rows, parts = experiment.batch_size // experiment.microbatches, mesh.data * mesh.fsdp
     one_stack = isinstance(model.stacks, DecoderOnly)
     packed = (batch.encoder_segment_ids if one_stack else batch.encoder_positions) is not None
-    biases = (rows if packed else parts) if isinstance(model.positions, Relative) else 0
+    biases = (rows if packed and one_stack else parts) if isinstance(model.positions, Relative) else 0
     facts = AttentionFacts(
         platform=hardware.platform,
         devices=1,

@@ -190,6 +190,13 @@ def test_only_distances_between_positions_matter():
     assert not np.allclose(logits_of(TINY, params, stretched), plain, atol=1e-2)
 
 
+def test_packed_rows_share_one_bias():
+    encoder, x, places = bind(TINY, params_of(TINY)).encoder, jnp.zeros((2, SOURCE, 1)), jnp.zeros((2, SOURCE), int)
+    shared = encoder.self_bias(x, places + 1, places, bidirectional=True)(None)
+    np.testing.assert_array_equal(shared, encoder.self_bias(x, None, None, bidirectional=True)(None))
+    assert shared.shape == (TINY.heads, SOURCE, SOURCE)
+
+
 # --- Ways to compute the same -----------------------------------------------------------------------------------------
 
 
