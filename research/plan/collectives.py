@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from research.parallel.layout import AXES
-from research.plan.hlo import Computation, Instruction
+from research.plan.hlo import Computation, Instruction, Module
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "ragged-all-to-all", "all-to-all", "collective-permute")
 
@@ -43,8 +43,10 @@ class Collective(NamedTuple):
         return "+".join(axis for axis, values in zip(AXES, coordinates, strict=True) if len(set(values.tolist())) > 1)
 
 
-def collective(computation: Computation, instruction: Instruction) -> Collective | None:
-    """Return the collective that an instruction is or starts, or None."""
+def collective(module: Module, computation: Computation, instruction: Instruction) -> Collective | None:
+    """Return the collective that an instruction is, starts or fuses, or None."""
+    if instruction.opcode == "fusion":
+        return _fused(module, module.computations[instruction.called[0]])
     kind = next((kind for kind in KINDS if instruction.opcode in (kind, f"{kind}-start")), None)
     if kind is None:
         return None
@@ -55,6 +57,16 @@ def collective(computation: Computation, instruction: Instruction) -> Collective
     return Collective(kind, max(operands, results), _group(instruction.attributes))
 
 
+def _fused(module: Module, fusion: Computation) -> Collective | None:
+    """Return the collective of a TPU's fusion: a whole one, or the start of one that other fusions continue."""
+    inner = list(fusion.instructions.values())
+    found = next(filter(None, (collective(module, fusion, each) for each in inner if each.opcode in KINDS)), None)
+    if found and found.kind == "all-reduce":
+        scattered = any(each.opcode == "dynamic-slice" for each in inner)
+        return found._replace(kind="reduce-scatter") if scattered else found
+    return found if any(each.target == "AsyncCollectiveStart" for each in inner) else None
+
+
 def _group(attributes: str) -> tuple[int, ...]:
     """Return the first replica group, in any of the three notations of HLO: a list, an iota, or axes of a mesh."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
@@ -63,9 +75,7 @@ def _group(attributes: str) -> tuple[int, ...]:
     iota = re.search(r"replica_groups=(\[\d+,\d+\]<=\[[\d,]+\](?:T\([\d,]+\))?)", attributes)
     if iota:
         return tuple(_iota(iota[1])[0].tolist())
-    named = re.search(
-        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*(?:\([\d,]+\))?)\))? \{([^}]*)\}", attributes
-    )
+    named = MESH_GROUPS.search(attributes)
     return _mesh_group(*named.groups("")) if named else ()
 
 

@@ -63,7 +63,7 @@ class Cost:
 
 def part_of(kernel: Kernel) -> ModelPart:
     """Find the part that a kernel belongs to."""
-    if kernel.collective:
+    if kernel.collective and not kernel.products:
         return ModelPart("", EXCHANGE, "")
     inner = [name for name, _ in Counter(kernel.inner_names).most_common()]
     parts = [_named(name) for name in (kernel.op_name, *inner) if name]

@@ -69,7 +69,7 @@ def _kernel(module: Module, instruction: Instruction, computation: Computation, 
         read=_read(module, computation, instruction),
         written=_written(module, instruction),
         products=tuple(products(module, computation, instruction)),
-        collective=collective(computation, instruction),
+        collective=collective(module, computation, instruction),
         cycles=int(cycles or 0),
     )
 

@@ -118,6 +118,45 @@ def test_the_bytes_that_a_ring_of_four_sends(line, sent):
     assert found.axes((2, 1, 1, 4)) == "tensor"
 
 
+@pytest.mark.parametrize(
+    ("inner", "kind", "sent"),
+    [
+        (["%r = f32[100]{0} all-reduce(%x), replica_groups={{0,1,2,3}}"], "all-reduce", 2 * 400 * 3 / 4),
+        (
+            [
+                "%r = f32[100]{0} all-reduce(%x), replica_groups={{0,1,2,3}}",
+                "ROOT %s = f32[25]{0} dynamic-slice(%r, %i), dynamic_slice_sizes={25}",
+            ],
+            "reduce-scatter",
+            400 * 3 / 4,
+        ),
+        (
+            [
+                "%r = f32[400]{0} all-gather(%x), replica_groups={{0,1,2,3}}",
+                'ROOT %s = f32[400]{0} custom-call(%r), custom_call_target="AsyncCollectiveStart"',
+            ],
+            "all-gather",
+            1600 * 3 / 4,
+        ),
+        (
+            [
+                "%r = f32[400]{0} all-gather(%x), replica_groups={{0,1,2,3}}",
+                'ROOT %s = f32[400]{0} custom-call(%r), custom_call_target="AsyncCollectiveDone"',
+            ],
+            None,
+            0,
+        ),
+    ],
+)
+def test_a_collective_in_a_fusion_of_a_tpu_counts_where_it_starts(inner, kind, sent):
+    fused = "\n  ".join(["%fused (x: f32[100]) -> f32[100] {", "%x = f32[100]{0} parameter(0)", *inner])
+    text = f"{fused}\n}}\n\n" + entry(
+        "%a = f32[100]{0} parameter(0)", "%f = f32[100]{0} fusion(%a), kind=kCustom, calls=%fused"
+    )
+    (found,) = (kernel.collective for kernel in kernels(Module(text)))
+    assert (found and found.kind, found.sent(4) if found else 0) == (kind, sent)
+
+
 # --- Time -------------------------------------------------------------------------------------------------------------
 
 
