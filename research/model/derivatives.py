@@ -11,7 +11,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
+
+from research.parallel.layout import axis_size, constrain
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -160,7 +163,24 @@ def _product_backward(
     gradient = gradient.astype(x.dtype)
     reads, axes, writes = equation.replace("->", ",").split(",")
     of_x = jnp.einsum(f"{writes},{axes}->{reads}", gradient, weight)
-    return of_x, jnp.einsum(f"{reads},{writes}->{axes}", x, gradient)
+    return of_x, _gradient_of_weight(reads, axes, writes, x, gradient)
+
+
+def _gradient_of_weight(reads: str, axes: str, writes: str, x: Array, gradient: Array) -> Array:
+    """Sum the products of inputs and gradients over all tokens; over fsdp each device sums its part of the width d.
+
+    A TPU scatters a sum along the first of two axes alone, and else gives every device the whole sum, twice the bytes.
+    """
+    by_side = {reads: x, writes: gradient}
+    tokens, others = reads.rstrip(axes), axes.strip("d")
+    width, other = f"{tokens}d", f"{tokens}{others}"
+    fits = {width, other} == by_side.keys() and axes in (f"d{others}", f"{others}d") and others != "v"
+    if axis_size("fsdp") == 1 or not fits:
+        return jnp.einsum(f"{reads},{writes}->{axes}", x, gradient)
+    sizes = by_side[other].shape[len(tokens) :]
+    flat = by_side[other].reshape(*x.shape[: len(tokens)], -1)
+    summed = constrain(jnp.einsum(f"{width},{tokens}f->df", by_side[width], flat), PartitionSpec("fsdp", "tensor"))
+    return jnp.moveaxis(summed.reshape(-1, *sizes), 0, axes.index("d"))
 
 
 _product.defvjp(_product_forward, _product_backward)

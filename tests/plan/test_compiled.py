@@ -155,6 +155,17 @@ def test_a_step_compiles_for_a_tpu_that_is_not_here(name):
     check_products(found)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_a_tpu_scatters_gradients_over_fsdp_and_gives_no_chip_all_of_them():
+    model = replace(MODEL, width=256, heads=4, head_width=64, feed_forward=512, compute="bfloat16")
+    sharded = replace(EXPERIMENT, model=model, mesh=Mesh(data=1, fsdp=4))
+    found = compiled.compile_for(sharded, hardware.find("v5e-4")).exchanged
+    layers = sum(leaf.size for path, leaf in flatten(abstract_params(model)).items() if "layers/" in path)
+    assert found["reduce-scatter", "fsdp"] > 2 * layers * 3 / 4
+    assert found["all-reduce", "fsdp"] < 0.1 * 2 * layers
+
+
 def check_products(found: compiled.Compiled) -> None:
     """The products of the program are those of the exact formula, and relative biases: no more than 5 % more."""
     assert found.flops <= sum(found.total.flops.values()) <= 1.05 * found.flops
