@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -14,6 +13,7 @@ from research.model import attention_backends
 from research.model.attention_backends import AttentionFacts, BackendChoice
 from research.model.blocked_attention import blocked_attention
 from research.model.cudnn_attention import cudnn_attention
+from research.model.derivatives import softmax
 from research.model.layer import Dense, Keys, draw, dropout, relative_table
 from research.model.mask import AttentionMask, as_array
 from research.model.parametrization import score_scale
@@ -26,7 +26,7 @@ def attention_weights(
     mask: Bool[Array, "*_ #t s"] | None,
     bias: Float[Array, "*_ h #t s"] | None,
 ) -> Float[Array, "b h t s"]:
-    """Compute the softmax of the scores over the keys, in float32."""
+    """Compute the softmax of the scores over the keys in float32, and round it to the dtype of the queries."""
     # The product is written in the compute dtype, which halves its memory traffic; the rest is float32.
     scores = jnp.einsum("bthk,bshk->bhts", query, key).astype(jnp.float32)
     if bias is not None:
@@ -34,7 +34,7 @@ def attention_weights(
     if mask is not None:
         # Finite, so that a fully masked row (padding) gives a mean and not NaN.
         scores = jnp.where(mask[..., None, :, :], scores, jnp.finfo(jnp.float32).min)
-    return jax.nn.softmax(scores, axis=-1)
+    return softmax(scores, query.dtype.name)
 
 
 def reference_attention(

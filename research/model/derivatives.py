@@ -132,6 +132,27 @@ def _gate_backward(name: str, kept: tuple[Array, Array], gradient: Array) -> tup
 
 gate.defvjp(_gate_forward, _gate_backward)
 
+# --- Softmax ----------------------------------------------------------------------------------------------------------
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def softmax(scores: Float[Array, "*_ s"], dtype: str) -> Float[Array, "*_ s"]:
+    """Compute the softmax of float32 scores over the last axis, rounded to `dtype`. Keep the result."""
+    return jax.nn.softmax(scores, axis=-1).astype(dtype)
+
+
+def _softmax_forward(scores: Array, dtype: str) -> tuple[Array, Array]:
+    weights = softmax(scores, dtype)
+    return weights, weights
+
+
+def _softmax_backward(dtype: str, kept: Array, gradient: Array) -> tuple[Array]:
+    weights, gradient = jax.lax.optimization_barrier(kept).astype(jnp.float32), gradient.astype(jnp.float32)
+    return (weights * (gradient - jnp.sum(weights * gradient, axis=-1, keepdims=True)),)
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
+
 # --- Products with weights --------------------------------------------------------------------------------------------
 
 

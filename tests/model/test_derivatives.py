@@ -53,6 +53,11 @@ RULES = {
         (X, HEAD),
     ),
     "logit_terms": (terms, plain_terms, (LOGITS,)),
+    "softmax": (
+        lambda x: rules.softmax(x, "float32"),
+        lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True),
+        (LOGITS,),
+    ),
 }
 for name, function in rules.ACTIVATIONS.items():
     RULES[name] = (lambda x, name=name: rules.activate(name, x), function, (X,))
