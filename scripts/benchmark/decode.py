@@ -1,9 +1,10 @@
 """Compare the speed of decoding with other engines on the same weights: python -m scripts.benchmark.decode
 
 Engines, each in its own process, taking turns:
-  ours                 research.decode.search in float32
-  transformers         generate of the PyTorch model, in float32
+  ours                 research.decode.search
+  transformers         generate of the PyTorch model
   ctranslate2 ...      its translator, in float32 and with int8 weights
+All but CTranslate2 compute in float32, or as --compute says.
 Models have published shapes and random weights, written as Hugging Face directories that all engines read. All rows
 have the same number of input tokens and the same number of output tokens: EOS is forbidden before the last.
 """
@@ -45,7 +46,7 @@ reading the table
   shows in the spread and in the load averages: read the ratios, and repeat odd results.
 
 what is checked
-  Before a case is timed, every engine decodes it once. In greedy decoding all float32 engines must give equal tokens,
+  Before a case is timed, every engine decodes it once. In float32 all engines must give equal tokens when greedy,
   and rows must differ from each other and have many different tokens; otherwise nothing is measured. "as ours" is the
   share of equal tokens.
 
@@ -56,6 +57,8 @@ peers
 examples
   python -m scripts.benchmark.decode --out experiments/results/decode_cpu.json
   python -m scripts.benchmark.decode --models t5_v1_1/small --batch_sizes 16 --beams 1 --engines ours transformers
+  python -m scripts.benchmark.decode --models bart/large --batch_sizes 128 --beams 1 --input_length 350 \
+      --output_length 87 --engines transformers --compute bfloat16
 """
 SEED = 0
 
@@ -101,6 +104,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=5,
         help="rounds, each with every engine (default: %(default)s)",
     )
+    add("--compute", choices=("float32", "bfloat16"), default="float32", help="dtype (default: %(default)s)")
     add("--threads", type=int, default=2, help="cores of each engine, on a CPU (default: %(default)s)")
     add("--out", type=Path, metavar="PATH", help="keep every round, with hardware, versions and commit")
     return parser.parse_args(arguments)
@@ -184,7 +188,7 @@ def start(engine: str, directories: dict[str, Path], options: argparse.Namespace
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read by the libraries when they are loaded
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    arguments = (theirs, engine, directories, options.output_length, options.threads)
+    arguments = (theirs, engine, directories, options.output_length, options.threads, options.compute)
     context.Process(target=work, args=arguments, daemon=True).start()
     theirs.close()  # otherwise recv() would not end if the process dies
     return ours
@@ -197,7 +201,8 @@ def measure(
     tokens = input_tokens(model, rows, options.input_length)
     decoded = {beams: {engine: ask(pipe, engine, name, tokens, beams)[1] for engine, pipe in pipes.items()}
              for beams in options.beams}  # fmt: skip
-    agreement = {beams: check(decoded[beams], beams, f"{name}, {rows} rows") for beams in options.beams}
+    exact = options.compute == "float32"
+    agreement = {beams: check(decoded[beams], beams, f"{name}, {rows} rows", exact) for beams in options.beams}
     seconds: dict[int, dict[str, list[float]]] = {beams: {engine: [] for engine in pipes} for beams in options.beams}
     loads = []
     for number in range(options.rounds):
@@ -228,17 +233,17 @@ def ask(pipe: Connection, engine: str, model: str, tokens: np.ndarray, beams: in
     return seconds, decoded
 
 
-def check(decoded: dict[str, np.ndarray], beams: int, what: str) -> dict[str, float]:
+def check(decoded: dict[str, np.ndarray], beams: int, what: str, exact: bool = True) -> dict[str, float]:
     """Compute the share of each engine's tokens that equal ours.
 
-    Raises ConfigError if ours are degenerate, or if a float32 engine has other greedy tokens.
+    Raises ConfigError if ours are degenerate, or with `exact` if a float32 engine has other greedy tokens.
     """
     ours = decoded["ours"]
     several = len(np.unique(ours)) > ours.shape[1] // 4 and len(np.unique(ours, axis=0)) == len(ours)
     require(several, f"{what}: the outputs hardly depend on the inputs, so nothing can be measured: use other weights.")
     for engine, tokens in decoded.items():
         require(tokens.shape == ours.shape, f"{what}: {engine} gives {tokens.shape} tokens, ours {ours.shape}.")
-        equal = beams > 1 or engine not in EXACT or np.array_equal(tokens, ours)
+        equal = not exact or beams > 1 or engine not in EXACT or np.array_equal(tokens, ours)
         require(equal, f"{what}: {engine} gives other greedy tokens than ours, so speeds cannot be compared.")
     return {engine: float(np.mean(tokens == ours)) for engine, tokens in decoded.items()}
 
@@ -264,7 +269,8 @@ def ratios(left: list[float], right: list[float]) -> list[float]:
 
 def print_table(result: dict[str, Any], console: Console) -> None:
     settings, machine = result["settings"], result["hardware"]
-    title = f"{settings['input_length']} tokens in, {settings['output_length']} out; {settings['threads']} threads"
+    title = f"{settings['input_length']} tokens in, {settings['output_length']} out, {settings['compute']}"
+    title += f"; {settings['threads']} threads"
     table = Table("model", "rows", "beams", "engine", title=f"{title} of {machine['cpu']}")
     for heading in ("tokens/s", "ours / theirs", "x greedy", "GFLOP/s", "as ours"):
         table.add_column(heading, justify="right")

@@ -22,21 +22,21 @@ Decode = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Engine(NamedTuple):
-    """An engine. `open` returns its Decode for a fixed output length, and the name of its device."""
+    """An engine. `open` returns its Decode for a fixed output length, threads and dtype, and the name of its device."""
 
     packages: tuple[str, ...]
-    open: Callable[[Path, int, int], tuple[Decode, str]]
+    open: Callable[[Path, int, int, str], tuple[Decode, str]]
 
 
-def open_ours(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
+def open_ours(directory: Path, length: int, threads: int, compute: str) -> tuple[Decode, str]:
     import jax
     import jax.numpy as jnp
 
-    from research.config import Beam, Greedy
+    from research.config import Beam, Greedy, override
     from research.decode.search import decode
     from research.pretrained.huggingface import read_config, read_generation, read_params
 
-    model = replace(read_config(directory), compute="float32")
+    model = override.apply(read_config(directory), {"compute": compute})
     params = jax.block_until_ready(jax.tree.map(jnp.asarray, read_params(directory, model)))
     forced_length = replace(read_generation(directory), max_length=length, min_length=length, forced_last=None)
 
@@ -48,7 +48,7 @@ def open_ours(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
     return run, jax.devices()[0].device_kind
 
 
-def open_transformers(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
+def open_transformers(directory: Path, length: int, threads: int, compute: str) -> tuple[Decode, str]:
     import torch
     import transformers
 
@@ -56,7 +56,8 @@ def open_transformers(directory: Path, length: int, threads: int) -> tuple[Decod
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=torch.float32).eval().to(device)
+    dtype = getattr(torch, compute)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=dtype).eval().to(device)
     lengths = {"max_new_tokens": length, "min_new_tokens": length}
 
     def run(tokens: np.ndarray, beams: int) -> np.ndarray:
@@ -69,7 +70,7 @@ def open_transformers(directory: Path, length: int, threads: int) -> tuple[Decod
     return run, device
 
 
-def open_ctranslate2(compute_type: str, directory: Path, length: int, threads: int) -> tuple[Decode, str]:
+def open_ctranslate2(compute_type: str, directory: Path, length: int, threads: int, compute: str) -> tuple[Decode, str]:
     import ctranslate2
 
     converted = directory.parent / f"{directory.name}-{compute_type}"
@@ -93,7 +94,7 @@ ENGINES = {
     "ctranslate2 float32": Engine(("ctranslate2", "torch", "transformers"), partial(open_ctranslate2, "float32")),
     "ctranslate2 int8": Engine(("ctranslate2", "torch", "transformers"), partial(open_ctranslate2, "int8")),
 }
-EXACT = ("ours", "transformers", "ctranslate2 float32")  # their greedy tokens must be equal
+EXACT = ("ours", "transformers", "ctranslate2 float32")  # in float32 their greedy tokens must be equal
 
 
 class Numerals:
@@ -133,11 +134,13 @@ def missing(engine: str) -> list[str]:
     return [name for name in ENGINES[engine].packages if find_spec(name) is None]
 
 
-def work(pipe: Connection, engine: str, directories: dict[str, Path], length: int, threads: int) -> None:
+def work(pipe: Connection, engine: str, directories: dict[str, Path], length: int, threads: int, compute: str) -> None:
     """Answer (model, tokens, beams) with seconds and the tokens of the best hypotheses, until the pipe is closed."""
     if hasattr(os, "sched_setaffinity"):  # the only limit that every library obeys
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    opened = {name: ENGINES[engine].open(directory, length, threads) for name, directory in directories.items()}
+    opened = {
+        name: ENGINES[engine].open(directory, length, threads, compute) for name, directory in directories.items()
+    }
     versions = {name: metadata.version(name) for name in ENGINES[engine].packages}
     pipe.send({"versions": versions, "device": next(iter(opened.values()))[1]})
     with suppress(EOFError):
