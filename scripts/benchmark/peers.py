@@ -10,6 +10,7 @@ PyTorch keeps its parameters in float32 and computes under autocast. All heads a
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import statistics
 import sys
@@ -21,13 +22,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.config import ConfigError, Experiment, override, require
+from research.config import ConfigError, Experiment, Generation, override, require
 from research.storage import run_directory
 from research.storage.files import write_json
 from scripts import command_line
 from scripts.benchmark import train
-from scripts.benchmark.data import cell, hardware, spread
-from scripts.benchmark.decode import ratios
+from scripts.benchmark.engines import torch_model
+from scripts.benchmark.rounds import cell, hardware, ratios, spread
 
 EPILOG = """
 reading the table
@@ -120,7 +121,7 @@ def open_torch(
     torch.set_float32_matmul_precision("high")
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    model = torch_model(experiment, device, attention)
+    model = torch_model_with(experiment, device, attention)
     call = torch.compile(model, backend=options.torch_backend) if compiled else model
     batch = train.synthetic_batch(experiment, options.target_length)
     inputs, targets = (torch.tensor(tokens, dtype=torch.long, device=device) for tokens in batch[:2])
@@ -160,29 +161,13 @@ def open_torch(
     return Runner(run, lambda: torch.cuda.max_memory_allocated() if cuda else None, name, count, used)
 
 
-def torch_model(experiment: Experiment, device: Any, attention: tuple[str, ...]) -> Any:
-    """Build Hugging Face's model with random weights and the first of these attentions that it has."""
-    import torch
-    import transformers
-
-    from research.pretrained.huggingface import nearest_family
-
-    config = nearest_family(experiment.model).write_config(experiment.model)
-    config |= {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, "use_cache": False}
-    kind = config.pop("model_type")
-    for name in attention:
-        try:
-            with device:
-                model = transformers.AutoModelForSeq2SeqLM.from_config(
-                    transformers.AutoConfig.for_model(kind, **config), attn_implementation=name
-                )
-            break
-        except ValueError:  # this release has no such attention for this family
-            if name == attention[-1]:
-                raise
-    if "lm_head" in dict(model.named_children()) and not config["tie_word_embeddings"]:
-        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())  # transformers 5 ties it
-    return model.train()
+def torch_model_with(experiment: Experiment, device: Any, attention: tuple[str, ...]) -> Any:
+    """Build Hugging Face's model with the first of these attentions that this release has for its family."""
+    for name in attention[:-1]:
+        with contextlib.suppress(ValueError), device:
+            return torch_model(experiment.model, Generation(), attn_implementation=name).train()
+    with device:
+        return torch_model(experiment.model, Generation(), attn_implementation=attention[-1]).train()
 
 
 def rms_scaled_adamw(parameters: list[Any], rate: float = 1e-3) -> Callable[[], None]:

@@ -45,7 +45,7 @@ def measure(arguments: list[str], keep: Keep, folder: Path) -> Figures:
         figures[name] = found()
         keep(figures)
     suggested = suggestion(figures, system, options)
-    figures |= {"hardware": system.name, "here": is_here(system), "suggested": suggested._asdict()}
+    figures |= {"hardware": system.kind, "here": is_here(system), "suggested": suggested._asdict()}
     return figures | {"rates": RATES._asdict(), "step": modelled(folder, system, suggested)}
 
 
@@ -210,11 +210,12 @@ def rows(figures: Figures) -> Rows:
     if "suggested" not in figures:
         return [(name, "measured") for name in figures]
     note = "" if figures["here"] else f", for an {figures['hardware']}, which this device is not"
-    lines = [
-        (f"product [{each['m']} {each['k']}] x [{each['k']} {each['n']}], {each['form']}, {each['dtype']}",
-         f"{2e-12 * each['m'] * each['k'] * each['n'] / each['seconds']:,.1f} TFLOP/s")
-        for each in figures["products"]
-    ]  # fmt: skip
+    rates: dict[str, list[str]] = {}
+    for each in figures["products"]:
+        rate = 2e-12 * each["m"] * each["k"] * each["n"] / each["seconds"]
+        name = f"product [{each['m']} {each['k']}] x [{each['k']} {each['n']}], {each['dtype']}"
+        rates.setdefault(name, []).append(f"{rate:,.1f} {each['form']}")
+    lines = [(name, f"{', '.join(values)}, in TFLOP/s") for name, values in rates.items()]
     lines.append(("copy", f"{figures['copy']['bytes_per_second'] / 1e9:,.1f} GB/s"))
     lines.append(
         ("a tiny kernel", f"{1e6 * figures['launch']['seconds']:,.2f} us, of {figures['launch']['kernels']:,}")

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from scripts.benchmark import decode
 from scripts.benchmark.accelerator.phase import Figures, Keep, Rows
-from scripts.benchmark.data import cell
+from scripts.benchmark.rounds import cell
 
 
 def measure(arguments: list[str], keep: Keep, folder: Path) -> Figures:

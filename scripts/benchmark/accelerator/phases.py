@@ -23,12 +23,13 @@ def step(name: str, preset: str, rows: int, limit: int, *others: str, smoke: tup
     return Phase(name, f"{HERE}.steps", limit, arguments, (*TINY_STEP, "--gemm=64", *smoke))
 
 
-def decoding(name: str, model: str, output_length: int, limit: int, smoke: str) -> Phase:
-    arguments = (f"--models={model}", "--batch_sizes=128", "--beams=1", "--input_length=350", "--rounds=3")
+def decoding(name: str, model: str, output_length: int, limit: int) -> Phase:
+    arguments = (f"--models={model}", "--batch_sizes=128", "--beams=1", "--input_length=350", "--rounds=3", "--random")
     arguments += (f"--output_length={output_length}", "--compute=bfloat16", "--threads=16")
-    tiny = (f"--models={smoke}", "--batch_sizes=2", "--input_length=16", "--output_length=8", "--threads=2")
-    engines = ("--engines", "ours", "transformers")
-    return Phase(name, f"{HERE}.decoding", limit, (*arguments, *engines), (*tiny, "--compute=float32"), SHARED)
+    arguments += ("--engines", "ours", "transformers")
+    tiny = ("--batch_sizes=2", "--input_length=16", "--output_length=8", "--threads=2", "--compute=float32")
+    changes = tuple(each.replace("--config.", "--") for each in TINY_MODEL)
+    return Phase(name, f"{HERE}.decoding", limit, arguments, (*tiny, *changes), SHARED)
 
 
 PHASES = (
@@ -50,8 +51,8 @@ PHASES = (
         smoke=("--rows=4", "--input_length=16", "--target_length=6", "--vocab_size=256", "--copied=1000000",
                "--launches=20", "--repeats=2", "--preset=t5_v1_1/small"),
     ),
-    decoding("decode_bart", "bart/large", 87, 75, smoke="bart/base"),
-    decoding("decode_t5_xl", "flan_t5/xl", 74, 120, smoke="flan_t5/small"),
+    decoding("decode_bart", "bart/large", 87, 75),
+    decoding("decode_t5_xl", "flan_t5/xl", 74, 100),
     Phase(
         "trace", f"{HERE}.trace", 60,
         ("--preset=t5_v1_1/base", "--batch_size=128", "--mesh=data=1", "--steps=20"),

@@ -68,9 +68,11 @@ def provenance(results: Results) -> list[str]:
                 f"{about['devices']} x {about['device']}, {about['cores']} cores of {about['processor']}; {versions};"
             )
             phases.setdefault(f"{line} commit {about['commit']}", []).append(phase.name)
+    tiny = any(record.get("smoke") for _, record in results)
+    note = ["--smoke: tiny sizes in place of those that are named; no speed here means anything."] * tiny
     if len(phases) == 1:
-        return list(phases)
-    return [f"{', '.join(names)}: {line}" for line, names in phases.items()]
+        return [*note, *phases]
+    return note + [f"{', '.join(names)}: {line}" for line, names in phases.items()]
 
 
 def problems(results: Results) -> list[str]:
