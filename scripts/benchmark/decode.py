@@ -34,7 +34,7 @@ from research.parallel.hardware import PEAK_FLOPS
 from research.storage import run_directory
 from research.storage.files import write_json
 from scripts import command_line
-from scripts.benchmark.engines import ENGINES, EXACT, WRITTEN, Source, missing, work
+from scripts.benchmark.engines import ENGINES, EXACT, WRITTEN, WeightSource, missing, work
 from scripts.benchmark.rounds import cell, hardware, ratios, receive, spread
 
 EPILOG = """
@@ -128,17 +128,17 @@ def model_of(name: str, changes: dict[str, str] | None = None) -> tuple[Model, G
     return model, Generation(start_token=start, eos_token=0, pad_token=start, banned=())
 
 
-def source_of(name: str, folder: Path, options: argparse.Namespace) -> Source:
+def source_of(name: str, folder: Path, options: argparse.Namespace) -> WeightSource:
     model, generation = model_of(name, options.changes)
     if options.random:
         require(model.zero_token is None, f"--random does not serve {name}, whose start token has a row of zeros.")
-        return Source(model, generation, None)
+        return WeightSource(model, generation, None)
     from research.pretrained import huggingface  # it needs libraries of tokenizers
 
     directory = folder / name.replace("/", "-")
     params = jax.jit(initial_params, static_argnums=0)(model, jax.random.key(SEED))
     huggingface.write(directory, model, lively(model, params), generation)
-    return Source(model, generation, directory)
+    return WeightSource(model, generation, directory)
 
 
 # Factors of matrices in a post-norm model with a tied head, which would otherwise repeat one token endlessly. With them
@@ -195,7 +195,7 @@ def benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
 
 
-def start(engine: str, sources: dict[str, Source], options: argparse.Namespace) -> Connection:
+def start(engine: str, sources: dict[str, WeightSource], options: argparse.Namespace) -> Connection:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read by the libraries when they are loaded
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

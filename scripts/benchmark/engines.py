@@ -23,7 +23,7 @@ from research.config import Generation, Model, UntiedHead
 Decode = Callable[[np.ndarray, int], np.ndarray]
 
 
-class Source(NamedTuple):
+class WeightSource(NamedTuple):
     """A model, and the directory of its weights; without one, an engine draws weights on its own device."""
 
     model: Model
@@ -35,10 +35,10 @@ class Engine(NamedTuple):
     """An engine. `open` returns its Decode for a fixed output length, threads and dtype, and the name of its device."""
 
     packages: tuple[str, ...]
-    open: Callable[[Source, int, int, str], tuple[Decode, str]]
+    open: Callable[[WeightSource, int, int, str], tuple[Decode, str]]
 
 
-def open_ours(source: Source, length: int, threads: int, compute: str) -> tuple[Decode, str]:
+def open_ours(source: WeightSource, length: int, threads: int, compute: str) -> tuple[Decode, str]:
     import jax
     import jax.numpy as jnp
 
@@ -66,7 +66,7 @@ def open_ours(source: Source, length: int, threads: int, compute: str) -> tuple[
     return run, jax.devices()[0].device_kind
 
 
-def open_transformers(source: Source, length: int, threads: int, compute: str) -> tuple[Decode, str]:
+def open_transformers(source: WeightSource, length: int, threads: int, compute: str) -> tuple[Decode, str]:
     import torch
     import transformers
 
@@ -110,7 +110,9 @@ def torch_model(model: Model, generation: Generation, **settings: Any) -> Any:
     return made
 
 
-def open_ctranslate2(compute_type: str, source: Source, length: int, threads: int, compute: str) -> tuple[Decode, str]:
+def open_ctranslate2(
+    compute_type: str, source: WeightSource, length: int, threads: int, compute: str
+) -> tuple[Decode, str]:
     import ctranslate2
 
     directory = source.directory
@@ -177,7 +179,9 @@ def missing(engine: str) -> list[str]:
     return [name for name in ENGINES[engine].packages if find_spec(name) is None]
 
 
-def work(pipe: Connection, engine: str, sources: dict[str, Source], length: int, threads: int, compute: str) -> None:
+def work(
+    pipe: Connection, engine: str, sources: dict[str, WeightSource], length: int, threads: int, compute: str
+) -> None:
     """Answer (model, tokens, beams) with seconds and the tokens of the best hypotheses, until the pipe is closed."""
     if hasattr(os, "sched_setaffinity"):  # the only limit that every library obeys
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])

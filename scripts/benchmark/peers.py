@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,8 +38,8 @@ reading the table
   one device holds all engines; one step before the clock starts takes it again.
 
 peers
-  An engine that is not installed, fails or does not answer within --patience seconds is left out, with the reason below
-  the table; the others continue.
+  An engine that is not installed is left out. One that fails, or does not answer within --patience seconds, is named
+  with the reason below the table; the others continue.
 
 examples
   python -m scripts.benchmark.peers --preset t5_v1_1/base --batch_size 128
@@ -227,10 +228,10 @@ def work(pipe: Connection, engine: str, experiment: Experiment, options: argpars
 
 
 class Engines:
-    """The processes of the engines that work. One that fails is moved to `left_out`, with the reason."""
+    """The processes of the engines that work. One that fails is moved to `failed`, with the reason."""
 
     def __init__(self, names: list[str], experiment: Experiment, options: argparse.Namespace) -> None:
-        self.patience, self.left_out, self.pipes = options.patience, dict[str, str](), dict[str, Connection]()
+        self.patience, self.failed, self.pipes = options.patience, dict[str, str](), dict[str, Connection]()
         context = multiprocessing.get_context("spawn")
         self.processes = {}
         for name in names:
@@ -250,7 +251,7 @@ class Engines:
                 answer = "its process has ended; the log has its error"
         if not isinstance(answer, str):
             return answer
-        self.left_out[name] = answer
+        self.failed[name] = answer
         self.pipes.pop(name).close()
         self.processes[name].kill()
         return None
@@ -269,7 +270,9 @@ class Engines:
 def benchmark(options: argparse.Namespace, rest: list[str], keep: Callable[[Any], None]) -> dict[str, Any]:
     """Open the engines, let each compile and take its first steps, then time them in turns."""
     experiment = train.experiment_of(options, override.from_arguments(rest))
-    names = ["ours", *(name for name in options.engines if name != "ours")]
+    absent = {name: [each for each in ENGINES[name][0] if find_spec(each) is None] for name in options.engines}
+    left_out = {name: f"{', '.join(packages)} not installed" for name, packages in absent.items() if packages}
+    names = ["ours", *(name for name in options.engines if name != "ours" and name not in left_out)]
     engines = Engines(names, experiment, options)
     about = {name: opened for name in names if (opened := engines.receive(name))}
     first: dict[str, float] = {}
@@ -284,11 +287,11 @@ def benchmark(options: argparse.Namespace, rest: list[str], keep: Callable[[Any]
             turn = engines.ask(name, options.steps)
             if turn:
                 turns[name].append(turn)
-        found = figures(experiment, options, turns) | {"first_seconds": first, "left out": engines.left_out}
-        found |= {"engines": about}
+        found = figures(experiment, options, turns) | {"first_seconds": first, "left out": left_out}
+        found |= {"failed": engines.failed, "engines": about}
         keep(found)
     engines.close()
-    require("ours" in engines.pipes, f"Ours failed: {engines.left_out.get('ours')}")
+    require("ours" in engines.pipes, f"Ours failed: {engines.failed.get('ours')}")
     environment = run_directory.environment()
     environment.pop("host")
     return found | {"environment": environment, "hardware": hardware()}
@@ -335,7 +338,8 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         text += f"; ours / theirs {cell(ratio, 2)}" if ratio else ""
         versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
         lines.append((name, f"{text}; attention {about['attention']}; {versions}"))
-    return lines + [(f"{name} is left out", reason) for name, reason in found["left out"].items()]
+    lines += [(f"{name} is left out", reason) for name, reason in found["left out"].items()]
+    return lines + [(f"{name} failed", reason) for name, reason in found["failed"].items()]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from research.model.attention_backends import AttentionFacts, Backend, choose
 from research.model.blocked_attention import blocked_attention
 from research.model.cudnn_attention import cudnn_attention
 from research.model.mask import AttentionMask, AttentionPart, encoder_mask, self_mask
-from scripts.benchmark.accelerator.phase import Figures, Keep, Rows
+from scripts.benchmark.accelerator.phase import Figures, Keep, TableRows
 from scripts.benchmark.train import seconds_each
 
 BACKENDS: tuple[Backend, ...] = ("reference", "cudnn", "blocked")
@@ -32,7 +32,7 @@ NAMES = ("output", "query", "key", "value", "bias")
 WORKERS = 6  # cases at once: the plain formula in float32 takes 8 GiB for base's encoder
 
 
-Arrays = list[jax.Array]
+Operands = list[jax.Array]
 
 
 class Case(NamedTuple):
@@ -53,7 +53,7 @@ class Inputs(NamedTuple):
     """The inputs of an attention and of its backward pass."""
 
     mask: AttentionMask
-    arrays: Arrays  # queries, keys, values, and the bias if there is one
+    arrays: Operands  # queries, keys, values, and the bias if there is one
     upstream: jax.Array  # the gradient of the output
 
 
@@ -124,13 +124,13 @@ def compared(rows: int, case: Case) -> tuple[list[Figures], list[str]]:
     return every, wrong
 
 
-def outcome(backend: Backend, dtype: str, inputs: Inputs, expected: Arrays) -> Figures:
+def outcome(backend: Backend, dtype: str, inputs: Inputs, expected: Operands) -> Figures:
     """Return the largest error of the output and of each gradient, of its largest value, or why there is none."""
     refusal = refused(backend, inputs, dtype)
     if refusal:
         return {"not served": refusal}
 
-    def largest(inputs: Inputs, expected: Arrays) -> Arrays:
+    def largest(inputs: Inputs, expected: Operands) -> Operands:
         pairs = zip(gradients(backend, *in_dtype(inputs, dtype)), expected, strict=True)
         return [jnp.abs(jnp.float32(one) - other).max() / jnp.abs(other).max() for one, other in pairs]
 
@@ -159,7 +159,7 @@ def in_dtype(inputs: Inputs, dtype: str) -> Inputs:
     return Inputs(inputs.mask, cast, inputs.upstream.astype(dtype))
 
 
-def gradients(backend: Backend, mask: AttentionMask, arrays: Arrays, upstream: jax.Array) -> Arrays:
+def gradients(backend: Backend, mask: AttentionMask, arrays: Operands, upstream: jax.Array) -> Operands:
     """Compute the output of real queries, and the gradients."""
     seen = 1 if mask.query_ids is None else (mask.query_ids > 0)[..., None, None]
     output, pull = jax.vjp(partial(attend, backend, mask), *arrays)
@@ -243,7 +243,7 @@ def times(case: Case, options: argparse.Namespace) -> list[Figures]:
 # --- Reporting --------------------------------------------------------------------------------------------------------
 
 
-def rows(figures: Figures) -> Rows:
+def rows(figures: Figures) -> TableRows:
     """Format a row for each case. What a backend serves in no case has one row for all."""
     by_case: dict[str, list[str]] = {}
     reasons: dict[str, set[str]] = {}
@@ -252,7 +252,7 @@ def rows(figures: Figures) -> Rows:
         reasons.setdefault(kind, set()).add(found.get("not served") or found["case"])
         by_case.setdefault(found["case"], []).append(result(found))
     limits = ", ".join(f"{value:g} in {dtype}" for dtype, value in TOLERANCES.items())
-    lines: Rows = [("limit of errors", limits)]
+    lines: TableRows = [("limit of errors", limits)]
     never = {kind: each.pop() for kind, each in reasons.items() if len(each) == 1 < len(by_case)}
     lines += never.items()
     for case, results in by_case.items():

@@ -26,7 +26,7 @@ from research.plan.parts import by_part, to_json
 from research.plan.time_model import RATES, Rates
 from research.plan.traffic import kernels
 from scripts.benchmark.accelerator import attention
-from scripts.benchmark.accelerator.phase import Figures, Keep, Rows, records
+from scripts.benchmark.accelerator.phase import Figures, Keep, TableRows, records
 from scripts.benchmark.train import seconds_each
 
 PROGRAM, STEP = "step_base.hlo.gz", "step_base"  # what the phase of this name leaves
@@ -79,7 +79,7 @@ def is_here(system: Hardware) -> bool:
 # --- Measuring --------------------------------------------------------------------------------------------------------
 
 
-class Size(NamedTuple):
+class ProductSize(NamedTuple):
     """A matrix product of a step, [m k] by [k n], and how often its forward pass has it."""
 
     m: int
@@ -92,19 +92,19 @@ class Size(NamedTuple):
         return 2 * self.m * self.k * self.n
 
 
-def sizes(model: Model, rows: int, inputs: int, targets: int) -> Iterator[Size]:
+def sizes(model: Model, rows: int, inputs: int, targets: int) -> Iterator[ProductSize]:
     """Yield the products of a step without those of the scores, and without merging any."""
     d, inner, f, up = model.width, model.attention_width, model.feed_forward, 2 if model.gated else 1
     s, t, encoder, decoder = rows * inputs, rows * targets, model.encoder_layers, model.decoder_layers
-    yield Size(s, d, inner, 3 * encoder + 2 * decoder)  # with the keys and values of cross-attention
-    yield Size(s, inner, d, encoder)
-    yield Size(s, d, f, up * encoder)
-    yield Size(s, f, d, encoder)
-    yield Size(t, d, inner, 4 * decoder)
-    yield Size(t, inner, d, 2 * decoder)
-    yield Size(t, d, f, up * decoder)
-    yield Size(t, f, d, decoder)
-    yield Size(t, d, model.vocab_size, 1)
+    yield ProductSize(s, d, inner, 3 * encoder + 2 * decoder)  # with the keys and values of cross-attention
+    yield ProductSize(s, inner, d, encoder)
+    yield ProductSize(s, d, f, up * encoder)
+    yield ProductSize(s, f, d, encoder)
+    yield ProductSize(t, d, inner, 4 * decoder)
+    yield ProductSize(t, inner, d, 2 * decoder)
+    yield ProductSize(t, d, f, up * decoder)
+    yield ProductSize(t, f, d, decoder)
+    yield ProductSize(t, d, model.vocab_size, 1)
 
 
 def timed_products(options: argparse.Namespace) -> list[Figures]:
@@ -118,7 +118,7 @@ def timed_products(options: argparse.Namespace) -> list[Figures]:
     return [*found, {**size._asdict(), "form": "forward", "dtype": "float32", "seconds": seconds}]
 
 
-def product_seconds(size: Size, form: str, dtype: Any, repeats: int) -> float:
+def product_seconds(size: ProductSize, form: str, dtype: Any, repeats: int) -> float:
     axes = size._asdict()
     shapes = [[axes[axis] for axis in operand] for operand in FORMS[form].partition("->")[0].split(",")]
     keys = jax.random.split(jax.random.key(0))
@@ -206,7 +206,7 @@ def modelled(folder: Path, system: Hardware, suggested: Rates) -> Figures | None
 # --- Reporting --------------------------------------------------------------------------------------------------------
 
 
-def rows(figures: Figures) -> Rows:
+def rows(figures: Figures) -> TableRows:
     if "suggested" not in figures:
         return [(name, "measured") for name in figures]
     note = "" if figures["here"] else f", for an {figures['hardware']}, which this device is not"
@@ -227,7 +227,7 @@ def rows(figures: Figures) -> Rows:
     return lines + step_rows(figures["step"], note)
 
 
-def step_rows(step: Figures | None, note: str) -> Rows:
+def step_rows(step: Figures | None, note: str) -> TableRows:
     if step is None:
         return [("modelled step", f"none: the phase {STEP} has not finished in this folder")]
     values = {

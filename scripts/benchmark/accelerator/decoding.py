@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from scripts.benchmark import decode
-from scripts.benchmark.accelerator.phase import Figures, Keep, Rows
+from scripts.benchmark.accelerator.phase import Figures, Keep, TableRows
 from scripts.benchmark.rounds import cell
 
 
@@ -13,7 +13,7 @@ def measure(arguments: list[str], keep: Keep, folder: Path) -> Figures:
     return decode.benchmark(decode.parse(arguments), Console(width=130))
 
 
-def rows(figures: Figures) -> Rows:
+def rows(figures: Figures) -> TableRows:
     settings, lines = figures["settings"], list[tuple[str, str]]()
     lengths = f"{settings['input_length']} tokens in, {settings['output_length']} out, {settings['compute']}"
     for case in figures["cases"]:

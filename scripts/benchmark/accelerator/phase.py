@@ -18,7 +18,7 @@ from research.storage.files import append_lines, read_lines
 
 Figures = dict[str, Any]
 Keep = Callable[[Figures], None]
-Rows = list[tuple[str, str]]  # name and value of a row of the table
+TableRows = list[tuple[str, str]]  # name and value of a row of the table
 
 RECORDS = "phases.jsonl"
 PACKAGES = (

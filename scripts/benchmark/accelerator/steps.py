@@ -5,7 +5,7 @@ from pathlib import Path
 
 from research.config import override
 from scripts.benchmark import train
-from scripts.benchmark.accelerator.phase import Figures, Keep, Rows
+from scripts.benchmark.accelerator.phase import Figures, Keep, TableRows
 
 
 def measure(arguments: list[str], keep: Keep, folder: Path) -> Figures:
@@ -14,7 +14,7 @@ def measure(arguments: list[str], keep: Keep, folder: Path) -> Figures:
     return train.benchmark(train.experiment_of(options, override.from_arguments(rest)), options)
 
 
-def rows(figures: Figures) -> Rows:
+def rows(figures: Figures) -> TableRows:
     packed = f", {figures['packed']} examples packed into each" if figures["packed"] else ""
     shape = f"{figures['batch_size']} rows of {figures['input_length']}/{figures['target_length']}{packed}"
     share, product = figures["mfu_by_data_sheet"], figures["mfu_by_matrix_product"]

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from scripts.benchmark.accelerator.phase import Phase, Rows
+from scripts.benchmark.accelerator.phase import Phase, TableRows
 
 Record = dict[str, Any]
 Results = list[tuple[Phase, Record]]
@@ -34,7 +34,7 @@ def _cell(value: str) -> str:
     return value.replace("|", "\\|")
 
 
-def rows(phase: Phase, record: Record) -> Rows:
+def rows(phase: Phase, record: Record) -> TableRows:
     """Format the figures of a phase, by its own module; none if it has none."""
     if not record.get("figures"):
         return []

@@ -8,7 +8,7 @@ import jax
 
 from research.config import override
 from scripts.benchmark import train
-from scripts.benchmark.accelerator.phase import Figures, Keep, Rows
+from scripts.benchmark.accelerator.phase import Figures, Keep, TableRows
 
 ARCHIVE = "trace.tar.gz"
 
@@ -30,6 +30,6 @@ def measure(arguments: list[str], keep: Keep, folder: Path) -> Figures:
     return {"steps": options.steps, "seconds": seconds, "preset": options.preset, "file": ARCHIVE, "bytes": size}
 
 
-def rows(figures: Figures) -> Rows:
+def rows(figures: Figures) -> TableRows:
     text = f"{figures['file']}, {figures['bytes'] / 2**20:.1f} MiB: {figures['steps']} steps of {figures['preset']}"
     return [("trace", f"{text}, {1e3 * figures['seconds']:,.4g} ms each while traced")]

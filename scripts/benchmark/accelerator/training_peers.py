@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from scripts.benchmark import peers
-from scripts.benchmark.accelerator.phase import Figures, Keep, Rows
+from scripts.benchmark.accelerator.phase import Figures, Keep, TableRows
 
 
 def measure(arguments: list[str], keep: Keep, folder: Path) -> Figures:
     options, rest = peers.parser().parse_known_args(arguments)
-    return peers.benchmark(options, rest, keep)
+    found = peers.benchmark(options, rest, keep)
+    return found | {"wrong": [f"{name} failed: {reason}" for name, reason in found["failed"].items()]}
 
 
-def rows(figures: Figures) -> Rows:
+def rows(figures: Figures) -> TableRows:
     return peers.rows(figures)

@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from research.model.family import preset
 from research.model.flops import train_flops
+from scripts.benchmark import peers
 from scripts.benchmark.accelerator import __main__ as accelerator
 from scripts.benchmark.accelerator import attention, calibration, phase
 from scripts.benchmark.accelerator.phase import Phase
@@ -53,6 +56,44 @@ def ended(process: int) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_all_of_it_runs_on_a_cpu(tmp_path):
+    command = [ROOT / "scripts/benchmark/accelerator.sh", "--smoke", "--out", tmp_path, "--budget", "3000"]
+    done = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + (tmp_path / "log.txt").read_text()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["problems"] == []
+    figures = {name: record["figures"] for name, record in results["phases"].items()}
+    assert list(figures) == [each.name for each in PHASES]
+    served = {(each["backend"], each["dtype"]) for each in figures["attention"]["cases"] if "errors" in each}
+    assert served == {("reference", "bfloat16"), ("blocked", "bfloat16"), ("blocked", "float32")}
+    assert {each.get("not served") for each in figures["attention"]["cases"] if each["backend"] == "cudnn"} == {
+        "cudnn does not serve a cpu"
+    }
+    assert figures["step_packed"]["packed"] == 2
+    assert all(figures[name]["step_seconds"] for name in figures if name.startswith("step_"))
+    assert set(figures["peers"]["seconds"]) == set(figures["peers"]["engines"]) == set(peers.ENGINES)
+    step = figures["calibration"]["step"]
+    assert step["measured_seconds"] == pytest.approx(statistics.median(figures["step_base"]["step_seconds"]))
+    assert step["kernels"] > 100
+    assert step["modelled_seconds"] > 0
+    for name in ("decode_bart", "decode_t5_xl"):
+        (case,) = figures[name]["cases"]
+        assert set(case["seconds"]) == {"ours", "transformers"}
+    with tarfile.open(tmp_path / "trace.tar.gz") as archive:
+        assert any(name.endswith(".xplane.pb") for name in archive.getnames())
+    assert len(list(tmp_path.iterdir())) <= 8
+    for record in results["phases"].values():
+        assert {"jax", "python"} <= record["about"]["versions"].keys()
+        assert {"commit", "device", "cores"} <= record["about"].keys()
+    for line in ("step_base (done in", "ours / theirs", "time_model.PRODUCTS", "MFU of a large product"):
+        assert line in done.stdout
+    shown = subprocess.run([*command, "--markdown"], env={**os.environ, "PYTHON": sys.executable}, capture_output=True)
+    assert b"| step, measured |" in shown.stdout
 
 
 @pytest.mark.slow

@@ -71,5 +71,6 @@ def test_it_needs_nothing_but_jax_flax_and_optax_and_the_names_of_shapes():
     names = re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     allowed = {"jax", "flax", "optax", "numpy", "jaxtyping", "orbax-checkpoint", "rich"}  # the last two come with flax
     modules = {name.replace("-", "_") for name in names if name not in allowed}
-    code = f"import sys; sys.modules.update(dict.fromkeys({modules})); import scripts.benchmark.train"
+    code = f"import sys; sys.modules.update(dict.fromkeys({modules})); from scripts.benchmark import train"
+    code += "; train.experiment_of(train.parser().parse_args([]), {})"  # its data load what is not imported before
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
