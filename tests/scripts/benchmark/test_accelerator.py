@@ -160,7 +160,7 @@ def test_a_killed_driver_leaves_what_was_done(tmp_path):
     driver.kill()
     driver.wait()
     found = phase.records(tmp_path)
-    os.kill(int((tmp_path / "child").read_text()), 9)
+    os.killpg(os.getpgid(int((tmp_path / "child").read_text())), 9)  # the phase that was running, and its child
     assert found["a"]["finished"]
     assert found["b"]["figures"] == {"so far": 1}
     assert not found["b"]["finished"]
