@@ -63,9 +63,9 @@ def test_the_recipe_updates_as_our_optimizer():
         step()
     expected = ours(before, gradients)
     for tensor, (name, array) in zip(tensors, expected.items(), strict=True):
-        largest = np.abs(array).max()
-        np.testing.assert_allclose(tensor.detach().numpy(), array, rtol=0, atol=1e-6 * largest, err_msg=name)
-        assert np.abs(array - before[name]).max() > 1e-3 * largest
+        change = np.abs(array - before[name]).max()  # 1 - 0.999 in float32 has an error of 6e-5
+        np.testing.assert_allclose(tensor.detach().numpy(), array, rtol=0, atol=1e-4 * change, err_msg=name)
+        assert change > 1e-3 * np.abs(array).max()
 
 
 def ours(params, gradients):
