@@ -111,7 +111,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--out", type=Path, metavar="PATH", help="keep every round, with hardware, versions and commit")
     parser.add_argument_group("--model.FIELD=VALUE", "any field of the models, such as --model.encoder_layers=2")
     given = sys.argv[1:] if arguments is None else arguments
-    options, (options.changes,) = command_line.parse(parser, given, (command_line.MODEL,))
+    options, (changes,) = command_line.parse(parser, given, (command_line.MODEL,))
+    options.changes = changes
     return options
 
 

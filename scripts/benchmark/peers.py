@@ -6,7 +6,8 @@ Engines, each in its own process, taking turns on batches of one shape:
   transformers compiled  the same under torch.compile
   nanoT5's recipe        Hugging Face's T5 with plain attention under torch.compile, AdamW scaled by the RMS of the
                          parameters, gradients clipped to norm 1
-PyTorch keeps its parameters in float32 and computes under autocast. All heads are untied, as in T5 v1.1.
+PyTorch keeps its parameters in float32 and computes under autocast. All heads are untied, as in T5 v1.1. A PyTorch step
+that does not fit the memory that ours leaves is made of as many micro-batches as it needs.
 """
 
 import argparse
@@ -52,7 +53,7 @@ class Runner(NamedTuple):
     """An opened engine. `run` takes so many steps and returns the seconds of one."""
 
     run: Callable[[int], float]
-    peak: Callable[[], int | None]  # bytes of the device's memory
+    memory: Callable[[], tuple[int | None, int]]  # peak in bytes, and micro-batches of a step
     device: str
     parameters: int
     attention: str
@@ -63,6 +64,7 @@ class Turn(NamedTuple):
 
     seconds: float
     peak_bytes: int | None
+    microbatches: int
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,11 +107,11 @@ def open_ours(experiment: Experiment, options: argparse.Namespace) -> Runner:
         state, seconds = step.run(state, steps)
         return seconds
 
-    def peak() -> int | None:
-        return train.memory(step.program, step.mesh)["peak_bytes"]
+    def memory() -> tuple[int | None, int]:
+        return train.memory(step.program, step.mesh)["peak_bytes"], experiment.microbatches
 
     device = step.mesh.devices.flat[0].device_kind
-    return Runner(run, peak, device, parameter_count(state.params), step.attention)
+    return Runner(run, memory, device, parameter_count(state.params), step.attention)
 
 
 def open_torch(
@@ -120,46 +122,80 @@ def open_torch(
 
     transformers.logging.set_verbosity_error()
     torch.set_float32_matmul_precision("high")
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    model = torch_model_with(experiment, device, attention)
-    call = torch.compile(model, backend=options.torch_backend) if compiled else model
-    batch = train.synthetic_batch(experiment, options.target_length)
-    inputs, targets = (torch.tensor(tokens, dtype=torch.long, device=device) for tokens in batch[:2])
-    parameters = list(model.parameters())
-    update = rms_scaled_adamw(parameters) if recipe else torch.optim.AdamW(parameters, lr=1e-4, fused=cuda).step
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=experiment.model.compute == "bfloat16")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    step = TorchStep(torch_model_with(experiment, device, attention), experiment, options, compiled, recipe)
+    count = sum(parameter.numel() for parameter in step.parameters)
+    name = torch.cuda.get_device_name() if step.cuda else "cpu"
+    return Runner(step.run, step.memory, name, count, step.model.config._attn_implementation)
 
-    def advance() -> Any:
-        with mixed:
-            loss = call(input_ids=inputs, decoder_input_ids=targets, labels=targets).loss
-        loss.backward()
-        if recipe:
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        update()
-        for parameter in parameters:
-            parameter.grad = None
+
+class TorchStep:
+    """A PyTorch model's training step on one batch, in mixed precision, with one of two optimizers."""
+
+    def __init__(
+        self, model: Any, experiment: Experiment, options: argparse.Namespace, compiled: bool, recipe: bool
+    ) -> None:
+        import torch
+
+        self.model, self.recipe, self.parts = model, recipe, 1
+        self.cuda = model.device.type == "cuda"
+        self.call = torch.compile(model, backend=options.torch_backend) if compiled else model
+        batch = train.synthetic_batch(experiment, options.target_length)
+        self.inputs, self.targets = (torch.tensor(each, dtype=torch.long, device=model.device) for each in batch[:2])
+        self.parameters = list(model.parameters())
+        fused = torch.optim.AdamW(self.parameters, lr=1e-4, fused=self.cuda)
+        self.update = rms_scaled_adamw(self.parameters) if recipe else fused.step
+        self.mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=experiment.model.compute == "bfloat16")
+
+    def differentiate(self) -> Any:
+        """Compute the gradients, in twice as many micro-batches as before if they do not fit, and return the loss."""
+        import torch
+
+        try:
+            for inputs, targets in zip(self.inputs.chunk(self.parts), self.targets.chunk(self.parts), strict=True):
+                with self.mixed:
+                    loss = self.call(input_ids=inputs, decoder_input_ids=targets, labels=targets).loss
+                (loss / self.parts).backward()
+            return loss
+        except torch.cuda.OutOfMemoryError:
+            if self.parts == len(self.inputs):
+                raise
+        self.parts *= 2  # outside of the handler, whose traceback would keep the activations
+        self.model.zero_grad()
+        torch.cuda.empty_cache()
+        return self.differentiate()
+
+    def advance(self) -> Any:
+        import torch
+
+        loss = self.differentiate()
+        if self.recipe:
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.update()
+        self.model.zero_grad()
         return loss
 
-    def run(steps: int) -> float:
-        advance()
-        if cuda:
+    def run(self, steps: int) -> float:
+        import torch
+
+        self.advance()
+        if self.cuda:
             torch.cuda.synchronize()
         began = time.perf_counter()
         for _ in range(steps):
-            loss = advance()
-        require(bool(torch.isfinite(loss)), "The last step's loss is not finite.")  # waits for the device
-        if cuda:
+            loss = self.advance()
+        if self.cuda:
             torch.cuda.synchronize()
         seconds = (time.perf_counter() - began) / steps
-        if cuda:
+        require(bool(torch.isfinite(loss)), "The last step's loss is not finite.")
+        if self.cuda:
             torch.cuda.empty_cache()
         return seconds
 
-    name = torch.cuda.get_device_name() if cuda else "cpu"
-    count = sum(parameter.numel() for parameter in parameters)
-    used = str(model.config._attn_implementation)
-    return Runner(run, lambda: torch.cuda.max_memory_allocated() if cuda else None, name, count, used)
+    def memory(self) -> tuple[int | None, int]:
+        import torch
+
+        return torch.cuda.max_memory_allocated() if self.cuda else None, self.parts
 
 
 def torch_model_with(experiment: Experiment, device: Any, attention: tuple[str, ...]) -> Any:
@@ -217,7 +253,7 @@ def work(pipe: Connection, engine: str, experiment: Experiment, options: argpars
         about = {"device": runner.device, "parameters": runner.parameters, "attention": runner.attention}
         pipe.send({"versions": versions, **about})
         while True:
-            pipe.send((runner.run(pipe.recv()), runner.peak()))
+            pipe.send((runner.run(pipe.recv()), *runner.memory()))
     except EOFError:
         pass
     except Exception as error:  # of a library, a compiler or the device
@@ -311,6 +347,7 @@ def figures(experiment: Experiment, options: argparse.Namespace, turns: dict[str
         "flops": options.batch_size * train_flops(experiment.model, options.input_length, options.target_length),
         "seconds": seconds,
         "peak_bytes": {name: each[-1].peak_bytes for name, each in turns.items() if each},
+        "microbatches": {name: each[-1].microbatches for name, each in turns.items() if each},
         "ours / theirs": {
             name: spread(ratios(each, seconds["ours"]))
             for name, each in seconds.items()
@@ -334,6 +371,8 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         peak = PEAK_FLOPS.get(about["device"])
         text += f", {found['flops'] / statistics.median(seconds) / peak:.1%} MFU" if peak else ""
         text += f", {room / 2**30:.1f} GiB" if room else ""
+        parts = found["microbatches"][name]
+        text += f", in {parts} micro-batches" if parts > 1 else ""
         ratio = found["ours / theirs"].get(name)
         text += f"; ours / theirs {cell(ratio, 2)}" if ratio else ""
         versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())

@@ -148,7 +148,10 @@ def synthetic_batch(experiment: Experiment, target_length: int, packed: int = 0)
     batch = Batch(tokens(inputs), tokens(target_length), tokens(target_length))
     if not packed:
         return batch
-    require(0 < packed <= min(inputs, target_length), f"--packed is {packed}: a row has {inputs} and {target_length}.")
+    require(
+        0 < packed <= min(inputs, target_length),
+        f"--packed is {packed}: a row has {inputs} and {target_length} tokens.",
+    )
 
     def segments_and_positions(length: int) -> tuple[np.ndarray, np.ndarray]:
         segment = np.arange(length) * packed // length

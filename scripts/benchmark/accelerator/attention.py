@@ -6,7 +6,7 @@ backend does not serve is recorded with the reason that the model would give.
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -191,7 +191,8 @@ def refused(backend: Backend, inputs: Inputs, dtype: str) -> str:
 @partial(jax.jit, static_argnums=(0, 1))
 def inputs_of(case: Case, rows: int) -> Inputs:
     """Draw the inputs of a case, rounded to bfloat16."""
-    shapes = [(rows, length, case.heads, case.head_width) for length in (case.t, case.s, case.s, case.t)]
+    lengths = case.t, case.s, case.s, case.t
+    shapes: list[tuple[int, ...]] = [(rows, length, case.heads, case.head_width) for length in lengths]
     shapes += [(case.heads, case.t, case.s)] * case.biased
     keys = jax.random.split(jax.random.key(0), len(shapes))
     drawn = [jnp.float32(jax.random.normal(*each, jnp.bfloat16)) for each in zip(keys, shapes, strict=True)]
@@ -230,12 +231,10 @@ def times(case: Case, options: argparse.Namespace) -> list[Figures]:
     for backend in BACKENDS:
         if refused(backend, inputs, "bfloat16"):
             continue
-        forward: Callable[..., Any] = jax.jit(partial(attend, backend))
-        both: Callable[..., Any] = jax.jit(partial(gradients, backend))
-        seconds = {
-            "forward": seconds_each(lambda call=forward: call(inputs.mask, *inputs.arrays), options.repeats),
-            "forward and backward": seconds_each(lambda call=both: call(*inputs), options.repeats),
-        }
+        forward = partial(jax.jit(partial(attend, backend)), inputs.mask, *inputs.arrays)
+        both = partial(jax.jit(partial(gradients, backend)), *inputs)
+        calls = {"forward": forward, "forward and backward": both}
+        seconds = {what: seconds_each(call, options.repeats) for what, call in calls.items()}
         found.append({"case": case.name, "backend": backend, "seconds": seconds})
     return found
 

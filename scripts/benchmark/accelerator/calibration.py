@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--target_length", type=int, default=114)
     made.add_argument("--vocab_size", type=int, default=32128)
     made.add_argument("--copied", type=int, default=2**32, help="bytes")
-    made.add_argument("--launches", type=int, default=1000)
+    made.add_argument("--launches", type=int, default=200)
     made.add_argument("--repeats", type=int, default=20)
     return made
 
@@ -85,7 +85,7 @@ class ProductSize(NamedTuple):
     m: int
     k: int
     n: int
-    count: int
+    times: int
 
     @property
     def flops(self) -> int:
@@ -156,8 +156,8 @@ def suggestion(figures: Figures, system: Hardware, options: argparse.Namespace) 
     """Compute the constants by which the model would give what was measured."""
     peak, timed = system.chip.flops, figures["products"]
     half = [each for each in timed if each["dtype"] == "bfloat16"]
-    flops = [each["count"] * 2 * each["m"] * each["k"] * each["n"] for each in half]
-    rate = sum(flops) / sum(each["count"] * each["seconds"] for each in half)
+    flops = [each["times"] * 2 * each["m"] * each["k"] * each["n"] for each in half]
+    rate = sum(flops) / sum(each["times"] * each["seconds"] for each in half)
     slow = timed[-1]
     fast = next(each for each in half if (each["n"], each["form"]) == (slow["n"], slow["form"]))
     rates = Rates(

@@ -20,7 +20,7 @@ def measure(arguments: list[str], keep: Keep, folder: Path) -> Figures:
     )
     state, _ = step.run(step.new_state(), max(options.warmup, 1))
     settings = jax.profiler.ProfileOptions()
-    settings.python_tracer_level = 0  # its events would fill the file
+    settings.python_tracer_level, settings.host_tracer_level = 0, 1  # their events would fill the file
     with tempfile.TemporaryDirectory() as made:
         with jax.profiler.trace(made, profiler_options=settings):
             _, seconds = step.run(state, options.steps)

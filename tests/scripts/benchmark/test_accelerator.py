@@ -218,7 +218,7 @@ def test_the_phases_need_nothing_but_jax_flax_optax_and_the_names_of_shapes(modu
 
 def test_products_of_the_calibration_are_those_of_the_step():
     model, rows, inputs, targets = preset("t5_v1_1/base"), 2, 64, 24
-    found = sum(each.count * each.flops for each in calibration.sizes(model, rows, inputs, targets))
+    found = sum(each.times * each.flops for each in calibration.sizes(model, rows, inputs, targets))
     scores = 12 * inputs**2 + 12 * targets**2 + 12 * targets * inputs
     assert 3 * (found + rows * 4 * scores * model.attention_width) == rows * train_flops(model, inputs, targets)
 
@@ -232,7 +232,7 @@ def test_constants_are_those_by_which_the_model_gives_what_was_measured():
     workspace = 4 * options.rows * case.heads * case.t * case.s
     first = 2e-6 + forward / (0.3 * system.chip.flops)
     second = 2e-6 + 1.25 * 2 * forward / (0.2 * system.chip.flops) + workspace / (0.8 * system.chip.bandwidth)
-    product = {"m": 64, "k": 32, "n": 16, "form": "forward", "count": 3, "dtype": "bfloat16"}
+    product = {"m": 64, "k": 32, "n": 16, "form": "forward", "times": 3, "dtype": "bfloat16"}
     seconds = 2 * 64 * 32 * 16 / (0.5 * system.chip.flops)
     found = calibration.suggestion(
         {
