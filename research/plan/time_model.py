@@ -5,6 +5,8 @@ and collectives add what their links take. On TPUs the time is XLA's own estimat
 programs: ratios mean more than milliseconds.
 """
 
+from typing import NamedTuple
+
 from research.parallel.hardware import Chip, Hardware
 from research.plan.collectives import Collective
 from research.plan.products import Product
@@ -23,29 +25,44 @@ RECOMPUTED = 1.25  # attention's backward pass computes the scores again: five p
 LAUNCH = 1.5e-6  # seconds
 
 
-def seconds(kernel: Kernel, hardware: Hardware) -> float:
+class Rates(NamedTuple):
+    """What a GPU reaches: shares of its data sheet's rates, and the seconds of a launch."""
+
+    products: float = PRODUCTS
+    float32: float = FLOAT32
+    bandwidth: float = BANDWIDTH
+    attention_forward: float = ATTENTION_FORWARD
+    attention_backward: float = ATTENTION_BACKWARD
+    launch: float = LAUNCH
+
+
+RATES = Rates()
+
+
+def seconds(kernel: Kernel, hardware: Hardware, rates: Rates = RATES) -> float:
     """Model the seconds of one execution of a kernel."""
     chip = hardware.chip
     if chip.clock:
         return kernel.cycles / chip.clock
-    bandwidth = BANDWIDTH * chip.bandwidth
+    bandwidth = rates.bandwidth * chip.bandwidth
     if kernel.collective:
-        return LAUNCH + _exchange(kernel.collective, hardware)
+        return rates.launch + _exchange(kernel.collective, hardware)
     attention = [product for product in kernel.products if product.attention]
     if attention:  # its workspace is written beside the products, and read after them
-        return LAUNCH + sum(_attention(product, chip) + product.workspace / bandwidth for product in attention)
-    products = sum(product.flops / _rate(product) for product in kernel.products) / chip.flops
-    return LAUNCH + max(kernel.bytes / bandwidth, products)
+        workspaces = sum(product.workspace for product in attention) / bandwidth
+        return rates.launch + workspaces + sum(_attention(product, chip, rates) for product in attention)
+    products = sum(product.flops / _rate(product, rates) for product in kernel.products) / chip.flops
+    return rates.launch + max(kernel.bytes / bandwidth, products)
 
 
-def _rate(product: Product) -> float:
-    return PRODUCTS * (FLOAT32 if product.dtype == "f32" else 1)
+def _rate(product: Product, rates: Rates) -> float:
+    return rates.products * (rates.float32 if product.dtype == "f32" else 1)
 
 
-def _attention(product: Product, chip: Chip) -> float:
+def _attention(product: Product, chip: Chip, rates: Rates) -> float:
     if product.attention == "forward":
-        return product.flops / (ATTENTION_FORWARD * chip.flops)
-    return RECOMPUTED * product.flops / (ATTENTION_BACKWARD * chip.flops)
+        return product.flops / (rates.attention_forward * chip.flops)
+    return RECOMPUTED * product.flops / (rates.attention_backward * chip.flops)
 
 
 def _exchange(collective: Collective, hardware: Hardware) -> float:

@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,12 +182,7 @@ def broken_budgets(name: str, result: Result, budgets: dict[str, Any]) -> list[s
 
 def described() -> dict[str, Any]:
     """Return what the figures were made with."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    versions = dict.fromkeys(PACKAGES, "not installed") | run_directory.installed(PACKAGES)
     return {"command": run_directory.command(), "commit": run_directory.commit(), "versions": versions}
 
 

@@ -11,7 +11,6 @@ Engines, each in its own process on the same core, taking turns:
 import argparse
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import time
@@ -48,6 +47,7 @@ from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.storage import run_directory
 from research.storage.files import write_json
 from scripts import command_line
+from scripts.benchmark.rounds import cell, hardware, receive, spread
 
 EPILOG = """
 reading the table
@@ -253,13 +253,6 @@ def measure(engines: list[str], settings: Settings, rounds: int) -> tuple[dict[s
     return rates, loads
 
 
-def receive(pipe: Connection, engine: str) -> Any:
-    try:
-        return pipe.recv()
-    except EOFError:
-        raise RuntimeError(f"The process of the engine {engine} has ended; its error is printed above.") from None
-
-
 def summary(rates: dict[str, list[float]], raw: dict[str, float]) -> dict[str, dict[str, list[float]]]:
     """Return {engine: {measure: [median, lowest, highest]}}."""
     result = {}
@@ -271,27 +264,7 @@ def summary(rates: dict[str, list[float]], raw: dict[str, float]) -> dict[str, d
     return result
 
 
-def spread(values: list[float]) -> list[float]:
-    return [statistics.median(values), min(values), max(values)]
-
-
 # --- Reporting --------------------------------------------------------------------------------------------------------
-
-
-def hardware() -> dict[str, Any]:
-    return {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "cores allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": platform.platform(),
-    }
-
-
-def cpu_model() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def print_table(result: dict[str, Any]) -> None:
@@ -310,13 +283,6 @@ def print_table(result: dict[str, Any]) -> None:
         f"{len(result['load averages'])} rounds; load average before each, on {machine['cores']} cores: {loads}"
     )
     console.print(f"commit {result['environment']['commit']}")
-
-
-def cell(values: list[float] | None, digits: int) -> str:
-    if values is None:
-        return ""
-    median, lowest, highest = (f"{value:,.{digits}f}" for value in values)
-    return f"{median}  [{lowest} - {highest}]"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,11 +1,13 @@
 """Compare the speed of decoding with other engines on the same weights: python -m scripts.benchmark.decode
 
 Engines, each in its own process, taking turns:
-  ours                 research.decode.search in float32
-  transformers         generate of the PyTorch model, in float32
+  ours                 research.decode.search
+  transformers         generate of the PyTorch model
   ctranslate2 ...      its translator, in float32 and with int8 weights
+All but CTranslate2 compute in float32, or as --compute says.
 Models have published shapes and random weights, written as Hugging Face directories that all engines read. All rows
-have the same number of input tokens and the same number of output tokens: EOS is forbidden before the last.
+have the same number of input tokens and the same number of output tokens: EOS is forbidden before the last. With
+--random nothing is written or compared: each engine draws weights of its own, which saves minutes for large models.
 """
 
 import argparse
@@ -24,17 +26,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from research.config import ConfigError, FanIn, Generation, LayerNorm, Model, Sinusoidal, require
+from research.config import ConfigError, FanIn, Generation, LayerNorm, Model, Sinusoidal, override, require
 from research.model.family import preset
 from research.model.flops import decode_flops
 from research.model.transformer import Params, initial_params
 from research.parallel.hardware import PEAK_FLOPS
-from research.pretrained import huggingface
 from research.storage import run_directory
 from research.storage.files import write_json
 from scripts import command_line
-from scripts.benchmark.data import cell, hardware, receive, spread
-from scripts.benchmark.engines import ENGINES, EXACT, missing, work
+from scripts.benchmark.engines import ENGINES, EXACT, WRITTEN, WeightSource, missing, work
+from scripts.benchmark.rounds import cell, hardware, ratios, receive, spread
 
 EPILOG = """
 reading the table
@@ -45,7 +46,7 @@ reading the table
   shows in the spread and in the load averages: read the ratios, and repeat odd results.
 
 what is checked
-  Before a case is timed, every engine decodes it once. In greedy decoding all float32 engines must give equal tokens,
+  Before a case is timed, every engine decodes it once. In float32 all engines must give equal tokens when greedy,
   and rows must differ from each other and have many different tokens; otherwise nothing is measured. "as ours" is the
   share of equal tokens.
 
@@ -56,14 +57,16 @@ peers
 examples
   python -m scripts.benchmark.decode --out experiments/results/decode_cpu.json
   python -m scripts.benchmark.decode --models t5_v1_1/small --batch_sizes 16 --beams 1 --engines ours transformers
+  python -m scripts.benchmark.decode --models bart/large --batch_sizes 128 --beams 1 --input_length 350 \
+      --output_length 87 --engines transformers --compute bfloat16 --random
 """
 SEED = 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 130)
     try:
+        options = parse(arguments)
         for name in ("rounds", "input_length", "output_length", "threads"):
             require(getattr(options, name) > 0, f"--{name} is {getattr(options, name)}: it must be above 0.")
         for name in ("batch_sizes", "beams"):
@@ -81,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the options; `changes` are those of the models' fields, as text."""
     parser = command_line.parser("benchmark.decode", __doc__, EPILOG)
     add = parser.add_argument
     add("--models", nargs="+", default=["t5_v1_1/small", "marian/base"], help="presets (default: %(default)s)")
@@ -101,17 +105,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=5,
         help="rounds, each with every engine (default: %(default)s)",
     )
+    add("--random", action="store_true", help="each engine draws its own weights on its device; nothing is compared")
+    add("--compute", choices=("float32", "bfloat16"), default="float32", help="dtype (default: %(default)s)")
     add("--threads", type=int, default=2, help="cores of each engine, on a CPU (default: %(default)s)")
     add("--out", type=Path, metavar="PATH", help="keep every round, with hardware, versions and commit")
-    return parser.parse_args(arguments)
+    parser.add_argument_group("--model.FIELD=VALUE", "any field of the models, such as --model.encoder_layers=2")
+    given = sys.argv[1:] if arguments is None else arguments
+    options, (changes,) = command_line.parse(parser, given, (command_line.MODEL,))
+    options.changes = changes
+    return options
 
 
 # --- Models -----------------------------------------------------------------------------------------------------------
 
 
-def model_of(name: str) -> tuple[Model, Generation]:
-    """Return a preset in Hugging Face's form, and its start and end tokens."""
-    model = replace(preset(name), compute="float32", initial=FanIn())
+def model_of(name: str, changes: dict[str, str] | None = None) -> tuple[Model, Generation]:
+    """Return a preset with some fields changed, in Hugging Face's form, and its start and end tokens."""
+    model = replace(override.apply(preset(name), changes or {}), compute="float32", initial=FanIn())
     if model.zero_token is None:
         return model, Generation()
     model = replace(model, norm=LayerNorm(1e-5), positions=Sinusoidal(512))
@@ -119,11 +129,17 @@ def model_of(name: str) -> tuple[Model, Generation]:
     return model, Generation(start_token=start, eos_token=0, pad_token=start, banned=())
 
 
-def write_model(name: str, directory: Path) -> Model:
-    model, generation = model_of(name)
+def source_of(name: str, folder: Path, options: argparse.Namespace) -> WeightSource:
+    model, generation = model_of(name, options.changes)
+    if options.random:
+        require(model.zero_token is None, f"--random does not serve {name}, whose start token has a row of zeros.")
+        return WeightSource(model, generation, None)
+    from research.pretrained import huggingface  # it needs libraries of tokenizers
+
+    directory = folder / name.replace("/", "-")
     params = jax.jit(initial_params, static_argnums=0)(model, jax.random.key(SEED))
     huggingface.write(directory, model, lively(model, params), generation)
-    return model
+    return WeightSource(model, generation, directory)
 
 
 # Factors of matrices in a post-norm model with a tied head, which would otherwise repeat one token endlessly. With them
@@ -145,7 +161,7 @@ def lively(model: Model, params: Params) -> Params:
 
 
 def _enlivened(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-    return leaf * LIVELY.get(path[-2].key, 1.0)
+    return leaf * LIVELY.get(path[-2:][0].key, 1.0)
 
 
 def input_tokens(model: Model, rows: int, length: int) -> np.ndarray:
@@ -156,14 +172,14 @@ def input_tokens(model: Model, rows: int, length: int) -> np.ndarray:
 
 
 def benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    left_out = {name: missing(name) for name in options.engines if missing(name)}
+    left_out = {name: f"{', '.join(missing(name))} not installed" for name in options.engines if missing(name)}
+    left_out |= {name: "it needs written weights" for name in options.engines if options.random and name in WRITTEN}
     names = [name for name in ENGINES if name == "ours" or (name in options.engines and name not in left_out)]
     with tempfile.TemporaryDirectory() as folder:
-        directories = {name: Path(folder) / name.replace("/", "-") for name in options.models}
-        models = {name: write_model(name, directory) for name, directory in directories.items()}
-        pipes = {name: start(name, directories, options) for name in names}
+        sources = {name: source_of(name, Path(folder), options) for name in options.models}
+        pipes = {name: start(name, sources, options) for name in names}
         about = {name: receive(pipe, name) for name, pipe in pipes.items()}
-        cases = [measure(model, models[model], rows, options, pipes, console)
+        cases = [measure(model, sources[model].model, rows, options, pipes, console)
                  for model in options.models for rows in options.batch_sizes]  # fmt: skip
         for pipe in pipes.values():
             pipe.close()
@@ -175,16 +191,16 @@ def benchmark(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "hardware": hardware(),
         "settings": settings,
         "engines": about,
-        "left out": {name: f"{', '.join(packages)} not installed" for name, packages in left_out.items()},
+        "left out": left_out,
         "cases": [case for several in cases for case in several],
     }
 
 
-def start(engine: str, directories: dict[str, Path], options: argparse.Namespace) -> Connection:
+def start(engine: str, sources: dict[str, WeightSource], options: argparse.Namespace) -> Connection:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read by the libraries when they are loaded
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    arguments = (theirs, engine, directories, options.output_length, options.threads)
+    arguments = (theirs, engine, sources, options.output_length, options.threads, options.compute)
     context.Process(target=work, args=arguments, daemon=True).start()
     theirs.close()  # otherwise recv() would not end if the process dies
     return ours
@@ -197,7 +213,8 @@ def measure(
     tokens = input_tokens(model, rows, options.input_length)
     decoded = {beams: {engine: ask(pipe, engine, name, tokens, beams)[1] for engine, pipe in pipes.items()}
              for beams in options.beams}  # fmt: skip
-    agreement = {beams: check(decoded[beams], beams, f"{name}, {rows} rows") for beams in options.beams}
+    what, exact = f"{name}, {rows} rows", options.compute == "float32"
+    agreement = {beams: {} if options.random else check(decoded[beams], beams, what, exact) for beams in options.beams}
     seconds: dict[int, dict[str, list[float]]] = {beams: {engine: [] for engine in pipes} for beams in options.beams}
     loads = []
     for number in range(options.rounds):
@@ -228,17 +245,17 @@ def ask(pipe: Connection, engine: str, model: str, tokens: np.ndarray, beams: in
     return seconds, decoded
 
 
-def check(decoded: dict[str, np.ndarray], beams: int, what: str) -> dict[str, float]:
+def check(decoded: dict[str, np.ndarray], beams: int, what: str, exact: bool = True) -> dict[str, float]:
     """Compute the share of each engine's tokens that equal ours.
 
-    Raises ConfigError if ours are degenerate, or if a float32 engine has other greedy tokens.
+    Raises ConfigError if ours are degenerate, or with `exact` if a float32 engine has other greedy tokens.
     """
     ours = decoded["ours"]
     several = len(np.unique(ours)) > ours.shape[1] // 4 and len(np.unique(ours, axis=0)) == len(ours)
     require(several, f"{what}: the outputs hardly depend on the inputs, so nothing can be measured: use other weights.")
     for engine, tokens in decoded.items():
         require(tokens.shape == ours.shape, f"{what}: {engine} gives {tokens.shape} tokens, ours {ours.shape}.")
-        equal = beams > 1 or engine not in EXACT or np.array_equal(tokens, ours)
+        equal = not exact or beams > 1 or engine not in EXACT or np.array_equal(tokens, ours)
         require(equal, f"{what}: {engine} gives other greedy tokens than ours, so speeds cannot be compared.")
     return {engine: float(np.mean(tokens == ours)) for engine, tokens in decoded.items()}
 
@@ -255,16 +272,13 @@ def summary(seconds: dict[int, dict[str, list[float]]], beams: int, tokens: int)
     return result
 
 
-def ratios(left: list[float], right: list[float]) -> list[float]:
-    return [one / other for one, other in zip(left, right, strict=True)]
-
-
 # --- Reporting --------------------------------------------------------------------------------------------------------
 
 
 def print_table(result: dict[str, Any], console: Console) -> None:
     settings, machine = result["settings"], result["hardware"]
-    title = f"{settings['input_length']} tokens in, {settings['output_length']} out; {settings['threads']} threads"
+    title = f"{settings['input_length']} tokens in, {settings['output_length']} out, {settings['compute']}"
+    title += f"; {settings['threads']} threads"
     table = Table("model", "rows", "beams", "engine", title=f"{title} of {machine['cpu']}")
     for heading in ("tokens/s", "ours / theirs", "x greedy", "GFLOP/s", "as ours"):
         table.add_column(heading, justify="right")
@@ -275,7 +289,7 @@ def print_table(result: dict[str, Any], console: Console) -> None:
             flops = f"{rate / 1e9:,.0f}" + (f" ({rate / peak:.1%} MFU)" if peak else "")
             figures = [cell(measures.get(heading), digits)
                        for heading, digits in (("tokens/s", 0), ("ours / theirs", 2), ("x greedy", 2))]  # fmt: skip
-            shared = f"{case['tokens as ours'][engine]:.0%}"
+            shared = f"{case['tokens as ours'][engine]:.0%}" if case["tokens as ours"] else ""
             table.add_row(case["model"], str(case["rows"]), str(case["beams"]), engine, *figures, flops, shared)
         table.add_section()
     console.print(table)

@@ -1,4 +1,4 @@
-"""Engines for scripts.benchmark.decode: each reads the same Hugging Face directory, and all have the same interface.
+"""Engines for scripts.benchmark.decode, with one interface: all read the same Hugging Face directory, or draw weights.
 
 Every engine runs in its own process, and only that process imports its libraries.
 """
@@ -17,28 +17,46 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from research.config import Generation, Model, UntiedHead
+
 # A function from rows of input tokens and a number of beams to the tokens of each row's best hypothesis.
 Decode = Callable[[np.ndarray, int], np.ndarray]
 
 
+class WeightSource(NamedTuple):
+    """A model, and the directory of its weights; without one, an engine draws weights on its own device."""
+
+    model: Model
+    generation: Generation
+    directory: Path | None
+
+
 class Engine(NamedTuple):
-    """An engine. `open` returns its Decode for a fixed output length, and the name of its device."""
+    """An engine. `open` returns its Decode for a fixed output length, threads and dtype, and the name of its device."""
 
     packages: tuple[str, ...]
-    open: Callable[[Path, int, int], tuple[Decode, str]]
+    open: Callable[[WeightSource, int, int, str], tuple[Decode, str]]
 
 
-def open_ours(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
+def open_ours(source: WeightSource, length: int, threads: int, compute: str) -> tuple[Decode, str]:
     import jax
     import jax.numpy as jnp
 
-    from research.config import Beam, Greedy
+    from research.config import Beam, Greedy, override
     from research.decode.search import decode
-    from research.pretrained.huggingface import read_config, read_generation, read_params
+    from research.model.transformer import initial_params
 
-    model = replace(read_config(directory), compute="float32")
-    params = jax.block_until_ready(jax.tree.map(jnp.asarray, read_params(directory, model)))
-    forced_length = replace(read_generation(directory), max_length=length, min_length=length, forced_last=None)
+    model, generation, directory = source
+    if directory is None:
+        model = override.apply(model, {"compute": compute})
+        params = jax.jit(initial_params, static_argnums=0)(model, jax.random.key(0))
+    else:
+        from research.pretrained.huggingface import read_config, read_generation, read_params
+
+        model, generation = override.apply(read_config(directory), {"compute": compute}), read_generation(directory)
+        params = jax.tree.map(jnp.asarray, read_params(directory, model))
+    params = jax.block_until_ready(params)
+    forced_length = replace(generation, max_length=length, min_length=length, forced_last=None)
 
     def run(tokens: np.ndarray, beams: int) -> np.ndarray:
         generation = replace(forced_length, method=Greedy() if beams == 1 else Beam(beams))
@@ -48,7 +66,7 @@ def open_ours(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
     return run, jax.devices()[0].device_kind
 
 
-def open_transformers(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
+def open_transformers(source: WeightSource, length: int, threads: int, compute: str) -> tuple[Decode, str]:
     import torch
     import transformers
 
@@ -56,7 +74,13 @@ def open_transformers(directory: Path, length: int, threads: int) -> tuple[Decod
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory, dtype=torch.float32).eval().to(device)
+    dtype = getattr(torch, compute)
+    if source.directory is None:
+        with torch.device(device):
+            model = torch_model(source.model, source.generation, dtype=dtype)
+    else:
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source.directory, dtype=dtype).to(device)
+    model.eval()
     lengths = {"max_new_tokens": length, "min_new_tokens": length}
 
     def run(tokens: np.ndarray, beams: int) -> np.ndarray:
@@ -69,9 +93,30 @@ def open_transformers(directory: Path, length: int, threads: int) -> tuple[Decod
     return run, device
 
 
-def open_ctranslate2(compute_type: str, directory: Path, length: int, threads: int) -> tuple[Decode, str]:
+def torch_model(model: Model, generation: Generation, **settings: Any) -> Any:
+    """Build Hugging Face's model of a config, with random weights."""
+    import torch
+    import transformers
+
+    from research.pretrained.huggingface import nearest_family
+    from research.pretrained.huggingface.generation import TOKENS
+
+    config = nearest_family(model).write_config(model)
+    config |= {name: getattr(generation, field) for field, name in TOKENS.items()}
+    written = transformers.AutoConfig.for_model(config.pop("model_type"), **config)
+    made = transformers.AutoModelForSeq2SeqLM.from_config(written, **settings)
+    if isinstance(model.head, UntiedHead):  # transformers 5 ties it
+        made.lm_head.weight = torch.nn.Parameter(made.lm_head.weight.detach().clone())
+    return made
+
+
+def open_ctranslate2(
+    compute_type: str, source: WeightSource, length: int, threads: int, compute: str
+) -> tuple[Decode, str]:
     import ctranslate2
 
+    directory = source.directory
+    assert directory is not None, "CTranslate2 converts written weights"
     converted = directory.parent / f"{directory.name}-{compute_type}"
     to_ctranslate2(directory, converted)
     device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
@@ -93,7 +138,8 @@ ENGINES = {
     "ctranslate2 float32": Engine(("ctranslate2", "torch", "transformers"), partial(open_ctranslate2, "float32")),
     "ctranslate2 int8": Engine(("ctranslate2", "torch", "transformers"), partial(open_ctranslate2, "int8")),
 }
-EXACT = ("ours", "transformers", "ctranslate2 float32")  # their greedy tokens must be equal
+WRITTEN = ("ctranslate2 float32", "ctranslate2 int8")  # they need written weights
+EXACT = ("ours", "transformers", "ctranslate2 float32")  # in float32 their greedy tokens must be equal
 
 
 class Numerals:
@@ -133,11 +179,14 @@ def missing(engine: str) -> list[str]:
     return [name for name in ENGINES[engine].packages if find_spec(name) is None]
 
 
-def work(pipe: Connection, engine: str, directories: dict[str, Path], length: int, threads: int) -> None:
+def work(
+    pipe: Connection, engine: str, sources: dict[str, WeightSource], length: int, threads: int, compute: str
+) -> None:
     """Answer (model, tokens, beams) with seconds and the tokens of the best hypotheses, until the pipe is closed."""
     if hasattr(os, "sched_setaffinity"):  # the only limit that every library obeys
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    opened = {name: ENGINES[engine].open(directory, length, threads) for name, directory in directories.items()}
+    opener, settings = ENGINES[engine].open, (length, threads, compute)
+    opened = {name: opener(source, *settings) for name, source in sources.items()}
     versions = {name: metadata.version(name) for name in ENGINES[engine].packages}
     pipe.send({"versions": versions, "device": next(iter(opened.values()))[1]})
     with suppress(EOFError):

@@ -24,7 +24,7 @@ from research.data.tokenizer import Tokenizer, open_tokenizer, sentencepiece, tr
 from research.storage.files import write_json
 from research.storage.run_directory import commit
 from scripts import command_line
-from scripts.benchmark.data import cpu_model
+from scripts.benchmark.rounds import cpu_model
 
 C4_BYTES = 750e9  # Raffel et al. 2020, section 2.2: about 750 GB of text
 MC4_TOKENS = 6.3e12  # Xue et al. 2021, section 3.1, in mT5's vocabulary of 250,112 ids, which take 4 bytes each

@@ -7,6 +7,7 @@ only jax, flax, optax and jaxtyping.
 
 import argparse
 import dataclasses
+import gzip
 import json
 import os
 import platform
@@ -14,9 +15,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +25,16 @@ import numpy as np
 from research import PlainText, config
 from research.config import ConfigError, Experiment, override, require
 from research.data.batch import Batch
+from research.model.attention_backends import backends_text, recorded
 from research.model.family import preset
 from research.model.flops import parameter_count, peak_flops, train_flops
 from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh, place_batch
 from research.storage import run_directory
-from research.storage.files import write_json
+from research.storage.files import write_bytes, write_json
 from research.train.optimizers import Adafactor, AdamW, RMSScaledAdamW
 from research.train.schedules import Constant
-from research.train.step import compile_train_step, new_state
+from research.train.step import TrainState, compile_train_step, new_state
 from scripts import command_line
 
 OPTIMIZERS: dict[str, config.Optimizer] = {
@@ -58,6 +59,7 @@ examples
   python -m scripts.benchmark.train --preset t5_v1_1/large --batch_size 64 --mesh data=1,fsdp=8 --json large.json
   python -m scripts.benchmark.train --preset t5_v1_1/base --batch_size 512 --config.microbatches=4
   python -m scripts.benchmark.train --preset t5_v1_1/base --config.model.unroll=12 --config.model.remat=dots
+  python -m scripts.benchmark.train --preset t5_v1_1/base --packed 4 --config.model.dropout=0.1
   NPROC=32 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m scripts.benchmark.train \\
       --batch_size 8 --input_length 128 --target_length 29 --mesh data=2,fsdp=2,tensor=2 --steps 2   (simulated devices)
 """
@@ -66,8 +68,9 @@ examples
 def main(arguments: list[str] | None = None) -> int:
     options, rest = parser().parse_known_args(arguments)
     try:
-        folder = (options.json or Path("-")).absolute().parent
-        require(folder.is_dir(), f"--json {options.json}: there is no directory {folder}.")
+        for name in ("json", "hlo"):
+            folder = (getattr(options, name) or Path("-")).absolute().parent
+            require(folder.is_dir(), f"--{name} {getattr(options, name)}: there is no directory {folder}.")
         result = benchmark(experiment_of(options, override.from_arguments(rest)), options)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -82,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
     made = command_line.parser("benchmark.train", __doc__, EPILOG)
     add_step_options(made)
     made.add_argument("--gemm", type=int, help="side of the multiplied matrices (8192; on a CPU 1024)")
+    made.add_argument("--packed", type=int, default=0, help="examples packed into a row, as in fine-tuning (none)")
+    made.add_argument("--hlo", type=Path, help="write the compiled program's text, gzipped, into this file")
     return made
 
 
@@ -133,46 +138,93 @@ def mesh_of(text: str) -> config.Mesh:
     return config.Mesh(**sizes)
 
 
-def synthetic_batch(experiment: Experiment, target_length: int) -> Batch:
-    """Draw full rows without segments, like those of pretraining."""
-    random = np.random.default_rng(0)
+def synthetic_batch(experiment: Experiment, target_length: int, packed: int = 0) -> Batch:
+    """Draw full rows without segments, like those of pretraining, or of so many examples of about equal length."""
+    random, rows, inputs = np.random.default_rng(0), experiment.batch_size, experiment.data.input_length
 
     def tokens(length: int) -> np.ndarray:
-        return random.integers(2, experiment.model.vocab_size, (experiment.batch_size, length), dtype=np.int32)
+        return random.integers(2, experiment.model.vocab_size, (rows, length), dtype=np.int32)
 
-    return Batch(tokens(experiment.data.input_length), tokens(target_length), tokens(target_length))
+    batch = Batch(tokens(inputs), tokens(target_length), tokens(target_length))
+    if not packed:
+        return batch
+    require(
+        0 < packed <= min(inputs, target_length),
+        f"--packed is {packed}: a row has {inputs} and {target_length} tokens.",
+    )
+
+    def segments_and_positions(length: int) -> tuple[np.ndarray, np.ndarray]:
+        segment = np.arange(length) * packed // length
+        positions = np.arange(length) - np.searchsorted(segment, segment)
+        return np.tile(np.int32(segment + 1), (rows, 1)), np.tile(np.int32(positions), (rows, 1))
+
+    weights = np.ones((rows, target_length), np.float32)
+    return Batch(*batch[:3], weights, *segments_and_positions(inputs), *segments_and_positions(target_length))
+
+
+class CompiledStep(NamedTuple):
+    """A training step compiled for a synthetic batch, with what it needs to run."""
+
+    experiment: Experiment
+    mesh: jax.sharding.Mesh
+    program: jax.stages.Compiled
+    batch: Batch  # on the devices
+    seconds: float  # of tracing and compiling
+    attention: str  # the backends that were chosen
+
+    def new_state(self) -> TrainState:
+        return new_state(self.experiment, self.mesh, jax.random.key(0))
+
+    def run(self, state: TrainState, steps: int) -> tuple[TrainState, float]:
+        """Run some steps and return the new state and the seconds of a step.
+
+        Raises:
+            ConfigError: the last step was skipped.
+        """
+        key = jax.random.key(0)
+        began = time.perf_counter()
+        for _ in range(steps):
+            state, metrics = self.program(state, self.batch, key)
+        jax.block_until_ready((state, metrics))
+        seconds = (time.perf_counter() - began) / steps
+        require(int(metrics.skipped) == 0, "The last step was skipped: its loss or gradient was not finite.")
+        return state, seconds
+
+
+def compiled_step(experiment: Experiment, target_length: int, packed: int = 0) -> CompiledStep:
+    """Compile the training step of an experiment for synthetic batches."""
+    mesh = make_mesh(experiment.mesh)
+    check_divisible(experiment, mesh)
+    batch = synthetic_batch(experiment, target_length, packed)
+    began = time.perf_counter()
+    with recorded() as choices:
+        program = compile_train_step(experiment, mesh, batch)
+    seconds = time.perf_counter() - began
+    return CompiledStep(experiment, mesh, program, place_batch(mesh, batch), seconds, backends_text(choices))
 
 
 def benchmark(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any]:
-    mesh = make_mesh(experiment.mesh)
-    check_divisible(experiment, mesh)
-    batch, key = synthetic_batch(experiment, options.target_length), jax.random.key(0)
-    began = time.perf_counter()
-    step = compile_train_step(experiment, mesh, batch)
-    compile_seconds = time.perf_counter() - began
-
-    state, placed = new_state(experiment, mesh, key), place_batch(mesh, batch)
-    for _ in range(options.warmup):
-        state, metrics = step(state, placed, key)
-    jax.block_until_ready(state)
+    step = compiled_step(experiment, options.target_length, options.packed)
+    mesh, state = step.mesh, step.new_state()
+    if options.hlo:
+        write_bytes(options.hlo, gzip.compress((step.program.as_text() or "").encode()))
+    if options.warmup:
+        state, _ = step.run(state, options.warmup)
     size = options.gemm or (1024 if jax.default_backend() == "cpu" else 8192)
     product = matrix_product(size, experiment.model.compute, mesh)
     step_seconds, ceilings = [], []
     for _ in range(options.rounds):
         ceilings.append(mesh.size * 2 * size**3 / seconds_each(product, 10))
-        began = time.perf_counter()
-        for _ in range(options.steps):
-            state, metrics = step(state, placed, key)
-        jax.block_until_ready((state, metrics))
-        step_seconds.append((time.perf_counter() - began) / options.steps)
-    require(int(metrics.skipped) == 0, "The last step was skipped: its loss or gradient was not finite.")
+        state, seconds = step.run(state, options.steps)
+        step_seconds.append(seconds)
     measured = {
-        "compile_seconds": compile_seconds,
+        "packed": options.packed,
+        "compile_seconds": step.seconds,
+        "attention": step.attention,
         "step_seconds": step_seconds,
         "ceiling_flops": ceilings,
         "gemm": f"{size} x {size} x {size} in {experiment.model.compute} on every device",
-        "loss": float(metrics.loss),
-        "memory": memory(step, mesh),
+        "memory": memory(step.program, mesh),
     }
     return {**described(experiment, options, mesh), **measured, **derived(experiment, options, mesh, measured)}
 
@@ -230,7 +282,7 @@ def described(experiment: Experiment, options: argparse.Namespace, mesh: jax.sha
             "cores": os.cpu_count(),
             "load_average": os.getloadavg()[0],
         },
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **run_directory.installed(PACKAGES)},
         "command": run_directory.command(),
         "commit": run_directory.commit(),
     }
@@ -270,9 +322,11 @@ def table(result: dict[str, Any]) -> str:
 
     rows = {
         "model": f"{result['preset']}, {result['parameters']:,} parameters",
-        "batch": f"{result['batch_size']} rows of {result['input_length']} + {result['target_length']} tokens",
+        "batch": f"{result['batch_size']} rows of {result['input_length']} + {result['target_length']} tokens"
+        + (f", {result['packed']} examples packed into each" if result["packed"] else ""),
         "devices": f"{hardware['devices']} x {hardware['device']}, {', '.join(f'{k}={v}' for k, v in mesh.items())}",
         "compile": f"{result['compile_seconds']:.2f} s",
+        "attention": result["attention"],
         "step": spread(result["step_seconds"], 1e3, " ms"),
         "sequences/s": spread(result["sequences_per_second"]),
         "tokens/s": spread(result["tokens_per_second"]),

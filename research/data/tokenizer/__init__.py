@@ -1,17 +1,20 @@
 """Tokenizers: text to token ids and back, exactly as each model family does it, behind one interface."""
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from research.config import ByteLevelBPE, Bytes, Marian, MBart, SentencePiece, Vocabulary
 from research.data.tokenizer.base import Tokenizer
-from research.data.tokenizer.byte_level_bpe import ByteLevelBPETokenizer, open_byte_level_bpe
-from research.data.tokenizer.bytes import ByteTokenizer
-from research.data.tokenizer.files import read
-from research.data.tokenizer.marian import MarianTokenizer
-from research.data.tokenizer.mbart import MBartTokenizer
-from research.data.tokenizer.sentencepiece import SentencePieceTokenizer
-from research.data.tokenizer.sentinels import SentinelTokenizer
-from research.data.tokenizer.training import train_sentencepiece
+
+if TYPE_CHECKING:
+    from research.data.tokenizer.byte_level_bpe import ByteLevelBPETokenizer
+    from research.data.tokenizer.bytes import ByteTokenizer
+    from research.data.tokenizer.marian import MarianTokenizer
+    from research.data.tokenizer.mbart import MBartTokenizer
+    from research.data.tokenizer.sentencepiece import SentencePieceTokenizer
+    from research.data.tokenizer.sentinels import SentinelTokenizer
+    from research.data.tokenizer.training import train_sentencepiece
 
 __all__ = [
     "ByteLevelBPETokenizer",
@@ -25,21 +28,51 @@ __all__ = [
     "train_sentencepiece",
 ]
 
+# Modules of the names that are loaded when they are first used: they need libraries that a step on synthetic rows does
+# without.
+_MODULES = {
+    "ByteLevelBPETokenizer": "byte_level_bpe",
+    "ByteTokenizer": "bytes",
+    "MBartTokenizer": "mbart",
+    "MarianTokenizer": "marian",
+    "SentencePieceTokenizer": "sentencepiece",
+    "SentinelTokenizer": "sentinels",
+    "train_sentencepiece": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
 
 def open_tokenizer(config: Vocabulary) -> Tokenizer:
     """Open the tokenizer of a vocabulary config.
 
     Raises ConfigError naming a vocabulary file that is missing, broken or not in its family's format.
     """
+    from research.data.tokenizer.files import read
+
     match config:
         case SentencePiece(path, sentinels, languages):
+            from research.data.tokenizer.sentencepiece import SentencePieceTokenizer
+
             model = read(Path(path), "SentencePiece model")
             return SentencePieceTokenizer(model, sentinels, origin=path, languages=languages)
         case Bytes(sentinels):
+            from research.data.tokenizer.bytes import ByteTokenizer
+
             return ByteTokenizer(sentinels)
         case ByteLevelBPE(path):
+            from research.data.tokenizer.byte_level_bpe import open_byte_level_bpe
+
             return open_byte_level_bpe(Path(path))
         case MBart(path, variant):
+            from research.data.tokenizer.mbart import MBartTokenizer
+
             return MBartTokenizer(read(Path(path), "SentencePiece model"), variant, origin=path)
         case Marian(directory):
+            from research.data.tokenizer.marian import MarianTokenizer
+
             return MarianTokenizer(Path(directory))

@@ -59,12 +59,29 @@ def test_weights_are_lively_and_the_table_tells_what_was_measured(name, tmp_path
     assert result["environment"]["commit"] in shown
 
 
+def test_with_random_weights_nothing_is_compared_and_fields_of_the_model_change(tmp_path, capsys):
+    sizes = ["--input_length", "12", "--output_length", "8", "--batch_sizes", "2", "--rounds", "2", "--beams", "1"]
+    arguments = [*sizes, "--models", "bart/base", "--random", "--engines", "ours", "ctranslate2 int8"]
+    arguments += ["--model.width=32", "--model.heads=2", "--model.head_width=16", "--model.vocab_size=96"]
+    arguments += ["--compute", "bfloat16", "--out", str(tmp_path / "out.json")]
+    assert benchmark.main(arguments) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    (case,) = result["cases"]
+    model, _ = benchmark.model_of("bart/base", {"width": "32", "heads": "2", "head_width": "16", "vocab_size": "96"})
+    assert case["flops"] == 2 * flops.decode_flops(model, 12, 8, 1)
+    assert case["tokens as ours"] == {}
+    assert result["left out"] == {"ctranslate2 int8": "it needs written weights"}
+    assert "bfloat16" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--rounds", "0"], "--rounds is 0"),
         (["--beams", "1", "0"], "--beams has 0"),
         (["--models", "t5/huge"], "There is no preset 't5/huge'"),
+        (["--model.depth=3"], "depth"),
+        (["--random", "--models", "marian/tiny"], "--random does not serve marian/tiny"),
         (["--out", "no/such/place.json"], "there is no directory"),
     ],
 )

@@ -1,5 +1,6 @@
 """The benchmark of the training step: its figures belong together, and it needs no library of the data pipeline."""
 
+import gzip
 import json
 import re
 import subprocess
@@ -12,7 +13,7 @@ from research import Mesh
 from research.config import ConfigError
 from research.model.family import preset
 from research.model.flops import train_flops
-from scripts.benchmark.train import main, mesh_of
+from scripts.benchmark.train import experiment_of, main, mesh_of, parser, synthetic_batch
 
 ROOT = Path(__file__).parents[3]
 TINY = {"vocab_size": 64, "width": 32, "heads": 8, "head_width": 4, "feed_forward": 48, "encoder_layers": 1}
@@ -40,6 +41,21 @@ def test_figures_agree_with_each_other_and_with_the_table(tmp_path, capsys):
     assert result["commit"] in shown
 
 
+def test_packed_rows_hold_examples_of_about_equal_length_and_the_program_is_kept(tmp_path, capsys):
+    paths = {name: tmp_path / name for name in ("json", "hlo")}
+    arguments = [f"--{name}={path}" for name, path in paths.items()]
+    assert main([*ARGUMENTS, *arguments, "--packed", "3", "--config.model.dropout=0.1"]) == 0
+    assert json.loads(paths["json"].read_text())["packed"] == 3
+    assert gzip.decompress(paths["hlo"].read_bytes()).startswith(b"HloModule jit_train_step")
+    assert "3 examples packed into each" in capsys.readouterr().out
+    options, _ = parser().parse_known_args(ARGUMENTS)
+    batch = synthetic_batch(experiment_of(options, {}), 6, packed=4)
+    assert batch.encoder_segment_ids[7].tolist() == [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4
+    assert batch.decoder_segment_ids[0].tolist() == [1, 1, 2, 3, 3, 4]
+    assert batch.decoder_positions[0].tolist() == [0, 1, 0, 0, 1, 0]
+    assert batch.decoder_loss_weights.shape == (8, 6)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -49,6 +65,8 @@ def test_figures_agree_with_each_other_and_with_the_table(tmp_path, capsys):
         (["--batch_size", "6"], "batch_size / microbatches is 6"),
         (["--rounds", "0"], "--rounds is 0"),
         (["--json", "absent/result.json"], "there is no directory"),
+        (["--hlo", "absent/step.gz"], "--hlo absent/step.gz: there is no directory"),
+        (["--packed", "7"], "--packed is 7: a row has 16 and 6 tokens"),
         (["--config.model.depth=3"], "depth"),
     ],
 )
@@ -71,5 +89,6 @@ def test_it_needs_nothing_but_jax_flax_and_optax_and_the_names_of_shapes():
     names = re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     allowed = {"jax", "flax", "optax", "numpy", "jaxtyping", "orbax-checkpoint", "rich"}  # the last two come with flax
     modules = {name.replace("-", "_") for name in names if name not in allowed}
-    code = f"import sys; sys.modules.update(dict.fromkeys({modules})); import scripts.benchmark.train"
+    code = f"import sys; sys.modules.update(dict.fromkeys({modules})); from scripts.benchmark import train"
+    code += "; train.experiment_of(train.parser().parse_args([]), {})"  # its data load what is not imported before
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
