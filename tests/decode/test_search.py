@@ -95,7 +95,7 @@ def written(name: str, generation: Generation, tokens, mask, **inputs) -> tuple[
     found = decode(model, params, *sources, generation=generation, **inputs)
     rows = []
     for row in np.asarray(found.tokens).reshape(-1, generation.max_length).tolist():
-        end = row.index(generation.eos_token) + 1 if generation.eos_token in row else len(row)
+        end = next((index + 1 for index, token in enumerate(row) if token in generation.ends), len(row))
         assert set(row[end:]) <= {generation.pad_token}
         rows.append(row[:end])
     return rows, np.asarray(found.scores).ravel().tolist()
