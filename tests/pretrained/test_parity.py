@@ -181,6 +181,42 @@ def test_live_parity(variant, padded, tmp_path):
     assert_parity(*read(tmp_path), inputs, goldens.reference(reference, inputs, padded), segments=padded)
 
 
+PADDED = ("t5", "bart", "mbart", "marian", "marian_separate")
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("variant", PADDED)
+def test_live_parity_where_padding_is_seen(variant, tmp_path):
+    """Padding among the tokens that are seen: but in T5 its embedding has no gradient as an input."""
+    goldens = pytest.importorskip("scripts.make_goldens")
+    made = goldens.VARIANTS[variant]
+    reference = goldens.build(made, seed=9)
+    inputs = goldens.example(seed=9, tokens=made.tokens)
+    pad = reference.config.pad_token_id
+    for side in ("encoder", "decoder"):
+        inputs[f"{side}_input_tokens"][:, 1] = pad
+    reference.save_pretrained(tmp_path)
+    model, params = read(tmp_path)
+    assert model.pad_token == (None if variant == "t5" else pad)
+    assert_parity(model, params, inputs, goldens.reference(reference, inputs), segments=True)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("variant", PADDED)
+def test_live_outputs_of_a_row_without_any_source_token(variant, tmp_path):
+    goldens = pytest.importorskip("scripts.make_goldens")
+    made = goldens.VARIANTS[variant]
+    reference = goldens.build(made, seed=9)
+    inputs = goldens.example(seed=9, tokens=made.tokens)
+    inputs["encoder_mask"][1] = 0
+    reference.save_pretrained(tmp_path)
+    model, params = read(tmp_path)
+    outputs = jax.jit(lambda params: forward(model, params, inputs, segments=True))(params)
+    expected = inputs | goldens.reference(reference, inputs)
+    assert_outputs(outputs, expected)
+    assert_close(outputs[0][1], expected["encoded"][1], TOLERANCE, "encoder output of the row without a source")
+
+
 def mend_umt5(directory) -> None:
     """transformers 5 saves umT5 as tied, which its own code would then scale: config.json has to be put right."""
     path = directory / "config.json"

@@ -127,6 +127,7 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
         head=Tied(scaled=False) if config.get("tie_word_embeddings", True) else UntiedHead(),
         logits_bias=facts.logits_bias,
         zero_token=_pad_token(config) if facts.zero_pad and family.zero_pad else None,
+        pad_token=_pad_token(config),
         initial=Normal(config.get("init_std", 0.02)),
         **{name: config.get(name, default) for name, default in DROPOUTS.items()},
         shared_dropout=False,
