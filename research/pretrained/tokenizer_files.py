@@ -178,7 +178,7 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         case MBartTokenizer():
             tokenizer.save(directory / BPE_MODEL)
             (name,) = (name for name, variant in MBART.items() if variant == tokenizer.variant)
-            config = {"tokenizer_class": name}
+            config = {"tokenizer_class": name, "bos_token": "<s>"}
         case MarianTokenizer():
             tokenizer.save(directory)
             config = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": tokenizer.separate}
@@ -194,5 +194,5 @@ def _write_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> 
         return {"tokenizer_class": "T5Tokenizer", "extra_ids": tokenizer.sentinels}
     write_bytes(directory / TOKENIZER, unigram.tokenizer_json(tokenizer))
     names = [f"<extra_id_{index}>" for index in range(tokenizer.sentinels)]
-    controls = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "extra_special_tokens": names}
+    controls = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "additional_special_tokens": names}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "extra_ids": tokenizer.sentinels, **controls}

@@ -134,6 +134,9 @@ def write_directory(
         write(unfinished, model, params, generation)
         if tokenizer is not None:
             tokenizer_files.write_tokenizer(tokenizer, unfinished)
+            # From here CTranslate2's converter knows mBART-50, which starts from </s>.
+            name = read_json(unfinished / tokenizer_files.CONFIG)["tokenizer_class"]
+            write_json(unfinished / CONFIG, read_json(unfinished / CONFIG) | {"tokenizer_class": name})
 
 
 def with_zero_row(model: Model, params: Params, generation: Generation) -> tuple[Model, Params, Generation]:

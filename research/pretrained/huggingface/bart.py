@@ -156,6 +156,8 @@ def write_config(model: Model) -> dict[str, Any]:
         "activation_function": written_activation(model),
         "scale_embedding": model.scaled_embedding,
         "tie_word_embeddings": isinstance(model.head, Tied),
+        # CTranslate2's converter reads these two.
+        **{"normalize_before": model.norm_first, "normalize_embedding": model.embedding_norm},
         **{name: getattr(model, name) for name in DROPOUTS},
     }
 
