@@ -111,8 +111,8 @@ def _bans(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     suppressed, first = (
         _ids(name, settings[name], path) if settings.get(name) else () for name in ("suppress_tokens", FIRST)
     )
-    forced = {settings.get(name) for name in FORCED_TOKENS.values()} & {*suppressed}
-    require(not forced, f"{path}: suppress_tokens has {sorted(forced)}, which must be generated first or last.")
+    forced = [id for id in suppressed if id in {settings.get(name) for name in FORCED_TOKENS.values()}]
+    require(not forced, f"{path}: suppress_tokens has {forced}, which must be generated first or last.")
     ends = settings["eos_token_id"] if isinstance(settings["eos_token_id"], list) else [settings["eos_token_id"]]
     single = [word[0] for word in words if len(word) == 1 and word[0] not in ends]
     return {
