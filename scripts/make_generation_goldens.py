@@ -6,6 +6,7 @@ add a case.
 """
 
 import json
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ GOLDENS = Path(__file__).resolve().parent.parent / "tests" / "goldens"
 LENGTHS = (13, 8, 5, 2)  # tokens of the sources, padded to the first
 LONGEST = 14  # tokens written
 
+# Of tokens that bart writes without a rule.
+SEQUENCES: tuple[tuple[int, ...], ...] = ((21, 21), (5, 4, 37), (12, 12, 12, 12))
+
 # Each rule alone, and all together.
 RULES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -29,6 +33,14 @@ RULES: dict[str, dict[str, Any]] = {
     "min_length": {"min_length": 13},
     "forced": {"forced_first": 7, "forced_last": 11},
     "banned": {"banned": (5, 9, 30, 41)},
+    "banned_sequences": {"banned_sequences": SEQUENCES, "banned": (9,)},
+    "banned_first": {"banned_first": (2, 4, 21)},
+    "banned_second": {"banned_first": (2, 4, 21), "forced_first": 7},
+    "more_eos": {"more_eos": (12, 35), "min_length": 3},
+    "eos_growth": {"eos_growth": 1.4, "eos_growth_start": 3},
+    "renormalize": {"renormalize": True, "banned": (5, 9, 30, 41), "min_length": 7},
+    "source": {"no_source_ngram": 1, "repetition_penalty": 1.2},
+    "source_reward": {"source_reward": 2.5, "no_source_ngram": 2},
     "all": {"repetition_penalty": 1.3, "no_repeat_ngram": 3, "min_length": 6, "forced_first": 8, "banned": (9, 12)},
 }
 METHODS: dict[str, dict[str, Any]] = {
@@ -64,7 +76,13 @@ def sources(pad: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 def reference(model: Any, generation: Generation, tokens: np.ndarray, mask: np.ndarray, **inputs: Any) -> Any:
-    """Generate; return each output's tokens after the start, up to and including EOS, and the scores of beam search."""
+    """Generate; return each output's tokens after the start, up to and including EOS, and the scores of beam search.
+
+    The rules about sources take padding for tokens of the source there, so with them each row is alone.
+    """
+    if (generation.no_source_ngram or generation.source_reward != 1.0) and len(tokens) > 1:
+        rows = [reference(model, generation, *row) for row in _alone(tokens, mask)]
+        return [each for row, _ in rows for each in row], _joined([scores for _, scores in rows])
     config = GenerationConfig(**generation_config.dump(generation, Path("generation_config.json")))
     with torch.no_grad():
         written = model.generate(
@@ -73,11 +91,21 @@ def reference(model: Any, generation: Generation, tokens: np.ndarray, mask: np.n
         )  # fmt: skip
     beam = isinstance(generation.method, Beam)
     scores = written.sequences_scores.tolist() if beam else None
-    return [ended(row[1:], generation.eos_token) for row in written.sequences.tolist()], scores
+    return [ended(row[1:], generation.ends) for row in written.sequences.tolist()], scores
 
 
-def ended(tokens: list[int], eos: int) -> list[int]:
-    return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
+def _alone(tokens: np.ndarray, mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for row, length in zip(tokens, mask.sum(axis=1), strict=True):
+        yield row[None, :length], np.ones((1, length), np.int64)
+
+
+def _joined(scores: list[list[float] | None]) -> list[float] | None:
+    return None if scores[0] is None else [each for row in scores for each in row or ()]
+
+
+def ended(tokens: list[int], ends: tuple[int, ...]) -> list[int]:
+    length = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[:length]
 
 
 def open_reference(directory: Path) -> Any:

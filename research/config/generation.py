@@ -13,23 +13,33 @@ class Greedy:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling from the distribution, after temperature, top_k, top_p and min_p in this order.
+    """Sampling from the distribution, after temperature and the cuts in the order of the fields.
 
     top_k keeps the k most probable tokens (0: all), top_p the fewest tokens with that total probability
     (arXiv:1904.09751; 1: all), min_p the tokens at least min_p times as probable as the most probable one
-    (arXiv:2407.01082; 0: all).
+    (arXiv:2407.01082; 0: all), typical_p the most typical tokens with that total probability (arXiv:2202.00666; 1:
+    all), epsilon the tokens with at least that probability, eta those with at least the lesser of it and its root times
+    exp(-entropy) (both arXiv:2210.15191; 0: all).
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon: float = 0.0
+    eta: float = 0.0
 
     def __post_init__(self) -> None:
         require_positive("method.", self, "temperature")
         require_not_negative("method.", self, "top_k")
-        require(0 < self.top_p <= 1, f"method.top_p is {self.top_p}: it must be above 0, and at most 1.")
+        for name in ("top_p", "typical_p"):
+            value = getattr(self, name)
+            require(0 < value <= 1, f"method.{name} is {value}: it must be above 0, and at most 1.")
         require(0 <= self.min_p <= 1, f"method.min_p is {self.min_p}: it must be from 0 to 1.")
+        for name in ("epsilon", "eta"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"method.{name} is {value}: it must be at least 0, and below 1.")
 
 
 @dataclass(frozen=True)
@@ -79,13 +89,29 @@ class Generation:
     banned: tuple[int, ...] = ()  # tokens that are never generated
     no_repeat_ngram: int = 0  # n-gram size that may not repeat; 0: no limit
     repetition_penalty: float = 1.0  # divides scores of earlier tokens, or multiplies negative ones
+    more_eos: tuple[int, ...] = ()  # other tokens that end an output
+    banned_first: tuple[int, ...] = ()  # tokens that are not generated first, or not right after forced_first
+    banned_sequences: tuple[tuple[int, ...], ...] = ()
+    no_source_ngram: int = 0  # n-gram size that may not be copied from the source; 0: no limit
+    source_reward: float = 1.0  # multiplies scores of the source's tokens, or divides negative ones
+    eos_growth: float = 1.0  # after eos_growth_start tokens, the n-th adds (growth ** n - 1) * |score| to that of EOS
+    eos_growth_start: int = 0
+    renormalize: bool = False  # in beam search, constrained scores become log-probabilities again
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Every token that ends an output."""
+        return (self.eos_token, *self.more_eos)
 
     def __post_init__(self) -> None:
-        require_positive("generation.", self, "outputs", "max_length", "repetition_penalty")
+        require_positive("generation.", self, "outputs", "max_length", "repetition_penalty", "source_reward")
+        require_positive("generation.", self, "eos_growth")
         require_not_negative("generation.", self, "start_token", "eos_token", "pad_token", "min_length")
-        require_not_negative("generation.", self, "no_repeat_ngram")
+        require_not_negative("generation.", self, "no_repeat_ngram", "no_source_ngram", "eos_growth_start")
         most, outputs = self.max_length, self.outputs
         require(self.min_length <= most, f"generation.min_length is {self.min_length}: at most max_length, {most}.")
+        short = [sequence for sequence in self.banned_sequences if len(sequence) < 2]
+        require(not short, f"generation.banned_sequences has {short}: each needs two tokens; give one in banned.")
         match self.method:
             case Greedy():
                 require(outputs == 1, f"generation.outputs is {outputs}: it must be 1 for greedy decoding.")

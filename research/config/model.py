@@ -151,7 +151,7 @@ class MaximalUpdate:
 
 DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "output_dropout")
 # Fields that affect only training: neither the weights' shapes nor the function of the trained model.
-TRAINING_ONLY = ("initial", "compute", "remat", "unroll", "attention", "shared_dropout", *DROPOUTS)
+TRAINING_ONLY = ("initial", "pad_token", "compute", "remat", "unroll", "attention", "shared_dropout", *DROPOUTS)
 
 
 Self = TypeVar("Self", bound="Model")
@@ -210,6 +210,7 @@ class Model:
     head: Tied | UntiedHead = UntiedHead()
     logits_bias: bool = False
     zero_token: int | None = None  # a token with a constant zero embedding: Marian's decoder start
+    pad_token: int | None = None  # a token whose embedding has no gradient as an input: BART's padding
     initial: FanIn | Normal | Xavier = FanIn()
     parametrization: Standard | MaximalUpdate = Standard()  # scaling of hyperparameters with the width
     dropout: float = 0.0  # of embeddings and each sublayer's output

@@ -120,7 +120,7 @@ class Generator:
         }
 
     def _hypothesis(self, tokens: np.ndarray, score: float) -> Hypothesis:
-        ends = np.flatnonzero(tokens == self.generation.eos_token)
+        ends = np.flatnonzero(np.isin(tokens, self.generation.ends))
         ids = tokens[: ends[0] + 1 if len(ends) else len(tokens)].tolist()
         sentinels = not self._sentinels.isdisjoint(ids)  # keep them in the text: their positions are the answer
         return Hypothesis(self.tokenizer.decode(ids) if sentinels else self.tokenizer.text(ids), ids, score)

@@ -63,7 +63,10 @@ def decode(
     cache = network.new_cache(encoded, min(generation.max_length, STAGES[0]), hypotheses)
     if start_tokens is None:
         start_tokens = jnp.full(len(encoder_input_tokens), generation.start_token, jnp.int32)
-    step = Step(network, network.unstacked(), encoder_segment_ids, generation, prefix)
+    source = encoder_input_tokens
+    if encoder_segment_ids is not None:
+        source = jnp.where(encoder_segment_ids > 0, source, logits.FREE)
+    step = Step(network, network.unstacked(), encoder_segment_ids, generation, prefix, source)
     tokens = jnp.full(
         (len(encoder_input_tokens), hypotheses, generation.max_length + 1), generation.pad_token, jnp.int32
     )
@@ -86,6 +89,7 @@ class Step(NamedTuple):
     encoder_segment_ids: Int[Array, "b s"] | None
     generation: Generation
     prefix: Int[Array, "b p"] | None
+    source: Int[Array, "b s"]  # the encoder's tokens, FREE at padding
 
     def __call__(
         self,
@@ -99,12 +103,23 @@ class Step(NamedTuple):
         return self.network.decode_step(last, cache, position, self.encoder_segment_ids, beam_index, self.layers)
 
     def constrain(self, scores: logits.Scores, tokens: logits.Tokens, position: Int[Array, ""]) -> logits.Scores:
-        return logits.constrain(scores, tokens, position + 1, self.generation, self.prefix)
+        return logits.constrain(scores, tokens, position + 1, self.generation, self.prefix, self.source)
 
-    def prefix_lengths(self, rows: int) -> Int[Array, " b"]:
+    def is_free(self, position: Int[Array, ""]) -> Bool[Array, "*b"]:
+        """Tell for each row whether the token after `position` is free, not forced by the prefix."""
+        return jnp.array(True) if self.prefix is None else logits.forced_at(self.prefix, position) == logits.FREE
+
+    def ends(self, chosen: Int[Array, "b m"], position: Int[Array, ""]) -> Bool[Array, "b m"]:
+        """Tell which of the tokens chosen after `position` end their hypotheses."""
+        ends = jnp.isin(chosen, jnp.asarray(self.generation.ends))
+        return ends & self.is_free(position)[..., None]
+
+    def forced(self, rows: int, position: Int[Array, ""]) -> Int[Array, " b"]:
+        """Count the tokens of each row that the prefix forces before `position`."""
         if self.prefix is None:
             return jnp.zeros(rows, jnp.int32)
-        return jnp.sum(self.prefix != logits.FREE, axis=1, dtype=jnp.int32)
+        before = jnp.arange(self.prefix.shape[1]) < position
+        return jnp.sum(before & (self.prefix != logits.FREE), axis=1, dtype=jnp.int32)
 
     def loop(self, state: Any, unfinished: Callable[[Any], Bool[Array, ""]], advance: Callable[[Any], Any]) -> Any:
         """Run `advance` while the state is `unfinished`; grow the cache when `position` reaches its end."""
@@ -142,7 +157,6 @@ Choose = Callable[[logits.Scores, Int[Array, ""]], Int[Array, "b n"]]
 def _independent(step: Step, tokens: logits.Tokens, cache: Cache, choose: Choose, scored: bool) -> Hypotheses:
     """Extend each hypothesis independently; `choose` maps constrained logits and the position to the next tokens."""
     generation, rows = step.generation, tokens.shape[:2]
-    free_from = step.prefix_lengths(rows[0])[:, None]
 
     def advance(state: SampleState) -> SampleState:
         raw, cache = step(state.tokens, state.cache, state.position)
@@ -151,9 +165,10 @@ def _independent(step: Step, tokens: logits.Tokens, cache: Cache, choose: Choose
         scores = state.scores
         if scored:
             likelihood = jnp.take_along_axis(raw, chosen[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(raw, axis=-1)
-            scores = scores + jnp.where(state.ended | (state.position < free_from), 0.0, likelihood)
+            counts = ~state.ended & step.is_free(state.position)[..., None]
+            scores = scores + jnp.where(counts, likelihood, 0.0)
         written = jax.lax.dynamic_update_slice(state.tokens, chosen[..., None], (0, 0, state.position + 1))
-        ended = state.ended | ((chosen == generation.eos_token) & (state.position >= free_from))
+        ended = state.ended | step.ends(chosen, state.position)
         return SampleState(state.position + 1, written, scores, ended, cache)
 
     state = SampleState(jnp.int32(0), tokens, jnp.zeros(rows), jnp.zeros(rows, bool), cache)
@@ -197,11 +212,12 @@ class BeamState(NamedTuple):
 def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Hypotheses:
     """Run beam search with exactly the rules of Hugging Face.
 
-    Of the 2 n best continuations of a row, the n best without EOS stay live; one with EOS is kept as finished if it is
-    among the n best. Once a row is done by the rule of `method.stop`, no more hypotheses are added to it.
+    Of the 2 n best continuations of a row ((1 + e) n if e tokens end an output), the n best without EOS stay live; one
+    with EOS is kept as finished if it is among the n best. Once a row is done by the rule of `method.stop`, no more
+    hypotheses are added to it.
     """
     generation, (rows, n, length) = step.generation, tokens.shape
-    prefix_lengths = step.prefix_lengths(rows)[:, None]
+    count = (1 + len(generation.ends)) * n
 
     def unfinished(state: BeamState) -> Bool[Array, ""]:
         improvable = jnp.any(state.improvable)
@@ -213,27 +229,31 @@ def _beam(step: Step, tokens: logits.Tokens, cache: Cache, method: Beam) -> Hypo
         )
         raw, cache = step(state.tokens, state.cache, state.position, beam_index)
         likelihood = step.constrain(jax.nn.log_softmax(raw), state.tokens, state.position)
-        scores, parents, chosen = _best_continuations(likelihood + state.scores[..., None], 2 * n)
+        scores, parents, chosen = _best_continuations(likelihood + state.scores[..., None], count)
         candidates = jax.lax.dynamic_update_slice(
             _take(state.tokens, parents), chosen[..., None], (0, 0, state.position + 1)
         )
-        free = state.position >= prefix_lengths
-        written = jnp.maximum(state.position + 1 - prefix_lengths, 1)  # tokens that count, including this one
-        ends = ((chosen == generation.eos_token) & free) | (state.position + 1 == generation.max_length)
+        # Tokens that count, including this one.
+        written = jnp.maximum(state.position + 1 - step.forced(rows, state.position + 1), 1)[:, None]
+        ends = step.ends(chosen, state.position) | (state.position + 1 == generation.max_length)
 
         live_scores, kept = jax.lax.top_k(scores + ends * FAR, n)
         ending = scores / _penalty(method.length_penalty, written)
-        blocked = ~ends | (jnp.arange(2 * n) >= n) | ~state.improvable[:, None]
+        blocked = ~ends | (jnp.arange(count) >= n) | ~state.improvable[:, None]
         if method.stop == "first":
             blocked |= jnp.all(state.ended, axis=1, keepdims=True)
         merged_scores = jnp.concatenate([state.ended_scores, ending + blocked * FAR], axis=1)
         ended_scores, best = jax.lax.top_k(merged_scores, n)
         merged_tokens = jnp.concatenate([state.ended_tokens, candidates], axis=1)
-        merged_ended = jnp.concatenate([state.ended, ends & (jnp.arange(2 * n) < n)], axis=1)
+        merged_ended = jnp.concatenate([state.ended, ends & (jnp.arange(count) < n)], axis=1)
         ended = jnp.take_along_axis(merged_ended, best, axis=1)
 
         longest = method.stop == "never" and _grows(method.length_penalty)
-        reach = generation.max_length - prefix_lengths if longest else written
+        reach = (
+            (generation.max_length - step.forced(rows, jnp.int32(generation.max_length)))[:, None]
+            if longest
+            else written
+        )
         attainable = live_scores[:, :1] / _penalty(method.length_penalty, reach)
         worst = jnp.where(ended, ended_scores.min(axis=1, keepdims=True), FAR)
         return BeamState(

@@ -33,10 +33,16 @@ class AttentionMask:
 def self_mask(
     part: AttentionPart, length: int, segment_ids: Int[Array, "b t"] | None, *, causally: bool, packed: bool
 ) -> AttentionMask:
-    """Build the mask of a self-attention. `packed` tells that rows of these segments may hold several examples."""
+    """Build the mask of a self-attention. `packed` tells that rows of these segments may hold several examples.
+
+    In the encoder's array padding sees nothing, so that a row without any source token is the mean of all values, as in
+    Hugging Face. Other backends let padding see padding: they differ in such rows, and in no other outputs.
+    """
     array = causal(length) if causally else None
     if segment_ids is not None:
         segments = same_segment(segment_ids, segment_ids)
+        if part == "encoder":
+            segments &= segment_ids[:, None] > 0
         array = segments if array is None else array & segments
     return AttentionMask(part, array, segment_ids, segment_ids, causally, packed and segment_ids is not None)
 

@@ -71,6 +71,8 @@ class Network(nnx.Module):
     def _look_up(self, embedding: nnx.Param, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         table = embedding[...]
         x = table[jnp.minimum(tokens, len(table) - 1)].astype(self.config.compute)  # the zero token may have no row
+        if self.config.pad_token is not None:
+            x = jnp.where((tokens == self.config.pad_token)[..., None], jax.lax.stop_gradient(x), x)
         return x * self.config.base.width**0.5 if self.config.scaled_embedding else x
 
 

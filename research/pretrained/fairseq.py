@@ -187,6 +187,7 @@ def read_config(path: Path) -> Model:
         scaled_embedding=not arguments.get("no_scale_embedding", False),
         embedding_norm="encoder.layernorm_embedding.weight" in tensors,
         head=Tied(scaled=False),
+        pad_token=1,
         initial=Normal(0.02),
         dropout=rate(arguments, "dropout", path),
         attention_dropout=rate(arguments, "attention_dropout", path),

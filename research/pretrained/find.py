@@ -103,12 +103,15 @@ def find_initial(experiment: Experiment, init: str) -> Weights:
     """
     path = any_path(init)
     weights = find(path)
-    check_same_model(experiment.model, weights.model, path, VOCABULARY if experiment.init_fresh else ROWS)
+    free, zero = VOCABULARY if experiment.init_fresh else ROWS, weights.model.zero_token
+    if experiment.model.zero_token is None and zero is not None and zero < weights.model.vocab_size:
+        free = VOCABULARY  # its row of zeros is trained
+    check_same_model(experiment.model, weights.model, path, free)
     old, new = (flatten(abstract_params(model)) for model in (weights.model, experiment.model))
     loaded = old.keys() - fresh_paths(old, experiment.init_fresh)
     unlike = sorted(path for path in loaded if path not in new or old[path].shape != new[path].shape)
     message = f"{init} has a different vocabulary, so {', '.join(unlike)} cannot be loaded: list them in init_fresh"
-    require(not unlike, f"{message}, or set model.vocab_size to {weights.model.vocab_size}.")
+    require(not unlike, f"{message}, or set model.vocab_size to {weights.model.vocab_size} and take its tokenizer.")
     return weights
 
 

@@ -15,6 +15,7 @@ from research.data.tokenizer import (
 )
 from research.data.tokenizer.files import json_bytes
 from research.data.tokenizer.mbart import MBartEdition
+from research.data.tokenizer.sentencepiece import SPACE
 from research.pretrained import unigram
 from research.pretrained.files import read_json
 from research.storage.files import write_bytes
@@ -42,11 +43,18 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     """Read the tokenizer of a directory, preferring a SentencePiece model to the tokenizer.json converted from it.
 
     Raises:
-        ConfigError: the directory has no tokenizer of a supported family, or one of its files is missing or damaged.
+        ConfigError: the directory has no tokenizer of a supported family, one of its files is missing or damaged, or
+            tokens were added to the family's own.
     """
-    config = read_json(directory / CONFIG) if (directory / CONFIG).is_file() else {}
+    config = _json(directory / CONFIG)
     name = class_name(directory, config)
     files = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    tokenizer = _open(directory, files, name, config)
+    refuse_added(tokenizer, directory, config)
+    return tokenizer
+
+
+def _open(directory: Path, files: set[str], name: str | None, config: dict[str, Any]) -> Tokenizer:
     require(name == "ByT5Tokenizer" or _is_complete(files), f"{directory} holds no tokenizer: {NEEDED}.")
     if not files & {"source.spm", BPE_MODEL, SPIECE} and TOKENIZER in files:
         content = read_json(directory / TOKENIZER)
@@ -79,8 +87,7 @@ def _vocabulary(directory: Path, files: set[str], name: str | None, config: dict
 
 def class_name(directory: Path, config: dict[str, Any]) -> str | None:
     """Return the tokenizer class named in a directory, or implied by its model_type; None without either."""
-    path = directory / "config.json"
-    model = read_json(path) if path.is_file() else {}
+    model = _json(directory / "config.json")
     implied = "MBartTokenizer" if model.get("model_type") == "mbart" else None
     name = config.get("tokenizer_class") or model.get("tokenizer_class") or implied
     return name.removesuffix("Fast") if isinstance(name, str) else None
@@ -95,6 +102,59 @@ def sentinels(config: dict[str, Any], default: int) -> int:
     number = config.get("extra_ids", default)
     require(type(number) is int, f"{CONFIG}: extra_ids is {number!r}, which is not a whole number.")
     return count or number
+
+
+# --- Added tokens -----------------------------------------------------------------------------------------------------
+
+
+def refuse_added(tokenizer: Tokenizer, directory: Path, config: dict[str, Any]) -> None:
+    """Raise ConfigError if a file of the directory adds tokens that `tokenizer` does not have, or under other ids."""
+    own = own_tokens(tokenizer)
+    others = [name for name, id in added_tokens(directory, config) if name not in own or id not in (None, own[name])]
+    shown = ", ".join(map(repr, others[:5])) + f" and {len(others) - 5} more" * (len(others) > 5)
+    require(
+        not others,
+        f"{directory} adds tokens that {type(tokenizer).__name__} does not have, or has under other ids: {shown};"
+        " remove them from its tokenizer first.",
+    )
+
+
+def added_tokens(directory: Path, config: dict[str, Any]) -> list[tuple[str, int | None]]:
+    """Return the tokens, with their ids if given, that the files list beside the vocabulary."""
+    found: list[tuple[str, int | None]] = []
+    for file in (config, _json(directory / "special_tokens_map.json")):
+        for field in ("additional_special_tokens", "extra_special_tokens"):
+            listed = file.get(field) or []
+            found += [(_content(token), None) for token in (listed.values() if isinstance(listed, dict) else listed)]
+    decoder, listed = config.get("added_tokens_decoder") or {}, _json(directory / TOKENIZER).get("added_tokens") or []
+    require(isinstance(decoder, dict) and isinstance(listed, list), f"{directory}: its added tokens are not in a list.")
+    found += [(_content(token), int(id) if str(id).isdecimal() else -1) for id, token in decoder.items()]
+    found += [(_content(token), token.get("id") if isinstance(token, dict) else -1) for token in listed]
+    return list(dict.fromkeys([*found, *_json(directory / "added_tokens.json").items()]))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _content(token: Any) -> str:
+    return str(token.get("content") if isinstance(token, dict) else token)
+
+
+def own_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Return the special tokens of a tokenizer by their names in Hugging Face's files, and what it adds itself."""
+    names = {"<pad>": tokenizer.pad_id, "</s>": tokenizer.eos_id, "<unk>": tokenizer.unknown_id}
+    names |= {"<s>": tokenizer.bos_id} if tokenizer.bos_id is not None else {}
+    names |= {"<mask>": tokenizer.mask_id} if tokenizer.mask_id is not None else {}
+    names |= tokenizer.language_ids
+    sentinels = tokenizer.sentinel_ids.tolist()
+    match tokenizer:
+        case ByteTokenizer():
+            sentinels = sentinels[::-1]
+        case ByteLevelBPETokenizer():
+            added = tokenizer.backend.get_added_tokens_decoder()
+            names |= {token.content: id for id, token in added.items() if not token.special}
+    return names | {f"{space}<extra_id_{index}>": id for index, id in enumerate(sentinels) for space in ("", SPACE)}
 
 
 # --- Writing ----------------------------------------------------------------------------------------------------------
@@ -118,7 +178,7 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         case MBartTokenizer():
             tokenizer.save(directory / BPE_MODEL)
             (name,) = (name for name, variant in MBART.items() if variant == tokenizer.variant)
-            config = {"tokenizer_class": name}
+            config = {"tokenizer_class": name, "bos_token": "<s>"}
         case MarianTokenizer():
             tokenizer.save(directory)
             config = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": tokenizer.separate}
@@ -134,5 +194,5 @@ def _write_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> 
         return {"tokenizer_class": "T5Tokenizer", "extra_ids": tokenizer.sentinels}
     write_bytes(directory / TOKENIZER, unigram.tokenizer_json(tokenizer))
     names = [f"<extra_id_{index}>" for index in range(tokenizer.sentinels)]
-    controls = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "extra_special_tokens": names}
+    controls = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "additional_special_tokens": names}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "extra_ids": tokenizer.sentinels, **controls}

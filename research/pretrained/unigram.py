@@ -78,6 +78,8 @@ def read_mbart(content: dict[str, Any], origin: Path, variant: MBartEdition) -> 
         f"{origin} is not in mBART's format: it must begin with {', '.join(FAIRSEQ_CONTROLS)} and end with the "
         f"{len(added) - 1} languages of {variant} and <mask>.",
     )
+    if variant == "cc25" and content.get("normalizer") is None:  # as transformers 5 saves it
+        content = content | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}
     own = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *pieces[len(FAIRSEQ_CONTROLS) : -len(added)]]
     controls = ["<unk>", "<s>", "</s>"]
     return MBartTokenizer(sentencepiece_model(own, content, origin, controls), variant, str(origin))

@@ -39,6 +39,16 @@ def prepare_data(config: Experiment) -> Pipeline:
     return prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
 
 
+def check_rows(config: Experiment, size: int) -> None:
+    """Raise ConfigError unless the embedding has a row for each of the tokenizer's `size` ids."""
+    rows = config.model.vocab_size
+    message = f"model.vocab_size is {rows}: it must be at least the tokenizer's size, which is {size}"
+    if config.init is not None:
+        message += f"; {config.init} may not have so many rows: name embedding and head in init_fresh, or take its"
+        message += " tokenizer"
+    require(size <= rows, f"{message}.")
+
+
 class Run:
     """A run: its data, its compiled steps and its progress."""
 
@@ -51,8 +61,7 @@ class Run:
         best: Best | None = None,
         users_code: Mapping[str, str] = {},
     ) -> None:
-        size, rows = pipeline.tokenizer.size, config.model.vocab_size
-        require(size <= rows, f"model.vocab_size is {rows}: it must be at least the tokenizer's size, which is {size}.")
+        check_rows(config, pipeline.tokenizer.size)
         self.config, self.mesh, self.pipeline, self.startup = config, mesh, pipeline, startup
         self.users_code = dict(users_code)
         self.shard = host_shard(mesh)

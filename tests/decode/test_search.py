@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research import GNMT, Beam, Generation, Mesh, Model, Power, Relative, Sampling
+from research import GNMT, Beam, Generation, Greedy, Mesh, Model, Power, Relative, Sampling
 from research.config.override import from_json
 from research.data.batch import Batch
+from research.decode.logits import FREE
 from research.decode.search import decode, score
 from research.model.parameters import param_specs
 from research.model.transformer import bind, initial_params
@@ -95,7 +96,7 @@ def written(name: str, generation: Generation, tokens, mask, **inputs) -> tuple[
     found = decode(model, params, *sources, generation=generation, **inputs)
     rows = []
     for row in np.asarray(found.tokens).reshape(-1, generation.max_length).tolist():
-        end = row.index(generation.eos_token) + 1 if generation.eos_token in row else len(row)
+        end = next((index + 1 for index, token in enumerate(row) if token in generation.ends), len(row))
         assert set(row[end:]) <= {generation.pad_token}
         rows.append(row[:end])
     return rows, np.asarray(found.scores).ravel().tolist()
@@ -133,6 +134,11 @@ def test_live_tokens_are_the_reference_s(name: str):
         (Generation(**common), None),
         (Generation(**common, method=Beam(3), outputs=2, no_repeat_ngram=2), starts[:, None]),
         (Generation(**common, method=Beam(4), outputs=4), np.concatenate([starts[:, None], prefix], axis=1)),
+        # Rules that count from the end of the prompt.
+        (
+            Generation(**common, method=Beam(3), eos_growth=1.2, eos_growth_start=2, banned_first=(4, 12, 21)),
+            np.concatenate([starts[:, None], prefix], axis=1),
+        ),
     ):
         inputs = {} if begin is None else {"decoder_input_ids": torch.from_numpy(begin)}
         expected, expected_scores = reference(reference_model, generation, tokens, mask, **inputs)
@@ -143,6 +149,35 @@ def test_live_tokens_are_the_reference_s(name: str):
         assert rows == expected
         if expected_scores is not None:
             np.testing.assert_allclose(scores, expected_scores, rtol=1e-4, atol=1e-5)
+
+
+# --- A prefix with a hole ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [Greedy(), Beam(1)])
+def test_only_the_free_tokens_of_a_prefix_count(params, method):
+    tokens, _ = source(padded=False)
+    prefix = jnp.broadcast_to(jnp.array([5, FREE, 6]), (ROWS, 3))
+    generation = Generation(method=method, max_length=6, min_length=6)
+    found = decode(MODEL, params, tokens, prefix=prefix, generation=generation, scores=True)
+    written = found.tokens[:, 0]
+    np.testing.assert_array_equal(written[:, [0, 2]], [[5, 6]] * ROWS)
+    each = score(MODEL, params, tokens, jnp.pad(written, ((0, 0), (1, 0)))[:, :-1], written)
+    expected = jnp.sum(each[:, [1, 3, 4, 5]], axis=1)
+    np.testing.assert_allclose(found.scores[:, 0] * (4 if method == Beam(1) else 1), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", [Greedy(), Beam(1)])
+def test_an_end_in_a_prefix_ends_the_row_only_where_it_is_free(params, method):
+    tokens, _ = source(padded=False)
+    prefix = jnp.broadcast_to(jnp.array([5, FREE, 6]), (ROWS, 3))
+    free = decode(MODEL, params, tokens, prefix=prefix, generation=Generation(method=method, max_length=6))
+    end = int(free.tokens[0, 0, 1])
+    generation = Generation(method=method, eos_token=end, max_length=6)
+    written = np.asarray(decode(MODEL, params, tokens, prefix=prefix, generation=generation).tokens)[0, 0]
+    np.testing.assert_array_equal(written, [5, end, PAD, PAD, PAD, PAD])
+    forced = decode(MODEL, params, tokens, prefix=prefix.at[:, 1].set(end), generation=generation)
+    np.testing.assert_array_equal(forced.tokens[0, 0, :3], [5, end, 6])
 
 
 # --- Properties -------------------------------------------------------------------------------------------------------

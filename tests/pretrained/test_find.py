@@ -32,6 +32,7 @@ from research.parallel.rules import flatten
 from research.pretrained import find, huggingface
 from research.pretrained.tokenizer_files import write_tokenizer
 from research.train.loop import train
+from research.train.run import check_rows
 from research.train.step import TrainState, abstract_state, new_state, state_shardings
 
 STILL = AdamW(schedule=Constant(peak=1e-30, warmup=0))  # a step by it changes no float32
@@ -269,6 +270,15 @@ def test_what_init_does_not_find_is_refused_though_an_earlier_start_left_a_direc
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["checkpoints"]
 
 
+def test_a_tokenizer_larger_than_the_weights_to_start_from(tiny_run):
+    """The sentence names both ways out, which the one about `init_fresh` does not undo."""
+    with pytest.raises(ConfigError, match=r"model.vocab_size is 400: .* size, which is 500\.$"):
+        check_rows(asked(tiny_run), 500)
+    with pytest.raises(ConfigError, match=r"is 500; .* embedding and head in init_fresh, or take its tokenizer\.$"):
+        check_rows(asked(tiny_run, init=str(tiny_run)), 500)
+    check_rows(asked(tiny_run), 400)
+
+
 @pytest.mark.parametrize("kind", ["run", "Hugging Face"])
 def test_another_vocabulary_needs_fresh_parameters_by_name(tiny_run, hugging_face, tmp_path, monkeypatch, kind):
     source = str(tiny_run if kind == "run" else hugging_face)
@@ -276,7 +286,7 @@ def test_another_vocabulary_needs_fresh_parameters_by_name(tiny_run, hugging_fac
     for fresh, unlike in (((), "embedding, head"), (("embedding",), "head"), (("decoder/.*",), "embedding, head")):
         said = refused(dataclasses.replace(larger, init_fresh=fresh), tmp_path / "new", monkeypatch)
         cannot = f"{source} has a different vocabulary, so {unlike} cannot be loaded: list them in init_fresh, "
-        assert said == cannot + "or set model.vocab_size to 400."
+        assert said == cannot + "or set model.vocab_size to 400 and take its tokenizer."
     named = dataclasses.replace(larger, init_fresh=("embedding", "head"))
     random = flatten(first_state(dataclasses.replace(named, init=None, init_fresh=()), seed=1).params)
     found = flatten(first_state(named, seed=1).params)

@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity import GOLDENS, T5S, read
+from parity import GOLDENS, T5S, assert_outputs, forward, read
 from safetensors.numpy import load_file, save_file
 
 from research import Model, Relative, Tied, UntiedHead
 from research.config import ConfigError
 from research.model.transformer import abstract_params
-from research.pretrained.huggingface import read_config, read_params
+from research.pretrained.huggingface import FAMILIES, read_config, read_params, t5
+from research.pretrained.huggingface.fields import Facts, check_known
+from research.pretrained.huggingface.generation import KNOWN
 
 
 def test_configurations_read():
@@ -192,6 +194,13 @@ def test_an_index_must_agree_with_its_files(sharded):
         ({"num_decoder_layers": "2"}, "num_decoder_layers is '2', which is not int or NoneType"),
         ({"layer_norm_epsilon": None}, "layer_norm_epsilon is None, which is not int or float"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1, which is not bool"),
+        ({"dense_act_fn": "gelu_fast"}, "dense_act_fn is 'gelu_fast', not one of relu, gelu, "),
+        ({"is_gated_act": None}, "is_gated_act is None, which is not bool"),
+        ({"num_heads": 3, "num_attention_heads": "5"}, "num_heads must be given, as integers"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is a field that is not known, and may change"),
+        ({"rope_theta": 1e4, "auto_map": {}}, "auto_map, rope_theta are fields that are not known"),
+        ({"pruned_heads": {"0": [1]}}, r"pruned_heads is \{'0': \[1\]\}; only \{\} can be read"),
+        ({"is_encoder_decoder": False}, "is_encoder_decoder is False; only True can be read"),
     ],
 )
 def test_configurations_refused(golden, changes, message):
@@ -200,6 +209,109 @@ def test_configurations_refused(golden, changes, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(ConfigError, match=message):
         read_config(directory)
+
+
+# As published and as saved by transformers 4 and 5.
+PUBLISHED: dict[str, dict] = {
+    "t5": {
+        **{"architectures": ["T5ForConditionalGeneration"], "classifier_dropout": 0.0, "initializer_factor": 1.0},
+        **{"n_positions": 512, "output_past": True, "gradient_checkpointing": False, "use_cache": True},
+        **{"task_specific_params": {"summarization": {"num_beams": 4, "prefix": "summarize: "}}, "prefix": "x"},
+        **{"is_encoder_decoder": True, "is_decoder": False, "eos_token_id": 1, "pad_token_id": 0, "num_beams": 4},
+        **{"dtype": "float32", "transformers_version": "5.23.0", "tokenizer_class": "T5Tokenizer"},
+        **{"dense_act_fn": "relu", "is_gated_act": False, "scalable_attention": True, "quantization_config": None},
+    },
+    "bart": {
+        **{"_name_or_path": "bart-base", "_num_labels": 3, "add_bias_logits": False, "add_final_layer_norm": False},
+        **{"bos_token_id": 0, "classif_dropout": 0.1, "early_stopping": True, "force_bos_token_to_be_generated": True},
+        **{"forced_bos_token_id": 0, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "length_penalty": 2.0},
+        **{"no_repeat_ngram_size": 3, "normalize_before": False, "normalize_embedding": True, "num_hidden_layers": 6},
+        **{"static_position_embeddings": False, "torch_dtype": "float32", "extra_pos_embeddings": 2, "save_step": 17},
+    },
+    "mbart": {"add_final_layer_norm": True, "normalize_before": True, "normalize_embedding": True},
+    "marian": {
+        **{"add_final_layer_norm": False, "bad_words_ids": [[60]], "normalize_before": False},
+        **{"normalize_embedding": False, "static_position_embeddings": True, "num_hidden_layers": 6},
+    },
+}
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_fields_of_published_configurations_change_nothing(tmp_path, variant):
+    shutil.copytree(GOLDENS / variant, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | PUBLISHED[variant]))
+    assert read_config(tmp_path / "model") == read_config(GOLDENS / variant)
+
+
+def test_options_of_the_first_versions_must_be_those_of_the_family(tmp_path):
+    shutil.copytree(GOLDENS / "bart", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    for name, value in PUBLISHED["mbart"].items():
+        if PUBLISHED["bart"][name] != value:
+            path.write_text(json.dumps(json.loads((GOLDENS / "bart" / "config.json").read_text()) | {name: value}))
+            with pytest.raises(ConfigError, match=f"{name} is True; only False can be read"):
+                read_config(tmp_path / "model")
+
+
+ACTIVATION_FIELDS = [
+    ({"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}, "gelu", True),
+    ({"feed_forward_proj": "relu", "dense_act_fn": "gelu_new"}, "gelu_tanh", False),
+    ({"feed_forward_proj": "gated-silu", "dense_act_fn": "relu"}, "relu", True),
+    ({"feed_forward_proj": "gated-swish"}, "silu", True),
+    ({"feed_forward_proj": "gelu_pytorch_tanh"}, "gelu_tanh", False),
+]
+
+
+@pytest.mark.parametrize(("fields", "activation", "gated"), ACTIVATION_FIELDS)
+def test_the_field_of_the_activation_precedes_that_of_the_projection(golden, fields, activation, gated):
+    directory, _ = golden
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    model = read_config(directory)
+    assert (model.activation, model.gated) == (activation, gated)
+    written = t5.write_config(model)
+    assert t5.read_model(written, Facts(False, False, False), path) == replace(model, head=t5_head(written))
+
+
+def t5_head(config) -> Tied:
+    return Tied(scaled=config["scale_decoder_outputs"])
+
+
+def test_other_names_of_fields_take_precedence(golden):
+    directory, _ = golden
+    path = directory / "config.json"
+    names = {"num_attention_heads": 7, "head_dim": 9, "num_hidden_layers": 5, "hidden_size": 99}
+    path.write_text(json.dumps(json.loads(path.read_text()) | names))
+    model = read_config(directory)
+    assert (model.heads, model.head_width, model.encoder_layers, model.width) == (7, 9, 5, 99)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(("fields", "activation", "gated"), ACTIVATION_FIELDS)
+def test_live_activations(tmp_path, fields, activation, gated):
+    """The reference loads the same file, and computes the same encoder output."""
+    goldens = pytest.importorskip("scripts.make_goldens")
+    variant = goldens.VARIANTS["t5_v1_1" if gated else "t5"]
+    goldens.build(variant, seed=1).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if key != "dense_act_fn"} | fields))
+    reference = variant.model.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    inputs = goldens.example(seed=1)
+    expected = inputs | goldens.reference(reference, inputs)
+    model, params = read(tmp_path)
+    assert (model.activation, model.gated) == (activation, gated)
+    assert_outputs(jax.jit(lambda params: forward(model, params, inputs, segments=True))(params), expected)
+
+
+@pytest.mark.live
+def test_every_field_of_transformers_is_known():
+    """A field of a new version is decided upon before a model with it is read."""
+    transformers = pytest.importorskip("transformers")
+    for name, family in FAMILIES.items():
+        config = transformers.CONFIG_MAPPING[name]().to_dict() | {"model_type": name}
+        check_known(config, {*family.TYPES, *family.WHOLE, *family.ALIASES, *KNOWN}, family.fixed(config), GOLDENS)
 
 
 def test_files_refused(golden):

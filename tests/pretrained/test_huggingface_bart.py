@@ -36,14 +36,15 @@ def test_configurations_read():
         scaled_scores=True,
         embedding_norm=True,
         head=Tied(scaled=False),
+        pad_token=1,
         initial=Normal(0.02),
         dropout=0.1,
         shared_dropout=False,
     )
     assert mbart == replace(bart, norm_first=True, scaled_embedding=True, logits_bias=True)
     changes = {"activation": "silu", "embedding_norm": False, "scaled_embedding": True, "logits_bias": True}
-    assert marian == replace(bart, positions=Sinusoidal(32), zero_token=60, **changes)
-    sizes = {"vocab_size": 53, "source_vocab_size": 61, "zero_token": 52}
+    assert marian == replace(bart, positions=Sinusoidal(32), zero_token=60, pad_token=60, **changes)
+    sizes = {"vocab_size": 53, "source_vocab_size": 61, "zero_token": 52, "pad_token": 52}
     assert separate == replace(marian, activation="relu", **sizes)
 
 

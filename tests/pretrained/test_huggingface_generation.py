@@ -10,7 +10,7 @@ from parity import GOLDENS
 from research import Beam, Generation, Greedy, Power, Sampling
 from research.config import ConfigError
 from research.pretrained.huggingface import read_generation
-from research.pretrained.huggingface.generation import dump, parse
+from research.pretrained.huggingface.generation import KNOWN, TYPES, dump, parse
 
 
 def lay_out(directory, config, generation=None):
@@ -33,6 +33,18 @@ TOKENS = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
         ({"max_length": 128, "min_length": 1}, {"max_length": 127}),
         ({"max_new_tokens": 9, "min_new_tokens": 3}, {"max_length": 9, "min_length": 3}),
         ({"eos_token_id": [2], "bad_words_ids": [[7], [3]]}, {"eos_token": 2, "banned": (7, 3), "max_length": 20}),
+        (
+            {"eos_token_id": [2, 9], "bad_words_ids": [[9], [2], [4]]},
+            {"eos_token": 2, "more_eos": (9,), "banned": (4,)},
+        ),
+        ({"suppress_tokens": [1, 5]}, {"banned": (1, 5)}),
+        ({"bad_words_ids": [[1, 2], [3], [1], [4, 5, 6]]}, {"banned": (3,), "banned_sequences": ((1, 2), (4, 5, 6))}),
+        ({"begin_suppress_tokens": [4, 1], "renormalize_logits": True}, {"banned_first": (4, 1), "renormalize": True}),
+        ({"exponential_decay_length_penalty": [5, 1.25]}, {"eos_growth": 1.25, "eos_growth_start": 5}),
+        (
+            {"encoder_no_repeat_ngram_size": 3, "encoder_repetition_penalty": 1.5},
+            {"no_source_ngram": 3, "source_reward": 1.5},
+        ),
         ({"suppress_tokens": [5], "bad_words_ids": [[5], [6]]}, {"banned": (5, 6), "max_length": 20}),
         ({"forced_bos_token_id": 4, "forced_eos_token_id": 1}, {"forced_first": 4, "forced_last": 1, "max_length": 20}),
         ({"num_beams": 4}, {"method": Beam(4, Power(1.0), "heuristic"), "max_length": 20}),
@@ -47,13 +59,19 @@ TOKENS = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
             {"method": Sampling(0.7, 0, 0.9, 0.1), "outputs": 5, "max_length": 20},
         ),
         (
+            {"do_sample": True, "typical_p": 0.9, "epsilon_cutoff": 3e-4, "eta_cutoff": 2e-3, "min_p": 0},
+            {"method": Sampling(top_k=50, typical_p=0.9, epsilon=3e-4, eta=2e-3)},
+        ),
+        ({"typical_p": 0.9, "top_h": 0.4, "epsilon_cutoff": 0.1}, {}),  # greedy decoding does not cut
+        ({"do_sample": True, "epsilon_cutoff": 1, "eta_cutoff": 2.0}, {"method": Sampling(top_k=50)}),
+        (
             {"no_repeat_ngram_size": 3, "repetition_penalty": 1.2, "num_beam_groups": 1, "use_cache": True},
             {"no_repeat_ngram": 3, "repetition_penalty": 1.2, "max_length": 20},
         ),
     ],
 )
 def test_what_is_read(tmp_path, said, changes):
-    expected = replace(Generation(), **changes)
+    expected = replace(Generation(), **({"max_length": 20} | changes))
     assert parse(TOKENS | said, tmp_path) == expected
     assert parse(dump(expected, tmp_path), tmp_path) == expected
 
@@ -61,8 +79,21 @@ def test_what_is_read(tmp_path, said, changes):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"bad_words_ids": [[1, 2]]}, r"bad_words_ids is \[\[1, 2\]\]; only words of one token"),
-        ({"eos_token_id": [1, 2]}, r"eos_token_id is \[1, 2\], which is not int"),
+        ({"bad_words_ids": ["no", "never"]}, "bad_words_ids has 'no': give token ids"),
+        ({"bad_words_ids": [[1, "2"]]}, r"bad_words_ids has \[1, '2'\]: give token ids"),
+        ({"bad_words_ids": [[]]}, r"bad_words_ids has \[\]: give token ids"),
+        ({"suppress_tokens": [-1]}, r"suppress_tokens has \[-1\]: give token ids"),
+        (
+            {"suppress_tokens": [3], "forced_eos_token_id": 3},
+            r"suppress_tokens has \[3\], which must be generated first",
+        ),
+        ({"eos_token_id": [1, True]}, r"eos_token_id has \[1, True\]: give token ids"),
+        ({"forced_eos_token_id": [1, 2]}, r"forced_eos_token_id is \[1, 2\], which is not int"),
+        (
+            {"exponential_decay_length_penalty": [5]},
+            r"exponential_decay_length_penalty is \[5\], not \[start, factor\]",
+        ),
+        ({"sampling_seed": 3, "top_q": 0.2}, "sampling_seed, top_q are fields that are not known"),
         ({"num_beams": 4, "do_sample": True}, "do_sample cannot be combined with num_beams 4"),
         ({"num_beam_groups": 2}, "num_beam_groups is 2, which is not supported"),
         ({"penalty_alpha": 0.6}, "penalty_alpha is 0.6, which is not supported"),
@@ -78,6 +109,35 @@ def test_what_is_refused(tmp_path, said, message):
         parse(TOKENS | said, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("max_time", 1.5), ("stop_strings", ["end"]), ("constraints", [{}]), ("dola_layers", "low")),
+        *(("token_healing", True), ("remove_invalid_values", True), ("forced_decoder_ids", [[1, 5]])),
+        *(("watermarking_config", {"greenlist_ratio": 0.5}), ("force_words_ids", [[4]]), ("guidance_scale", 2.0)),
+        *(("sequence_bias", [[[4], 2.0]]), ("diversity_penalty", 0.5), ("prompt_lookup_num_tokens", 3)),
+    ],
+)
+def test_a_setting_that_cannot_be_followed_is_refused_by_its_name(tmp_path, name, value):
+    with pytest.raises(ConfigError, match=f"{name} is .*, which is not supported"):
+        parse(TOKENS | {name: value}, tmp_path)
+    assert parse(TOKENS | {name: None}, tmp_path) == Generation(max_length=20)
+
+
+def test_a_cut_that_is_not_supported_is_refused_where_it_is_used(tmp_path):
+    with pytest.raises(ConfigError, match=r"top_h is 0.4, which is not supported"):
+        parse(TOKENS | {"top_h": 0.4, "do_sample": True}, tmp_path)
+
+
+@pytest.mark.live
+def test_every_setting_of_transformers_is_known():
+    """A setting of a new version is decided upon before it is read."""
+    transformers = pytest.importorskip("transformers")
+    names = {name for name in vars(transformers.GenerationConfig()) if not name.startswith("_")}
+    assert names <= KNOWN
+    assert len(names & set(TYPES)) == 30
+
+
 def test_fields_of_config_json_count_where_there_is_no_other_file(tmp_path):
     old = {"model_type": "bart", "num_beams": 4, "max_length": 142, "min_length": 56, "no_repeat_ngram_size": 3}
     expected = Generation(2, 2, 1, Beam(4), max_length=141, min_length=55, forced_last=2, no_repeat_ngram=3)
@@ -85,6 +145,12 @@ def test_fields_of_config_json_count_where_there_is_no_other_file(tmp_path):
     # Of config.json only the tokens count beside one.
     new = {"max_length": 30, "eos_token_id": 5}
     assert read_generation(lay_out(tmp_path, old, new)) == Generation(2, 5, 1, Greedy(), max_length=29)
+
+
+def test_the_first_versions_name_of_a_forced_token(tmp_path):
+    old = {"model_type": "bart", "bos_token_id": 4, "force_bos_token_to_be_generated": True}
+    assert read_generation(lay_out(tmp_path, old)).forced_first == 4
+    assert read_generation(lay_out(tmp_path, old | {"force_bos_token_to_be_generated": False})).forced_first is None
 
 
 def test_every_golden_has_a_generation():

@@ -130,7 +130,6 @@ def test_a_start_from_nothing_becomes_a_row_of_zeros(tmp_path):
             {"logits_bias": True},
             "files cannot represent this: model.logits_bias is True, but would be read as False",
         ),
-        ("t5", {"activation": "gelu", "gated": True}, "model.activation is 'gelu' with gated True"),
         ("t5", {"scaled_scores": True}, "model.scaled_scores is True"),
         ("t5", {"positions": Learned(32)}, r"model.positions is Learned"),
         ("umt5", {"source_vocab_size": 50}, "model.source_vocab_size is 50"),

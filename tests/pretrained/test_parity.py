@@ -27,6 +27,15 @@ def test_parity_of_a_full_row_without_masks(variant):
     assert_close(logits, row["logits"], TOLERANCE, "logits")
 
 
+@pytest.mark.parametrize("variant", ["marian", "marian_separate"])
+def test_marian_s_padding_is_trained_through_the_head_by_choice(variant):
+    """As Hugging Face trains it: every gradient is the reference's, that of the row of zeros too."""
+    model, params, expected = golden(variant)
+    assert np.any(expected["gradient/" + EMBEDDING[variant]][model.zero_token])
+    assert_parity(replace(model, zero_token=None), params, expected, expected, segments=True)
+
+
+EMBEDDING = {"marian": "model.shared.weight", "marian_separate": "model.decoder.embed_tokens.weight"}
 STACKS = ("encoder", "decoder")
 
 # What a family is easily taken for; of each the goldens must tell the difference.
@@ -179,6 +188,42 @@ def test_live_parity(variant, padded, tmp_path):
     if variant == "umt5":
         mend_umt5(tmp_path)
     assert_parity(*read(tmp_path), inputs, goldens.reference(reference, inputs, padded), segments=padded)
+
+
+PADDED = ("t5", "bart", "mbart", "marian", "marian_separate")
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("variant", PADDED)
+def test_live_parity_where_padding_is_seen(variant, tmp_path):
+    """Padding among the tokens that are seen: but in T5 its embedding has no gradient as an input."""
+    goldens = pytest.importorskip("scripts.make_goldens")
+    made = goldens.VARIANTS[variant]
+    reference = goldens.build(made, seed=9)
+    inputs = goldens.example(seed=9, tokens=made.tokens)
+    pad = reference.config.pad_token_id
+    for side in ("encoder", "decoder"):
+        inputs[f"{side}_input_tokens"][:, 1] = pad
+    reference.save_pretrained(tmp_path)
+    model, params = read(tmp_path)
+    assert model.pad_token == (None if variant == "t5" else pad)
+    assert_parity(model, params, inputs, goldens.reference(reference, inputs), segments=True)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("variant", PADDED)
+def test_live_outputs_of_a_row_without_any_source_token(variant, tmp_path):
+    goldens = pytest.importorskip("scripts.make_goldens")
+    made = goldens.VARIANTS[variant]
+    reference = goldens.build(made, seed=9)
+    inputs = goldens.example(seed=9, tokens=made.tokens)
+    inputs["encoder_mask"][1] = 0
+    reference.save_pretrained(tmp_path)
+    model, params = read(tmp_path)
+    outputs = jax.jit(lambda params: forward(model, params, inputs, segments=True))(params)
+    expected = inputs | goldens.reference(reference, inputs)
+    assert_outputs(outputs, expected)
+    assert_close(outputs[0][1], expected["encoded"][1], TOLERANCE, "encoder output of the row without a source")
 
 
 def mend_umt5(directory) -> None:

@@ -45,7 +45,7 @@ def test_the_variant_of_mbart_is_taken_from_what_names_its_class(families, tmp_p
         ({}, 100),
         ({"extra_ids": 0}, 0),
         ({"extra_ids": 30}, 30),
-        ({"extra_ids": 0, "additional_special_tokens": ["<extra_id_0>", {"content": "<extra_id_1>"}, "x"]}, 2),
+        ({"extra_ids": 0, "additional_special_tokens": ["<extra_id_0>", {"content": "<extra_id_1>"}, "</s>"]}, 2),
     ],
 )
 def test_sentinels_are_as_many_as_hugging_face_adds(families, tmp_path, config, sentinels):
@@ -131,6 +131,38 @@ def test_an_mbart_tokenizer_json_of_another_form_is_refused(families, tmp_path):
         read_tokenizer(tmp_path)
 
 
+PLAIN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+ADDED = {
+    "added_tokens.json": lambda id: {"<new>": id},
+    "tokenizer_config.json": lambda id: {"added_tokens_decoder": {str(id): {"content": "<new>", "special": False}}},
+    "special_tokens_map.json": lambda id: {"additional_special_tokens": ["<new>"]},
+    "tokenizer.json": lambda id: {"added_tokens": [{"content": "<new>", "id": id, "special": True, **PLAIN}]},
+}
+
+
+@pytest.mark.parametrize("file", ADDED)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_added_tokens_are_refused_by_their_names(families, name, file, tmp_path):
+    """In each file that may list them."""
+    write_tokenizer(families[name], tmp_path)
+    path = tmp_path / file
+    old = json.loads(path.read_text()) if path.exists() else {}
+    new = ADDED[file](families[name].size)
+    new |= {key: old[key] + value for key, value in new.items() if isinstance(old.get(key), list)}
+    path.write_text(json.dumps(old | new))
+    with pytest.raises(ConfigError, match=r"adds tokens that \w+Tokenizer does not have, .*: '<new>'; remove them"):
+        read_tokenizer(tmp_path)
+
+
+def test_a_special_token_under_another_id_is_refused(families, tmp_path):
+    write_tokenizer(families["t5"], tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"</s>": 1, "<extra_id_0>": families["t5"].size - 1}))
+    assert read_tokenizer(tmp_path).digest == families["t5"].digest
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"</s>": 1, "<extra_id_0>": families["t5"].size - 2}))
+    with pytest.raises(ConfigError, match="under other ids: '<extra_id_0>'"):
+        read_tokenizer(tmp_path)
+
+
 # --- Hugging Face -----------------------------------------------------------------------------------------------------
 
 
@@ -163,16 +195,48 @@ def test_auto_tokenizer_gives_equal_ids_and_what_it_saves_is_read(families, name
         expected = theirs.decode(target, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert tokenizer.text(target) == expected
     theirs.save_pretrained(tmp_path / "theirs")
+    again = read_tokenizer(tmp_path / "theirs")
+    assert (again.size, again.target_size) == (tokenizer.size, tokenizer.target_size)
     if name == "cc25":  # it saves a tokenizer.json without the normalisation of the model
-        with pytest.raises(ConfigError, match="has no normalizer of type Precompiled"):
-            read_tokenizer(tmp_path / "theirs")
+        for text, source in zip(texts, again.source(texts, language), strict=True):
+            if "▁" in text:  # SentencePiece takes it for a space
+                continue
+            assert source == theirs(text).input_ids or vocabularies.tied(
+                again.processor, _pieces(source), _pieces(theirs(text).input_ids)
+            )
     else:
-        again = read_tokenizer(tmp_path / "theirs")
-        assert (again.size, again.target_size) == (tokenizer.size, tokenizer.target_size)
         assert again.source(texts, language) == sources
         assert again.target(texts, language) == targets
+
+
+def _pieces(ids: list[int]) -> list[int]:
+    """mBART's ids of text as those of its SentencePiece model."""
+    return [0 if id == 3 else id - 1 for id in ids[:-2]]
 
 
 def same(tokenizer, ours: list[int], theirs: list[int]) -> bool:
     assert isinstance(tokenizer, SentencePieceTokenizer), "only SentencePiece's models have ties"
     return vocabularies.tied(tokenizer.processor, ours, theirs)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+def test_tokens_that_transformers_adds_are_read_or_refused(families, name, special, tmp_path):
+    from transformers import AutoTokenizer
+
+    write_tokenizer(families[name], tmp_path / "ours")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    theirs.add_tokens(["<new>", "newword"], special_tokens=special)
+    theirs.save_pretrained(tmp_path / "theirs")
+    if name == "bart" and not special:
+        again = read_tokenizer(tmp_path / "theirs")
+        for text in ("a <new> b", "newword<new>", "x newwords y", *LINES[:50]):
+            assert again.source([text])[0] == theirs(text).input_ids
+            assert again.text(again.source([text])[0]) == theirs.decode(
+                theirs(text).input_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+    else:
+        with pytest.raises(ConfigError, match="'<new>', 'newword'"):
+            read_tokenizer(tmp_path / "theirs")

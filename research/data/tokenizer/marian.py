@@ -30,7 +30,7 @@ class VocabularySide(NamedTuple):
     ids: dict[str, int]
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
-        """Encode texts. A code like >>de<< at the start of a text is one token, even if it has no id."""
+        """Encode texts. What `split_code` finds at the start of a text is one token, unknown if it has no id."""
         unknown = self.ids[UNKNOWN]
         parts = [split_code(text) for text in texts]
         batch = self.processor.encode([utf8(rest) for _, rest in parts], out_type=str, num_threads=-1)
@@ -130,7 +130,11 @@ class MarianTokenizer(Tokenizer):
 
 
 def split_code(text: str) -> tuple[list[str], str]:
-    """Split a text into its language code and the rest: [">>de<<"], "Hello" for ">>de<<Hello"."""
+    """Split a text into its language code and the rest: [">>de<<"], "Hello" for ">>de<<Hello".
+
+    As in Hugging Face, so that ids are equal, everything from >> at the start to the first << is a code: of the line
+    ">>> 1 << 2" only " 2" is text, after one unknown token. A space before such a line keeps it whole.
+    """
     end = text.find("<<") if text.startswith(">>") else -1
     return ([], text) if end == -1 else ([text[: end + 2]], text[end + 2 :])
 

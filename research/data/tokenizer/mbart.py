@@ -3,6 +3,7 @@
 <s> 0, <pad> 1, </s> 2, <unk> 3, then each piece at its own id plus 1, then the languages, then <mask>.
 """
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ ADDED_IN_50 = (
 )  # fmt: skip
 MBartEdition = Literal["cc25", "50"]
 LANGUAGES: dict[MBartEdition, tuple[str, ...]] = {"cc25": CC25, "50": CC25 + ADDED_IN_50}
+WHITE_SPACE = re.compile(r"[\t-\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 OFFSET = 1  # fairseq has one special token more than SentencePiece
 
 
@@ -34,7 +36,8 @@ class MBartTokenizer(Tokenizer):
 
     CC25 encodes both sides as `X </s> LANGUAGE` and starts its decoder from the target language. mBART-50 encodes both
     as `LANGUAGE X </s>`, starts from </s> and forces the language as the first token. Text of either is normalised as
-    the SentencePiece model specifies; transformers 5 omits that for CC25.
+    the SentencePiece model specifies; transformers 5 omits that for CC25, and saves no rules. Without rules only the
+    kinds of white space are made equal, as there.
     """
 
     bos_id = 0
@@ -53,12 +56,15 @@ class MBartTokenizer(Tokenizer):
             f"The SentencePiece model {origin} has unknown, BOS and EOS at {controls}: they must be (0, 1, 2), as in "
             "mBART.",
         )
+        self.normalises = not self.processor.normalize("\N{IDEOGRAPHIC SPACE}")
         first = self.processor.get_piece_size() + OFFSET
         languages = {language: first + index for index, language in enumerate(LANGUAGES[variant])}
         self.mask_id = first + len(languages)
         super().__init__(self.mask_id + 1, b"mbart %s " % variant.encode() + model, languages)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if not self.normalises:
+            texts = [WHITE_SPACE.sub(" ", text) for text in texts]
         batch = self.processor.encode([utf8(text) for text in texts], num_threads=-1)
         return [[piece + OFFSET if piece else self.unknown_id for piece in pieces] for pieces in batch]
 

@@ -12,7 +12,7 @@ from research.config import require
 from research.data.tokenizer.base import Array, Ids, Tokenizer
 from research.data.tokenizer.files import json_bytes
 
-SENTINEL = re.compile(r"<extra_id_(\d+)>")
+SENTINEL = re.compile(r"<extra_id_(0|[1-9][0-9]{0,8})>")
 
 
 class SentinelTokenizer(Tokenizer):
@@ -54,12 +54,12 @@ class SentinelTokenizer(Tokenizer):
     def _prompt(self, text: str) -> list[int]:
         sentinels = self.sentinel_ids
         ids: list[int] = []
-        for place, part in enumerate(SENTINEL.split(text)):
-            if place % 2 and int(part) < len(sentinels):
-                ids.append(int(sentinels[int(part)]))
-            else:
-                ids += self.encode(f"<extra_id_{part}>" if place % 2 else part)
-        return ids
+        start = 0
+        for match in SENTINEL.finditer(text):
+            if (index := int(match[1])) < len(sentinels):  # any other is text
+                ids += [*self.encode(text[start : match.start()]), int(sentinels[index])]
+                start = match.end()
+        return ids + self.encode(text[start:])
 
     def special_tokens(self, language: str | None) -> tuple[list[int], list[int]]:
         if self.language_ids:

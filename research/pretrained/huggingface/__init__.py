@@ -17,8 +17,8 @@ from research.model.transformer import Params
 from research.pretrained import tokenizer_files
 from research.pretrained.files import Tensors, new_directory, read_json, write_tensors
 from research.pretrained.huggingface import bart, t5
-from research.pretrained.huggingface.fields import Facts, check_types
-from research.pretrained.huggingface.generation import TOKENS, dump, parse, refuse_differences
+from research.pretrained.huggingface.fields import Facts, check_known, check_types
+from research.pretrained.huggingface.generation import KNOWN, TOKENS, dump, parse, refuse_differences
 from research.pretrained.table import TensorRows, check_shapes, fill_params, foreign_tensors
 from research.storage.files import write_json
 
@@ -37,7 +37,9 @@ def read_config(directory: Path) -> Model:
     path = directory / CONFIG
     config = read_json(path)
     family = family_of(config, path)
+    config |= {field: config[name] for name, field in family.ALIASES.items() if config.get(name) is not None}
     check_types(config, family.TYPES, family.WHOLE, path)
+    check_known(config, {*family.TYPES, *family.WHOLE, *family.ALIASES, *KNOWN}, family.fixed(config), path)
     tensors = Tensors(directory)
     return family.read_model(config, family.read_facts(config, tensors, path), path)
 
@@ -80,10 +82,14 @@ def read_generation(directory: Path, **tokens: int) -> Generation:
     config = read_json(directory / CONFIG)
     path = directory / CONFIG
     settings = family_of(config, path).TOKENS[config["model_type"]] | config
+    if config.get("force_bos_token_to_be_generated"):
+        settings["forced_bos_token_id"] = settings.get("bos_token_id")
     if (directory / GENERATION).is_file():
         path = directory / GENERATION
         # From config.json only the tokens are then used.
         settings = {name: settings.get(name) for name in TOKENS.values()} | read_json(path)
+    else:
+        settings = {name: value for name, value in settings.items() if name in KNOWN}
     return parse(settings | {TOKENS[field]: token for field, token in tokens.items()}, path)
 
 
@@ -128,6 +134,9 @@ def write_directory(
         write(unfinished, model, params, generation)
         if tokenizer is not None:
             tokenizer_files.write_tokenizer(tokenizer, unfinished)
+            # From here CTranslate2's converter knows mBART-50, which starts from </s>.
+            name = read_json(unfinished / tokenizer_files.CONFIG)["tokenizer_class"]
+            write_json(unfinished / CONFIG, read_json(unfinished / CONFIG) | {"tokenizer_class": name})
 
 
 def with_zero_row(model: Model, params: Params, generation: Generation) -> tuple[Model, Params, Generation]:

@@ -3,26 +3,16 @@
 from collections.abc import Container, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from research.config import LayerNorm, Learned, Model, Normal, Sinusoidal, Tied, UntiedHead, require
 from research.model.layer import sinusoids
-from research.pretrained.huggingface.fields import Facts, head_row
+from research.pretrained.huggingface.fields import ACTIVATIONS, FIXED, Facts, head_row, written_activation
 from research.pretrained.table import HEADS_BIAS, HEADS_IN, HEADS_OUT, ONE_ROW, TRANSPOSED, Alias, FixedTensor, Row
 
 # --- config.json ------------------------------------------------------------------------------------------------------
-
-# activation_function -> activation; the first match is written. Here "gelu" is the exact form.
-ACTIVATIONS: dict[str, Literal["relu", "gelu", "gelu_tanh", "silu"]] = {
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "swish": "silu",
-    "silu": "silu",
-}
 
 
 class BartFamily(NamedTuple):
@@ -50,6 +40,9 @@ WHOLE = (
     *(f"{stack}_{s}" for s in EQUAL_SIZES.values() for stack in ("encoder", "decoder")),
 )
 
+# Other names of fields, which take precedence as in transformers.
+ALIASES = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
+
 DROPOUTS = {"dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0}
 
 TYPES: dict[str, tuple[type, ...]] = {
@@ -69,6 +62,15 @@ TOKENS: dict[str, dict[str, int | None]] = {
 
 # Unused rows at the start of the position table.
 OFFSET = 2
+
+
+def fixed(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Return the fields with their only values; some were options in the first versions of transformers."""
+    family = FAMILIES[config["model_type"]]
+    first, static = family.norm_first, family.sinusoidal
+    old = {"normalize_before": first, "add_final_layer_norm": first, "normalize_embedding": family.embedding_norm}
+    old |= {"static_position_embeddings": static}
+    return FIXED | {name: (value,) for name, value in old.items()}
 
 
 def read_facts(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: Path) -> Facts:
@@ -125,6 +127,7 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
         head=Tied(scaled=False) if config.get("tie_word_embeddings", True) else UntiedHead(),
         logits_bias=facts.logits_bias,
         zero_token=_pad_token(config) if facts.zero_pad and family.zero_pad else None,
+        pad_token=_pad_token(config),
         initial=Normal(config.get("init_std", 0.02)),
         **{name: config.get(name, default) for name, default in DROPOUTS.items()},
         shared_dropout=False,
@@ -150,9 +153,11 @@ def write_config(model: Model) -> dict[str, Any]:
             config["init_std"] = deviation
     return config | {
         "vocab_size": model.vocab_size if model.source_vocab_size is None else model.source_vocab_size,
-        "activation_function": next(name for name, own in ACTIVATIONS.items() if own == model.activation),
+        "activation_function": written_activation(model),
         "scale_embedding": model.scaled_embedding,
         "tie_word_embeddings": isinstance(model.head, Tied),
+        # CTranslate2's converter reads these two.
+        **{"normalize_before": model.norm_first, "normalize_embedding": model.embedding_norm},
         **{name: getattr(model, name) for name in DROPOUTS},
     }
 

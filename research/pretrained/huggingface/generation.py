@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from research.config import Beam, Generation, Greedy, Power, Sampling, require
-from research.pretrained.huggingface.fields import check_types
+from research.pretrained.huggingface.fields import check_known, check_types
 
 STOPS: dict[Any, Literal["heuristic", "first", "never"]] = {False: "heuristic", True: "first", "never": "never"}
 
@@ -17,65 +17,120 @@ STOPS: dict[Any, Literal["heuristic", "first", "never"]] = {False: "heuristic", 
 DEFAULT_NEW_TOKENS, DEFAULT_TOP_K = 20, 50
 
 TOKENS = {"start_token": "decoder_start_token_id", "eos_token": "eos_token_id", "pad_token": "pad_token_id"}
+FIRST, DECAY = "begin_suppress_tokens", "exponential_decay_length_penalty"
 FORCED_TOKENS = {"forced_first": "forced_bos_token_id", "forced_last": "forced_eos_token_id"}
 
 NUMBER, WHOLE, NONE = (int, float), (int,), (type(None),)
+LISTS = ("bad_words_ids", "suppress_tokens", FIRST, DECAY)
 TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys((*TOKENS.values(), *FORCED_TOKENS.values()), WHOLE + NONE),
     **dict.fromkeys(("max_length", "min_length", "max_new_tokens", "min_new_tokens"), WHOLE + NONE),
     **dict.fromkeys(("num_beams", "num_return_sequences", "no_repeat_ngram_size", "top_k"), WHOLE + NONE),
     **dict.fromkeys(("temperature", "top_p", "min_p", "length_penalty", "repetition_penalty"), NUMBER + NONE),
-    "do_sample": (bool, *NONE),
+    **dict.fromkeys(("typical_p", "epsilon_cutoff", "eta_cutoff", "encoder_repetition_penalty"), NUMBER + NONE),
+    "eos_token_id": (int, list, *NONE),
+    "encoder_no_repeat_ngram_size": WHOLE + NONE,
+    **dict.fromkeys(("do_sample", "renormalize_logits"), (bool, *NONE)),
     "early_stopping": (bool, str, *NONE),
-    **dict.fromkeys(("bad_words_ids", "suppress_tokens"), (list, *NONE)),
+    **dict.fromkeys(LISTS, (list, *NONE)),
 }
 
-# Unsupported settings that would change the output, with their neutral values.
+# Unsupported settings that would change the output, with their neutral values beside null.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "num_beam_groups": (1,),
-    "diversity_penalty": (0.0,),
-    "penalty_alpha": (0.0,),
-    "typical_p": (1.0,),
-    "epsilon_cutoff": (0.0,),
-    "eta_cutoff": (0.0,),
-    "encoder_repetition_penalty": (1.0,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "sequence_bias": (),
-    "force_words_ids": (),
-    "begin_suppress_tokens": ([],),
-    "guidance_scale": (1.0,),
+    **dict.fromkeys(("constraints", "dola_layers", "force_words_ids", "forced_decoder_ids", "max_time"), ()),
+    **dict.fromkeys(("prompt_lookup_num_tokens", "sequence_bias", "top_h", "watermarking_config"), ()),
+    **dict.fromkeys(("assistant_early_exit", "assistant_ensemble_weight", "speculation_type"), ()),
+    **dict.fromkeys(("is_assistant", "remove_invalid_values", "token_healing", "use_mtp"), (False,)),
+    **dict.fromkeys(("diversity_penalty", "penalty_alpha"), (0.0,)),
+    **dict.fromkeys(("guidance_scale", "num_beam_groups"), (1,)),
+    "stop_strings": (),
 }
+
+# Settings that change no token: notes, what `generate` returns, caches, compilation, and details of other methods.
+UNUSED = frozenset("""
+    _commit_hash _from_model_config assistant_confidence_threshold assistant_lookbehind bos_token_id cache_config
+    cache_implementation compile_config continuous_batching_config disable_compile force_bos_token_to_be_generated
+    low_memory max_cache_len max_matching_ngram_size num_assistant_tokens num_assistant_tokens_schedule
+    output_attentions output_hidden_states output_logits output_scores prefill_chunk_size return_dict_in_generate
+    return_legacy_cache target_lookbehind transformers_version use_cache
+""".split())  # noqa: SIM905  # fmt: skip
+
+KNOWN = frozenset(TYPES) | frozenset(UNSUPPORTED) | UNUSED
 
 
 def parse(settings: Mapping[str, Any], path: Path) -> Generation:
     """Build the generation settings that the fields of the JSON object at `path` describe.
 
     Raises:
-        ConfigError: a field has a wrong type, is not supported, or is missing.
+        ConfigError: a field has a wrong type, is not known or not supported, or is missing.
     """
     settings = {name: value[0] if _single(name, value) else value for name, value in settings.items()}
     check_types(settings, TYPES, (), path)
+    check_known(settings, KNOWN, {}, path)
     settings = {name: value for name, value in settings.items() if value is not None}
     for name, neutral in UNSUPPORTED.items():
-        require(
-            settings.get(name) in (None, *neutral), f"{path}: {name} is {settings.get(name)!r}, which is not supported."
-        )
+        value = settings.get(name)
+        unused = value is None or value in neutral or (name == "top_h" and not settings.get("do_sample"))
+        require(unused, f"{path}: {name} is {value!r}, which is not supported.")
     missing = [name for name in TOKENS.values() if name not in settings]
     require(not missing, f"{path}: {', '.join(missing)} must be in the file or be passed.")
-    words = settings.get("bad_words_ids", [])
-    single = all(isinstance(word, list) and len(word) == 1 for word in words)
-    require(single, f"{path}: bad_words_ids is {words}; only words of one token are supported.")
-    tokens: dict[str, Any] = {field: settings.get(name) for field, name in (TOKENS | FORCED_TOKENS).items()}
     return Generation(
-        **tokens,
+        **_tokens(settings, path),
+        **_bans(settings, path),
+        **_growth(settings, path),
         method=_method(settings, path),
         outputs=settings.get("num_return_sequences", 1),
         max_length=settings.get("max_new_tokens", settings.get("max_length", DEFAULT_NEW_TOKENS + 1) - 1),
         min_length=settings.get("min_new_tokens", max(settings.get("min_length", 0) - 1, 0)),
-        banned=tuple(dict.fromkeys([*(word[0] for word in words), *settings.get("suppress_tokens", [])])),
         no_repeat_ngram=settings.get("no_repeat_ngram_size", 0),
         repetition_penalty=float(settings.get("repetition_penalty", 1.0)),
+        no_source_ngram=settings.get("encoder_no_repeat_ngram_size", 0),
+        source_reward=float(settings.get("encoder_repetition_penalty", 1.0)),
+        renormalize=settings.get("renormalize_logits", False),
     )
+
+
+def _tokens(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    tokens = {field: settings.get(name) for field, name in (TOKENS | FORCED_TOKENS).items()}
+    if isinstance(tokens["eos_token"], list):
+        tokens["eos_token"], *more = _ids("eos_token_id", tokens["eos_token"], path)
+        tokens["more_eos"] = tuple(more)
+    return tokens
+
+
+def _ids(name: str, value: Any, path: Path) -> tuple[int, ...]:
+    """Check a list of token ids."""
+    whole = isinstance(value, list) and all(type(id) is int and 0 <= id < 2**31 for id in value)
+    require(whole and len(value) > 0, f"{path}: {name} has {value!r}: give token ids, whole numbers from 0.")
+    return tuple(value)
+
+
+def _bans(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Read the tokens and words that may not be generated; as in transformers, no word forbids EOS alone."""
+    words = dict.fromkeys(_ids("bad_words_ids", word, path) for word in settings.get("bad_words_ids", []))
+    suppressed, first = (
+        _ids(name, settings[name], path) if settings.get(name) else () for name in ("suppress_tokens", FIRST)
+    )
+    forced = [id for id in suppressed if id in {settings.get(name) for name in FORCED_TOKENS.values()}]
+    require(not forced, f"{path}: suppress_tokens has {forced}, which must be generated first or last.")
+    ends = settings["eos_token_id"] if isinstance(settings["eos_token_id"], list) else [settings["eos_token_id"]]
+    single = [word[0] for word in words if len(word) == 1 and word[0] not in ends]
+    return {
+        "banned": tuple(dict.fromkeys([*single, *suppressed])),
+        "banned_sequences": tuple(word for word in words if len(word) > 1),
+        "banned_first": first,
+    }
+
+
+def _growth(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    match settings.get(DECAY):
+        case None:
+            return {}
+        case [int(start), int() | float() as growth]:
+            return {"eos_growth_start": start, "eos_growth": float(growth)}
+        case other:
+            require(False, f"{path}: {DECAY} is {other!r}, not [start, factor].")
+            raise AssertionError
 
 
 def _single(name: str, value: Any) -> bool:
@@ -92,12 +147,20 @@ def _method(settings: Mapping[str, Any], path: Path) -> Greedy | Sampling | Beam
             top_k=settings.get("top_k", DEFAULT_TOP_K),
             top_p=float(settings.get("top_p", 1.0)),
             min_p=float(settings.get("min_p", 0.0)),
+            typical_p=float(settings.get("typical_p", 1.0)),
+            epsilon=_cutoff(settings.get("epsilon_cutoff", 0.0)),
+            eta=_cutoff(settings.get("eta_cutoff", 0.0)),
         )
     if beams == 1:
         return Greedy()
     stop = settings.get("early_stopping", False)
     require(stop in STOPS, f"{path}: early_stopping is {stop!r}, not false, true or 'never'.")
     return Beam(beams=beams, length_penalty=Power(float(settings.get("length_penalty", 1.0))), stop=STOPS[stop])
+
+
+def _cutoff(value: float | int) -> float:
+    """Return a cutoff, or 0 for one outside (0, 1), which has no effect in transformers."""
+    return float(value) if 0 < value < 1 else 0.0
 
 
 def dump(generation: Generation, path: Path) -> dict[str, Any]:
@@ -109,11 +172,24 @@ def dump(generation: Generation, path: Path) -> dict[str, Any]:
         "repetition_penalty": generation.repetition_penalty,
     }
     settings |= {"min_length": generation.min_length + 1 if generation.min_length else None}
-    settings |= {"bad_words_ids": [[token] for token in generation.banned] or None}
+    # As a bad word, EOS would be left out.
+    singly = not set(generation.banned) & set(generation.ends)
+    words = [[token] for token in generation.banned * singly] + [list(words) for words in generation.banned_sequences]
+    settings |= {"bad_words_ids": words or None, FIRST: list(generation.banned_first) or None}
+    settings |= {"suppress_tokens": None if singly else list(generation.banned)}
+    if generation.more_eos:
+        settings["eos_token_id"] = list(generation.ends)
+    settings |= {"encoder_no_repeat_ngram_size": generation.no_source_ngram or None}
+    if generation.source_reward != 1.0:
+        settings["encoder_repetition_penalty"] = generation.source_reward
+    if generation.eos_growth != 1.0:
+        settings[DECAY] = [generation.eos_growth_start, generation.eos_growth]
+    settings |= {"renormalize_logits": generation.renormalize or None}
     match generation.method:
-        case Sampling(temperature, top_k, top_p, min_p):
-            settings |= {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-            settings |= {"min_p": min_p or None}
+        case Sampling() as method:
+            settings |= {"do_sample": True, "temperature": method.temperature, "top_k": method.top_k}
+            settings |= {"top_p": method.top_p, "min_p": method.min_p or None, "typical_p": method.typical_p}
+            settings |= {"epsilon_cutoff": method.epsilon or None, "eta_cutoff": method.eta or None}
         case Beam(beams, length_penalty, stop):
             early = next(value for value, own in STOPS.items() if own == stop)
             settings |= {"num_beams": beams, "early_stopping": early}

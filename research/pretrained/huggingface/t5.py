@@ -2,27 +2,26 @@
 
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from research.config import DROPOUTS, Model, Relative, RMSNorm, Tied, UntiedHead, require
-from research.pretrained.huggingface.fields import Facts, head_row
+from research.pretrained.huggingface.fields import (
+    ACTIVATIONS,
+    FIXED,
+    Activation,
+    Facts,
+    head_row,
+    written_activation,
+)
 from research.pretrained.table import AS_IS, HEADS_IN, HEADS_OUT, TRANSPOSED, Alias, FixedTensor, Row
 
 # --- config.json ------------------------------------------------------------------------------------------------------
 
-# feed_forward_proj -> activation, gated; the first match is written. Here "gated-gelu" is the tanh approximation.
-PROJECTIONS: dict[str, tuple[Literal["relu", "gelu", "gelu_tanh", "silu"], bool]] = {
-    "relu": ("relu", False),
-    "gelu": ("gelu", False),
-    "gelu_new": ("gelu_tanh", False),
-    "silu": ("silu", False),
-    "gated-relu": ("relu", True),
-    "gated-gelu": ("gelu_tanh", True),
-    "gated-gelu_new": ("gelu_tanh", True),
-    "gated-silu": ("silu", True),
-}
+# Values of feed_forward_proj; "gated-gelu" is the tanh approximation, though "gelu" is exact.
+GATED = "gated-"
+PROJECTIONS = (*ACTIVATIONS, *(GATED + name for name in ACTIVATIONS))
 
 
 class T5Family(NamedTuple):
@@ -51,18 +50,26 @@ SIZES = {
 }
 WHOLE = tuple(SIZES.values())
 
+# Other names of fields, which take precedence as in transformers.
+ALIASES = {"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
+ALIASES |= {"head_dim": "d_kv"}
+
 TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance"), (int,)),
     "num_decoder_layers": (int, type(None)),
-    **dict.fromkeys(("model_type", "feed_forward_proj"), (str,)),
+    **dict.fromkeys(("model_type", "feed_forward_proj", "dense_act_fn"), (str,)),
     **dict.fromkeys(("layer_norm_epsilon", "dropout_rate"), (int, float)),
-    **dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs"), (bool,)),
+    **dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs", "is_gated_act"), (bool,)),
 }
 
 # Defaults for config.json.
 TOKENS: dict[str, dict[str, int | None]] = {
     name: {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0} for name in FAMILIES
 }
+
+
+def fixed(config: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    return FIXED
 
 
 def read_facts(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: Path) -> Facts:
@@ -72,10 +79,7 @@ def read_facts(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], pat
 def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
     """Build the model that config.json, at `path`, describes; raise ConfigError if it is not supported."""
     family = FAMILIES[config["model_type"]]
-    projection = config.get("feed_forward_proj", family.projection)
-    allowed = ", ".join(PROJECTIONS)
-    require(projection in PROJECTIONS, f"{path}: feed_forward_proj is {projection!r}, not one of {allowed}.")
-    activation, gated = PROJECTIONS[projection]
+    activation, gated = _projection(config, family, path)
     decoder_layers = config.get("num_decoder_layers")
     return Model(
         **{field: config[name] for field, name in SIZES.items()},
@@ -91,6 +95,16 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
         norm=RMSNorm(config.get("layer_norm_epsilon", 1e-6)),
         **dict.fromkeys(DROPOUTS, config.get("dropout_rate", 0.1)),
     )
+
+
+def _projection(config: Mapping[str, Any], family: T5Family, path: Path) -> tuple[Activation, bool]:
+    """Determine the activation and whether it is gated; dense_act_fn and is_gated_act precede feed_forward_proj."""
+    projection, allowed = config.get("feed_forward_proj", family.projection), ", ".join(PROJECTIONS)
+    require(projection in PROJECTIONS, f"{path}: feed_forward_proj is {projection!r}, not one of {allowed}.")
+    implied = "gelu_new" if projection == GATED + "gelu" else projection.removeprefix(GATED)
+    activation, allowed = config.get("dense_act_fn", implied), ", ".join(ACTIVATIONS)
+    require(activation in ACTIVATIONS, f"{path}: dense_act_fn is {activation!r}, not one of {allowed}.")
+    return ACTIVATIONS[activation], config.get("is_gated_act", projection.startswith(GATED))
 
 
 def _head(config: Mapping[str, Any], family: T5Family, facts: Facts) -> Tied | UntiedHead:
@@ -109,10 +123,9 @@ def _head(config: Mapping[str, Any], family: T5Family, facts: Facts) -> Tied | U
 
 def write_config(model: Model) -> dict[str, Any]:
     """Return the fields of config.json that describe the model, for the family nearest to it."""
-    pair = (model.activation, model.gated)
-    unknown = f"model.activation is {pair[0]!r} with gated {pair[1]}, which Hugging Face's T5 does not have."
-    require(pair in PROJECTIONS.values(), unknown)
-    config = {name: getattr(model, field) for field, name in SIZES.items()}
+    activation = written_activation(model)
+    plain = "gelu" if model.gated and activation == "gelu_new" else activation
+    config: dict[str, Any] = {name: getattr(model, field) for field, name in SIZES.items()}
     match model.positions:
         case Relative(buckets, max_distance, per_layer):
             config |= {"relative_attention_num_buckets": buckets, "relative_attention_max_distance": max_distance}
@@ -130,7 +143,9 @@ def write_config(model: Model) -> dict[str, Any]:
     return config | {
         "architectures": [FAMILIES[config["model_type"]].architecture],
         "num_decoder_layers": model.decoder_layers,
-        "feed_forward_proj": next(name for name, own in PROJECTIONS.items() if own == pair),
+        "feed_forward_proj": GATED * model.gated + plain,
+        "dense_act_fn": activation,
+        "is_gated_act": model.gated,
         "dropout_rate": model.dropout,
     }
 

@@ -11,7 +11,17 @@ from research import Marian
 from research.config import ConfigError
 from research.data.tokenizer import open_tokenizer
 
-CODED = (">>deu<< Hello", ">>deu<<the river", ">>xxx<< a", ">>deu a", ">> deu << a", ">>ron<<", "a >>deu<< b")
+CODED = (
+    ">>deu<< Hello",
+    ">>deu<<the river",
+    ">>xxx<< a",
+    ">>deu a",
+    ">> deu << a",
+    ">>ron<<",
+    "a >>deu<< b",
+    ">>> 1 << 2",
+    " >>> 1 << 2",
+)
 SIDES = ("source", "target")
 
 
@@ -33,6 +43,13 @@ def test_a_language_is_a_code_before_the_source(families):
     assert marian.source(["the river"], ">>deu<<") == [[code, *marian.source(["the river"])[0]]]
     assert marian.target(["the river"], ">>deu<<") == marian.target(["the river"])
     assert marian.source([">>xxx<<the"])[0][0] == marian.unknown_id
+
+
+def test_what_looks_like_a_code_is_lost_unless_a_space_comes_first(families):
+    marian = families["marian"]
+    assert marian.source([">>> 1 << the river"])[0] == [marian.unknown_id, *marian.source([" the river"])[0]]
+    assert marian.source([" >>> 1 << the river"])[0] != marian.source([">>> 1 << the river"])[0]
+    assert len(marian.source([" >>> 1 << the river"])[0]) > 2 + len(marian.source(["the river"])[0])
 
 
 def test_separate_vocabularies_have_their_own_sizes(files, tmp_path):

@@ -229,6 +229,21 @@ def test_a_vocabulary_smaller_than_its_sentinels_is_refused(sentinels, model_pat
         open_tokenizer(SentencePiece(model_path, sentinels=1001))
 
 
+@pytest.mark.parametrize(
+    "name", ["<extra_id_007>", "<extra_id_٣>", "<extra_id_100>", "<extra_id_>", "<extra_id_" + "9" * 5000 + ">"]
+)
+def test_only_the_names_of_sentinels_are_sentinels(trained, name):
+    """Any other is text, as a whole with what is around it."""
+    text = f"the {name} of a list"
+    assert trained.source([text]) == trained.target([text])
+    assert trained.source([f"{text}<extra_id_99> end"])[0] == [
+        *trained.encode(text),
+        trained.sentinel_ids[99],
+        *trained.encode(" end"),
+        trained.eos_id,
+    ]
+
+
 # --- Hugging Face -----------------------------------------------------------------------------------------------------
 
 
