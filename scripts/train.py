@@ -7,6 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from research.config import ConfigError, load, override, require
+from research.storage import stop
 from scripts import command_line
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train_experiment(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    with stop.listening():  # before anything slow: importing JAX takes seconds
+        return _train(options, overrides)
+
+
+def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     file = load.open_experiment(options.experiment)
     config = override.apply(file.config, overrides)
     from research.storage.bucket import any_path  # after the config is checked: importing JAX takes seconds

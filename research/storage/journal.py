@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from research.config import ConfigError, require
-from research.storage.files import json_line, try_lock, utf8, whole
+from research.storage.files import json_line, parse_lines, try_lock, utf8, whole
 
 
 def check_new(output: Path | None) -> None:
@@ -65,12 +65,14 @@ class Journal:
             f"{self.partial} was begun by another command or for other lines: move it away, or give another --output.",
         )
         complete = 0
-        for line in content.splitlines(keepends=True):  # of bytes: splits at ASCII line ends only, which JSON escapes
-            if not line.endswith(b"\n"):
+        for line in content.split(b"\n")[:-1]:
+            values, damaged = parse_lines(line)
+            if damaged:
+                print(f"{self.partial} is damaged: what follows byte {complete:,} is computed again.", file=sys.stderr)
                 break
             if complete:
-                self.done |= {int(number): result for number, result in json.loads(line).items()}
-            complete += len(line)
+                self.done |= {int(number): result for value in values for number, result in value.items()}
+            complete += len(line) + 1
         file.truncate(complete)
         if not complete:
             file.write(first)

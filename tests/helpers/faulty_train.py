@@ -2,6 +2,7 @@
 
 ROWS=file      file.HOST gets one line of JSON a step: the step, and a digest of each global row that this host had
 HANG=1:7       host 1 hangs before step 7
+SLOW=0.2       each step waits for its rows this number of seconds
 LEASE=2        another process may take the lock of a bucket after this number of seconds
 UNREADABLE=7   the rows of step 7 cannot be read: the thread that makes them raises an error
 """
@@ -11,6 +12,7 @@ import json
 import os
 import runpy
 import threading
+import time
 from collections.abc import Iterator
 
 import jax
@@ -34,6 +36,7 @@ def train(self: Pipeline, start_row: int = 0, shard: Shard = WHOLE) -> Iterator[
         line = [number + 1, [(row, digest.hexdigest()[:16]) for row, digest in zip(rows, digests, strict=True)]]
         with open(f"{os.environ['ROWS']}.{jax.process_index()}", "a") as record:
             record.write("\n" + json.dumps(line))
+        time.sleep(float(os.environ.get("SLOW", 0)))
         if [str(jax.process_index()), str(number + 1)] == HANG:
             threading.Event().wait()
         yield batch

@@ -93,6 +93,7 @@ def test_lines_are_read_back_whatever_their_texts_hold(tmp_path: Path) -> None:
     files.append_lines(path, values[2:])
     assert files.read_lines(path) == values
     assert path.read_bytes().count(b"\n") == 3
+    assert len(path.read_text().splitlines()) == 3  # by a reader that ends lines at these letters too
     files.write_lines(path, values[1:])
     assert files.read_lines(path) == values[1:]
 
@@ -108,10 +109,25 @@ def test_a_line_that_a_kill_cut_short_is_left_out_and_spoils_no_other(tmp_path: 
     assert files.read_lines(path) == [{"a": 1}, {"a": 3}]
 
 
-def test_what_is_no_object_is_left_out(tmp_path: Path) -> None:
+def test_what_is_no_object_is_left_out_and_counted(tmp_path: Path, capsys) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'[1]\n\n7\nnull\n\xff\xfe\n{"a": 1}\r\n')
-    assert files.read_lines(path) == [{"a": 1}]
+    for _ in range(2):
+        assert files.read_lines(path) == [{"a": 1}]
+    assert capsys.readouterr().err == f"{path}: 4 lines are not JSON objects and are left out.\n"
+
+
+def test_damaged_lines_are_moved_beside_the_file(tmp_path: Path, capsys) -> None:
+    path, aside = tmp_path / "lines.jsonl", tmp_path / "lines.jsonl.damaged"
+    assert files.keep_lines(path) == 0
+    path.write_bytes('{"a": "x\u2028y"}\n[1]\n{"a": 2, "b\n\n{"a": 3}'.encode())
+    assert files.keep_lines(path, lambda value: value["a"] != 3) == 2
+    assert files.read_lines(path) == [{"a": "x\u2028y"}]
+    assert aside.read_bytes() == b'[1]\n{"a": 2, "b\n'
+    assert f"{path}: 2 lines cannot be read; they are moved to {aside}." in capsys.readouterr().err
+    before = path.stat().st_mtime_ns
+    assert files.keep_lines(path) == 0
+    assert path.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("word", ["import fcntl", "os.replace(", "flock("])
