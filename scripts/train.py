@@ -7,7 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from research.config import ConfigError, load, override, require
-from research.storage import stop
+from research.storage import output, stop
 from scripts import command_line
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="continue a run although the code of your own parts has changed since its checkpoint",
     )
     parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
-    return command_line.run(parser, train_experiment, arguments, (command_line.CONFIG,))
+    with output.guarded(fatal=False):  # a run goes on when its terminal goes away
+        return command_line.run(parser, train_experiment, arguments, (command_line.CONFIG,))
 
 
 def train_experiment(options: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -17,7 +17,7 @@ from research.parallel import hosts
 from research.parallel.mesh import place_batch
 from research.pretrained.find import Weights
 from research.report.plot import plot_loss
-from research.storage import code, run_directory, stop
+from research.storage import code, output, run_directory, stop
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import CheckpointError, Checkpoints, check_same
@@ -257,6 +257,8 @@ class _Loop:
         self.checkpoints.check()
         run.evaluation_due = run.step == run.config.steps or run.step % run.config.evaluation.every == 0
         self.save_due |= run.step % run.config.checkpoint.every == 0
+        if reason := output.failure():
+            run_directory.record_event(self.directory, run.step, reason)
         self.stopping |= stop.reached()
         self.watchdog.beat()
 
