@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from research.config import ConfigError, require
 from research.storage import stop
-from research.storage.files import hash_file, sync, sync_tree, try_lock
+from research.storage.files import hash_file, sync, sync_tree
+from research.storage.lock import FileLock
 
 CHUNK_BYTES = 1 << 20
 CONTENTS = "CONTENTS.json"
@@ -133,11 +134,11 @@ def drop(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of an entry. The kernel releases it when the process ends, even if it is killed."""
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        if not try_lock(lock):
+    """Hold the lock of an entry. It ends with the process, even if it is killed."""
+    with FileLock(path.with_name(path.name + ".lock")) as lock:
+        if not lock.take():
             print(f"Waiting for another process that is building {path}.", file=sys.stderr, flush=True)
-            while not try_lock(lock):
+            while not lock.take():
                 time.sleep(LOOK_EVERY)
                 stop.check()
         yield

@@ -1,4 +1,4 @@
-"""Files on a disk: atomic writes, locks, and JSON lines.
+"""Files on a disk: atomic writes, the kernel's locks, and JSON lines.
 
 Buckets have no renaming, but each write of an object is atomic there.
 """
@@ -15,7 +15,6 @@ from typing import IO, Any, BinaryIO, NamedTuple
 
 from etils import epath
 
-from research.config import ConfigError
 from research.storage import stop
 
 PIECE_BYTES = 1 << 22
@@ -91,27 +90,25 @@ def hash_file(file: IO[bytes], hash: Any) -> Any:
 # --- Locks ------------------------------------------------------------------------------------------------------------
 
 
+class NoLocksError(OSError):
+    """A file system that has no locks, or on which they do not work."""
+
+
 def try_lock(file: IO[Any]) -> bool:
     """Lock an open file unless another process has locked it; return whether this process has the lock.
 
     The lock ends when the file is closed or the process ends, even if it is killed.
+
+    Raises:
+        NoLocksError: the file system has no locks.
     """
     try:
-        _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return True
-
-
-def _flock(file: IO[Any], operation: int) -> None:
-    try:
-        fcntl.flock(file, operation)
-    except BlockingIOError:
-        raise
     except OSError as error:
-        raise ConfigError(
-            f"{file.name} cannot be locked ({error.strerror}): use a file system that supports locks."
-        ) from error
+        raise NoLocksError(error.strerror) from error
+    return True
 
 
 # --- Lines of JSON ----------------------------------------------------------------------------------------------------

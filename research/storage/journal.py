@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from research.config import ConfigError, require
-from research.storage.files import json_line, parse_lines, try_lock, utf8, whole
+from research.storage.files import json_line, parse_lines, utf8, whole
+from research.storage.lock import FileLock
 
 
 def check_new(output: Path | None) -> None:
@@ -45,18 +46,19 @@ class Journal:
             return
         self.partial = output.with_name(output.name + ".partial")
         try:
-            self.file = self.partial.open("a+b")
+            self.file, self.lock = self.partial.open("a+b"), FileLock(self.partial)
         except OSError as error:
             raise ConfigError(f"{self.partial} cannot be written ({error.strerror}): give another --output.") from error
         try:
             self._resume(self.file, request)
         except BaseException:
             self.file.close()
+            self.lock.release()
             raise
 
     def _resume(self, file: BinaryIO, request: Any) -> None:
         """Read the results of earlier starts. A last line that was cut short is dropped and computed again."""
-        require(try_lock(file), f"{self.partial} is being written by another process: wait for it.")
+        require(self.lock.take(), f"{self.partial} is being written by another process: wait for it.")
         first = json_line({"asked": hashlib.sha256(json.dumps(request, default=repr).encode()).hexdigest()})
         file.seek(0)
         content = file.read()
@@ -85,6 +87,7 @@ class Journal:
             if not self.done:
                 self.partial.unlink(missing_ok=True)
             self.file.close()
+            self.lock.release()
 
     def add(self, results: dict[int, Any]) -> None:
         """Add results; they are on disk when this returns."""

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,8 @@ from research.config import ConfigError, Experiment, override, parse_json, requi
 from research.config.load import ExperimentFile
 from research.storage import bucket, code, manifest
 from research.storage.bucket import AnyPath, is_remote
-from research.storage.files import UNFINISHED, append_lines, keep_lines, read_lines, try_lock, write_json, write_lines
+from research.storage.files import UNFINISHED, append_lines, keep_lines, read_lines, write_json, write_lines
+from research.storage.lock import FileLock, taken_in_time
 
 # Fields that may change between two starts of one run. They change no number beyond float rounding, except `steps`:
 # linear and cosine schedules end at the last step.
@@ -67,6 +69,7 @@ class RunFiles(NamedTuple):
 
     local: Path  # directory to write to
     publish: Callable[[], None] = lambda: None  # uploads the files to a bucket
+    check: Callable[[], None] = lambda: None  # raises OSError if the directory is no more this process's
 
 
 @contextlib.contextmanager
@@ -89,7 +92,8 @@ def claim(
                     mirror = held.enter_context(bucket.mirrored(directory))
                     run_files = RunFiles(mirror.local, mirror.publish)
                 checkpoints = directory / "checkpoints"
-                held.enter_context(_claim_local(run_files.local, checkpoints, config, file, accept_changed_code))
+                claimed = _claim_local(run_files.local, checkpoints, config, file, accept_changed_code)
+                run_files = run_files._replace(check=held.enter_context(claimed))
                 run_files.publish()
             except ConfigError as error:
                 message = str(error).replace(str(run_files.local), str(directory))
@@ -105,12 +109,12 @@ def claim(
 @contextlib.contextmanager
 def _claim_local(
     directory: Path, checkpoints: AnyPath, config: Experiment, file: ExperimentFile | None, accept_changed_code: bool
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     with _writable(directory, checkpoints):
         _check_new_or_run(directory, checkpoints)
         check_contained(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        lock = open(directory / "RUN.lock", "a+")  # noqa: SIM115 (closed below, with the lock)
+        lock = FileLock(directory / "RUN.lock")
     with lock:
         _lock(lock, directory)
         _check_same_run(directory, checkpoints, config)
@@ -118,7 +122,7 @@ def _claim_local(
             code.check_kept(directory, code.SourceFiles.of(file.path), config, accept_changed_code)
         with _writable(directory, checkpoints):
             _record_start(directory, config, file)
-        yield
+        yield partial(_check_still_ours, lock, directory)
 
 
 @contextlib.contextmanager
@@ -274,7 +278,7 @@ def _check_new_or_run(directory: Path, checkpoints: AnyPath) -> None:
 
 def _left_by_a_start(name: str) -> bool:
     """Tell whether a start that is killed before it writes the config can leave a file of this name."""
-    return name == "RUN.lock" or (name.startswith("config.json") and name.endswith(UNFINISHED))
+    return name.startswith("RUN.lock") or (name.startswith("config.json") and name.endswith(UNFINISHED))
 
 
 def check_contained(directory: Path) -> None:
@@ -293,19 +297,29 @@ def check_contained(directory: Path) -> None:
         require(path.is_dir() or not path.exists(), f"{path} must be a directory, and is a file: move it away.")
 
 
-def _lock(lock: Any, directory: Path) -> None:
-    for attempt in range(10):
-        if try_lock(lock):
-            break
-        if attempt < 9:
+def _lock(lock: FileLock, directory: Path) -> None:
+    taken = lock.take()
+    for _ in range(9):
+        if not taken and not lock.leased:
             time.sleep(0.05)  # `is_held` in another process takes the lock briefly
-            continue
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        raise ConfigError(f"{directory} is in use by {holder}: wait for it, or give another --run_dir.")
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    lock.flush()
+            taken = lock.take()
+    require(
+        taken or taken_in_time(lock),
+        f"{directory} is in use by {lock.holder()}: wait for it, or give another --run_dir.",
+    )
+    lock.file.truncate(0)
+    lock.file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.file.flush()
+
+
+def _check_still_ours(lock: FileLock, directory: Path) -> None:
+    """Raise OSError if the directory was moved or deleted, or its lock was taken over, since this process has it."""
+    if lock.lost:
+        raise OSError(f"{directory} was taken over by {lock.lost}: this process saves nothing more")
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(lock.file.fileno()), os.stat(lock.path)):
+            return
+    raise OSError(f"{directory} was moved or deleted while the run used it")
 
 
 def is_held(directory: Path) -> bool:
@@ -313,8 +327,8 @@ def is_held(directory: Path) -> bool:
     path = directory / "RUN.lock"
     if not path.is_file():
         return False
-    with open(path) as lock:
-        return not try_lock(lock)
+    with FileLock(path, "r") as lock:
+        return lock.is_held_elsewhere()
 
 
 def _check_same_run(directory: Path, checkpoints: AnyPath, config: Experiment) -> None:

@@ -189,7 +189,7 @@ def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weigh
         Trace(config.profile, directory / "profile", run.step) as trace,
         _finished_saves(checkpoints),
     ):
-        loop = _Loop(run, directory, checkpoints, reporter, watchdog, state, key)
+        loop = _Loop(run, run_files, checkpoints, reporter, watchdog, state, key)
         while not loop.finished:
             if not run.evaluation_due:
                 loop.update(trace)
@@ -221,14 +221,14 @@ class _Loop:
     def __init__(
         self,
         run: Run,
-        directory: Path,
+        run_files: RunFiles,
         checkpoints: Checkpoints,
         reporter: log.Reporter,
         watchdog: Watchdog,
         state: TrainState,
         key: jax.Array,
     ) -> None:
-        self.run, self.directory, self.checkpoints = run, directory, checkpoints
+        self.run, self.run_files, self.directory, self.checkpoints = run, run_files, run_files.local, checkpoints
         self.reporter, self.watchdog = reporter, watchdog
         self.state, self.key = state, key
         self.batches = run.pipeline.train(run.next_row, run.shard)
@@ -300,6 +300,7 @@ class _Loop:
         run, last = self.run, self.finished or self.stopping
         if not (last or self.save_due or (self.evaluated and run.best.step == run.step)):
             return
+        self.run_files.check()  # Orbax would make a directory that was moved anew
         with self.reporter.pause():
             # Not while updates are being skipped: keep the checkpoint from before them.
             if last or not self.reporter.skipping:

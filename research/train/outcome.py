@@ -70,7 +70,11 @@ def outcome(directory: Path, checkpoints: AnyPath) -> Iterator[Outcome]:
         run.end("not finite", f"{error}: {back}; {advice}.")
     except (CheckpointError, OSError) as error:
         where = f"{checkpoints.parent} stopped at step {run.step}"
-        run.end("failed", f"{where}: {error}; {manifest.kept(checkpoints)}. Fix the cause, then repeat the command.")
+        if not directory.is_dir():  # whatever it was that failed first
+            run.end("failed", f"{where}: it was moved or deleted. Repeat the command where it is now.")
+        else:
+            kept = manifest.kept(checkpoints)
+            run.end("failed", f"{where}: {error}; {kept}. Fix the cause, then repeat the command.")
         _print_on_every_host(run)
     except ConfigError as error:
         run.write("bad input", str(error))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from research.config import ConfigError
 from research.storage import files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,16 +72,6 @@ def test_a_lock_excludes_another_process_until_its_file_is_closed(tmp_path: Path
         assert files.try_lock(lock)
         assert taken_elsewhere() == "False"
     assert taken_elsewhere() == "True"
-
-
-def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(file: object, operation: int) -> None:
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
-    message = r"lock cannot be locked \(No locks available\): use a file system"
-    with (tmp_path / "lock").open("w") as lock, pytest.raises(ConfigError, match=message):
-        files.try_lock(lock)
 
 
 def test_lines_are_read_back_whatever_their_texts_hold(tmp_path: Path) -> None:
