@@ -2,13 +2,16 @@
 
 import os
 import sys
+import threading
 from typing import Any
 
 _excepthook, _unraisablehook = sys.excepthook, sys.unraisablehook
 
 
 def _except(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    if not issubclass(kind, KeyboardInterrupt):
+    # Writes of a save that has failed, and whose error is raised elsewhere, end after the loop that awaited them.
+    late = str(error) == "Event loop is closed" and threading.current_thread() is not threading.main_thread()
+    if not issubclass(kind, KeyboardInterrupt) and not late:
         _excepthook(kind, error, trace)
 
 

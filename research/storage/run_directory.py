@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -70,6 +71,11 @@ class RunFiles(NamedTuple):
     local: Path  # directory to write to
     publish: Callable[[], None] = lambda: None  # uploads the files to a bucket
     check: Callable[[], None] = lambda: None  # raises OSError if the directory is no more this process's
+
+    def before_commit(self) -> None:
+        """Let a checkpoint be committed only in a directory that is this process's, and with the files beside it."""
+        self.check()
+        self.publish()
 
 
 @contextlib.contextmanager
@@ -320,6 +326,14 @@ def _check_still_ours(lock: FileLock, directory: Path) -> None:
         if os.path.samestat(os.fstat(lock.file.fileno()), os.stat(lock.path)):
             return
     raise OSError(f"{directory} was moved or deleted while the run used it")
+
+
+def remove_stray(directory: Path) -> None:
+    """Delete what a save in the background has made under the old name of a directory that was moved meanwhile."""
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    saves = list((directory / "checkpoints").iterdir()) if names == ["checkpoints"] else []
+    if names == ["checkpoints"] and all(".orbax-checkpoint-tmp" in path.name for path in saves):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_held(directory: Path) -> bool:

@@ -102,9 +102,9 @@ def _train(
         return 0
     launch = _Launch(config, directory, mesh, weights, startup, users_code, accept_changed_code or file is None)
     with run_directory.claim(directory, config, file, accept_changed_code) as run_files:
-        with outcome(run_files.local, directory / "checkpoints") as end:
+        with outcome(run_files, directory / "checkpoints") as end:
             checkpoints = Checkpoints(
-                directory / "checkpoints", config.checkpoint, config.evaluation.best, run_files.publish
+                directory / "checkpoints", config.checkpoint, config.evaluation.best, run_files.before_commit
             )
             run = _start(launch, run_files.local, checkpoints, end)
             if run is not None:
@@ -206,10 +206,10 @@ def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weigh
 
 @contextlib.contextmanager
 def _finished_saves(checkpoints: Checkpoints) -> Iterator[None]:
-    """Wait for the last save before the message about a loss that is not finite names a checkpoint."""
+    """Wait for the last save before a message names the checkpoint to continue from, and a stray one is deleted."""
     try:
         yield
-    except NotFiniteError:
+    except (NotFiniteError, OSError):
         with contextlib.suppress(CheckpointError):
             checkpoints.wait()
         raise

@@ -52,9 +52,9 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def outcome(directory: Path, checkpoints: AnyPath) -> Iterator[Outcome]:
+def outcome(run_files: RunFiles, checkpoints: AnyPath) -> Iterator[Outcome]:
     """Print how a run ended, from its first look at its checkpoints on, write it to RESULT.json, set the exit code."""
-    run = Outcome(directory, checkpoints)
+    run = Outcome(run_files.local, checkpoints)
     try:
         yield run
     except Preempted:
@@ -70,8 +70,12 @@ def outcome(directory: Path, checkpoints: AnyPath) -> Iterator[Outcome]:
         run.end("not finite", f"{error}: {back}; {advice}.")
     except (CheckpointError, OSError) as error:
         where = f"{checkpoints.parent} stopped at step {run.step}"
-        if not directory.is_dir():  # whatever it was that failed first
-            run.end("failed", f"{where}: it was moved or deleted. Repeat the command where it is now.")
+        try:
+            run_files.check()
+        except OSError as lost:  # and so whatever failed
+            run_directory.remove_stray(run_files.local)
+            run.exit_code = run_directory.EXIT_CODES["failed"]
+            say(f"{where}: {lost}. Repeat the command where it is now.")
         else:
             kept = manifest.kept(checkpoints)
             run.end("failed", f"{where}: {error}; {kept}. Fix the cause, then repeat the command.")
