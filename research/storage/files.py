@@ -79,8 +79,11 @@ def sync_tree(tree: Path) -> None:
         sync(Path(folder))
 
 
-def hash_file(file: IO[bytes], hash: Any) -> Any:
-    """Add the rest of an open file to a hash and return it. Between pieces it looks for a request to stop."""
+def hash_file(file: Any, hash: Any) -> Any:
+    """Add the rest of a file, open on a disk or in a bucket, to a hash and return it.
+
+    Between pieces it looks for a request to stop.
+    """
     while piece := file.read(PIECE_BYTES):
         hash.update(piece)
         stop.check()
