@@ -13,6 +13,7 @@ from pathlib import Path
 
 from research.config import ConfigError, Experiment, Generation, Model, override, require
 from research.config.base import closest
+from research.storage import output, stop
 
 # The class that has the fields of each kind of override.
 CONFIG, GENERATION, MODEL = "--config.", "--generation.", "--model."
@@ -44,13 +45,23 @@ def run(
     arguments: Sequence[str] | None = None,
     prefixes: Sequence[str] = (),
 ) -> int:
-    """Parse the arguments, call `work(options, overrides of each prefix ...)` and return the exit code."""
+    """Parse the arguments, call `work(options, overrides of each prefix ...)` and return the exit code.
+
+    A Ctrl-C ends the command with 130, a request to stop (where `work` listens for one) with 42.
+    """
     try:
-        options, overrides = parse(known, sys.argv[1:] if arguments is None else arguments, prefixes)
-        return work(options, *overrides) or 0
+        with output.guarded(fatal=True):
+            options, overrides = parse(known, sys.argv[1:] if arguments is None else arguments, prefixes)
+            return work(options, *overrides) or 0
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except output.OutputError as error:
+        if not error.closed:
+            print(f"error: {error}.", file=sys.stderr)
+        return 1
+    except stop.Stopped:
+        return 42
     except KeyboardInterrupt:
         return 130
 

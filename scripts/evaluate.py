@@ -216,6 +216,7 @@ def evaluate_tasks(
     facts: dict[str, Any],
 ) -> None:
     from research.decode import evaluate
+    from research.storage.files import json_text
     from research.storage.journal import Journal
     from research.train import summary
 
@@ -242,7 +243,7 @@ def evaluate_tasks(
             write_scores(output / "scores.json", facts | {"seed": options.seed}, results)
             rows = (row for one, part in zip(eval_tasks, all_answers, strict=True) for row in part.rows(one))
             numbered = ({"number": number} | row for number, row in enumerate(rows, 1))
-            journal.finish(json.dumps(row, ensure_ascii=False) for row in numbered)
+            journal.finish(json_text(row) for row in numbered)
     for one, part in zip(eval_tasks, all_answers, strict=True):
         shown = evaluate.samples(one, part.written, options.samples)
         summary.show_samples(f"{one.name}: example", [sample._asdict() for sample in shown])

@@ -1,7 +1,6 @@
 """Generate text from text with any trained model: kintsugi generate MODEL "A line of text." """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,8 +179,10 @@ def plain(row: dict[str, Any], outputs: list[dict[str, Any]], options: argparse.
 
 
 def jsonl(row: dict[str, Any], outputs: list[dict[str, Any]], options: argparse.Namespace) -> list[str]:
+    from research.storage.files import json_text
+
     kept = ("text", "score") if options.scores else ("text",)
-    return [json.dumps({**row, "outputs": [{name: one[name] for name in kept} for one in outputs]}, ensure_ascii=False)]
+    return [json_text({**row, "outputs": [{name: one[name] for name in kept} for one in outputs]})]
 
 
 def converse(generator: Any, options: argparse.Namespace) -> None:

@@ -9,10 +9,11 @@ import multiprocessing
 import os
 import pickle
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from research import TFDS
 from research.config import Denoising, Experiment, load, modules, override, require
+from research.storage import stop
 from research.storage.progress import Progress
 from scripts import command_line
 
@@ -40,7 +42,8 @@ data sets that TFDS builds with Apache Beam (c4, wiki40b)
     kintsugi prepare EXPERIMENT.py --beam_runner DataflowRunner --beam_options=--project=P --beam_options=...
 
 exit codes
-  0 done, this shard at least   1 failed; the same command continues   2 bad input
+  0 done, this shard at least   1 failed   2 bad input   42 stopped by SIGTERM or Ctrl-C
+  After 1 and 42 the same command continues; finished pieces are kept.
 """
 
 
@@ -67,10 +70,11 @@ def prepare_experiment(options: argparse.Namespace, overrides: dict[str, str]) -
     file = load.open_experiment(options.experiment)
     config = override.apply(file.config, overrides)
     try:
-        if options.beam_runner is not None:
-            build(config, options.beam_runner, options.beam_options)
-        else:
-            prepare(config, options.jobs, *shard, file=file)
+        with stop.listening(), stop.stoppable():
+            if options.beam_runner is not None:
+                build(config, options.beam_runner, options.beam_options)
+            else:
+                prepare(config, options.jobs, *shard, file=file)
     except BrokenProcessPool:
         print(
             "error: a process was killed, perhaps for lack of memory: lower --jobs and repeat.",
@@ -156,13 +160,19 @@ def make_in_processes(data: Denoising, mine: Sequence[Work], jobs: int, file: lo
         ProcessPoolExecutor(jobs, mp_context=spawned, initializer=_open, initargs=(pickled, own)) as pool,
         Progress(f"Tokenising in {jobs} processes", len(mine), "pieces") as progress,
     ):
-        made: list[Future[None]] = [pool.submit(_make, work) for work in mine]
+        waiting: set[Future[None]] = {pool.submit(_make, work) for work in mine}
+        processes = list((pool._processes or {}).values())  # the executor has no way to stop work that has begun
         try:
-            for future in as_completed(made):
-                future.result()
-                progress.advance()
+            while waiting:
+                done, waiting = wait(waiting, timeout=stop.EVERY, return_when=FIRST_COMPLETED)
+                stop.check()
+                for future in done:
+                    future.result()
+                    progress.advance()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:  # a killed build leaves nothing that could be taken for a piece
+                process.kill()
             raise
 
 
@@ -171,6 +181,7 @@ def _open(pickled: bytes, own: Path | None) -> None:
 
     `own` is the experiment's file if the data has classes of it, which must be loaded to be unpickled.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C, which reaches all, the first process takes care
     if own is not None:
         modules.load(own)
     data: Denoising = pickle.loads(pickled)

@@ -1,7 +1,6 @@
 """Score given targets by their log-likelihood under any trained model: kintsugi score MODEL --input pairs.tsv"""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,10 +83,12 @@ def read(name: str) -> Iterator[dict[str, Any]]:
 
 
 def line(row: dict[str, Any], scores: list[float], as_json: bool) -> str:
+    from research.storage.files import json_text
+
     if not as_json:
         return f"{sum(scores):.4f}\t{len(scores)}"
     added = {"score": sum(scores), "tokens": len(scores), "token_scores": scores}
-    return json.dumps({**row, **added}, ensure_ascii=False)
+    return json_text({**row, **added})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from research.config import ConfigError, load, override, require
+from research.storage import output, stop
 from scripts import command_line
 
 if TYPE_CHECKING:
@@ -49,12 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
         help="continue a run although the code of your own parts has changed since its checkpoint",
     )
     parser.add_argument("--dry_run", action="store_true", help="compile, print the launch summary, train nothing")
-    return command_line.run(parser, train_experiment, arguments, (command_line.CONFIG,))
+    with output.guarded(fatal=False):  # a run goes on when its terminal goes away
+        return command_line.run(parser, train_experiment, arguments, (command_line.CONFIG,))
 
 
 def train_experiment(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    with stop.listening():  # before anything slow: importing JAX takes seconds
+        return _train(options, overrides)
+
+
+def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     file = load.open_experiment(options.experiment)
     config = override.apply(file.config, overrides)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # JAX's runtime would log every SIGTERM as a warning
     from research.storage.bucket import any_path  # after the config is checked: importing JAX takes seconds
     from research.train.loop import train
     from research.train.startup import Startup, process_began

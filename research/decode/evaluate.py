@@ -62,11 +62,22 @@ class Sample(NamedTuple):
     reference: str
 
 
-def held_out(eval_step: Callable[[Params, Batch], Sums], params: Params, batches: Iterable[Batch]) -> dict[str, float]:
-    """Compute the mean negative log-likelihood per target token, in nats, and the accuracy, with teacher forcing."""
+def held_out(
+    eval_step: Callable[[Params, Batch], Sums],
+    params: Params,
+    batches: Iterable[Batch],
+    after_batch: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Compute the mean negative log-likelihood per target token, in nats, and the accuracy, with teacher forcing.
+
+    `after_batch` is called when a batch is finished; the next one is then on the device already.
+    """
     sums: Any = None
     for batch in batches:
         of_batch = eval_step(params, batch)
+        if sums is not None:
+            jax.block_until_ready(sums)
+            after_batch()
         sums = of_batch if sums is None else jax.tree.map(lambda a, b: a + b, sums, of_batch)
     total = jax.device_get(sums)
     return {

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from research.config import ConfigError
+from research.storage import stop
 
 
 def await_hosts(seconds: float) -> None:
@@ -65,6 +66,7 @@ def initialize_hosts(cluster: Cluster | None = None, patience: int = 300, heartb
         jax.distributed.initialize(alone, num_processes=1, process_id=0, coordinator_bind_address=alone)
     finally:
         late.cancel()
+    stop.follow_jax()
 
 
 def _exit_after_timeout(cluster: Cluster | None, seconds: int) -> None:

@@ -16,7 +16,8 @@ from research.pretrained import find
 from research.pretrained.files import new_directory
 from research.storage import run_directory
 from research.storage.bucket import AnyPath
-from research.storage.checkpoint import steps_on_disk, write_parameters
+from research.storage.checkpoint import write_parameters
+from research.storage.manifest import steps_on_disk
 from research.storage.progress import Progress
 
 

@@ -31,8 +31,8 @@ from research.pretrained.table import fresh_paths
 from research.pretrained.tokenizer_files import read_tokenizer
 from research.storage import run_directory
 from research.storage.bucket import AnyPath, any_path, check_reachable, is_remote, local_file
-from research.storage.checkpoint import absolute, best_step, steps_on_disk
-from research.storage.manifest import verify
+from research.storage.checkpoint import absolute, best_step
+from research.storage.manifest import steps_on_disk, verify
 
 KNOWN = (
     "a run directory or one of its checkpoints, a Hugging Face directory (config.json with model_type), a T5X"

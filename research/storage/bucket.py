@@ -147,7 +147,7 @@ class Mirror:
         entries = {entry["name"].rsplit("/", 1)[1]: entry for entry in _storage().ls(str(self.directory), detail=True)}
         names = entries.keys() - {LOCK}
         require(
-            not names or "config.json" in names,
+            not names or "config.json" in names or "checkpoints" in names,
             f"{self.directory} is not empty and holds no run: give a new or empty --run_dir, nothing is overwritten.",
         )
         self.local.mkdir()

@@ -2,24 +2,33 @@
 
 An entry is built in a directory of another name and renamed once it is complete and on disk, so a process killed at any
 moment leaves nothing that could be taken for an entry. Its key is derived from what it was built from, so it never goes
-stale.
+stale. CONTENTS.json lists its files with their sizes and hashes: an entry that has lost or changed one is built again.
 """
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from research.config import ConfigError, require
-from research.storage.files import sync, try_lock, wait_for_lock
+from research.storage import stop
+from research.storage.files import hash_file, sync, sync_tree
+from research.storage.lock import FileLock
 
 CHUNK_BYTES = 1 << 20
-CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+CONTENTS = "CONTENTS.json"
+VERIFIED_BYTES = 1 << 28  # larger files have only their sizes checked when an entry is used
+LOOK_EVERY = 0.2  # seconds, while another process builds an entry
+CANNOT_WRITE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST,
+)  # fmt: skip
 
 
 def directory() -> Path:
@@ -31,7 +40,12 @@ def directory() -> Path:
 def file_digest(path: Path) -> str:
     """Compute the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(file, hashlib.sha256()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hash_file(file, hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 class Entry(NamedTuple):
@@ -45,9 +59,14 @@ class Entry(NamedTuple):
         """The directory of the entry."""
         return directory() / self.kind / self.key
 
+    @property
+    def complete(self) -> bool:
+        """True if the entry exists and no file of it is missing or cut; their bytes are not read."""
+        return self.path.exists() and not damage(self.path, max_hashed=-1)
+
 
 def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """Return the directory `kind/key` of the cache; fill it with `build(directory)` if it does not exist yet.
+    """Return the directory `kind/key` of the cache; fill it with `build(directory)` if it does not exist or is damaged.
 
     If several processes need the same entry, one builds it and the others wait.
 
@@ -55,14 +74,32 @@ def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         ConfigError: the cache cannot be written, or the disk is full.
     """
     path = Entry(kind, key).path
-    if path.exists():
+    if path.exists() and not damage(path):
         return path
     with writable():
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):
+            if path.exists() and (problem := damage(path)):
+                _set_aside(path, problem)
             if not path.exists():
                 _build(path, build)
     return path
+
+
+def damage(path: Path, max_hashed: int = VERIFIED_BYTES) -> str:
+    """Compare an entry with its CONTENTS.json; return the first problem, or "". Larger files are not hashed."""
+    try:
+        listed = json.loads((path / CONTENTS).read_text())
+        for name, (size, hash) in listed.items():
+            if (path / name).stat().st_size != size:
+                return f"{name} has another size"
+            if size <= max_hashed and _digest(path / name) != hash:
+                return f"{name} was changed"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 @contextmanager
@@ -79,13 +116,11 @@ def writable() -> Iterator[None]:
         ) from error
 
 
-def set_aside(path: Path, reason: str) -> None:
-    """Rename a damaged entry so that it is built again, and print a message."""
+def _set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged entry, of which this process has the lock, and print a message."""
     damaged = path.with_name(path.name + ".damaged")
-    with locked(path):
-        if path.exists():
-            shutil.rmtree(damaged, ignore_errors=True)
-            path.rename(damaged)
+    shutil.rmtree(damaged, ignore_errors=True)
+    path.rename(damaged)
     print(f"The cache entry {path} is damaged ({reason}): it is moved to {damaged} and built again.", file=sys.stderr)
 
 
@@ -99,11 +134,13 @@ def drop(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of an entry. The kernel releases it when the process ends, even if it is killed."""
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        if not try_lock(lock):
+    """Hold the lock of an entry. It ends with the process, even if it is killed."""
+    with FileLock(path.with_name(path.name + ".lock")) as lock:
+        if not lock.take():
             print(f"Waiting for another process that is building {path}.", file=sys.stderr, flush=True)
-            wait_for_lock(lock)
+            while not lock.take():
+                time.sleep(LOOK_EVERY)
+                stop.check()
         yield
 
 
@@ -113,7 +150,8 @@ def _build(path: Path, build: Callable[[Path], None]) -> None:
     partial.mkdir()
     try:
         build(partial)
-        _flush(partial)
+        _list_contents(partial)
+        sync_tree(partial)
         partial.rename(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -121,11 +159,10 @@ def _build(path: Path, build: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
-def _flush(tree: Path) -> None:
-    for folder, _, names in os.walk(tree):
-        for name in names:
-            sync(Path(folder, name))
-        sync(Path(folder))
+def _list_contents(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = {str(path.relative_to(folder)): (path.stat().st_size, _digest(path)) for path in files}
+    (folder / CONTENTS).write_text(json.dumps(listed, indent=1))
 
 
 # Decompressed bytes that are always allowed, and the largest ratio above that. Text and weights stay far below.

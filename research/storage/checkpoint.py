@@ -15,12 +15,11 @@ import contextlib
 import logging
 import math
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -28,10 +27,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from research.config import Checkpoint, ConfigError, parse_json, require
-from research.storage import bucket, manifest
+from research.storage import bucket, manifest, stop
 from research.storage.best import merit
 from research.storage.bucket import AnyPath, is_remote
-from research.storage.manifest import COMMITTED, verify
+from research.storage.files import sync_tree
+from research.storage.manifest import steps_on_disk, verify, whole_steps
 
 METRICS = "metrics"  # directory in a checkpoint with the scores of its evaluation, if there was one
 
@@ -49,6 +49,15 @@ class _Manager(ocp.CheckpointManager):
 
     def reached_preemption(self, step: int) -> bool:
         return False
+
+
+class _Protected(NamedTuple):
+    """Orbax's policy that keeps the protected step: a save that a request to stop has hurried has no scores yet."""
+
+    checkpoints: "Checkpoints"
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step == self.checkpoints.protected for checkpoint in checkpoints]
 
 
 class Checkpoints:
@@ -72,8 +81,10 @@ class Checkpoints:
         self._unsealed: int | None = None
         self.newest = _agree(self._newest_that_verifies)
         rank = partial(_rank, best)
-        policies = [checkpoint_managers.LatestN(config.keep)]
+        self.protected = 0  # step of the best evaluation so far, kept also if it was made after the save
+        policies: list[Any] = [checkpoint_managers.LatestN(config.keep)]
         if config.keep_best:
+            policies.append(_Protected(self))
             policies.append(
                 checkpoint_managers.BestN(
                     get_metric_fn=rank, n=config.keep_best, keep_checkpoints_without_metrics=False
@@ -97,10 +108,7 @@ class Checkpoints:
 
     def latest(self, before: int) -> int | None:
         """Find the newest step below `before` with a checkpoint that verifies."""
-        for step in steps_on_disk(self.directory):
-            if step < before and not verify(self.directory / str(step)):
-                return step
-        return None
+        return next((step for step in whole_steps(self.directory) if step < before), None)
 
     @property
     def best(self) -> int | None:
@@ -149,10 +157,6 @@ class Checkpoints:
             self._manager.wait_until_finished()
         self.check()
 
-    def reached_preemption(self, step: int) -> bool:
-        """Tell whether all hosts have agreed to stop after this step."""
-        return multihost_utils.reached_preemption_sync_point(step)
-
     def meta(self, step: int) -> dict[str, Any]:
         """Read the `meta/` of a step.
 
@@ -195,6 +199,8 @@ class Checkpoints:
             if not is_remote(self.directory):
                 (unfinished,) = self.directory.glob(f"{name}.orbax-checkpoint-tmp*")
             manifest.write(unfinished, sealed=False)
+            if not is_remote(unfinished):
+                sync_tree(unfinished)  # Orbax renames it next, without waiting for the disk
 
     def _newest_that_verifies(self) -> int | None:
         for unfinished in _unfinished(self.directory):
@@ -217,15 +223,6 @@ class Checkpoints:
             "give another --run_dir to start again.",
         )
         return newest
-
-
-def steps_on_disk(directory: AnyPath) -> list[int]:
-    """List the steps that have a checkpoint in a directory, newest first."""
-    if not directory.is_dir():
-        return []
-    named = [path for path in directory.iterdir() if re.fullmatch("[0-9]+", path.name)]
-    steps = [int(path.name) for path in named if not is_remote(path) or (path / COMMITTED).exists()]
-    return sorted(steps, reverse=True)
 
 
 def _unfinished(directory: AnyPath) -> list[AnyPath]:
@@ -292,8 +289,9 @@ def _free_name(directory: AnyPath, name: str) -> AnyPath:
 
 
 def _keep_log_record(record: logging.LogRecord) -> bool:
-    """Drop the warning that Orbax logs at every save without an evaluation."""
-    return not record.getMessage().startswith("Requested `tracked_metric`")
+    """Drop the warning that Orbax logs at every save without an evaluation, and tracebacks of errors that it raises."""
+    ours = record.exc_info is not None and "orbax" in record.pathname  # `check` raises it as one sentence
+    return not ours and not record.getMessage().startswith("Requested `tracked_metric`")
 
 
 def _rank(best: str, metrics: Mapping[str, float]) -> tuple[float, int]:
@@ -303,8 +301,8 @@ def _rank(best: str, metrics: Mapping[str, float]) -> tuple[float, int]:
 
 def _agree(choose: Any) -> int | None:
     """Let process 0 choose a step and broadcast it to all processes."""
+    chosen = stop.together(lambda: choose() if jax.process_index() == 0 else None)
     if jax.process_count() == 1:
-        return choose()
-    chosen = choose() if jax.process_index() == 0 else None
+        return chosen
     step = int(multihost_utils.broadcast_one_to_all(-1 if chosen is None else chosen))
     return None if step < 0 else step

@@ -12,7 +12,7 @@ import io
 import shutil
 import tokenize
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,16 +67,39 @@ def check_same(directory: AnyPath, before: Mapping[str, str], now: Mapping[str, 
 def check_kept(directory: Path, sources: SourceFiles, experiment: Experiment, accepted: bool) -> None:
     """Check the files against those that the run directory stores, before they are replaced.
 
+    Stored files that are damaged are reported and decide nothing: a checkpoint has fingerprints of its own.
+
     Raises:
         ConfigError: the code differs and this is not accepted.
     """
     path = directory / "code" / FILES
-    facts = parse_json(path.read_bytes(), str(path)) if path.is_file() else {"files": {}}
-    kept = {name: path.parent / name for name in facts["files"]}
-    contents = {name: file.read_bytes() for name, file in kept.items() if file.is_file()}
-    if contents:
+    if not path.parent.exists():
+        return
+    contents = _stored(path)
+    if contents is None:
+        print(f"{path.parent} is damaged: it is set aside and the files are stored again.", flush=True)
+    elif contents:
         before = fingerprint(experiment, SourceFiles(sources.file, contents))
         check_same(directory, before, fingerprint(experiment, sources), accepted)
+
+
+def _stored(path: Path) -> dict[str, bytes] | None:
+    """Read the stored files that a FILES.json lists; None if it or one of them is missing or damaged."""
+    try:
+        listed = _facts(path)["files"]
+        contents = {name: (path.parent / name).read_bytes() for name in listed}
+    except (OSError, ConfigError):
+        return None
+    whole = all(hashlib.sha256(content).hexdigest() == listed[name] for name, content in contents.items())
+    return contents if whole else None
+
+
+def _facts(path: AnyPath) -> dict[str, Any]:
+    """Read a FILES.json. Raises ConfigError if it has not the form that `keep` writes."""
+    match parse_json(path.read_bytes(), str(path)):
+        case {"file": str(), "files": dict(), "classes": list()} as facts:
+            return facts
+    raise ConfigError(f"{path} is damaged: it does not list the stored files.")
 
 
 def keep(directory: Path, sources: SourceFiles, experiment: Experiment) -> None:
@@ -84,8 +107,9 @@ def keep(directory: Path, sources: SourceFiles, experiment: Experiment) -> None:
     folder = directory / "code"
     files = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(sources.contents.items())}
     facts = {"file": sources.file, "files": files, "classes": [cls.__name__ for cls in classes.own(experiment)]}
-    if (folder / FILES).is_file() and parse_json((folder / FILES).read_bytes(), str(folder / FILES)) == facts:
-        return
+    with suppress(OSError, ConfigError):
+        if _facts(folder / FILES) == facts and _stored(folder / FILES) is not None:
+            return
     if folder.exists():
         number = 1
         while (directory / f"code-{number}").exists():
@@ -109,7 +133,7 @@ def known(directory: AnyPath, config: Any) -> Iterator[None]:
         ConfigError: stored files are needed and are missing, have changed since they were stored, or raise.
     """
     path = directory / "code" / FILES
-    facts = parse_json(path.read_bytes(), str(path)) if path.exists() else {"classes": []}
+    facts = _facts(path) if path.exists() else {"classes": []}
     unknown = sorted({name for name in _types(config) if not classes.is_exported(name)})
     if not unknown and not facts["classes"]:
         yield

@@ -1,4 +1,4 @@
-"""Files on a disk: atomic writes, locks, and JSON lines.
+"""Files on a disk: atomic writes, the kernel's locks, and JSON lines.
 
 Buckets have no renaming, but each write of an object is atomic there.
 """
@@ -7,15 +7,17 @@ import contextlib
 import fcntl
 import json
 import os
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from etils import epath
 
-from research.config import ConfigError
+from research.storage import stop
 
+PIECE_BYTES = 1 << 22
 UNFINISHED = ".tmp"  # suffix of files that are being written
 
 
@@ -69,35 +71,47 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(tree: Path) -> None:
+    """Flush a directory and everything below it to disk."""
+    for folder, _, names in os.walk(tree):
+        for name in names:
+            sync(Path(folder, name))
+        sync(Path(folder))
+
+
+def hash_file(file: Any, hash: Any) -> Any:
+    """Add the rest of a file, open on a disk or in a bucket, to a hash and return it.
+
+    Between pieces it looks for a request to stop.
+    """
+    while piece := file.read(PIECE_BYTES):
+        hash.update(piece)
+        stop.check()
+    return hash
+
+
 # --- Locks ------------------------------------------------------------------------------------------------------------
+
+
+class NoLocksError(OSError):
+    """A file system that has no locks, or on which they do not work."""
 
 
 def try_lock(file: IO[Any]) -> bool:
     """Lock an open file unless another process has locked it; return whether this process has the lock.
 
     The lock ends when the file is closed or the process ends, even if it is killed.
+
+    Raises:
+        NoLocksError: the file system has no locks.
     """
     try:
-        _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return True
-
-
-def wait_for_lock(file: IO[Any]) -> None:
-    """Lock an open file; wait while another process has it locked."""
-    _flock(file, fcntl.LOCK_EX)
-
-
-def _flock(file: IO[Any], operation: int) -> None:
-    try:
-        fcntl.flock(file, operation)
-    except BlockingIOError:
-        raise
     except OSError as error:
-        raise ConfigError(
-            f"{file.name} cannot be locked ({error.strerror}): use a file system that supports locks."
-        ) from error
+        raise NoLocksError(error.strerror) from error
+    return True
 
 
 # --- Lines of JSON ----------------------------------------------------------------------------------------------------
@@ -108,20 +122,82 @@ def utf8(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
+def json_text(value: Any) -> str:
+    """Write a value as JSON on one line, also for readers that end lines at the three letters that are escaped here."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
 def json_line(value: Any) -> bytes:
     """Encode a value as one line of JSON."""
-    return utf8(json.dumps(value, ensure_ascii=False) + "\n")
+    return utf8(json_text(value) + "\n")
+
+
+class Lines(NamedTuple):
+    """The lines of a file: JSON objects, and those that are none."""
+
+    values: list[dict[str, Any]]
+    damaged: list[bytes]
+
+
+def parse_lines(content: bytes) -> Lines:
+    """Parse JSON objects, one per line; LF alone ends a line. Blank lines are none."""
+    lines = Lines([], [])
+    for line in content.split(b"\n"):
+        try:
+            value = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            lines.values.append(value)
+        elif line.strip():
+            lines.damaged.append(line)
+    return lines
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON objects, one per line. Damaged lines, as after a kill, are skipped. [] without a file."""
+    """Read a file of JSON objects, one per line; [] without a file. Damaged lines are left out, with a message.
+
+    A last line without its end is left out silently: it is being written, or a kill has cut it short.
+    """
     if not path.is_file():
         return []
-    values = []
-    for line in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError, RecursionError):
-            values.append(json.loads(line.decode(errors="replace")))
-    return [value for value in values if isinstance(value, dict)]
+    whole, _, last = path.read_bytes().rpartition(b"\n")
+    values, damaged = parse_lines(whole)
+    if damaged and _reported.get(path) != len(damaged):
+        _reported[path] = len(damaged)
+        print(f"{path}: {len(damaged)} lines are not JSON objects and are left out.", file=sys.stderr)
+    return values + parse_lines(last).values
+
+
+_reported: dict[Path, int] = {}  # the damaged lines of files that are read again and again
+
+
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda value: True) -> int:
+    """Drop the lines that are not to be kept. Damaged lines are moved to a file beside it; return their number.
+
+    It is for the one process that writes the file. `keep` raises ValueError for a line that is damaged too.
+    """
+    if not path.is_file():
+        return 0
+    values, damaged = parse_lines(path.read_bytes())
+    kept = []
+    for value in values:
+        try:
+            if keep(value):
+                kept.append(value)
+        except ValueError:
+            damaged.append(json_line(value).rstrip())
+    if damaged:
+        aside = path.with_name(path.name + ".damaged")
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for line in damaged)
+            file.flush()
+            os.fsync(file.fileno())
+        print(f"{path}: {len(damaged)} lines cannot be read; they are moved to {aside}.", file=sys.stderr)
+    if damaged or len(kept) < len(values):
+        write_lines(path, kept)
+    return len(damaged)
 
 
 def append_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from research.config import ConfigError, require
-from research.storage.files import json_line, try_lock, utf8, whole
+from research.storage.files import json_line, parse_lines, utf8, whole
+from research.storage.lock import FileLock
 
 
 def check_new(output: Path | None) -> None:
@@ -45,18 +46,19 @@ class Journal:
             return
         self.partial = output.with_name(output.name + ".partial")
         try:
-            self.file = self.partial.open("a+b")
+            self.file, self.lock = self.partial.open("a+b"), FileLock(self.partial)
         except OSError as error:
             raise ConfigError(f"{self.partial} cannot be written ({error.strerror}): give another --output.") from error
         try:
             self._resume(self.file, request)
         except BaseException:
             self.file.close()
+            self.lock.release()
             raise
 
     def _resume(self, file: BinaryIO, request: Any) -> None:
         """Read the results of earlier starts. A last line that was cut short is dropped and computed again."""
-        require(try_lock(file), f"{self.partial} is being written by another process: wait for it.")
+        require(self.lock.take(), f"{self.partial} is being written by another process: wait for it.")
         first = json_line({"asked": hashlib.sha256(json.dumps(request, default=repr).encode()).hexdigest()})
         file.seek(0)
         content = file.read()
@@ -65,12 +67,14 @@ class Journal:
             f"{self.partial} was begun by another command or for other lines: move it away, or give another --output.",
         )
         complete = 0
-        for line in content.splitlines(keepends=True):  # of bytes: splits at ASCII line ends only, which JSON escapes
-            if not line.endswith(b"\n"):
+        for line in content.split(b"\n")[:-1]:
+            values, damaged = parse_lines(line)
+            if damaged:
+                print(f"{self.partial} is damaged: what follows byte {complete:,} is computed again.", file=sys.stderr)
                 break
             if complete:
-                self.done |= {int(number): result for number, result in json.loads(line).items()}
-            complete += len(line)
+                self.done |= {int(number): result for value in values for number, result in value.items()}
+            complete += len(line) + 1
         file.truncate(complete)
         if not complete:
             file.write(first)
@@ -83,6 +87,7 @@ class Journal:
             if not self.done:
                 self.partial.unlink(missing_ok=True)
             self.file.close()
+            self.lock.release()
 
     def add(self, results: dict[int, Any]) -> None:
         """Add results; they are on disk when this returns."""

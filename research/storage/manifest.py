@@ -5,13 +5,17 @@
 It is written before Orbax commits a checkpoint and completed afterwards ("sealed") by the files that Orbax writes last.
 """
 
+import contextlib
 import hashlib
 import json
-from functools import partial
+import re
+from collections.abc import Iterator
+from typing import Any
 
+from research.config import ConfigError, parse_json
 from research.storage import bucket
 from research.storage.bucket import AnyPath, is_remote
-from research.storage.files import write_text
+from research.storage.files import hash_file, write_text
 
 MANIFEST = "MANIFEST.json"
 MD5 = "md5:"
@@ -79,7 +83,45 @@ def verify(directory: AnyPath, within: str = "") -> str:
 
 def digest(path: AnyPath, md5: bool = False) -> str:
     """Compute the BLAKE2b of a file; or its MD5, which buckets store, with the prefix `MD5`."""
-    hash = partial(hashlib.md5, usedforsecurity=False) if md5 else partial(hashlib.blake2b, digest_size=16)
+    value = hashlib.md5(usedforsecurity=False) if md5 else hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        value = hashlib.file_digest(file, hash).hexdigest()
-    return MD5 + value if md5 else value
+        hash_file(file, value)
+    return MD5 + value.hexdigest() if md5 else value.hexdigest()
+
+
+# --- The checkpoints of a run -----------------------------------------------------------------------------------------
+
+
+def steps_on_disk(directory: AnyPath) -> list[int]:
+    """List the steps that have a checkpoint in a directory, newest first."""
+    if not directory.is_dir():
+        return []
+    named = [path for path in directory.iterdir() if re.fullmatch("[0-9]+", path.name)]
+    steps = [int(path.name) for path in named if not is_remote(path) or (path / COMMITTED).exists()]
+    return sorted(steps, reverse=True)
+
+
+def whole_steps(directory: AnyPath, within: str = "") -> Iterator[int]:
+    """Yield the steps with a checkpoint that verifies (see `verify`), newest first; none that cannot be read."""
+    with contextlib.suppress(OSError):
+        for step in steps_on_disk(directory):
+            with contextlib.suppress(OSError):
+                if not verify(directory / str(step), within):
+                    yield step
+
+
+def newest_record(directory: AnyPath) -> tuple[int, dict[str, Any]] | None:
+    """Find the newest checkpoint whose `meta/` verifies and holds a config; return its step and that content."""
+    for step in whole_steps(directory, "meta/"):
+        path = directory / str(step) / "meta" / "metadata"
+        with contextlib.suppress(OSError, ConfigError):
+            match parse_json(path.read_bytes(), str(path)):
+                case {"config": dict()} as record:
+                    return step, record
+    return None
+
+
+def kept(directory: AnyPath) -> str:
+    """Name the newest checkpoint that verifies, as a clause of a message about a failure."""
+    newest = next(whole_steps(directory), None)
+    return "there is no complete checkpoint" if newest is None else f"the checkpoint of step {newest} is complete"

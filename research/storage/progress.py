@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from research.storage import stop
 from research.storage.console import clock
 
 QUIET_SECONDS = 10.0  # before anything is shown
@@ -52,7 +53,8 @@ class Progress:
             self.bar.stop()
 
     def advance(self, count: int = 1) -> None:
-        """Add to the count and update the display."""
+        """Add to the count and update the display. Where work may be stopped, look for a request to stop."""
+        stop.check()
         self.done += count
         self._refresh()
 

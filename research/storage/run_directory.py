@@ -12,16 +12,19 @@ checkpoints is written first.
 
 import contextlib
 import datetime
+import errno
 import importlib.metadata
 import json
 import os
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +34,10 @@ from jax.experimental import multihost_utils
 
 from research.config import ConfigError, Experiment, override, parse_json, require
 from research.config.load import ExperimentFile
-from research.storage import bucket, code
+from research.storage import bucket, code, manifest
 from research.storage.bucket import AnyPath, is_remote
-from research.storage.files import UNFINISHED, append_lines, read_lines, try_lock, write_json, write_lines
+from research.storage.files import UNFINISHED, append_lines, keep_lines, read_lines, write_json, write_lines
+from research.storage.lock import FileLock, taken_in_time
 
 # Fields that may change between two starts of one run. They change no number beyond float rounding, except `steps`:
 # linear and cosine schedules end at the last step.
@@ -41,6 +45,8 @@ CHANGEABLE = (
     "steps", "evaluation", "checkpoint", "report", "profile", "guard", "mesh", "data.threads",
     "model.remat", "model.unroll", "model.attention",
 )  # fmt: skip
+
+FOLDERS = ("checkpoints", "set_aside", "tensorboard", "profile")
 
 EXIT_CODES = {"running": 1, "done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44}
 
@@ -64,6 +70,12 @@ class RunFiles(NamedTuple):
 
     local: Path  # directory to write to
     publish: Callable[[], None] = lambda: None  # uploads the files to a bucket
+    check: Callable[[], None] = lambda: None  # raises OSError if the directory is no more this process's
+
+    def before_commit(self) -> None:
+        """Let a checkpoint be committed only in a directory that is this process's, and with the files beside it."""
+        self.check()
+        self.publish()
 
 
 @contextlib.contextmanager
@@ -85,7 +97,9 @@ def claim(
                 if is_remote(directory):
                     mirror = held.enter_context(bucket.mirrored(directory))
                     run_files = RunFiles(mirror.local, mirror.publish)
-                held.enter_context(_claim_local(run_files.local, config, file, accept_changed_code))
+                checkpoints = directory / "checkpoints"
+                claimed = _claim_local(run_files.local, checkpoints, config, file, accept_changed_code)
+                run_files = run_files._replace(check=held.enter_context(claimed))
                 run_files.publish()
             except ConfigError as error:
                 message = str(error).replace(str(run_files.local), str(directory))
@@ -100,29 +114,33 @@ def claim(
 
 @contextlib.contextmanager
 def _claim_local(
-    directory: Path, config: Experiment, file: ExperimentFile | None, accept_changed_code: bool
-) -> Iterator[None]:
-    with _writable(directory):
-        _check_new_or_run(directory)
+    directory: Path, checkpoints: AnyPath, config: Experiment, file: ExperimentFile | None, accept_changed_code: bool
+) -> Iterator[Callable[[], None]]:
+    with _writable(directory, checkpoints):
+        _check_new_or_run(directory, checkpoints)
         check_contained(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        lock = open(directory / "RUN.lock", "a+")  # noqa: SIM115 (closed below, with the lock)
+        lock = FileLock(directory / "RUN.lock")
     with lock:
         _lock(lock, directory)
-        _check_same_run(directory, config)
-        if file is not None and _has_begun(directory):
+        _check_same_run(directory, checkpoints, config)
+        if file is not None and _has_begun(directory, checkpoints):
             code.check_kept(directory, code.SourceFiles.of(file.path), config, accept_changed_code)
-        with _writable(directory):
+        with _writable(directory, checkpoints):
             _record_start(directory, config, file)
-        yield
+        yield partial(_check_still_ours, lock, directory)
 
 
 @contextlib.contextmanager
-def _writable(directory: Path) -> Iterator[None]:
+def _writable(directory: Path, checkpoints: AnyPath) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"{directory} cannot be written ({error.strerror}): give another --run_dir.") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free disk space, then repeat the command" if full else "give another --run_dir"
+        raise ConfigError(
+            f"{directory} cannot be written ({error.strerror}): {advice}; {manifest.kept(checkpoints)}."
+        ) from error
 
 
 def _record_start(directory: Path, config: Experiment, file: ExperimentFile | None) -> None:
@@ -131,6 +149,8 @@ def _record_start(directory: Path, config: Experiment, file: ExperimentFile | No
         differences = override.diff(file.config, config)
         write_json(directory / "diff.json", {path: [repr(a), repr(b)] for path, (a, b) in differences.items()})
         code.keep(directory, code.SourceFiles.of(file.path), config)
+    for name in ("history.jsonl", "events.jsonl"):
+        keep_lines(directory / name)
     append_lines(directory / "history.jsonl", [{"experiment": None if file is None else str(file)} | environment()])
 
 
@@ -139,8 +159,8 @@ def record_startup(directory: Path, startup: dict[str, Any]) -> None:
     if jax.process_index() != 0:
         return
     path = directory / "history.jsonl"
-    *before, last = read_lines(path)
-    write_lines(path, [*before, last | startup])
+    lines = read_lines(path)
+    write_lines(path, [*lines[:-1], (lines[-1] if lines else {}) | startup])
 
 
 def record_event(directory: Path, step: int, event: str) -> None:
@@ -162,26 +182,22 @@ def write_result(directory: Path, status: str, step: int, reason: str, **facts: 
 
 
 def read_result(directory: Path) -> dict[str, Any]:
-    """Read RESULT.json; {} before the first start.
-
-    Raises:
-        ConfigError: it is damaged.
-    """
+    """Read RESULT.json; {} before the first start and, with one message, if it is damaged."""
     path = directory / "RESULT.json"
-    result = _read_json(path) if path.is_file() else {}
-    if not isinstance(result, dict):
-        return {}
+    result = _read_json(path) or {}
+    if path.exists() and not result and path not in _reported:
+        _reported.add(path)
+        print(f"{path} is damaged: the next start of the run writes it again.", file=sys.stderr)
     # Earlier versions wrote no such field: infer it from the reason.
     early = result.get("status") == "done" and str(result.get("reason", "")).startswith("stopped at step")
     return {"stopped_early": early} | result
 
 
-def is_done(directory: Path, steps: int) -> bool:
-    """Tell whether a run of `steps` steps is done: it reached its last step, or stopped early.
+_reported: set[Path] = set()  # damaged results, which a sweep reads again and again
 
-    Raises:
-        ConfigError: RESULT.json is damaged.
-    """
+
+def is_done(directory: Path, steps: int) -> bool:
+    """Tell whether a run of `steps` steps is done: it reached its last step, or stopped early."""
     result = read_result(directory)
     step = result.get("step", 0)
     reached = isinstance(step, int) and step >= steps
@@ -204,11 +220,12 @@ def as_data(config: Experiment) -> Any:
     return json.loads(override.to_json(config))
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return parse_json(path.read_bytes(), str(path))
-    except ConfigError as error:
-        raise ConfigError(f"{path} is damaged, it is not JSON ({error.__cause__}): give another --run_dir.") from error
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if there is none, or it is damaged."""
+    with contextlib.suppress(OSError, ConfigError):
+        content = parse_json(path.read_bytes(), str(path))
+        return content if isinstance(content, dict) else None
+    return None
 
 
 def environment() -> dict[str, Any]:
@@ -262,49 +279,70 @@ def _installed() -> str | None:
     return None
 
 
-def _check_new_or_run(directory: Path) -> None:
+def _check_new_or_run(directory: Path, checkpoints: AnyPath) -> None:
     require(
         not directory.exists() or directory.is_dir(),
         f"{directory} is a file: give --run_dir a new directory, or one of a run.",
     )
     used = directory.is_dir() and not all(_left_by_a_start(path.name) for path in directory.iterdir())
     require(
-        not used or (directory / "config.json").is_file(),
+        not used or (directory / "config.json").is_file() or manifest.newest_record(checkpoints) is not None,
         f"{directory} is not empty and holds no run: give a new or empty --run_dir, nothing is overwritten.",
     )
 
 
 def _left_by_a_start(name: str) -> bool:
     """Tell whether a start that is killed before it writes the config can leave a file of this name."""
-    return name == "RUN.lock" or (name.startswith("config.json") and name.endswith(UNFINISHED))
+    return name.startswith("RUN.lock") or (name.startswith("config.json") and name.endswith(UNFINISHED))
 
 
 def check_contained(directory: Path) -> None:
     """Check that a run writes only inside its directory.
 
     Raises:
-        ConfigError: a path in it is a link that leads out, or is neither a file nor a directory.
+        ConfigError: a path in it is a link that leads out, is neither a file nor a directory, or is a file where a
+            run has a directory.
     """
     for path in directory.rglob("*"):
         target = Path(os.path.realpath(path))
         inside = not path.is_symlink() or target.is_relative_to(os.path.realpath(directory))
         require(inside, f"{path} is a link out of the run directory, to {target}: link the whole directory instead.")
         require(path.is_file() or path.is_dir() or not path.exists(), f"{path} is neither a file nor a directory.")
+    for path in (directory / name for name in FOLDERS):
+        require(path.is_dir() or not path.exists(), f"{path} must be a directory, and is a file: move it away.")
 
 
-def _lock(lock: Any, directory: Path) -> None:
-    for attempt in range(10):
-        if try_lock(lock):
-            break
-        if attempt < 9:
+def _lock(lock: FileLock, directory: Path) -> None:
+    taken = lock.take()
+    for _ in range(9):
+        if not taken and not lock.leased:
             time.sleep(0.05)  # `is_held` in another process takes the lock briefly
-            continue
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        raise ConfigError(f"{directory} is in use by {holder}: wait for it, or give another --run_dir.")
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    lock.flush()
+            taken = lock.take()
+    require(
+        taken or taken_in_time(lock),
+        f"{directory} is in use by {lock.holder()}: wait for it, or give another --run_dir.",
+    )
+    lock.file.truncate(0)
+    lock.file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.file.flush()
+
+
+def _check_still_ours(lock: FileLock, directory: Path) -> None:
+    """Raise OSError if the directory was moved or deleted, or its lock was taken over, since this process has it."""
+    if lock.lost:
+        raise OSError(f"{directory} was taken over by {lock.lost}: this process saves nothing more")
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(lock.file.fileno()), os.stat(lock.path)):
+            return
+    raise OSError(f"{directory} was moved or deleted while the run used it")
+
+
+def remove_stray(directory: Path) -> None:
+    """Delete what a save in the background has made under the old name of a directory that was moved meanwhile."""
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    saves = list((directory / "checkpoints").iterdir()) if names == ["checkpoints"] else []
+    if names == ["checkpoints"] and all(".orbax-checkpoint-tmp" in path.name for path in saves):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_held(directory: Path) -> bool:
@@ -312,15 +350,33 @@ def is_held(directory: Path) -> bool:
     path = directory / "RUN.lock"
     if not path.is_file():
         return False
-    with open(path) as lock:
-        return not try_lock(lock)
+    with FileLock(path, "r") as lock:
+        return lock.is_held_elsewhere()
 
 
-def _check_same_run(directory: Path, config: Experiment) -> None:
-    """Check that a run that has begun continues with the same experiment."""
+def _check_same_run(directory: Path, checkpoints: AnyPath, config: Experiment) -> None:
+    """Check that a run that has begun continues with the same experiment, by the newest checkpoint's own record.
+
+    Only a run without a checkpoint is held to its config.json, which has no hash.
+    """
     path = directory / "config.json"
-    if path.is_file() and _has_begun(directory):
-        check_same_experiment(directory, _read_json(path), config)
+    found, record = _read_json(path), manifest.newest_record(checkpoints)
+    if record is not None:
+        step, content = record
+        check_same_experiment(directory, content["config"], config)
+        if found is None or not _is_same_experiment(found, config):
+            print(f"{path} is missing or damaged: it is written again, as in the checkpoint of step {step}.")
+    elif _has_begun(directory, checkpoints):
+        require(found is not None, f"{path} is damaged and there is no complete checkpoint: give another --run_dir.")
+        check_same_experiment(directory, found, config)
+
+
+def _is_same_experiment(before: Any, config: Experiment) -> bool:
+    try:
+        check_same_experiment(Path(), before, config)
+    except ConfigError:
+        return False
+    return True
 
 
 def check_same_experiment(directory: AnyPath, before: Any, config: Experiment) -> None:
@@ -342,12 +398,9 @@ def check_same_experiment(directory: AnyPath, before: Any, config: Experiment) -
     )
 
 
-def _has_begun(directory: Path) -> bool:
+def _has_begun(directory: Path, checkpoints: AnyPath) -> bool:
     metrics = directory / "metrics.jsonl"
-    checkpoints = directory / "checkpoints"
-    return (metrics.is_file() and metrics.stat().st_size > 0) or (
-        checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
-    )
+    return (metrics.is_file() and metrics.stat().st_size > 0) or bool(manifest.steps_on_disk(checkpoints))
 
 
 def _now() -> str:

@@ -32,7 +32,8 @@ from research.report.record import read_metrics
 from research.storage import run_directory
 from research.storage.best import merit
 from research.storage.console import amount, clock, console
-from research.storage.files import try_lock, write_json
+from research.storage.files import write_json
+from research.storage.lock import FileLock, taken_in_time
 from research.sweep.variants import Machine, Variant, total_flops
 
 TRIES = 3  # attempts to train a variant that crashes or hangs
@@ -108,8 +109,8 @@ class Sweep:
         in_use = self.directory.is_dir() and any(self.directory.iterdir())
         require(not in_use or path.is_file(), f"{self.directory} is not empty and holds no sweep: give another --dir.")
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / "sweep.lock").open("w") as lock:
-            require(try_lock(lock), f"{self.directory} is in use by another sweep: wait for it.")
+        with FileLock(self.directory / "sweep.lock") as lock:
+            require(lock.take() or taken_in_time(lock), f"{self.directory} is in use by another sweep: wait for it.")
             recorded = parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
             self._check_same(recorded)
             self._record(recorded)

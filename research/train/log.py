@@ -21,7 +21,7 @@ from research.data.pipeline import Pipeline
 from research.model import flops
 from research.storage import run_directory
 from research.storage.console import console
-from research.storage.files import append_lines, read_lines, write_lines
+from research.storage.files import append_lines, keep_lines
 from research.storage.progress import Progress
 
 
@@ -64,7 +64,11 @@ class Losses:
 
 
 class Reporter:
-    """Metrics of one run from step `start`. Lines of later steps, which a killed process left, are dropped."""
+    """Metrics of one run from step `start`.
+
+    Lines of what is done again, which a killed process left, are dropped: those of later steps and, if its evaluation
+    is due, the scores of this one.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class Reporter:
         tokens_per_step: int,
         flops_per_step: int,
         peak_flops: float | None,
+        evaluation_due: bool = False,
         logs: Sequence[tuple[Logger, LogWriter]] = (),
     ) -> None:
         self.directory = directory
@@ -89,8 +94,9 @@ class Reporter:
         self._clock = time.perf_counter()
         leads = jax.process_index() == 0
         if leads:
-            _keep_up_to(self._path, start)
-            _keep_up_to(directory / "samples.jsonl", start)
+            for name, due in (("metrics.jsonl", evaluation_due), ("samples.jsonl", False)):
+                if damaged := _keep_up_to(directory / name, start, due):
+                    run_directory.record_event(directory, start, f"{damaged} lines of {name} could not be read")
         self._leads = leads
         self._logs = list(logs)
         self._progress = Progress("Training", steps, "steps", done=start, quiet=0.0, console=console, hidden=not leads)
@@ -220,8 +226,15 @@ def _close(logger: Logger, writer: LogWriter) -> None:
         console.print(f"{type(logger).__name__} could not be closed: {type(error).__name__}: {error}", markup=False)
 
 
-def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, data: Pipeline, start: int) -> Reporter:
-    """Make the reporter of a run that starts at a step."""
+def open_reporter(
+    directory: Path,
+    config: Experiment,
+    mesh: jax.sharding.Mesh,
+    data: Pipeline,
+    start: int,
+    evaluation_due: bool = False,
+) -> Reporter:
+    """Make the reporter of a run that starts at a step, the evaluation of which may be due."""
     peak = flops.peak_flops(mesh.devices.flat[0])
     return Reporter(
         directory,
@@ -232,6 +245,7 @@ def open_reporter(directory: Path, config: Experiment, mesh: jax.sharding.Mesh, 
         tokens_per_step=config.batch_size * (data.inputs + data.targets),
         flops_per_step=flops.flops_per_step(config, data.inputs, data.targets),
         peak_flops=None if peak is None else peak * mesh.size,
+        evaluation_due=evaluation_due,
         logs=open_logs(directory, config, start),
     )
 
@@ -253,9 +267,15 @@ def _mean(values: list[dict[str, Any]]) -> dict[str, float | int | None]:
     return means | {"skipped": len(values) - len(made)}
 
 
-def _keep_up_to(path: Path, step: int) -> None:
-    """Drop lines of later steps, a last line that a kill cut short, and lines without a step."""
-    if not path.exists():
-        return
-    lines = [line for line in read_lines(path) if isinstance(line.get("step"), int)]
-    write_lines(path, [line for line in lines if line["step"] <= step])
+def _keep_up_to(path: Path, step: int, evaluation_due: bool = False) -> int:
+    """Drop lines of later steps, and the scores of this one if its evaluation is due.
+
+    Lines that cannot be read or have no step are moved to a file beside it; return their number.
+    """
+
+    def keep(line: dict[str, Any]) -> bool:
+        if not isinstance(line.get("step"), int):
+            raise ValueError
+        return line["step"] < step or (line["step"] == step and not (evaluation_due and "held_out_loss" in line))
+
+    return keep_lines(path, keep)

@@ -2,73 +2,98 @@
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from research.config import ConfigError
-from research.storage import run_directory
-from research.storage.checkpoint import CheckpointError, Checkpoints
+from research.storage import manifest, run_directory
+from research.storage.bucket import AnyPath
+from research.storage.checkpoint import CheckpointError
 from research.storage.console import say
 from research.storage.run_directory import RunFiles
+from research.storage.stop import Stopped
 from research.train.log import NotFiniteError
-from research.train.run import Run
 
 
 class Preempted(Exception):
     """A request to stop the run, raised once its progress is saved."""
 
 
-@contextlib.contextmanager
-def outcome(run: Run, directory: Path, checkpoints: Checkpoints) -> Iterator[None]:
-    """Print how the run ended, write it to RESULT.json, and set the exit code."""
+class Outcome:
+    """How a run ends: the step that it has reached and its exit code."""
 
-    def end(status: str, reason: str) -> None:
-        run.exit_code = run_directory.write_result(directory, status, run.step, reason)
+    def __init__(self, directory: Path, checkpoints: AnyPath) -> None:
+        self.directory, self.checkpoints = directory, checkpoints
+        self.step = next(iter(manifest.steps_on_disk(checkpoints)), 0)
+        self.exit_code = run_directory.EXIT_CODES["failed"]
+        # What a complete run has written stays until all is checked with which it would continue.
+        self.began = run_directory.read_result(directory).get("status") != "done"
+
+    def begin(self) -> None:
+        """Write to RESULT.json that the run is running."""
+        self.began = True
+        self.write("running", f"process {os.getpid()}")
+
+    def write(self, status: str, reason: str) -> None:
+        """Write RESULT.json, if the run has begun, and set the exit code."""
+        self.exit_code = run_directory.EXIT_CODES[status]
+        if self.began:
+            run_directory.write_result(self.directory, status, self.step, reason)
+
+    def end(self, status: str, reason: str) -> None:
+        """Write how the run ended, and print it."""
+        self.write(status, reason)
         say(reason)
         with contextlib.suppress(OSError):  # the reason may be a full disk
-            run_directory.record_event(directory, run.step, f"{status}: {reason}")
+            run_directory.record_event(self.directory, self.step, f"{status}: {reason}")
 
+
+@contextlib.contextmanager
+def outcome(run_files: RunFiles, checkpoints: AnyPath) -> Iterator[Outcome]:
+    """Print how a run ended, from its first look at its checkpoints on, write it to RESULT.json, set the exit code."""
+    run = Outcome(run_files.local, checkpoints)
     try:
-        run_directory.write_result(directory, "running", run.step, f"process {os.getpid()}")
-        yield
+        yield run
     except Preempted:
-        end("preempted", f"Preempted at step {run.step}, which is saved: repeat the command to resume.")
+        run.end("preempted", f"Preempted at step {run.step}, which is saved: repeat the command to resume.")
+    except Stopped:
+        run.end("preempted", f"Stopped before a step was made; {manifest.kept(checkpoints)}: repeat the command.")
     except NotFiniteError as error:
-        with contextlib.suppress(CheckpointError):
-            checkpoints.wait()
-        whole = checkpoints.latest(before=error.first)
+        whole = next((step for step in manifest.whole_steps(checkpoints) if step < error.first), None)
         back = "there is no checkpoint before it" if whole is None else f"go back to the checkpoint of step {whole}"
         advice = (
             "the same command would diverge again: give another --run_dir, with a lower learning rate or other data"
         )
-        end("not finite", f"{error}: {back}; {advice}.")
+        run.end("not finite", f"{error}: {back}; {advice}.")
     except (CheckpointError, OSError) as error:
-        whole = checkpoints.latest(before=run.step + 1)
-        kept = "there is no complete checkpoint" if whole is None else f"the checkpoint of step {whole} is complete"
-        where = f"{checkpoints.directory.parent} stopped at step {run.step}"
-        end("failed", f"{where}: {error}; {kept}. Fix the cause, then repeat the command.")
-        _print_on_every_host(run, whole)
-    except jax.errors.JaxRuntimeError as error:
-        run_directory.write_result(directory, "failed", run.step, f"{type(error).__name__}: {error}")
-        if jax.process_count() > 1:
-            _print_on_every_host(run, checkpoints.latest(before=run.step + 1))
-        raise
+        where = f"{checkpoints.parent} stopped at step {run.step}"
+        try:
+            run_files.check()
+        except OSError as lost:  # and so whatever failed
+            run_directory.remove_stray(run_files.local)
+            run.exit_code = run_directory.EXIT_CODES["failed"]
+            say(f"{where}: {lost}. Repeat the command where it is now.")
+        else:
+            kept = manifest.kept(checkpoints)
+            run.end("failed", f"{where}: {error}; {kept}. Fix the cause, then repeat the command.")
+        _print_on_every_host(run)
     except ConfigError as error:
-        run_directory.write_result(directory, "bad input", run.step, str(error))
+        run.write("bad input", str(error))
         raise
     except BaseException as error:
-        run_directory.write_result(directory, "failed", run.step, f"{type(error).__name__}: {error}")
+        run.write("failed", f"{type(error).__name__}: {error}; {manifest.kept(checkpoints)}")
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            _print_on_every_host(run)
         raise
 
 
-def _print_on_every_host(run: Run, whole: int | None) -> None:
-    """Print on every host, since host 0 may be the dead one. `whole` is the newest step that verifies."""
+def _print_on_every_host(run: Outcome) -> None:
+    """Print on every host, since host 0 may be the dead one."""
     if jax.process_count() > 1:
+        whole = next(manifest.whole_steps(run.checkpoints), None)
         effect = "starts again" if whole is None else f"resumes from the checkpoint of step {whole}"
         print(
             f"Host {jax.process_index()} of {jax.process_count()} stopped at step {run.step}. If another host was lost,"
@@ -77,27 +102,8 @@ def _print_on_every_host(run: Run, whole: int | None) -> None:
         )
 
 
-def record_hang(run: Run, run_files: RunFiles) -> None:
+def record_hang(run: Outcome, seconds: float | int, run_files: RunFiles) -> None:
     """Write RESULT.json for a run that hangs, and try to publish it."""
-    seconds = run.config.guard.hang_seconds
-    run_directory.write_result(
-        run_files.local, "hung", run.step, f"no step finished for {seconds} s after step {run.step}"
-    )
+    run.write("hung", f"no step finished for {seconds} s after step {run.step}")
     with contextlib.suppress(Exception):  # the process exits in any case
         run_files.publish()
-
-
-@contextlib.contextmanager
-def ctrl_c_is_sigterm() -> Iterator[None]:
-    """Make the first Ctrl-C save and stop, as SIGTERM does, and the second stop at once."""
-
-    def stop(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        say("Saving, then stopping. Ctrl-C again to stop at once.")
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

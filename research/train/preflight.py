@@ -13,7 +13,7 @@ from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh
 from research.pretrained.find import Weights, find_initial
 from research.storage.bucket import AnyPath
-from research.storage.checkpoint import steps_on_disk
+from research.storage.manifest import steps_on_disk
 from research.train.step import abstract_state, summed_loss
 
 

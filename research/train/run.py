@@ -21,6 +21,7 @@ from research.storage.bucket import AnyPath
 from research.storage.checkpoint import Checkpoints
 from research.storage.console import say, table
 from research.train import summary
+from research.train.outcome import Outcome
 from research.train.startup import Startup
 from research.train.step import (
     EachShape,
@@ -58,6 +59,7 @@ class Run:
         mesh: jax.sharding.Mesh,
         pipeline: Pipeline,
         startup: Startup,
+        end: Outcome,
         best: Best | None = None,
         users_code: Mapping[str, str] = {},
     ) -> None:
@@ -82,7 +84,8 @@ class Run:
         compiled = startup.compiled()
         self.summary = summary.launch(config, mesh, pipeline, self.train_step.largest, compiled, attention)
         table("Launch", self.summary)
-        self.step, self.next_row, self.exit_code = 0, 0, run_directory.EXIT_CODES["failed"]
+        self.end, self.next_row = end, 0
+        self.evaluation_due = False  # of the state, in the order of the loop before any further step
 
     def start(self, checkpoints: Checkpoints, weights: Weights | None) -> tuple[TrainState, jax.Array]:
         """Return the state and random key to start from: those of the newest checkpoint, or new ones with `weights`."""
@@ -104,6 +107,8 @@ class Run:
         )
         state = checkpoints.restore(checkpoints.newest, abstract)
         self.step, self.next_row = checkpoints.newest, meta["next_row"]
+        self.evaluation_due = meta.get("evaluation_due") is True
+        checkpoints.protected = self.best.step
         say(f"Resuming from the checkpoint of step {self.step}.")
         return state, jax.random.wrap_key_data(jnp.asarray(meta["random_key"], jnp.uint32))
 
@@ -115,14 +120,27 @@ class Run:
             say(self.startup.describe())
 
     @property
+    def step(self) -> int:
+        """The steps that the state has made, which the end of the run reports."""
+        return self.end.step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self.end.step = step
+
+    @property
     def stopped(self) -> bool:
         """True if the run stopped early, before its last step."""
         return self.step < self.config.steps and self.best.exhausts(self.config.evaluation.patience)
 
     def evaluate(self, params: Any, on_progress: Callable[[int, int], None]) -> dict[str, float]:
-        """Compute the scores by name. `on_progress` gets the number of generated examples and their total."""
+        """Compute the scores by name.
+
+        `on_progress` gets the number of generated examples and their total. It is called after each batch, the
+        batches of the held-out loss too, before there are any.
+        """
         placed = (place_batch(self.mesh, batch) for batch in self.held_out)
-        scores = evaluate.held_out(self.eval_step, params, placed)
+        scores = evaluate.held_out(self.eval_step, params, placed, lambda: on_progress(0, 0))
         if self.config.evaluation.generation is not None:
             self.predict(params, self.config.evaluation.generation, on_progress)
             for task, texts in zip(self.eval_tasks, self.predictions, strict=True):
@@ -168,6 +186,7 @@ class Run:
             "next_row": self.next_row,
             "random_key": jax.random.key_data(key).tolist(),
             "best": self.best._asdict(),
+            "evaluation_due": self.evaluation_due,
         }
 
 

@@ -18,9 +18,9 @@ import jax
 from research.config import Checkpoint, ConfigError, Experiment, override, require
 from research.parallel.hosts import initialize_hosts
 from research.parallel.mesh import check_divisible, make_mesh, place_batch
-from research.storage.checkpoint import Checkpoints, steps_on_disk
+from research.storage.checkpoint import Checkpoints
 from research.storage.files import write_json
-from research.storage.manifest import verify
+from research.storage.manifest import steps_on_disk, verify
 from research.train.step import abstract_state, compile_train_step, new_state, state_shardings
 from scripts import command_line
 from scripts.benchmark import train

@@ -35,8 +35,8 @@ def starved(folder: Path, name: str, limit: int, *arguments: str) -> dict:
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     result = json.loads((folder / name / "RESULT.json").read_text())
-    # Another thread's traceback, of the save that failed, may have begun the line.
-    assert output.strip().splitlines()[-1].strip() == result["reason"]
+    assert output.strip().splitlines()[-1] == result["reason"]
+    assert "Traceback" not in output
     return result
 
 
@@ -54,6 +54,29 @@ def test_a_directory_that_cannot_be_written_any_more_ends_the_run_at_once(folder
     (folder / "gone" / "moved").rename(checkpoints)
     assert re.search(r"The checkpoint of step \d+ could not be written: .*Not a directory", result["reason"])
     assert verify(checkpoints / str(STEPS)) == ""
+
+
+@pytest.mark.parametrize("every", ["metrics", "checkpoints"])
+def test_a_directory_that_is_moved_ends_the_run_and_leaves_none_under_its_old_name(folder: Path, every: str) -> None:
+    name = f"strayed_{every}"
+    shutil.copytree(folder / "whole", folder / name)
+    saving = ["--config.checkpoint.every=10", "--config.report.every=100000"]
+    arguments = saving if every == "checkpoints" else ["--config.checkpoint.every=100000"]
+    process = start(folder, name, f"--config.steps={STEPS + 100_000}", "--config.evaluation.every=100000", *arguments)
+    result = folder / name / "RESULT.json"
+    until(process, lambda: json.loads(result.read_text())["status"] == "running")
+    assert json.loads(result.read_text())["step"] == STEPS
+    if every == "checkpoints":
+        until(process, lambda: json.loads(result.read_text())["step"] > STEPS)
+    else:
+        until(process, lambda: newest_step(folder, name) > STEPS)
+    (folder / name).rename(folder / f"{name}_away")
+    assert process.wait(timeout=120) == 1
+    assert not (folder / name).exists()
+    assert "Traceback" not in log(folder, name)
+    last = log(folder, name).strip().splitlines()[-1]
+    assert re.search(rf"{name} stopped at step \d+: .*{name} was moved or deleted while the run used it\. Repeat", last)
+    assert verify(folder / f"{name}_away" / "checkpoints" / str(STEPS)) == ""
 
 
 def assert_failed_at_once(result: dict, directory: Path) -> None:

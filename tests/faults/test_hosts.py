@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,42 @@ def test_two_hosts_stop_together_and_one_goes_on_to_within_rounding(folder: Path
             host.kill()
     assert run(folder, "hosts") == 0
     assert_close_to_whole(folder, "hosts")
+
+
+def test_two_hosts_stop_in_an_evaluation_and_the_next_start_makes_it(folder: Path) -> None:
+    """The terminal of the second alone is closed, while both evaluate step 8."""
+    environments, name = two_hosts(folder), "hosts_evaluating"
+    faults = {"SLOW_EVALUATION": "5"}
+    hosts = [start(folder, name, "--config.mesh.fsdp=2", env=env, faults=faults) for env in environments]
+    try:
+        until(hosts[0], lambda: metrics(folder, name)[-1:] and metrics(folder, name)[-1]["step"] == 8)
+        hosts[1].send_signal(signal.SIGHUP)
+        assert [host.wait(timeout=60) for host in hosts] == [42, 42], log(folder, name)
+    finally:
+        for host in hosts:
+            host.kill()
+    result = json.loads((folder / name / "RESULT.json").read_text())
+    assert (result["status"], result["step"]) == ("preempted", 8)
+    assert not any("held_out_loss" in line for line in metrics(folder, name))
+    assert run(folder, name) == 0
+    assert_close_to_whole(folder, name)
+
+
+def test_two_hosts_stop_in_preparation_though_one_alone_is_asked(folder: Path) -> None:
+    environments, name = two_hosts(folder), "hosts_preparing"
+    slow = {"SLOW_PREPARATION": "60"}
+    hosts = [start(folder, name, "--config.mesh.fsdp=2", env=env, faults=slow) for env in environments]
+    try:
+        until(hosts[0], lambda: (folder / name / "RESULT.json").exists())
+        hosts[1].send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert [host.wait(timeout=60) for host in hosts] == [42, 42], log(folder, name)
+        assert time.monotonic() - began < 20  # 2 s, and what it takes to end
+    finally:
+        for host in hosts:
+            host.kill()
+    assert "Stopped before a step was made; there is no complete checkpoint" in log(folder, name)
+    assert "Traceback" not in log(folder, name)
 
 
 @pytest.mark.nightly

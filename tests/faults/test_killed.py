@@ -58,13 +58,13 @@ def test_killed_at_random_steps_and_during_a_save(folder: Path) -> None:
 
 
 def test_sigterm_saves_and_exits_with_42(folder: Path) -> None:
-    process = start(folder, "preempted")
-    # JAX looks for the signal once a second, and all the steps may take less: it is sent while the step is compiled.
-    until(process, lambda: (folder / "preempted" / "RUN.lock").exists())
+    process = start(folder, "preempted", faults={"SLOW": "0.2"})
+    until(process, lambda: (folder / "preempted" / "launch.json").exists())
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 42, log(folder, "preempted")
     result = json.loads((folder / "preempted" / "RESULT.json").read_text())
     assert (result["status"], result["exit_code"]) == ("preempted", 42)
+    assert result["step"] > 0
     assert verify(folder / "preempted" / "checkpoints" / str(result["step"])) == ""
     assert run(folder, "preempted") == 0
     assert f"Resuming from the checkpoint of step {result['step']}." in log(folder, "preempted")

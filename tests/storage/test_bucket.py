@@ -36,8 +36,8 @@ from research.pretrained import find
 from research.pretrained.average import average
 from research.storage import bucket
 from research.storage.bucket import any_path
-from research.storage.checkpoint import Checkpoints, steps_on_disk
-from research.storage.manifest import verify
+from research.storage.checkpoint import Checkpoints
+from research.storage.manifest import steps_on_disk, verify
 from research.train.loop import train
 from scripts import generate
 

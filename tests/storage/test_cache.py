@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(own_cache: Path) 
     assert not (own_cache / "kind" / "key").exists()
 
     path = cache.entry("kind", "key", write)
-    assert [file.name for file in path.iterdir()] == ["file"]
+    assert {file.name for file in path.iterdir()} == {"file", "CONTENTS.json"}
     assert not (own_cache / "kind" / "key.partial").exists()
 
 
@@ -95,12 +96,36 @@ def test_a_cache_that_cannot_be_written_is_reported_with_what_to_do(
         cache.entry("kind", "key", write)
 
 
-def test_a_damaged_entry_is_set_aside_aloud(own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("damaging", "reason"),
+    [
+        (lambda path: (path / "file").unlink(), "file is missing"),
+        (lambda path: (path / "file").write_text("who"), "file has another size"),
+        (lambda path: (path / "file").write_text("whale"), "file was changed"),
+        (lambda path: (path / "CONTENTS.json").unlink(), "CONTENTS.json is missing"),
+        (lambda path: (path / "CONTENTS.json").write_text("{"), "JSONDecodeError"),
+        (lambda path: [file.unlink() for file in path.iterdir()], "CONTENTS.json is missing"),
+    ],
+)
+def test_an_entry_that_lost_or_changed_a_file_is_set_aside_aloud_and_built_again(
+    own_cache: Path, capsys: pytest.CaptureFixture[str], damaging: Callable[[Path], object], reason: str
+) -> None:
     path = cache.entry("kind", "key", write)
-    cache.set_aside(path, "a reason")
-    assert not path.exists()
-    assert (path.with_name("key.damaged") / "file").exists()
-    assert "a reason" in capsys.readouterr().err
+    for _ in range(2):  # the second finds what the first has set aside
+        damaging(path)
+        assert cache.entry("kind", "key", write) == path
+        assert (path / "file").read_text() == "whole"
+        assert path.with_name("key.damaged").exists()
+        assert reason in capsys.readouterr().err
+    assert cache.entry("kind", "key", lambda folder: pytest.fail("built again")) == path
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_where_the_cache_has_a_directory_is_one_sentence(own_cache: Path) -> None:
+    own_cache.mkdir()
+    (own_cache / "kind").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be written \(File exists\).*KINTSUGI_CACHE"):
+        cache.entry("kind", "key", write)
 
 
 def test_digests_tell_values_apart() -> None:

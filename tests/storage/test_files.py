@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from research.config import ConfigError
 from research.storage import files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,16 +74,6 @@ def test_a_lock_excludes_another_process_until_its_file_is_closed(tmp_path: Path
     assert taken_elsewhere() == "True"
 
 
-def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(file: object, operation: int) -> None:
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
-    message = r"lock cannot be locked \(No locks available\): use a file system"
-    with (tmp_path / "lock").open("w") as lock, pytest.raises(ConfigError, match=message):
-        files.try_lock(lock)
-
-
 def test_lines_are_read_back_whatever_their_texts_hold(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     values = [{"a": "x\ny\r\u2028\x85z"}, {"b": "é\ud83d"}, {"c": [1.5, None]}]
@@ -93,6 +82,7 @@ def test_lines_are_read_back_whatever_their_texts_hold(tmp_path: Path) -> None:
     files.append_lines(path, values[2:])
     assert files.read_lines(path) == values
     assert path.read_bytes().count(b"\n") == 3
+    assert len(path.read_text().splitlines()) == 3  # by a reader that ends lines at these letters too
     files.write_lines(path, values[1:])
     assert files.read_lines(path) == values[1:]
 
@@ -108,10 +98,25 @@ def test_a_line_that_a_kill_cut_short_is_left_out_and_spoils_no_other(tmp_path: 
     assert files.read_lines(path) == [{"a": 1}, {"a": 3}]
 
 
-def test_what_is_no_object_is_left_out(tmp_path: Path) -> None:
+def test_what_is_no_object_is_left_out_and_counted(tmp_path: Path, capsys) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'[1]\n\n7\nnull\n\xff\xfe\n{"a": 1}\r\n')
-    assert files.read_lines(path) == [{"a": 1}]
+    for _ in range(2):
+        assert files.read_lines(path) == [{"a": 1}]
+    assert capsys.readouterr().err == f"{path}: 4 lines are not JSON objects and are left out.\n"
+
+
+def test_damaged_lines_are_moved_beside_the_file(tmp_path: Path, capsys) -> None:
+    path, aside = tmp_path / "lines.jsonl", tmp_path / "lines.jsonl.damaged"
+    assert files.keep_lines(path) == 0
+    path.write_bytes('{"a": "x\u2028y"}\n[1]\n{"a": 2, "b\n\n{"a": 3}'.encode())
+    assert files.keep_lines(path, lambda value: value["a"] != 3) == 2
+    assert files.read_lines(path) == [{"a": "x\u2028y"}]
+    assert aside.read_bytes() == b'[1]\n{"a": 2, "b\n'
+    assert f"{path}: 2 lines cannot be read; they are moved to {aside}." in capsys.readouterr().err
+    before = path.stat().st_mtime_ns
+    assert files.keep_lines(path) == 0
+    assert path.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("word", ["import fcntl", "os.replace(", "flock("])

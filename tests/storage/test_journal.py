@@ -154,3 +154,14 @@ def test_without_an_output_lines_go_to_standard_output(capsys):
         journal.add({0: "a"})
         journal.finish(journal.done[number] for number in range(2))
     assert capsys.readouterr().out == "a\nb\n"
+
+
+def test_from_a_damaged_line_on_results_are_computed_again_and_that_is_said(tmp_path, whole, capsys):
+    output, partial = tmp_path / "out.txt", tmp_path / "out.txt.partial"
+    with pytest.raises(Killed):
+        work(output, killed_after=2)
+    first, second, *rest = partial.read_bytes().split(b"\n")
+    partial.write_bytes(b"\n".join([first, second[:-3], *rest]))
+    assert work(output) == 3
+    assert "is damaged: what follows byte" in capsys.readouterr().err
+    assert output.read_bytes() == whole

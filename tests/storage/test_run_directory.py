@@ -1,6 +1,7 @@
 """A run directory belongs to one process and one experiment."""
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import types
@@ -12,7 +13,8 @@ from research import TFDS, Adafactor, Checkpoint, Denoising, Experiment, Model
 from research.config import ConfigError
 from research.config.load import ExperimentFile
 from research.config.override import apply, from_json
-from research.storage.run_directory import claim, commit, is_done, write_result
+from research.storage import manifest
+from research.storage.run_directory import FOLDERS, as_data, claim, commit, is_done, record_startup, write_result
 
 CONFIG = Experiment(
     model=Model(128, 16, 2, 8, 32, 2, 2),
@@ -106,11 +108,97 @@ def test_what_cannot_be_read_is_reported(tmp_path: Path) -> None:
         pass
     begin(tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text('{"model": ')
-    with pytest.raises(ConfigError, match=r"config\.json is damaged"), claim(tmp_path / "run", CONFIG):
+    with (
+        pytest.raises(ConfigError, match=r"config\.json is damaged and there is no complete checkpoint"),
+        claim(tmp_path / "run", CONFIG),
+    ):
         pass
-    (tmp_path / "RESULT.json").write_text("")
-    with pytest.raises(ConfigError, match=r"RESULT\.json is damaged"):
-        is_done(tmp_path, 7)
+    for name in FOLDERS:
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "config.json").write_text("{}")
+        (tmp_path / "other" / name).write_text("")
+        match = f"{name} must be a directory, and is a file: move it away"
+        with pytest.raises(ConfigError, match=match), claim(tmp_path / "other", CONFIG):
+            pass
+        (tmp_path / "other" / name).unlink()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"done"'])
+def test_a_damaged_result_is_said_and_decides_nothing(tmp_path: Path, content: str, capsys) -> None:
+    (tmp_path / "RESULT.json").write_text(content)
+    assert not is_done(tmp_path, 7)
+    assert f"{tmp_path / 'RESULT.json'} is damaged: the next start" in capsys.readouterr().err
+
+
+def checkpoint(directory: Path, step: int, config: Experiment) -> None:
+    """A checkpoint with nothing but its record."""
+    meta = directory / "checkpoints" / str(step) / "meta"
+    meta.mkdir(parents=True)
+    (meta / "metadata").write_text(json.dumps({"config": as_data(config)}))
+    manifest.write(meta.parent, sealed=True)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{"), lambda path: path.write_text("")])
+def test_the_record_of_a_checkpoint_decides_and_the_config_is_written_again(tmp_path: Path, damage, capsys) -> None:
+    run = tmp_path / "run"
+    begin(run)
+    before = (run / "config.json").read_text()
+    checkpoint(run, 4, CONFIG)
+    damage(run / "config.json")
+    begin(run)
+    assert "config.json is missing or damaged: it is written again, as in the checkpoint of step 4" in (
+        capsys.readouterr().out
+    )
+    assert (run / "config.json").read_text() == before
+    damage(run / "config.json")
+    other = dataclasses.replace(CONFIG, batch_size=16)
+    with pytest.raises(ConfigError, match="batch_size was 8 and is now 16"), claim(run, other):
+        pass
+    (run / "checkpoints" / "4" / "meta" / "metadata").write_text("{}")  # which then decides nothing
+    with pytest.raises(ConfigError, match=r"holds no run|is damaged and"), claim(run, CONFIG):
+        pass
+
+
+def test_one_changed_digit_of_the_config_is_not_believed(tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    begin(run)
+    checkpoint(run, 4, CONFIG)
+    path = run / "config.json"
+    before = path.read_text()
+    path.write_text(before.replace('"batch_size": 8', '"batch_size": 9'))
+    assert path.read_text() != before
+    begin(run)
+    assert path.read_text() == before
+    assert "config.json is missing or damaged" in capsys.readouterr().out
+
+
+def test_damaged_lines_of_history_are_set_aside(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    begin(run)
+    history = run / "history.jsonl"
+    history.write_bytes(history.read_bytes()[:-40])
+    begin(run)
+    record_startup(run, {"programs": 3})
+    (line,) = map(json.loads, history.read_text().split("\n")[:-1])
+    assert line["programs"] == 3
+    assert (run / "history.jsonl.damaged").read_bytes().startswith(b'{"experiment": "mine.py:base"')
+    history.unlink()
+    record_startup(run, {"programs": 3})  # deleted meanwhile: no traceback
+    assert json.loads(history.read_text()) == {"programs": 3}
+
+
+def test_a_full_disk_names_the_checkpoint_that_is_complete(tmp_path: Path, monkeypatch) -> None:
+    run = tmp_path / "run"
+    begin(run)
+    checkpoint(run, 4, CONFIG)
+
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("research.storage.run_directory.write_json", no_space)
+    match = r"run cannot be written \(No space.*\): free disk space.*; the checkpoint of step 4 is complete\."
+    with pytest.raises(ConfigError, match=match), claim(run, CONFIG):
+        pass
 
 
 def test_dropout_ties_a_run_to_its_microbatches(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from research.config import ConfigError, override
 from research.data.corpora import corpus, documents
 from research.pretrained import find
 from research.storage import manifest, run_directory
-from research.storage.checkpoint import steps_on_disk
+from research.storage.manifest import steps_on_disk
 from research.train.log import _keep_up_to
 from research.train.loop import train
 from research.train.run import checked_meta
@@ -154,30 +154,27 @@ def test_a_hostile_configuration_is_refused_by_every_script(name, run, tmp_path,
 
 @pytest.mark.parametrize("content", [DEEP, "{", "cos\nsystem\n(S'touch marker'\ntR.", '{"model": []}', "[]"])
 def test_training_refuses_a_hostile_configuration(content, run):
+    """Its checkpoints hold no record that could be taken instead."""
     config = override.read(run / "config.json")
     (run / "config.json").write_text(content)
     with pytest.raises(ConfigError):
         train(config, run)
 
 
-@pytest.mark.parametrize("content", ["[]", "3", '"done"', "{}", '{"status": ["done"]}'])
+@pytest.mark.parametrize("content", ["[]", "3", '"done"', "{}", '{"status": ["done"]}', DEEP])
 def test_a_result_of_another_form_says_nothing(content, run):
     (run / "RESULT.json").write_text(content)
     assert not run_directory.is_done(run, 6)
-
-
-def test_a_result_nested_without_end_is_refused(run):
-    (run / "RESULT.json").write_text(DEEP)
-    with pytest.raises(ConfigError, match=r"RESULT\.json is damaged, it is not JSON"):
-        run_directory.is_done(run, 6)
 
 
 def test_lines_that_are_none_of_a_report_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = ['{"step": 1}', DEEP, "[]", "3", '{"step": "1"}', '{"step": []}', "{}", '{"step": 3}', "\udcff"]
     path.write_text("\n".join(lines) + "\n", errors="surrogateescape")
-    _keep_up_to(path, 2)
+    assert _keep_up_to(path, 2) == 7
     assert path.read_text() == '{"step": 1}\n'
+    aside = (tmp_path / "metrics.jsonl.damaged").read_bytes().split(b"\n")[:-1]
+    assert sorted(aside) == sorted(line.encode(errors="surrogateescape") for line in (*lines[1:-2], lines[-1]))
 
 
 GOOD = {"config": {}, "data": {}, "next_row": 16, "random_key": [0, 1], "best": {}}

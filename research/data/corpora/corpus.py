@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import Int64
 from research.config import ConfigError, Corpus, require
 from research.config.base import digest
 from research.data.corpora.documents import Documents
-from research.storage import cache
+from research.storage import cache, stop
 
 SHIPPED = ("python_docs", "multi30k", "dialogsum", "xquad")
 SHIPPED_NAMES = "python_docs, python_docs/summaries, multi30k, dialogsum and xquad/en (de, ro, ...)"
@@ -201,7 +202,8 @@ def _prepare(builder: Any, name: str, manual_dir: str | None, beam: Mapping[str,
     )
     try:
         downloads = tfds.download.DownloadConfig(manual_dir=manual_dir, **(beam or {}))
-        builder.download_and_prepare(download_config=downloads, file_format="array_record")
+        prepare = partial(builder.download_and_prepare, download_config=downloads, file_format="array_record")
+        stop.interruptible(prepare)
     except Exception as error:  # any error of the builder, the download or the disk
         raise ConfigError(
             f"TFDS could not build {name} in {builder.data_dir} ({_first_line(_root(error))}): it needs a network"

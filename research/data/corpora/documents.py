@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from research.config import Corpus, require
 from research.config.base import digest
 from research.config.parts import calling, expect, is_shipped
+from research.storage import stop
 
 AT_ONCE = 1024  # documents hashed together
 TEST_DOCUMENTS = 16  # documents of a user's corpus that are read first, as a test
@@ -40,6 +41,7 @@ class Documents(ABC):
         """Hash of all documents, each of which is read once to compute it."""
         text_hash = hashlib.sha256()
         for start in range(0, len(self), AT_ONCE):
+            stop.check()
             for text in self.read(np.arange(start, min(start + AT_ONCE, len(self)))):
                 content = text.encode()
                 text_hash.update(len(content).to_bytes(8, "little") + content)

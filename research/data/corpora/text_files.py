@@ -23,12 +23,13 @@ from jaxtyping import Int64
 from research.config import ConfigError, Corpus, require
 from research.config.base import digest
 from research.data.corpora.documents import Documents, is_unicode
-from research.storage import cache
+from research.storage import cache, stop
 from research.storage.cache import check_inflation
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same files would give other documents or another index
 HELD_OUT_ONE_IN = 100  # documents, if a corpus names no held-out files
+LINES_BETWEEN_LOOKS = 4096  # for a request to stop
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -269,6 +270,8 @@ def numbered_lines(path: Path, name: Path) -> Iterator[Line]:
     start = 0
     with path.open("rb") as file:
         for number, content in enumerate(file, 1):
+            if number % LINES_BETWEEN_LOOKS == 0:
+                stop.check()
             first = len(BYTE_ORDER_MARK) if number == 1 and content.startswith(BYTE_ORDER_MARK) else 0
             try:
                 text = content[first:].decode()
@@ -322,6 +325,7 @@ def _decompress(path: Path, folder: Path) -> None:
         with gzip.open(path) as packed, (folder / "text").open("wb") as plain:
             while piece := packed.read(cache.CHUNK_BYTES):
                 plain.write(piece)
+                stop.check()
                 check_inflation(path, path.stat().st_size, plain.tell())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ConfigError(f"{path} is not a complete gzip file ({error}).") from None

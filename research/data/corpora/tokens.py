@@ -23,13 +23,12 @@ from research.config.base import digest
 from research.data.corpora.documents import Documents
 from research.data.shuffle import Permutation
 from research.data.tokenizer import Tokenizer
-from research.storage import cache
+from research.storage import cache, stop
 from research.storage.progress import Progress
 
 FORMAT = 2  # increment when the same documents would give other tokens or other files
 DOCUMENTS_AT_ONCE = 512
 PIECE = 1 << 16  # documents
-VERIFIED_BYTES = 1 << 28  # larger streams have only their length checked on opening, not every byte
 DOCUMENT_ORDER = (0, 0)  # key and position of the order in which documents are tokenised
 
 
@@ -64,7 +63,7 @@ class Recipe:
 
     def stream(self) -> TokenStream:
         """Load the stream from the cache, building it if needed."""
-        folder = _open_verified(self._whole, self._write)
+        folder = cache.entry(*self._whole, self._write)
         cache.drop(self._pieces[0].path.parent)
         meta = json.loads((folder / "meta.json").read_text())
         # An empty file cannot be mapped; rows() reports an empty stream.
@@ -73,17 +72,17 @@ class Recipe:
 
     def missing(self) -> list[int]:
         """Return the numbers of the pieces that are not built yet."""
-        if self._whole.path.exists():
+        if self._whole.complete:
             return []
-        return [number for number, piece in enumerate(self._pieces) if not piece.path.exists()]
+        return [number for number, piece in enumerate(self._pieces) if not piece.complete]
 
     def make(self, piece: int) -> None:
         """Build a piece if it is missing."""
         try:
-            if not self._whole.path.exists():
-                _open_verified(self._pieces[piece], partial(self._write_piece, piece))
+            if not self._whole.complete:
+                cache.entry(*self._pieces[piece], partial(self._write_piece, piece))
         except FileNotFoundError:
-            if not self._whole.path.exists():  # another process may have built the stream and dropped the pieces
+            if not self._whole.complete:  # another process may have built the stream and dropped the pieces
                 raise
 
     def _write(self, folder: Path) -> None:
@@ -96,7 +95,7 @@ class Recipe:
             Progress(f"Tokenising {self.documents.name}", len(self._pieces), "pieces") as progress,
         ):
             for number, piece in enumerate(self._pieces):
-                built = _open_verified(piece, partial(self._write_piece, number))
+                built = cache.entry(*piece, partial(self._write_piece, number))
                 tokens, meta = (built / "tokens").read_bytes(), json.loads((built / "meta.json").read_text())
                 file.write(tokens)
                 tokens_hash.update(tokens)
@@ -140,33 +139,10 @@ def document_order(documents: Documents, positions: range | None = None) -> Iter
     order = Permutation(len(documents), DOCUMENT_ORDER, DOCUMENT_ORDER)
     positions = range(len(documents)) if positions is None else positions
     for start in range(positions.start, positions.stop, DOCUMENTS_AT_ONCE):
+        stop.check()
         yield documents.read(order(np.arange(start, min(start + DOCUMENTS_AT_ONCE, positions.stop))))
 
 
 def encode_lines(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     lines = [line for text in texts for line in text.splitlines() if line.strip()]
     return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(lines)]
-
-
-def _open_verified(entry: cache.Entry, write: Callable[[Path], None]) -> Path:
-    """Return the folder of a cache entry, rewriting it if it is damaged."""
-    folder = cache.entry(*entry, write)
-    if damage := _damage(folder):
-        cache.set_aside(folder, damage)
-        folder = cache.entry(*entry, write)
-    return folder
-
-
-def _damage(folder: Path) -> str | None:
-    """Describe what is wrong with a stream on disk, or return None."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        size = (folder / "tokens").stat().st_size
-        expected = meta["length"] * np.dtype(meta["dtype"]).itemsize
-        if size != expected:
-            return f"{size} bytes of tokens where {expected} were written"
-        if size <= VERIFIED_BYTES and cache.file_digest(folder / "tokens") != meta["tokens_digest"]:
-            return "its tokens differ from those that were written"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
