@@ -33,16 +33,18 @@ def open_ours(directory: Path, length: int, threads: int) -> tuple[Decode, str]:
     import jax.numpy as jnp
 
     from research.config import Beam, Greedy
-    from research.decode.search import decode
+    from research.decode.prepare import prepared
+    from research.decode.search import decode_prepared
     from research.pretrained.huggingface import read_config, read_generation, read_params
 
     model = replace(read_config(directory), compute="float32")
     params = jax.block_until_ready(jax.tree.map(jnp.asarray, read_params(directory, model)))
+    network = jax.block_until_ready(prepared(model, params))  # as a Generator keeps it between its calls
     forced_length = replace(read_generation(directory), max_length=length, min_length=length, forced_last=None)
 
     def run(tokens: np.ndarray, beams: int) -> np.ndarray:
         generation = replace(forced_length, method=Greedy() if beams == 1 else Beam(beams))
-        decoded = decode(model, params, jnp.asarray(tokens, jnp.int32), generation=generation)
+        decoded = decode_prepared(network, jnp.asarray(tokens, jnp.int32), generation=generation)
         return np.asarray(decoded.tokens[:, 0])
 
     return run, jax.devices()[0].device_kind
