@@ -25,7 +25,7 @@ from research.parallel.rules import flatten, shardings
 from research.plan import targets
 from research.plan.breakdown import Figures, figures
 from research.plan.compiled import Compiled, Memory, too_large
-from research.plan.hlo import Instruction, Module, arrays
+from research.plan.hlo import Computation, Instruction, Module, arrays
 from research.plan.parts import STACKS
 from research.plan.products import CUBLAS
 from research.plan.traffic import Kernel, kernels
@@ -208,9 +208,16 @@ def copies(module: Module, body: str, least: int) -> Iterator[Kernel]:
     for kernel in kernels(module, body):
         if kernel.products or kernel.written < least or kernel.name not in computation.instructions:
             continue
-        operands = [computation.instructions[name].opcode for name in computation.instructions[kernel.name].operands]
-        if kernel.kind in COPIES or set(operands) <= {"get-tuple-element", "constant"}:
+        operands = computation.instructions[kernel.name].operands
+        if kernel.kind in COPIES or all(is_carried(computation, computation.instructions[name]) for name in operands):
             yield kernel
+
+
+def is_carried(computation: Computation, instruction: Instruction) -> bool:
+    """Tell whether an instruction is a constant, or an array that a loop carries into its body."""
+    if instruction.opcode == "get-tuple-element":
+        return computation.operand(instruction, 0).opcode == "parameter"
+    return instruction.opcode == "constant"
 
 
 def workspace(kernel: Kernel) -> int:

@@ -45,7 +45,9 @@ LOOP = """HloModule jit_decode
   %moved = bf16[4,8]{0,1} copy(%write)
   %turned = bf16[8,8]{0,1} transpose(%weight), dimensions={1,0}
   %cast = f32[8,8]{1,0} convert(%weight)
-  %scaled = f32[8,8]{1,0} multiply(%cast, %cast)
+  %pair = (f32[8,8]{1,0}, s32[]) tuple(%cast, %n)
+  %again = f32[8,8]{1,0} get-tuple-element(%pair), index=0
+  %scaled = f32[8,8]{1,0} multiply(%again, %again)
   %told = () custom-call(%n), custom_call_target="xla_ffi_python_gpu_callback"
   ROOT %t = (s32[], bf16[4,8]{1,0}, bf16[8,8]{1,0}) tuple(%n, %moved, %turned)
 }
