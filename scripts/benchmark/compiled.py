@@ -65,7 +65,7 @@ PROGRAMS = {
     "bart_large_h200": Program(BART_LARGE, H200, {"batch_size": "32"}),
     "mbart_large_h200": Program("experiments/mbart/cc25.py", H200, {"batch_size": "16", "model.vocab_size": "250_027"}),
     "base_greedy_h200": Program(f"{C4}:base", H200, {"batch_size": "128"}, GREEDY),
-    "xl_greedy_h200": Program(f"{C4}:xl", H200, {"batch_size": "128"}, GREEDY),  # Flan-T5-XL
+    "xl_greedy_h200": Program(f"{C4}:xl", H200, {"batch_size": "128", "mesh.fsdp": "1"}, GREEDY),  # Flan-T5-XL
     "bart_greedy_h200": Program(BART_LARGE, H200, {"batch_size": "128"}, BART_GREEDY),  # BART-large-CNN
     "bart_beam_h200": Program(BART_LARGE, H200, {"batch_size": "128"}, BART_GREEDY | {"method": "Beam(4)"}),
     "base_v5e": Program(f"{C4}:base", "v5e:1x1", {"batch_size": "32"}),
