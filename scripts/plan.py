@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from research.config import Experiment, load, override, require
+from research.config import Experiment, Generation, load, override, require
 from scripts import command_line
 
 EPILOG = """
@@ -29,6 +29,8 @@ compiled steps
     --json FILE     keeps all figures, and those of the heaviest kernels
     --compare FILE  shows the parts that changed since that file was written
     --kernels 20    shows the kernels that take the most time
+    --decode        compiles decoding instead, of batch_size rows as long as the data's inputs, and shows one step of
+                    its loop: bytes beside the least that it must read, copies, and what touches the host
 
 several experiments, or --hardware with commas
   A Markdown table has the fastest plan that fits, for each experiment on each hardware. --rows_a_chip N gives every
@@ -41,6 +43,8 @@ examples
   kintsugi plan experiments/t5/v1_1_c4.py:base --hardware 1xH200 --config.batch_size=128 --config.model.unroll=12 \
       --compile --compare before.json
   kintsugi plan experiments/bart/bart.py:large --hardware 64xH100 --search
+  kintsugi plan experiments/bart/bart.py:large --hardware 1xH200 --config.batch_size=128 --compile --decode \
+      --generation.max_length=128 --generation.method='Beam(4)'
   kintsugi plan experiments/t5/v1_1_c4.py:{small,base,large,xl,xxl} --hardware v5e-16,v5p-64,8xH100
   kintsugi plan experiments/t5/v1_1_c4.py:xl --hardware v5p-16,v5p-64,v5p-256 --rows_a_chip 16 --plot xl.png
 """
@@ -55,13 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compare", type=Path, help="show what changed since the file that --json wrote")
     parser.add_argument("--kernels", type=int, default=0, help="show so many of the heaviest kernels")
     parser.add_argument("--hlo", type=Path, help="write the compiled program's text into this file")
+    parser.add_argument("--decode", action="store_true", help="compile decoding instead, with --generation.FIELD=VALUE")
     parser.add_argument("--search", action="store_true", help="try meshes, remat and micro-batches")
     parser.add_argument("--rows_a_chip", type=int, help="rows a step for every chip, instead of batch_size")
     parser.add_argument("--plot", type=Path, help="draw the tokens per second of several plans into this file")
-    return command_line.run(parser, plan, arguments, (command_line.CONFIG,))
+    return command_line.run(parser, plan, arguments, (command_line.CONFIG, command_line.GENERATION))
 
 
-def plan(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+def plan(options: argparse.Namespace, overrides: dict[str, str], of_generation: dict[str, str]) -> None:
     files = [load.open_experiment(text) for text in options.experiment]
     names = [file.name for file in files]
     names = names if len(set(names)) == len(names) else list(map(str, files))
@@ -75,9 +80,11 @@ def plan(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     if options.compile:
         require(not several, "--compile is for one experiment on one --hardware, with its own batch_size.")
         require(not options.search, "--compile is for one mesh: run --search first, and compile what it prints.")
-        show_compiled(options, *experiments.values(), *systems)
+        require(options.decode or not of_generation, "--generation needs --decode.")
+        show_compiled(options, *experiments.values(), *systems, override.apply(Generation(), of_generation))
         return
-    given = [name for name in ("json", "compare", "kernels", "hlo") if getattr(options, name)]
+    given = [name for name in ("json", "compare", "kernels", "hlo", "decode") if getattr(options, name)]
+    given += ["generation"] if of_generation else []
     require(not given, f"--{' and --'.join(given)} needs --compile.")
     if several:
         estimate.compare(experiments, systems, options.rows_a_chip, options.plot)
@@ -87,16 +94,21 @@ def plan(options: argparse.Namespace, overrides: dict[str, str]) -> None:
         estimate.show(*experiments.values(), *systems)
 
 
-def show_compiled(options: argparse.Namespace, experiment: Experiment, system: Any) -> None:
-    from research.plan import breakdown, estimate
+def show_compiled(options: argparse.Namespace, experiment: Experiment, system: Any, generation: Generation) -> None:
+    from research.plan import breakdown, decoding, estimate
     from research.storage import run_directory
     from research.storage.files import write_json, write_text
 
     for path in filter(None, (options.json, options.hlo)):
         require(path.absolute().parent.is_dir(), f"{path}: there is no directory {path.absolute().parent}.")
     before = breakdown.read(options.compare) if options.compare else None
-    compiled = estimate.show_compiled(experiment, system)
-    found = breakdown.figures(compiled)
+    if options.decode:
+        program = decoding.compile_decoding(experiment, generation, system)
+        decoding.show(program)
+        compiled, found = program.step, decoding.decoding_figures(program)
+    else:
+        compiled = estimate.show_compiled(experiment, system)
+        found = breakdown.figures(compiled)
     breakdown.show(found, options.kernels)
     if before is not None:
         breakdown.compare(before, found)

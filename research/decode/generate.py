@@ -14,7 +14,8 @@ from jaxtyping import Array, UInt
 from research.config import Generation, Model, Sampling, require
 from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
-from research.decode.search import decode, forward, score
+from research.decode.prepare import prepared
+from research.decode.search import decode_prepared, forward, score
 from research.model.transformer import Params
 from research.parallel.mesh import place_rows
 
@@ -112,12 +113,17 @@ class Generator:
         if isinstance(self.generation.method, Sampling):
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), of_rows)
         sources = self._placed((tokens, segments))
-        outputs = decode(self.model, self.params, *sources, generation=self.generation, keys=keys, scores=self.scores)
+        outputs = decode_prepared(self.network, *sources, generation=self.generation, keys=keys, scores=self.scores)
         written, scores = fetched(outputs.tokens), fetched(outputs.scores)
         return {
             number: [self._hypothesis(*pair) for pair in zip(written[row], scores[row].tolist(), strict=True)]
             for row, number in enumerate(numbers)
         }
+
+    @cached_property
+    def network(self) -> Any:
+        """The network that decodes every batch, with copies of the decoder's weights."""
+        return prepared(self.model, self.params)
 
     def _hypothesis(self, tokens: np.ndarray, score: float) -> Hypothesis:
         ends = np.flatnonzero(np.isin(tokens, self.generation.ends))

@@ -23,6 +23,7 @@ from research.config import Generation, Mesh, Model, override, require
 from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
 from research.decode.generate import Generator, Hypothesis
+from research.decode.prepare import prepared
 from research.model import transformer
 from research.model.attention_maps import AttentionPart, attention_map
 from research.model.parameters import param_specs, table_of
@@ -104,6 +105,11 @@ class LoadedModel:
         """The parameters on the mesh: nested dicts of arrays."""
         return jax.block_until_ready(self.weights.params(self._shardings))
 
+    @cached_property
+    def network(self) -> Any:
+        """The network that `generate` uses: it has copies of the decoder's weights, made by the first call."""
+        return prepared(self.config, self.params)
+
     @property
     def _shardings(self) -> Any:
         return shardings(self.mesh, param_specs(transformer.abstract_params(self.config), table_of(self.config)))
@@ -165,6 +171,7 @@ class LoadedModel:
         require(0 <= seed < 2**32, f"seed is {seed}: it must lie in [0, 2**32).")
         generation = self.generation(languages[1], {name: override.as_text(value) for name, value in fields.items()})
         generator = self._for(len(texts)).generator(generation, languages, seed=seed, scores=scores)
+        generator.__dict__["network"] = self.network  # fill the cached_property: other calls use it too
         framed, notes = generator.prepare(texts)
         if str(notes):
             warnings.warn(str(notes), stacklevel=3)

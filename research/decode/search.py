@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from research.config import GNMT, Beam, DecoderOnly, Generation, Greedy, Model, Power, Sampling
 from research.data.batch import Batch
 from research.decode import logits
+from research.decode.prepare import prepared
 from research.model.cache import Cache
 from research.model.transformer import Params, bind
 
@@ -37,9 +38,14 @@ class Hypotheses(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("model", "generation", "scores"))
-def decode(
-    model: Model,
-    params: Params,
+def decode(model: Model, params: Params, *inputs: Any, **settings: Any) -> Hypotheses:
+    """Decode each row as `generation` specifies: see `decode_prepared`, which spares repeated calls the preparation."""
+    return decode_prepared(prepared(model, params), *inputs, **settings)
+
+
+@partial(jax.jit, static_argnames=("generation", "scores"))
+def decode_prepared(
+    network: Any,
     encoder_input_tokens: Int[Array, "b s"],
     encoder_segment_ids: Int[Array, "b s"] | None = None,
     *,
@@ -49,16 +55,15 @@ def decode(
     keys: Key[Array, " b"] | None = None,
     scores: bool = False,
 ) -> Hypotheses:
-    """Decode each row as `generation` specifies.
+    """Decode each row as `generation` specifies, with the network that `prepared` returns.
 
     `start_tokens` [b] replaces `generation.start_token` if rows differ (mBART's languages). `prefix` forces the first
     tokens after the start token, except where it is `logits.FREE`; forced tokens count neither in scores nor in the
     length penalty. `keys` [b], one for each row, are for sampling: a row's samples depend only on its own key.
     """
-    network = bind(model, params)
     encoded = network.encode(encoder_input_tokens, encoder_segment_ids)
     hypotheses = generation.method.beams if isinstance(generation.method, Beam) else generation.outputs
-    before = encoder_input_tokens.shape[1] if isinstance(model.stacks, DecoderOnly) else 0
+    before = encoder_input_tokens.shape[1] if isinstance(network.config.stacks, DecoderOnly) else 0
     network.decoder.check_length(before + generation.max_length)
     cache = network.new_cache(encoded, min(generation.max_length, STAGES[0]), hypotheses)
     if start_tokens is None:
@@ -66,7 +71,7 @@ def decode(
     source = encoder_input_tokens
     if encoder_segment_ids is not None:
         source = jnp.where(encoder_segment_ids > 0, source, logits.FREE)
-    step = Step(network, network.unstacked(), encoder_segment_ids, generation, prefix, source)
+    step = Step(network, encoder_segment_ids, generation, prefix, source)
     tokens = jnp.full(
         (len(encoder_input_tokens), hypotheses, generation.max_length + 1), generation.pad_token, jnp.int32
     )
@@ -85,7 +90,6 @@ class Step(NamedTuple):
     """One decoding step; its fields are constant throughout the loop."""
 
     network: Any  # an encoder-decoder, or a language model
-    layers: list[Any]
     encoder_segment_ids: Int[Array, "b s"] | None
     generation: Generation
     prefix: Int[Array, "b p"] | None
@@ -100,7 +104,7 @@ class Step(NamedTuple):
     ) -> tuple[logits.Scores, Cache]:
         """Compute the logits of the token after `position`, and the updated cache."""
         last = jax.lax.dynamic_index_in_dim(tokens, position, axis=2, keepdims=False)
-        return self.network.decode_step(last, cache, position, self.encoder_segment_ids, beam_index, self.layers)
+        return self.network.decode_step(last, cache, position, self.encoder_segment_ids, beam_index)
 
     def constrain(self, scores: logits.Scores, tokens: logits.Tokens, position: Int[Array, ""]) -> logits.Scores:
         return logits.constrain(scores, tokens, position + 1, self.generation, self.prefix, self.source)

@@ -143,7 +143,6 @@ class LanguageModel(Network):
         index: Int[Array, ""],
         encoder_segment_ids: Int[Array, "b s"] | None = None,
         beam_index: Int[Array, "b n c"] | None = None,
-        layers: list[PrefixLayer] | None = None,
     ) -> tuple[Float[Array, "b n v"], Cache]:
         """Compute the logits that follow `tokens`, and the new cache: see EncoderDecoder.decode_step."""
         hypotheses = tokens.shape[1]
@@ -158,16 +157,11 @@ class LanguageModel(Network):
         positions = concatenate_last(jnp.arange(inputs), offset + slots)
         bias = self.decoder.position_bias(offset + index, positions, self.bidirectional)
         x, own = self.decoder.embed_positions(self.embed(tokens), offset + index), []
-        layers = self.decoder.unstacked() if layers is None else layers
-        for layer, projection, prefix in zip(layers, cache.own, cache.cross, strict=True):
+        for layer, projection, prefix in zip(self.decoder.unstacked(), cache.own, cache.cross, strict=True):
             past = Past(projection, index * hypotheses)
             x, written = layer(x, as_projection(prefix), mask, bias(layer), past=past)
             own.append(as_stored(written))
         return self.logits(self.decoder.final_norm(x)), cache._replace(own=tuple(own))
-
-    def unstacked(self) -> list[PrefixLayer]:
-        """Return the layers of decoding as a list. A decoding loop should call this once."""
-        return self.decoder.unstacked()
 
     # --- Positions, masks and biases ----------------------------------------------------------------------------------
 

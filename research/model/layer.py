@@ -302,6 +302,8 @@ class Stack(nnx.Module):
 
     def unstacked(self) -> list[Any]:
         """Return the layers as a list, for decoding, because a scan would copy every weight at every step."""
+        if isinstance(self.layers, nnx.List):  # made by research/decode/prepare.py
+            return list(self.layers)
         count = len(jax.tree.leaves(self.layers)[0])
         return [jax.tree.map(operator.itemgetter(index), self.layers) for index in range(count)]
 

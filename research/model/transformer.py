@@ -165,7 +165,6 @@ class Decoder(Stack):
         index: Int[Array, ""],
         beam_index: Int[Array, "b n c"] | None,
         cross_mask: Bool[Array, "b 1 s"] | None,
-        layers: list[DecoderLayer],
     ) -> tuple[Float[Array, "b n d"], Cache]:
         """Compute the next position of n hypotheses per row, and write its keys and values to the cache at `index`.
 
@@ -179,7 +178,7 @@ class Decoder(Stack):
             mask = mask & beam_mask(hypotheses, slots, beam_index)
         bias = self.position_bias(index[None], slots, bidirectional=False)
         x, own = self.embed_positions(x, index[None]), []
-        for layer, projection, cross_projection in zip(layers, cache.own, cache.cross, strict=True):
+        for layer, projection, cross_projection in zip(self.unstacked(), cache.own, cache.cross, strict=True):
             past = Past(projection, index * hypotheses)
             x, written = layer(x, as_projection(cross_projection), mask, cross_mask, bias(layer), past=past)
             own.append(as_stored(written))
@@ -249,22 +248,15 @@ class EncoderDecoder(Network):
         index: Int[Array, ""],
         encoder_segment_ids: Int[Array, "b s"] | None = None,
         beam_index: Int[Array, "b n c"] | None = None,
-        layers: list[DecoderLayer] | None = None,
     ) -> tuple[Float[Array, "b n v"], Cache]:
         """Compute the logits that follow `tokens`, of n hypotheses at position `index`, and the cache with them added.
 
         Beam i attends, at cache slot c, to the entry of beam `beam_index[:, i, c]`, so that reordering beams moves no
-        keys or values. None means that each hypothesis attends to its own entries. `layers` is the result of
-        `unstacked`; pass it from a loop.
+        keys or values. None means that each hypothesis attends to its own entries.
         """
         mask = cross_mask(tokens[:, :1], None, encoder_segment_ids)
-        layers = self.decoder.unstacked() if layers is None else layers
-        x, cache = self.decoder.step(self.embed(tokens), cache, index, beam_index, mask, layers)
+        x, cache = self.decoder.step(self.embed(tokens), cache, index, beam_index, mask)
         return self.logits(x), cache
-
-    def unstacked(self) -> list[DecoderLayer]:
-        """Return the layers of decoding as a list. A decoding loop should call this once."""
-        return self.decoder.unstacked()
 
 
 def build(config: Model, key: PRNGKeyArray) -> EncoderDecoder | LanguageModel:

@@ -118,16 +118,16 @@ def compile_for(experiment: Experiment, hardware: Hardware) -> Compiled:
     )
 
 
-def too_large(message: str) -> str:
+def too_large(message: str, what: str = "The training step") -> str:
     """Turn XLA's out-of-memory error into a message with advice; shorten other errors to their first line."""
     match = re.search(
         r"required for HLO temporaries \(([\d.]+)([KMG])\) exceeds available HBM \(([\d.]+)([KMG])\)", message
     )
     if match is None:
-        return f"The training step cannot be compiled: {message.splitlines()[0]}"
+        return f"{what} cannot be compiled: {message.splitlines()[0]}"
     needed, available = (float(match[i]) * UNITS[match[i + 1]] / 2**30 for i in (1, 3))
     return (
-        f"The training step does not fit: {needed:.1f} GiB of activations and gradients beside the state, in"
+        f"{what} does not fit: {needed:.1f} GiB of activations and gradients beside the state, in"
         f" {available:.1f} GiB per chip. Lower batch_size, raise microbatches or mesh.fsdp, or set model.remat."
     )
 

@@ -172,9 +172,12 @@ class Module:
             elif current is not None:
                 _add(current, line)
 
-    def executed(self) -> Iterator[Executed]:
-        """Yield all instructions outside of fusions. Those of a loop are executed as often as it runs."""
-        yield from self._executed(self.entry, 1)
+    def executed(self, computation: str | None = None) -> Iterator[Executed]:
+        """Yield all instructions of a computation, by default the program, outside of fusions.
+
+        Those of a loop are executed as often as it runs.
+        """
+        yield from self._executed(computation or self.entry, 1)
 
     def _executed(self, name: str, times: int) -> Iterator[Executed]:
         computation = self.computations[name]

@@ -46,9 +46,9 @@ class Kernel(NamedTuple):
         return self.read + self.written
 
 
-def kernels(module: Module) -> list[Kernel]:
-    """List the kernels that a step runs."""
-    return [_kernel(module, *each) for each in module.executed() if _runs(each.instruction)]
+def kernels(module: Module, computation: str | None = None) -> list[Kernel]:
+    """List the kernels that a computation runs, by default the whole program."""
+    return [_kernel(module, *each) for each in module.executed(computation) if _runs(each.instruction)]
 
 
 def _runs(instruction: Instruction) -> bool:

@@ -1,7 +1,8 @@
-"""Compile fixed training steps for accelerators that are not here, and hold them against budgets.
+"""Compile fixed training steps and decoding for accelerators that are not here, and hold them against budgets.
 
 Each program is compiled in its own process by scripts.plan --compile. Traffic, kernels and temporaries are read from
-the compiled program, and its time is modelled (research/plan/time_model.py): nothing is measured. The budgets are in
+the compiled program, and its time is modelled (research/plan/time_model.py): nothing is measured. Of decoding, traffic,
+kernels and time are those of one step of the loop over the longest cache. The budgets are in
 experiments/results/compiled_budgets.json, with the versions that they hold for.
 """
 
@@ -39,17 +40,20 @@ examples
 
 
 class Program(NamedTuple):
-    """A training step to compile: the arguments of scripts.plan."""
+    """A training step to compile, or decoding: the arguments of scripts.plan."""
 
     experiment: str
     hardware: str
     overrides: dict[str, str]
+    generation: dict[str, str] | None = None  # overrides of decoding; None: a training step
 
 
 C4, H200 = "experiments/t5/v1_1_c4.py", "1xH200"
 PACKED = 'Supervised(tasks=(QuestionAnswering(examples=TFDSExamples("squad")),), tokenizer=SentencePiece("unread"),'
 PACKED += " input_length=512, target_length=114)"
 DROPOUTS = [f"model.{name}" for name in ("dropout", "attention_dropout", "activation_dropout", "output_dropout")]
+BART_LARGE, GREEDY = "experiments/bart/bart.py:large", {"max_length": "128"}
+BART_GREEDY = GREEDY | {"start_token": "2", "eos_token": "2", "pad_token": "1"}
 PROGRAMS = {
     "small_h200": Program(f"{C4}:small", H200, {"batch_size": "256"}),
     "base_h200": Program(f"{C4}:base", H200, {"batch_size": "128"}),
@@ -57,8 +61,12 @@ PROGRAMS = {
     "base_packed_h200": Program(
         f"{C4}:base", H200, {"batch_size": "128", "data": PACKED} | dict.fromkeys(DROPOUTS, "0.1")
     ),  # fine-tuning
-    "bart_large_h200": Program("experiments/bart/bart.py:large", H200, {"batch_size": "32"}),
+    "bart_large_h200": Program(BART_LARGE, H200, {"batch_size": "32"}),
     "mbart_large_h200": Program("experiments/mbart/cc25.py", H200, {"batch_size": "16", "model.vocab_size": "250_027"}),
+    "base_greedy_h200": Program(f"{C4}:base", H200, {"batch_size": "128"}, GREEDY),
+    "xl_greedy_h200": Program(f"{C4}:xl", H200, {"batch_size": "128", "mesh.fsdp": "1"}, GREEDY),  # Flan-T5-XL
+    "bart_greedy_h200": Program(BART_LARGE, H200, {"batch_size": "128"}, BART_GREEDY),  # BART-large-CNN
+    "bart_beam_h200": Program(BART_LARGE, H200, {"batch_size": "128"}, BART_GREEDY | {"method": "Beam(4)"}),
     "base_v5e": Program(f"{C4}:base", "v5e:1x1", {"batch_size": "32"}),
     "base_v6e": Program(f"{C4}:base", "v6e:1x1", {"batch_size": "32"}),
 }
@@ -114,6 +122,8 @@ def compiled(program: Program) -> Result:
         command = [sys.executable, "-m", "scripts.plan", program.experiment, "--hardware", program.hardware]
         command += ["--compile", "--json", str(path)]
         command += [f"--config.{name}={value}" for name, value in program.overrides.items()]
+        if program.generation is not None:
+            command += ["--decode", *(f"--generation.{name}={value}" for name, value in program.generation.items())]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode == 0:
             return Result(json.loads(path.read_text()))
@@ -196,9 +206,16 @@ def line(name: str, result: Result) -> str:
     if result.figures is None:
         return f"{start} {result.message}"
     found, mfu = measures(result.figures), result.figures["modelled"]["mfu"]
+    decoding = result.figures.get("decoding")
     return (
         f"{start} {found['traffic'] / 1e9:>7,.1f} GB {found['kernels']:>8,} {found['temporaries'] / 2**30:>8.2f} GiB"
         f" {found['seconds'] * 1e3:>7.1f} ms {mfu:>6.1%}"
+        + (
+            ""
+            if decoding is None
+            else f"  {decoding['times_least']:.2f} x the least bytes,"
+            f" {decoding['tokens_per_second']:,.0f} tokens/s, copies {len(decoding['copies'])}"
+        )
         + ("" if result.figures["memory"]["fits"] else "  does not fit JAX's default share of the memory")
     )
 

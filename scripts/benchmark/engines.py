@@ -43,7 +43,8 @@ def open_ours(source: WeightSource, length: int, threads: int, compute: str) -> 
     import jax.numpy as jnp
 
     from research.config import Beam, Greedy, override
-    from research.decode.search import decode
+    from research.decode.prepare import prepared
+    from research.decode.search import decode_prepared
     from research.model.transformer import initial_params
 
     model, generation, directory = source
@@ -55,12 +56,12 @@ def open_ours(source: WeightSource, length: int, threads: int, compute: str) -> 
 
         model, generation = override.apply(read_config(directory), {"compute": compute}), read_generation(directory)
         params = jax.tree.map(jnp.asarray, read_params(directory, model))
-    params = jax.block_until_ready(params)
+    network = jax.block_until_ready(prepared(model, params))  # as a Generator keeps it between its calls
     forced_length = replace(generation, max_length=length, min_length=length, forced_last=None)
 
     def run(tokens: np.ndarray, beams: int) -> np.ndarray:
         generation = replace(forced_length, method=Greedy() if beams == 1 else Beam(beams))
-        decoded = decode(model, params, jnp.asarray(tokens, jnp.int32), generation=generation)
+        decoded = decode_prepared(network, jnp.asarray(tokens, jnp.int32), generation=generation)
         return np.asarray(decoded.tokens[:, 0])
 
     return run, jax.devices()[0].device_kind

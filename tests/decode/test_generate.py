@@ -220,12 +220,12 @@ def test_beams_come_best_first(t5):
 def test_lengths_double_so_that_few_shapes_are_compiled(t5, monkeypatch):
     shapes = set()
 
-    def remember(model, params, tokens, segments, **options):
+    def remember(network, tokens, segments, **options):
         shapes.add(tokens.shape)
         row = np.zeros((len(tokens), 1, 1), np.int32)
         return decoding.Hypotheses(row, row[..., 0].astype(np.float32))
 
-    monkeypatch.setattr(generate, "decode", remember)
+    monkeypatch.setattr(generate, "decode_prepared", remember)
     lines = [" ".join(["river"] * count) for count in range(1, 100)]
     framed, _ = t5.prepare(lines)
     assert collected(t5.run(framed)).keys() == set(range(99))

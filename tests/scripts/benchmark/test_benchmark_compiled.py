@@ -110,7 +110,14 @@ def test_the_budgets_in_the_repository_are_of_these_programs():
     assert kept.keys() <= compiled.PROGRAMS.keys()
     assert kept.keys() >= {name for name in compiled.PROGRAMS if name.endswith("h200")}
     for name, budget in kept.items():
-        assert {field: budget[field] for field in Program._fields} == compiled.PROGRAMS[name]._asdict()
+        assert Program(**{field: budget[field] for field in Program._fields if field in budget}) == compiled.PROGRAMS[name]
+
+
+def test_a_line_of_decoding_has_its_bytes_beside_the_least():
+    decoding = {"times_least": 1.07, "tokens_per_second": 1000.0, "copies": {"copy.1": 5}}
+    text = compiled.line("base_greedy_h200", Result(FIGURES | {"decoding": decoding}))
+    assert "1.07 x the least bytes, 1,000 tokens/s, copies 1" in text
+    assert "least" not in compiled.line("base_h200", Result(FIGURES))
 
 
 @pytest.mark.slow

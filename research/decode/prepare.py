@@ -1,0 +1,82 @@
+"""The network that decodes: matrices in the compute dtype, the decoder's layers as a list, and fewer, larger products.
+
+Decoding reads every weight of the decoder at every step. What a step would do to them is done once, before the loop:
+XLA casts and concatenates inside it.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray
+
+from research.config import Model
+from research.model.attention import SelfAttention
+from research.model.derivatives import gate
+from research.model.layer import Dense, FeedForward
+from research.model.network import Network
+from research.model.transformer import Params, bind
+from research.parallel.layout import gather_length
+
+TABLES = ("embedding", "source_embedding", "head")
+
+
+@partial(jax.jit, static_argnames=("model",))
+def prepared(model: Model, params: Params) -> Any:
+    """Make the network that decodes; its decoder's weights are copies. It computes what the model computes."""
+    network = bind(model, params)
+    for _, module in nnx.iter_modules(network):
+        names = ("weight", "bias") if isinstance(module, Dense) else TABLES if isinstance(module, Network) else ()
+        for name in names:
+            if hasattr(module, name):
+                setattr(module, name, nnx.Param(getattr(module, name)[...].astype(model.compute)))
+    network.decoder.layers = nnx.List(network.decoder.unstacked())
+    for layer in network.decoder.layers:
+        if type(getattr(layer, "self_attention", None)) is SelfAttention:  # a user's own class stays as it is
+            layer.self_attention = FusedSelfAttention(layer.self_attention)
+        if type(getattr(layer, "feed_forward", None)) is FeedForward and model.gated:
+            layer.feed_forward = FusedFeedForward(layer.feed_forward)
+    return network
+
+
+class FusedSelfAttention(SelfAttention):
+    """Self-attention with one product for queries, keys and values."""
+
+    def __init__(self, attention: SelfAttention) -> None:
+        self.projections = fused("btd,dphk->btphk", attention.query, attention.key, attention.value)
+        self.output, self.config = attention.output, attention.config
+        if hasattr(attention, "relative_bias"):
+            self.relative_bias = attention.relative_bias
+
+    def query(self, x: Float[Array, "b t d"]) -> Float[Array, "b t h k"]:
+        return self.projections(x)[:, :, 0]
+
+    def project(self, x: Float[Array, "b s d"]) -> tuple[Float[Array, "b s h k"], Float[Array, "b s h k"]]:
+        y = self.projections(x)  # XLA computes it once for both methods
+        return gather_length(y[:, :, 1]), gather_length(y[:, :, 2])
+
+
+class FusedFeedForward(FeedForward):
+    """The gated feed-forward with one product for gate and up."""
+
+    def __init__(self, feed_forward: FeedForward) -> None:
+        self.projections = fused("btd,dpf->btpf", feed_forward.gate, feed_forward.up)
+        self.down, self.config = feed_forward.down, feed_forward.config
+
+    @jax.named_scope("feed_forward")
+    def __call__(self, x: Float[Array, "b t d"], dropout_key: PRNGKeyArray | None = None) -> Float[Array, "b t d"]:
+        y = self.projections(x)
+        return self.down(gate(self.config.activation, y[:, :, 0], y[:, :, 1]))
+
+
+def fused(equation: str, *parts: Dense) -> Dense:
+    """Stack the weights and biases of products of the same input along a new axis p."""
+    whole = nnx.clone(parts[0])
+    whole.equation = equation
+    whole.weight = nnx.Param(jnp.stack([part.weight[...] for part in parts], axis=1))
+    if whole.biased:
+        whole.bias = nnx.Param(jnp.stack([part.bias[...] for part in parts]))
+    return whole
