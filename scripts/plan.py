@@ -81,7 +81,7 @@ def plan(options: argparse.Namespace, overrides: dict[str, str], of_generation: 
         require(not several, "--compile is for one experiment on one --hardware, with its own batch_size.")
         require(not options.search, "--compile is for one mesh: run --search first, and compile what it prints.")
         require(options.decode or not of_generation, "--generation needs --decode.")
-        show_compiled(options, *experiments.values(), *systems, override.apply(Generation(), of_generation))
+        show_compiled(options, *experiments.values(), *systems, generation=override.apply(Generation(), of_generation))
         return
     given = [name for name in ("json", "compare", "kernels", "hlo", "decode") if getattr(options, name)]
     given += ["generation"] if of_generation else []
@@ -94,7 +94,7 @@ def plan(options: argparse.Namespace, overrides: dict[str, str], of_generation: 
         estimate.show(*experiments.values(), *systems)
 
 
-def show_compiled(options: argparse.Namespace, experiment: Experiment, system: Any, generation: Generation) -> None:
+def show_compiled(options: argparse.Namespace, experiment: Experiment, system: Any, *, generation: Generation) -> None:
     from research.plan import breakdown, decoding, estimate
     from research.storage import run_directory
     from research.storage.files import write_json, write_text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from research import DecoderOnly, Generation, Model, Relative, Tied
-from research.decode.prepare import prepared
+from research.decode.prepare import FusedSelfAttention, prepared
 from research.decode.search import decode, decode_prepared
 from research.model.transformer import bind, initial_params
 
@@ -16,19 +16,27 @@ MODEL = Model(24, 16, 2, 8, 32, 3, 3, positions=Relative(buckets=4, max_distance
 TOKENS = np.random.default_rng(0).integers(2, 24, (3, 7), dtype=np.int32)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "changes", [{}, {"head": Tied(True), "scaled_embedding": True, "biases": True}, {"stacks": DecoderOnly()}], ids=str
 )
-def test_the_prepared_network_computes_the_same_logits(changes, compute):
+def test_the_prepared_network_computes_the_same_logits(changes, compute, platform, monkeypatch):
+    monkeypatch.setattr("research.decode.prepare.platform", lambda: platform)
+    prepared.clear_cache()
     model = replace(MODEL, compute=compute, **changes)
     params = initial_params(model, jax.random.key(0))
 
     def step(network):
-        cache = network.new_cache(network.encode(jnp.asarray(TOKENS)), 4)
-        return network.decode_step(jnp.full((3, 1), 5), cache, jnp.int32(0))[0]
+        cache, each = network.new_cache(network.encode(jnp.asarray(TOKENS)), 4), []
+        for position in range(3):  # with one position, queries and keys would not matter
+            scores, cache = network.decode_step(jnp.full((3, 1), 5 + position), cache, jnp.int32(position))
+            each.append(scores)
+        return jnp.stack(each)
 
     network = prepared(model, params)
+    prepared.clear_cache()
+    assert isinstance(network.decoder.layers[0].self_attention, FusedSelfAttention) == (platform == "gpu")
     expected = jax.jit(lambda params: step(bind(model, params)))(params)
     tolerance = 1e-5 if compute == "float32" else 3e-2
     np.testing.assert_allclose(jax.jit(step)(network), expected, rtol=tolerance, atol=tolerance)

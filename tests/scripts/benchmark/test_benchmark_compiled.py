@@ -110,7 +110,8 @@ def test_the_budgets_in_the_repository_are_of_these_programs():
     assert kept.keys() <= compiled.PROGRAMS.keys()
     assert kept.keys() >= {name for name in compiled.PROGRAMS if name.endswith("h200")}
     for name, budget in kept.items():
-        assert Program(**{field: budget[field] for field in Program._fields if field in budget}) == compiled.PROGRAMS[name]
+        fields = {field: budget[field] for field in Program._fields if field in budget}
+        assert Program(**fields) == compiled.PROGRAMS[name]
 
 
 def test_a_line_of_decoding_has_its_bytes_beside_the_least():
