@@ -26,7 +26,7 @@ LAUNCH = 1.5e-6  # seconds
 
 
 class Rates(NamedTuple):
-    """What a GPU reaches: shares of its data sheet's rates, and the seconds of a launch."""
+    """The rates that a GPU reaches, as shares of its data sheet's, and the seconds of a launch."""
 
     products: float = PRODUCTS
     float32: float = FLOAT32

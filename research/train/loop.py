@@ -39,7 +39,7 @@ from research.train.watchdog import Watchdog
 
 
 class _Launch(NamedTuple):
-    """What a launch has checked before it opens the run directory."""
+    """The arguments and checked parts of a launch, before it opens the run directory."""
 
     config: Experiment
     directory: AnyPath

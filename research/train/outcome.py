@@ -23,7 +23,7 @@ class Preempted(Exception):
 
 
 class Outcome:
-    """How a run ends: the step that it has reached and its exit code."""
+    """The end of a run: the step that it has reached and its exit code."""
 
     def __init__(self, directory: Path, checkpoints: AnyPath) -> None:
         self.directory, self.checkpoints = directory, checkpoints

@@ -60,7 +60,7 @@ class Runner(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What an engine answers."""
+    """The answer of an engine."""
 
     seconds: float
     peak_bytes: int | None

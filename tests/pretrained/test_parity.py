@@ -29,7 +29,7 @@ def test_parity_of_a_full_row_without_masks(variant):
 
 @pytest.mark.parametrize("variant", ["marian", "marian_separate"])
 def test_marian_s_padding_is_trained_through_the_head_by_choice(variant):
-    """As Hugging Face trains it: every gradient is the reference's, that of the row of zeros too."""
+    """Every gradient is the reference's, that of the row of zeros too."""
     model, params, expected = golden(variant)
     assert np.any(expected["gradient/" + EMBEDDING[variant]][model.zero_token])
     assert_parity(replace(model, zero_token=None), params, expected, expected, segments=True)

@@ -1,4 +1,4 @@
-"""Where the kernel has no locks, a lease excludes other processes until it expires."""
+"""A lease excludes other processes until it expires, where the kernel has no locks."""
 
 import errno
 import json
