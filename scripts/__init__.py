@@ -8,19 +8,25 @@ from typing import Any
 _excepthook, _unraisablehook = sys.excepthook, sys.unraisablehook
 
 
+def _late(error: BaseException | None) -> bool:
+    """Return whether a write of a failed save, whose error is raised elsewhere, ended after the loop that awaited it."""
+    return str(error) == "Event loop is closed" and threading.current_thread() is not threading.main_thread()
+
+
 def _except(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    # Writes of a save that has failed, and whose error is raised elsewhere, end after the loop that awaited them.
-    late = str(error) == "Event loop is closed" and threading.current_thread() is not threading.main_thread()
-    if not issubclass(kind, KeyboardInterrupt) and not late:
+    if not issubclass(kind, KeyboardInterrupt) and not _late(error):
         _excepthook(kind, error, trace)
 
 
 def _unraisable(arguments: Any) -> None:
     """End the process at a Ctrl-C that reached code from which no exception passes on: it would be lost."""
-    if not issubclass(arguments.exc_type, KeyboardInterrupt):
-        return _unraisablehook(arguments)
-    os._exit(130)
+    if issubclass(arguments.exc_type, KeyboardInterrupt):
+        os._exit(130)
+    if not _late(arguments.exc_value):
+        _unraisablehook(arguments)
 
 
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # which JAX sets, also for children of a process that uses it
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # JAX's runtime would log every SIGTERM as a warning
 if "pytest" not in sys.modules:
     sys.excepthook, sys.unraisablehook = _except, _unraisable

@@ -62,7 +62,6 @@ def train_experiment(options: argparse.Namespace, overrides: dict[str, str]) -> 
 def _train(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     file = load.open_experiment(options.experiment)
     config = override.apply(file.config, overrides)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # JAX's runtime would log every SIGTERM as a warning
     from research.storage.bucket import any_path  # after the config is checked: importing JAX takes seconds
     from research.train.loop import train
     from research.train.startup import Startup, process_began

@@ -159,6 +159,7 @@ def test_configuration_read(bart, tmp_path):
         dropout=0.1,
         shared_dropout=False,
         attention_dropout=0.2,
+        pad_token=1,
     )
     # As since 0.10: a nested config of plain dictionaries, the model's part of it such or a namespace.
     for part in (ARGUMENTS, argparse.Namespace(**ARGUMENTS)):
