@@ -9,7 +9,7 @@ _excepthook, _unraisablehook = sys.excepthook, sys.unraisablehook
 
 
 def _late(error: BaseException | None) -> bool:
-    """Return whether a write of a failed save, whose error is raised elsewhere, ended after the loop that awaited it."""
+    """Return whether a write of a save that failed, and raised elsewhere, ended after the loop that awaited it."""
     return str(error) == "Event loop is closed" and threading.current_thread() is not threading.main_thread()
 
 

@@ -222,7 +222,7 @@ class Model:
     remat: Literal["none", "dots", "full"] = "none"  # kept for the backward pass: all, products, nothing
     unroll: int | None = None  # layers per scan step; 1 compiles fastest; None: 1, but all (at most 24) on a GPU
     # How attention is computed (research/model/attention_backends.py); "auto" chooses by platform, dtype and batch.
-    attention: Literal["auto", "reference", "cudnn", "blocked"] = "auto"
+    attention: Literal["auto", "reference", "cudnn", "pallas", "blocked"] = "auto"
 
     def __post_init__(self) -> None:
         require_positive("model.", self, "vocab_size", "width", "heads", "head_width", "feed_forward")

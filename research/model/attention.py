@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -16,6 +17,7 @@ from research.model.cudnn_attention import cudnn_attention
 from research.model.derivatives import softmax
 from research.model.layer import Dense, Keys, draw, dropout, relative_table
 from research.model.mask import AttentionMask, as_array
+from research.model.pallas_attention import pallas_attention
 from research.model.parametrization import score_scale
 from research.parallel.layout import each_row, gather_length
 
@@ -50,6 +52,16 @@ def reference_attention(
     dropped = drop(weights(query, key, mask, bias).astype(value.dtype))
     # This operand order gives products of [t s] by [s k]; the other makes beam search on a CPU 1.4 times slower.
     return jnp.einsum("bshk,bhts->bthk", value, dropped)
+
+
+def drop_keys(value: Float[Array, "b s h k"], rate: float, key: PRNGKeyArray) -> Float[Array, "b s h k"]:
+    """Set random values to zero and scale the others, which drops the same attention weights for every query (T5X).
+
+    The keys that are dropped are those of `dropout` of the weights [b h t s], shared by the queries.
+    """
+    b, s, h, _ = value.shape
+    keep = jax.random.bernoulli(key, 1.0 - rate, (b, h, 1, s)).transpose(0, 3, 1, 2)
+    return jnp.where(keep, value / (1.0 - rate), 0.0).astype(value.dtype)
 
 
 class Attention(nnx.Module):
@@ -99,6 +111,8 @@ class Attention(nnx.Module):
             return self.attend(x, key, value, mask, each_row(bias, len(x)), dropout_key)
         if config.attention_dropout == 0.0:
             dropout_key = None
+        if dropout_key is not None and config.shared_dropout and not self.own_formula:
+            value, dropout_key = drop_keys(value, config.attention_dropout, dropout_key), None
         choice = self.choose(x, key, mask, bias, dropout_key is not None)
         attention_backends.record(mask.part, choice)
         match choice.backend:
@@ -106,11 +120,18 @@ class Attention(nnx.Module):
                 return self.attend(x, key, value, mask.array, each_row(bias, len(x)), dropout_key)
             case "cudnn":
                 return self.output(cudnn_attention(self.queries(x), key, value, mask, bias))
+            case "pallas":
+                return self.output(pallas_attention(self.queries(x), key, value, mask, bias))
             case "blocked":
-                drawn = config.attention_dropout, dropout_key, config.shared_dropout
+                drawn = config.attention_dropout, dropout_key
                 return self.output(
                     blocked_attention(reference_attention, self.queries(x), key, value, mask, bias, *drawn)
                 )
+
+    @property
+    def own_formula(self) -> bool:
+        """True for a subclass that computes attention by itself, which only the reference serves."""
+        return type(self).attend is not Attention.attend or self.weights is not attention_weights
 
     def choose(
         self,
@@ -121,7 +142,7 @@ class Attention(nnx.Module):
         dropped: bool,
     ) -> BackendChoice:
         """Choose the backend of a call."""
-        if type(self).attend is not Attention.attend or self.weights is not attention_weights:
+        if self.own_formula:
             return BackendChoice("reference", f"{type(self).__name__} has its own formula")
         facts = AttentionFacts.of(x.dtype, x.shape[1], key.shape, mask, bias, dropped)
         return attention_backends.choose(self.config.attention, facts)

@@ -2,6 +2,8 @@
 
 reference   the plain formula over all rows; serves everything
 cudnn       cuDNN's fused kernels on NVIDIA GPUs (research/model/cudnn_attention.py)
+pallas      our own kernels on NVIDIA GPUs, for packed rows too (research/model/pallas_attention.py); only by its name,
+            because no GPU has measured them
 blocked     the plain formula a few rows at a time (research/model/blocked_attention.py)
 """
 
@@ -14,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from research.model.cudnn_check import cudnn_failure
+from research.model.kernel_check import Kernels, kernel_failure
 from research.model.mask import AttentionMask
 from research.parallel.layout import platform
 
-Backend = Literal["reference", "cudnn", "blocked"]
+Backend = Literal["reference", "cudnn", "pallas", "blocked"]
 # The backends that "auto" tries, in this order. On CPUs the loop over blocks is no faster than the plain formula.
 ORDER: Mapping[str, tuple[Backend, ...]] = {
     "gpu": ("cudnn", "reference"),
@@ -52,7 +54,7 @@ class AttentionFacts(NamedTuple):
     head_width: int
     mask: AttentionMask
     biases: int  # number of biases [h t s]: 0, one for each part of the batch, or one for each row
-    dropped: bool
+    dropped: bool  # by masks of each query's own; keys that all queries drop are dropped before
 
     @classmethod
     def of(
@@ -116,21 +118,35 @@ def _blocked_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
 
 
 def _cudnn_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
-    mask, (queries, keys) = facts.mask, facts.lengths
-    yield facts.platform != "gpu", f"a {facts.platform}"
-    yield facts.dtype not in (jnp.bfloat16, jnp.float16), f"{jnp.dtype(facts.dtype).name}"
-    yield facts.dropped, "attention dropout"
-    yield not mask.structured, "the mask of a decoder-only model's targets"
-    yield mask.packed, "packed rows"
-    yield facts.biases not in (0, facts.parts), "a bias for each row"
+    queries, keys = facts.lengths
+    yield from _gpu_obstacles(facts)
+    yield facts.mask.packed, "packed rows"
     odd = queries % 2 == 1 or keys % 2 == 1
     yield facts.biases > 0 and odd, f"a relative bias with an odd length, of {queries} queries and {keys} keys"
     yield facts.head_width % 8 != 0 or facts.head_width > 128, f"heads of {facts.head_width} features"
+    yield from _failed_check("cudnn", facts)
+
+
+def _pallas_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
+    yield from _gpu_obstacles(facts)
+    yield facts.head_width not in (16, 32, 64, 128), f"heads of {facts.head_width} features"
+    yield from _failed_check("pallas", facts)
+
+
+def _gpu_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
+    yield facts.platform != "gpu", f"a {facts.platform}"
+    yield facts.dtype not in (jnp.bfloat16, jnp.float16), f"{jnp.dtype(facts.dtype).name}"
+    yield facts.dropped, "attention dropout of each query"
+    yield not facts.mask.structured, "the mask of a decoder-only model's targets"
+    yield facts.biases not in (0, facts.parts), "a bias for each row"
     yield facts.mesh.get("sequence", 1) > 1, "a mesh with a sequence axis"
     tensor = facts.mesh.get("tensor", 1)
     yield facts.heads % tensor != 0, f"{facts.heads} heads in {tensor} parts"
     yield facts.rows % facts.parts != 0, f"{facts.rows} rows in {facts.parts} parts"
-    failure = cudnn_failure(facts.head_width)
+
+
+def _failed_check(kernels: Kernels, facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
+    failure = kernel_failure(kernels, facts.head_width)
     yield failure is not None, f"this GPU: {failure}"
 
 
@@ -138,6 +154,7 @@ OBSTACLES: Mapping[str, Callable[[AttentionFacts], Iterator[tuple[bool, str]]]] 
     "reference": _no_obstacles,
     "blocked": _blocked_obstacles,
     "cudnn": _cudnn_obstacles,
+    "pallas": _pallas_obstacles,
 }
 
 # --- The record of what was chosen ------------------------------------------------------------------------------------

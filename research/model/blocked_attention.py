@@ -32,12 +32,10 @@ def blocked_attention(
     bias: Float[Array, "*_ h t s"] | None,
     rate: float = 0.0,
     dropout_key: PRNGKeyArray | None = None,
-    shared: bool = True,
 ) -> Float[Array, "b t h k"]:
     """Compute `formula` (query, key, value, mask, bias, drop) of a device's own rows, block by block.
 
-    With `shared` dropout the masks are the formula's own; otherwise each query draws its mask from a key of its own,
-    so that they depend neither on the mesh nor on the blocks.
+    For dropout each query draws its mask from a key of its own, so that masks depend neither on the mesh nor on blocks.
     """
     arrays, specs = attention_arrays(query, key, value, mask, bias)
     length, heads = specs["query"][1], specs["query"][2]
@@ -47,25 +45,20 @@ def blocked_attention(
         batched = mask.array.ndim == 3
         arrays["rows" if batched else "causal"] = mask.array
     if dropout_key is not None:
-        arrays |= dropout_arrays(dropout_key, 1.0 - rate, query, key, shared)
+        arrays["keys"] = dropout_keys(dropout_key, query)
     specs |= {
         "causal": PartitionSpec(length, None),
         "rows": PartitionSpec(BATCH_AXES, length, None),
-        "keep": PartitionSpec(BATCH_AXES, heads, None, None),
         "keys": PartitionSpec(BATCH_AXES, heads, length),
     }
     own = partial(_by_blocks, partial(_block, formula, rate))
     return on_own_part(own, arrays, specs, specs["query"])
 
 
-def dropout_arrays(
-    key: PRNGKeyArray, kept: float, query: Float[Array, "b t h k"], keys: Float[Array, "b s h k"], shared: bool
-) -> dict[str, Array]:
-    """Draw the masks of shared dropout, [b h 1 s], or derive the key of each query, [b h t]."""
+def dropout_keys(key: PRNGKeyArray, query: Float[Array, "b t h k"]) -> Array:
+    """Derive a key for each query, [b h t]."""
     b, t, h, _ = query.shape
-    if shared:
-        return {"keep": jax.random.bernoulli(key, kept, (b, h, 1, keys.shape[1]))}
-    return {"keys": jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(b * h * t)).reshape(b, h, t)}
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(b * h * t)).reshape(b, h, t)
 
 
 def _by_blocks(block: Callable[..., Array], arrays: dict[str, Array]) -> Array:
@@ -95,10 +88,10 @@ def block_rows(rows: int, scores: int) -> int:
 
 def _block(formula: Callable[..., Array], rate: float, arrays: dict[str, Array]) -> Array:
     def dropped(weights: Float[Array, "b h t s"]) -> Float[Array, "b h t s"]:
-        if "keys" in arrays:
-            draw = partial(jax.random.bernoulli, p=1.0 - rate, shape=weights.shape[-1:])
-            return drop(weights, rate, jax.vmap(jax.vmap(jax.vmap(draw)))(arrays["keys"]))
-        return drop(weights, rate, arrays["keep"]) if "keep" in arrays else weights
+        if "keys" not in arrays:
+            return weights
+        draw = partial(jax.random.bernoulli, p=1.0 - rate, shape=weights.shape[-1:])
+        return drop(weights, rate, jax.vmap(jax.vmap(jax.vmap(draw)))(arrays["keys"]))
 
     names = ("query", "key", "value")
     return formula(*(arrays[name] for name in names), block_mask(arrays), arrays.get("bias"), dropped)

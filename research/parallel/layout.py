@@ -62,16 +62,21 @@ def dividing(size: int, axis: str) -> str | None:
 
 
 def on_own_part(
-    function: Callable[[dict[str, Array]], Array], arrays: dict[str, Array], specs: dict[str, Any], result: Any
+    function: Callable[[dict[str, Array]], Array],
+    arrays: dict[str, Array],
+    specs: dict[str, Any],
+    result: Any,
+    checked: bool = True,
 ) -> Array:
     """Call a function with each device's own part of some arrays, without communication: its result has the spec given.
 
-    Gradients of arrays that several devices share are summed over these devices.
+    Gradients of arrays that several devices share are summed over these devices. Without `checked`, JAX does not verify
+    that the function computes on own parts alone, which it cannot for a kernel.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return function(arrays)
     in_specs = {name: specs[name] for name in arrays}
-    return jax.shard_map(function, in_specs=(in_specs,), out_specs=result)(arrays)
+    return jax.shard_map(function, in_specs=(in_specs,), out_specs=result, check_vma=checked)(arrays)
 
 
 def axis_size(axis: str) -> int:

@@ -38,7 +38,7 @@ def backends(
         head_width=model.head_width,
         mask=AttentionMask("encoder", packed=packed),
         biases=biases,
-        dropped=model.attention_dropout > 0,
+        dropped=model.attention_dropout > 0 and not model.shared_dropout,
     )
     decoder = AttentionMask("decoder", causal=True, packed=packed, structured=not one_stack)
     chosen: dict[AttentionPart, AttentionFacts] = {

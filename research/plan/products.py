@@ -1,4 +1,4 @@
-"""FLOPs of the matrix products in a compiled program: dots, convolutions, and the calls of cuBLAS and cuDNN.
+"""FLOPs of the matrix products in a compiled program: dots, convolutions, calls of cuBLAS and cuDNN, our own kernels.
 
 A multiplication and an addition are two FLOPs. TPUs compute products as convolutions, whose batch axes are dilated
 spatial axes: only positions where an element of the input meets one of the kernel count.
@@ -15,7 +15,9 @@ import numpy as np
 
 from research.plan.hlo import Computation, Instruction, Module
 
-CUBLAS, ATTENTION = "__cublas$", "__cudnn$fmha"
+CUBLAS, ATTENTION, TRITON = "__cublas$", "__cudnn$fmha", "__gpu$xla.gpu.triton"
+# Products of a head's width for each score in the kernels of research/model/pallas_kernels.py.
+PRODUCTS_OF = {"forward": 2, "query": 3, "key": 4, "bias": 2}
 
 
 class Product(NamedTuple):
@@ -23,7 +25,7 @@ class Product(NamedTuple):
 
     flops: int
     dtype: str  # of its operands; float32 if either is
-    attention: str = ""  # "forward" or "backward" for cuDNN's fused attention
+    attention: str = ""  # "forward" or "backward" for cuDNN's fused attention, "pallas" for a kernel of our own
     workspace: int = 0  # bytes of HBM that a fused attention writes and reads inside
 
 
@@ -41,6 +43,8 @@ def products(module: Module, computation: Computation, instruction: Instruction)
                 yield _dot(computation, instruction, [int(axis) for axis in json.loads(axes or "[]")])
             elif target.startswith(ATTENTION):
                 yield _attention(computation, instruction, target)
+            elif target == TRITON:
+                yield from _own_kernel(computation, instruction)
         case "fusion":
             for called in instruction.called:
                 inner = module.computations[called]
@@ -76,6 +80,16 @@ def _attention(computation: Computation, instruction: Instruction, target: str) 
         return Product(4 * scores * width, query.dtype, "forward")
     workspace = 2 * scores * query.bytes // query.size if "Bias" in target else 0
     return Product(8 * scores * width, query.dtype, "backward", workspace)
+
+
+def _own_kernel(computation: Computation, instruction: Instruction) -> Iterator[Product]:
+    """Count every product of a kernel of attention, as if it skipped no tile. Other kernels have none."""
+    kernel = re.search(r"attention_(\w+)_kernel", instruction.attribute(r'op_name="([^"]*)"') or "")
+    if kernel:
+        query, key = (computation.operand(instruction, index).arrays[0] for index in (0, 1))
+        rows, length, heads, width = query.shape
+        flops = 2 * PRODUCTS_OF[kernel[1]] * rows * heads * length * key.shape[1] * width
+        yield Product(flops, query.dtype, "pallas")
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> Product:

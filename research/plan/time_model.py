@@ -14,13 +14,14 @@ from research.plan.traffic import Kernel
 
 # Shares of the data sheet's rates. An H200 measured by others reaches 769 - 798 of 989 TFLOP/s in a product of 8,192^3
 # in bfloat16; products of a step, which are smaller, are taken to reach 0.8 of 790. Copies reach 4.3 of 4.8 TB/s.
-# Attention by cuDNN of head width 64 is taken to reach 400 TFLOP/s forward and 350 backward. The shares of the H200
-# are used for the other GPUs too.
+# Attention by cuDNN of head width 64 is taken to reach 400 TFLOP/s forward and 350 backward; our own kernels, 250 with
+# everything that they compute. The shares of the H200 are used for the other GPUs too.
 PRODUCTS = 0.8 * 790 / 989.4
 FLOAT32 = 0.5  # of that with operands in float32: TF32
 BANDWIDTH = 4.3 / 4.8
 ATTENTION_FORWARD = 400 / 989.4
 ATTENTION_BACKWARD = 350 / 989.4
+OWN_KERNELS = 250 / 989.4
 RECOMPUTED = 1.25  # attention's backward pass computes the scores again: five products for four that count
 LAUNCH = 1.5e-6  # seconds
 
@@ -33,6 +34,7 @@ class Rates(NamedTuple):
     bandwidth: float = BANDWIDTH
     attention_forward: float = ATTENTION_FORWARD
     attention_backward: float = ATTENTION_BACKWARD
+    own_kernels: float = OWN_KERNELS
     launch: float = LAUNCH
 
 
@@ -47,7 +49,7 @@ def seconds(kernel: Kernel, hardware: Hardware, rates: Rates = RATES) -> float:
     bandwidth = rates.bandwidth * chip.bandwidth
     if kernel.collective:
         return rates.launch + _exchange(kernel.collective, hardware)
-    attention = [product for product in kernel.products if product.attention]
+    attention = [product for product in kernel.products if product.attention in ("forward", "backward")]
     if attention:  # its workspace is written beside the products, and read after them
         workspaces = sum(product.workspace for product in attention) / bandwidth
         return rates.launch + workspaces + sum(_attention(product, chip, rates) for product in attention)
@@ -56,6 +58,8 @@ def seconds(kernel: Kernel, hardware: Hardware, rates: Rates = RATES) -> float:
 
 
 def _rate(product: Product, rates: Rates) -> float:
+    if product.attention == "pallas":
+        return rates.own_kernels
     return rates.products * (rates.float32 if product.dtype == "f32" else 1)
 
 

@@ -52,15 +52,15 @@ C4, H200 = "experiments/t5/v1_1_c4.py", "1xH200"
 PACKED = 'Supervised(tasks=(QuestionAnswering(examples=TFDSExamples("squad")),), tokenizer=SentencePiece("unread"),'
 PACKED += " input_length=512, target_length=114)"
 DROPOUTS = [f"model.{name}" for name in ("dropout", "attention_dropout", "activation_dropout", "output_dropout")]
+FINE_TUNING = {"batch_size": "128", "data": PACKED} | dict.fromkeys(DROPOUTS, "0.1")
 BART_LARGE, GREEDY = "experiments/bart/bart.py:large", {"max_length": "128"}
 BART_GREEDY = GREEDY | {"start_token": "2", "eos_token": "2", "pad_token": "1"}
 PROGRAMS = {
     "small_h200": Program(f"{C4}:small", H200, {"batch_size": "256"}),
     "base_h200": Program(f"{C4}:base", H200, {"batch_size": "128"}),
     "large_h200": Program(f"{C4}:large", H200, {"batch_size": "64"}),
-    "base_packed_h200": Program(
-        f"{C4}:base", H200, {"batch_size": "128", "data": PACKED} | dict.fromkeys(DROPOUTS, "0.1")
-    ),  # fine-tuning
+    "base_packed_h200": Program(f"{C4}:base", H200, FINE_TUNING),
+    "base_packed_pallas_h200": Program(f"{C4}:base", H200, FINE_TUNING | {"model.attention": "pallas"}),
     "bart_large_h200": Program(BART_LARGE, H200, {"batch_size": "32"}),
     "mbart_large_h200": Program("experiments/mbart/cc25.py", H200, {"batch_size": "16", "model.vocab_size": "250_027"}),
     "base_greedy_h200": Program(f"{C4}:base", H200, {"batch_size": "128"}, GREEDY),

@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from research import Mesh
 from research.model import cudnn_attention as cudnn
-from research.model.attention import reference_attention
+from research.model import pallas_attention as pallas
+from research.model.attention import drop_keys, reference_attention
 from research.model.blocked_attention import block_rows, blocked_attention
 from research.model.layer import drop, dropout
 from research.model.mask import AttentionMask, encoder_mask, self_mask
@@ -100,14 +101,21 @@ def fused(mask: AttentionMask) -> Callable:
     return lambda *arrays: cudnn.cudnn_attention(*arrays[:3], mask, arrays[3])
 
 
+def own_kernels(mask: AttentionMask) -> Callable:
+    return lambda *arrays: pallas.pallas_attention(*arrays[:3], mask, arrays[3])
+
+
 def real(mask: AttentionMask) -> jax.Array:
     """1 for queries that are not padding."""
     return jnp.ones(()) if mask.query_ids is None else jnp.float32(mask.query_ids > 0)[..., None, None]
 
 
 @pytest.fixture(autouse=True)
-def cudnn_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def kernels_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")
+    monkeypatch.setattr(pallas, "INTERPRET", True)
+    monkeypatch.setattr(pallas, "TILE", 4)
+    monkeypatch.setattr("research.model.pallas_kernels.TILE", 4)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +129,8 @@ def test_every_backend_is_the_reference(name: str, t: int, s: int, heads: int) -
     arrays = arrays_of(t, s if cross else t, heads, biased=not cross)
     expected = results(plain(mask), arrays, real(mask))
     assert_equal(results(blocked(mask), arrays, real(mask)), expected)
+    if mask.structured:
+        assert_equal(results(own_kernels(mask), arrays, real(mask)), expected)
     if mask.structured and not mask.packed:
         assert_equal(results(fused(mask), arrays, real(mask)), expected)
 
@@ -136,10 +146,34 @@ def test_rows_of_a_block_divide_all_rows() -> None:
     assert [block_rows(12, scores) for scores in (2**30, 2**22, 2**20, 2**20 - 1, 1)] == [1, 1, 4, 4, 12]
 
 
-def test_shared_dropout_draws_the_masks_of_the_reference() -> None:
+@pytest.mark.parametrize("programs", [1, 40, 10**6])
+def test_own_kernels_sum_the_biass_gradient_over_groups_of_any_size(
+    programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of several tiles, of which many are skipped."""
+    monkeypatch.setattr(pallas, "PROGRAMS", programs)
+    packed = ids(13, [3, 4, 6], [13], [2, 2], [])
+    mask = self_mask("decoder", 13, packed, causally=programs > 1, packed=True)
+    arrays = arrays_of(13, 13, 2, biased=True)
+    assert_equal(results(own_kernels(mask), arrays, real(mask)), results(plain(mask), arrays, real(mask)))
+
+
+def test_a_query_without_a_key_is_the_mean_of_all_values_in_own_kernels_too() -> None:
+    targets, sources = ids(6, [2, 4]), ids(10, [9])  # no source for the second example
+    mask = encoder_mask(jnp.zeros((ROWS, 6), jnp.int32), targets, sources, packed=True)
+    arrays, everywhere = arrays_of(6, 10, 2, biased=False), jnp.ones(())
+    assert_equal(results(own_kernels(mask), arrays, everywhere), results(plain(mask), arrays, everywhere))
+
+
+def test_dropped_values_are_weights_dropped_for_every_query() -> None:
     mask, arrays, key = mask_of("packed", 6, 6), arrays_of(6, 6, 3, biased=True), jax.random.key(7)
-    expected = plain(mask, partial(dropout, rate=0.3, key=key, shared=True))
-    assert_equal(results(blocked(mask, 0.3, key, True), arrays, real(mask)), results(expected, arrays, real(mask)))
+    expected = results(plain(mask, partial(dropout, rate=0.3, key=key, shared=True)), arrays, real(mask))
+
+    def before(attend: Callable) -> Callable:
+        return lambda query, key_, value, bias: attend(query, key_, drop_keys(value, 0.3, key), bias)
+
+    for attend in (plain, blocked, own_kernels):
+        assert_equal(results(before(attend(mask)), arrays, real(mask)), expected)
 
 
 def test_dropout_of_each_query_depends_neither_on_blocks_nor_on_the_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +183,7 @@ def test_dropout_of_each_query_depends_neither_on_blocks_nor_on_the_mesh(monkeyp
     keep = jnp.stack([jax.random.bernoulli(each, 0.7, (6,)) for each in keys]).reshape(ROWS, 2, 6, 6)
     assert 0.6 < float(keep.mean()) < 0.8
     expected = results(plain(mask, lambda weights: drop(weights, 0.3, keep)), arrays, real(mask))
-    attend = blocked(mask, 0.3, key, False)
+    attend = blocked(mask, 0.3, key)
     assert_equal(results(attend, arrays, real(mask)), expected)
     monkeypatch.setattr("research.model.blocked_attention.SCORES", 1)
     with jax.set_mesh(make_mesh(Mesh(data=2, sequence=2, tensor=2))):
@@ -187,6 +221,8 @@ def test_every_backend_is_the_reference_on_meshes(name: str, mesh: str) -> None:
     expected = results(plain(mask), arrays, real(mask))
     with jax.set_mesh(make_mesh(MESHES[mesh])):
         assert_equal(results(with_parts(blocked(mask)), arrays, real(mask)), expected)
+        if mask.structured and mesh != "sequence":
+            assert_equal(results(with_parts(own_kernels(mask)), arrays, real(mask)), expected)
         if mask.structured and not mask.packed and mesh != "sequence":
             assert_equal(results(with_parts(fused(mask)), arrays, real(mask)), expected)
 

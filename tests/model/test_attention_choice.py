@@ -12,7 +12,7 @@ import pytest
 from research import DecoderOnly, Mesh, Model
 from research.config.override import from_json, to_json
 from research.data.batch import Batch
-from research.model import attention_backends, cudnn_check
+from research.model import attention_backends, cudnn_attention, kernel_check, pallas_attention
 from research.model.attention import SelfAttention
 from research.model.attention_backends import AttentionFacts, BackendChoice, backends_text, choose, recorded
 from research.model.mask import AttentionMask
@@ -35,7 +35,7 @@ ON_MESH = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
         ("auto", {"platform": "cpu"}, BackendChoice("reference", "on a cpu")),
         ("auto", {"platform": "METAL"}, BackendChoice("reference", "on a METAL")),
         ("auto", {"dtype": jnp.float32}, BackendChoice("reference", "cudnn does not serve float32")),
-        ("auto", {"dropped": True}, BackendChoice("reference", "cudnn does not serve attention dropout")),
+        ("auto", {"dropped": True}, BackendChoice("reference", "cudnn does not serve attention dropout of each query")),
         ("auto", {"dropped": True, "platform": "tpu"}, BackendChoice("blocked", "on a tpu")),
         ("auto", {"mask": PACKED}, BackendChoice("reference", "cudnn does not serve packed rows")),
         ("auto", {"mask": PACKED, "platform": "tpu"}, BackendChoice("blocked", "on a tpu")),
@@ -60,6 +60,12 @@ ON_MESH = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
         ("reference", {}, BackendChoice("reference", "as configured")),
         ("blocked", {}, BackendChoice("blocked", "as configured")),
         ("cudnn", {}, BackendChoice("cudnn", "as configured")),
+        ("pallas", {}, BackendChoice("pallas", "as configured")),
+        ("pallas", {"mask": PACKED, "lengths": (113, 511)}, BackendChoice("pallas", "as configured")),
+        ("pallas", {"head_width": 48}, BackendChoice("cudnn", "pallas does not serve heads of 48 features")),
+        ("pallas", {"biases": 32}, BackendChoice("reference", "pallas does not serve a bias for each row;"
+         " cudnn does not serve a bias for each row")),
+        ("pallas", {"platform": "tpu"}, BackendChoice("blocked", "pallas does not serve a tpu")),
         ("cudnn", {"platform": "cpu"}, BackendChoice("reference", "cudnn does not serve a cpu")),
         ("cudnn", {"platform": "tpu"}, BackendChoice("blocked", "cudnn does not serve a tpu")),
     ],
@@ -69,7 +75,7 @@ def test_the_choice_and_its_reason(asked: str, change: dict[str, Any], choice: B
 
 
 def test_a_gpu_on_which_the_check_fails_gets_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_backends, "cudnn_failure", lambda width: f"heads of {width} are wrong")
+    monkeypatch.setattr(attention_backends, "kernel_failure", lambda _, width: f"heads of {width} are wrong")
     assert choose("auto", FACTS) == BackendChoice("reference", "cudnn does not serve this GPU: heads of 64 are wrong")
 
 
@@ -83,27 +89,42 @@ def test_the_platform_is_that_of_the_meshs_devices() -> None:
         assert platform() == "cpu"
 
 
-# --- The check of cuDNN -----------------------------------------------------------------------------------------------
+# --- The check of kernels ---------------------------------------------------------------------------------------------
 
 
-def test_the_check_passes_for_a_right_attention_and_runs_inside_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernels", ["cudnn", "pallas"])
+def test_the_check_passes_for_right_kernels_and_runs_inside_a_trace(
+    kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    difference = cudnn_check.difference
-    monkeypatch.setattr(cudnn_check, "difference", lambda width: difference(width, "xla"))
-    cudnn_check._failure.cache_clear()
+    monkeypatch.setattr(cudnn_attention, "IMPLEMENTATION", "xla")
+    monkeypatch.setattr(pallas_attention, "INTERPRET", True)
+    kernel_check._failure.cache_clear()
 
     @jax.jit
     def traced(x: jax.Array) -> jax.Array:
-        assert cudnn_check.cudnn_failure(16) is None
+        assert kernel_check.kernel_failure(kernels, 16) is None
         return x
 
     traced(jnp.ones(()))
-    cudnn_check._failure.cache_clear()
+    kernel_check._failure.cache_clear()
+
+
+def test_the_check_finds_wrong_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_causality(query: Any, key: Any, value: Any, mask: AttentionMask, bias: Any) -> jax.Array:
+        return cudnn_attention.cudnn_attention(query, key, value, replace(mask, causal=False), bias)
+
+    monkeypatch.setattr(cudnn_attention, "IMPLEMENTATION", "xla")
+    monkeypatch.setitem(kernel_check.KERNELS, "cudnn", without_causality)
+    assert "differs by 1 of the largest value in a check (decoder attention)" in str(
+        kernel_check.difference("cudnn", 16)
+    )
 
 
 def test_the_check_names_an_error_of_the_library() -> None:
-    assert "cuDNN is not detected" in str(cudnn_check.difference(16))
-    assert cudnn_check.cudnn_failure(16) is None  # without a GPU here
+    assert "cuDNN is not detected" in str(kernel_check.difference("cudnn", 16))
+    assert "Only interpret mode is supported" in str(kernel_check.difference("pallas", 16))
+    assert kernel_check.kernel_failure("cudnn", 16) is None  # without a GPU here
 
 
 @pytest.mark.parametrize(
@@ -117,8 +138,8 @@ def test_the_check_names_an_error_of_the_library() -> None:
 def test_the_check_names_the_first_array_that_differs(name: str, wrong: Any, sentence: str) -> None:
     arrays = {each: np.linspace(-2, 2, 9, dtype=np.float32) for each in ("output", "query", "key", "value", "bias")}
     expected = {"encoder": arrays, "decoder": dict(arrays)}
-    assert cudnn_check.compare(expected, expected) is None
-    found = cudnn_check.compare(expected | {"decoder": arrays | {name: wrong(arrays[name])}}, expected)
+    assert kernel_check.compare(expected, expected) is None
+    found = kernel_check.compare(expected | {"decoder": arrays | {name: wrong(arrays[name])}}, expected)
     assert found is not None
     assert found.startswith(sentence)
     assert "(decoder attention)" in found

@@ -13,6 +13,7 @@ from research import DecoderOnly, Learned, Model, Relative
 from research.data.batch import Batch
 from research.model import attention_backends
 from research.model import cudnn_attention as cudnn
+from research.model import pallas_attention as pallas
 from research.model.attention_backends import recorded
 from research.model.loss import cross_entropy
 from research.model.transformer import bind, initial_params
@@ -77,8 +78,14 @@ def test_loss_and_gradients_are_those_of_the_reference(name: str, monkeypatch: p
     value, expected = loss_and_gradients(replace(model, attention="reference"), batch, dropped)
     largest = max(float(jnp.abs(gradient).max()) for gradient in expected.values())
     monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")
-    monkeypatch.setitem(attention_backends.OBSTACLES, "cudnn", lambda facts: iter(()))  # a CPU cannot run cuDNN's own
-    for backend in ("blocked",) if packed or "only" in name else ("blocked", "cudnn"):
+    monkeypatch.setattr(pallas, "INTERPRET", True)
+    for kernels in ("cudnn", "pallas"):  # a CPU cannot run those of GPUs
+        monkeypatch.setitem(attention_backends.OBSTACLES, kernels, lambda facts: iter(()))
+    for backend in (
+        "blocked",
+        *(["pallas"] * ("only" not in name)),
+        *(["cudnn"] * (not packed and "only" not in name)),
+    ):
         with recorded() as record:
             found, gradients = loss_and_gradients(replace(model, attention=backend), batch, dropped)
         assert {choice.backend for choices in record.values() for choice in choices} == {backend}

@@ -11,6 +11,8 @@ from research import BART, UL2, AdamW, Constant, Denoising, Experiment, Mesh, Mo
 from research.config import ConfigError
 from research.data.shapes import abstract_batch, row_lengths
 from research.model.flops import parameter_count
+from research.model.mask import AttentionMask
+from research.model.pallas_attention import pallas_attention
 from research.model.transformer import abstract_params
 from research.parallel import hardware
 from research.parallel.mesh import make_mesh
@@ -220,3 +222,29 @@ def test_attention_of_cudnn_compiles_without_a_device():
         "backward": 8 * pairs * 64,
     }
     assert sum(product.workspace for product in work) == 2 * 2 * pairs
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs JAX's CUDA plugin")
+@pytest.mark.parametrize("name", ["A100", "H200", "B200"])
+@pytest.mark.parametrize(("t", "s", "width"), [(128, 128, 64), (113, 113, 128), (30, 100, 32)])
+def test_own_kernels_of_attention_compile_without_a_device(name, t, s, width):
+    """And what they compute is counted: forward 2 products, and for the gradients 3, 4 and 2."""
+    gpu, rows, heads = hardware.find(f"1x{name}"), 4, 2
+    place = jax.sharding.SingleDeviceSharding(targets.target_devices(gpu)[0])
+    shapes = (rows, t, heads, width), (rows, s, heads, width), (rows, s, heads, width)
+    arrays = [jax.ShapeDtypeStruct(shape, "bfloat16", sharding=place) for shape in shapes]
+    arrays.append(jax.ShapeDtypeStruct((heads, t, s), "float32", sharding=place))
+    ids = [jax.ShapeDtypeStruct((rows, length), "int32", sharding=place) for length in (t, s)]
+
+    def loss(query, key, value, bias, query_ids, key_ids):
+        mask = AttentionMask("encoder", None, query_ids, key_ids, causal=t == s, packed=True)
+        return pallas_attention(query, key, value, mask, bias).astype("float32").sum()
+
+    lowered = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(*arrays, *ids)
+    text = lowered.compile(targets.compiler_options(gpu)).as_text()
+    work = [product for kernel in kernels(Module(text)) for product in kernel.products]
+    assert sorted(product.flops for product in work) == [
+        2 * count * rows * heads * t * s * width for count in (2, 2, 3, 4)
+    ]
+    assert {product.attention for product in work} == {"pallas"}

@@ -124,6 +124,21 @@ def test_attention_of_cudnn_counts_two_products_forward_and_four_backward(target
     ) == [(factor * 2 * 3 * 10 * 20 * 64, "bf16")]
 
 
+@pytest.mark.parametrize(("kernel", "count"), [("forward", 2), ("query", 3), ("key", 4), ("bias", 2), ("other", 0)])
+def test_own_kernels_of_attention_count_every_product(kernel, count):
+    name = "attention_bias" if kernel == "other" else f"attention_{kernel}_kernel"
+    expected = [(2 * count * 2 * 3 * 10 * 20 * 64, "bf16")] if count else []
+    assert (
+        work(
+            "%q = bf16[2,10,3,64]{3,2,1,0} parameter(0)",
+            "%k = bf16[2,20,3,64]{3,2,1,0} parameter(1)",
+            '%call = bf16[2,10,3,64]{3,2,1,0} custom-call(%q, %k), custom_call_target="__gpu$xla.gpu.triton",'
+            f' metadata={{op_name="jit(step)/transpose(jvp())/{name}/pallas_call" stack_frame_id=6}}',
+        )
+        == expected
+    )
+
+
 ATTENTION = 8 * 6 * 512 * 512 * 64  # rows, heads, queries, keys, head width
 
 

@@ -16,18 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.model import cudnn_check
 from research.model.attention import reference_attention
 from research.model.attention_backends import AttentionFacts, Backend, choose
 from research.model.blocked_attention import blocked_attention
 from research.model.cudnn_attention import cudnn_attention
+from research.model.kernel_check import TOLERANCE
 from research.model.mask import AttentionMask, AttentionPart, encoder_mask, self_mask
+from research.model.pallas_attention import pallas_attention
 from scripts.benchmark.accelerator.phase import Figures, Keep, TableRows
 from scripts.benchmark.train import seconds_each
 
-BACKENDS: tuple[Backend, ...] = ("reference", "cudnn", "blocked")
+BACKENDS: tuple[Backend, ...] = ("reference", "cudnn", "pallas", "blocked")
 # The largest error of an array, of its largest value: in bfloat16 as in the check at every start.
-TOLERANCES = {"bfloat16": cudnn_check.TOLERANCE, "float32": 1e-5}
+TOLERANCES = {"bfloat16": TOLERANCE, "float32": 1e-5}
 NAMES = ("output", "query", "key", "value", "bias")
 WORKERS = 6  # cases at once: the plain formula in float32 takes 8 GiB for base's encoder
 
@@ -65,7 +66,7 @@ def cases(inputs: int, targets: int) -> list[Case]:
     return [
         Case("encoder", *encoder, "whole", biased=True, timed=True),
         Case("encoder, padded", *encoder, "padded", biased=True),
-        Case("encoder, packed", *encoder, "packed", biased=True),
+        Case("encoder, packed", *encoder, "packed", biased=True, timed=True),
         Case("encoder, padded, no bias", *encoder, "padded", biased=False),
         Case("decoder", *decoder, "whole", biased=True, timed=True),
         Case("decoder, padded", *decoder, "padded", biased=True),
@@ -173,6 +174,8 @@ def attend(backend: Backend, mask: AttentionMask, *arrays: Any) -> jax.Array:
             return reference_attention(query, key, value, mask.array, bias, lambda weights: weights)
         case "cudnn":
             return cudnn_attention(query, key, value, mask, bias)
+        case "pallas":
+            return pallas_attention(query, key, value, mask, bias)
         case "blocked":
             return blocked_attention(reference_attention, query, key, value, mask, bias)
 

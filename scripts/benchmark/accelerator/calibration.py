@@ -23,6 +23,7 @@ from research.parallel.hardware import Hardware
 from research.plan import targets, time_model
 from research.plan.hlo import Module
 from research.plan.parts import by_part, to_json
+from research.plan.products import PRODUCTS_OF
 from research.plan.time_model import RATES, Rates
 from research.plan.traffic import kernels
 from scripts.benchmark.accelerator import attention
@@ -166,8 +167,12 @@ def suggestion(figures: Figures, system: Hardware, options: argparse.Namespace) 
         bandwidth=figures["copy"]["bytes_per_second"] / system.chip.bandwidth,
         launch=figures["launch"]["seconds"],
     )
-    fused = next((each["seconds"] for each in figures["attention"] if each["backend"] == "cudnn"), None)
-    return rates if fused is None else with_attention(rates, fused, system, options)
+    seconds = {each["backend"]: each["seconds"] for each in figures["attention"]}
+    if "cudnn" in seconds:
+        rates = with_attention(rates, seconds["cudnn"], system, options)
+    if "pallas" in seconds:
+        rates = with_own_kernels(rates, seconds["pallas"]["forward and backward"], system, options)
+    return rates
 
 
 def with_attention(rates: Rates, seconds: dict[str, float], system: Hardware, options: argparse.Namespace) -> Rates:
@@ -181,6 +186,13 @@ def with_attention(rates: Rates, seconds: dict[str, float], system: Hardware, op
         attention_forward=forward / (seconds["forward"] - rates.launch) / system.chip.flops,
         attention_backward=2 * time_model.RECOMPUTED * forward / backward / system.chip.flops,
     )
+
+
+def with_own_kernels(rates: Rates, seconds: float, system: Hardware, options: argparse.Namespace) -> Rates:
+    """Add the rate of our own kernels of attention, with every product that they compute."""
+    case = encoder_of(options)
+    flops = 2 * sum(PRODUCTS_OF.values()) * options.rows * case.heads * case.t * case.s * case.head_width
+    return rates._replace(own_kernels=flops / (seconds - len(PRODUCTS_OF) * rates.launch) / system.chip.flops)
 
 
 def modelled(folder: Path, system: Hardware, suggested: Rates) -> Figures | None:

@@ -10,6 +10,7 @@ SMOKE = (("XLA_FLAGS", "--xla_backend_optimization_level=0"), ("OMP_NUM_THREADS"
 # Ours needs 40 GiB of an H200 beside PyTorch; without a limit it would take the next power of two.
 BESIDE_PYTORCH = (*SHARED, ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.36"))
 DROPOUTS = tuple(f"--config.model.{name}dropout=0.1" for name in ("", "attention_", "activation_", "output_"))
+PALLAS = ("--config.model.attention=pallas",)
 TINY_MODEL = tuple(
     f"--config.model.{name}={value}"
     for name, value in {
@@ -45,6 +46,7 @@ PHASES = (
     step("step_small", "small", 256, 75),
     step("step_large", "large", 64, 150),
     step("step_packed", "base", 128, 90, "--packed=4", *DROPOUTS, smoke=("--packed=2",)),
+    step("step_packed_pallas", "base", 128, 90, "--packed=4", *DROPOUTS, *PALLAS, smoke=("--packed=2",)),
     Phase(
         "peers", f"{HERE}.training_peers", 240,
         ("--preset=t5_v1_1/base", "--batch_size=128", "--steps=5", "--rounds=5", "--patience=120"),

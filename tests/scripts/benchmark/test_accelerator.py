@@ -224,7 +224,7 @@ def test_products_of_the_calibration_are_those_of_the_step():
 
 
 def test_constants_are_those_by_which_the_model_gives_what_was_measured():
-    """Products at 0.5 of the peak and half of that in float32, copies at 0.8, attention at 0.3 and 0.2."""
+    """Products at 0.5 of the peak and half of that in float32, copies at 0.8, attention at 0.3, 0.2 and 0.1."""
     options = calibration.parser().parse_args([])
     system = calibration.hardware.find("1xH200")
     case = calibration.encoder_of(options)
@@ -232,6 +232,7 @@ def test_constants_are_those_by_which_the_model_gives_what_was_measured():
     workspace = 4 * options.rows * case.heads * case.t * case.s
     first = 2e-6 + forward / (0.3 * system.chip.flops)
     second = 2e-6 + 1.25 * 2 * forward / (0.2 * system.chip.flops) + workspace / (0.8 * system.chip.bandwidth)
+    own = 4 * 2e-6 + 5.5 * forward / (0.1 * system.chip.flops)
     product = {"m": 64, "k": 32, "n": 16, "form": "forward", "times": 3, "dtype": "bfloat16"}
     seconds = 2 * 64 * 32 * 16 / (0.5 * system.chip.flops)
     found = calibration.suggestion(
@@ -241,13 +242,14 @@ def test_constants_are_those_by_which_the_model_gives_what_was_measured():
             "launch": {"seconds": 2e-6},
             "attention": [
                 {"backend": "cudnn", "seconds": {"forward": first, "forward and backward": first + second}},
+                {"backend": "pallas", "seconds": {"forward": 1.0, "forward and backward": own}},
                 {"backend": "reference", "seconds": {"forward": 1.0, "forward and backward": 3.0}},
             ],
         },
         system,
         options,
     )
-    assert found == pytest.approx((0.5, 0.5, 0.8, 0.3, 0.2, 2e-6))
+    assert found == pytest.approx((0.5, 0.5, 0.8, 0.3, 0.2, 0.1, 2e-6))
 
 
 def test_an_error_above_the_limit_is_wrong_and_what_is_not_served_is_said(monkeypatch):
