@@ -115,15 +115,15 @@ class Attention(nnx.Module):
             value, dropout_key = drop_keys(value, config.attention_dropout, dropout_key), None
         choice = self.choose(x, key, mask, bias, dropout_key is not None)
         attention_backends.record(mask.part, choice)
+        drawn = config.attention_dropout, dropout_key
         match choice.backend:
             case "reference":
                 return self.attend(x, key, value, mask.array, each_row(bias, len(x)), dropout_key)
             case "cudnn":
                 return self.output(cudnn_attention(self.queries(x), key, value, mask, bias))
             case "pallas":
-                return self.output(pallas_attention(self.queries(x), key, value, mask, bias))
+                return self.output(pallas_attention(self.queries(x), key, value, mask, bias, *drawn))
             case "blocked":
-                drawn = config.attention_dropout, dropout_key
                 return self.output(
                     blocked_attention(reference_attention, self.queries(x), key, value, mask, bias, *drawn)
                 )

@@ -120,6 +120,7 @@ def _blocked_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
 def _cudnn_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
     queries, keys = facts.lengths
     yield from _gpu_obstacles(facts)
+    yield facts.dropped, "attention dropout of each query"
     yield facts.mask.packed, "packed rows"
     odd = queries % 2 == 1 or keys % 2 == 1
     yield facts.biases > 0 and odd, f"a relative bias with an odd length, of {queries} queries and {keys} keys"
@@ -136,7 +137,6 @@ def _pallas_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
 def _gpu_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
     yield facts.platform != "gpu", f"a {facts.platform}"
     yield facts.dtype not in (jnp.bfloat16, jnp.float16), f"{jnp.dtype(facts.dtype).name}"
-    yield facts.dropped, "attention dropout of each query"
     yield not facts.mask.structured, "the mask of a decoder-only model's targets"
     yield facts.biases not in (0, facts.parts), "a bias for each row"
     yield facts.mesh.get("sequence", 1) > 1, "a mesh with a sequence axis"

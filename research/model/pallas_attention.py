@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas
 from jax.experimental.pallas import triton
-from jaxtyping import Bool, Float, Int
+from jax.sharding import PartitionSpec
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, UInt32
 
 from research.model.mask import AttentionMask, same_segment
 from research.model.own_part import attention_arrays
@@ -29,7 +30,7 @@ from research.model.pallas_kernels import (
     key_kernel,
     query_kernel,
 )
-from research.parallel.layout import on_own_part
+from research.parallel.layout import BATCH_AXES, on_own_part
 
 INTERPRET = False  # tests on CPUs replace it
 PROGRAMS = 512  # that sum the bias's gradient: rows are divided into groups until there are so many
@@ -41,56 +42,66 @@ def pallas_attention(
     value: Float[Array, "b s h k"],
     mask: AttentionMask,
     bias: Float[Array, "*_ h t s"] | None,
+    rate: float = 0.0,
+    dropout_key: PRNGKeyArray | None = None,
 ) -> Float[Array, "b t h k"]:
     """Attend within segments and, if the mask is causal, to no later keys.
 
-    The bias has one [h t s] for all rows of a device, and is rounded to the dtype of the queries.
+    The bias has one [h t s] for all rows of a device, and is rounded to the dtype of the queries. With a dropout key,
+    each query drops weights of its own, from a seed of each row and head, so that masks do not depend on the mesh.
     """
     arrays, specs = attention_arrays(query, key, value, mask, bias)
+    if dropout_key is not None:
+        arrays["seeds"] = dropout_seeds(dropout_key, query)
+        specs["seeds"] = PartitionSpec(BATCH_AXES, specs["query"][2], None)
 
     def own(arrays: dict[str, Array]) -> Array:
         query, keys = arrays["query"], arrays.get("key_ids")
         ids = None if keys is None else (arrays.get("query_ids", jnp.ones(query.shape[:2], keys.dtype)), keys)
         bias = arrays["bias"][0] if "bias" in arrays else None
-        return _attend(mask.causal, query, arrays["key"], arrays["value"], bias, ids)
+        operands = query, arrays["key"], bias, *(ids or (None, None)), arrays.get("seeds")
+        return _attend(mask.causal, rate, Scored(*operands), arrays["value"])
 
     return on_own_part(own, arrays, specs, specs["query"], checked=False)
 
 
+def dropout_seeds(key: PRNGKeyArray, query: Float[Array, "b t h k"]) -> UInt32[Array, "b h 1"]:
+    """Draw a seed for the dropout of each row and head."""
+    return jax.random.bits(key, (query.shape[0], query.shape[2], 1))
+
+
 # --- Calls ------------------------------------------------------------------------------------------------------------
 
-AXES = Scored("bthk", "bshk", "hts", "bt", "bs")
+AXES = Scored("bthk", "bshk", "hts", "bt", "bs", "bh1")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(causal: bool, query: Array, key: Array, value: Array, bias: Array | None, ids: Any) -> Array:
-    return _forward(causal, query, key, value, bias, ids)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(causal: bool, rate: float, operands: Scored, value: Array) -> Array:
+    return _forward(causal, rate, operands, value)[0]
 
 
-def _forward(
-    causal: bool, query: Array, key: Array, value: Array, bias: Array | None, ids: tuple[Array, Array] | None
-) -> tuple[Array, tuple[Any, ...]]:
-    sizes, operands = _sizes(causal, query, key), _operands(query, key, bias, ids)
+def _forward(causal: bool, rate: float, operands: Scored, value: Array) -> tuple[Array, tuple[Any, ...]]:
+    sizes, given = _sizes(causal, rate, operands), _given(operands)
     statistic = jax.ShapeDtypeStruct((sizes.rows, sizes.heads, sizes.queries), jnp.float32)
-    results = [(query, "bthk"), (statistic, "bht"), (statistic, "bht")]
-    arguments = [(value, "bshk"), (_spans(_visible(sizes, ids)), "bn2")]
-    output, largest, inverse = _call(forward_kernel, sizes, sizes.tiles[0], operands, arguments, results)
-    return output, (query, key, value, bias, ids, output, largest, inverse)
+    results = [(operands.query, "bthk"), (statistic, "bht"), (statistic, "bht")]
+    arguments = [(value, "bshk"), (_spans(_visible(sizes, operands)), "bn2")]
+    output, largest, inverse = _call(forward_kernel, sizes, sizes.tiles[0], given, arguments, results)
+    return output, (operands, value, output, largest, inverse)
 
 
-def _backward(causal: bool, kept: tuple[Any, ...], upstream: Array) -> tuple[Array | None, ...]:
-    query, key, value, bias, ids, output, largest, inverse = kept
-    sizes, operands = _sizes(causal, query, key), _operands(query, key, bias, ids)
-    visible, (m, n) = _visible(sizes, ids), sizes.tiles
+def _backward(causal: bool, rate: float, kept: tuple[Any, ...], upstream: Array) -> tuple[Scored, Array]:
+    operands, value, output, largest, inverse = kept
+    sizes, given, (query, key, bias, *_) = _sizes(causal, rate, operands), _given(operands), operands
+    visible, (m, n) = _visible(sizes, operands), sizes.tiles
     along = jnp.einsum("bthk,bthk->bht", upstream, output, preferred_element_type=jnp.float32)
     arguments = [(value, "bshk"), (upstream, "bthk"), (Statistics(largest, inverse, along), "bht")]
 
     last = _spans(visible), "bn2"
-    (of_query,) = _call(query_kernel, sizes, m, operands, [*arguments, last], [(query, "bthk")])
+    (of_query,) = _call(query_kernel, sizes, m, given, [*arguments, last], [(query, "bthk")])
     last, results = (_spans(visible.swapaxes(1, 2)), "bn2"), [(key, "bshk"), (value, "bshk")]
-    of_key, of_value = _call(key_kernel, sizes, n, operands, [*arguments, last], results)
+    of_key, of_value = _call(key_kernel, sizes, n, given, [*arguments, last], results)
     if bias is None:
-        return of_query, of_key, of_value, None, None
+        return Scored(of_query, of_key, None, None, None, None), of_value
 
     groups = next(
         each
@@ -99,29 +110,31 @@ def _backward(causal: bool, kept: tuple[Any, ...], upstream: Array) -> tuple[Arr
     )
     result = jax.ShapeDtypeStruct((groups, *bias.shape), jnp.float32)
     last = visible.reshape(sizes.rows, m * n).astype(jnp.int32), "bn"
-    (of_bias,) = _call(bias_kernel, sizes, m * n, operands, [*arguments, last], [(result, "ghts")], groups)
-    return of_query, of_key, of_value, of_bias.sum(axis=0).astype(bias.dtype), None
+    (of_bias,) = _call(bias_kernel, sizes, m * n, given, [*arguments, last], [(result, "ghts")], groups)
+    return Scored(of_query, of_key, of_bias.sum(axis=0).astype(bias.dtype), None, None, None), of_value
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _sizes(causal: bool, query: Array, key: Array) -> Sizes:
-    rows, length, heads, width = query.shape
-    return Sizes(causal, rows, heads, length, key.shape[1], width)
+def _sizes(causal: bool, rate: float, operands: Scored) -> Sizes:
+    rows, length, heads, width = operands.query.shape
+    return Sizes(causal, rows, heads, length, operands.key.shape[1], width, rate)
 
 
-def _operands(query: Array, key: Array, bias: Array | None, ids: tuple[Array, Array] | None) -> Scored:
-    return Scored(query, key, None if bias is None else bias.astype(query.dtype), *(ids or (None, None)))
+def _given(operands: Scored) -> Scored:
+    """Round the bias, which the kernels read once for every row."""
+    bias = operands.bias
+    return operands._replace(bias=None if bias is None else bias.astype(operands.query.dtype))
 
 
-def _visible(sizes: Sizes, ids: tuple[Array, Array] | None) -> Bool[Array, "b m n"]:
+def _visible(sizes: Sizes, operands: Scored) -> Bool[Array, "b m n"]:
     """Return the tiles in which a query sees a key."""
     sees = jnp.ones((1, sizes.queries, sizes.keys), bool)
     if sizes.causal:
         sees = jnp.tril(sees)
-    if ids is not None:
-        sees &= same_segment(*ids)
+    if operands.key_ids is not None:
+        sees &= same_segment(operands.query_ids, operands.key_ids)
     sees |= ~sees.any(axis=2, keepdims=True)  # a query that sees nothing is the mean of all values
     m, n = sizes.tiles
     whole = jnp.pad(sees, ((0, 0), (0, m * TILE - sizes.queries), (0, n * TILE - sizes.keys)))
@@ -149,7 +162,7 @@ def _call(
     """
     rows = None if groups is None else sizes.rows // groups
     t, s = (count * TILE for count in sizes.tiles)
-    lengths = {"b": rows, "t": t, "s": s, "k": sizes.width, "2": 2}  # of a program; else one index, and no axis
+    lengths = {"b": rows, "t": t, "s": s, "k": sizes.width, "1": 1, "2": 2}  # of a program; else one index, and no axis
     grid = {"n": 0, "b": 1, "g": 1, "h": 2}
 
     def part(axes: str) -> pallas.BlockSpec:

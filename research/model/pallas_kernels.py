@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas
 from jax.experimental.pallas import triton
+from jaxtyping import Bool, Int, UInt32
 
 TILE = 64
 MASKED = float(jnp.finfo(jnp.float32).min)  # finite: a query that sees nothing is a mean, as in the plain formula
@@ -24,6 +25,7 @@ class Scored(NamedTuple):
     bias: Any  # [h t s] or None
     query_ids: Any  # [b t] or None
     key_ids: Any
+    seeds: Any  # [b h 1], or None without dropout
 
 
 class Sizes(NamedTuple):
@@ -35,6 +37,7 @@ class Sizes(NamedTuple):
     queries: int
     keys: int
     width: int
+    dropped: float  # the share of attention weights, each query its own
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -82,6 +85,29 @@ def _scores(
     return jnp.where(columns < sizes.keys, scores, -jnp.inf), sees
 
 
+def dropout_mask(
+    seed: UInt32[Array, "*_"], rows: Int[Array, "t 1"], columns: Int[Array, "1 s"], keys: int, rate: float
+) -> Bool[Array, "*_ t s"]:
+    """Return which weights of a head dropout keeps, from a hash of their places: any tile by itself.
+
+    The hash is lowbias32 of https://nullprogram.com/blog/2018/07/31/, a bijection of 32 bits.
+    """
+    bits = (rows * keys + columns).astype(jnp.uint32) + seed
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits = (bits ^ (bits >> jnp.uint32(shift))) * jnp.uint32(factor)
+    bits = bits ^ (bits >> jnp.uint32(16))
+    return (bits >> jnp.uint32(1)).astype(jnp.int32) >= round(rate * 2**31)
+
+
+def _drop(sizes: Sizes, part: Scored, array: Array, i: Any, j: Any, row: tuple[Any, ...] = ()) -> Array:
+    """Apply dropout to tile (i, j) of weights, or to the gradient of weights after dropout."""
+    if part.seeds is None:
+        return array
+    rows, columns = _positions(i)[:, None], _positions(j)[None]
+    keep = dropout_mask(part.seeds[(*row, 0)], rows, columns, sizes.keys, sizes.dropped)
+    return jnp.where(keep, array / (1.0 - sizes.dropped), 0.0)
+
+
 class Statistics(NamedTuple):
     """Numbers of each query, [b h t]: of its softmax, and the sum of its output times the gradient of that."""
 
@@ -99,7 +125,7 @@ def _weights(
     j: Any,
     row: tuple[Any, ...] = (),
 ) -> tuple[Array, Array]:
-    """Compute tile (i, j) of the attention weights and of the gradient of the scores, in float32.
+    """Compute tile (i, j) of the attention weights after dropout and of the gradient of the scores, in float32.
 
     `arrays` are the tiles of queries, keys, values and the output's gradient.
     """
@@ -107,8 +133,9 @@ def _weights(
     scores, sees = _scores(sizes, part, query, key, i, j, row)
     largest, inverse, along = (_load(each, i, sizes.queries, row)[:, None] for each in kept)
     weights = jnp.exp(scores - largest) * inverse
-    gradient = weights * (_product(upstream, value.T) - along)
-    return weights, gradient if sees is None else jnp.where(sees, gradient, 0.0)
+    gradient = weights * (_drop(sizes, part, _product(upstream, value.T), i, j, row) - along)
+    dropped = _drop(sizes, part, weights, i, j, row)
+    return dropped, gradient if sees is None else jnp.where(sees, gradient, 0.0)
 
 
 # --- Kernels ----------------------------------------------------------------------------------------------------------
@@ -123,7 +150,8 @@ def forward_kernel(sizes: Sizes, part: Scored, value: Any, span: Any, output: An
         scores, _ = _scores(sizes, part, query, _load(part.key, j, sizes.keys), i, j)
         above = jnp.maximum(most, scores.max(axis=1))
         weights, rescaled = jnp.exp(scores - above[:, None]), jnp.exp(most - above)
-        added = _product(weights.astype(value.dtype), _load(value, j, sizes.keys))
+        dropped = _drop(sizes, part, weights, i, j).astype(value.dtype)
+        added = _product(dropped, _load(value, j, sizes.keys))
         return mean * rescaled[:, None] + added, above, total * rescaled + weights.sum(axis=1)
 
     nothing = jnp.zeros((TILE, sizes.width), jnp.float32), jnp.full(TILE, -jnp.inf), jnp.zeros(TILE, jnp.float32)

@@ -18,6 +18,7 @@ from research.model.attention import drop_keys, reference_attention
 from research.model.blocked_attention import block_rows, blocked_attention
 from research.model.layer import drop, dropout
 from research.model.mask import AttentionMask, encoder_mask, self_mask
+from research.model.pallas_kernels import dropout_mask
 from research.parallel.layout import batch_parts, each_row, own_copies
 from research.parallel.mesh import make_mesh
 
@@ -101,8 +102,8 @@ def fused(mask: AttentionMask) -> Callable:
     return lambda *arrays: cudnn.cudnn_attention(*arrays[:3], mask, arrays[3])
 
 
-def own_kernels(mask: AttentionMask) -> Callable:
-    return lambda *arrays: pallas.pallas_attention(*arrays[:3], mask, arrays[3])
+def own_kernels(mask: AttentionMask, *dropped: Any) -> Callable:
+    return lambda *arrays: pallas.pallas_attention(*arrays[:3], mask, arrays[3], *dropped)
 
 
 def real(mask: AttentionMask) -> jax.Array:
@@ -188,6 +189,33 @@ def test_dropout_of_each_query_depends_neither_on_blocks_nor_on_the_mesh(monkeyp
     monkeypatch.setattr("research.model.blocked_attention.SCORES", 1)
     with jax.set_mesh(make_mesh(Mesh(data=2, sequence=2, tensor=2))):
         assert_equal(results(with_parts(attend), arrays, real(mask)), expected)
+
+
+@pytest.mark.parametrize("mesh", [None, Mesh(data=2, fsdp=2, tensor=2)])
+def test_own_kernels_drop_weights_of_each_query_by_a_hash_of_their_places(mesh: Mesh | None) -> None:
+    mask, arrays, key = mask_of("causal packed", 6, 6), arrays_of(6, 6, 2, biased=True), jax.random.key(7)
+    seeds, places = pallas.dropout_seeds(key, arrays[0])[..., None], jnp.arange(6)
+    keep = dropout_mask(seeds, places[:, None], places[None], 6, 0.3)
+    expected = results(plain(mask, lambda weights: drop(weights, 0.3, keep)), arrays, real(mask))
+    attend = own_kernels(mask, 0.3, key)
+    if mesh is None:
+        assert_equal(results(attend, arrays, real(mask)), expected)
+    else:
+        with jax.set_mesh(make_mesh(mesh)):
+            assert_equal(results(with_parts(attend), arrays, real(mask)), expected)
+
+
+def test_the_hash_keeps_weights_as_if_independent() -> None:
+    """Shares kept of all, and of pairs of neighbours along every axis: within five standard deviations."""
+    seeds, places = jax.random.bits(jax.random.key(0), (16, 8, 1, 1)), jnp.arange(128)
+    keep = np.asarray(dropout_mask(seeds, places[:, None], places[None], 128, 0.1))
+    assert keep.mean() == pytest.approx(0.9, abs=5 * 0.3 / keep.size**0.5)
+    for axis in range(4):
+        first, second = (keep.take(range(start, keep.shape[axis] - 1 + start), axis) for start in (0, 1))
+        both = np.mean(first & second)
+        assert both == pytest.approx(0.81, abs=5 * (0.81 * 0.19 / first.size) ** 0.5), axis
+    by_row = keep.mean(axis=(1, 2, 3))
+    assert np.abs(by_row - 0.9).max() < 5 * 0.3 / (keep.size / 16) ** 0.5
 
 
 # --- Meshes -----------------------------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ ON_MESH = {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
         ("cudnn", {}, BackendChoice("cudnn", "as configured")),
         ("pallas", {}, BackendChoice("pallas", "as configured")),
         ("pallas", {"mask": PACKED, "lengths": (113, 511)}, BackendChoice("pallas", "as configured")),
+        ("pallas", {"dropped": True}, BackendChoice("pallas", "as configured")),
         ("pallas", {"head_width": 48}, BackendChoice("cudnn", "pallas does not serve heads of 48 features")),
         ("pallas", {"biases": 32}, BackendChoice("reference", "pallas does not serve a bias for each row;"
          " cudnn does not serve a bias for each row")),

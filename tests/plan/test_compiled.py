@@ -227,8 +227,8 @@ def test_attention_of_cudnn_compiles_without_a_device():
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs JAX's CUDA plugin")
 @pytest.mark.parametrize("name", ["A100", "H200", "B200"])
-@pytest.mark.parametrize(("t", "s", "width"), [(128, 128, 64), (113, 113, 128), (30, 100, 32)])
-def test_own_kernels_of_attention_compile_without_a_device(name, t, s, width):
+@pytest.mark.parametrize(("t", "s", "width", "rate"), [(128, 128, 64, 0.1), (113, 113, 128, 0.0), (30, 100, 32, 0.0)])
+def test_own_kernels_of_attention_compile_without_a_device(name, t, s, width, rate):
     """And what they compute is counted: forward 2 products, and for the gradients 3, 4 and 2."""
     gpu, rows, heads = hardware.find(f"1x{name}"), 4, 2
     place = jax.sharding.SingleDeviceSharding(targets.target_devices(gpu)[0])
@@ -239,7 +239,8 @@ def test_own_kernels_of_attention_compile_without_a_device(name, t, s, width):
 
     def loss(query, key, value, bias, query_ids, key_ids):
         mask = AttentionMask("encoder", None, query_ids, key_ids, causal=t == s, packed=True)
-        return pallas_attention(query, key, value, mask, bias).astype("float32").sum()
+        dropout_key = jax.random.key(0) if rate else None
+        return pallas_attention(query, key, value, mask, bias, rate, dropout_key).astype("float32").sum()
 
     lowered = jax.jit(jax.grad(loss, (0, 1, 2, 3))).lower(*arrays, *ids)
     text = lowered.compile(targets.compiler_options(gpu)).as_text()
