@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
 from research.config import ConfigError, Experiment, Generation, Model, override, require
-from research.config.base import closest
+from research.config.base import closest, sentence
 from research.storage import output, stop
 
 # The class that has the fields of each kind of override.
@@ -22,9 +23,16 @@ SCHEMAS = {CONFIG: Experiment, GENERATION: Generation, MODEL: Model}
 EXPERIMENT_HELP = "FILE.py or FILE.py:SIZE, a Python file with get_config(); it is run, so use only files you trust"
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages quote no value whole that is long."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(sentence(message))
+
+
 def parser(name: str, description: str | None, epilog: str = "") -> argparse.ArgumentParser:
     """Make a parser for the script of that name in scripts/."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=as_typed(f"kintsugi {name}"),
         description=as_typed(description or ""),
         epilog=as_typed(epilog),

@@ -251,7 +251,8 @@ class _Loop:
         self.state, metrics = run.train_step(self.state, batch, self.key)
         run.step, run.next_row = run.step + 1, run.next_row + run.config.batch_size
         self.reporter.step(run.step, metrics, data_wait)
-        run.started(self.directory, metrics)
+        if run.started(self.directory, metrics):
+            self.reporter.begin_timing()
         trace.end(run.step, metrics)
 
         self.checkpoints.check()

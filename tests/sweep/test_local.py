@@ -174,7 +174,7 @@ starts = sum(json.loads(line)[0] == run.name for line in open(run.parent / "star
 code = ends[min(starts, len(ends)) - 1]
 time.sleep(float(os.environ.get("SECONDS", 0)))
 if code == 0:
-    (run / "metrics.jsonl").write_text('{"step": 6, "loss": 1.5, "step_seconds": 0.5}\\n')
+    (run / "metrics.jsonl").write_text('{"step": 6, "nll": 1.5, "step_seconds": 0.5}\\n')
     (run / "RESULT.json").write_text(json.dumps({"status": "done", "step": 6, "reason": ""}))
 sys.exit(code)
 """
@@ -201,7 +201,7 @@ def test_all_are_trained_and_what_is_done_is_kept(file: Path, stand_in: Path, ca
     arguments = next(arguments for name, arguments, _ in starts(stand_in) if name == "peak=0.001,seed=0")
     changes = ["--config.batch_size=16", "--config.optimizer.schedule.peak=0.001", "--config.seed=0"]
     assert arguments[3:] == changes
-    assert "peak=0.002,seed=1  6/6  loss 1.5000    done" in capsys.readouterr().out
+    assert "peak=0.002,seed=1  6/6  nll 1.5000    done" in capsys.readouterr().out
     held = json.loads((stand_in / "sweep.json").read_text())
     assert held["variants"]["peak=0.002,seed=1"]["seed"] == 1
     assert script.main([str(file), "--dir", str(stand_in), "--config.batch_size=16"]) == 0
