@@ -229,13 +229,13 @@ def repeat(record: RunRecord) -> str:
         return ""
     last = record.starts[-1]
     packages = " ".join(f"{name}=={version}" for name, version in last.get("packages", {}).items())
-    commit = str(last.get("commit", "unknown")).removesuffix("+changes")
+    commit, differs, _ = str(last.get("commit", "unknown")).partition("+changes")
     installed = commit.startswith("kintsugi ")  # a version: the run did not start from a repository
     lines = (
         f"pip install {commit.replace(' ', '==')}" if installed else f"git checkout {commit}",
         str(last.get("command", "")),
     )
     starts = amount_of(len(record.starts), "start")
-    changed = " The source differed from that commit." if str(last.get("commit", "")).endswith("+changes") else ""
+    changed = " The source differed from that commit." if differs else ""
     environment = f"Python {last.get('python', '?')} with {packages}, on {last.get('host', '?')}; {starts}."
     return page.preformatted("\n".join(lines)) + page.paragraph(environment + changed, "note")

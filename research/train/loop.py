@@ -89,7 +89,8 @@ def _train(
     hosts.initialize_hosts(cluster, heartbeat=config.guard.heartbeat_seconds)
     enable_compilation_cache(by_names=config.profile is not None)
     users_code = {} if file is None else code.fingerprint(config, code.SourceFiles.of(file.path))
-    settings = {"the experiment": override.to_json(config), "the commit": run_directory.commit()}
+    commit = run_directory.commit([] if file is None else code.paths(file.path))
+    settings = {"the experiment": override.to_json(config), "the commit, or changes to its files": commit}
     hosts.check_agreement({**settings, "the code of the experiment's classes": str(sorted(users_code.items()))})
     stop.together(lambda: None)
     mesh, weights = preflight(config, directory)

@@ -74,6 +74,7 @@ sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 
 SCONTROL = """#!/usr/bin/env bash
 echo "$*" >> "$PLACE/asked"
+[ -z "${REQUEUE_IS_OFF:-}" ]
 """
 
 # A shell cannot trap what was ignored when it started, as these are in the background and under nohup.
@@ -287,6 +288,22 @@ def test_a_job_requeues_itself_where_that_helps(place: Place, codes: tuple[int, 
 def test_a_job_requeues_itself_after_three_failures_and_any_number_of_preemptions(place: Place) -> None:
     ends = [HUNG, PREEMPTED, PREEMPTED, PREEMPTED, PREEMPTED, KILLED, HUNG, PREEMPTED, HUNG]
     assert [asked for _, asked in place.job(" ".join(f"{end},{end}" for end in ends))] == [True] * 8 + [False]
+
+
+def test_a_job_that_is_stopped_by_hand_ends_with_the_code_of_its_run(place: Place) -> None:
+    """With Requeue=0, as the page says."""
+    assert place.start("slurm.sbatch", "42,42", **JOB, REQUEUE_IS_OFF="yes").wait(20) == PREEMPTED
+
+
+@pytest.mark.parametrize("name", ["slurm.sbatch", "prepare.sbatch"])
+def test_what_a_job_writes_into_the_repository_is_ignored_by_git(name: str) -> None:
+    text = (LAUNCH / name).read_text()
+    (log,) = re.findall(r"^#SBATCH --output=(.*)$", text, re.MULTILINE)
+    counts = re.findall('="(slurm-.*)"$', text, re.MULTILINE)
+    written = [re.sub(r"%.|[$]\w+", "123", path) for path in (log, *counts)]
+    assert len(written) == (2 if name == "slurm.sbatch" else 1)
+    ignored = subprocess.run(["git", "check-ignore", *written], cwd=ROOT, capture_output=True, text=True)
+    assert ignored.stdout.split() == written
 
 
 def test_a_job_that_is_requeued_keeps_its_log() -> None:
