@@ -374,7 +374,7 @@ def test_a_jobset_ends_on_final_codes_and_counts_no_preemption() -> None:
     }
     assert on_codes == {BAD_INPUT: "FailJob", NOT_FINITE: "FailJob", PREEMPTED: "Ignore"}
     *others, last = job["podFailurePolicy"]["rules"]
-    assert last == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    assert last == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     for rule in others:
         codes = rule["onExitCodes"]
         assert (codes["containerName"], codes["operator"]) == (pod["containers"][0]["name"], "In")
