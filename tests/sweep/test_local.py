@@ -6,17 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
 from real_runs import EXPERIMENT, ROOT, environment
 
-from research import Model, Published, chain, equal, grid, product, seeds, together, widths
+from research import Adafactor, Cosine, Model, Published, chain, equal, grid, product, seeds, together, widths
 from research.config import ConfigError, load, override
 from research.config.names import LONGEST_NAME
 from research.sweep import local
 from research.sweep.local import Sweep
-from research.sweep.variants import matched, total_flops, total_tokens, variants
+from research.sweep.variants import Machine, Variant, check_fits, matched, total_flops, total_tokens, variants
 from scripts import sweep as script
 
 # --- Variants ---------------------------------------------------------------------------------------------------------
@@ -42,6 +45,30 @@ def test_sweeps_are_put_together() -> None:
         together({"a": (1,), "b": (1, 2)})
     with pytest.raises(ConfigError, match="product: seed is set by several of the sweeps"):
         product(seeds(2), grid({"a": (1,), "seed": (3,)}))
+
+
+def test_many_variants_of_one_model_are_traced_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing takes tens of milliseconds: a list of 1,500 variants took 45 s."""
+    base = override.apply(load.open_experiment(file).config, {"model.width": "48"})  # which no other test has
+    swept = {"optimizer.schedule.peak": [str(n / 1000) for n in range(1, 11)], "model.dropout": ["0.0", "0.1"]}
+    swept["seed"] = ["0", "1", "2"]
+    found = variants(base, grid(swept))
+    traced: list[object] = []
+    original = jax.eval_shape
+
+    def eval_shape(function: Any, *given: Any) -> Any:
+        traced.append(function)
+        return original(function, *given)
+
+    monkeypatch.setattr(jax, "eval_shape", eval_shape)
+    machine = Machine("a machine", 1, 1e12, lambda config: 1.0)
+    check_fits(found, machine)
+    table = Sweep(str(file), base, found, file.parent / "sweep").listing(machine)
+    assert table.row_count == 60
+    assert len(traced) <= 3  # a key, the parameters, the optimizer's state
+    late = replace(base, steps=5, optimizer=Adafactor(schedule=Cosine(peak=1e-3, warmup=6)))
+    with pytest.raises(ConfigError, match="warmup"):  # checked for every variant
+        check_fits([*found, Variant("late", {}, late)], machine)
 
 
 @pytest.fixture
