@@ -50,7 +50,10 @@ CHANGEABLE = (
 ROOT = Path(__file__).resolve().parents[2]  # of the source tree
 FOLDERS = ("checkpoints", "set_aside", "tensorboard", "profile")
 
-EXIT_CODES = {"running": 1, "done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44}
+EXIT_CODES = {
+    "running": 1, "done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44,
+    "host lost": 45,
+}  # fmt: skip
 
 PACKAGES = (
     "jax",

@@ -73,6 +73,11 @@ def train(
         except Stopped:
             say(f"Stopped before {directory} was opened: repeat the command.")
             return run_directory.EXIT_CODES["preempted"]
+        except Exception as error:
+            if not hosts.is_exchange_failure(error):
+                raise
+            print(f"Host {jax.process_index()} lost another host in its start: repeat the command on all hosts.")
+            return run_directory.EXIT_CODES["host lost"]
 
 
 def _train(

@@ -34,6 +34,7 @@ COMMAND = ["experiments/quickstart.py", "--run_dir", "runs/a name", "--config.da
 
 DONE, FAILED, BAD_INPUT = EXIT_CODES["done"], EXIT_CODES["failed"], EXIT_CODES["bad input"]
 PREEMPTED, HUNG, NOT_FINITE = EXIT_CODES["preempted"], EXIT_CODES["hung"], EXIT_CODES["not finite"]
+LOST = EXIT_CODES["host lost"]
 ABORTED, KILLED = 128 + signal.SIGABRT, 128 + signal.SIGKILL
 
 # In the place of .venv/bin/python. $ENDS has a word for each start, of a number for each task: how it ends, above 128
@@ -225,7 +226,7 @@ def test_shell_of_skypilot_parses(part: str) -> None:
         ([NOT_FINITE], 1),
         ([PREEMPTED, PREEMPTED, PREEMPTED, PREEMPTED, PREEMPTED, DONE], 6),
         ([HUNG, PREEMPTED, ABORTED, BAD_INPUT], 4),
-        ([HUNG, KILLED, HUNG, HUNG, DONE], 4),
+        ([HUNG, KILLED, LOST, HUNG, DONE], 4),
     ],
 )
 def test_one_host_starts_again_after_preemptions_and_three_failures(place: Place, ends: list[int], starts: int) -> None:
@@ -273,6 +274,9 @@ def directives() -> dict[str, str]:
         ((PREEMPTED, PREEMPTED), True),
         ((HUNG, HUNG), True),
         ((HUNG, ABORTED), True),
+        ((LOST, LOST), True),
+        ((LOST, ABORTED), True),
+        ((FAILED, LOST), True),
         ((FAILED, ABORTED), True),
         ((KILLED, ABORTED), True),
     ],
@@ -458,7 +462,7 @@ def test_an_indexed_job_makes_every_shard(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_skypilot_recovers_what_can_go_on() -> None:
-    assert read_yaml("skypilot.yaml")["resources"]["job_recovery"] == {"recover_on_exit_codes": [PREEMPTED, HUNG]}
+    assert read_yaml("skypilot.yaml")["resources"]["job_recovery"] == {"recover_on_exit_codes": [PREEMPTED, HUNG, LOST]}
 
 
 def test_skypilot_writes_to_its_bucket(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
