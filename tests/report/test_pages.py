@@ -256,6 +256,8 @@ def test_a_page_is_made_again_when_something_in_it_is_newer_or_it_was_running(tm
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere: there is no such directory"),
+        (["gs://bucket/x"], "DIR gs://bucket/x is in a bucket: give a path of this machine"),
+        (["sweep", "--out", "gs://bucket/x"], "--out gs://bucket/x is in a bucket"),
         (["empty"], "empty has neither config.json nor sweep.json"),
         (["begun"], "begun has no started run: there is nothing to report yet"),
         (["sweep", "sweep"], "Several directories need --out for the comparison"),

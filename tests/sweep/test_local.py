@@ -137,7 +137,7 @@ def test_a_vocabulary_cannot_change_under_weights_that_stay(file: Path) -> None:
         (["--hardware", "H900"], "--hardware H900 is not known"),
         (["--stop_below_median_after", "2"], "--stop_below_median_after is 2.0: it must be between 0 and 1"),
         (["--jobs", "0"], "--jobs is 0: it must be above 0"),
-        (["--dir", "gs://bucket/sweep"], "is in a bucket: a sweep needs a directory of this machine, or a shared one"),
+        (["--dir", "gs://bucket/sweep"], "--dir gs://bucket/sweep is in a bucket: give a path of this machine"),
         (["--from", "nowhere"], "nowhere holds no sweep: it has no sweep.json"),
     ],
 )  # fmt: skip

@@ -223,6 +223,7 @@ def test_before_the_time_is_up_it_saves_and_goes_on_in_its_next_turn(place: Plac
 
 @pytest.mark.slow
 def test_what_is_cancelled_saves_and_stays_so_until_the_next_command(place: Place, capsys) -> None:
+    (place.slurm / "no_accounting").touch()
     place.ends(["save", 0], [0], [0], [0])
     cancelling = when(lambda: place.starts(NAMES[0]), lambda: os.system("scancel 7_0"))
     assert place.command() == 1
@@ -232,6 +233,17 @@ def test_what_is_cancelled_saves_and_stays_so_until_the_next_command(place: Plac
     assert place.command() == 0
     assert place.counts() == [2, 1, 1, 1]
     assert "#SBATCH --array" not in place.text()  # a job alone
+
+
+def test_the_state_of_an_ended_job_is_asked_of_the_controller_then_of_accounting(place: Place) -> None:
+    for job, state in (("7_0", "CANCELLED by 1000"), ("7_1", "NODE_FAIL")):
+        fake_slurm.change(job, place.slurm, state=state)
+    (place.slurm / "no_accounting").touch()
+    assert [slurm.ended_state(job) for job in ("7_0", "7_1", "7_2")] == ["CANCELLED", "NODE_FAIL", ""]
+    (place.slurm / "forgotten").touch()
+    assert slurm.ended_state("7_0") == ""
+    (place.slurm / "no_accounting").unlink()
+    assert [slurm.ended_state(job) for job in ("7_0", "7_1", "7_2")] == ["CANCELLED", "NODE_FAIL", ""]
 
 
 @pytest.mark.slow
