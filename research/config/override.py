@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import json
 import typing
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from research.config import ConfigError, Experiment, classes, parse_json, requir
 from research.config.base import did_you_mean
 
 SHOWN = 200  # characters of a value in an error
+
+type_hints: Callable[[Any], dict[str, Any]] = cache(typing.get_type_hints)  # of a class; it takes a millisecond
 
 EXAMPLES = {
     "--config.": "optimizer.schedule.peak=3e-3",
@@ -343,12 +346,6 @@ def _names(value: Any) -> list[str]:
 def _listed(names: typing.Iterable[str], unknown: str) -> str:
     """List the names, with a suggestion for the unknown name."""
     return (", ".join(names) or "no fields") + (did_you_mean(unknown, names) or ".")
-
-
-@cache
-def type_hints(cls: type) -> dict[str, Any]:
-    """Return the annotations of a class; working them out takes a millisecond."""
-    return typing.get_type_hints(cls)
 
 
 def _join(path: str, name: str) -> str:

@@ -303,7 +303,8 @@ def _abstract_params(config: Model) -> Params:
 
 def without_dropout(config: Model) -> Model:
     """Return a shipped model without dropout, which has the same parameters; a model of a user as it is."""
-    return replace(config, **dict.fromkeys(DROPOUTS, 0.0)) if is_shipped(type(config)) else config
+    none: dict[str, Any] = dict.fromkeys(DROPOUTS, 0.0)
+    return replace(config, **none) if is_shipped(type(config)) else config
 
 
 @cache

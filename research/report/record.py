@@ -118,7 +118,7 @@ def read_all(directories: Sequence[Path]) -> list[RunRecord]:
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl that have a step: those of training, averaged by `Windows`, then the others."""
-    windows, others = Windows(), []
+    windows, others = Windows(), list[dict[str, Any]]()
     for line in iterate_lines(directory / "metrics.jsonl"):
         if isinstance(line.get("step"), int):
             trained = is_number(line.get("steps")) and line["steps"] > 0
