@@ -100,6 +100,7 @@ from .data.tasks.examples import FileExamples as FileExamples
 from .data.tasks.examples import JSONExamples as JSONExamples
 from .data.tasks.examples import SQuADFile as SQuADFile
 from .data.tasks.examples import TSVExamples as TSVExamples
+from .data.tasks.names_by_split import NamesBySplit as NamesBySplit
 from .data.tasks.parallel_text import ParallelText as ParallelText
 from .data.tasks.records import ExamplesInMemory as ExamplesInMemory
 from .data.tasks.text_to_text import QuestionAnswering as QuestionAnswering

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
 from research.config import ConfigError, Experiment, Generation, Model, override, require
-from research.config.base import closest
+from research.config.base import closest, sentence
 from research.storage import output, stop
 
 # The class that has the fields of each kind of override.
@@ -22,9 +23,16 @@ SCHEMAS = {CONFIG: Experiment, GENERATION: Generation, MODEL: Model}
 EXPERIMENT_HELP = "FILE.py or FILE.py:SIZE, a Python file with get_config(); it is run, so use only files you trust"
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages quote no value whole that is long."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(sentence(message))
+
+
 def parser(name: str, description: str | None, epilog: str = "") -> argparse.ArgumentParser:
     """Make a parser for the script of that name in scripts/."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=as_typed(f"kintsugi {name}"),
         description=as_typed(description or ""),
         epilog=as_typed(epilog),
@@ -77,12 +85,29 @@ def parse(
     for argument in rest:
         check_option(argument, known, prefixes)
     if not prefixes:
-        return known.parse_intermixed_args(rest), []
+        options = known.parse_intermixed_args(rest)
+        check_local(known, options)
+        return options, []
     options, unknown = known.parse_known_intermixed_args(rest)
+    check_local(known, options)
     override.from_arguments(unknown, prefixes[0])  # raises
     for prefix, overrides in by_prefix.items():
         override.check_overrides(SCHEMAS[prefix], overrides, values=prefix != CONFIG)
     return options, list(by_prefix.values())
+
+
+def check_local(known: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Raise ConfigError for a path in a bucket where only a local one can be given."""
+    for action in known._actions:
+        given = getattr(options, action.dest, None)
+        for path in given if isinstance(given, list) else [given]:
+            remote = isinstance(path, Path) and str(path).startswith("gs:")  # Path has made one slash of two
+            name = action.option_strings[-1] if action.option_strings else action.metavar or action.dest.upper()
+            require(
+                not remote,
+                f"{name} {str(path).replace('gs:/', 'gs://')} is in a bucket: give a path of this machine, or of a file"
+                " system that it mounts; gcloud storage cp -r copies a directory of a bucket.",
+            )
 
 
 def split(arguments: Iterable[str], prefixes: Sequence[str]) -> tuple[dict[str, dict[str, str]], list[str]]:

@@ -109,8 +109,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
-    share, local = options.stop_below_median_after, not str(options.dir).startswith("gs:")
-    require(local, f"--dir {options.dir} is in a bucket: a sweep needs a directory of this machine, or a shared one.")
+    share = options.stop_below_median_after
     require(options.jobs is None or options.jobs > 0, f"--jobs is {options.jobs}: it must be above 0.")
     require(share is None or 0 < share < 1, f"--stop_below_median_after is {share}: it must be between 0 and 1.")
     require(

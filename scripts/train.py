@@ -26,6 +26,7 @@ resuming
 
 exit codes
   0 done   1 failed   2 bad input   42 preempted, saved   43 hung   44 loss, gradient or update not finite
+  45 another host was lost
   RESULT.json in the run directory has the reason.
 """
 

@@ -4,12 +4,41 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST_MESSAGE = 4000  # letters; of a quoted value, or a word, it has 300
+_LONG = re.compile(r"""(?<!\w)'[^']{300,}'(?!\w)|"[^"]{300,}"|\S{300,}""")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 class ConfigError(ValueError):
-    """Bad user input. The message is one sentence that names the bad value and the allowed ones."""
+    """Bad user input. The message is one sentence that names the bad value and the allowed ones.
+
+    Values that it quotes are shortened, and their control characters are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(sentence(message))
+
+
+def sentence(message: str) -> str:
+    """Shorten the long values of a message, and write it on one line."""
+    short = _LONG.sub(lambda match: _middle_out(match[0], 300), visible(message, ""))
+    return _middle_out(short, LONGEST_MESSAGE)
+
+
+def _middle_out(text: str, limit: int) -> str:
+    """Leave out the middle of a text with more letters than `limit`."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]} ... ({len(text):,} letters) ... {text[-limit // 4 :]}"
+
+
+def visible(text: str, kept: str = "\n\t") -> str:
+    """Escape control characters, such as NUL, ESC and the ends of lines, and lone surrogates."""
+    return _CONTROL.sub(lambda one: one[0] if one[0] in kept else one[0].encode("unicode_escape").decode(), text)
 
 
 def require(condition: bool, message: str) -> None:

@@ -4,6 +4,7 @@ Layers are stacked on a leading axis and scanned, so that compile time does not 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -14,6 +15,8 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research.config import DecoderOnly, Model, SharedLayers, require
+from research.config.model import DROPOUTS
+from research.config.parts import is_shipped
 from research.data.batch import Batch
 from research.model.attention import Attention, SelfAttention
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
@@ -288,10 +291,20 @@ def whole(config: Model, params: Params) -> Params:
             return params
 
 
-@cache
 def abstract_params(config: Model) -> Params:
     """Return shapes and dtypes of `initial_params`, without computing them."""
+    return _abstract_params(without_dropout(config))
+
+
+@cache
+def _abstract_params(config: Model) -> Params:
     return jax.eval_shape(partial(initial_params, config), jax.eval_shape(jax.random.key, 0))
+
+
+def without_dropout(config: Model) -> Model:
+    """Return a shipped model without dropout, which has the same parameters; a model of a user as it is."""
+    none: dict[str, Any] = dict.fromkeys(DROPOUTS, 0.0)
+    return replace(config, **none) if is_shipped(type(config)) else config
 
 
 @cache

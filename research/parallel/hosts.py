@@ -82,6 +82,24 @@ def _exit_after_timeout(cluster: Cluster | None, seconds: int) -> None:
     os._exit(2)
 
 
+# Statuses of JAX's runtime, the first words of its messages, if a collective operation fails: of Gloo, NCCL and TPUs.
+# Mistakes and full memories have others, such as INVALID_ARGUMENT, FAILED_PRECONDITION and RESOURCE_EXHAUSTED.
+FAILED_EXCHANGE = ("UNKNOWN", "UNAVAILABLE", "INTERNAL", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")
+
+
+def is_exchange_failure(error: BaseException | None) -> bool:
+    """Tell whether an exchange between several hosts failed, as when one of them is lost: by the runtime's status.
+
+    Some functions of JAX raise the runtime's error as a ValueError.
+    """
+    while error is not None and jax.process_count() > 1:
+        of_runtime = type(error) in (jax.errors.JaxRuntimeError, ValueError)
+        if of_runtime and str(error).partition(":")[0] in FAILED_EXCHANGE:
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
 def check_agreement(settings: Mapping[str, str]) -> None:
     """Check that all hosts have the same settings.
 

@@ -16,7 +16,7 @@ from research.pretrained.find import run_of
 from research.report.record import RunRecord, read_all
 from research.report.table import Cell, Table
 from research.storage import run_directory
-from research.storage.console import amount
+from research.storage.console import amount, amount_of
 
 # Fields that do not affect results, and the seed: runs that differ only in these form one group.
 IGNORED_FIELDS = (
@@ -64,9 +64,15 @@ def compared(directories: Sequence[Path]) -> list[Group]:
         grouped.setdefault(json.dumps(kept), (kept, []))[1].append(record)
     short = short_names([{name: str(value) for name, value in fields.items()} for fields, _ in grouped.values()])
     return [
-        Group(", ".join(f"{short[name]}={value}" for name, value in fields.items()) or runs[0].name, fields, runs)
+        Group(", ".join(f"{short[name]}={value}" for name, value in fields.items()) or _common_name(runs), fields, runs)
         for fields, runs in grouped.values()
     ]
+
+
+def _common_name(runs: Sequence[RunRecord]) -> str:
+    """Return what the names of the only group's runs have in common; the parts of a variant's name have commas."""
+    parts = [run.name.split(",") for run in runs]
+    return ",".join(part for part in parts[0] if all(part in other for other in parts)) or amount_of(len(runs), "run")
 
 
 def identity(config: Experiment, directory: Path) -> Fields:
@@ -171,7 +177,10 @@ def scores_table(groups: Sequence[Group]) -> Table:
         "tokens",
         *(name.replace("_", " ") for name in names),
     )
-    note = "Mean ± standard deviation over finished seeds; a single seed has no deviation. Tokens include padding."
+    note = (
+        "The runs of a row differ only in their seed: mean ± standard deviation over finished seeds; a single seed has"
+        " no deviation. Tokens include padding."
+    )
     if not all(is_comparable(groups, name) for name in names):
         note += f" {NOT_COMPARABLE}"
     return Table("Scores", header, rows, note)

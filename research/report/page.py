@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from research.config import require
-from research.report.table import Table
+from research.config.base import visible
+from research.report.table import Table, as_markdown
 from research.storage.files import write_text
 
 MARKER = "<!-- made by scripts.report -->"
@@ -19,7 +20,13 @@ h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; }
 a { color: #0b5394; }
 :focus-visible { outline: 3px solid #0072B2; outline-offset: 2px; }
 .state { font-size: 1.05rem; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; margin: .75rem 0; }
+.scroll { overflow-x: auto; margin: .75rem 0; background: linear-gradient(to right, #fff 40%, #fff0) left,
+  linear-gradient(to left, #fff 40%, #fff0) right, linear-gradient(to right, #0004, #0000) left,
+  linear-gradient(to left, #0004, #0000) right; background-repeat: no-repeat;
+  background-size: 2.5rem 100%, 2.5rem 100%, .9rem 100%, .9rem 100%;
+  background-attachment: local, local, scroll, scroll; } /* shadows where a table continues */
+.scroll::-webkit-scrollbar { height: .6rem; background: #eee; }
+.scroll::-webkit-scrollbar-thumb { background: #888; border-radius: .3rem; }
 table { border-collapse: collapse; font-size: .875rem; }
 caption { text-align: left; font-weight: 600; padding: .25rem 0; }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
@@ -40,7 +47,7 @@ summary { cursor: pointer; padding: .4rem 0; }
 .switch > input:nth-of-type(3):checked ~ .panel:nth-of-type(3) { display: block; }
 @media print { body { max-width: none; } .switch > .panel { display: block; }
   .switch > span, .switch > input, .switch > label { display: none; }
-  figure, tr { break-inside: avoid; } .scroll { overflow: visible; } table { font-size: .65rem; }
+  figure, tr { break-inside: avoid; } .scroll { overflow: visible; background: none; } table { font-size: .65rem; }
   th, td { padding-right: .4rem; } }
 """
 
@@ -110,8 +117,8 @@ def write(path: Path, title: str, body: str, tables: Sequence[Table]) -> Path:
     existing = [one for one in (page, markdown, latex, table) if one.exists()]
     named = ", ".join(map(str, existing))
     require(ours or not existing, f"Refusing to overwrite {named}, not written as a report: give another --out.")
-    write_text(page, document(title, body))
-    write_text(markdown, f"# {title}\n\n" + "\n".join(table.markdown() for table in tables))
-    write_text(latex, "\n".join(table.latex() for table in tables))
-    write_text(table, tables[0].csv() if tables else "")
+    write_text(page, visible(document(title, body)))
+    write_text(markdown, visible(f"# {as_markdown(title)}\n\n" + "\n".join(table.markdown() for table in tables)))
+    write_text(latex, visible("\n".join(table.latex() for table in tables)))
+    write_text(table, visible(tables[0].csv() if tables else ""))
     return page

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from research.config import TEACHER_FORCED, Experiment, require
+from research.config.base import visible
 from research.report.record import read_metrics
 from research.storage.files import write_bytes
 
@@ -53,11 +54,11 @@ def plot_loss(directory: Path, unigram_entropy: float, config: Experiment) -> Pa
     for number, (name, label) in enumerate((("nll", "training"), ("held_out_loss", "held out"))):
         _line(panels[0], _points(lines, name), number, label, marked=number > 0)
     panels[0].axhline(unigram_entropy, color=GREY, linestyle="--", label="unigram entropy of held-out targets")
-    panels[0].set(xlabel="step", ylabel="negative log-likelihood (nats a target token)", title=directory.name)
+    panels[0].set(xlabel="step", ylabel="negative log-likelihood (nats a target token)", title=_text(directory.name))
     panels[0].legend()
     if score is not None:
         _line(panels[1], _points(lines, score), 1, score)
-        panels[1].set(xlabel="step", ylabel=score)
+        panels[1].set(xlabel="step", ylabel=_text(score))
     _save(figure, path)
     return path
 
@@ -122,7 +123,7 @@ def _line(axes: Any, points: Points, number: int, label: str, marked: bool = Tru
         return None
     chosen = _line_style(number)
     style = {"color": chosen.colour, "linestyle": chosen.style, "marker": chosen.marker if marked else ""}
-    (line,) = axes.plot(*zip(*points, strict=True), **style, markersize=4, label=label)
+    (line,) = axes.plot(*zip(*points, strict=True), **style, markersize=4, label=_text(label))
     return line
 
 
@@ -186,8 +187,8 @@ def curves(
     for one in series:
         behind = labels.index(one.label) if one.label in labels else 0
         _draw(axes, one, behind if one.pale else named.index(one), joined)
-    axes.set(xlabel=x_label, ylabel=y_label)
-    axes.set_title("\n".join(textwrap.wrap(title, 52)), fontsize=10)
+    axes.set(xlabel=_text(x_label), ylabel=_text(y_label))
+    axes.set_title(_text(title, 52), fontsize=10)
     for axis, is_log in zip(("x", "y"), logarithmic, strict=True):
         if is_log:
             getattr(axes, f"set_{axis}scale")("log")
@@ -202,7 +203,7 @@ def curves(
 
 def dots(labels: Sequence[str], values: Sequence[Sequence[Number]], *, title: str, x_label: str) -> str:
     """Draw a row per label, from top to bottom: a dot for each of its values, and a bar at their mean."""
-    wrapped = ["\n".join(textwrap.wrap(label, 34)) for label in labels]
+    wrapped = [_text(label, 34) for label in labels]
     figure = _figure(WIDTH, 1.2 + 0.3 * sum(1 + 0.45 * label.count("\n") for label in wrapped))
     axes = figure.add_subplot()
     for row, of_label in enumerate(values):
@@ -210,8 +211,8 @@ def dots(labels: Sequence[str], values: Sequence[Sequence[Number]], *, title: st
         axes.plot([np.mean(of_label)], [row], "|", color=COLOURS[6], markersize=13, markeredgewidth=2)
     axes.set_yticks(range(len(labels)), labels=wrapped, fontsize=8)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set(xlabel=x_label)
-    axes.set_title("\n".join(textwrap.wrap(title, 52)), fontsize=10)
+    axes.set(xlabel=_text(x_label))
+    axes.set_title(_text(title, 52), fontsize=10)
     return _svg(figure)
 
 
@@ -234,6 +235,11 @@ def thinned(points: Points) -> Points:
     return [(float(x), float(y)) for x, y in (np.mean(group, axis=0) for group in groups)] if groups else list(points)
 
 
+def _text(text: str, width: int = LEGEND) -> str:
+    """Break a text into lines; no part of it is taken for mathematics or a control character."""
+    return "\n".join(textwrap.wrap(visible(text, ""), width)).replace("$", r"\$")
+
+
 def _draw(axes: Any, one: Series, number: int, joined: bool) -> None:
     colour, marker, style = _line_style(number)
     if one.pale:
@@ -241,12 +247,14 @@ def _draw(axes: Any, one: Series, number: int, joined: bool) -> None:
         return
     every = max(1, len(one.x) // 8)
     if one.spread is not None and not joined:
-        axes.errorbar(one.x, one.y, yerr=one.spread, fmt=marker, color=colour, capsize=3, markersize=5, label=one.label)
+        axes.errorbar(
+            one.x, one.y, yerr=one.spread, fmt=marker, color=colour, capsize=3, markersize=5, label=_text(one.label)
+        )
         axes.plot(one.x, one.y, style, color=colour, linewidth=1)
         return
     axes.plot(
         one.x, one.y, style, color=colour, marker=marker, markevery=(number % every, every), markersize=4,
-        linewidth=1.3, label="\n".join(textwrap.wrap(one.label, LEGEND)),
+        linewidth=1.3, label=_text(one.label),
     )  # fmt: skip
     if one.spread is not None:
         low, high = np.array(one.y) - np.array(one.spread), np.array(one.y) + np.array(one.spread)

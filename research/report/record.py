@@ -12,7 +12,9 @@ from research.data.shapes import row_lengths
 from research.model import flops
 from research.storage import run_directory
 from research.storage.best import merit
-from research.storage.files import read_lines
+from research.storage.files import iterate_lines, read_lines
+
+MOST_LINES = 2000  # of training: more than a screen can show
 
 
 class RunRecord(NamedTuple):
@@ -21,7 +23,7 @@ class RunRecord(NamedTuple):
     directory: Path
     config: Experiment
     changes: dict[str, tuple[str, str]]  # by dotted name: the experiment file's value and the run's
-    lines: list[dict[str, Any]]  # metrics.jsonl
+    lines: list[dict[str, Any]]  # metrics.jsonl, as `read_metrics` returns it
     result: dict[str, Any]
     starts: list[dict[str, Any]]  # history.jsonl
     events: list[dict[str, Any]]
@@ -115,8 +117,65 @@ def read_all(directories: Sequence[Path]) -> list[RunRecord]:
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl that have a step."""
-    return [line for line in read_lines(directory / "metrics.jsonl") if isinstance(line.get("step"), int)]
+    """Return the lines of metrics.jsonl that have a step: those of training, averaged by `Windows`, then the others."""
+    windows, others = Windows(), list[dict[str, Any]]()
+    for line in iterate_lines(directory / "metrics.jsonl"):
+        if isinstance(line.get("step"), int):
+            trained = is_number(line.get("steps")) and line["steps"] > 0
+            (windows.add if trained else others.append)(line)
+    return windows.all() + others
+
+
+class Windows:
+    """At most 2 * MOST_LINES averages over consecutive lines of training, with similar numbers of steps.
+
+    A line of few steps, which an evaluation or a resume leaves, is averaged with the next one.
+    """
+
+    def __init__(self) -> None:
+        self._size, self._many = 0, 1  # steps of a line, lines of a window; half a line less is enough
+        self._closed: list[dict[str, Any]] = []
+        self._open: list[dict[str, Any]] = []
+        self._steps = 0  # of the open ones
+
+    def add(self, line: dict[str, Any]) -> None:
+        self._size = max(self._size, line["steps"])
+        self._take(line)
+
+    def _take(self, line: dict[str, Any]) -> None:
+        self._open.append(line)
+        self._steps += line["steps"]
+        if 2 * self._steps > (2 * self._many - 1) * self._size:
+            self._close()
+        if len(self._closed) == 2 * MOST_LINES:
+            self._many, closed, self._closed = 2 * self._many, self._closed, []
+            for one in closed:
+                self._take(one)
+
+    def all(self) -> list[dict[str, Any]]:
+        """Return the windows. The last few steps, fewer than half a window, belong to the one before them."""
+        if self._open:
+            self._open[:0] = [self._closed.pop()] if self._closed else []
+            self._close()
+        return self._closed
+
+    def _close(self) -> None:
+        self._closed.append(_average(self._open) if len(self._open) > 1 else self._open[0])
+        self._open, self._steps = [], 0
+
+
+def _average(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Average numbers by steps; counts are added."""
+    steps = sum(line["steps"] for line in lines)
+    average: dict[str, Any] = {"step": lines[-1]["step"]}
+    for name in dict.fromkeys(name for line in lines for name in line if name != "step"):
+        known = [(line[name], line["steps"]) for line in lines if is_number(line.get(name))]
+        counted = sum(weight for _, weight in known)
+        average[name] = sum(value * weight for value, weight in known) / counted if counted else None
+    return average | {
+        "steps": steps,
+        "skipped": sum(line["skipped"] for line in lines if is_number(line.get("skipped"))),
+    }
 
 
 def is_number(value: Any) -> bool:

@@ -10,7 +10,7 @@ from research.report import page
 from research.report.plot import Number, Points, Series, curves, smoothed, thinned
 from research.report.record import RunRecord, is_number
 from research.report.table import Cell, Table
-from research.storage.console import clock
+from research.storage.console import amount_of, clock
 
 SHOWN_STEPS = 6  # evaluations with samples: the first, the last, and some between
 
@@ -46,7 +46,8 @@ def body(record: RunRecord) -> str:
 
 
 def state(record: RunRecord) -> str:
-    seconds = sum(line["steps"] * line["step_seconds"] for line in record.lines if is_number(line.get("step_seconds")))
+    timed = [line for line in record.lines if is_number(line.get("step_seconds"))]
+    seconds = sum(line["steps"] * line["step_seconds"] for line in timed)
     progress = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {clock(seconds)} of steps"
     return f"{progress}: {record.reason}" if record.reason else progress
 
@@ -63,7 +64,7 @@ def loss_charts(record: RunRecord) -> list[str]:
             series.append(Series("held out", *_columns(held_out)))
         entropy = record.result.get("unigram_entropy")
         known = f" The best possible loss of a model without context is {entropy:.3f}." if is_number(entropy) else ""
-        charts.append(_chart(series, "Loss", "nats per target token", caption + known))
+        charts.append(_chart(series, "Negative log-likelihood", "nats per target token", caption + known))
     series, caption = _training(record.curve("accuracy"), "training", record)
     if held := record.curve("held_out_accuracy"):
         series.append(Series("held out", *_columns(held)))
@@ -96,7 +97,7 @@ def _training(points: Points, label: str, record: RunRecord) -> tuple[list[Serie
     if not points:
         return [], ""
     smooth, window = smoothed(points)
-    steps = window * record.config.report.every
+    steps = round(window * (points[-1][0] - points[0][0]) / max(1, len(points) - 1))
     named = Series(label, *_columns(thinned(smooth)))
     if window == 1:
         return [named], ""
@@ -228,13 +229,13 @@ def repeat(record: RunRecord) -> str:
         return ""
     last = record.starts[-1]
     packages = " ".join(f"{name}=={version}" for name, version in last.get("packages", {}).items())
-    commit = str(last.get("commit", "unknown")).removesuffix("+changes")
+    commit, differs, _ = str(last.get("commit", "unknown")).partition("+changes")
     installed = commit.startswith("kintsugi ")  # a version: the run did not start from a repository
     lines = (
         f"pip install {commit.replace(' ', '==')}" if installed else f"git checkout {commit}",
         str(last.get("command", "")),
     )
-    starts = "1 start" if len(record.starts) == 1 else f"{len(record.starts)} starts"
-    changed = " The source differed from that commit." if str(last.get("commit", "")).endswith("+changes") else ""
+    starts = amount_of(len(record.starts), "start")
+    changed = " The source differed from that commit." if differs else ""
     environment = f"Python {last.get('python', '?')} with {packages}, on {last.get('host', '?')}; {starts}."
     return page.preformatted("\n".join(lines)) + page.paragraph(environment + changed, "note")

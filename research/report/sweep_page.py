@@ -23,6 +23,7 @@ from research.report.comparison import (
 from research.report.plot import SMOOTHED, Number, Points, Series, curves, dots, smoothed, thinned
 from research.report.record import RunRecord, is_number
 from research.report.table import Cell, Table
+from research.storage.console import amount_of
 from research.storage.progress import Progress
 
 AXES: tuple[tuple[str, Callable[[RunRecord], int]], ...] = (
@@ -66,9 +67,9 @@ def write(
 
 def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str]) -> str:
     count, done = sum(len(group.records) for group in groups), sum(len(group.done) for group in groups)
-    summary = f"{len(groups)} variants, {count} runs, {done} of them done"
+    summary = f"{amount_of(count, 'run')} of {amount_of(len(groups), 'setting')}, {done} done"
     if waiting:
-        summary += f"; {len(waiting)} not started: {', '.join(waiting[:5])}{' and so on' * (len(waiting) > 5)}"
+        summary += f"; {len(waiting)} more not started: {', '.join(waiting[:5])}{' and so on' * (len(waiting) > 5)}"
     unlike_targets = not is_comparable(groups, TEACHER_FORCED[0])
     return "".join(
         (
@@ -188,7 +189,7 @@ def _best(line: Series, score: str) -> Number:
 
 def curve_switches(groups: Sequence[Group]) -> list[str]:
     """Plot each curve against steps, tokens or FLOPs, as the reader chooses."""
-    names = [("nll", "training loss"), (TEACHER_FORCED[0], "held-out loss")]
+    names = [("nll", "training nll"), (TEACHER_FORCED[0], "held-out loss")]
     names += [(score, score.replace("_", " ")) for score in judged(groups) if score != TEACHER_FORCED[0]]
     switches = []
     for name, label in names:

@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -52,12 +53,15 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         def line(texts: Sequence[str]) -> str:
-            return "| " + " | ".join(" ".join(text.split()).replace("|", r"\|") for text in texts) + " |\n"
+            return "| " + " | ".join(texts) + " |\n"
 
-        rows = "".join(line([f"**{cell.text}**" if cell.best else cell.text for cell in row]) for row in self.rows)
-        title = f"{self.title}\n\n" if self.title else ""
-        note = f"\n{self.note}\n" if self.note else ""
-        return title + line(self.header) + line(["---"] * len(self.header)) + rows + note
+        def shown(cell: Cell) -> str:
+            return f"**{as_markdown(cell.text)}**" if cell.best else as_markdown(cell.text)
+
+        rows = "".join(line(list(map(shown, row))) for row in self.rows)
+        title = f"{as_markdown(self.title)}\n\n" if self.title else ""
+        note = f"\n{as_markdown(self.note)}\n" if self.note else ""
+        return title + line(list(map(as_markdown, self.header))) + line(["---"] * len(self.header)) + rows + note
 
     def csv(self) -> str:
         text = io.StringIO()
@@ -83,6 +87,11 @@ class Table(NamedTuple):
             + f"  \\begin{{tabular}}{{{columns}}}\n    \\toprule\n    {head}\n"
             f"    \\midrule\n{body}    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
         )
+
+
+def as_markdown(text: str) -> str:
+    """Write text for a line of Markdown, without HTML, links, code or columns of its own."""
+    return re.sub(r"[\\`*\[\]|]", r"\\\g<0>", html.escape(" ".join(text.split()), quote=False))
 
 
 def _range(table: Table) -> range:

@@ -40,6 +40,12 @@ class SourceFiles(NamedTuple):
         return cls(path.relative_to(path.parent.parent).as_posix(), modules.loaded_beside(path))
 
 
+def paths(file: Path) -> list[Path]:
+    """Return the paths of an experiment's file and of those that it imports beside it."""
+    folder = file.resolve().parent.parent
+    return [folder / name for name in SourceFiles.of(file).contents]
+
+
 def fingerprint(experiment: Experiment, sources: SourceFiles) -> dict[str, str]:
     """Compute a digest of each file if the config has users' classes; otherwise return {}.
 

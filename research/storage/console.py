@@ -37,6 +37,11 @@ def amount(value: float | int, unit: str = "") -> str:
     return f"{value:.4g} {unit}".strip()
 
 
+def amount_of(count: int, thing: str) -> str:
+    """Format a number of things: 1 run, 2 runs."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def byte_amount(size: float | int) -> str:
     """Format a number of bytes in GiB or MiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"

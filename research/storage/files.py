@@ -155,19 +155,27 @@ def parse_lines(content: bytes) -> Lines:
     return lines
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON objects, one per line; [] without a file. Damaged lines are left out, with a message.
+def iterate_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a file of JSON objects, one per line; nothing without a file. Damaged lines are left out, with a message.
 
     A last line without its end is left out silently: it is being written, or a kill has cut it short.
     """
     if not path.is_file():
-        return []
-    whole, _, last = path.read_bytes().rpartition(b"\n")
-    values, damaged = parse_lines(whole)
-    if damaged and _reported.get(path) != len(damaged):
-        _reported[path] = len(damaged)
-        print(f"{path}: {len(damaged)} lines are not JSON objects and are left out.", file=sys.stderr)
-    return values + parse_lines(last).values
+        return
+    count = 0
+    with path.open("rb") as file:
+        for line in file:
+            values, damaged = parse_lines(line)
+            count += len(damaged) if line.endswith(b"\n") else 0
+            yield from values
+    if count and _reported.get(path) != count:
+        _reported[path] = count
+        print(f"{path}: {count} lines are not JSON objects and are left out.", file=sys.stderr)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a small file of JSON objects as `iterate_lines` does."""
+    return list(iterate_lines(path))
 
 
 _reported: dict[Path, int] = {}  # the damaged lines of files that are read again and again
@@ -180,24 +188,30 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda value
     """
     if not path.is_file():
         return 0
-    values, damaged = parse_lines(path.read_bytes())
-    kept = []
-    for value in values:
-        try:
-            if keep(value):
-                kept.append(value)
-        except ValueError:
-            damaged.append(json_line(value).rstrip())
+    damaged = [line for line, is_kept in _judged(path, keep) if is_kept is None]
     if damaged:
         aside = path.with_name(path.name + ".damaged")
         with aside.open("ab") as file:
-            file.writelines(line + b"\n" for line in damaged)
+            file.writelines(damaged)
             file.flush()
             os.fsync(file.fileno())
         print(f"{path}: {len(damaged)} lines cannot be read; they are moved to {aside}.", file=sys.stderr)
-    if damaged or len(kept) < len(values):
-        write_lines(path, kept)
+    if not all(is_kept for _, is_kept in _judged(path, keep)):
+        with whole(path) as file:
+            file.writelines(line for line, is_kept in _judged(path, keep) if is_kept)
     return len(damaged)
+
+
+def _judged(path: Path, keep: Callable[[dict[str, Any]], bool]) -> Iterator[tuple[bytes, bool | None]]:
+    """Yield each line that is not blank, and whether it is to be kept; None if it is damaged."""
+    with path.open("rb") as file:
+        for line in file:
+            values, damaged = parse_lines(line)
+            is_kept: bool | None = None
+            with contextlib.suppress(ValueError):
+                is_kept = keep(values[0]) if values else None
+            if values or damaged:
+                yield line.rstrip(b"\n") + b"\n", is_kept
 
 
 def append_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:

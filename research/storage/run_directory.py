@@ -13,6 +13,7 @@ checkpoints is written first.
 import contextlib
 import datetime
 import errno
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -46,9 +47,13 @@ CHANGEABLE = (
     "model.remat", "model.unroll", "model.attention",
 )  # fmt: skip
 
+ROOT = Path(__file__).resolve().parents[2]  # of the source tree
 FOLDERS = ("checkpoints", "set_aside", "tensorboard", "profile")
 
-EXIT_CODES = {"running": 1, "done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44}
+EXIT_CODES = {
+    "running": 1, "done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44,
+    "host lost": 45,
+}  # fmt: skip
 
 PACKAGES = (
     "jax",
@@ -151,7 +156,8 @@ def _record_start(directory: Path, config: Experiment, file: ExperimentFile | No
         code.keep(directory, code.SourceFiles.of(file.path), config)
     for name in ("history.jsonl", "events.jsonl"):
         keep_lines(directory / name)
-    append_lines(directory / "history.jsonl", [{"experiment": None if file is None else str(file)} | environment()])
+    own = [] if file is None else code.paths(file.path)
+    append_lines(directory / "history.jsonl", [{"experiment": None if file is None else str(file)} | environment(own)])
 
 
 def record_startup(directory: Path, startup: dict[str, Any]) -> None:
@@ -228,12 +234,15 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def environment() -> dict[str, Any]:
-    """Collect the time, command, commit, versions and host, with which a run can be repeated."""
+def environment(own: Iterable[Path] = ()) -> dict[str, Any]:
+    """Collect the time, command, commit, versions and host, with which a run can be repeated.
+
+    `own` are the experiment's files, as for `commit`.
+    """
     return {
         "time": _now(),
         "command": command(),
-        "commit": commit(),
+        "commit": commit(own),
         "python": platform.python_version(),
         "packages": installed(PACKAGES),
         "host": socket.gethostname(),
@@ -257,20 +266,28 @@ def command() -> str:
     return shlex.join([Path(sys.executable).name, program, *arguments])
 
 
-def commit() -> str:
-    """Find the git commit of this source tree, with "+changes" if files differ from it.
+def commit(own: Iterable[Path] = ()) -> str:
+    """Find the git commit of this source tree, with "+changes-" and a hash of the difference if files differ from it.
 
+    Files that git tracks count, and `own` files of the experiment in the tree; not logs and other files beside them.
     Without git, as in an image, it is $KINTSUGI_COMMIT; else the version of the installed package; else "unknown".
     """
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # ignore the repository of a parent directory
+    if not (ROOT / ".git").exists():  # ignore the repository of a parent directory
         return os.environ.get("KINTSUGI_COMMIT") or _installed() or "unknown"
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+        head = _git("rev-parse", "HEAD").decode().strip()
+        changes = _git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--binary", "--full-index", "HEAD")
+        for path in sorted(path for path in map(Path.resolve, own) if path.is_relative_to(ROOT)):
+            name = path.relative_to(ROOT).as_posix()
+            if not _git("ls-files", "--", f":(literal){name}"):
+                changes += name.encode() + b"\0" + path.read_bytes() + b"\0"
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("KINTSUGI_COMMIT", "unknown")
-    return head.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+    return f"{head}+changes-{hashlib.sha256(changes).hexdigest()[:12]}" if changes else head
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 def _installed() -> str | None:

@@ -53,8 +53,8 @@ class VariantRun:
     process: subprocess.Popen | None = field(default=None, repr=False)
 
     def last(self) -> dict[str, Any]:
-        """Return the newest line of its metrics that has a loss, or an empty dict."""
-        return next((line for line in reversed(self.lines()) if "loss" in line), {})
+        """Return the newest line of its training metrics, or an empty dict."""
+        return next((line for line in reversed(self.lines()) if "nll" in line), {})
 
     def lines(self) -> list[dict[str, Any]]:
         return read_metrics(self.directory)
@@ -271,19 +271,19 @@ class Sweep:
             for run in self.runs:
                 if printed.get(run.variant.name) != run.state or (due and run.state == "running"):
                     printed[run.variant.name] = run.state
-                    step, loss, left, state = self._cells(run)
+                    step, nll, left, state = self._cells(run)
                     left = f"left {left}" if left else ""
-                    print("  ".join([run.variant.name, step, f"loss {loss}", left, state]), flush=True)
+                    print("  ".join([run.variant.name, step, f"nll {nll}", left, state]), flush=True)
             time.sleep(0.2 if alive else 0.0)
 
     def _cells(self, run: VariantRun) -> list[str]:
-        """Return the table cells step, loss, time left and state."""
+        """Return the table cells step, nll, time left and state."""
         last, steps = run.last(), run.variant.config.steps
-        step, loss = last.get("step", 0), last.get("loss")
+        step, nll = last.get("step", 0), last.get("nll")
         left = (steps - step) * last["step_seconds"] if run.state == "running" and "step_seconds" in last else None
         return [
             f"{step}/{steps}",
-            "-" if loss is None else f"{loss:.4f}",
+            "-" if nll is None else f"{nll:.4f}",
             "" if left is None else clock(left),
             run.state,
         ]
@@ -316,7 +316,7 @@ class Sweep:
 
     def table(self) -> Table:
         name = Column("variant", overflow="fold")
-        table = Table(name, "step", "loss", "left", "state", title=str(self.directory))
+        table = Table(name, "step", "nll", "left", "state", title=str(self.directory))
         for run in self.shown():
             table.add_row(run.variant.name, *self._cells(run))
         return table

@@ -80,6 +80,21 @@ def read_queue() -> dict[str, QueueEntry] | None:
     return {job: QueueEntry(*others) for job, *others in cells}
 
 
+def ended_state(job: str) -> str:
+    """Return SLURM's state of a job that left the queue, such as CANCELLED; "" if it is not known any more.
+
+    The controller knows it for some minutes, also on a cluster without accounting.
+    """
+    controller = ["scontrol", "show", "job", "--oneliner", job]
+    accounting = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=State", f"--jobs={job}"]
+    for command, pattern in ((controller, r"\bJobState=(\w+)"), (accounting, r"(\w+)")):
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+            if state := re.search(pattern, text):
+                return state[1]
+    return ""
+
+
 def read_jobs(directory: Path) -> dict[str, Any]:
     path = directory / "slurm.json"
     return parse_json(path.read_bytes(), str(path)) if path.is_file() else {"jobs": {}, "submitting": None}
@@ -230,8 +245,8 @@ class ClusterSweep(Sweep):
         if job.paths.result_pickle.exists():
             with contextlib.suppress(RuntimeError):  # submitit raises it if the task failed to requeue itself
                 return slurm_task.FINAL_CODES.get(job.result(), "failed")
-        ended = job.watcher.get_state(job.job_id, mode="force")
-        if ended.startswith("CANCELLED"):
+        ended = ended_state(job.job_id)
+        if ended == "CANCELLED":
             return "cancelled"
         since = self._gone.setdefault(run.variant.name, time.monotonic())
         if time.monotonic() - since < SETTLE:

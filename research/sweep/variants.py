@@ -1,6 +1,7 @@
 """The variants of a sweep: each change applied to the experiment and named after the fields that differ."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,11 +58,11 @@ def variants(base: Experiment, changes: Sequence[dict[str, str]], sources: Seque
     ]
     sized = [(name, with_steps(base, change)) for name, change in named]
     found = [Variant(name, change, override.apply(base, change)) for name, change in sized]
-    configs = [variant.config for variant in found]
+    numbers: dict[Experiment, int] = {}
     for number, variant in enumerate(found):
-        first = configs.index(variant.config)
+        first = numbers.setdefault(variant.config, number)
         require(first == number, f"Variants {first + 1} and {number + 1} are identical: {variant.overrides}.")
-    alike = {variant.name for variant in found if sum(variant.name == other.name for other in found) > 1}
+    alike = [name for name, count in Counter(variant.name for variant in found).items() if count > 1]
     require(not alike, f"These variants differ, but have equal names: {', '.join(sorted(alike))}.")
     check_vocabularies(found)
     return found

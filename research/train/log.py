@@ -89,6 +89,7 @@ class Reporter:
         self._every, self._limit = every, nonfinite_limit
         self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak_flops
         self._pending: list[tuple[int, Any, float]] = []
+        self._untimed = 0  # of these, steps whose time is not counted
         self._skipped_in_a_row = 0
         self._losses = Losses()
         self._clock = time.perf_counter()
@@ -103,11 +104,18 @@ class Reporter:
         self._text = ""
 
     def step(self, step: int, metrics: Any, data_wait: float) -> None:
-        """Add the metrics of a step, a NamedTuple on the device; first write the line of earlier steps if it is due."""
-        if self._pending and self._pending[-1][0] % self._every == 0:
+        """Add the metrics of a step, a NamedTuple on the device; first write the line of earlier steps if it is due.
+
+        Few steps, as those after a resume may be, join the next line: it would be an outlier of every curve.
+        """
+        if self._pending and self._pending[-1][0] % self._every == 0 and 2 * len(self._pending) > self._every:
             self.flush()
         self._pending.append((step, metrics, data_wait))
         self._progress.advance()
+
+    def begin_timing(self) -> None:
+        """Leave the steps so far, whose time includes the start of the run, out of the step time."""
+        self._untimed, self._clock = len(self._pending), time.perf_counter()
 
     def flush(self) -> None:
         """Write a line for the steps since the last line; wait for them to finish."""
@@ -115,21 +123,10 @@ class Reporter:
             return
         steps = [step for step, _, _ in self._pending]
         values = [value._asdict() for value in jax.device_get([metrics for _, metrics, _ in self._pending])]
-        now = time.perf_counter()
-        seconds = (now - self._clock) / len(steps)
-        waits = float(np.mean([wait for _, _, wait in self._pending]))
-        self._pending, self._clock = [], now
-        line = _mean(values) | {
-            "steps": len(steps),
-            "step_seconds": seconds,
-            "tokens_per_second": self._tokens / seconds,
-            "data_wait_seconds": waits,
-        }
+        line = _mean(values) | {"steps": len(steps)} | self._times()
         made = [(step, value) for step, value in zip(steps, values, strict=True) if not value["skipped"]]
         losses = [(step, float(value["loss"])) for step, value in made]
         spikes = [(step, loss) for step, loss in losses if self._losses.is_spike(loss)]
-        if self._peak is not None:
-            line["mfu"] = self._flops / seconds / self._peak
         self.write(steps[-1], line)
         self._text = _describe(line)
         self._progress.note(self._text, last=steps[-1] == self._progress.total)
@@ -137,6 +134,19 @@ class Reporter:
             reference = f"{self._losses.median:.4g}, the median of the {len(self._losses.window)} steps before"
             self._event(step, f"the loss of {loss:.4g} spikes above {reference}")
         self._count_skipped(steps, [bool(value["skipped"]) for value in values])
+
+    def _times(self) -> dict[str, float]:
+        """Take the time a step of the pending steps, which are none after this; {} if none is timed."""
+        waits = [wait for _, _, wait in self._pending[self._untimed :]]
+        now = time.perf_counter()
+        elapsed = now - self._clock
+        self._pending, self._untimed, self._clock = [], 0, now
+        if not waits:
+            return {}
+        seconds = elapsed / len(waits)
+        mfu = {} if self._peak is None else {"mfu": self._flops / seconds / self._peak}
+        rates = {"step_seconds": seconds, "tokens_per_second": self._tokens / seconds}
+        return rates | {"data_wait_seconds": float(np.mean(waits))} | mfu
 
     def write(self, step: int, values: Mapping[str, float | int | None]) -> None:
         """Write a line. Values that are not finite, which JSON cannot represent, become null."""
@@ -251,9 +261,10 @@ def open_reporter(
 
 
 def _describe(line: Mapping[str, Any]) -> str:
-    loss = "loss -" if line["nll"] is None else f"loss {line['nll']:.4f}"
+    nll = "nll -" if line["nll"] is None else f"nll {line['nll']:.4f}"
+    rate = f", {line['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in line else ""
     mfu = f", MFU {line['mfu']:.1%}" if "mfu" in line else ""
-    return f"{loss}, {line['tokens_per_second']:,.0f} tokens/s{mfu}"
+    return f"{nll}{rate}{mfu}"
 
 
 def _mean(values: list[dict[str, Any]]) -> dict[str, float | int | None]:

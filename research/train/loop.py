@@ -73,6 +73,11 @@ def train(
         except Stopped:
             say(f"Stopped before {directory} was opened: repeat the command.")
             return run_directory.EXIT_CODES["preempted"]
+        except Exception as error:
+            if not hosts.is_exchange_failure(error):
+                raise
+            print(f"Host {jax.process_index()} lost another host in its start: repeat the command on all hosts.")
+            return run_directory.EXIT_CODES["host lost"]
 
 
 def _train(
@@ -89,7 +94,8 @@ def _train(
     hosts.initialize_hosts(cluster, heartbeat=config.guard.heartbeat_seconds)
     enable_compilation_cache(by_names=config.profile is not None)
     users_code = {} if file is None else code.fingerprint(config, code.SourceFiles.of(file.path))
-    settings = {"the experiment": override.to_json(config), "the commit": run_directory.commit()}
+    commit = run_directory.commit([] if file is None else code.paths(file.path))
+    settings = {"the experiment": override.to_json(config), "the commit, or changes to its files": commit}
     hosts.check_agreement({**settings, "the code of the experiment's classes": str(sorted(users_code.items()))})
     stop.together(lambda: None)
     mesh, weights = preflight(config, directory)
@@ -251,7 +257,8 @@ class _Loop:
         self.state, metrics = run.train_step(self.state, batch, self.key)
         run.step, run.next_row = run.step + 1, run.next_row + run.config.batch_size
         self.reporter.step(run.step, metrics, data_wait)
-        run.started(self.directory, metrics)
+        if run.started(self.directory, metrics):
+            self.reporter.begin_timing()
         trace.end(run.step, metrics)
 
         self.checkpoints.check()

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from research.config import ConfigError
+from research.parallel import hosts
 from research.storage import manifest, run_directory
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import CheckpointError
@@ -16,6 +17,8 @@ from research.storage.console import say
 from research.storage.run_directory import RunFiles
 from research.storage.stop import Stopped
 from research.train.log import NotFiniteError
+
+SHOWN_ERROR = 300  # letters of an error of the runtime
 
 
 class Preempted(Exception):
@@ -56,7 +59,8 @@ def outcome(run_files: RunFiles, checkpoints: AnyPath) -> Iterator[Outcome]:
     """Print how a run ended, from its first look at its checkpoints on, write it to RESULT.json, set the exit code."""
     run = Outcome(run_files.local, checkpoints)
     try:
-        yield run
+        with _surviving(run):
+            yield run
     except Preempted:
         run.end("preempted", f"Preempted at step {run.step}, which is saved: repeat the command to resume.")
     except Stopped:
@@ -85,9 +89,21 @@ def outcome(run_files: RunFiles, checkpoints: AnyPath) -> Iterator[Outcome]:
         raise
     except BaseException as error:
         run.write("failed", f"{type(error).__name__}: {error}; {manifest.kept(checkpoints)}")
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            _print_on_every_host(run)
         raise
+
+
+@contextlib.contextmanager
+def _surviving(run: Outcome) -> Iterator[None]:
+    """End a run whose hosts cannot exchange data any more, on each of those that are left."""
+    try:
+        yield
+    except Exception as error:
+        if not hosts.is_exchange_failure(error):
+            raise
+        reason = " ".join(str(error).split())[:SHOWN_ERROR]
+        run.write("host lost", f"another host was lost, or the network to it: start all hosts again ({reason})")
+        print(f"An exchange between the hosts failed: {reason}", file=sys.stderr)
+        _print_on_every_host(run)
 
 
 def _print_on_every_host(run: Outcome) -> None:

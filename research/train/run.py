@@ -112,12 +112,14 @@ class Run:
         say(f"Resuming from the checkpoint of step {self.step}.")
         return state, jax.random.wrap_key_data(jnp.asarray(meta["random_key"], jnp.uint32))
 
-    def started(self, directory: Path, metrics: Any) -> None:
-        """Report and record the startup time by part, after the first step. Called after every step."""
-        if not self.startup.finished:
-            jax.block_until_ready(metrics)
-            run_directory.record_startup(directory, self.startup.finish())
-            say(self.startup.describe())
+    def started(self, directory: Path, metrics: Any) -> bool:
+        """Tell whether this is the first step; after it, report and record the startup time by part."""
+        if self.startup.finished:
+            return False
+        jax.block_until_ready(metrics)
+        run_directory.record_startup(directory, self.startup.finish())
+        say(self.startup.describe())
+        return True
 
     @property
     def step(self) -> int:

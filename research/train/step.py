@@ -5,6 +5,7 @@ nor the mesh change it, even if rows have unequal numbers of tokens.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -14,17 +15,18 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from research.config import Experiment
+from research.config import Experiment, Model, Optimizer
 from research.config.parts import is_shipped
 from research.data.batch import Batch
 from research.model.loss import Sums, chunks, cross_entropy, cross_entropy_in_chunks
 from research.model.network import Network
 from research.model.parameters import param_specs, state_specs, table_of
-from research.model.transformer import bind, initial_params
+from research.model.transformer import abstract_params, bind, initial_params, without_dropout
 from research.parallel.layout import BATCH_AXES, LOGITS, constrain
 from research.parallel.mesh import batch_sharding
 from research.parallel.rules import Tree, flatten, shardings, unflatten
 from research.train.optimizer import Updater, build, learning_rate
+from research.train.schedules import Constant
 
 # Norms, relative biases and logits are computed in float32, so their parameters are not rounded. Embeddings are cast
 # after the lookup instead: its gradient adds up the rows of equal tokens, and sums of thousands need float32.
@@ -65,13 +67,25 @@ class Metrics(NamedTuple):
 # --- State ------------------------------------------------------------------------------------------------------------
 
 
+class _StateParts(NamedTuple):
+    """The parts of an experiment on which the structure of its state depends."""
+
+    model: Model
+    optimizer: Optimizer
+    steps: int
+    averaged: bool
+
+
 def _updater(experiment: Experiment, params: Tree) -> Updater:
     return build(experiment.optimizer, experiment.steps, params, experiment.model)
 
 
 def _first_state(experiment: Experiment, params: Tree) -> TrainState:
-    updater = _updater(experiment, params)
-    average = None if experiment.average_decay is None else params
+    return _state(_updater(experiment, params), params, experiment.average_decay is not None)
+
+
+def _state(updater: Updater, params: Tree, averaged: bool) -> TrainState:
+    average = params if averaged else None
     return TrainState(jnp.zeros((), jnp.int32), params, updater.init(updater.split(params)[0]), average)
 
 
@@ -85,16 +99,34 @@ def _random_params(experiment: Experiment, paths: Collection[str], key: PRNGKeyA
     return {path: params[path] for path in paths}
 
 
-@cache
 def abstract_state(experiment: Experiment) -> TrainState:
     """Compute the shapes and dtypes of a state without allocating it.
 
     Raises:
         ConfigError: the optimizer does not fit the model.
     """
-    state = jax.eval_shape(partial(_random_state, experiment), _abstract_key())
-    if not is_shipped(type(experiment.optimizer)):  # find mistakes in a user's optimizer before anything is compiled
-        updater = _updater(experiment, state.params)
+    return _abstract_state(_state_parts(experiment))
+
+
+def _state_parts(experiment: Experiment) -> _StateParts:
+    """Return the parts that determine the state, which many variants of a sweep have in common.
+
+    Raises:
+        ConfigError: the schedule does not fit the number of steps.
+    """
+    optimizer, steps = experiment.optimizer, experiment.steps
+    if is_shipped(type(optimizer.schedule)):  # no state depends on the rate
+        optimizer.schedule.check(steps)
+        optimizer, steps = replace(optimizer, schedule=Constant(peak=1.0)), 1
+    return _StateParts(without_dropout(experiment.model), optimizer, steps, experiment.average_decay is not None)
+
+
+@cache
+def _abstract_state(parts: _StateParts) -> TrainState:
+    params = abstract_params(parts.model)
+    updater = build(parts.optimizer, parts.steps, params, parts.model)
+    state = jax.eval_shape(partial(_state, updater, averaged=parts.averaged), params)
+    if not is_shipped(type(parts.optimizer)):  # find mistakes in a user's optimizer before anything is compiled
         trained, _ = updater.split(state.params)
         jax.eval_shape(updater.update, trained, state.opt_state, trained, state.step)
     return state
@@ -102,8 +134,13 @@ def abstract_state(experiment: Experiment) -> TrainState:
 
 def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:
     """Compute the sharding of every array of a state."""
-    state = abstract_state(experiment)
-    table = table_of(experiment.model)
+    return _state_shardings(_state_parts(experiment), mesh)
+
+
+@cache
+def _state_shardings(parts: _StateParts, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:
+    state = _abstract_state(parts)
+    table = table_of(parts.model)
     params = param_specs(state.params, table)
     average = None if state.average is None else params
     specs = PartitionSpec(), params, state_specs(state.opt_state, state.params, table), average

@@ -27,8 +27,8 @@ while true; do
     if [ -n "$stopped" ]; then kill -TERM "$run"; fi  # a signal came before the run had started
     interrupted=yes
     while [ -n "$interrupted" ]; do interrupted=""; wait "$run"; code=$?; done  # a signal ends a wait, not the run
-    if [ "$code" -eq 43 ] || [ "$code" -gt 128 ]; then
-        failures=$((failures + 1))  # it hung, or a signal ended it
+    if [ "$code" -eq 43 ] || [ "$code" -eq 45 ] || [ "$code" -gt 128 ]; then
+        failures=$((failures + 1))  # it hung, lost a host, or a signal ended it
     elif [ "$code" -ne 42 ]; then
         exit "$code"  # done, or the same command would end the same way
     fi

@@ -92,6 +92,24 @@ def test_two_hosts_stop_in_preparation_though_one_alone_is_asked(folder: Path) -
     assert "Traceback" not in log(folder, name)
 
 
+def test_the_survivor_of_two_hosts_ends_with_45(folder: Path) -> None:
+    """In a step, long before the runtime misses a heartbeat and would abort it."""
+    name = "survivor"
+    started = [start(folder, name, "--config.mesh.fsdp=2", env=env, faults={}) for env in two_hosts(folder)]
+    try:
+        until(started[0], lambda: len(metrics(folder, name)) >= 2)
+        started[1].kill()
+        assert started[0].wait(timeout=30) == 45, log(folder, name)
+    finally:
+        for host in started:
+            host.kill()
+    result = json.loads((folder / name / "RESULT.json").read_text())
+    assert (result["status"], result["exit_code"]) == ("host lost", 45)
+    assert "An exchange between the hosts failed: " in log(folder, name)
+    assert "repeat the command on all hosts: it " in log(folder, name)
+    assert "Traceback" not in log(folder, name)
+
+
 @pytest.mark.nightly
 def test_8_devices_then_4_then_2_on_other_meshes(folder: Path) -> None:
     meshes = ((8, "Mesh(data=2, fsdp=4)"), (4, "Mesh(data=1, fsdp=2, tensor=2)"), (2, "Mesh(data=1, tensor=2)"))

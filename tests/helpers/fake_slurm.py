@@ -1,7 +1,7 @@
 """A SLURM cluster of one machine: sbatch, squeue, sacct, scancel, srun and scontrol with real processes.
 
 $FAKE_SLURM has a file with the state of each job, or task of an array. While a file `hold` exists there, nothing
-starts; while `down` exists, squeue does not answer.
+starts; while `down` exists, squeue does not answer; with `no_accounting`, sacct does not; with `forgotten`, scontrol.
 """
 
 import contextlib
@@ -164,6 +164,12 @@ def squeue(*arguments: str) -> None:
 
 
 def sacct(*arguments: str) -> None:
+    if (HERE / "no_accounting").exists():
+        sys.exit("Slurm accounting storage is disabled")
+    if "--noheader" in arguments:
+        assert {"--parsable2", "--allocations", "--format=State"} < set(arguments)
+        print(*(facts["state"] for job, facts in jobs().items() if f"--jobs={job}" in arguments))
+        return
     asked_for = {arguments[place + 1] for place, argument in enumerate(arguments) if argument == "-j"}
     print("JobID|State|NodeList")
     for job, facts in jobs().items():
@@ -179,8 +185,15 @@ def scancel(*names: str) -> None:
                 send(job, signal.SIGTERM)
 
 
-def scontrol(what: str, job: str) -> None:
-    assert what == "requeue"
+def scontrol(what: str, *others: str) -> None:
+    *rest, job = others
+    if what == "show":
+        assert rest == ["job", "--oneliner"]
+        if (HERE / "forgotten").exists() or job not in jobs():
+            sys.exit("slurm_load_jobs error: Invalid job id specified")
+        print(f"JobId={job} JobName=x JobState={jobs()[job]['state'].split()[0]} Reason=None")
+        return
+    assert (what, rest) == ("requeue", [])
     assert job in jobs(), f"{job} is no job, or a whole array"
     (HERE / f"{job}.requeued").touch()
 

@@ -41,6 +41,15 @@ def test_every_series_has_a_colour_and_a_marker_of_its_own_and_twice_drawn_is_th
     assert COLOURS[1].lower() not in pale.lower()
 
 
+def test_a_label_is_neither_mathematics_nor_a_control_character() -> None:
+    """As mathematics, "$\\foo$" is an error, and NUL is no XML."""
+    name = "lr=$\\foo$\x00\x1b"
+    drawn = curves([Series(name, [1, 2], [3, 4]), Series("b", [1], [2])], title=name, x_label=name, y_label=name)
+    for svg in (drawn, dots([name, "b"], [[1.0], [2.0]], title=name, x_label=name)):
+        assert ElementTree.fromstring(svg).tag.endswith("svg")
+        assert "lr=$\\foo$\\x00\\x1b" in svg  # in a comment beside the shapes of the letters
+
+
 def test_dots_grow_with_the_labels() -> None:
     few, many = (dots(["a"] * count, [[1.0, 2.0]] * count, title="t", x_label="x") for count in (2, 20))
     heights = [float(ElementTree.fromstring(svg).attrib["height"].removesuffix("pt")) for svg in (few, many)]

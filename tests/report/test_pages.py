@@ -11,7 +11,7 @@ import pytest
 from run_directories import experiment, made
 
 from research.config import override
-from research.report import record, run_page, sweep_page
+from research.report import page, record, run_page, sweep_page
 from research.report.comparison import NOT_COMPARABLE, compared
 from scripts import report
 
@@ -24,6 +24,7 @@ class Checked(html.parser.HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open, self.ids, self.alternatives = list[str](), list[str](), list[str]()
+        self.classes = list[str | None]()  # of the open elements
         self.feed(text)
         assert self.open == []
         assert len(self.ids) == len(set(self.ids))
@@ -34,15 +35,18 @@ class Checked(html.parser.HTMLParser):
         for name in ("src", "href"):
             address = found.get(name) or ""
             assert not re.match(r"\w+:", address) or address.startswith("data:image/svg+xml;base64,")
+        assert tag != "table" or self.classes[-1] == "scroll"
         if tag == "img":
             self.alternatives.append(found["alt"] or "")
         if "id" in found:
             self.ids.append(found["id"] or "")
         if tag not in self.EMPTY:
             self.open.append(tag)
+            self.classes.append(found.get("class"))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        self.classes.pop()
 
 
 def test_a_runs_page_says_all_of_it_and_needs_nothing(tmp_path: Path, capsys) -> None:
@@ -60,11 +64,32 @@ def test_a_runs_page_says_all_of_it_and_needs_nothing(tmp_path: Path, capsys) ->
         "2026-01-02 03:04:05",
     ):  # fmt: skip
         assert said in text
-    assert "Loss against the step: training ends at 7" in checked.alternatives[0]
+    assert "Negative log-likelihood against the step: training ends at 7" in checked.alternatives[0]
     assert "held out ends at 3." in checked.alternatives[0]
     assert "| test bleu | 31.25 |" in (run / "report.md").read_text()
     assert "held out loss,3.0" in (run / "report.csv").read_text()
     assert r"test bleu & 31.25 \\" in (run / "report.tex").read_text()
+
+
+def test_what_cannot_be_printed_is_on_no_page(tmp_path: Path) -> None:
+    run = made(tmp_path / "run<b>\x1b[31m", experiment(tmp_path), 3.0)
+    (run / "launch.json").write_text(json.dumps({"model": "a\x00b\x1b[2Jc\ud800"}))
+    assert report.main([str(run)]) == 0
+    for ending in ("html", "md", "tex"):
+        text = (run / f"report.{ending}").read_text()
+        assert all(each.isprintable() or each == "\n" for each in text)
+        assert "a\\x00b\\x1b" in text or "a\\x00b" in text.replace("\\textbackslash{}", "\\")
+    assert (run / "report.md").read_text().startswith("# Run run&lt;b&gt;\\x1b\\[31m\n")
+
+
+def test_a_table_that_is_wider_than_the_screen_shows_that_it_continues() -> None:
+    """Phones draw no scroll bar before one scrolls."""
+    (rule,) = re.findall(r"^\.scroll \{(.*?)\}", page.STYLE, re.DOTALL | re.MULTILINE)
+    assert "overflow-x: auto" in rule
+    assert rule.count("linear-gradient") == 4  # covers that move with the table, above shadows that do not
+    assert "background-attachment: local, local, scroll, scroll" in rule
+    assert not re.search("scrollbar-(width|color)", page.STYLE)  # browsers would ignore the next rule
+    assert ".scroll::-webkit-scrollbar-thumb { background:" in page.STYLE
 
 
 def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
@@ -100,10 +125,10 @@ def test_a_sweeps_page_has_scores_dimensions_curves_and_the_papers_numbers(sweep
     assert report.main([str(sweep)]) == 0
     text = (sweep / "report.html").read_text()
     checked = Checked(text)
-    assert "3 variants, 5 runs, 5 of them done; 1 not started: dropout=0.5,seed=1" in text
+    assert "5 runs of 3 settings, 5 done; 1 more not started: dropout=0.5,seed=1" in text
     assert "3.0500 ± 0.0707</strong>" in text
     assert "held out loss against dropout. mean: best at 0.15." in checked.alternatives
-    assert any(said.startswith("training loss against FLOPs") for said in checked.alternatives)
+    assert any(said.startswith("training nll against FLOPs") for said in checked.alternatives)
     assert "order here with each published column: GLUE 1.00." in text  # a lower loss where the paper's score is higher
     assert 'href="dropout=0.15,seed=0/report.html"' in text
     Checked((sweep / "dropout=0.15,seed=0" / "report.html").read_text())
@@ -112,6 +137,20 @@ def test_a_sweeps_page_has_scores_dimensions_curves_and_the_papers_numbers(sweep
     assert "| 0.15 | 3.05 | 80 | - |" in markdown
     (row, *_) = (sweep / "report.csv").read_text().splitlines()[1:]
     assert row.startswith("0.15,2 of 2,")
+
+
+def test_seeds_of_one_setting_are_named_by_what_they_share(sweep: Path) -> None:
+    for rate, seeds in ((0.25, (0, 1)), (0.5, (0,))):
+        for seed in seeds:
+            shutil.rmtree(sweep / f"dropout={rate},seed={seed}")
+    assert report.main([str(sweep)]) == 0
+    text, markdown = (sweep / "report.html").read_text(), (sweep / "report.md").read_text()
+    assert "2 runs of 1 setting, 2 done; 4 more not started: dropout=0.25,seed=0, " in text
+    assert "| dropout=0.15 | 2 of 2 |" in markdown
+    assert "held-out loss against steps: dropout=0.15 ends at 3.05." in text
+    first, second = (sweep / f"dropout=0.15,seed={seed}" for seed in range(2))
+    (group,) = compared([first.rename(sweep / "a"), second.rename(sweep / "b")])
+    assert group.label == "2 runs"
 
 
 def test_steps_tokens_and_flops_are_of_the_same_curve(sweep: Path) -> None:
@@ -217,6 +256,8 @@ def test_a_page_is_made_again_when_something_in_it_is_newer_or_it_was_running(tm
     ("arguments", "said"),
     [
         (["nowhere"], "nowhere: there is no such directory"),
+        (["gs://bucket/x"], "DIR gs://bucket/x is in a bucket: give a path of this machine"),
+        (["sweep", "--out", "gs://bucket/x"], "--out gs://bucket/x is in a bucket"),
         (["empty"], "empty has neither config.json nor sweep.json"),
         (["begun"], "begun has no started run: there is nothing to report yet"),
         (["sweep", "sweep"], "Several directories need --out for the comparison"),

@@ -22,7 +22,17 @@ def test_html_escapes_and_marks_the_best() -> None:
 
 def test_markdown_is_one_line_a_row() -> None:
     lines = TABLE.markdown().splitlines()
-    assert lines[2:6] == ["| name | loss_a |", "| --- | --- |", r"| x\|y <b> | **1.50 ± 0.10** |", "| a b | - |"]
+    assert lines[2:6] == ["| name | loss_a |", "| --- | --- |", r"| x\|y &lt;b&gt; | **1.50 ± 0.10** |", "| a b | - |"]
+
+
+def test_nothing_in_a_cell_is_markup_in_markdown() -> None:
+    texts = ("<script>alert(1)</script>", "[x](javascript:y)", "`code` and **bold**", "a & b \\")
+    table = Table("<h1>", texts[:1], [[Cell(text)] for text in texts], "<b>")
+    markdown = table.markdown()
+    assert "<" not in markdown
+    assert r"| \[x\](javascript:y) |" in markdown
+    assert r"| \`code\` and \*\*bold\*\* |" in markdown
+    assert "| a &amp; b \\\\ |" in markdown
 
 
 def test_csv_holds_what_a_spreadsheet_reads() -> None:

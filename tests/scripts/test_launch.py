@@ -34,6 +34,7 @@ COMMAND = ["experiments/quickstart.py", "--run_dir", "runs/a name", "--config.da
 
 DONE, FAILED, BAD_INPUT = EXIT_CODES["done"], EXIT_CODES["failed"], EXIT_CODES["bad input"]
 PREEMPTED, HUNG, NOT_FINITE = EXIT_CODES["preempted"], EXIT_CODES["hung"], EXIT_CODES["not finite"]
+LOST = EXIT_CODES["host lost"]
 ABORTED, KILLED = 128 + signal.SIGABRT, 128 + signal.SIGKILL
 
 # In the place of .venv/bin/python. $ENDS has a word for each start, of a number for each task: how it ends, above 128
@@ -74,6 +75,7 @@ sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 
 SCONTROL = """#!/usr/bin/env bash
 echo "$*" >> "$PLACE/asked"
+[ -z "${REQUEUE_IS_OFF:-}" ]
 """
 
 # A shell cannot trap what was ignored when it started, as these are in the background and under nohup.
@@ -224,7 +226,7 @@ def test_shell_of_skypilot_parses(part: str) -> None:
         ([NOT_FINITE], 1),
         ([PREEMPTED, PREEMPTED, PREEMPTED, PREEMPTED, PREEMPTED, DONE], 6),
         ([HUNG, PREEMPTED, ABORTED, BAD_INPUT], 4),
-        ([HUNG, KILLED, HUNG, HUNG, DONE], 4),
+        ([HUNG, KILLED, LOST, HUNG, DONE], 4),
     ],
 )
 def test_one_host_starts_again_after_preemptions_and_three_failures(place: Place, ends: list[int], starts: int) -> None:
@@ -272,6 +274,9 @@ def directives() -> dict[str, str]:
         ((PREEMPTED, PREEMPTED), True),
         ((HUNG, HUNG), True),
         ((HUNG, ABORTED), True),
+        ((LOST, LOST), True),
+        ((LOST, ABORTED), True),
+        ((FAILED, LOST), True),
         ((FAILED, ABORTED), True),
         ((KILLED, ABORTED), True),
     ],
@@ -287,6 +292,22 @@ def test_a_job_requeues_itself_where_that_helps(place: Place, codes: tuple[int, 
 def test_a_job_requeues_itself_after_three_failures_and_any_number_of_preemptions(place: Place) -> None:
     ends = [HUNG, PREEMPTED, PREEMPTED, PREEMPTED, PREEMPTED, KILLED, HUNG, PREEMPTED, HUNG]
     assert [asked for _, asked in place.job(" ".join(f"{end},{end}" for end in ends))] == [True] * 8 + [False]
+
+
+def test_a_job_that_is_stopped_by_hand_ends_with_the_code_of_its_run(place: Place) -> None:
+    """With Requeue=0, as the page says."""
+    assert place.start("slurm.sbatch", "42,42", **JOB, REQUEUE_IS_OFF="yes").wait(20) == PREEMPTED
+
+
+@pytest.mark.parametrize("name", ["slurm.sbatch", "prepare.sbatch"])
+def test_what_a_job_writes_into_the_repository_is_ignored_by_git(name: str) -> None:
+    text = (LAUNCH / name).read_text()
+    (log,) = re.findall(r"^#SBATCH --output=(.*)$", text, re.MULTILINE)
+    counts = re.findall('="(slurm-.*)"$', text, re.MULTILINE)
+    written = [re.sub(r"%.|[$]\w+", "123", path) for path in (log, *counts)]
+    assert len(written) == (2 if name == "slurm.sbatch" else 1)
+    ignored = subprocess.run(["git", "check-ignore", *written], cwd=ROOT, capture_output=True, text=True)
+    assert ignored.stdout.split() == written
 
 
 def test_a_job_that_is_requeued_keeps_its_log() -> None:
@@ -357,7 +378,7 @@ def test_a_jobset_ends_on_final_codes_and_counts_no_preemption() -> None:
     }
     assert on_codes == {BAD_INPUT: "FailJob", NOT_FINITE: "FailJob", PREEMPTED: "Ignore"}
     *others, last = job["podFailurePolicy"]["rules"]
-    assert last == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    assert last == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     for rule in others:
         codes = rule["onExitCodes"]
         assert (codes["containerName"], codes["operator"]) == (pod["containers"][0]["name"], "In")
@@ -441,7 +462,7 @@ def test_an_indexed_job_makes_every_shard(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_skypilot_recovers_what_can_go_on() -> None:
-    assert read_yaml("skypilot.yaml")["resources"]["job_recovery"] == {"recover_on_exit_codes": [PREEMPTED, HUNG]}
+    assert read_yaml("skypilot.yaml")["resources"]["job_recovery"] == {"recover_on_exit_codes": [PREEMPTED, HUNG, LOST]}
 
 
 def test_skypilot_writes_to_its_bucket(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import multiprocessing
+import subprocess
 import types
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from research import TFDS, Adafactor, Checkpoint, Denoising, Experiment, Model
 from research.config import ConfigError
 from research.config.load import ExperimentFile
 from research.config.override import apply, from_json
-from research.storage import manifest
+from research.storage import manifest, run_directory
 from research.storage.run_directory import FOLDERS, as_data, claim, commit, is_done, record_startup, write_result
 
 CONFIG = Experiment(
@@ -50,6 +51,38 @@ def test_without_git_the_commit_is_what_the_image_says(monkeypatch: pytest.Monke
     assert commit() == "unknown"
     monkeypatch.setenv("KINTSUGI_COMMIT", "abc")
     assert commit() == "abc"
+
+
+def test_changes_to_files_of_the_source_are_told_apart_and_others_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True)
+
+    monkeypatch.setattr(run_directory, "ROOT", tmp_path)
+    source, own = tmp_path / "loss.py", tmp_path / "experiments" / "mine.py"
+    own.parent.mkdir()
+    source.write_text("1\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "a")
+    clean = commit()
+    assert len(clean) == 40
+    (tmp_path / "slurm-7.log").write_text("a log")
+    own.write_text("a\n")
+    assert commit() == clean
+    with_own = commit([own])
+    source.write_text("2\n")
+    changed = commit()
+    source.write_text("3\n")
+    assert len({clean, with_own, changed, commit(), commit([own])}) == 5
+    assert changed.startswith(f"{clean}+changes-")
+    source.write_text("2\n")
+    assert commit() == changed
+    git("add", ".")
+    git("commit", "-qm", "b")
+    assert commit([own, Path("/elsewhere/mine.py")]) == commit() != clean
+    assert "+" not in commit()
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:

@@ -6,17 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
 from real_runs import EXPERIMENT, ROOT, environment
 
-from research import Model, Published, chain, equal, grid, product, seeds, together, widths
+from research import Adafactor, Cosine, Model, Published, chain, equal, grid, product, seeds, together, widths
 from research.config import ConfigError, load, override
 from research.config.names import LONGEST_NAME
 from research.sweep import local
 from research.sweep.local import Sweep
-from research.sweep.variants import matched, total_flops, total_tokens, variants
+from research.sweep.variants import Machine, Variant, check_fits, matched, total_flops, total_tokens, variants
 from scripts import sweep as script
 
 # --- Variants ---------------------------------------------------------------------------------------------------------
@@ -42,6 +45,30 @@ def test_sweeps_are_put_together() -> None:
         together({"a": (1,), "b": (1, 2)})
     with pytest.raises(ConfigError, match="product: seed is set by several of the sweeps"):
         product(seeds(2), grid({"a": (1,), "seed": (3,)}))
+
+
+def test_many_variants_of_one_model_are_traced_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing takes tens of milliseconds: a list of 1,500 variants took 45 s."""
+    base = override.apply(load.open_experiment(file).config, {"model.width": "48"})  # which no other test has
+    swept = {"optimizer.schedule.peak": [str(n / 1000) for n in range(1, 11)], "model.dropout": ["0.0", "0.1"]}
+    swept["seed"] = ["0", "1", "2"]
+    found = variants(base, grid(swept))
+    traced: list[object] = []
+    original = jax.eval_shape
+
+    def eval_shape(function: Any, *given: Any) -> Any:
+        traced.append(function)
+        return original(function, *given)
+
+    monkeypatch.setattr(jax, "eval_shape", eval_shape)
+    machine = Machine("a machine", 1, 1e12, lambda config: 1.0)
+    check_fits(found, machine)
+    table = Sweep(str(file), base, found, file.parent / "sweep").listing(machine)
+    assert table.row_count == 60
+    assert len(traced) <= 3  # a key, the parameters, the optimizer's state
+    late = replace(base, steps=5, optimizer=Adafactor(schedule=Cosine(peak=1e-3, warmup=6)))
+    with pytest.raises(ConfigError, match="warmup"):  # checked for every variant
+        check_fits([*found, Variant("late", {}, late)], machine)
 
 
 @pytest.fixture
@@ -110,7 +137,7 @@ def test_a_vocabulary_cannot_change_under_weights_that_stay(file: Path) -> None:
         (["--hardware", "H900"], "--hardware H900 is not known"),
         (["--stop_below_median_after", "2"], "--stop_below_median_after is 2.0: it must be between 0 and 1"),
         (["--jobs", "0"], "--jobs is 0: it must be above 0"),
-        (["--dir", "gs://bucket/sweep"], "is in a bucket: a sweep needs a directory of this machine, or a shared one"),
+        (["--dir", "gs://bucket/sweep"], "--dir gs://bucket/sweep is in a bucket: give a path of this machine"),
         (["--from", "nowhere"], "nowhere holds no sweep: it has no sweep.json"),
     ],
 )  # fmt: skip
@@ -174,7 +201,7 @@ starts = sum(json.loads(line)[0] == run.name for line in open(run.parent / "star
 code = ends[min(starts, len(ends)) - 1]
 time.sleep(float(os.environ.get("SECONDS", 0)))
 if code == 0:
-    (run / "metrics.jsonl").write_text('{"step": 6, "loss": 1.5, "step_seconds": 0.5}\\n')
+    (run / "metrics.jsonl").write_text('{"step": 6, "nll": 1.5, "step_seconds": 0.5}\\n')
     (run / "RESULT.json").write_text(json.dumps({"status": "done", "step": 6, "reason": ""}))
 sys.exit(code)
 """
@@ -201,7 +228,7 @@ def test_all_are_trained_and_what_is_done_is_kept(file: Path, stand_in: Path, ca
     arguments = next(arguments for name, arguments, _ in starts(stand_in) if name == "peak=0.001,seed=0")
     changes = ["--config.batch_size=16", "--config.optimizer.schedule.peak=0.001", "--config.seed=0"]
     assert arguments[3:] == changes
-    assert "peak=0.002,seed=1  6/6  loss 1.5000    done" in capsys.readouterr().out
+    assert "peak=0.002,seed=1  6/6  nll 1.5000    done" in capsys.readouterr().out
     held = json.loads((stand_in / "sweep.json").read_text())
     assert held["variants"]["peak=0.002,seed=1"]["seed"] == 1
     assert script.main([str(file), "--dir", str(stand_in), "--config.batch_size=16"]) == 0

@@ -46,7 +46,7 @@ code = ends[min(count, len(ends)) - 1]
 while code == "save":
     time.sleep(0.02)
 if code == 0:
-    (run / "metrics.jsonl").write_text('{"step": 6, "loss": 1.5, "step_seconds": 0.5}\\n')
+    (run / "metrics.jsonl").write_text('{"step": 6, "nll": 1.5, "step_seconds": 0.5}\\n')
     (run / "RESULT.json").write_text(json.dumps({"status": "done", "step": 6, "reason": ""}))
 sys.exit(code)
 """
@@ -153,7 +153,7 @@ def test_every_variant_is_a_task_of_one_array(place: Place, capsys) -> None:
     changes = ["--config.batch_size=4", "--config.optimizer.schedule.peak=0.001", "--config.seed=1"]
     assert arguments == [str(place.folder / "experiment.py"), "--run_dir", str(place.directory / NAMES[1]), *changes]
     assert (place.directory / f"{NAMES[1]}.log").read_text() == "it runs\n"
-    assert f"{NAMES[3]}  6/6  loss 1.5000    done" in capsys.readouterr().out
+    assert f"{NAMES[3]}  6/6  nll 1.5000    done" in capsys.readouterr().out
     assert place.command("--config.batch_size=4") == 0
     assert place.submissions() == 1
 
@@ -223,15 +223,27 @@ def test_before_the_time_is_up_it_saves_and_goes_on_in_its_next_turn(place: Plac
 
 @pytest.mark.slow
 def test_what_is_cancelled_saves_and_stays_so_until_the_next_command(place: Place, capsys) -> None:
+    (place.slurm / "no_accounting").touch()
     place.ends(["save", 0], [0], [0], [0])
     cancelling = when(lambda: place.starts(NAMES[0]), lambda: os.system("scancel 7_0"))
     assert place.command() == 1
     cancelling.join()
-    assert f"{NAMES[0]}  0/6  loss -    cancelled" in capsys.readouterr().out
+    assert f"{NAMES[0]}  0/6  nll -    cancelled" in capsys.readouterr().out
     assert place.counts() == [1, 1, 1, 1]
     assert place.command() == 0
     assert place.counts() == [2, 1, 1, 1]
     assert "#SBATCH --array" not in place.text()  # a job alone
+
+
+def test_the_state_of_an_ended_job_is_asked_of_the_controller_then_of_accounting(place: Place) -> None:
+    for job, state in (("7_0", "CANCELLED by 1000"), ("7_1", "NODE_FAIL")):
+        fake_slurm.change(job, place.slurm, state=state)
+    (place.slurm / "no_accounting").touch()
+    assert [slurm.ended_state(job) for job in ("7_0", "7_1", "7_2")] == ["CANCELLED", "NODE_FAIL", ""]
+    (place.slurm / "forgotten").touch()
+    assert slurm.ended_state("7_0") == ""
+    (place.slurm / "no_accounting").unlink()
+    assert [slurm.ended_state(job) for job in ("7_0", "7_1", "7_2")] == ["CANCELLED", "NODE_FAIL", ""]
 
 
 @pytest.mark.slow
@@ -313,7 +325,7 @@ def test_what_ends_while_nobody_watches_is_told_to_who_comes_back(place: Place, 
     until(lambda: not {"PENDING", "RUNNING"} & set(place.states()))
     capsys.readouterr()
     assert place.command() == 1
-    assert f"{NAMES[0]}  0/6  loss -    diverged" in capsys.readouterr().out
+    assert f"{NAMES[0]}  0/6  nll -    diverged" in capsys.readouterr().out
     assert place.submissions() == 1
 
 

@@ -52,6 +52,43 @@ def test_a_line_averages_its_steps_by_their_target_tokens(tmp_path: Path) -> Non
     assert first["mfu"] == pytest.approx(6 / first["step_seconds"] / 4.0)
 
 
+def test_few_steps_after_a_resume_join_the_next_line(tmp_path: Path) -> None:
+    with open_reporter(tmp_path, every=10, start=9) as reporter:
+        for step in range(10, 31):
+            reporter.step(step, metrics(float(step)), 0.0)
+    assert [(line["step"], line["steps"]) for line in lines(tmp_path)] == [(20, 11), (30, 10)]
+
+
+def test_the_time_of_a_start_is_in_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(log.time, "perf_counter", lambda: clock[0])
+    with open_reporter(tmp_path, every=4) as reporter:
+        for step in range(1, 6):
+            clock[0] += 100.0 if step == 1 else 0.5
+            reporter.step(step, metrics(1.0), 80.0 if step == 1 else 0.25)
+            if step == 1:
+                reporter.begin_timing()
+        clock[0] += 0.5
+    first, _ = lines(tmp_path)
+    assert (first["steps"], first["data_wait_seconds"]) == (4, 0.25)
+    assert first["step_seconds"] == pytest.approx(2.0 / 3)  # written when step 5 has been dispatched
+    (tmp_path / "other").mkdir()
+    with open_reporter(tmp_path / "other", start=5) as reporter:
+        reporter.step(6, metrics(1.0), 80.0)
+        reporter.begin_timing()
+    assert "step_seconds" not in lines(tmp_path / "other")[-1]
+
+
+def test_the_console_calls_a_metric_by_the_name_of_its_line(tmp_path: Path) -> None:
+    """`loss` of a line has the z-loss and label smoothing in it; the console shows `nll`."""
+    with open_reporter(tmp_path) as reporter:
+        reporter.step(1, metrics(2.5), 0.0)
+        reporter.step(2, metrics(2.5), 0.0)
+        reporter.flush()
+        assert reporter._text.startswith("nll 2.5000, ")
+    assert (lines(tmp_path)[0]["nll"], lines(tmp_path)[0]["loss"]) == (2.5, 1.0)
+
+
 def test_a_skipped_step_is_counted_and_in_no_average(tmp_path: Path) -> None:
     with open_reporter(tmp_path) as reporter:
         for step, given in enumerate([metrics(2.0), SKIPPED, SKIPPED, metrics(3.0)], 1):

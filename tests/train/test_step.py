@@ -36,6 +36,7 @@ from research.train.optimizer import build, learning_rate
 from research.train.step import (
     TrainState,
     _random_params,
+    _random_state,
     _summed_gradients,
     abstract_state,
     compile_eval_step,
@@ -194,6 +195,16 @@ def test_models_of_other_shapes_are_the_same_on_a_mesh_and_in_microbatches(stack
             np.testing.assert_allclose(
                 value, flatten(expected_state.params)[path], rtol=1e-3, atol=1e-4, err_msg=f"{sizes} {path}"
             )
+
+
+@pytest.mark.parametrize("optimizer", [Adafactor(schedule=Linear(peak=1.0)), AdamW(schedule=Constant(peak=1.0))])
+def test_the_shapes_that_variants_share_are_those_of_the_state(optimizer):
+    """Of models that differ in dropout, and of optimizers that differ in their rate."""
+    model = replace(MODEL, dropout=0.1, attention_dropout=0.2, activation_dropout=0.1, output_dropout=0.1)
+    of = replace(EXPERIMENT, model=model, optimizer=optimizer, average_decay=0.9)
+    state = jax.eval_shape(partial(_random_state, of), KEY)
+    assert jax.tree.structure(abstract_state(of)) == jax.tree.structure(state)
+    assert jax.tree.leaves(abstract_state(of)) == jax.tree.leaves(state)
 
 
 def test_a_new_state_is_the_same_to_the_bit_on_every_mesh():

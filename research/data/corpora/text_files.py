@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from research.config import ConfigError, Corpus, require
 from research.config.base import digest
@@ -75,6 +75,10 @@ class FileIndex:
 
     def __len__(self) -> int:
         return len(self._spans)
+
+    def is_filled(self, rows: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Tell which pieces hold text; `find` may give pieces of no bytes for what is left out."""
+        return self._spans[rows, 1] < self._spans[rows, 2]
 
     @property
     def counts(self) -> list[int]:

@@ -2,13 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from research.config import ConfigError, Examples, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
 from research.data.corpora import corpus
-from research.data.tasks.records import FORMAT, check, require_names
+from research.data.tasks.records import FORMAT, Empty, is_filled, require_names, without_empty
+from research.storage import cache
+from research.storage.progress import Progress
+
+AT_ONCE = 1024  # examples
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class TFDSExamples(Examples):
     train: str = "train"
     held_out: str = "validation"
     test: str = "test"
+    empty: Empty = "refuse"  # effect of an example with an empty side
 
     @property
     def label(self) -> str:
@@ -30,36 +38,53 @@ class TFDSExamples(Examples):
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         part = {"train": self.train, "held_out": self.held_out, "test": self.test}[split]
-        return DataSetRecords(self.name, part, names, manual_dir)
+        return DataSetRecords(self.name, part, names, manual_dir, self.empty)
 
 
 class DataSetRecords:
     """Text features, lists of texts and class names of a split of a TFDS data set, as records."""
 
-    def __init__(self, name: str, split: str, names: Names, manual_dir: str | None) -> None:
+    def __init__(self, name: str, split: str, names: Names, manual_dir: str | None, empty: Empty) -> None:
         builder = corpus.open_builder(name, manual_dir)
         self.name = f"{name} ({split})"
         self._features = dict(sorted(text_features(builder.info.features), key=lambda pair: pair[0]))
         self._names = names
         require_names(names, self._features, f"The TFDS data set {name}")
         self._examples = corpus.IndexedSplit(builder, name, split)
-        self.identity = digest([FORMAT, corpus.builder_identity(builder, split), names])
+        what = [FORMAT, corpus.builder_identity(builder, split), names]
+        self.identity = digest([*what, *["without empty"] * (empty == "skip")])
         require(len(self._examples) > 0, f"{self.name} has no example.")
+        self._rows = np.arange(len(self._examples))
+        if empty == "skip":
+            known = cache.entry("filled", self.identity, self._find_filled)
+            self._rows = without_empty(self.name, self._rows, np.load(known / "filled.npy"))
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self._rows)
 
     def read(self, indices: Sequence[int]) -> list[TextRecord]:
-        return [
-            self._record(example, number)
-            for number, example in zip(indices, self._examples.read(list(indices)), strict=True)
-        ]
+        records = []
+        for where, record in self._read([int(self._rows[index]) for index in indices]):
+            is_filled(record, self._names, where, "refuse")
+            records.append(record)
+        return records
 
-    def _record(self, example: dict[str, Any], number: int) -> TextRecord:
-        where = f"Example {number} of {self.name}"
-        record = {name: self._texts(example, name, where) for name in self._names.all}
-        check(record, self._names, where)
-        return record
+    def _find_filled(self, folder: Path) -> None:
+        """Write which examples have no empty side; every example is read once."""
+        filled = np.zeros(len(self._rows), bool)
+        with Progress(f"Reading {self.name}", len(filled), "examples") as progress:
+            for start in range(0, len(filled), AT_ONCE):
+                rows = range(start, min(start + AT_ONCE, len(filled)))
+                read = self._read(rows)
+                filled[rows.start : rows.stop] = [is_filled(one, self._names, where, "skip") for where, one in read]
+                progress.advance(len(rows))
+        np.save(folder / "filled.npy", filled)
+
+    def _read(self, rows: Sequence[int]) -> Iterator[tuple[str, TextRecord]]:
+        """Yield the name in messages, and the record, of each example."""
+        for row, example in zip(rows, self._examples.read(list(rows)), strict=True):
+            where = f"Example {row} of {self.name}"
+            yield where, {name: self._texts(example, name, where) for name in self._names.all}
 
     def _texts(self, example: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
         value: Any = example

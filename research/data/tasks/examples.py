@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from research.config import ConfigError, Examples, require
 from research.config.examples import Names, Records, Split, TextRecord
 from research.data.corpora.text_files import FileIndex, Line, Span, choose, is_unicode, json_objects, plain_file
 from research.data.tasks import squad
-from research.data.tasks.records import FORMAT, check, require_names
+from research.data.tasks.records import FORMAT, Empty, is_filled, require_names, source_text, without_empty
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class FileExamples(Examples):
     train: str
     held_out: str | None = None
     test: str | None = None
+    empty: Empty = field(default="refuse", kw_only=True)  # effect of an example with an empty side
 
     @property
     def label(self) -> str:
@@ -58,9 +59,10 @@ class FileRecords:
     ) -> None:
         self.name = files.pattern(split)
         self._reader = reader
-        everything = [FORMAT, type(files).__name__, names, rules]
+        everything = [FORMAT, type(files).__name__, names, rules, *["without empty"] * (files.empty == "skip")]
         self._index = FileIndex(self.name, everything, reader.spans, reader.stored)
-        self._rows, self.identity = choose(self._index, split, files.by_hash(split), "example")
+        rows, self.identity = choose(self._index, split, files.by_hash(split), "example")
+        self._rows = without_empty(self.name, rows, self._index.is_filled(rows))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -78,15 +80,20 @@ class JSONExamples(FileExamples):
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-            return json_spans(path, lines, names)
+            return json_spans(path, lines, names, self.empty)
 
         return FileRecords(self, split, names, Reader(spans, lambda content: _parse_record(content, names)))
 
 
-def json_spans(path: Path, lines: Iterable[Line], names: Names) -> Iterator[Span]:
+def json_spans(path: Path, lines: Iterable[Line], names: Names, empty: Empty) -> Iterator[Span]:
     for line, where, value in json_objects(path, lines):
         record = {name: texts_at(value, name, where) for name in names.all}
-        yield Span(line.start, line.stop, check(record, names, where))
+        yield _span(line, is_filled(record, names, where, empty), source_text(record, names))
+
+
+def _span(line: Line, filled: bool, text: str) -> Span:
+    """Return the bytes of an example, or none of them if it is to be left out."""
+    return Span(line.start, line.stop if filled else line.start, text)
 
 
 def _parse_record(content: bytes, names: Names) -> TextRecord:
@@ -123,7 +130,7 @@ class TSVExamples(FileExamples):
         require_names(names, self.columns, f"{self.train}, by its columns,")
 
         def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-            return tsv_spans(path, lines, self.columns, names)
+            return tsv_spans(path, lines, self.columns, names, self.empty)
 
         def record(content: bytes) -> TextRecord:
             return {name: (text,) for name, text in zip(self.columns, _cells(content.decode()), strict=True)}
@@ -131,7 +138,9 @@ class TSVExamples(FileExamples):
         return FileRecords(self, split, names, Reader(spans, record), self.columns)
 
 
-def tsv_spans(path: Path, lines: Iterable[Line], columns: tuple[str, ...], names: Names) -> Iterator[Span]:
+def tsv_spans(
+    path: Path, lines: Iterable[Line], columns: tuple[str, ...], names: Names, empty: Empty
+) -> Iterator[Span]:
     for line in lines:
         if not line.text.rstrip("\r\n"):
             continue
@@ -141,7 +150,7 @@ def tsv_spans(path: Path, lines: Iterable[Line], columns: tuple[str, ...], names
             f"{where} has {len(cells)} columns: they must be {len(columns)}, {', '.join(columns)}, separated by tabs.",
         )
         record = {name: (text,) for name, text in zip(columns, cells, strict=True)}
-        yield Span(line.start, line.stop, check(record, names, where))
+        yield _span(line, is_filled(record, names, where, empty), source_text(record, names))
 
 
 def _cells(line: str) -> list[str]:
@@ -157,15 +166,15 @@ class SQuADFile(FileExamples):
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         require_names(names, squad.NAMES, "A SQuADFile")
-        reader = Reader(squad_spans(names), lambda content: _parse_record(content, names), squad.as_lines)
+        reader = Reader(squad_spans(names, self.empty), lambda content: _parse_record(content, names), squad.as_lines)
         return FileRecords(self, split, names, reader)
 
 
-def squad_spans(names: Names) -> Callable[[Path, Iterator[Line]], Iterator[Span]]:
+def squad_spans(names: Names, empty: Empty) -> Callable[[Path, Iterator[Line]], Iterator[Span]]:
     def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
         for line, where, value in json_objects(path, lines):
             record = {name: texts_at(value, name, where) for name in names.all}
-            check(record, names, f"Question {value['id']} of {path}")
-            yield Span(line.start, line.stop, value["context"])
+            filled = is_filled(record, names, f"Question {value['id']} of {path}", empty)
+            yield _span(line, filled, value["context"])
 
     return spans

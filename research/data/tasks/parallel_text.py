@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from research.config import require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
 from research.data.corpora.text_files import FileIndex, Line, Span, choose
 from research.data.tasks.examples import FileExamples
-from research.data.tasks.records import FORMAT
+from research.data.tasks.records import FORMAT, Empty, without_empty
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,16 @@ class ParallelRecords:
     def __init__(self, files: FileExamples, split: Split, names: Names) -> None:
         pattern = files.pattern(split)
         self.name = f"{pattern} ({', '.join(names.all)})"
-        self._columns = {
-            name: FileIndex(pattern.replace("{name}", name), [FORMAT, "ParallelText"], line_spans) for name in names.all
-        }
+        rules = [FORMAT, "ParallelText", *["without empty"] * (files.empty == "skip")]
+        spans = partial(line_spans, empty=files.empty)
+        self._columns = {name: FileIndex(pattern.replace("{name}", name), rules, spans) for name in names.all}
         first, *others = self._columns.values()
         for other in others:
             _check_parallel(first, other)
         by_hash = files.by_hash(split)
-        self._rows, _ = choose(first, split, by_hash, "example")
+        rows, _ = choose(first, split, by_hash, "example")
+        filled = np.logical_and.reduce([index.is_filled(rows) for index in self._columns.values()])
+        self._rows = without_empty(self.name, rows, filled)
         identities = [(name, index.identity) for name, index in self._columns.items()]
         self.identity = digest([identities, split if by_hash else "whole"])
 
@@ -68,8 +73,11 @@ def _check_parallel(first: FileIndex, other: FileIndex) -> None:
         )
 
 
-def line_spans(path: Path, lines: Iterable[Line]) -> Iterator[Span]:
+def line_spans(path: Path, lines: Iterable[Line], empty: Empty) -> Iterator[Span]:
     for line in lines:
         text = line.text.rstrip("\r\n")
-        require(text.strip() != "", f"{path}, line {line.number} is empty: each line must be a side of an example.")
+        if not text.strip():
+            what = 'each line must be a side of an example, or give ParallelText empty="skip"'
+            require(empty == "skip", f"{path}, line {line.number} is empty: {what}.")
+            text = ""
         yield Span(line.start, line.start + len(text.encode()), text)

@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int64
 
 from research.config import ConfigError, Examples, require
 from research.config.base import digest
@@ -14,6 +18,12 @@ from research.config.parts import calling, expect, place
 from research.data.corpora.documents import is_unicode
 
 FORMAT = 1  # increment when the same files would give other records
+
+Empty = Literal["refuse", "skip"]  # the effect of an example with an empty side
+
+
+class EmptyTextError(ConfigError):
+    """A side of an example is empty."""
 
 
 @dataclass(frozen=True)
@@ -123,18 +133,50 @@ def check_texts(value: Any, where: str, name: str) -> tuple[str, ...]:
 
 
 def check(record: TextRecord, names: Names, where: str) -> str:
-    """Return the source text, the hash of which decides whether a record is held out. Raises ConfigError if a side is
-    empty.
+    """Return the source text, the hash of which decides whether a record is held out.
+
+    Raises:
+        EmptyTextError: a side is empty.
     """
     for side, read in (("source", names.source), ("target", names.target)):
         firsts = [text for name in read for text in record[name][:1]]
         listed = " and ".join(f'"{name}"' for name in read)
-        require(any(map(str.strip, firsts)), f"{where} has an empty {side} ({listed}).")
+        if not any(map(str.strip, firsts)):
+            raise EmptyTextError(f"{where} has an empty {side} ({listed}).")
     for name in names.all:
-        require(len(record[name]) > 0, f'{where} has an empty list as "{name}".')
+        if not record[name]:
+            raise EmptyTextError(f'{where} has an empty list as "{name}".')
     for name in names.target:
-        require(all(map(str.strip, record[name])), f'{where} has an empty text among those of "{name}".')
+        if not all(map(str.strip, record[name])):
+            raise EmptyTextError(f'{where} has an empty text among those of "{name}".')
     return source_text(record, names)
+
+
+def is_filled(record: TextRecord, names: Names, where: str, empty: Empty) -> bool:
+    """Tell whether no side of a record is empty.
+
+    Raises:
+        ConfigError: one is, and such records are not to be left out.
+    """
+    try:
+        check(record, names, where)
+    except EmptyTextError as error:
+        if empty == "refuse":
+            raise ConfigError(f'{error} Fill it, or give the examples empty="skip" to leave such ones out.') from None
+        return False
+    return True
+
+
+def without_empty(name: str, rows: Int64[np.ndarray, " n"], filled: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
+    """Return the rows of a split that have no empty side; report how many are left out."""
+    kept = rows[filled]
+    require(len(kept) > 0, f"Each of the {len(rows):,} examples of {name} has an empty side.")
+    if len(kept) < len(rows):
+        message = (
+            f"{len(rows) - len(kept):,} of {len(rows):,} examples of {name} have an empty side: they are left out."
+        )
+        print(message, file=sys.stderr, flush=True)
+    return kept
 
 
 def source_text(record: TextRecord, names: Names) -> str:

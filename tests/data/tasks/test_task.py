@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from research import (
     BLEU,
     JSONExamples,
+    NamesBySplit,
     ParallelText,
     QuestionAnswering,
     SQuADFile,
@@ -24,7 +25,7 @@ from research import (
     Translation,
     TSVExamples,
 )
-from research.config import ConfigError
+from research.config import ConfigError, override
 from research.data.corpora import corpus, text_files
 from research.data.tasks.task import Example, TaskExamples, open_task
 from research.data.tasks.text_to_text import lower_tokenized
@@ -315,6 +316,71 @@ def test_what_a_tfds_data_set_lacks(mixed: TFDSExamples) -> None:
         open_task(TextToText(examples=mixed, source="label", target="notes"), "test")
     with pytest.raises(ConfigError, match=r'Example \d of mixed \(train\) has an empty target \("pair/de"\)'):
         examples(Translation(examples=mixed, source="pair/en", target="pair/de"))
+
+
+# --- Empty sides ------------------------------------------------------------------------------------------------------
+
+
+def test_examples_with_an_empty_side_are_left_out_by_choice_and_counted(
+    tmp_path: Path, mixed: TFDSExamples, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"source": "a", "target": ["1"]}, {"source": " ", "target": ["2"]}, {"source": "c", "target": ["3", ""]}]
+    lines = write_lines(tmp_path / "a.jsonl", [*rows, {"source": "d", "target": ["4"]}, {"source": "e", "target": []}])
+    (tmp_path / "a.tsv").write_text("a\t1\n\t2\nc\t \n\nd\t4\n")
+    (tmp_path / "a.source").write_text("a\n\nc\nd\n")
+    (tmp_path / "a.target").write_text("1\n2\n \n4\n")
+    kinds = (
+        (JSONExamples(lines, lines, empty="skip"), 3, 5),
+        (TSVExamples(str(tmp_path / "a.tsv"), str(tmp_path / "a.tsv"), empty="skip"), 2, 4),
+        (ParallelText(str(tmp_path / "a.{name}"), str(tmp_path / "a.{name}"), empty="skip"), 2, 4),
+    )
+    for kind, left_out, count in kinds:
+        task = TextToText(examples=kind)
+        for _ in range(2):  # also of an index that is in the cache
+            capfd.readouterr()
+            assert [example.target for example in examples(task)] == ["1", "4"]
+            assert f"{left_out} of {count} examples of " in capfd.readouterr().err
+        refusing = dataclasses.replace(task, examples=dataclasses.replace(kind, empty="refuse"))
+        with pytest.raises(ConfigError, match=r'line 2 .*empty="skip"'):
+            open_task(refusing, "train")
+    task = Translation(examples=dataclasses.replace(mixed, empty="skip"), source="pair/en", target="pair/de")
+    for _ in range(2):
+        assert len(examples(task)) == 4
+        assert "1 of 5 examples of mixed (train) have an empty side" in capfd.readouterr().err
+    (tmp_path / "a.source").write_text("\n\nc\n\n")
+    with pytest.raises(ConfigError, match=r"Each of the 4 examples of .* has an empty side"):
+        open_task(TextToText(examples=kind), "train")
+
+
+def test_questions_without_an_answer_are_left_out_by_choice(tmp_path: Path) -> None:
+    path = Path(squad(tmp_path / "a.json", 2))
+    content = json.loads(path.read_text())
+    content["data"][0]["paragraphs"][0]["qas"][1]["answers"] = []
+    path.write_text(json.dumps(content))
+    task = QuestionAnswering(examples=SQuADFile(str(path), str(path), empty="skip"))
+    assert [example.target for example in examples(task)] == ["answer 0", "answer 2", "answer 3"]
+
+
+def test_texts_under_other_names_in_some_splits(tmp_path: Path) -> None:
+    train = write_lines(tmp_path / "a.jsonl", [{"text": "x", "summary": "one"}])
+    test = write_lines(tmp_path / "b.jsonl", [{"text": "x", "first": ["1", "uno"], "second": "one"}])
+    files = JSONExamples(train, train, test)
+    given = NamesBySplit(files, "summary", test=("second", "first"))
+    task = TextToText(examples=given, source="text", target="summary")
+    assert examples(task) == examples(task, "held_out") == [one("x", "one")]
+    assert examples(task, "test") == [Example("x", "one", ("one", "1", "uno"))]
+    other = dataclasses.replace(given, test=("first", "second"))
+    tests = [open_task(dataclasses.replace(task, examples=each), "test").identity for each in (given, other)]
+    assert tests[0] != tests[1]
+    assert given.label == files.label
+    with pytest.raises(ConfigError, match=r'b\.jsonl, line 1 has no key "third": its keys are'):
+        open_task(dataclasses.replace(task, examples=dataclasses.replace(given, test=("third",))), "test")
+    with pytest.raises(ConfigError, match='NamesBySplit names "summary", but the task reads text, title'):
+        open_task(TextToText(examples=given, source="text", target="title"), "test")
+    config = "TextToText(examples=NamesBySplit(JSONExamples('a'), 'summary', test=['first', 'second']), source='text')"
+    parsed = override.parse(Task, config, "data.tasks.0")
+    assert parsed.examples.test == ("first", "second")
+    assert override.from_json(override.to_json(parsed), TextToText) == parsed
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------

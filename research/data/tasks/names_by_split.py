@@ -1,0 +1,73 @@
+"""Examples whose texts have other names in some splits, or their references under several names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from research.config import Examples, require
+from research.config.base import digest
+from research.config.examples import Names, Records, Split, TextRecord
+from research.config.parts import is_shipped
+from research.data.tasks.records import check_record, open_records
+
+
+@dataclass(frozen=True)
+class NamesBySplit(Examples):
+    """Examples that have the texts of `name` under other names in a split; all of several are references.
+
+    For example, with one summary for training and three references for the test:
+
+        NamesBySplit(
+            JSONExamples("train.jsonl", "dev.jsonl", "test.jsonl"),
+            "summary",
+            test=("summary1", "summary2", "summary3"),
+        )
+    """
+
+    examples: Examples
+    name: str  # that the task reads
+    train: tuple[str, ...] = ()  # names in that split; none: `name`
+    held_out: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return self.examples.label
+
+    def names_in(self, split: Split) -> tuple[str, ...]:
+        return {"train": self.train, "held_out": self.held_out, "test": self.test}[split] or (self.name,)
+
+    def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
+        require(self.name in names.all, f'NamesBySplit names "{self.name}", but the task reads {", ".join(names.all)}.')
+        return RenamedRecords(self, split, names, manual_dir)
+
+
+class RenamedRecords:
+    """The records of a split, with the texts of several names under one."""
+
+    def __init__(self, examples: NamesBySplit, split: Split, names: Names, manual_dir: str | None) -> None:
+        self._name, self._stored_names, self._names = examples.name, examples.names_in(split), names
+        self._stored = Names(self._stored_in(names.source), self._stored_in(names.target))
+        self._records = open_records(examples.examples, split, self._stored, manual_dir)
+        self.name = self._records.name
+        self.identity = digest([self._records.identity, self._name, self._stored_names])
+
+    def _stored_in(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        every = [stored for name in names for stored in (self._stored_names if name == self._name else (name,))]
+        return tuple(dict.fromkeys(every))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, indices: Sequence[int]) -> list[TextRecord]:
+        records = self._records.read(indices)
+        if not is_shipped(type(self._records)):
+            where = f"record {{}} of {self.name}"
+            records = [
+                check_record(record, self._stored, where.format(index + 1))
+                for index, record in zip(indices, records, strict=True)
+            ]
+        return [self._renamed(record) for record in records]
+
+    def _renamed(self, record: TextRecord) -> TextRecord:
+        texts = tuple(text for stored in self._stored_names for text in record[stored])
+        return {name: texts if name == self._name else record[name] for name in self._names.all}
