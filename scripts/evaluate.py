@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="seed of sampling (%(default)s)")
     made.add_argument("--predictions", help="score a file of outputs instead of a model")
     made.add_argument("--references", nargs="+", default=[], help="files of references, one or more")
+    command_line.add_bad_bytes(made)
     made.add_argument("--metrics", nargs="+", default=[], help="metrics for the file of outputs")
     return made
 
@@ -103,7 +104,7 @@ def given(options: argparse.Namespace, *but: str) -> list[str]:
 def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str, str]) -> int:
     if options.predictions is not None:
         require(options.model is None, "Give a model or --predictions, not both.")
-        unread = given(options, "predictions", "references", "metrics", "output")
+        unread = given(options, "predictions", "references", "metrics", "output", "bad_bytes")
         unread += ["--config..."] * bool(overrides) + ["--generation..."] * bool(chosen)
         require(
             not unread,
@@ -118,7 +119,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
         evaluate_file(options, metrics)
         return 0
     require(options.model is not None, "Give a model, or --predictions.")
-    require(not options.references and not options.metrics, "--references and --metrics are for --predictions.")
+    alone = [name for name in given(options) if name in ("--references", "--metrics", "--bad_bytes")]
+    require(not alone, f"{' and '.join(alone)} cannot be used without --predictions.")
     require(options.examples is None or options.examples > 0, f"--examples is {options.examples}: above 0, or all.")
     require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
     experiment = base_experiment(options)  # before --task, which may name a class of its file
@@ -388,9 +390,11 @@ def evaluate_file(options: argparse.Namespace, chosen_metrics: tuple[Metric, ...
 
     check_new(options.output)
     metrics.check(chosen_metrics)
-    predictions, references = outputs.read_predictions(options.predictions)
+    predictions, references = outputs.read_predictions(options.predictions, options.bad_bytes)
     if options.references:
-        references = outputs.read_references(options.references, len(predictions), options.predictions)
+        references = outputs.read_references(
+            options.references, len(predictions), options.predictions, options.bad_bytes
+        )
     if references is None:
         raise ConfigError(f"{options.predictions} has no references: give files of references with --references.")
     scores = metrics.score(chosen_metrics, predictions, references)

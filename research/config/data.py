@@ -27,6 +27,7 @@ class Corpus(Part):
 
         from research import Corpus, Documents, DocumentsInMemory
         from research.config import require
+        from research.storage.lines import read_text_lines
 
 
         @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Corpus(Part):
             def documents(self, split: Literal["train", "held_out"]) -> Documents:
                 path = Path(self.file)
                 require(path.is_file(), f"There is no file {self.file}: Lines.file must name one.")
-                lines = [line for line in path.read_text().splitlines() if line.strip()]
+                lines = [line.content for line in read_text_lines(path) if line.text.strip()]
                 held_out = [line for number, line in enumerate(lines) if number % 10 == 0]
                 train = [line for number, line in enumerate(lines) if number % 10 != 0]
                 return DocumentsInMemory(f"{self.file} ({split})", train if split == "train" else held_out)

@@ -13,6 +13,7 @@ from research.config import Corpus, require
 from research.config.base import digest
 from research.config.parts import calling, expect, is_shipped
 from research.storage import stop
+from research.storage.lines import is_unicode
 
 AT_ONCE = 1024  # documents hashed together
 TEST_DOCUMENTS = 16  # documents of a user's corpus that are read first, as a test
@@ -120,12 +121,3 @@ def open_documents(corpus: Corpus, split: Literal["train", "held_out"]) -> Docum
     require(len(checked) > 0, f"The corpus {checked.name} is empty: its {split} split holds no documents.")
     checked.read(np.arange(min(len(checked), TEST_DOCUMENTS)))
     return checked
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can represent a text: it cannot represent a lone half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

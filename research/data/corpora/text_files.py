@@ -8,7 +8,6 @@ import array
 import glob
 import gzip
 import hashlib
-import json
 import os
 import zlib
 from abc import abstractmethod
@@ -22,22 +21,14 @@ from jaxtyping import Int64
 
 from research.config import ConfigError, Corpus, require
 from research.config.base import digest
-from research.data.corpora.documents import Documents, is_unicode
+from research.data.corpora.documents import Documents
 from research.storage import cache, stop
 from research.storage.cache import check_inflation
+from research.storage.lines import Line, is_unicode, json_line_value, json_objects, text_lines
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same files would give other documents or another index
 HELD_OUT_ONE_IN = 100  # documents, if a corpus names no held-out files
-LINES_BETWEEN_LOOKS = 4096  # for a request to stop
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-class Line(NamedTuple):
-    number: int  # from 1
-    start: int  # byte offset in the file
-    stop: int
-    text: str
 
 
 class Span(NamedTuple):
@@ -96,11 +87,12 @@ class FileIndex:
         ):
             for file, path in enumerate(self._paths):
                 rows, flags, done = array.array("q"), bytearray(), 0
-                for start, stop, text in find(named[file], numbered_lines(path, named[file])):
-                    rows.extend((file, start, stop))
-                    flags.append(_is_held_out(text))
-                    progress.advance(stop - done)
-                    done = stop
+                with path.open("rb") as opened:
+                    for start, stop, text in find(named[file], text_lines(opened, named[file])):
+                        rows.extend((file, start, stop))
+                        flags.append(_is_held_out(text))
+                        progress.advance(stop - done)
+                        done = stop
                 rows.tofile(spans)
                 held_out.write(flags)
 
@@ -170,7 +162,7 @@ class JSONLines(TextCorpus):
         return json_spans(path, lines, self.text)
 
     def text_of(self, content: bytes) -> str:
-        return str(json.loads(content)[self.text])
+        return str(json_line_value(content.decode())[self.text])
 
 
 @dataclass(frozen=True)
@@ -204,24 +196,6 @@ class TextFiles(Documents):
 
     def __getitem__(self, index: int) -> str:
         return self._corpus.text_of(self._index[int(self._rows[index])])
-
-
-def json_objects(path: Path, lines: Iterable[Line]) -> Iterator[tuple[Line, str, dict[str, Any]]]:
-    """Yield (line, its name in errors, its JSON object) for each line that is not blank."""
-    for line in lines:
-        if not line.text.strip():
-            continue
-        where = f"{path}, line {line.number}"
-        try:
-            value = json.loads(line.text.rstrip())
-        except json.JSONDecodeError as error:
-            raise ConfigError(
-                f"{where} is not JSON ({error.msg} at column {error.colno}): each line must hold one JSON object."
-            ) from None
-        except (ValueError, RecursionError) as error:  # numbers with too many digits, nesting too deep
-            raise ConfigError(f"{where} cannot be read as JSON ({error}).") from None
-        require(isinstance(value, dict), f"{where} is not a JSON object but {type(value).__name__}.")
-        yield line, where, value
 
 
 def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
@@ -259,29 +233,6 @@ def file_spans(lines: Iterable[Line]) -> Iterator[Span]:
 def _join_lines(lines: list[Line]) -> Span:
     text = "".join(line.text for line in lines).rstrip("\r\n")
     return Span(lines[0].start, lines[0].start + len(text.encode()), text)
-
-
-def numbered_lines(path: Path, name: Path) -> Iterator[Line]:
-    """Yield the lines of a UTF-8 file, without a byte order mark at its start.
-
-    Raises:
-        ConfigError: the bytes are not UTF-8; the error gives the position, and the file as `name`.
-    """
-    start = 0
-    with path.open("rb") as file:
-        for number, content in enumerate(file, 1):
-            if number % LINES_BETWEEN_LOOKS == 0:
-                stop.check()
-            first = len(BYTE_ORDER_MARK) if number == 1 and content.startswith(BYTE_ORDER_MARK) else 0
-            try:
-                text = content[first:].decode()
-            except UnicodeDecodeError as error:
-                raise ConfigError(
-                    f"{name} is not UTF-8 text: byte 0x{content[first + error.start]:02x} at offset"
-                    f" {start + first + error.start} (line {number}); convert it to UTF-8."
-                ) from None
-            yield Line(number, start + first, start + len(content), text)
-            start += len(content)
 
 
 def find_files(pattern: str) -> list[Path]:

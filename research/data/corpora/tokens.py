@@ -24,6 +24,7 @@ from research.data.corpora.documents import Documents
 from research.data.shuffle import Permutation
 from research.data.tokenizer import Tokenizer
 from research.storage import cache, stop
+from research.storage.lines import split_lines
 from research.storage.progress import Progress
 
 FORMAT = 2  # increment when the same documents would give other tokens or other files
@@ -56,7 +57,8 @@ class Recipe:
 
     def __init__(self, documents: Documents, tokenizer: Tokenizer, eos_after_lines: bool = False) -> None:
         self.documents, self._tokenizer, self._eos_after_lines = documents, tokenizer, eos_after_lines
-        name = digest([FORMAT, documents.identity, tokenizer.digest, *["EOS after lines"] * eos_after_lines])
+        rules = ["EOS after lines that LF ends"] * eos_after_lines
+        name = digest([FORMAT, documents.identity, tokenizer.digest, *rules])
         self._whole = cache.Entry("tokens", name)
         count = max(1, -(-len(documents) // PIECE))
         self._pieces = [cache.Entry(f"tokens/{name}.pieces", f"{PIECE}-{piece}") for piece in range(count)]
@@ -144,5 +146,5 @@ def document_order(documents: Documents, positions: range | None = None) -> Iter
 
 
 def encode_lines(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    lines = [line for text in texts for line in text.splitlines() if line.strip()]
+    lines = [line for text in texts for line in split_lines(text) if line.strip()]
     return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(lines)]

@@ -1,6 +1,5 @@
 """Examples in files: JSON lines, tab-separated columns, or SQuAD's JSON."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Any, NamedTuple
 
 from research.config import ConfigError, Examples, require
 from research.config.examples import Names, Records, Split, TextRecord
-from research.data.corpora.text_files import FileIndex, Line, Span, choose, is_unicode, json_objects, plain_file
+from research.data.corpora.text_files import FileIndex, Span, choose, plain_file
 from research.data.tasks import squad
 from research.data.tasks.records import FORMAT, check, require_names
+from research.storage.lines import Line, is_unicode, json_line_value, json_objects, without_end
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def json_spans(path: Path, lines: Iterable[Line], names: Names) -> Iterator[Span
 
 
 def _parse_record(content: bytes, names: Names) -> TextRecord:
-    value = json.loads(content)
+    value = json_line_value(content.decode())
     return {name: texts_at(value, name, "") for name in names.all}
 
 
@@ -133,7 +133,7 @@ class TSVExamples(FileExamples):
 
 def tsv_spans(path: Path, lines: Iterable[Line], columns: tuple[str, ...], names: Names) -> Iterator[Span]:
     for line in lines:
-        if not line.text.rstrip("\r\n"):
+        if not line.content:
             continue
         where, cells = f"{path}, line {line.number}", _cells(line.text)
         require(
@@ -145,7 +145,7 @@ def tsv_spans(path: Path, lines: Iterable[Line], columns: tuple[str, ...], names
 
 
 def _cells(line: str) -> list[str]:
-    return line.rstrip("\r\n").split("\t")
+    return without_end(line).split("\t")
 
 
 # --- SQuAD ------------------------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from pathlib import Path
 from research.config import require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
-from research.data.corpora.text_files import FileIndex, Line, Span, choose
+from research.data.corpora.text_files import FileIndex, Span, choose
 from research.data.tasks.examples import FileExamples
 from research.data.tasks.records import FORMAT
+from research.storage.lines import Line
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,6 @@ def _check_parallel(first: FileIndex, other: FileIndex) -> None:
 
 def line_spans(path: Path, lines: Iterable[Line]) -> Iterator[Span]:
     for line in lines:
-        text = line.text.rstrip("\r\n")
+        text = line.content
         require(text.strip() != "", f"{path}, line {line.number} is empty: each line must be a side of an example.")
         yield Span(line.start, line.start + len(text.encode()), text)

@@ -10,8 +10,8 @@ from research.config import ConfigError, Task
 from research.config.base import digest
 from research.config.examples import Names, Records, Split
 from research.config.parts import calling, expect, is_shipped, place
-from research.data.corpora.documents import is_unicode
 from research.data.tasks.records import check_record, identity_of, open_records
+from research.storage.lines import is_unicode
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same records would give other examples

@@ -48,6 +48,12 @@ def test_json_lines(tmp_path: Path) -> None:
     assert texts(documents) == ["first", "zwei\nlines", "drei 😀", "<>&\\"]
 
 
+def test_whitespace_after_an_object(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\xa0\n{"text": "two"}\u2028\x0b\r\n')
+    documents = open_documents(JSONLines(str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")), "train")
+    assert texts(documents) == ["one", "two"]
+
+
 def test_plain_text_blocks(tmp_path: Path) -> None:
     content = "\ufeffone\nstill one\n\n \t\r\n\ntwo é\r\nstill two\r\n\r\nthree".encode()
     assert texts(open_documents(plain(tmp_path / "a.txt", content), "train")) == [
@@ -135,7 +141,7 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = write_json(tmp_path / "a.jsonl", ["only once"])
     corpus = JSONLines(path, held_out=path)
     open_documents(corpus, "train")
-    monkeypatch.setattr(text_files, "numbered_lines", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(text_files, "text_lines", lambda *_: pytest.fail("read again"))
     monkeypatch.setattr(text_files.cache, "file_digest", lambda *_: pytest.fail("hashed again"))
     assert texts(open_documents(corpus, "train")) == ["only once"]
 
