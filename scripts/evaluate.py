@@ -35,6 +35,14 @@ TEACHER_FORCED = (
     ("token_accuracy", "of target tokens, given the true ones before"),
 )
 
+PARTIAL_FORMAT = 2  # increment when the lines of predictions.jsonl.partial hold something else
+
+COUNTED = (
+    ("truncated sources", "longer than the model reads"),
+    ("truncated targets", "longer than the model reads"),
+    ("unfinished outputs", "cut at generation.max_length, with no end of their own"),
+)
+
 EPILOG = """
 models
   A run directory, its newest checkpoint (or runs/NAME/checkpoints/STEP or /best), a Hugging Face directory, a T5X
@@ -53,6 +61,7 @@ what is evaluated
 how tokens are chosen
   As in the run's evaluations, or by the model's files, or greedily; any field of Generation can be changed:
     --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200
+  If the model's files state no max_length, it is data.target_length, or the length of the longest target.
 
 what is written
   OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run; for another model
@@ -224,7 +233,7 @@ def evaluate_tasks(
 
     eval_tasks = evaluate.load_eval_tasks(data, facts["split"], options.examples)
     opened = open_model(options)
-    generations = [generation_for(opened, one.task, default, data, chosen) for one in eval_tasks]
+    generations = [generation_for(opened, one, default, lengths["target_length"], chosen) for one in eval_tasks]
     generators = [
         opened.generator(generation, one.task.languages, seed=options.seed, **lengths)
         for one, generation in zip(eval_tasks, generations, strict=True)
@@ -232,6 +241,7 @@ def evaluate_tasks(
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     identity = [[generator.identity(), one.examples] for generator, one in zip(generators, eval_tasks, strict=True)]
+    identity.append([PARTIAL_FORMAT])
     where = None if output is None else output / "predictions.jsonl"
     with Journal(where, identity) as journal:
         first, all_answers = 0, []
@@ -253,18 +263,26 @@ def evaluate_tasks(
 
 
 def generation_for(
-    opened: Any, task: Task, default: Generation | None, data: Supervised, chosen: dict[str, str]
+    opened: Any, eval_task: Any, default: Generation | None, target_length: int | None, chosen: dict[str, str]
 ) -> Generation:
     """Return the run's evaluation.generation or, without one, what the model's files have, with the chosen fields.
 
-    A run whose experiment has none generates outputs up to the target length.
+    If these files state no max_length, it is the target length or, without one, that of the task's longest target.
     """
     from research.pretrained.find import with_controls
 
-    language = task.languages[1]
-    if default is None and opened.weights.format == "run":
-        default = Generation(max_length=data.target_length)
-    base = None if default is None else with_controls(default, opened.config, opened.tokenizer, language)
+    language = eval_task.task.languages[1]
+    if default is not None:
+        return opened.generation(language, chosen, with_controls(default, opened.config, opened.tokenizer, language))
+    base = opened.weights.generation(opened.tokenizer, language)
+    if not opened.weights.states_max_length and "max_length" not in chosen:
+        rule = "data.target_length"
+        if target_length is None:
+            targets = [text for references in eval_task.references for text in references]
+            target_length, rule = max(map(len, opened.tokenizer.target(targets, language))), "its longest target"
+        base = dataclasses.replace(base, max_length=max(target_length, base.min_length))
+        limit = f"outputs of {eval_task.name} have at most {base.max_length} tokens, as {rule}"
+        print(f"note: the model's files state no max_length: {limit}.", file=sys.stderr)
     return opened.generation(language, chosen, base)
 
 
@@ -280,7 +298,8 @@ def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answer
     with Progress(f"Writing {eval_task.name}", count, "examples") as progress:
         progress.advance(len(done & frozenset(range(count))))
         for outputs in generator.run(framed, done):
-            journal.add({first + number: hypotheses[0].text for number, hypotheses in outputs.items()})
+            best = {first + number: hypotheses[0] for number, hypotheses in outputs.items()}
+            journal.add({number: [one.text, generator.unfinished(one.tokens)] for number, one in best.items()})
             progress.advance(len(outputs))
     done = frozenset(number - first - count for number in journal.done)
     with Progress(f"Scoring the targets of {eval_task.name}", count, "examples") as progress:
@@ -288,9 +307,10 @@ def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answer
         for scores in generator.score_pairs(pairs, done):
             journal.add({first + count + number: [sum(each), len(each)] for number, each in scores.items()})
             progress.advance(len(scores))
-    written = [journal.done[first + number] for number in range(count)]
+    written, unfinished = zip(*(journal.done[first + number] for number in range(count)), strict=True)
     likelihoods = [tuple(journal.done[first + count + number]) for number in range(count)]
-    return Answers(written, likelihoods, len(notes.truncated), generator.cut_targets([target for _, target in pairs]))
+    cut_targets = generator.cut_targets([target for _, target in pairs])
+    return Answers(list(written), likelihoods, len(notes.truncated), cut_targets, sum(unfinished))
 
 
 class Answers(NamedTuple):
@@ -300,6 +320,7 @@ class Answers(NamedTuple):
     likelihoods: list[tuple[float, int]]  # log-probability of the target in nats, and its tokens
     truncated: int  # number of sources longer than the model reads
     truncated_targets: int  # number of targets longer than is scored
+    unfinished: int  # number of outputs that are cut at max_length
 
     def result(self, eval_task: Any, generation: Generation) -> dict[str, Any]:
         from research.score import metrics
@@ -311,6 +332,7 @@ class Answers(NamedTuple):
             "examples": len(eval_task.examples),
             "truncated sources": self.truncated,
             "truncated targets": self.truncated_targets,
+            "unfinished outputs": self.unfinished,
             "generation": json.loads(override.to_json(generation)),
             "metrics": [repr(metric) for metric in eval_task.task.metrics],
             "scores": {name: score.value for name, score in scores.items()},
@@ -430,9 +452,9 @@ def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:
         for number, unit in TEACHER_FORCED:
             if number in result:
                 rows[number] = f"{result[number]:10.5g}  {unit}"
-        for number in ("truncated sources", "truncated targets"):
+        for number, why in COUNTED:
             if result.get(number):
-                rows[number] = f"{result[number]:10,}  longer than the model reads"
+                rows[number] = f"{result[number]:10,}  {why}"
         console.table(f"\n{name}: {counted}", rows)
     if output is not None:
         console.say(f"\nThe results are in {output}.")

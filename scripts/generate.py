@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,15 @@ def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Names
         for outputs in generator.run(framed, frozenset(journal.done)):
             journal.add({number: [one._asdict() for one in hypotheses] for number, hypotheses in outputs.items()})
             progress.advance(len(outputs))
+        say_unfinished(generator, (one for hypotheses in journal.done.values() for one in hypotheses))
         as_json = (options.output or Path("-")).suffix == ".jsonl"
         write = jsonl if as_json else plain
         journal.finish(line for number, row in enumerate(rows) for line in write(row, journal.done[number], options))
+
+
+def say_unfinished(generator: Any, outputs: Iterable[dict[str, Any]]) -> None:
+    if cut := generator.note_unfinished(output["tokens"] for output in outputs):
+        print(f"note: {cut}.", file=sys.stderr)
 
 
 def open_journal(output: Path | None, generator: Any, lines: Any) -> Any:
@@ -200,8 +206,10 @@ def converse(generator: Any, options: argparse.Namespace) -> None:
         if str(notes):
             print(f"note: {notes}.", file=sys.stderr)
         for outputs in generator.run(framed):
-            for text in plain({}, [one._asdict() for one in outputs[0]], options):
+            written = [one._asdict() for one in outputs[0]]
+            for text in plain({}, written, options):
                 print(text, flush=True)
+            say_unfinished(generator, written)
 
 
 def typed_lines(options: argparse.Namespace) -> Iterator[str]:

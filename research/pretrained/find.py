@@ -59,6 +59,7 @@ class Weights(NamedTuple):
     tokenizer: Callable[[], Tokenizer]
     generation: Callable[[Tokenizer | None, str | None], Generation]
     stored_as: str = "params"  # for a run: key of these parameters in its state, "params" or "average"
+    states_max_length: bool = False  # whether its generation settings have a max_length of its own
 
 
 def find(path: AnyPath) -> Weights:
@@ -229,6 +230,7 @@ def _huggingface(path: Path) -> Weights | None:
         partial(huggingface.read_params, path, model),
         partial(read_tokenizer, path),
         generation,
+        states_max_length=huggingface.states_max_length(path),
     )
 
 

@@ -16,6 +16,7 @@ from tiny_run import held_out_losses
 from research import BLEU, ChrF, Generation, Supervised, TextToText, TSVExamples
 from research.config import override
 from research.decode.generate import Generator
+from research.decode.loaded_model import load
 from research.model.transformer import initial_params
 from research.pretrained import find, huggingface
 from research.pretrained.tokenizer_files import write_tokenizer
@@ -120,6 +121,38 @@ def test_a_model_alone_is_limited_by_its_positions_or_by_what_is_given(model, ca
     assert results[0]["target_tokens"] > results[1]["target_tokens"] == 5 * len(PAIRS)
     assert results[0]["loss"] != results[1]["loss"]
     assert "truncated targets" in said
+
+
+def test_a_directory_without_max_length_writes_up_to_the_longest_target_and_says_so(model, capsys, tmp_path):
+    shutil.copytree(model, "unstated")
+    path = Path("unstated/generation_config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_length": None}))
+    Path("long.tsv").write_text(f"short\ta\nlong\t{'b' * 40}\n")
+    task = TASK.replace("all.tsv", "long.tsv")
+    assert evaluate.main(["unstated", task, "--output=out"]) == 0
+    said = capsys.readouterr()
+    assert "note: the model's files state no max_length: outputs of long.tsv have at most 41 tokens, as its" in said.err
+    assert evaluate.main(["unstated", task, "--output=given", "--config.data.target_length=7"]) == 0
+    assert "have at most 7 tokens, as data.target_length" in capsys.readouterr().err
+    for name, most in (("out", 41), ("given", 7)):
+        (result,) = json.loads(Path(f"{name}/scores.json").read_text())["results"].values()
+        assert result["generation"]["max_length"] == most
+    assert evaluate.main([str(model), task]) == 0
+    assert "max_length:" not in capsys.readouterr().err  # its files state one
+
+
+def test_outputs_that_are_cut_are_counted_in_every_evaluation_and_generation(model, capsys):
+    said = say(capsys, model, TASK, FEW, "--output=out")
+    (result,) = json.loads(Path("out/scores.json").read_text())["results"].values()
+    texts = [f"do: {source}" for source, _ in PAIRS]
+    with pytest.warns(UserWarning, match="outputs are cut at generation.max_length, 6: they have no end") as warned:
+        found = load(model).hypotheses(texts, max_length=6)
+    cut = sum(one.tokens[-1] != 1 for (one,) in found)
+    assert result["unfinished outputs"] == cut > 0
+    assert f"{cut}  cut at generation.max_length, with no end of their own" in said
+    assert str(warned[0].message).startswith(f"{cut} of {len(PAIRS)} outputs are cut")
+    assert generate.main([str(model), FEW, *texts]) == 0
+    assert f"note: {cut} of {len(PAIRS)} outputs are cut at generation.max_length, 6" in capsys.readouterr().err
 
 
 def test_scores_of_the_file_that_was_written_are_the_same(model, capsys):
