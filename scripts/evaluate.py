@@ -174,7 +174,9 @@ def base_experiment(options: argparse.Namespace) -> Experiment | None:
     from research.storage import run_directory
 
     directory = run_of(options.model)
-    return None if directory is None else run_directory.read_config(directory)
+    if directory is None:
+        return None
+    return run_directory.read_recorded(directory, None if directory == options.model else options.model)[0]
 
 
 def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supervised, dict[str, int | None]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny_run import held_out_losses
+from tiny_run import held_out_losses, rewrite
 
 from research import BLEU, ChrF, Generation, Supervised, TextToText, TSVExamples
 from research.config import override
@@ -48,11 +48,10 @@ def model(tiny_run, tmp_path_factory) -> Path:
 def run(tiny_run, tmp_path) -> Path:
     """A run whose experiment says that it is of a task."""
     shutil.copytree(tiny_run, tmp_path / "run")
-    path = tmp_path / "run" / "config.json"
-    experiment = override.from_json(path.read_text())
+    experiment = override.read(tmp_path / "run" / "config.json")
     tasks = (TextToText(examples=TSVExamples("all.tsv", "all.tsv"), metrics=(BLEU("char"), ChrF())),)
     data = Supervised(tasks, experiment.data.tokenizer, input_length=20, target_length=6)
-    path.write_text(override.to_json(replace(experiment, data=data)))
+    rewrite(tmp_path / "run", replace(experiment, data=data))
     return tmp_path / "run"
 
 

@@ -31,13 +31,14 @@ class DenoisingSource:
         self._lengths = lengths_of(denoiser.objective, input_length - len(self._prefix), num_special_tokens)
         self.raw, self.targets = self._lengths.raw, self._lengths.targets
         self.inputs = len(self._prefix) + self._lengths.inputs
-        self._rows = stream.rows(self.raw)
+        self._rows, self._stream = stream.rows(self.raw), stream
         self._filled: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __call__(self, rows: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Batch:
+        self._stream.check(rows, self.raw)
         batch = corrupt_block(self._objective, self._rows[rows], self._lengths, self._tokenizer, rng, self._language)
         filled = filled_fields(batch)
         self._filled = self._filled or filled

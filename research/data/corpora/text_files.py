@@ -25,6 +25,7 @@ from research.data.corpora.documents import Documents
 from research.storage import cache, stop
 from research.storage.cache import check_inflation
 from research.storage.lines import Line, is_unicode, json_line_value, json_objects, text_lines
+from research.storage.parts import Parts
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same files would give other documents or another index
@@ -60,6 +61,7 @@ class FileIndex:
         digests = [known_digest(path) for path in named]
         self._paths = [(stored or plain_file)(path, content) for path, content in zip(named, digests, strict=True)]
         self.identity = digest([FORMAT, *rules, digests])
+        self._parts = [Parts(path) if cache.contains(path) else None for path in self._paths]
         index = cache.entry("documents", self.identity, lambda folder: self._write(folder, named, find))
         self._spans = np.fromfile(index / "spans", np.int64).reshape(-1, 3)
         self.held_out = np.fromfile(index / "held_out", np.bool_)
@@ -74,6 +76,8 @@ class FileIndex:
 
     def __getitem__(self, index: int) -> bytes:
         file, start, stop = (int(number) for number in self._spans[index])
+        if parts := self._parts[file]:
+            parts.check(np.array([start]), np.array([stop]))
         with self._paths[file].open("rb") as opened:
             return os.pread(opened.fileno(), stop - start, start)
 
@@ -86,6 +90,8 @@ class FileIndex:
             Progress(f"Reading {self.name}", size, "bytes") as progress,
         ):
             for file, path in enumerate(self._paths):
+                if parts := self._parts[file]:
+                    parts.check_all()
                 rows, flags, done = array.array("q"), bytearray(), 0
                 with path.open("rb") as opened:
                     for start, stop, text in find(named[file], text_lines(opened, named[file])):
@@ -268,7 +274,7 @@ def plain_file(path: Path, content: str) -> Path:
     """Return the file itself or, for .gz, its decompressed copy in the cache."""
     if path.suffix != ".gz":
         return path
-    return cache.entry("decompressed", content, lambda folder: _decompress(path, folder)) / "text"
+    return cache.entry("decompressed", content, lambda folder: _decompress(path, folder), lambda name: True) / "text"
 
 
 def _decompress(path: Path, folder: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt
+from jaxtyping import Int64, UInt
 
 from research.config import require
 from research.config.base import digest
@@ -25,6 +25,7 @@ from research.data.shuffle import Permutation
 from research.data.tokenizer import Tokenizer
 from research.storage import cache, stop
 from research.storage.lines import split_lines
+from research.storage.parts import Parts
 from research.storage.progress import Progress
 
 FORMAT = 2  # increment when the same documents would give other tokens or other files
@@ -37,6 +38,7 @@ class TokenStream(NamedTuple):
     name: str
     tokens: UInt[np.ndarray, " length"]
     text_digest: str  # of the documents' text; independent of the tokenizer
+    parts: Parts | None = None  # of the file of the tokens
 
     def rows(self, length: int) -> UInt[np.ndarray, "n length"]:
         """Cut the stream into rows, dropping the rest at its end."""
@@ -47,6 +49,12 @@ class TokenStream(NamedTuple):
             " data.input_length.",
         )
         return self.tokens[: count * length].reshape(count, length)
+
+    def check(self, rows: Int64[np.ndarray, " n"], length: int) -> None:
+        """Verify the parts of the file that hold these rows of a length, before they are read."""
+        if self.parts is not None:
+            width = length * self.tokens.itemsize
+            self.parts.check(rows * width, (rows + 1) * width)
 
 
 class Recipe:
@@ -65,12 +73,12 @@ class Recipe:
 
     def stream(self) -> TokenStream:
         """Load the stream from the cache, building it if needed."""
-        folder = cache.entry(*self._whole, self._write)
+        folder = cache.entry(*self._whole, self._write, by_parts=lambda name: name == "tokens")
         cache.drop(self._pieces[0].path.parent)
         meta = json.loads((folder / "meta.json").read_text())
         # An empty file cannot be mapped; rows() reports an empty stream.
         tokens = np.memmap(folder / "tokens", meta["dtype"], "r") if meta["length"] else np.empty(0, meta["dtype"])
-        return TokenStream(self.documents.name, np.asarray(tokens), meta["text_digest"])
+        return TokenStream(self.documents.name, np.asarray(tokens), meta["text_digest"], Parts(folder / "tokens"))
 
     def missing(self) -> list[int]:
         """Return the numbers of the pieces that are not built yet."""
