@@ -87,6 +87,7 @@ class Denoising:
     eos_after_lines: bool = False  # put EOS after each non-blank line of a document, as mBART after each sentence
     mixing: Mixing = Mixing()
     threads: int = 2  # that read and corrupt ahead of the device; the data do not depend on it
+    shared_files: Literal["refuse", "count"] = "refuse"  # files that are trained on and held out
 
     def __post_init__(self) -> None:
         require(len(self.corpora) > 0, "data.corpora is empty: name at least one corpus.")
@@ -141,6 +142,7 @@ class Supervised:
     mixing: Mixing = Mixing()
     manual_dir: str | None = None  # directory of manually downloaded files (TFDS)
     threads: int = 2  # that read ahead of the device; the data do not depend on it
+    shared_files: Literal["refuse", "count"] = "refuse"  # files that are trained on and held out
 
     def __post_init__(self) -> None:
         require(len(self.tasks) > 0, "data.tasks is empty: name at least one task.")

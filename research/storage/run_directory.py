@@ -42,7 +42,7 @@ from research.storage.lock import FileLock, taken_in_time
 # Fields that may change between two starts of one run. They change no number beyond float rounding, except `steps`:
 # linear and cosine schedules end at the last step.
 CHANGEABLE = (
-    "steps", "evaluation", "checkpoint", "report", "profile", "guard", "mesh", "data.threads",
+    "steps", "evaluation", "checkpoint", "report", "profile", "guard", "mesh", "data.threads", "data.shared_files",
     "model.remat", "model.unroll", "model.attention",
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ from research.config.parts import expect
 from research.data import mixing
 from research.data.batch import Batch
 from research.data.corpora.documents import open_documents
+from research.data.corpora.overlap import check_disjoint
 from research.data.corpora.tokens import Recipe, TokenStream
 from research.data.corpora.vocabulary import tokenizer_for
 from research.data.objective.checks import corrupt_block, filled_fields, lengths_of, try_out
@@ -98,6 +99,7 @@ def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
     check_early(data)
     train = [open_documents(corpus, "train") for corpus in data.corpora]
     held_out = [open_documents(corpus, "held_out") for corpus in data.corpora]
+    check_disjoint(train, held_out, data.shared_files)
     tokenizer = tokenizer_for(data.tokenizer, train, data.mixing)
     check_tokenizer(data, tokenizer)
     made = [[Recipe(documents, tokenizer, data.eos_after_lines) for documents in split] for split in (train, held_out)]

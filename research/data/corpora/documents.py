@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from research.config import Corpus, require
 from research.config.base import digest
 from research.config.parts import calling, expect, is_shipped
+from research.data.corpora.overlap import pieces_of
 from research.storage import stop
 from research.storage.lines import is_unicode
 
@@ -69,6 +70,7 @@ class CheckedDocuments(Documents):
         self._documents, self._corpus, self._split, self.name = documents, corpus, split, documents.name
         # If the documents are of a shipped class, their texts come from the user's corpus.
         shipped = is_shipped(type(documents))
+        self.pieces = pieces_of([documents])
         self._part: object
         self._part, self._method = (corpus, "documents") if shipped else (documents, "read")
         with calling(self._part, self._method if shipped else "__len__"):

@@ -1,7 +1,7 @@
 """Corpora in files, read in place through an index of byte offsets: JSON lines and plain text.
 
 The first use reads every file once, checks it and writes the index into the cache. The index is keyed by the contents
-of the files, so a changed file gets a new one. A .gz file is decompressed into the cache once, for random access.
+of the files, so a changed file gets a new one. A gzip file is decompressed into the cache once, for random access.
 """
 
 import array
@@ -22,6 +22,7 @@ from jaxtyping import Int64
 from research.config import ConfigError, Corpus, require
 from research.config.base import digest
 from research.data.corpora.documents import Documents
+from research.data.corpora.overlap import Piece
 from research.storage import cache, stop
 from research.storage.cache import check_inflation
 from research.storage.lines import Line, is_unicode, json_line_value, json_objects, text_lines
@@ -29,6 +30,7 @@ from research.storage.parts import Parts
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same files would give other documents or another index
+GZIP = b"\x1f\x8b"  # the first bytes of its files
 HELD_OUT_ONE_IN = 100  # documents, if a corpus names no held-out files
 
 
@@ -61,6 +63,8 @@ class FileIndex:
         digests = [known_digest(path) for path in named]
         self._paths = [(stored or plain_file)(path, content) for path, content in zip(named, digests, strict=True)]
         self.identity = digest([FORMAT, *rules, digests])
+        contents = [known_digest(path) for path in self._paths]
+        self.pieces = [Piece(content, str(path)) for content, path in zip(contents, named, strict=True)]
         self._parts = [Parts(path) if cache.contains(path) else None for path in self._paths]
         index = cache.entry("documents", self.identity, lambda folder: self._write(folder, named, find))
         self._spans = np.fromfile(index / "spans", np.int64).reshape(-1, 3)
@@ -195,6 +199,7 @@ class TextFiles(Documents):
         pattern = corpus.train if split == "train" or corpus.held_out is None else corpus.held_out
         self.name, self._corpus = pattern, corpus
         self._index = FileIndex(pattern, [type(corpus).__name__, corpus.rule], corpus.spans)
+        self.pieces = [piece._replace(hashed=corpus.held_out is None) for piece in self._index.pieces]
         self._rows, self.identity = choose(self._index, split, corpus.held_out is None, "document")
 
     def __len__(self) -> int:
@@ -271,8 +276,13 @@ def _write_digest(folder: Path, path: Path) -> None:
 
 
 def plain_file(path: Path, content: str) -> Path:
-    """Return the file itself or, for .gz, its decompressed copy in the cache."""
-    if path.suffix != ".gz":
+    """Return the file itself or, if gzip has packed it, its decompressed copy in the cache.
+
+    The first bytes tell, so that the content alone decides what is read: no text in UTF-8 begins like gzip's files.
+    """
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+    if not packed and path.suffix.lower() != ".gz":
         return path
     return cache.entry("decompressed", content, lambda folder: _decompress(path, folder), lambda name: True) / "text"
 

@@ -60,6 +60,7 @@ class FileRecords:
         self._reader = reader
         everything = [FORMAT, type(files).__name__, names, rules]
         self._index = FileIndex(self.name, everything, reader.spans, reader.stored)
+        self.pieces = [piece._replace(hashed=files.by_hash(split)) for piece in self._index.pieces]
         self._rows, self.identity = choose(self._index, split, files.by_hash(split), "example")
 
     def __len__(self) -> int:

@@ -43,6 +43,8 @@ class ParallelRecords:
         for other in others:
             _check_parallel(first, other)
         by_hash = files.by_hash(split)
+        pieces = [piece for index in self._columns.values() for piece in index.pieces]
+        self.pieces = [piece._replace(hashed=by_hash) for piece in pieces]
         self._rows, _ = choose(first, split, by_hash, "example")
         identities = [(name, index.identity) for name, index in self._columns.items()]
         self.identity = digest([identities, split if by_hash else "whole"])
