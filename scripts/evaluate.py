@@ -421,6 +421,7 @@ def evaluate_file(options: argparse.Namespace, chosen_metrics: tuple[Metric, ...
         )
     if references is None:
         raise ConfigError(f"{options.predictions} has no references: give files of references with --references.")
+    metrics.check_references(chosen_metrics, references, options.predictions)
     scores = metrics.score(chosen_metrics, predictions, references)
     result = {
         "examples": len(predictions),

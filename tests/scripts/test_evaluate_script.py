@@ -238,6 +238,11 @@ def test_files_are_scored_as_by_sacrebleus_command(capsys):
         (["MODEL", TASK, "--split=held_out", "--examples=0"], "--examples is 0: above 0, or all."),
         (["MODEL", TASK.replace("all.tsv", "absent.tsv")], "absent.tsv"),
         (["MODEL", '--task=TextToText(examples=TSVExamples("all.tsv"))'], "no test split"),
+        (
+            ["--predictions=ru.txt", "--references=ru.txt", "--metrics=ROUGE()"],
+            "reads only the letters a to z",
+        ),
+        (["--predictions=zh.txt", "--references=zh.txt", "--metrics=BLEU()"], 'give BLEU(tokenize="zh") or BLEU('),
         (["MODEL", "--task=Poetry()"], "--task is Poetry(...): allowed is"),
         (["MODEL", TASK.replace("ChrF()", "Accuracy()")], "metrics give sequence_accuracy twice"),
         (["MODEL", TASK.replace("ChrF()", 'BLEU("ja-mecab")')], 'BLEU cannot use the tokenizer "ja-mecab" here'),
@@ -270,6 +275,8 @@ def test_files_are_scored_as_by_sacrebleus_command(capsys):
 def test_bad_input_is_one_sentence(model, tiny_run, capsys, monkeypatch, arguments, sentence):
     monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
     Path("hyp.txt").write_text("a\nb\n")
+    Path("ru.txt").write_text("В 1990 году\n" + "Обычное предложение\n" * 20)
+    Path("zh.txt").write_text("他们正在雨中的街道上奔跑。\n" * 2)
     Path("bad.jsonl").write_text('{"a": 1}\n')
     before = set(os.listdir())
     places = {"MODEL": str(model), "RUN": str(tiny_run)}
