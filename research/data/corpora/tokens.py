@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from research.config.base import digest
 from research.data.corpora.documents import Documents
 from research.data.shuffle import Permutation
 from research.data.tokenizer import Tokenizer
+from research.data.tokenizer.parts import LINE_END, cut
 from research.storage import cache, stop
 from research.storage.lines import split_lines
 from research.storage.parts import Parts
@@ -30,6 +31,7 @@ from research.storage.progress import Progress
 
 FORMAT = 2  # increment when the same documents would give other tokens or other files
 DOCUMENTS_AT_ONCE = 512
+LONG, PART_LENGTH = 1 << 22, 1 << 20  # characters of a text that is encoded in parts, and of a part
 PIECE = 1 << 16  # documents
 DOCUMENT_ORDER = (0, 0)  # key and position of the order in which documents are tokenised
 
@@ -122,11 +124,11 @@ class Recipe:
                 for text in texts:
                     content = text.encode()
                     text_hash.update(len(content).to_bytes(8, "little") + content)
-                ids = self._encode(texts)
-                tokens = np.fromiter(chain.from_iterable(ids), self._dtype, sum(map(len, ids)))
-                tokens_hash.update(tokens.data)
-                tokens.tofile(file)
-                length += len(tokens)
+                for ids in map(self._encode, self._groups(texts)):
+                    tokens = np.fromiter(chain.from_iterable(ids), self._dtype, sum(map(len, ids)))
+                    tokens_hash.update(tokens.data)
+                    tokens.tofile(file)
+                    length += len(tokens)
                 advance(len(texts))
         self._write_meta(folder, length, tokens_hash.hexdigest(), text_hash.hexdigest())
 
@@ -135,6 +137,17 @@ class Recipe:
         (folder / "meta.json").write_text(
             json.dumps({"length": length, "dtype": self._dtype.name, **digests}, indent=1)
         )
+
+    def _groups(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """Group texts for encoding: short ones together, and parts of a long one one by one, to bound the memory."""
+        for long, group in groupby(texts, lambda text: len(text) > LONG):
+            if not long:
+                yield list(group)
+                continue
+            for text in group:
+                of_lines = self._eos_after_lines
+                parts = cut(text, PART_LENGTH, LINE_END) if of_lines else self._tokenizer.parts(text, PART_LENGTH)
+                yield from ([part] for part in parts)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return encode_lines(texts, self._tokenizer) if self._eos_after_lines else self._tokenizer.encode_batch(texts)
