@@ -41,6 +41,16 @@ def parser(name: str, description: str | None, epilog: str = "") -> argparse.Arg
     )
 
 
+def add_bad_bytes(known: argparse.ArgumentParser) -> None:
+    """Add the option for lines that are not UTF-8."""
+    known.add_argument(
+        "--bad_bytes",
+        choices=("refuse", "replace"),
+        default="refuse",
+        help="bytes that are not UTF-8: refuse them by their offset, or replace them by U+FFFD and count (%(default)s)",
+    )
+
+
 def as_typed(text: str) -> str:
     """Return the text with its commands in the form in which this process was started."""
     installed = Path(sys.orig_argv[1] if len(sys.orig_argv) > 1 else "").name == "kintsugi"

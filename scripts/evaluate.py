@@ -35,6 +35,14 @@ TEACHER_FORCED = (
     ("token_accuracy", "of target tokens, given the true ones before"),
 )
 
+PARTIAL_FORMAT = 2  # increment when the lines of predictions.jsonl.partial hold something else
+
+COUNTED = (
+    ("truncated sources", "longer than the model reads"),
+    ("truncated targets", "longer than the model reads"),
+    ("unfinished outputs", "cut at generation.max_length, with no end of their own"),
+)
+
 EPILOG = """
 models
   A run directory, its newest checkpoint (or runs/NAME/checkpoints/STEP or /best), a Hugging Face directory, a T5X
@@ -53,6 +61,7 @@ what is evaluated
 how tokens are chosen
   As in the run's evaluations, or by the model's files, or greedily; any field of Generation can be changed:
     --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200
+  If the model's files state no max_length, it is data.target_length, or the length of the longest target.
 
 what is written
   OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run; for another model
@@ -90,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="seed of sampling (%(default)s)")
     made.add_argument("--predictions", help="score a file of outputs instead of a model")
     made.add_argument("--references", nargs="+", default=[], help="files of references, one or more")
+    command_line.add_bad_bytes(made)
     made.add_argument("--metrics", nargs="+", default=[], help="metrics for the file of outputs")
     return made
 
@@ -103,7 +113,7 @@ def given(options: argparse.Namespace, *but: str) -> list[str]:
 def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str, str]) -> int:
     if options.predictions is not None:
         require(options.model is None, "Give a model or --predictions, not both.")
-        unread = given(options, "predictions", "references", "metrics", "output")
+        unread = given(options, "predictions", "references", "metrics", "output", "bad_bytes")
         unread += ["--config..."] * bool(overrides) + ["--generation..."] * bool(chosen)
         require(
             not unread,
@@ -118,7 +128,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
         evaluate_file(options, metrics)
         return 0
     require(options.model is not None, "Give a model, or --predictions.")
-    require(not options.references and not options.metrics, "--references and --metrics are for --predictions.")
+    alone = [name for name in given(options) if name in ("--references", "--metrics", "--bad_bytes")]
+    require(not alone, f"{' and '.join(alone)} cannot be used without --predictions.")
     require(options.examples is None or options.examples > 0, f"--examples is {options.examples}: above 0, or all.")
     require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
     experiment = base_experiment(options)  # before --task, which may name a class of its file
@@ -163,7 +174,9 @@ def base_experiment(options: argparse.Namespace) -> Experiment | None:
     from research.storage import run_directory
 
     directory = run_of(options.model)
-    return None if directory is None else run_directory.read_config(directory)
+    if directory is None:
+        return None
+    return run_directory.read_recorded(directory, None if directory == options.model else options.model)[0]
 
 
 def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supervised, dict[str, int | None]]:
@@ -222,7 +235,7 @@ def evaluate_tasks(
 
     eval_tasks = evaluate.load_eval_tasks(data, facts["split"], options.examples)
     opened = open_model(options)
-    generations = [generation_for(opened, one.task, default, data, chosen) for one in eval_tasks]
+    generations = [generation_for(opened, one, default, lengths["target_length"], chosen) for one in eval_tasks]
     generators = [
         opened.generator(generation, one.task.languages, seed=options.seed, **lengths)
         for one, generation in zip(eval_tasks, generations, strict=True)
@@ -230,6 +243,7 @@ def evaluate_tasks(
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     identity = [[generator.identity(), one.examples] for generator, one in zip(generators, eval_tasks, strict=True)]
+    identity.append([PARTIAL_FORMAT])
     where = None if output is None else output / "predictions.jsonl"
     with Journal(where, identity) as journal:
         first, all_answers = 0, []
@@ -251,18 +265,26 @@ def evaluate_tasks(
 
 
 def generation_for(
-    opened: Any, task: Task, default: Generation | None, data: Supervised, chosen: dict[str, str]
+    opened: Any, eval_task: Any, default: Generation | None, target_length: int | None, chosen: dict[str, str]
 ) -> Generation:
     """Return the run's evaluation.generation or, without one, what the model's files have, with the chosen fields.
 
-    A run whose experiment has none generates outputs up to the target length.
+    If these files state no max_length, it is the target length or, without one, that of the task's longest target.
     """
     from research.pretrained.find import with_controls
 
-    language = task.languages[1]
-    if default is None and opened.weights.format == "run":
-        default = Generation(max_length=data.target_length)
-    base = None if default is None else with_controls(default, opened.config, opened.tokenizer, language)
+    language = eval_task.task.languages[1]
+    if default is not None:
+        return opened.generation(language, chosen, with_controls(default, opened.config, opened.tokenizer, language))
+    base = opened.weights.generation(opened.tokenizer, language)
+    if not opened.weights.states_max_length and "max_length" not in chosen:
+        rule = "data.target_length"
+        if target_length is None:
+            targets = [text for references in eval_task.references for text in references]
+            target_length, rule = max(map(len, opened.tokenizer.target(targets, language))), "its longest target"
+        base = dataclasses.replace(base, max_length=max(target_length, base.min_length))
+        limit = f"outputs of {eval_task.name} have at most {base.max_length} tokens, as {rule}"
+        print(f"note: the model's files state no max_length: {limit}.", file=sys.stderr)
     return opened.generation(language, chosen, base)
 
 
@@ -278,7 +300,8 @@ def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answer
     with Progress(f"Writing {eval_task.name}", count, "examples") as progress:
         progress.advance(len(done & frozenset(range(count))))
         for outputs in generator.run(framed, done):
-            journal.add({first + number: hypotheses[0].text for number, hypotheses in outputs.items()})
+            best = {first + number: hypotheses[0] for number, hypotheses in outputs.items()}
+            journal.add({number: [one.text, generator.unfinished(one.tokens)] for number, one in best.items()})
             progress.advance(len(outputs))
     done = frozenset(number - first - count for number in journal.done)
     with Progress(f"Scoring the targets of {eval_task.name}", count, "examples") as progress:
@@ -286,9 +309,10 @@ def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answer
         for scores in generator.score_pairs(pairs, done):
             journal.add({first + count + number: [sum(each), len(each)] for number, each in scores.items()})
             progress.advance(len(scores))
-    written = [journal.done[first + number] for number in range(count)]
+    written, unfinished = zip(*(journal.done[first + number] for number in range(count)), strict=True)
     likelihoods = [tuple(journal.done[first + count + number]) for number in range(count)]
-    return Answers(written, likelihoods, len(notes.truncated), generator.cut_targets([target for _, target in pairs]))
+    cut_targets = generator.cut_targets([target for _, target in pairs])
+    return Answers(list(written), likelihoods, len(notes.truncated), cut_targets, sum(unfinished))
 
 
 class Answers(NamedTuple):
@@ -298,6 +322,7 @@ class Answers(NamedTuple):
     likelihoods: list[tuple[float, int]]  # log-probability of the target in nats, and its tokens
     truncated: int  # number of sources longer than the model reads
     truncated_targets: int  # number of targets longer than is scored
+    unfinished: int  # number of outputs that are cut at max_length
 
     def result(self, eval_task: Any, generation: Generation) -> dict[str, Any]:
         from research.score import metrics
@@ -309,6 +334,7 @@ class Answers(NamedTuple):
             "examples": len(eval_task.examples),
             "truncated sources": self.truncated,
             "truncated targets": self.truncated_targets,
+            "unfinished outputs": self.unfinished,
             "generation": json.loads(override.to_json(generation)),
             "metrics": [repr(metric) for metric in eval_task.task.metrics],
             "scores": {name: score.value for name, score in scores.items()},
@@ -388,11 +414,14 @@ def evaluate_file(options: argparse.Namespace, chosen_metrics: tuple[Metric, ...
 
     check_new(options.output)
     metrics.check(chosen_metrics)
-    predictions, references = outputs.read_predictions(options.predictions)
+    predictions, references = outputs.read_predictions(options.predictions, options.bad_bytes)
     if options.references:
-        references = outputs.read_references(options.references, len(predictions), options.predictions)
+        references = outputs.read_references(
+            options.references, len(predictions), options.predictions, options.bad_bytes
+        )
     if references is None:
         raise ConfigError(f"{options.predictions} has no references: give files of references with --references.")
+    metrics.check_references(chosen_metrics, references, options.predictions)
     scores = metrics.score(chosen_metrics, predictions, references)
     result = {
         "examples": len(predictions),
@@ -426,9 +455,9 @@ def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:
         for number, unit in TEACHER_FORCED:
             if number in result:
                 rows[number] = f"{result[number]:10.5g}  {unit}"
-        for number in ("truncated sources", "truncated targets"):
+        for number, why in COUNTED:
             if result.get(number):
-                rows[number] = f"{result[number]:10,}  longer than the model reads"
+                rows[number] = f"{result[number]:10,}  {why}"
         console.table(f"\n{name}: {counted}", rows)
     if output is not None:
         console.say(f"\nThe results are in {output}.")

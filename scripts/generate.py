@@ -1,13 +1,16 @@
 """Generate text from text with any trained model: kintsugi generate MODEL "A line of text." """
 
 import argparse
+import contextlib
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from research.config import Mesh, override, parse_json, require
+from research.config import Mesh, override, require
 from research.storage.bucket import any_path
+from research.storage.lines import Line, is_unicode, json_objects, read_text_lines
 from research.storage.progress import Progress
 from scripts import command_line
 
@@ -47,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add_language_options(made)
     made.add_argument("text", nargs="*", help="lines of text")
     made.add_argument("--input", help="a file of lines, or of JSON objects (.jsonl); - for standard input")
+    command_line.add_bad_bytes(made)
     made.add_argument("--output", type=Path, help="a new file for the outputs (standard output)")
     made.add_argument("--scores", action="store_true", help="write the log-probability of each output, in nats")
     made.add_argument(
@@ -122,29 +126,28 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 def read(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the inputs as JSON objects with "text"."""
     if options.text:
-        yield from ({"text": line} for line in options.text)
+        for number, line in enumerate(options.text, 1):
+            require(is_unicode(line), f"Line {number} of the arguments is not UTF-8 text.")
+            yield {"text": line}
     elif options.input.endswith(".jsonl"):
-        yield from json_objects(options.input, "text")
+        yield from texts_of(options, "text")
     else:
-        yield from ({"text": line} for line in lines_of(options.input))
+        yield from ({"text": line.content} for line in lines_of(options))
 
 
-def lines_of(name: str) -> Iterator[str]:
-    """Yield the lines of a file, or of standard input for -."""
-    require(name == "-" or Path(name).is_file(), f"--input {name}: there is no such file.")
-    with open(0 if name == "-" else name, encoding="utf-8", errors="replace", closefd=name != "-") as file:
-        for line in file:
-            yield line.rstrip("\r\n")
+def lines_of(options: argparse.Namespace) -> Iterator[Line]:
+    """Yield the lines of --input, which is a file, or - for standard input."""
+    require(options.input == "-" or Path(options.input).is_file(), f"--input {options.input}: there is no such file.")
+    return read_text_lines(options.input, options.bad_bytes)
 
 
-def json_objects(name: str, *keys: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects of a file, one a line, each with text under the keys; blank lines are skipped."""
-    for number, line in enumerate(lines_of(name), 1):
-        if not line.strip():
-            continue
-        row = parse_json(line, f"{name}, line {number}")
-        fits = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)
-        require(fits, f"{name}, line {number} is not a JSON object with text under {' and '.join(keys)}.")
+def texts_of(options: argparse.Namespace, *keys: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of --input, one a line, each with text under the keys; blank lines are skipped."""
+    for _, where, row in json_objects(options.input, lines_of(options)):
+        fits = all(isinstance(row.get(key), str) for key in keys)
+        require(fits, f"{where} is not a JSON object with text under {' and '.join(keys)}.")
+        for key in keys:
+            require(is_unicode(row[key]), f'{where}: the value of "{key}" holds half of a surrogate pair.')
         yield row
 
 
@@ -159,9 +162,15 @@ def complete(generator: Any, rows: list[dict[str, Any]], options: argparse.Names
         for outputs in generator.run(framed, frozenset(journal.done)):
             journal.add({number: [one._asdict() for one in hypotheses] for number, hypotheses in outputs.items()})
             progress.advance(len(outputs))
+        say_unfinished(generator, (one for hypotheses in journal.done.values() for one in hypotheses))
         as_json = (options.output or Path("-")).suffix == ".jsonl"
         write = jsonl if as_json else plain
         journal.finish(line for number, row in enumerate(rows) for line in write(row, journal.done[number], options))
+
+
+def say_unfinished(generator: Any, outputs: Iterable[dict[str, Any]]) -> None:
+    if cut := generator.note_unfinished(output["tokens"] for output in outputs):
+        print(f"note: {cut}.", file=sys.stderr)
 
 
 def open_journal(output: Path | None, generator: Any, lines: Any) -> Any:
@@ -172,10 +181,13 @@ def open_journal(output: Path | None, generator: Any, lines: Any) -> Any:
 
 
 def plain(row: dict[str, Any], outputs: list[dict[str, Any]], options: argparse.Namespace) -> list[str]:
-    one_line = (" ".join(output["text"].splitlines()) for output in outputs)
-    if not options.scores:
-        return list(one_line)
-    return [f"{output['score']:.4f}\t{text}" for output, text in zip(outputs, one_line, strict=True)]
+    scores = (f"{output['score']:.4f}\t" if options.scores else "" for output in outputs)
+    return [score + one_line(output["text"]) for score, output in zip(scores, outputs, strict=True)]
+
+
+def one_line(text: str) -> str:
+    """Replace the ends of lines in an output by spaces."""
+    return re.sub("\r\n|\n|\r", " ", text.rstrip("\r\n"))
 
 
 def jsonl(row: dict[str, Any], outputs: list[dict[str, Any]], options: argparse.Namespace) -> list[str]:
@@ -187,20 +199,26 @@ def jsonl(row: dict[str, Any], outputs: list[dict[str, Any]], options: argparse.
 
 def converse(generator: Any, options: argparse.Namespace) -> None:
     print("Type a line and press Enter; an empty line or Ctrl-D ends.", file=sys.stderr)
-    while line := prompt():
+    for line in typed_lines(options):
+        if not line:
+            return
         framed, notes = generator.prepare([line])
         if str(notes):
             print(f"note: {notes}.", file=sys.stderr)
         for outputs in generator.run(framed):
-            for text in plain({}, [one._asdict() for one in outputs[0]], options):
+            written = [one._asdict() for one in outputs[0]]
+            for text in plain({}, written, options):
                 print(text, flush=True)
+            say_unfinished(generator, written)
 
 
-def prompt() -> str:
-    try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return ""
+def typed_lines(options: argparse.Namespace) -> Iterator[str]:
+    if not sys.stdin.isatty():
+        yield from (line.text.strip() for line in read_text_lines("-", options.bad_bytes))
+        return
+    with contextlib.suppress(EOFError):
+        while True:
+            yield input("> ").strip()
 
 
 if __name__ == "__main__":

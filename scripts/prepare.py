@@ -141,7 +141,7 @@ def prepare(config: Experiment, jobs: int, number: int, count: int, file: load.E
         print("Other shards make them; the last one to end joins all, or run this command without --shard.")
         return
     for recipe in streams:
-        name, tokens, _ = recipe.stream()
+        name, tokens, *_ = recipe.stream()
         print(f"{name}: {len(tokens):,} tokens, {tokens.nbytes / 1e9:.2f} GB")
 
 

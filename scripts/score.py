@@ -12,10 +12,10 @@ from scripts import command_line
 from scripts.generate import (
     add_language_options,
     add_model_options,
-    json_objects,
     lines_of,
     open_generator,
     open_journal,
+    texts_of,
 )
 
 EPILOG = """
@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_model_options(made)
     add_language_options(made)
     made.add_argument("--input", required=True, help="a file of pairs; - for standard input")
+    command_line.add_bad_bytes(made)
     made.add_argument("--output", type=Path, help="a new file for the scores (standard output)")
     return command_line.run(made, run, arguments, (command_line.GENERATION,))
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     from research.storage.journal import check_new  # after the arguments: its imports take seconds
 
     check_new(options.output)
-    rows = list(read(options.input))
+    rows = list(read(options))
     require(bool(rows), f"--input {options.input} has no pairs.")
     pairs = [(row["text"], row["target"]) for row in rows]
     for number, pair in enumerate(pairs, 1):
@@ -72,13 +73,13 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> None:
         journal.finish(line(row, journal.done[number], as_json) for number, row in enumerate(rows))
 
 
-def read(name: str) -> Iterator[dict[str, Any]]:
-    if name.endswith(".jsonl"):
-        yield from json_objects(name, "text", "target")
+def read(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    if options.input.endswith(".jsonl"):
+        yield from texts_of(options, "text", "target")
         return
-    for number, text in enumerate(lines_of(name), 1):
-        source, tab, target = text.partition("\t")
-        require(bool(tab), f"{name}, line {number} has no tab between a source and a target.")
+    for line in lines_of(options):
+        source, tab, target = line.content.partition("\t")
+        require(bool(tab), f"{options.input}, line {line.number} has no tab between a source and a target.")
         yield {"text": source, "target": target}
 
 

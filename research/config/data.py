@@ -27,6 +27,7 @@ class Corpus(Part):
 
         from research import Corpus, Documents, DocumentsInMemory
         from research.config import require
+        from research.storage.lines import read_text_lines
 
 
         @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Corpus(Part):
             def documents(self, split: Literal["train", "held_out"]) -> Documents:
                 path = Path(self.file)
                 require(path.is_file(), f"There is no file {self.file}: Lines.file must name one.")
-                lines = [line for line in path.read_text().splitlines() if line.strip()]
+                lines = [line.content for line in read_text_lines(path) if line.text.strip()]
                 held_out = [line for number, line in enumerate(lines) if number % 10 == 0]
                 train = [line for number, line in enumerate(lines) if number % 10 != 0]
                 return DocumentsInMemory(f"{self.file} ({split})", train if split == "train" else held_out)
@@ -86,6 +87,7 @@ class Denoising:
     eos_after_lines: bool = False  # put EOS after each non-blank line of a document, as mBART after each sentence
     mixing: Mixing = Mixing()
     threads: int = 2  # that read and corrupt ahead of the device; the data do not depend on it
+    shared_files: Literal["refuse", "count"] = "refuse"  # files that are trained on and held out
 
     def __post_init__(self) -> None:
         require(len(self.corpora) > 0, "data.corpora is empty: name at least one corpus.")
@@ -140,6 +142,7 @@ class Supervised:
     mixing: Mixing = Mixing()
     manual_dir: str | None = None  # directory of manually downloaded files (TFDS)
     threads: int = 2  # that read ahead of the device; the data do not depend on it
+    shared_files: Literal["refuse", "count"] = "refuse"  # files that are trained on and held out
 
     def __post_init__(self) -> None:
         require(len(self.tasks) > 0, "data.tasks is empty: name at least one task.")

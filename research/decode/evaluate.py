@@ -54,6 +54,13 @@ class EvalTask:
         return [example.references for example in self.examples]
 
 
+class Written(NamedTuple):
+    """The outputs for a task, and the number of those that are cut at max_length."""
+
+    texts: list[str]
+    unfinished: int
+
+
 class Sample(NamedTuple):
     """An example of a task, with the model's prediction."""
 
@@ -142,15 +149,16 @@ def greedy(experiment: Experiment) -> Generation:
     return Generation(max_length=min(experiment.data.target_length, experiment.model.longest or 2**31))
 
 
-def write(generator: Generator, sources: Sequence[str], advance: Callable[[int], None]) -> list[str]:
+def write(generator: Generator, sources: Sequence[str], advance: Callable[[int], None]) -> Written:
     """Return the best output for each source; call `advance` with the size of each finished batch."""
     framed, _ = generator.prepare(sources)
-    written = [""] * len(sources)
+    texts, unfinished = [""] * len(sources), 0
     for outputs in generator.run(framed):
         for number, (best, *_) in outputs.items():
-            written[number] = best.text
+            texts[number] = best.text
+            unfinished += generator.unfinished(best.tokens)
         advance(len(outputs))
-    return written
+    return Written(texts, unfinished)
 
 
 def score_predictions(task: EvalTask, predictions: Sequence[str]) -> dict[str, Score]:

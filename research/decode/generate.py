@@ -1,6 +1,6 @@
 """Text in, text out: lines are sorted by length, padded to few shapes, decoded in batches, and returned by number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -130,6 +130,19 @@ class Generator:
         ids = tokens[: ends[0] + 1 if len(ends) else len(tokens)].tolist()
         sentinels = not self._sentinels.isdisjoint(ids)  # keep them in the text: their positions are the answer
         return Hypothesis(self.tokenizer.decode(ids) if sentinels else self.tokenizer.text(ids), ids, score)
+
+    def unfinished(self, tokens: Sequence[int]) -> bool:
+        """Return whether an output ends at max_length: without EOS, or with the one that `forced_last` puts there."""
+        settings = self.generation
+        at_limit = len(tokens) >= settings.max_length
+        return at_limit and (settings.forced_last is not None or tokens[-1] not in settings.ends)
+
+    def note_unfinished(self, outputs: Iterable[Sequence[int]]) -> str:
+        """Count the outputs that `unfinished` finds among the tokens of several, in a message; "" if there are none."""
+        found = [self.unfinished(tokens) for tokens in outputs]
+        limit = f"generation.max_length, {self.generation.max_length}"
+        message = f"{sum(found):,} of {len(found):,} outputs are cut at {limit}: they have no end of their own"
+        return message if any(found) else ""
 
     def cut_targets(self, targets: Sequence[str]) -> int:
         """Count the targets that `score_pairs` truncates."""

@@ -176,6 +176,8 @@ class LoadedModel:
         if str(notes):
             warnings.warn(str(notes), stacklevel=3)
         hypotheses = {number: each for outputs in generator.run(framed) for number, each in outputs.items()}
+        if cut := generator.note_unfinished(one.tokens for each in hypotheses.values() for one in each):
+            warnings.warn(cut, stacklevel=3)
         return [hypotheses[number] for number in range(len(texts))]
 
     def generation(

@@ -16,7 +16,8 @@ from research.pretrained import find
 from research.pretrained.files import new_directory
 from research.storage import run_directory
 from research.storage.bucket import AnyPath
-from research.storage.checkpoint import write_parameters
+from research.storage.checkpoint import OF_PARAMETERS, write_parameters
+from research.storage.files import write_json
 from research.storage.manifest import steps_on_disk
 from research.storage.progress import Progress
 
@@ -40,15 +41,17 @@ def average(run: AnyPath, target: Path, last: int) -> list[int]:
         f" --config.checkpoint.keep={last}.",
     )
     gaps = np.diff(steps[::-1])
-    every = run_directory.read_config(run).checkpoint.every
+    experiment, record = run_directory.read_recorded(run)
+    every = experiment.checkpoint.every
     require(
         max(gaps.tolist(), default=0) <= every,
         f"The newest {last} checkpoints of {run} are of steps {', '.join(map(str, steps[::-1]))}, further apart than"
         f" the checkpoint interval of {every} steps: lower --last, or train with --config.checkpoint.keep={last}.",
     )
     with new_directory(target) as unfinished:
-        write_parameters(unfinished / "checkpoints", steps[0], weights.stored_as, _mean(run, steps))
-        (unfinished / "config.json").write_text((run / "config.json").read_text())
+        kept = {name: record[name] for name in OF_PARAMETERS if name in record}
+        write_parameters(unfinished / "checkpoints", steps[0], weights.stored_as, _mean(run, steps), kept)
+        write_json(unfinished / "config.json", run_directory.as_data(experiment))
         weights.tokenizer().save(unfinished / "tokenizer.model")
         message = f"the mean of the checkpoints of steps {', '.join(map(str, steps[::-1]))} of {run}"
         run_directory.write_result(unfinished, "done", steps[0], message)

@@ -1,6 +1,7 @@
 """Trained models in every supported format: recognise the format from the files; read the model and its tokenizer."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from research.pretrained.tokenizer_files import read_tokenizer
 from research.storage import run_directory
 from research.storage.bucket import AnyPath, any_path, check_reachable, is_remote, local_file
 from research.storage.checkpoint import absolute, best_step
-from research.storage.manifest import steps_on_disk, verify
+from research.storage.manifest import newest_record, steps_on_disk, verify
 
 KNOWN = (
     "a run directory or one of its checkpoints, a Hugging Face directory (config.json with model_type), a T5X"
@@ -59,6 +60,7 @@ class Weights(NamedTuple):
     tokenizer: Callable[[], Tokenizer]
     generation: Callable[[Tokenizer | None, str | None], Generation]
     stored_as: str = "params"  # for a run: key of these parameters in its state, "params" or "average"
+    states_max_length: bool = False  # whether its generation settings have a max_length of its own
 
 
 def find(path: AnyPath) -> Weights:
@@ -129,7 +131,9 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
 def run_of(path: AnyPath) -> AnyPath | None:
     """Return the run directory at `path`, or the one that holds the checkpoint at `path`; None if there is none."""
     directory = path.parent.parent if path.parent.name == "checkpoints" else path
-    return directory if (directory / "checkpoints").is_dir() and (directory / "config.json").is_file() else None
+    checkpoints = directory / "checkpoints"
+    is_run = checkpoints.is_dir() and ((directory / "config.json").is_file() or newest_record(checkpoints) is not None)
+    return directory if is_run else None
 
 
 def checkpoint_of(path: AnyPath) -> AnyPath:
@@ -147,14 +151,21 @@ def _run(path: AnyPath) -> Weights | None:
     directory = run_of(path)
     if directory is None:
         return None
-    experiment = run_directory.read_config(directory)
+    named = path.parent.name == "checkpoints" and path.name != BEST
+    experiment, record = run_directory.read_recorded(directory, path if named else None)
     model, kind = experiment.model, "params" if experiment.average_decay is None else "average"
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
-        return _restore(checkpoint_of(path), kind, model, shardings, fresh)
+        checkpoint = checkpoint_of(path)
+        check_same_model(model, run_directory.read_recorded(directory, checkpoint)[0].model, checkpoint)
+        return _restore(checkpoint, kind, model, shardings, fresh)
 
     def tokenizer() -> Tokenizer:
-        return open_tokenizer(saved_vocabulary(directory, experiment.data.tokenizer))
+        opened = open_tokenizer(saved_vocabulary(directory, experiment.data.tokenizer))
+        digest = record.get("data", {}).get("data.tokenizer", opened.digest)
+        trained = f"{directory / 'tokenizer.model'} is not the tokenizer that the run was trained with"
+        require(opened.digest == digest, f"{trained}: it was changed after the start, so restore it.")
+        return opened
 
     return Weights("run", model, params, tokenizer, implied_generation(model), kind)
 
@@ -183,13 +194,17 @@ def _checkpoint(directory: AnyPath, step: str | None) -> AnyPath:
         step = str(best)
     newest_first = steps_on_disk(directory / "checkpoints")
     require(bool(newest_first), f"{directory} has no checkpoint yet.")
-    wrong = ""
+    wrong: dict[int | str, str] = {}
     for number in newest_first if step is None else [step]:
         checkpoint = directory / "checkpoints" / str(number)
-        wrong = verify(checkpoint)
-        if not wrong:
+        problem = verify(checkpoint)
+        if not problem:
+            if wrong:
+                damaged = ", ".join(f"{other} ({why})" for other, why in wrong.items())
+                print(f"note: {directory}: step {number} is used, since {damaged} is damaged.", file=sys.stderr)
             return checkpoint
-    raise ConfigError(f"{directory} has no checkpoint that verifies: {wrong}.")
+        wrong[number] = problem
+    raise ConfigError(f"{directory} has no checkpoint that verifies: {[*wrong.values()][-1]}.")
 
 
 def _restore(checkpoint: AnyPath, kind: str, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
@@ -229,6 +244,7 @@ def _huggingface(path: Path) -> Weights | None:
         partial(huggingface.read_params, path, model),
         partial(read_tokenizer, path),
         generation,
+        states_max_length=huggingface.states_max_length(path),
     )
 
 

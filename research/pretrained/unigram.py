@@ -10,11 +10,11 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from research.config import ConfigError, require
-from research.data.corpora.documents import is_unicode
 from research.data.tokenizer import MBartTokenizer, SentencePieceTokenizer
 from research.data.tokenizer.files import utf8
 from research.data.tokenizer.mbart import LANGUAGES, MBartEdition
 from research.data.tokenizer.sentencepiece import SPACE
+from research.storage.lines import is_unicode
 
 proto: Any = sentencepiece_model_pb2  # its classes are created at import, invisible to a type checker
 PIECE = proto.ModelProto.SentencePiece

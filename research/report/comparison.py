@@ -81,7 +81,7 @@ def identity(config: Experiment, directory: Path) -> Fields:
     origin = None if config.init is None else _origin(config.init, directory)
     if origin is None:
         return fields
-    before = identity(run_directory.read_config(origin), origin)
+    before = identity(run_directory.read_recorded(origin)[0], origin)
     kept = {name: leaf for name, leaf in fields.items() if name not in ("init", "data.tokenizer.path")}
     source = Path(str(config.init))
     checkpoint = source.name if source.parent.name == "checkpoints" else "newest"

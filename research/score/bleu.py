@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from research.config import ConfigError, Metric, require_not_negative
+from research.config import ConfigError, Metric, require, require_not_negative
 from research.config.metric import References
+from research.score.letters import HAN, KANA, OTHERS, share, unspaced_share
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,14 @@ def streams(references: References) -> list[list[str | None]]:
     return [[given[index] if index < len(given) else None for given in references] for index in range(most)]
 
 
+# For each tokenizer the letters of scripts without spaces that it leaves in one piece; the others split all.
+UNSPLIT = {
+    **dict.fromkeys(("13a", "none", "intl", "ko-mecab"), HAN + KANA + OTHERS),
+    "zh": KANA + OTHERS,
+    "ja-mecab": OTHERS,
+}
+
+
 @dataclass(frozen=True)
 class BLEU(SacreBLEU):
     """sacreBLEU's corpus BLEU (arXiv:1804.08771). Use tokenize="none" for text that is already tokenised.
@@ -54,6 +63,18 @@ class BLEU(SacreBLEU):
     def names(self) -> tuple[str, ...]:
         tokenizer = "" if self.tokenize == "13a" else f"_{self.tokenize}"
         return (f"bleu{tokenizer}{'_lowercase' if self.lowercase else ''}",)
+
+    def check_references(self, references: References, name: str) -> None:
+        if self.tokenize not in UNSPLIT:
+            return
+        unseen = unspaced_share(references, UNSPLIT[self.tokenize])
+        kana, han = share(references, KANA), share(references, HAN)
+        better = "ja-mecab" if kana > 0.1 else "zh" if han > 0.5 else "flores200"
+        require(
+            unseen <= 0.5,
+            f'BLEU(tokenize="{self.tokenize}") splits no words that are written without spaces, as {unseen:.0%} of the'
+            f' letters in the references of {name} are: give BLEU(tokenize="{better}") or BLEU(tokenize="char").',
+        )
 
     def scorer(self) -> Any:
         from sacrebleu import metrics as sacrebleu  # imported here: it takes a second, and most commands do not need it

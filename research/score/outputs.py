@@ -1,10 +1,10 @@
 """A system's outputs and their references, read from files of lines or of JSON objects."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.config import ConfigError, parse_json, require
+from research.config import ConfigError, require
+from research.storage.lines import BadBytes, json_objects, read_text_lines
 
 ReferenceTexts = list[tuple[str, ...]]  # one or more references for each example
 
@@ -17,25 +17,25 @@ class Predictions(NamedTuple):
     references: ReferenceTexts
 
 
-def read_predictions(name: str) -> tuple[list[str], ReferenceTexts | None]:
+def read_predictions(name: str, bad_bytes: BadBytes = "refuse") -> tuple[list[str], ReferenceTexts | None]:
     """Read predictions, and their references if the file has them.
 
     Each object of a .jsonl has "prediction" or, as scripts.generate writes it, "outputs", and optionally "references".
     """
     if not name.endswith(".jsonl"):
-        return _lines(name), None
-    rows = _objects(name)
-    tasks = dict.fromkeys(str(row["task"]) for row in rows if "task" in row)
+        return _lines(name, bad_bytes), None
+    rows = _objects(name, bad_bytes)
+    tasks = dict.fromkeys(str(row["task"]) for _, row in rows if "task" in row)
     require(
         len(tasks) < 2,
         f"{name} has the outputs of several tasks, {', '.join(tasks)}: give a file with those of one task.",
     )
-    predictions = [_prediction(row, f"{name}, line {number}") for number, row in enumerate(rows, 1)]
-    lacking = [number for number, row in enumerate(rows, 1) if "references" not in row]
+    predictions = [_prediction(row, where) for where, row in rows]
+    lacking = [where for where, row in rows if "references" not in row]
     if len(lacking) == len(rows):
         return predictions, None
-    require(not lacking, f'{name}, line {lacking[0] if lacking else 0} has no "references", but other lines have them.')
-    return predictions, [_texts(row["references"], f"{name}, line {n}", "references") for n, row in enumerate(rows, 1)]
+    require(not lacking, f'{"".join(lacking[:1])} has no "references", but other lines have them.')
+    return predictions, [_texts(row["references"], where, "references") for where, row in rows]
 
 
 def read_tasks(name: str) -> dict[str, Predictions]:
@@ -45,8 +45,7 @@ def read_tasks(name: str) -> dict[str, Predictions]:
         ConfigError: the file does not exist, or a line lacks its task, source, prediction or references.
     """
     tasks: dict[str, Predictions] = {}
-    for number, row in enumerate(_objects(name), 1):
-        where = f"{name}, line {number}"
+    for where, row in _objects(name):
         complete = isinstance(row.get("task"), str) and isinstance(row.get("source"), str)
         require(complete, f'{where} has no "task" and "source", which scripts.evaluate writes.')
         predictions = tasks.setdefault(row["task"], Predictions([], [], []))
@@ -57,7 +56,9 @@ def read_tasks(name: str) -> dict[str, Predictions]:
     return tasks
 
 
-def read_references(names: Sequence[str], count: int, predictions: str) -> ReferenceTexts:
+def read_references(
+    names: Sequence[str], count: int, predictions: str, bad_bytes: BadBytes = "refuse"
+) -> ReferenceTexts:
     """Read references for `count` predictions from files with one line for each.
 
     The objects of a .jsonl have "references", "target" or "text".
@@ -65,21 +66,21 @@ def read_references(names: Sequence[str], count: int, predictions: str) -> Refer
     Raises:
         ConfigError: a file has a different number of lines.
     """
-    columns = [_references(name) for name in names]
+    columns = [_references(name, bad_bytes) for name in names]
     for name, column in zip(names, columns, strict=True):
         lines = len(column)
         require(lines == count, f"{predictions} has {count} predictions and {name} {lines} lines: give one for each.")
     return [tuple(text for texts in row for text in texts) for row in zip(*columns, strict=True)]
 
 
-def _references(name: str) -> ReferenceTexts:
+def _references(name: str, bad_bytes: BadBytes) -> ReferenceTexts:
     if not name.endswith(".jsonl"):
-        return [(line,) for line in _lines(name)]
+        return [(line,) for line in _lines(name, bad_bytes)]
     references = []
-    for number, row in enumerate(_objects(name), 1):
+    for where, row in _objects(name, bad_bytes):
         keys = [key for key in ("references", "target", "text") if key in row]
-        require(len(keys) > 0, f'{name}, line {number} has no "references", "target" or "text".')
-        references.append(_texts(row[keys[0]], f"{name}, line {number}", keys[0]))
+        require(len(keys) > 0, f'{where} has no "references", "target" or "text".')
+        references.append(_texts(row[keys[0]], where, keys[0]))
     return references
 
 
@@ -100,17 +101,10 @@ def _texts(value: Any, where: str, key: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _lines(name: str) -> list[str]:
-    require(Path(name).is_file(), f"{name}: there is no such file.")
-    with open(
-        name, encoding="utf-8", errors="replace", newline="\n"
-    ) as file:  # as in sacreBLEU, "\r" does not end a line
-        return [line.rstrip("\r\n") for line in file]
+def _lines(name: str, bad_bytes: BadBytes) -> list[str]:
+    return [line.content for line in read_text_lines(name, bad_bytes)]
 
 
-def _objects(name: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(_lines(name), 1):
-        rows.append(parse_json(line, f"{name}, line {number}"))
-        require(isinstance(rows[-1], dict), f"{name}, line {number} is not a JSON object.")
-    return rows
+def _objects(name: str, bad_bytes: BadBytes = "refuse") -> list[tuple[str, dict[str, Any]]]:
+    """Return every JSON object of a file with its name in errors."""
+    return [(where, row) for _, where, row in json_objects(name, read_text_lines(name, bad_bytes))]

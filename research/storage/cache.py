@@ -3,6 +3,7 @@
 An entry is built in a directory of another name and renamed once it is complete and on disk, so a process killed at any
 moment leaves nothing that could be taken for an entry. Its key is derived from what it was built from, so it never goes
 stale. CONTENTS.json lists its files with their sizes and hashes: an entry that has lost or changed one is built again.
+A large file that is read here and there has a hash for each of its parts too, in PARTS.json: see parts.py.
 """
 
 import errno
@@ -19,12 +20,14 @@ from typing import NamedTuple
 
 from research.config import ConfigError, require
 from research.storage import stop
-from research.storage.files import hash_file, sync, sync_tree
+from research.storage.files import hash_file, sync, sync_tree, write_json
 from research.storage.lock import FileLock
 
 CHUNK_BYTES = 1 << 20
 CONTENTS = "CONTENTS.json"
-VERIFIED_BYTES = 1 << 28  # larger files have only their sizes checked when an entry is used
+PARTS = "PARTS.json"
+PART_BYTES = 1 << 26
+VERIFIED_BYTES = 1 << 28  # larger files may be verified by parts, when these are read
 LOOK_EVERY = 0.2  # seconds, while another process builds an entry
 CANNOT_WRITE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST,
@@ -43,9 +46,22 @@ def file_digest(path: Path) -> str:
         return hash_file(file, hashlib.sha256()).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def content_digest(content: bytes) -> str:
+    """Compute the BLAKE2b of bytes, in hex."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _digests(path: Path) -> tuple[str, list[str]]:
+    """Compute the BLAKE2b of a file and, if it is large, of each of its parts."""
+    whole, parts = hashlib.blake2b(digest_size=16), []
     with path.open("rb") as file:
-        return hash_file(file, hashlib.blake2b(digest_size=16)).hexdigest()
+        if path.stat().st_size <= VERIFIED_BYTES:
+            return hash_file(file, whole).hexdigest(), []
+        while part := file.read(PART_BYTES):
+            whole.update(part)
+            parts.append(content_digest(part))
+            stop.check()
+    return whole.hexdigest(), parts
 
 
 class Entry(NamedTuple):
@@ -62,38 +78,52 @@ class Entry(NamedTuple):
     @property
     def complete(self) -> bool:
         """True if the entry exists and no file of it is missing or cut; their bytes are not read."""
-        return self.path.exists() and not damage(self.path, max_hashed=-1)
+        return self.path.exists() and not damage(self.path, unread=lambda name: True, max_unread=-1)
 
 
-def entry(kind: str, key: str, build: Callable[[Path], None]) -> Path:
+def _none(name: str) -> bool:
+    return False
+
+
+def contains(path: Path) -> bool:
+    """Return whether a file is one of an entry."""
+    return (path.parent / CONTENTS).is_file() and path.is_relative_to(directory())
+
+
+def entry(kind: str, key: str, build: Callable[[Path], None], by_parts: Callable[[str], bool] = _none) -> Path:
     """Return the directory `kind/key` of the cache; fill it with `build(directory)` if it does not exist or is damaged.
 
-    If several processes need the same entry, one builds it and the others wait.
+    If several processes need the same entry, one builds it and the others wait. Large files that `by_parts` names are
+    not verified here: who reads them does it, by `Parts` or by hashes of their own.
 
     Raises:
         ConfigError: the cache cannot be written, or the disk is full.
     """
     path = Entry(kind, key).path
-    if path.exists() and not damage(path):
+    if path.exists() and not damage(path, by_parts):
         return path
     with writable():
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):
-            if path.exists() and (problem := damage(path)):
-                _set_aside(path, problem)
+            if path.exists() and (problem := damage(path, by_parts)):
+                set_aside(path, problem)
             if not path.exists():
                 _build(path, build)
     return path
 
 
-def damage(path: Path, max_hashed: int = VERIFIED_BYTES) -> str:
-    """Compare an entry with its CONTENTS.json; return the first problem, or "". Larger files are not hashed."""
+def damage(path: Path, unread: Callable[[str], bool] = _none, max_unread: int | None = None) -> str:
+    """Compare an entry with its CONTENTS.json; return the first problem, or "".
+
+    Files that `unread` names are not hashed if they are larger than `max_unread`, by default VERIFIED_BYTES.
+    """
+    largest = VERIFIED_BYTES if max_unread is None else max_unread
     try:
         listed = json.loads((path / CONTENTS).read_text())
         for name, (size, hash) in listed.items():
             if (path / name).stat().st_size != size:
                 return f"{name} has another size"
-            if size <= max_hashed and _digest(path / name) != hash:
+            if not (unread(name) and size > largest) and _digests(path / name)[0] != hash:
                 return f"{name} was changed"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -116,7 +146,7 @@ def writable() -> Iterator[None]:
         ) from error
 
 
-def _set_aside(path: Path, reason: str) -> None:
+def set_aside(path: Path, reason: str) -> None:
     """Rename a damaged entry, of which this process has the lock, and print a message."""
     damaged = path.with_name(path.name + ".damaged")
     shutil.rmtree(damaged, ignore_errors=True)
@@ -160,9 +190,33 @@ def _build(path: Path, build: Callable[[Path], None]) -> None:
 
 
 def _list_contents(folder: Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = {str(path.relative_to(folder)): (path.stat().st_size, _digest(path)) for path in files}
-    (folder / CONTENTS).write_text(json.dumps(listed, indent=1))
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    digests = {name: _digests(path) for name, path in files.items() if path.name not in (CONTENTS, PARTS)}
+    if any(parts for _, parts in digests.values()):
+        write_json(folder / PARTS, {name: parts for name, (_, parts) in digests.items() if parts})
+        files[PARTS] = folder / PARTS
+        digests[PARTS] = _digests(folder / PARTS)
+    listed = {name: (files[name].stat().st_size, whole) for name, (whole, _) in digests.items()}
+    write_json(folder / CONTENTS, listed)
+
+
+def part_digests(path: Path) -> list[str]:
+    """Return the hashes of the parts of a file of an entry; [] for a small one.
+
+    A large file of an earlier version's entry has none yet: it is verified whole, and they are added.
+
+    Raises:
+        ConfigError: such a file was changed.
+    """
+    if path.stat().st_size <= VERIFIED_BYTES:
+        return []
+    parts = path.parent / PARTS
+    if not parts.exists():
+        with writable(), locked(path.parent):
+            problem = damage(path.parent)
+            require(not problem, f"The cache entry {path.parent} is damaged ({problem}): delete it to build it again.")
+            _list_contents(path.parent)
+    return json.loads(parts.read_text())[path.name]
 
 
 # Decompressed bytes that are always allowed, and the largest ratio above that. Text and weights stay far below.

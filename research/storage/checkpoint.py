@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -30,9 +30,10 @@ from research.config import Checkpoint, ConfigError, parse_json, require
 from research.storage import bucket, manifest, stop
 from research.storage.best import merit
 from research.storage.bucket import AnyPath, is_remote
-from research.storage.files import sync_tree
+from research.storage.files import sync_tree, write_json
 from research.storage.manifest import steps_on_disk, verify, whole_steps
 
+OF_PARAMETERS = {"config", "data"}  # all that the `meta/` of a checkpoint of parameters holds
 METRICS = "metrics"  # directory in a checkpoint with the scores of its evaluation, if there was one
 
 
@@ -161,17 +162,20 @@ class Checkpoints:
         """Read the `meta/` of a step.
 
         Raises:
-            ConfigError: there is none, since the checkpoint holds parameters only, or it is not JSON.
+            ConfigError: it has no state of a run, since the checkpoint holds parameters only, or it is not JSON.
         """
+        path, meta = self.directory / str(step) / "meta", cast("dict[str, Any]", {})
+        try:
+            if path.exists():
+                meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} is not JSON: {_one_line(error)}.") from error
         require(
-            (self.directory / str(step) / "meta").exists(),
+            not isinstance(meta, dict) or not meta.keys() <= OF_PARAMETERS,
             f"{self.directory.parent} holds parameters only, so no run can resume from it: start one from them with"
             f" --config.init={self.directory.parent}.",
         )
-        try:
-            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{self.directory / str(step) / 'meta'} is not JSON: {_one_line(error)}.") from error
+        return meta
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """Restore the state. Each array gets the sharding of its ShapeDtypeStruct."""
@@ -242,10 +246,12 @@ def best_step(checkpoint: AnyPath) -> int | None:
     return None
 
 
-def write_parameters(directory: AnyPath, step: int, kind: str, params: Any) -> None:
-    """Write a checkpoint of parameters only, as the field `kind` of a state. A run cannot resume from it."""
+def write_parameters(directory: AnyPath, step: int, kind: str, params: Any, record: Mapping[str, Any]) -> None:
+    """Write a checkpoint of parameters, as the field `kind` of a state, and a record. A run cannot resume from it."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(absolute(directory) / str(step) / "state", args=ocp.args.PyTreeSave({kind: params}))
+    (directory / str(step) / "meta").mkdir()
+    write_json(directory / str(step) / "meta" / "metadata", dict(record))
     manifest.write(directory / str(step), sealed=True)
 
 

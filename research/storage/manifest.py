@@ -112,12 +112,21 @@ def whole_steps(directory: AnyPath, within: str = "") -> Iterator[int]:
 
 def newest_record(directory: AnyPath) -> tuple[int, dict[str, Any]] | None:
     """Find the newest checkpoint whose `meta/` verifies and holds a config; return its step and that content."""
-    for step in whole_steps(directory, "meta/"):
-        path = directory / str(step) / "meta" / "metadata"
-        with contextlib.suppress(OSError, ConfigError):
+    with contextlib.suppress(OSError):
+        for step in steps_on_disk(directory):
+            if found := record(directory / str(step)):
+                return step, found
+    return None
+
+
+def record(checkpoint: AnyPath) -> dict[str, Any] | None:
+    """Read the content of a checkpoint's `meta/`, if it verifies and holds a config."""
+    path = checkpoint / "meta" / "metadata"
+    with contextlib.suppress(OSError, ConfigError):
+        if not verify(checkpoint, "meta/"):
             match parse_json(path.read_bytes(), str(path)):
-                case {"config": dict()} as record:
-                    return step, record
+                case {"config": dict()} as content:
+                    return content
     return None
 
 

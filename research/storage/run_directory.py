@@ -43,7 +43,7 @@ from research.storage.lock import FileLock, taken_in_time
 # Fields that may change between two starts of one run. They change no number beyond float rounding, except `steps`:
 # linear and cosine schedules end at the last step.
 CHANGEABLE = (
-    "steps", "evaluation", "checkpoint", "report", "profile", "guard", "mesh", "data.threads",
+    "steps", "evaluation", "checkpoint", "report", "profile", "guard", "mesh", "data.threads", "data.shared_files",
     "model.remat", "model.unroll", "model.attention",
 )  # fmt: skip
 
@@ -199,7 +199,7 @@ def read_result(directory: Path) -> dict[str, Any]:
     return {"stopped_early": early} | result
 
 
-_reported: set[Path] = set()  # damaged results, which a sweep reads again and again
+_reported: set[AnyPath] = set()  # damaged files, which are read again and again
 
 
 def is_done(directory: Path, steps: int) -> bool:
@@ -221,12 +221,39 @@ def read_config(directory: AnyPath) -> Experiment:
         return override.read(path)
 
 
+def read_recorded(directory: AnyPath, checkpoint: AnyPath | None = None) -> tuple[Experiment, dict[str, Any]]:
+    """Read the experiment of a run from the verified record of a checkpoint, by default the newest; and that record.
+
+    Without a record, config.json decides, and the record is {}. A config.json that differs is named in a message.
+
+    Raises:
+        ConfigError: there is neither a record nor an experiment in config.json.
+    """
+    checkpoints, path = directory / "checkpoints", directory / "config.json"
+    found = None if checkpoint is None else manifest.record(checkpoint)
+    step, record = (0, {}) if checkpoint is None or found is None else (int(checkpoint.name), found)
+    if not record:
+        step, record = manifest.newest_record(checkpoints) or (0, {})
+    if not record:
+        return read_config(directory), {}
+    with code.known(directory, record["config"]):
+        experiment = override.from_json(json.dumps(record["config"]))
+        in_file = _read_json(path)
+        if (in_file is None or not _is_same_experiment(in_file, experiment)) and path not in _reported:
+            _reported.add(path)
+            print(
+                f"note: {path} is missing or damaged: the record in the checkpoint of step {step} decides.",
+                file=sys.stderr,
+            )
+    return experiment, record
+
+
 def as_data(config: Experiment) -> Any:
     """Convert a config to plain JSON data."""
     return json.loads(override.to_json(config))
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: AnyPath) -> dict[str, Any] | None:
     """Read a JSON object; None if there is none, or it is damaged."""
     with contextlib.suppress(OSError, ConfigError):
         content = parse_json(path.read_bytes(), str(path))

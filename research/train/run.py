@@ -75,7 +75,7 @@ class Run:
             most = evaluation.samples if evaluation.generation is None else evaluation.examples
             self.eval_tasks = evaluate.load_eval_tasks(config.data, "held_out", most)
         self.best = Best(evaluation.best) if best is None else best
-        self.predictions: list[list[str]] = []  # for each of eval_tasks, at the last evaluation
+        self.predictions: list[evaluate.Written] = []  # for each of eval_tasks, at the last evaluation
         startup.done("data")
         with recorded() as attention:
             self.train_step = EachShape(partial(compile_train_step, config, mesh), pipeline.batch_shapes)
@@ -145,8 +145,9 @@ class Run:
         scores = evaluate.held_out(self.eval_step, params, placed, lambda: on_progress(0, 0))
         if self.config.evaluation.generation is not None:
             self.predict(params, self.config.evaluation.generation, on_progress)
-            for task, texts in zip(self.eval_tasks, self.predictions, strict=True):
+            for task, (texts, unfinished) in zip(self.eval_tasks, self.predictions, strict=True):
                 scores |= {name: score.value for name, score in evaluate.score_predictions(task, texts).items()}
+                scores[f"{task.label}unfinished_outputs"] = float(unfinished)
         return scores
 
     def predict(self, params: Any, generation: Generation, on_progress: Callable[[int, int], None]) -> None:
@@ -171,8 +172,8 @@ class Run:
             shown = zip(self.eval_tasks, self.predictions, strict=False)  # there may be no predictions yet
             return [
                 RunSample(task.label.rstrip("/"), sample._asdict())
-                for task, texts in shown
-                for sample in evaluate.samples(task, texts, count)
+                for task, written in shown
+                for sample in evaluate.samples(task, written.texts, count)
             ]
         first = next(self.pipeline.held_out(1))  # equal rows on every host, since all hosts decode in one program
         rows = jax.tree.map(lambda rows: rows[:count], first)

@@ -128,7 +128,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))
     for name in ("train.txt", "held_out.txt"):
-        (tmp_path / name).write_text("A line of text, and then another one.\n" * 200)
+        (tmp_path / name).write_text(f"A line of {name}, and then another one.\n" * 200)
     return tmp_path
 
 

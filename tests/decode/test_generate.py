@@ -156,6 +156,15 @@ def test_a_line_beyond_the_positions_is_cut_inside_its_frame_and_noted(request, 
         generator.prepare(lines, strict=True)
 
 
+def test_an_end_that_the_limit_sets_is_not_an_output_s_own(t5):
+    settings = replace(t5.generation, max_length=3)
+    eos = settings.eos_token
+    for tokens, own, forced in (([5, 6, 7], True, True), ([5, 6, eos], False, True), ([5, eos], False, False)):
+        assert replace(t5, generation=settings).unfinished(tokens) == own
+        assert replace(t5, generation=replace(settings, forced_last=eos)).unfinished(tokens) == forced
+    assert not t5.unfinished([])  # of an empty line
+
+
 def test_distances_have_no_limit(t5):
     framed, notes = t5.prepare([" ".join(sentences(9, seed=1))], strict=True)
     assert len(framed[0]) > POSITIONS

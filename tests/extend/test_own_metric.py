@@ -12,7 +12,7 @@ from scripts import evaluate, report, train
 pytestmark = pytest.mark.slow  # trains
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments" / "extend"
-TASK = 'Summarization(examples=TSVExamples("a.tsv", "a.tsv"), source="source", target="target", metrics=[{}])'
+TASK = 'Summarization(examples=TSVExamples("a.tsv", "b.tsv"), source="source", target="target", metrics=[{}])'
 SMALL = (
     *("batch_size=8", "model.width=16", "model.head_width=8", "model.feed_forward=32", "report.every=1"),
     *("evaluation.every=2", "evaluation.rows=8", "evaluation.examples=8", "evaluation.generation.max_length=4"),
@@ -36,7 +36,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))
     shutil.copy(ROOT / "own_metric.py", "mine.py")
-    Path("a.tsv").write_text("".join(f"source {number}\ttarget {number}\n" for number in range(40)))
+    for name in "ab":
+        Path(f"{name}.tsv").write_text("".join(f"source {number}\ttarget {number}{name}\n" for number in range(40)))
 
 
 def test_its_number_is_everywhere() -> None:

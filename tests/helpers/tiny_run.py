@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from research import AdamW, Bytes, Checkpoint, Constant, Denoising, Evaluation, Experiment, Model, PlainText, Report
+from research.storage import manifest
+from research.storage.files import write_json
+from research.storage.run_directory import as_data
 from research.train.loop import train
 
 
@@ -39,6 +42,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("KINTSUGI_CACHE", str(folder / "cache"))
         assert train(experiment(folder), folder / "run") == 0
     return folder / "run"
+
+
+def rewrite(run: Path, config: Experiment, **record: object) -> None:
+    """Make it the experiment of a run, in its config.json and in the record of every checkpoint."""
+    write_json(run / "config.json", as_data(config))
+    for checkpoint in (run / "checkpoints").iterdir():
+        path = checkpoint / "meta" / "metadata"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": as_data(config)} | record))
+        manifest.write(checkpoint, sealed=True)
 
 
 def held_out_losses(run: Path) -> list[float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_run import experiment
+from tiny_run import experiment, rewrite
 
 from research import Checkpoint
 from research.config import ConfigError, override
@@ -56,7 +56,7 @@ def test_a_moving_average_is_not_the_parameters(run, tmp_path):
     assert find.find(run).stored_as == "average"
     shutil.copytree(run, tmp_path / "plain")
     asked = override.from_json((run / "config.json").read_text())
-    (tmp_path / "plain" / "config.json").write_text(override.to_json(dataclasses.replace(asked, average_decay=None)))
+    rewrite(tmp_path / "plain", dataclasses.replace(asked, average_decay=None))
     assert not jax.tree.all(jax.tree.map(np.array_equal, params_of(run), params_of(tmp_path / "plain")))
 
 

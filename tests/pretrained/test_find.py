@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import test_t5x
 from native_marian import VARIANTS, YAML, make, save
-from tiny_run import experiment, held_out_losses
+from tiny_run import experiment, held_out_losses, rewrite
 
 from research import (
     AdamW,
@@ -34,6 +34,7 @@ from research.pretrained.tokenizer_files import write_tokenizer
 from research.train.loop import train
 from research.train.run import check_rows
 from research.train.step import TrainState, abstract_state, new_state, state_shardings
+from scripts import evaluate
 
 STILL = AdamW(schedule=Constant(peak=1e-30, warmup=0))  # a step by it changes no float32
 
@@ -174,7 +175,7 @@ def test_a_run_has_its_own_vocabulary_wherever_the_first_one_went(families, file
     (copy / "tokenizer.model").unlink(missing_ok=True)
     tokenizer.save(copy / "tokenizer.model")
     data = dataclasses.replace(asked(copy).data, tokenizer=said)
-    (copy / "config.json").write_text(override.to_json(asked(copy, data=data)))
+    rewrite(copy, asked(copy, data=data), data={"data.tokenizer": tokenizer.digest})
     assert find.find(copy).tokenizer().digest == tokenizer.digest
 
 
@@ -201,6 +202,49 @@ def test_a_broken_newest_checkpoint_is_passed_over_and_not_touched(copy):
     shutil.rmtree(copy / "checkpoints" / "2")
     with pytest.raises(ConfigError, match=r"has no checkpoint yet\.$"):
         find.find(copy).params()
+
+
+def test_a_checkpoint_passed_over_is_named(copy, capsys):
+    damage(copy / "checkpoints" / "2")
+    find.find(copy).params()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"note: {copy}: step 1 is used, since 2 (state/")
+    assert line.endswith(" was changed) is damaged.")
+
+
+@pytest.mark.parametrize("damage", ["a digit", "empty", "missing"])
+def test_the_record_of_the_checkpoint_decides_the_model_and_its_data(tiny_run, copy, capsys, damage):
+    expected, path = find.find(tiny_run), copy / "config.json"
+    text = path.read_text()
+    match damage:
+        case "a digit":
+            path.write_text(text.replace('"max_distance": 128', '"max_distance": 129').replace(" 48,", " 49,"))
+            assert path.read_text() != text
+        case "empty":
+            path.write_text("")
+        case "missing":
+            path.unlink()
+    for place in (copy, copy / "checkpoints" / "1"):
+        found = find.find(place)
+        assert found.model == expected.model
+        assert same(found.params(), find.find(tiny_run / place.relative_to(copy)).params())
+        assert evaluate.base_experiment(evaluate.parser().parse_args([str(place)])) == asked(tiny_run)
+    said = capsys.readouterr().err
+    assert said == f"note: {path} is missing or damaged: the record in the checkpoint of step 2 decides.\n"
+
+
+def test_a_record_that_was_changed_decides_nothing(copy):
+    record = copy / "checkpoints" / "2" / "meta" / "metadata"
+    record.write_text(record.read_text().replace('"max_distance": 128', '"max_distance": 129'))
+    assert find.find(copy).model == asked(copy).model  # by the record of step 1
+    with pytest.raises(ConfigError, match=r"has no checkpoint that verifies: meta/metadata was changed"):
+        find.find(copy / "checkpoints" / "2").params()
+
+
+def test_a_tokenizer_other_than_that_of_the_record_is_refused(copy):
+    rewrite(copy, asked(copy), data={"data.tokenizer": "0" * 64})
+    with pytest.raises(ConfigError, match=r"tokenizer\.model is not the tokenizer that the run was trained with"):
+        find.find(copy).tokenizer()
 
 
 # --- What a run starts from -------------------------------------------------------------------------------------------

@@ -85,10 +85,50 @@ def test_examples_may_have_unequal_numbers_of_references():
 
 
 def test_rouge_is_refused_where_it_sees_nothing():
-    metrics.check_references([ROUGE(), ChrF()], [("Слово",), ("1",)], "a")
+    metrics.check_references([ROUGE(), ChrF()], [("Слово",), ("1990 words",)], "a")
     metrics.check_references([ChrF(), BLEU()], [("Слово",)], "a")
-    with pytest.raises(ConfigError, match="and the references of a have none: score them with ChrF"):
+    with pytest.raises(ConfigError, match=r"digits, 0\.0% of those in the references of a: score them with ChrF"):
         metrics.check_references([ROUGE(), ChrF()], [("Слово",), ("文章",)], "a")
+
+
+def test_rouge_is_refused_or_noted_by_how_much_it_sees(capsys):
+    russian = [(f"Обычное предложение номер {number}",) for number in range(1000)]
+    with pytest.raises(ConfigError, match=r"digits, 0\.1% of those in the references of a: score"):
+        metrics.check_references([ROUGE()], [("В 1990 году",), *[("Обычное предложение",)] * 200], "a")
+    with pytest.raises(ConfigError, match=r"digits, 1\d\.\d% of those"):
+        metrics.check_references([ROUGE()], russian, "a")
+    metrics.check_references([ROUGE()], [("Deux hommes courent sous la pluie, cet été",)], "a")
+    assert capsys.readouterr().err == ""
+    metrics.check_references([ROUGE()], [("Tất cả mọi người sinh ra đều được tự do",)], "a")
+    assert "note: ROUGE() reads only the letters a to z and digits, 6" in capsys.readouterr().err
+
+
+CHINESE, JAPANESE, THAI = (
+    "他们正在雨中的街道上奔跑。",
+    "二人の男が雨の中で通りを走っている。",
+    "ชายสองคนกำลังวิ่งไปตามถนนท่ามกลางสายฝน",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "refused", "better"),
+    [
+        (CHINESE, ("13a", "intl", "none", "ko-mecab"), "zh"),
+        (JAPANESE, ("13a", "intl", "none", "ko-mecab", "zh"), "ja-mecab"),
+        (THAI, ("13a", "intl", "none", "ko-mecab", "zh", "ja-mecab"), "flores200"),
+        ("他们 正在 雨 中 的 街道 上 奔跑 。", (), ""),
+        ("ชาย สอง คน กำลัง วิ่ง ไป ตาม ถนน", (), ""),
+        ("Two men run along 长安街 in the rain.", (), ""),
+        ("두 남자가 비를 맞으며 거리를 달리고 있다.", (), ""),
+    ],
+)
+def test_bleu_is_refused_where_its_tokenizer_leaves_sentences_whole(text, refused, better):
+    for tokenize in ("13a", "intl", "none", "ko-mecab", "zh", "ja-mecab", "char", "flores101", "flores200"):
+        if tokenize in refused:
+            with pytest.raises(ConfigError, match=rf'of a are: give BLEU\(tokenize="{better}"\) or BLEU'):
+                metrics.check_references([BLEU(tokenize)], [(text,)] * 2, "a")
+        else:
+            metrics.check_references([BLEU(tokenize)], [(text,)] * 2, "a")
 
 
 @pytest.mark.parametrize("stemmer", [True, False])

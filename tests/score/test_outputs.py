@@ -20,6 +20,16 @@ def test_only_the_ends_of_lines_part_lines(tmp_path: Path) -> None:
     assert read_predictions(str(tmp_path / "a.txt")) == (expected, None)
 
 
+def test_a_byte_order_mark_a_blank_last_line_and_bad_bytes(tmp_path: Path) -> None:
+    row = json.dumps({"prediction": "a", "references": ["b"]})
+    assert read_predictions(write(tmp_path / "a.jsonl", f"\ufeff{row}\n\n")) == (["a"], [("b",)])
+    assert read_references([write(tmp_path / "b.txt", "\ufeffa\n")], 1, "hyp.txt") == [("a",)]
+    (tmp_path / "c.txt").write_bytes(b"a\n\xff\n")
+    with pytest.raises(ConfigError, match=r"c.txt is not UTF-8 text: byte 0xff at offset 2 \(line 2\)"):
+        read_predictions(str(tmp_path / "c.txt"))
+    assert read_references([str(tmp_path / "c.txt")], 2, "hyp.txt", "replace") == [("a",), ("\ufffd",)]
+
+
 def test_references_of_several_files_stand_beside_each_other(tmp_path: Path) -> None:
     plain = write(tmp_path / "a.txt", "a\nb\n")
     rows = [{"references": ["c", "d"]}, {"target": "e", "text": "a source"}]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_run import rewrite
 
 from research import Generation, LayerNorm, MaximalUpdate, Model, Sinusoidal, Standard, Tied
 from research.config import override
@@ -46,7 +47,7 @@ def test_a_run_in_mup_is_written_as_a_standard_model_that_computes_the_same(tiny
     shutil.copytree(tiny_run, "run")
     config = override.read(Path("run/config.json"))
     maximal = replace(config.model, parametrization=MaximalUpdate(8, 2, 4, 16))
-    Path("run/config.json").write_text(override.to_json(replace(config, model=maximal)))
+    rewrite(Path("run"), replace(config, model=maximal))
     assert main(["run", "written"]) == 0
     found = find.find(Path("written"))
     assert found.model.parametrization == Standard()

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny_run import held_out_losses
+from tiny_run import held_out_losses, rewrite
 
 from research import BLEU, ChrF, Generation, Supervised, TextToText, TSVExamples
 from research.config import override
 from research.decode.generate import Generator
+from research.decode.loaded_model import load
 from research.model.transformer import initial_params
 from research.pretrained import find, huggingface
 from research.pretrained.tokenizer_files import write_tokenizer
@@ -47,11 +48,10 @@ def model(tiny_run, tmp_path_factory) -> Path:
 def run(tiny_run, tmp_path) -> Path:
     """A run whose experiment says that it is of a task."""
     shutil.copytree(tiny_run, tmp_path / "run")
-    path = tmp_path / "run" / "config.json"
-    experiment = override.from_json(path.read_text())
+    experiment = override.read(tmp_path / "run" / "config.json")
     tasks = (TextToText(examples=TSVExamples("all.tsv", "all.tsv"), metrics=(BLEU("char"), ChrF())),)
     data = Supervised(tasks, experiment.data.tokenizer, input_length=20, target_length=6)
-    path.write_text(override.to_json(replace(experiment, data=data)))
+    rewrite(tmp_path / "run", replace(experiment, data=data))
     return tmp_path / "run"
 
 
@@ -74,7 +74,8 @@ def test_predictions_are_those_of_generate_and_losses_those_of_score(model, caps
     Path("in.txt").write_text("".join(f"do: {source}\n" for source, _ in PAIRS))
     assert generate.main([str(model), "--input=in.txt", "--output=plain.txt", FEW]) == 0
     found = rows("out/predictions.jsonl")
-    assert [" ".join(row["prediction"].splitlines()) for row in found] == Path("plain.txt").read_text().splitlines()
+    written = Path("plain.txt").read_bytes().decode().removesuffix("\n").split("\n")
+    assert [generate.one_line(row["prediction"]) for row in found] == written
     assert len({row["prediction"] for row in found}) > 2
     assert [row["number"] for row in found] == list(range(1, 22))
     assert [(row["source"][4:], *row["references"]) for row in found] == PAIRS
@@ -119,6 +120,38 @@ def test_a_model_alone_is_limited_by_its_positions_or_by_what_is_given(model, ca
     assert results[0]["target_tokens"] > results[1]["target_tokens"] == 5 * len(PAIRS)
     assert results[0]["loss"] != results[1]["loss"]
     assert "truncated targets" in said
+
+
+def test_a_directory_without_max_length_writes_up_to_the_longest_target_and_says_so(model, capsys, tmp_path):
+    shutil.copytree(model, "unstated")
+    path = Path("unstated/generation_config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_length": None}))
+    Path("long.tsv").write_text(f"short\ta\nlong\t{'b' * 40}\n")
+    task = TASK.replace("all.tsv", "long.tsv")
+    assert evaluate.main(["unstated", task, "--output=out"]) == 0
+    said = capsys.readouterr()
+    assert "note: the model's files state no max_length: outputs of long.tsv have at most 41 tokens, as its" in said.err
+    assert evaluate.main(["unstated", task, "--output=given", "--config.data.target_length=7"]) == 0
+    assert "have at most 7 tokens, as data.target_length" in capsys.readouterr().err
+    for name, most in (("out", 41), ("given", 7)):
+        (result,) = json.loads(Path(f"{name}/scores.json").read_text())["results"].values()
+        assert result["generation"]["max_length"] == most
+    assert evaluate.main([str(model), task]) == 0
+    assert "max_length:" not in capsys.readouterr().err  # its files state one
+
+
+def test_outputs_that_are_cut_are_counted_in_every_evaluation_and_generation(model, capsys):
+    said = say(capsys, model, TASK, FEW, "--output=out")
+    (result,) = json.loads(Path("out/scores.json").read_text())["results"].values()
+    texts = [f"do: {source}" for source, _ in PAIRS]
+    with pytest.warns(UserWarning, match="outputs are cut at generation.max_length, 6: they have no end") as warned:
+        found = load(model).hypotheses(texts, max_length=6)
+    cut = sum(one.tokens[-1] != 1 for (one,) in found)
+    assert result["unfinished outputs"] == cut > 0
+    assert f"{cut}  cut at generation.max_length, with no end of their own" in said
+    assert str(warned[0].message).startswith(f"{cut} of {len(PAIRS)} outputs are cut")
+    assert generate.main([str(model), FEW, *texts]) == 0
+    assert f"note: {cut} of {len(PAIRS)} outputs are cut at generation.max_length, 6" in capsys.readouterr().err
 
 
 def test_scores_of_the_file_that_was_written_are_the_same(model, capsys):
@@ -205,6 +238,11 @@ def test_files_are_scored_as_by_sacrebleus_command(capsys):
         (["MODEL", TASK, "--split=held_out", "--examples=0"], "--examples is 0: above 0, or all."),
         (["MODEL", TASK.replace("all.tsv", "absent.tsv")], "absent.tsv"),
         (["MODEL", '--task=TextToText(examples=TSVExamples("all.tsv"))'], "no test split"),
+        (
+            ["--predictions=ru.txt", "--references=ru.txt", "--metrics=ROUGE()"],
+            "reads only the letters a to z",
+        ),
+        (["--predictions=zh.txt", "--references=zh.txt", "--metrics=BLEU()"], 'give BLEU(tokenize="zh") or BLEU('),
         (["MODEL", "--task=Poetry()"], "--task is Poetry(...): allowed is"),
         (["MODEL", TASK.replace("ChrF()", "Accuracy()")], "metrics give sequence_accuracy twice"),
         (["MODEL", TASK.replace("ChrF()", 'BLEU("ja-mecab")')], 'BLEU cannot use the tokenizer "ja-mecab" here'),
@@ -237,6 +275,8 @@ def test_files_are_scored_as_by_sacrebleus_command(capsys):
 def test_bad_input_is_one_sentence(model, tiny_run, capsys, monkeypatch, arguments, sentence):
     monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
     Path("hyp.txt").write_text("a\nb\n")
+    Path("ru.txt").write_text("В 1990 году\n" + "Обычное предложение\n" * 20)
+    Path("zh.txt").write_text("他们正在雨中的街道上奔跑。\n" * 2)
     Path("bad.jsonl").write_text('{"a": 1}\n')
     before = set(os.listdir())
     places = {"MODEL": str(model), "RUN": str(tiny_run)}

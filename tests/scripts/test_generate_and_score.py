@@ -48,7 +48,7 @@ def answer(model: Path, line: str) -> str:
     options = generate.parser().parse_args([str(model), "x"])
     generator = generate.open_generator(options, {"max_length": "6"})
     ((found,),) = [next(iter(outputs.values())) for outputs in generator.run(generator.prepare([line])[0])]
-    return " ".join(found.text.splitlines())
+    return generate.one_line(found.text)
 
 
 def say(script, capsys, *arguments: object) -> str:
@@ -75,6 +75,28 @@ def test_text_is_taken_from_arguments_files_and_standard_input(model, expected, 
     rows = [json.loads(line) for line in Path("kept.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [0, 1, 2, 3]
     assert sorted(os.listdir()) == ["in.jsonl", "in.txt", "kept.jsonl", "out.jsonl", "out.txt", "pairs.tsv"]
+
+
+def test_every_reader_of_lines_has_one_rule(capsys, standard_input):
+    content = "\ufeffa\rb\tc\x0b\r\nd\u2028e\tf\n".encode()
+    Path("in.tsv").write_bytes(content)
+
+    def texts(script, *arguments: str) -> list[str]:
+        options = generate.parser().parse_args(["model", *arguments])
+        rows = generate.read(options) if script is generate else score.read(options)
+        return ["\t".join(row.values()) for row in rows]
+
+    assert texts(generate, "--input=in.tsv") == texts(score, "--input=in.tsv") == ["a\rb\tc\x0b", "d\u2028e\tf"]
+    standard_input(content.decode())
+    assert texts(generate, "--input=-") == ["a\rb\tc\x0b", "d\u2028e\tf"]
+    Path("in.tsv").write_bytes(b"a\xff\n")
+    assert texts(generate, "--input=in.tsv", "--bad_bytes=replace") == ["a\ufffd"]
+    assert "in.tsv is not UTF-8 text: U+FFFD replaces its bytes in 1 places" in capsys.readouterr().err
+
+
+def test_an_output_is_one_line_and_keeps_its_letters():
+    options = generate.parser().parse_args(["model"])
+    assert generate.plain({}, [{"text": "a\r\nb\u2028\x0bc\rd\n"}], options) == ["a b\u2028\x0bc d"]
 
 
 def test_a_conversation_through_a_pipe(model, expected, capsys, standard_input):
@@ -150,6 +172,9 @@ def test_pairs_are_scored_from_tabs_objects_and_standard_input(model, capsys, st
         (generate, ["--interactive", "--output=out.txt"], "--output needs lines of text or --input."),
         (generate, ["--input=absent.txt"], "--input absent.txt: there is no such file."),
         (generate, ["--input=pairs.jsonl"], "pairs.jsonl, line 2 is not a JSON object with text under text."),
+        (generate, ["--input=latin.txt"], "latin.txt is not UTF-8 text: byte 0xe9 at offset 2 (line 2)"),
+        (generate, ["--input=half.jsonl"], 'half.jsonl, line 1: the value of "text" holds half of a surrogate pair.'),
+        (generate, ["a\udcff"], "Line 1 of the arguments is not UTF-8 text."),
         (generate, ["--input=broken.jsonl"], "broken.jsonl, line 1 is not JSON"),
         (score, ["--input=in.txt"], "in.txt, line 1 has no tab between a source and a target."),
         (score, ["--input=in.jsonl"], "in.jsonl, line 1 is not a JSON object with text under text and target."),
@@ -161,6 +186,8 @@ def test_pairs_are_scored_from_tabs_objects_and_standard_input(model, capsys, st
 def test_bad_input_is_one_sentence(model, capsys, script, arguments, sentence):
     Path("pairs.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
     Path("broken.jsonl").write_text("{\n")
+    Path("latin.txt").write_bytes(b"a\n\xe9\n")
+    Path("half.jsonl").write_text('{"text": "\\ud800"}\n')
     Path("empty.tsv").write_text("")
     Path("one_sided.tsv").write_text("a\tb\na\t \n")
     before = set(os.listdir())

@@ -95,7 +95,8 @@ def tasks(folder: Path) -> Path:
 def test_tasks_are_written_and_scored_at_every_evaluation(tasks: Path) -> None:
     lines = [line for line in metrics(tasks, "whole") if "held_out_loss" in line]
     names_of_scores = {"chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "sequence_accuracy"}
-    assert [line.keys() - {"step"} for line in lines] == [names_of_scores | {"held_out_loss", "held_out_accuracy"}] * 3
+    others = {"held_out_loss", "held_out_accuracy", "unfinished_outputs"}
+    assert [line.keys() - {"step"} for line in lines] == [names_of_scores | others] * 3
     assert max(line["chrf"] for line in lines) > 0
     result = json.loads((tasks / "whole" / "RESULT.json").read_text())
     assert {name: result[name] for name in names_of_scores} == {name: lines[-1][name] for name in names_of_scores}
@@ -120,6 +121,7 @@ def test_what_a_run_said_of_itself_is_what_scripts_evaluate_says(tasks: Path, mo
     said = json.loads((tasks / "single" / "RESULT.json").read_text())
     assert every["loss"] == pytest.approx(said["held_out_loss"], rel=1e-5)
     assert some["scores"] == {name: pytest.approx(said[name]) for name in some["scores"]}
+    assert some["unfinished outputs"] == said["unfinished_outputs"]
     rows = [json.loads(line) for line in (tasks / "some" / "predictions.jsonl").read_text().splitlines()]
     samples = [json.loads(line) for line in (tasks / "single" / "samples.jsonl").read_text().splitlines()]
     assert [row["prediction"] for row in rows[:2]] == [row["written"] for row in samples if row["step"] == 5]

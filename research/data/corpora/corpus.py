@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from research.config import ConfigError, Corpus, require
 from research.config.base import digest
 from research.data.corpora.documents import Documents
+from research.data.corpora.overlap import Piece
 from research.storage import cache, stop
 
 SHIPPED = ("python_docs", "multi30k", "dialogsum", "xquad")
@@ -53,7 +54,7 @@ class DataSource(Documents):
         self.name = f"{corpus.name} ({split})"
         self._text, self._skips = corpus.text, corpus.damaged == "skip"
         self._examples = IndexedSplit(builder, corpus.name, split)
-        self._left_out = 0
+        self.pieces, self._left_out = self._examples.pieces, 0
         what = [*builder_identity(builder, split), corpus.text, *["without damaged"] * self._skips]
         self.identity = digest(what)
 
@@ -96,6 +97,10 @@ class IndexedSplit:
     def __init__(self, builder: Any, name: str, split: str) -> None:
         self._source, self._files = open_split(builder, name, split), builder.info.splits[split].file_instructions
         self._called = f"{name} ({split})"
+        of = builder.info.full_name
+        self.pieces = [
+            Piece(f"{of}/{part.filename}", self._called, part.skip, part.skip + part.take) for part in self._files
+        ]
 
     def __len__(self) -> int:
         return len(self._source)

@@ -11,6 +11,7 @@ from research.config.parts import expect
 from research.data import mixing
 from research.data.batch import Batch
 from research.data.corpora.documents import open_documents
+from research.data.corpora.overlap import check_disjoint
 from research.data.corpora.tokens import Recipe, TokenStream
 from research.data.corpora.vocabulary import tokenizer_for
 from research.data.objective.checks import corrupt_block, filled_fields, lengths_of, try_out
@@ -31,13 +32,14 @@ class DenoisingSource:
         self._lengths = lengths_of(denoiser.objective, input_length - len(self._prefix), num_special_tokens)
         self.raw, self.targets = self._lengths.raw, self._lengths.targets
         self.inputs = len(self._prefix) + self._lengths.inputs
-        self._rows = stream.rows(self.raw)
+        self._rows, self._stream = stream.rows(self.raw), stream
         self._filled: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __call__(self, rows: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Batch:
+        self._stream.check(rows, self.raw)
         batch = corrupt_block(self._objective, self._rows[rows], self._lengths, self._tokenizer, rng, self._language)
         filled = filled_fields(batch)
         self._filled = self._filled or filled
@@ -97,6 +99,7 @@ def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
     check_early(data)
     train = [open_documents(corpus, "train") for corpus in data.corpora]
     held_out = [open_documents(corpus, "held_out") for corpus in data.corpora]
+    check_disjoint(train, held_out, data.shared_files)
     tokenizer = tokenizer_for(data.tokenizer, train, data.mixing)
     check_tokenizer(data, tokenizer)
     made = [[Recipe(documents, tokenizer, data.eos_after_lines) for documents in split] for split in (train, held_out)]

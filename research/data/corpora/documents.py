@@ -12,7 +12,9 @@ from jaxtyping import Int64
 from research.config import Corpus, require
 from research.config.base import digest
 from research.config.parts import calling, expect, is_shipped
+from research.data.corpora.overlap import pieces_of
 from research.storage import stop
+from research.storage.lines import is_unicode
 
 AT_ONCE = 1024  # documents hashed together
 TEST_DOCUMENTS = 16  # documents of a user's corpus that are read first, as a test
@@ -68,6 +70,7 @@ class CheckedDocuments(Documents):
         self._documents, self._corpus, self._split, self.name = documents, corpus, split, documents.name
         # If the documents are of a shipped class, their texts come from the user's corpus.
         shipped = is_shipped(type(documents))
+        self.pieces = pieces_of([documents])
         self._part: object
         self._part, self._method = (corpus, "documents") if shipped else (documents, "read")
         with calling(self._part, self._method if shipped else "__len__"):
@@ -120,12 +123,3 @@ def open_documents(corpus: Corpus, split: Literal["train", "held_out"]) -> Docum
     require(len(checked) > 0, f"The corpus {checked.name} is empty: its {split} split holds no documents.")
     checked.read(np.arange(min(len(checked), TEST_DOCUMENTS)))
     return checked
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can represent a text: it cannot represent a lone half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

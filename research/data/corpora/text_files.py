@@ -1,14 +1,13 @@
 """Corpora in files, read in place through an index of byte offsets: JSON lines and plain text.
 
 The first use reads every file once, checks it and writes the index into the cache. The index is keyed by the contents
-of the files, so a changed file gets a new one. A .gz file is decompressed into the cache once, for random access.
+of the files, so a changed file gets a new one. A gzip file is decompressed into the cache once, for random access.
 """
 
 import array
 import glob
 import gzip
 import hashlib
-import json
 import os
 import zlib
 from abc import abstractmethod
@@ -22,22 +21,17 @@ from jaxtyping import Bool, Int64
 
 from research.config import ConfigError, Corpus, require
 from research.config.base import digest
-from research.data.corpora.documents import Documents, is_unicode
+from research.data.corpora.documents import Documents
+from research.data.corpora.overlap import Piece
 from research.storage import cache, stop
 from research.storage.cache import check_inflation
+from research.storage.lines import Line, is_unicode, json_line_value, json_objects, text_lines
+from research.storage.parts import Parts
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same files would give other documents or another index
+GZIP = b"\x1f\x8b"  # the first bytes of its files
 HELD_OUT_ONE_IN = 100  # documents, if a corpus names no held-out files
-LINES_BETWEEN_LOOKS = 4096  # for a request to stop
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-class Line(NamedTuple):
-    number: int  # from 1
-    start: int  # byte offset in the file
-    stop: int
-    text: str
 
 
 class Span(NamedTuple):
@@ -69,6 +63,9 @@ class FileIndex:
         digests = [known_digest(path) for path in named]
         self._paths = [(stored or plain_file)(path, content) for path, content in zip(named, digests, strict=True)]
         self.identity = digest([FORMAT, *rules, digests])
+        contents = [known_digest(path) for path in self._paths]
+        self.pieces = [Piece(content, str(path)) for content, path in zip(contents, named, strict=True)]
+        self._parts = [Parts(path) if cache.contains(path) else None for path in self._paths]
         index = cache.entry("documents", self.identity, lambda folder: self._write(folder, named, find))
         self._spans = np.fromfile(index / "spans", np.int64).reshape(-1, 3)
         self.held_out = np.fromfile(index / "held_out", np.bool_)
@@ -87,6 +84,8 @@ class FileIndex:
 
     def __getitem__(self, index: int) -> bytes:
         file, start, stop = (int(number) for number in self._spans[index])
+        if parts := self._parts[file]:
+            parts.check(np.array([start]), np.array([stop]))
         with self._paths[file].open("rb") as opened:
             return os.pread(opened.fileno(), stop - start, start)
 
@@ -99,12 +98,15 @@ class FileIndex:
             Progress(f"Reading {self.name}", size, "bytes") as progress,
         ):
             for file, path in enumerate(self._paths):
+                if parts := self._parts[file]:
+                    parts.check_all()
                 rows, flags, done = array.array("q"), bytearray(), 0
-                for start, stop, text in find(named[file], numbered_lines(path, named[file])):
-                    rows.extend((file, start, stop))
-                    flags.append(_is_held_out(text))
-                    progress.advance(stop - done)
-                    done = stop
+                with path.open("rb") as opened:
+                    for start, stop, text in find(named[file], text_lines(opened, named[file])):
+                        rows.extend((file, start, stop))
+                        flags.append(_is_held_out(text))
+                        progress.advance(stop - done)
+                        done = stop
                 rows.tofile(spans)
                 held_out.write(flags)
 
@@ -174,7 +176,7 @@ class JSONLines(TextCorpus):
         return json_spans(path, lines, self.text)
 
     def text_of(self, content: bytes) -> str:
-        return str(json.loads(content)[self.text])
+        return str(json_line_value(content.decode())[self.text])
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,7 @@ class TextFiles(Documents):
         pattern = corpus.train if split == "train" or corpus.held_out is None else corpus.held_out
         self.name, self._corpus = pattern, corpus
         self._index = FileIndex(pattern, [type(corpus).__name__, corpus.rule], corpus.spans)
+        self.pieces = [piece._replace(hashed=corpus.held_out is None) for piece in self._index.pieces]
         self._rows, self.identity = choose(self._index, split, corpus.held_out is None, "document")
 
     def __len__(self) -> int:
@@ -208,24 +211,6 @@ class TextFiles(Documents):
 
     def __getitem__(self, index: int) -> str:
         return self._corpus.text_of(self._index[int(self._rows[index])])
-
-
-def json_objects(path: Path, lines: Iterable[Line]) -> Iterator[tuple[Line, str, dict[str, Any]]]:
-    """Yield (line, its name in errors, its JSON object) for each line that is not blank."""
-    for line in lines:
-        if not line.text.strip():
-            continue
-        where = f"{path}, line {line.number}"
-        try:
-            value = json.loads(line.text.rstrip())
-        except json.JSONDecodeError as error:
-            raise ConfigError(
-                f"{where} is not JSON ({error.msg} at column {error.colno}): each line must hold one JSON object."
-            ) from None
-        except (ValueError, RecursionError) as error:  # numbers with too many digits, nesting too deep
-            raise ConfigError(f"{where} cannot be read as JSON ({error}).") from None
-        require(isinstance(value, dict), f"{where} is not a JSON object but {type(value).__name__}.")
-        yield line, where, value
 
 
 def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
@@ -265,29 +250,6 @@ def _join_lines(lines: list[Line]) -> Span:
     return Span(lines[0].start, lines[0].start + len(text.encode()), text)
 
 
-def numbered_lines(path: Path, name: Path) -> Iterator[Line]:
-    """Yield the lines of a UTF-8 file, without a byte order mark at its start.
-
-    Raises:
-        ConfigError: the bytes are not UTF-8; the error gives the position, and the file as `name`.
-    """
-    start = 0
-    with path.open("rb") as file:
-        for number, content in enumerate(file, 1):
-            if number % LINES_BETWEEN_LOOKS == 0:
-                stop.check()
-            first = len(BYTE_ORDER_MARK) if number == 1 and content.startswith(BYTE_ORDER_MARK) else 0
-            try:
-                text = content[first:].decode()
-            except UnicodeDecodeError as error:
-                raise ConfigError(
-                    f"{name} is not UTF-8 text: byte 0x{content[first + error.start]:02x} at offset"
-                    f" {start + first + error.start} (line {number}); convert it to UTF-8."
-                ) from None
-            yield Line(number, start + first, start + len(content), text)
-            start += len(content)
-
-
 def find_files(pattern: str) -> list[Path]:
     """Return the files that match a path or a glob pattern, sorted."""
     expanded = os.path.expanduser(pattern)
@@ -318,10 +280,15 @@ def _write_digest(folder: Path, path: Path) -> None:
 
 
 def plain_file(path: Path, content: str) -> Path:
-    """Return the file itself or, for .gz, its decompressed copy in the cache."""
-    if path.suffix != ".gz":
+    """Return the file itself or, if gzip has packed it, its decompressed copy in the cache.
+
+    The first bytes tell, so that the content alone decides what is read: no text in UTF-8 begins like gzip's files.
+    """
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+    if not packed and path.suffix.lower() != ".gz":
         return path
-    return cache.entry("decompressed", content, lambda folder: _decompress(path, folder)) / "text"
+    return cache.entry("decompressed", content, lambda folder: _decompress(path, folder), lambda name: True) / "text"
 
 
 def _decompress(path: Path, folder: Path) -> None:

@@ -11,23 +11,27 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt
+from jaxtyping import Int64, UInt
 
 from research.config import require
 from research.config.base import digest
 from research.data.corpora.documents import Documents
 from research.data.shuffle import Permutation
 from research.data.tokenizer import Tokenizer
+from research.data.tokenizer.parts import LINE_END, cut
 from research.storage import cache, stop
+from research.storage.lines import split_lines
+from research.storage.parts import Parts
 from research.storage.progress import Progress
 
 FORMAT = 2  # increment when the same documents would give other tokens or other files
 DOCUMENTS_AT_ONCE = 512
+LONG, PART_LENGTH = 1 << 22, 1 << 20  # characters of a text that is encoded in parts, and of a part
 PIECE = 1 << 16  # documents
 DOCUMENT_ORDER = (0, 0)  # key and position of the order in which documents are tokenised
 
@@ -36,6 +40,7 @@ class TokenStream(NamedTuple):
     name: str
     tokens: UInt[np.ndarray, " length"]
     text_digest: str  # of the documents' text; independent of the tokenizer
+    parts: Parts | None = None  # of the file of the tokens
 
     def rows(self, length: int) -> UInt[np.ndarray, "n length"]:
         """Cut the stream into rows, dropping the rest at its end."""
@@ -47,6 +52,12 @@ class TokenStream(NamedTuple):
         )
         return self.tokens[: count * length].reshape(count, length)
 
+    def check(self, rows: Int64[np.ndarray, " n"], length: int) -> None:
+        """Verify the parts of the file that hold these rows of a length, before they are read."""
+        if self.parts is not None:
+            width = length * self.tokens.itemsize
+            self.parts.check(rows * width, (rows + 1) * width)
+
 
 class Recipe:
     """The recipe of a token stream: its documents and tokenizer.
@@ -56,19 +67,20 @@ class Recipe:
 
     def __init__(self, documents: Documents, tokenizer: Tokenizer, eos_after_lines: bool = False) -> None:
         self.documents, self._tokenizer, self._eos_after_lines = documents, tokenizer, eos_after_lines
-        name = digest([FORMAT, documents.identity, tokenizer.digest, *["EOS after lines"] * eos_after_lines])
+        rules = ["EOS after lines that LF ends"] * eos_after_lines
+        name = digest([FORMAT, documents.identity, tokenizer.digest, *rules])
         self._whole = cache.Entry("tokens", name)
         count = max(1, -(-len(documents) // PIECE))
         self._pieces = [cache.Entry(f"tokens/{name}.pieces", f"{PIECE}-{piece}") for piece in range(count)]
 
     def stream(self) -> TokenStream:
         """Load the stream from the cache, building it if needed."""
-        folder = cache.entry(*self._whole, self._write)
+        folder = cache.entry(*self._whole, self._write, by_parts=lambda name: name == "tokens")
         cache.drop(self._pieces[0].path.parent)
         meta = json.loads((folder / "meta.json").read_text())
         # An empty file cannot be mapped; rows() reports an empty stream.
         tokens = np.memmap(folder / "tokens", meta["dtype"], "r") if meta["length"] else np.empty(0, meta["dtype"])
-        return TokenStream(self.documents.name, np.asarray(tokens), meta["text_digest"])
+        return TokenStream(self.documents.name, np.asarray(tokens), meta["text_digest"], Parts(folder / "tokens"))
 
     def missing(self) -> list[int]:
         """Return the numbers of the pieces that are not built yet."""
@@ -112,11 +124,11 @@ class Recipe:
                 for text in texts:
                     content = text.encode()
                     text_hash.update(len(content).to_bytes(8, "little") + content)
-                ids = self._encode(texts)
-                tokens = np.fromiter(chain.from_iterable(ids), self._dtype, sum(map(len, ids)))
-                tokens_hash.update(tokens.data)
-                tokens.tofile(file)
-                length += len(tokens)
+                for ids in map(self._encode, self._groups(texts)):
+                    tokens = np.fromiter(chain.from_iterable(ids), self._dtype, sum(map(len, ids)))
+                    tokens_hash.update(tokens.data)
+                    tokens.tofile(file)
+                    length += len(tokens)
                 advance(len(texts))
         self._write_meta(folder, length, tokens_hash.hexdigest(), text_hash.hexdigest())
 
@@ -125,6 +137,17 @@ class Recipe:
         (folder / "meta.json").write_text(
             json.dumps({"length": length, "dtype": self._dtype.name, **digests}, indent=1)
         )
+
+    def _groups(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """Group texts for encoding: short ones together, and parts of a long one one by one, to bound the memory."""
+        for long, group in groupby(texts, lambda text: len(text) > LONG):
+            if not long:
+                yield list(group)
+                continue
+            for text in group:
+                of_lines = self._eos_after_lines
+                parts = cut(text, PART_LENGTH, LINE_END) if of_lines else self._tokenizer.parts(text, PART_LENGTH)
+                yield from ([part] for part in parts)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return encode_lines(texts, self._tokenizer) if self._eos_after_lines else self._tokenizer.encode_batch(texts)
@@ -144,5 +167,5 @@ def document_order(documents: Documents, positions: range | None = None) -> Iter
 
 
 def encode_lines(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    lines = [line for text in texts for line in text.splitlines() if line.strip()]
+    lines = [line for text in texts for line in split_lines(text) if line.strip()]
     return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(lines)]

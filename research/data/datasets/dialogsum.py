@@ -5,7 +5,6 @@ Splits: train, validation ("dev") and test, if their files exist. The authors ha
 release, so no checksum is required and nothing is downloaded: the files come from `manual_dir`.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from research.config import ConfigError, require
 from research.data.datasets.published import FilesBuilder, PublishedFile, find, open_files
+from research.storage.lines import json_objects, read_text_lines
 
 FORMAT = 1  # increment when the same files would give other examples
 URL = "https://github.com/cylnlp/dialogsum/tree/main/DialogSum_Data"
@@ -33,17 +33,14 @@ class DialogSum(FilesBuilder):
         return {split: self._generate_examples(path) for split, path in paths.items() if path}
 
     def _generate_examples(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            if not line.strip():
-                continue
+        for line, _, row in json_objects(path.name, read_text_lines(path)):
             try:
-                row = json.loads(line)
                 summaries = [row[name] for name in SUMMARIES if name in row]
                 yield row["fname"], {"dialogue": row["dialogue"], "summary": summaries}
-            except (ValueError, KeyError, TypeError) as error:
+            except (KeyError, TypeError) as error:
                 raise ConfigError(
-                    f"Line {number} of a file of DialogSum is malformed ({type(error).__name__}: {error}): it must be a"
-                    " JSON object with fname, dialogue, and summary or summary1, summary2, summary3."
+                    f"Line {line.number} of a file of DialogSum is malformed ({type(error).__name__}: {error}): it must"
+                    " be a JSON object with fname, dialogue, and summary or summary1, summary2, summary3."
                 ) from None
 
 

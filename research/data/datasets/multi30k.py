@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from research.config import require
 from research.data.datasets.published import FilesBuilder, PublishedFile, find, open_files
+from research.storage.lines import read_text_lines
 
 FORMAT = 1  # increment when the same files would give other examples
 URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
@@ -41,7 +42,7 @@ class Multi30k(FilesBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, str]]]:
         texts = {name.split(".")[1]: path for name, path in self.files.items() if name.startswith(f"{split}.")}
-        lines = [path.read_text(encoding="utf-8").removesuffix("\n").split("\n") for path in texts.values()]
+        lines = [[line.content for line in read_text_lines(path)] for path in texts.values()]
         for number, line in enumerate(zip(*lines, strict=True)):
             yield number, dict(zip(texts, line, strict=True))
 

@@ -77,7 +77,7 @@ def download(what: str, files: Sequence[PublishedFile], folder: Path) -> LocalFi
             f"The files of {what} could not be downloaded ({type(error).__name__}): connect to a network, or put"
             f" {', '.join(file.name for file in files)} into a directory and give --config.data.manual_dir=PATH."
         ) from error
-    # The copies have the published names, since plain_file() recognises .gz by the suffix.
+    # The copies have the published names, which errors about them give.
     named = {name: shutil.copyfile(path, folder / name) for name, path in paths.items()}
     return verify_files(what, files, named)
 
@@ -116,5 +116,5 @@ def open_files(
             paths = local.paths or download(name, files, Path(temporary)).paths
             builder(paths, fingerprint, folder).download_and_prepare()
 
-    folder = cache.entry(name.replace("/", "_"), fingerprint, fill)
+    folder = cache.entry(name.replace("/", "_"), fingerprint, fill, lambda name: True)  # its records have hashes
     return builder({file: Path() for file in digests}, fingerprint, folder)

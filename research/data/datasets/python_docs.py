@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from research.config.base import digest
-from research.data.corpora.documents import is_unicode
 from research.storage import cache
+from research.storage.lines import is_unicode
 from research.storage.progress import Progress
 
 FORMAT = 2  # increment when the same sources would give other documents

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from research.data.corpora.documents import is_unicode
 from research.data.datasets.python_docs import (
     SourceFile,
     Sources,
@@ -25,6 +24,7 @@ from research.data.datasets.python_docs import (
     split_by_module,
     without_collection,
 )
+from research.storage.lines import is_unicode
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same sources would give other examples

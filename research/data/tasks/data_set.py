@@ -51,6 +51,7 @@ class DataSetRecords:
         self._names = names
         require_names(names, self._features, f"The TFDS data set {name}")
         self._examples = corpus.IndexedSplit(builder, name, split)
+        self.pieces = self._examples.pieces
         what = [FORMAT, corpus.builder_identity(builder, split), names]
         self.identity = digest([*what, *["without empty"] * (empty == "skip")])
         require(len(self._examples) > 0, f"{self.name} has no example.")

@@ -1,6 +1,5 @@
 """Examples in files: JSON lines, tab-separated columns, or SQuAD's JSON."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Any, NamedTuple
 
 from research.config import ConfigError, Examples, require
 from research.config.examples import Names, Records, Split, TextRecord
-from research.data.corpora.text_files import FileIndex, Line, Span, choose, is_unicode, json_objects, plain_file
+from research.data.corpora.text_files import FileIndex, Span, choose, plain_file
 from research.data.tasks import squad
 from research.data.tasks.records import FORMAT, Empty, is_filled, require_names, source_text, without_empty
+from research.storage.lines import Line, is_unicode, json_line_value, json_objects, without_end
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class FileRecords:
         self._reader = reader
         everything = [FORMAT, type(files).__name__, names, rules, *["without empty"] * (files.empty == "skip")]
         self._index = FileIndex(self.name, everything, reader.spans, reader.stored)
+        self.pieces = [piece._replace(hashed=files.by_hash(split)) for piece in self._index.pieces]
         rows, self.identity = choose(self._index, split, files.by_hash(split), "example")
         self._rows = without_empty(self.name, rows, self._index.is_filled(rows))
 
@@ -97,7 +98,7 @@ def _span(line: Line, filled: bool, text: str) -> Span:
 
 
 def _parse_record(content: bytes, names: Names) -> TextRecord:
-    value = json.loads(content)
+    value = json_line_value(content.decode())
     return {name: texts_at(value, name, "") for name in names.all}
 
 
@@ -142,7 +143,7 @@ def tsv_spans(
     path: Path, lines: Iterable[Line], columns: tuple[str, ...], names: Names, empty: Empty
 ) -> Iterator[Span]:
     for line in lines:
-        if not line.text.rstrip("\r\n"):
+        if not line.content:
             continue
         where, cells = f"{path}, line {line.number}", _cells(line.text)
         require(
@@ -154,7 +155,7 @@ def tsv_spans(
 
 
 def _cells(line: str) -> list[str]:
-    return line.rstrip("\r\n").split("\t")
+    return without_end(line).split("\t")
 
 
 # --- SQuAD ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from research.config import Examples, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
 from research.config.parts import is_shipped
+from research.data.corpora.overlap import pieces_of
 from research.data.tasks.records import check_record, open_records
 
 
@@ -49,6 +50,7 @@ class RenamedRecords:
         self._stored = Names(self._stored_in(names.source), self._stored_in(names.target))
         self._records = open_records(examples.examples, split, self._stored, manual_dir)
         self.name = self._records.name
+        self.pieces = pieces_of([self._records])
         self.identity = digest([self._records.identity, self._name, self._stored_names])
 
     def _stored_in(self, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from research.data.corpora.documents import Documents
 from research.data.tasks.task import TaskExamples
 from research.data.tokenizer import Tokenizer
 from research.storage import cache
+from research.storage.parts import Parts
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same examples would give other ids or other files
@@ -26,6 +27,7 @@ class Ragged(NamedTuple):
 
     tokens: UInt[np.ndarray, " total"]
     offsets: Int64[np.ndarray, " count_and_one"]
+    parts: Parts | None = None  # of the file of the tokens
 
     @property
     def lengths(self) -> Int64[np.ndarray, " count"]:
@@ -54,14 +56,17 @@ def open_pairs(examples: TaskExamples, tokenizer: Tokenizer, languages: Language
     endings = tokenizer.ending(languages[0]), tokenizer.ending(languages[1])
     start_id = tokenizer.start_id(languages[1])
     key = digest([FORMAT, examples.identity, tokenizer.digest, languages])
-    folder = cache.entry("pairs", key, lambda folder: _write(folder, examples, tokenizer, languages))
+    by_parts = [f"{side}.npy" for side in SIDES]
+    folder = cache.entry(
+        "pairs", key, lambda folder: _write(folder, examples, tokenizer, languages), by_parts.__contains__
+    )
     sources, targets = (_open(folder / side) for side in SIDES)
     return Pairs(examples.name, sources, targets, endings, start_id, key)
 
 
 def _open(path: Path) -> Ragged:
     offsets = np.load(path.with_suffix(".offsets.npy"))
-    return Ragged(np.load(path.with_suffix(".npy"), mmap_mode="r"), offsets)
+    return Ragged(np.load(path.with_suffix(".npy"), mmap_mode="r"), offsets, Parts(path.with_suffix(".npy")))
 
 
 def _write(folder: Path, examples: TaskExamples, tokenizer: Tokenizer, languages: Languages) -> None:
@@ -146,5 +151,9 @@ def gather(
 ) -> UInt[np.ndarray, " total"]:
     """Collect the first ids of each example; a truncated one keeps the special tokens at its end."""
     starts, whole = ragged.offsets[examples], ragged.offsets[examples + 1] - ragged.offsets[examples]
+    if ragged.parts is not None:
+        header = ragged.parts.path.stat().st_size - ragged.tokens.nbytes
+        first, size = header + starts * ragged.tokens.itemsize, whole * ragged.tokens.itemsize
+        ragged.parts.check(first, first + size)
     missing = np.where(laid.place >= (lengths - ending)[laid.piece], (whole - lengths)[laid.piece], 0)
     return np.asarray(ragged.tokens[starts[laid.piece] + laid.place + missing])

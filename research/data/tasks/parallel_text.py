@@ -10,9 +10,10 @@ import numpy as np
 from research.config import require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
-from research.data.corpora.text_files import FileIndex, Line, Span, choose
+from research.data.corpora.text_files import FileIndex, Span, choose
 from research.data.tasks.examples import FileExamples
 from research.data.tasks.records import FORMAT, Empty, without_empty
+from research.storage.lines import Line
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class ParallelRecords:
         for other in others:
             _check_parallel(first, other)
         by_hash = files.by_hash(split)
+        pieces = [piece for index in self._columns.values() for piece in index.pieces]
+        self.pieces = [piece._replace(hashed=by_hash) for piece in pieces]
         rows, _ = choose(first, split, by_hash, "example")
         filled = np.logical_and.reduce([index.is_filled(rows) for index in self._columns.values()])
         self._rows = without_empty(self.name, rows, filled)
@@ -75,7 +78,7 @@ def _check_parallel(first: FileIndex, other: FileIndex) -> None:
 
 def line_spans(path: Path, lines: Iterable[Line], empty: Empty) -> Iterator[Span]:
     for line in lines:
-        text = line.text.rstrip("\r\n")
+        text = line.content
         if not text.strip():
             what = 'each line must be a side of an example, or give ParallelText empty="skip"'
             require(empty == "skip", f"{path}, line {line.number} is empty: {what}.")

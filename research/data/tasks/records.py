@@ -15,7 +15,7 @@ from research.config import ConfigError, Examples, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
 from research.config.parts import calling, expect, place
-from research.data.corpora.documents import is_unicode
+from research.storage.lines import is_unicode
 
 FORMAT = 1  # increment when the same files would give other records
 

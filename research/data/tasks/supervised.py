@@ -8,6 +8,7 @@ from research.config import Buckets, Mixing, Supervised, TrainedSentencePiece
 from research.config.base import digest
 from research.config.examples import Split
 from research.data import mixing
+from research.data.corpora.overlap import check_disjoint
 from research.data.corpora.vocabulary import tokenizer_for
 from research.data.packing import buckets
 from research.data.packing.buckets import BucketedExamples, BucketedSplits, PreparedBuckets
@@ -73,6 +74,7 @@ def _tokenise_tasks(config: Supervised) -> TokenisedTasks:
     if not isinstance(config.tokenizer, TrainedSentencePiece):
         _check_languages(config, open_tokenizer(config.tokenizer))
     train, held_out = _open_tasks(config, "train"), _open_tasks(config, "held_out")
+    check_disjoint(train, held_out, config.shared_files)
     documents = [SidesAsDocuments(examples) for examples in train]
     tokenizer = tokenizer_for(config.tokenizer, documents, Mixing(config.mixing.temperature))
     _check_languages(config, tokenizer)

@@ -10,8 +10,9 @@ from research.config import ConfigError, Task
 from research.config.base import digest
 from research.config.examples import Names, Records, Split
 from research.config.parts import calling, expect, is_shipped, place
-from research.data.corpora.documents import is_unicode
+from research.data.corpora.overlap import pieces_of
 from research.data.tasks.records import check_record, identity_of, open_records
+from research.storage.lines import is_unicode
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same records would give other examples
@@ -56,6 +57,7 @@ class RecordsAsExamples:
     def __init__(self, task: Task, records: Records, names: Names) -> None:
         self.name = records.name
         self._records, self._task, self._names = records, task, names
+        self.pieces = pieces_of([records])
         self._unchecked = not is_shipped(type(records))
         self.read(np.array([0]))  # fail early, before all examples are read
         decided = identity(task)

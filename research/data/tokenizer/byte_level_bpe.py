@@ -1,7 +1,7 @@
 """Byte-level BPE as BART uses it (GPT-2's, with fairseq's special tokens): `<s> X </s>`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Backend
 from research.config import ByteLevelBPE, ConfigError, require
 from research.data.tokenizer.base import Ids, Tokenizer
 from research.data.tokenizer.files import check_ids, json_bytes, read, read_ids, read_object, utf8
+from research.data.tokenizer.parts import cut
 from research.storage.files import write_bytes
 
 BOS, PAD, EOS, UNKNOWN, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
@@ -50,6 +51,10 @@ class ByteLevelBPETokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         whole = [utf8(text).decode() for text in texts]
         return [encoding.ids for encoding in self.backend.encode_batch_fast(whole, add_special_tokens=False)]
+
+    def parts(self, text: str, most: int) -> Iterator[str]:
+        added = self.backend.get_added_tokens_decoder()
+        return cut(text, most, keep=True) if self._special >= added.keys() else iter([text])
 
     def special_tokens(self, language: str | None) -> tuple[list[int], list[int]]:
         self._refuse(language)

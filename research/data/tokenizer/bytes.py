@@ -1,6 +1,6 @@
 """Byte tokenizer: UTF-8 bytes as ids, as in ByT5 (arXiv:2105.13626)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +33,9 @@ class ByteTokenizer(SentinelTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [(np.frombuffer(utf8(text), np.uint8).astype(int) + BYTE_OFFSET).tolist() for text in texts]
+
+    def parts(self, text: str, most: int) -> Iterator[str]:
+        return (text[start : start + most] for start in range(0, len(text), most))
 
     @cached_property
     def token_bytes(self) -> Sequence[bytes]:

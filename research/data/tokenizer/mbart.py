@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,8 @@ from typing import Literal
 from research.config import MBart, require
 from research.data.tokenizer.base import Ids, Tokenizer
 from research.data.tokenizer.files import utf8
-from research.data.tokenizer.sentencepiece import is_control, join, load_processor, piece_bytes
+from research.data.tokenizer.parts import cut
+from research.data.tokenizer.sentencepiece import is_control, join, load_processor, piece_bytes, splits_at_spaces
 from research.storage.files import write_bytes
 
 CC25 = (
@@ -61,6 +62,9 @@ class MBartTokenizer(Tokenizer):
         languages = {language: first + index for index, language in enumerate(LANGUAGES[variant])}
         self.mask_id = first + len(languages)
         super().__init__(self.mask_id + 1, b"mbart %s " % variant.encode() + model, languages)
+
+    def parts(self, text: str, most: int) -> Iterator[str]:
+        return cut(text, most) if splits_at_spaces(self.processor) else iter([text])
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         if not self.normalises:

@@ -1,7 +1,7 @@
 """SentencePiece models as T5 and mT5 use them, and the code that all families with SentencePiece share."""
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, cached_property
 from itertools import count, takewhile
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from jaxtyping import UInt
 from research.config import ConfigError, SentencePiece, require
 from research.data.tokenizer.base import Array, Ids
 from research.data.tokenizer.files import utf8
+from research.data.tokenizer.parts import cut
 from research.data.tokenizer.sentinels import SentinelTokenizer
 from research.storage.files import write_bytes
 
@@ -66,6 +67,9 @@ class SentencePieceTokenizer(SentinelTokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.processor.encode([utf8(text) for text in texts], num_threads=THREADS)
 
+    def parts(self, text: str, most: int) -> Iterator[str]:
+        return cut(text, most) if splits_at_spaces(self.processor) else iter([text])
+
     def decode(self, ids: Ids) -> str:
         return super().decode(ids).lstrip(" ")  # SentencePiece adds a space before the first word
 
@@ -83,6 +87,14 @@ class SentencePieceTokenizer(SentinelTokenizer):
     def save(self, path: str | Path) -> SentencePiece:
         write_bytes(Path(path), self.model)
         return SentencePiece(str(path), self.sentinels, self.languages)
+
+
+@cache
+def splits_at_spaces(processor: sentencepiece.SentencePieceProcessor) -> bool:
+    """Return whether pieces have a space at their start alone, and a space comes before the first word."""
+    names = map(processor.id_to_piece, range(processor.get_piece_size()))
+    first, second, both = processor.encode(["a", "b", "a b"])
+    return not any(SPACE in name[1:] for name in names) and first + second == both
 
 
 def is_control(processor: sentencepiece.SentencePieceProcessor, piece: int) -> bool:

@@ -79,6 +79,18 @@ def read_generation(directory: Path, **tokens: int) -> Generation:
     Raises:
         ConfigError: a file is missing or damaged, has an unsupported setting, or lacks a token that is not passed.
     """
+    settings, path = _generation_settings(directory)
+    return parse(settings | {TOKENS[field]: token for field, token in tokens.items()}, path)
+
+
+def states_max_length(directory: Path) -> bool:
+    """Return whether a directory's files limit the length of outputs; without a limit transformers cuts at 20."""
+    settings, _ = _generation_settings(directory)
+    return any(settings.get(name) is not None for name in ("max_length", "max_new_tokens"))
+
+
+def _generation_settings(directory: Path) -> tuple[dict[str, Any], Path]:
+    """Read the generation settings of a directory, and the file that has them."""
     config = read_json(directory / CONFIG)
     path = directory / CONFIG
     settings = family_of(config, path).TOKENS[config["model_type"]] | config
@@ -90,7 +102,7 @@ def read_generation(directory: Path, **tokens: int) -> Generation:
         settings = {name: settings.get(name) for name in TOKENS.values()} | read_json(path)
     else:
         settings = {name: value for name, value in settings.items() if name in KNOWN}
-    return parse(settings | {TOKENS[field]: token for field, token in tokens.items()}, path)
+    return settings, path
 
 
 def write(

@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 
 from research.config import ConfigError, require
+from research.storage.lines import read_text_lines
 
 
 def read_vocabulary(path: Path) -> list[str]:
@@ -16,13 +17,9 @@ def read_vocabulary(path: Path) -> list[str]:
         ConfigError: the file is missing, a line is not a token and its number, or the numbers are not 0, 1, 2 ...
     """
     require(path.is_file(), f"{path} is missing.")
-    try:
-        lines = path.read_bytes().decode("utf-8").replace("\r\n", "\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8: {error}.") from error
     tokens: dict[int, str] = {}
     key = None  # token of a pair on two lines, "? token" and ": number", the form for long tokens
-    for position, line in enumerate(lines, 1):
+    for position, line in enumerate((line.content for line in read_text_lines(path)), 1):
         if not line.strip() or line == "---":
             continue
         if key is None and line.startswith("? "):

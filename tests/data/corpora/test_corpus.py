@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from research import TFDS, Bytes, JSONLines, PlainText
+from research import TFDS, Bytes, Denoising, JSONLines, PlainText
 from research.config import ConfigError
 from research.data.corpora import text_files
+from research.data.corpora.denoising import recipes
 from research.data.corpora.documents import Documents, open_documents
 from research.data.corpora.tokens import Recipe
 from research.data.tokenizer import open_tokenizer
@@ -46,6 +47,12 @@ def test_json_lines(tmp_path: Path) -> None:
     Path(path).write_bytes(Path(path).read_bytes().replace(b"\n", b"\r\n\n").rstrip())
     documents = open_documents(JSONLines(path, held_out=path, text="body"), "train")
     assert texts(documents) == ["first", "zwei\nlines", "drei 😀", "<>&\\"]
+
+
+def test_whitespace_after_an_object(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\xa0\n{"text": "two"}\u2028\x0b\r\n')
+    documents = open_documents(JSONLines(str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")), "train")
+    assert texts(documents) == ["one", "two"]
 
 
 def test_plain_text_blocks(tmp_path: Path) -> None:
@@ -79,6 +86,23 @@ def test_compressed_and_plain_are_the_same(tmp_path: Path) -> None:
     packed = tmp_path / "a.jsonl.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert texts(open_documents(JSONLines(str(packed), held_out=str(packed)), "train")) == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.GZ", "copy"])
+def test_a_gzip_file_is_known_by_its_first_bytes_under_any_name(tmp_path: Path, name: str) -> None:
+    content = json.dumps({"text": "one"}) + "\n"
+    for path in (tmp_path / "first.jsonl.gz", tmp_path / name):
+        path.write_bytes(gzip.compress(content.encode(), mtime=0))
+        assert texts(open_documents(JSONLines(str(path), str(path)), "train")) == ["one"]
+
+
+def test_bytes_that_were_read_as_text_are_no_gzip_file_under_its_suffix(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt.gz"):
+        corpus = plain(tmp_path / name, b"the same text\n")
+        if name == "a.txt":
+            assert texts(open_documents(corpus, "train")) == ["the same text"]
+    with pytest.raises(ConfigError, match=r"b\.txt\.gz is not a complete gzip file"):
+        open_documents(corpus, "train")
 
 
 def test_documents_are_held_out_by_their_hash(tmp_path: Path) -> None:
@@ -135,7 +159,7 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = write_json(tmp_path / "a.jsonl", ["only once"])
     corpus = JSONLines(path, held_out=path)
     open_documents(corpus, "train")
-    monkeypatch.setattr(text_files, "numbered_lines", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(text_files, "text_lines", lambda *_: pytest.fail("read again"))
     monkeypatch.setattr(text_files.cache, "file_digest", lambda *_: pytest.fail("hashed again"))
     assert texts(open_documents(corpus, "train")) == ["only once"]
 
@@ -230,7 +254,7 @@ def tfds_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tfds"
 
 
-def test_any_tfds_name(tfds_example: Path) -> None:
+def test_any_tfds_name(tfds_example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = TFDS("kintsugi_example", held_out="test", text="document")
     train = open_documents(corpus, "train")
     assert sorted(texts(train)) == [f"dokument é {number}" for number in range(5)]
@@ -238,6 +262,10 @@ def test_any_tfds_name(tfds_example: Path) -> None:
     assert len(held_out) == 3
     assert held_out.identity != train.identity
     assert len(open_documents(TFDS("kintsugi_example", train="train[:2]", text="document"), "train")) == 2
+    for split, shared in (("train[2:4]", 1), ("train[3:]", 0)):
+        corpus = TFDS("kintsugi_example", train="train[:3]", held_out=split, text="document")
+        data = Denoising((corpus,), Bytes(), input_length=32, shared_files="count")
+        assert shared == (recipes(data) is not None and "trained on too, in 1 files" in capsys.readouterr().err)
     assert list(tfds_example.rglob("*.array_record*"))
 
 

@@ -233,14 +233,14 @@ def test_rows_are_of_one_language_which_ends_them_and_starts_the_decoder(multili
 
 
 def test_lines_become_sentences_ended_by_eos(tmp_path: Path):
-    (tmp_path / "text").write_text("one line\n another  \n\nthe next document\n")
+    (tmp_path / "text").write_text("one line\r\n another  \x0c\u2028third\n\nthe next document\n")
     documents = open_documents(PlainText(str(tmp_path / "text"), str(tmp_path / "text")), "train")
     tokenizer = open_tokenizer(Bytes())
     plain = Recipe(documents, tokenizer).stream().tokens.tolist()
     lines = Recipe(documents, tokenizer, eos_after_lines=True).stream().tokens.tolist()
     assert tokenizer.eos_id not in plain
     parts = tokenizer.decode([ord("|") + 3 if id == tokenizer.eos_id else id for id in lines]).split("|")
-    assert sorted(parts) == ["", " another  ", "one line", "the next document"]
+    assert sorted(parts) == ["", " another  \x0c\u2028third", "one line", "the next document"]
     assert Recipe(documents, tokenizer).stream().tokens.tolist() == plain
 
 

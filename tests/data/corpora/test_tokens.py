@@ -10,7 +10,7 @@ import pytest
 
 from research import Bytes, Mixing, PlainText, TrainedSentencePiece
 from research.config import ConfigError
-from research.data.corpora import vocabulary
+from research.data.corpora import tokens, vocabulary
 from research.data.corpora.documents import Documents, open_documents
 from research.data.corpora.tokens import Recipe, TokenStream, document_order
 from research.data.corpora.vocabulary import tokenizer_for
@@ -47,6 +47,24 @@ def test_a_vocabulary_beyond_16_bits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     stream = Recipe(corpus(tmp_path / "a", ["one", "two"]), tokenizer).stream()
     assert stream.tokens.tolist() == [2**16, 2**16]
     assert stream.tokens.dtype == np.uint32
+
+
+@pytest.mark.parametrize("eos_after_lines", [False, True])
+def test_a_long_text_is_encoded_in_parts_to_the_same_tokens(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, eos_after_lines: bool
+) -> None:
+    texts = [f"Document {number}, " + " or\nlines of words of".join("abcdefgh" * (number % 3)) for number in range(9)]
+    tokenizer, encoded = open_tokenizer(Bytes()), []
+    original = tokenizer.encode_batch
+    documents = corpus(tmp_path / "a", texts)
+    expected = Recipe(documents, tokenizer, eos_after_lines).stream().tokens.tolist()
+    monkeypatch.setattr(tokens, "LONG", 100)
+    monkeypatch.setattr(tokens, "PART_LENGTH", 20)
+    monkeypatch.setattr(tokenizer, "encode_batch", lambda texts: encoded.extend(texts) or original(texts))
+    monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "other"))
+    assert Recipe(documents, tokenizer, eos_after_lines).stream().tokens.tolist() == expected
+    assert max(map(len, texts)) > 300
+    assert max(map(len, encoded)) <= 40
 
 
 def test_it_is_tokenised_once_a_tokenizer_and_text(

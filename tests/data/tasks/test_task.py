@@ -249,7 +249,7 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = squad(tmp_path / "a.json", 3)
     task = QuestionAnswering(examples=SQuADFile(path, path))
     before = examples(task)
-    monkeypatch.setattr(text_files, "numbered_lines", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(text_files, "text_lines", lambda *_: pytest.fail("read again"))
     assert examples(task) == before
 
 

@@ -70,6 +70,16 @@ def test_a_batch_is_read_as_its_texts_are(families, name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_parts_of_a_text_have_together_its_ids(families, name):
+    tokenizer = families[name]
+    text = " ".join((*LINES[:200], *ODD, *FORGED, "a\nb c\n"))
+    parts = list(tokenizer.parts(text, 100))
+    assert len(parts) > 50 or name in ("marian", "separate")  # Marian keeps it whole
+    assert [id for ids in tokenizer.encode_batch(parts) for id in ids] == tokenizer.encode(text)
+    assert list(tokenizer.parts(text[:100], 100)) == [text[:100]]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_framed_text_decodes_to_itself(families, name):
     """Where every character is known, to the text as the vocabulary normalises it: spaces become one."""
     tokenizer, language = families[name], LANGUAGE.get(name)

@@ -1,0 +1,97 @@
+"""A file that is trained on and held out is refused by name, or counted, wherever it is named."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from research import (
+    Bytes,
+    Denoising,
+    JSONExamples,
+    JSONLines,
+    NamesBySplit,
+    ParallelText,
+    PlainText,
+    Supervised,
+    TextToText,
+)
+from research.config import ConfigError, Corpus, Task
+from research.data import pipeline
+
+TEXTS = {
+    name: "".join(f"Some words of {name}, {number}, and many others too.\n\n" for number in range(300))
+    for name in "abc"
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in TEXTS.items():
+        Path(f"{name}.txt").write_text(text)
+        Path(f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": line, "to": line}) + "\n" for line in text.split("\n\n")[:-1])
+        )
+    Path("copy.txt.gz").write_bytes(gzip.compress(TEXTS["a"].encode()))
+
+
+@pytest.mark.parametrize(
+    ("corpora", "named"),
+    [
+        ((PlainText("a.txt", "a.txt"),), r"a\.txt"),
+        ((PlainText("?.txt", "b.txt"),), r"b\.txt"),
+        ((PlainText("a.txt", "copy.txt.gz"),), r"copy\.txt\.gz, as a\.txt"),
+        ((JSONLines("a.jsonl", "b.jsonl"), JSONLines("b.jsonl", "c.jsonl")), r"b\.jsonl"),
+        ((PlainText("a.txt"), PlainText("b.txt", "a.txt")), r"a\.txt"),
+        ((PlainText("a.txt", "b.txt"), PlainText("c.txt")), ""),
+    ],
+)
+def test_corpora(corpora: tuple[Corpus, ...], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = Denoising(corpora, Bytes(), input_length=32)
+    check(data, named, capsys)
+
+
+PARALLEL = TextToText(examples=ParallelText("{name}.one", "{name}.two"), source="x", target="y")
+
+
+def records(train: str, held_out: str | None) -> Task:
+    return TextToText(examples=JSONExamples(train, held_out), source="text", target="to")
+
+
+RENAMED = TextToText(
+    examples=NamesBySplit(JSONExamples("a.jsonl", "a.jsonl"), "to", train=("to",), held_out=("to",)),
+    source="text",
+    target="to",
+)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "named"),
+    [
+        ((records("a.jsonl", "a.jsonl"),), r"a\.jsonl"),
+        ((records("?.jsonl", "b.jsonl"),), r"b\.jsonl"),
+        ((records("a.jsonl", "b.jsonl"), records("b.jsonl", "c.jsonl")), r"b\.jsonl"),
+        ((RENAMED,), r"a\.jsonl"),
+        ((PARALLEL,), r"x\.two, as x\.one"),
+        ((records("a.jsonl", "b.jsonl"), records("c.jsonl", None)), ""),
+    ],
+)
+def test_tasks(tasks: tuple[Task, ...], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, line in (("x.one", "same"), ("x.two", "same"), ("y.one", "one"), ("y.two", "other")):
+        Path(name).write_text(f"{line}\n" * 3)
+    data = Supervised(tasks, Bytes(), input_length=64, target_length=64)
+    check(data, named, capsys)
+
+
+def check(data: Denoising | Supervised, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = f"Held-out data are trained on too, in 1 files, such as {named}"
+    if not named:
+        pipeline.prepare(data, 0, 1)
+        assert "trained on too" not in capsys.readouterr().err
+        return
+    with pytest.raises(ConfigError, match=f"{message}: hold out others, or allow it by"):
+        pipeline.prepare(data, 0, 1)
+    pipeline.prepare(type(data)(**{**vars(data), "shared_files": "count"}), 0, 1)
+    assert message.replace("\\", "") in capsys.readouterr().err

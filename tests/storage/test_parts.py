@@ -1,0 +1,135 @@
+"""A large file of the cache is verified part by part, each before anybody gets a byte of it."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from research import Bytes, JSONLines, SpanCorruption, TextToText, TSVExamples
+from research.config import ConfigError, Denoiser
+from research.data.corpora.denoising import DenoisingSource
+from research.data.corpora.documents import DocumentsInMemory, open_documents
+from research.data.corpora.tokens import Recipe
+from research.data.tasks import pairs
+from research.data.tasks.task import open_task
+from research.data.tokenizer import open_tokenizer
+from research.storage import cache
+from research.storage.parts import Parts
+
+CONTENT = bytes(range(200))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    """Files above 100 bytes are large, and parts have 64."""
+    monkeypatch.setattr(cache, "VERIFIED_BYTES", 100)
+    monkeypatch.setattr(cache, "PART_BYTES", 64)
+
+
+def build(folder: Path) -> None:
+    (folder / "large").write_bytes(CONTENT)
+    (folder / "small").write_bytes(b"small")
+
+
+def entry(by_parts: bool) -> Path:
+    return cache.entry("kind", "key", build, lambda name: by_parts and name == "large")
+
+
+def flip(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+def check(parts: Parts, start: int, stop: int) -> None:
+    parts.check(np.array([start]), np.array([stop]))
+
+
+def test_a_changed_part_is_found_when_it_is_read_and_the_entry_built_again(capsys: pytest.CaptureFixture[str]) -> None:
+    large = entry(by_parts=True) / "large"
+    flip(large, 150)
+    assert entry(by_parts=True) == large.parent  # it is not hashed here
+    parts = Parts(large)
+    check(parts, 0, 128)
+    check(parts, 199, 200)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"is damaged \(bytes 128 to 192 of large were changed\): the same"):
+            check(parts, 100, 129)
+        assert not large.exists()
+    assert "it is moved to" in capsys.readouterr().err
+    assert (entry(by_parts=True) / "large").read_bytes() == CONTENT
+
+
+def test_a_part_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(entry(by_parts=True) / "large")
+    hashed: list[int] = []
+    original = cache.content_digest
+    monkeypatch.setattr(cache, "content_digest", lambda content: hashed.append(len(content)) or original(content))
+    check(parts, 10, 70)
+    assert hashed == [64, 64]
+    parts.check_all()
+    check(parts, 0, 200)
+    assert hashed == [64, 64, 64, 8]
+
+
+@pytest.mark.parametrize("offset", [3, 150])
+def test_a_large_file_that_nobody_reads_by_parts_is_hashed_whole(offset: int) -> None:
+    flip(entry(by_parts=False) / "large", offset)
+    assert (entry(by_parts=False) / "large").read_bytes() == CONTENT
+
+
+def test_an_entry_of_an_earlier_version_is_verified_whole_and_gets_parts() -> None:
+    large = entry(by_parts=True) / "large"
+    contents = large.parent / "CONTENTS.json"
+
+    def age() -> None:
+        (large.parent / "PARTS.json").unlink()
+        listed = json.loads(contents.read_text())
+        contents.write_text(json.dumps({name: listed[name] for name in ("large", "small")}))
+
+    age()
+    check(Parts(large), 0, 200)
+    flip(large, 150)
+    with pytest.raises(ConfigError, match="bytes 128 to 192"):
+        check(Parts(large), 0, 200)
+    large = entry(by_parts=True) / "large"
+    age()
+    flip(large, 150)
+    with pytest.raises(ConfigError, match=r"is damaged \(large was changed\): delete it"):
+        Parts(large)
+
+
+def test_every_reader_of_a_large_file_checks_its_parts(own_cache: Path, tmp_path: Path) -> None:
+    tokenizer = open_tokenizer(Bytes())
+    texts = [f"document {number} has some words" for number in range(40)]
+    stream = Recipe(DocumentsInMemory("a", texts), tokenizer).stream()
+    denoiser = Denoiser(SpanCorruption())
+    source = DenoisingSource(stream, denoiser, 32, tokenizer, None)
+    (tokens,) = own_cache.glob("tokens/*/tokens")
+    flip(tokens, tokens.stat().st_size - 200)
+    source(np.arange(2), np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="of tokens were changed"):
+        source(np.arange(len(source)), np.random.default_rng(0))
+
+    (tmp_path / "a.tsv").write_text("".join(f"{text}\t{number}\n" for number, text in enumerate(texts)))
+    task = TextToText(examples=TSVExamples(f"{tmp_path}/a.tsv", f"{tmp_path}/a.tsv"))
+    made = pairs.open_pairs(open_task(task, "train", None), tokenizer, (None, None))
+    (sources,) = own_cache.glob("pairs/*/sources.npy")
+    flip(sources, sources.stat().st_size - 1)
+    lengths = made.sources.lengths
+    first = np.arange(1)
+    pairs.gather(made.sources, first, lengths[first], 1, pairs.spread(lengths[first]))
+    with pytest.raises(ConfigError, match=r"of sources\.npy were changed"):
+        pairs.gather(made.sources, np.arange(40), lengths, 1, pairs.spread(lengths))
+
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress("".join(json.dumps({"text": text}) + "\n" for text in texts).encode()))
+    for _ in range(2):  # the first one has read and verified everything
+        documents = open_documents(JSONLines(str(packed), str(packed)), "train")
+    (plain,) = own_cache.glob("decompressed/*/text")
+    flip(plain, plain.stat().st_size - 10)
+    assert documents[0] == texts[0]
+    with pytest.raises(ConfigError, match="of text were changed"):
+        documents[39]
