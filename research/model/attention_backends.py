@@ -122,8 +122,7 @@ def _cudnn_obstacles(facts: AttentionFacts) -> Iterator[tuple[bool, str]]:
     yield from _gpu_obstacles(facts)
     yield facts.dropped, "attention dropout of each query"
     yield facts.mask.packed, "packed rows"
-    odd = queries % 2 == 1 or keys % 2 == 1
-    yield facts.biases > 0 and odd, f"a relative bias with an odd length, of {queries} queries and {keys} keys"
+    yield queries % 2 == 1 or keys % 2 == 1, f"an odd length, of {queries} queries and {keys} keys"  # in training
     yield facts.head_width % 8 != 0 or facts.head_width > 128, f"heads of {facts.head_width} features"
     yield from _failed_check("cudnn", facts)
 

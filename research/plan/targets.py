@@ -163,7 +163,8 @@ def _version(wheel: str) -> str:
 def _tpu_devices(hardware: Hardware) -> list[jax.Device]:
     from jax.experimental import topologies
 
-    # Without these variables libtpu queries the network for its TPU.
+    # Compiling uses no TPU, so several processes may. Without the other variables libtpu asks the network for its TPU.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5e-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     options: dict[str, Any] = {"chip_config_name": "megacore"} if hardware.kind in MEGACORE else {}

@@ -71,7 +71,7 @@ def test_what_decides_no_number_makes_no_group(tmp_path: Path) -> None:
         for number in range(2)
     ]
     (group,) = compared(runs)
-    assert (group.label, len(group.records)) == ("0", 2)
+    assert (group.label, len(group.records)) == ("2 runs", 2)
 
 
 def test_runs_are_told_apart_by_what_they_began_from(tmp_path: Path) -> None:
