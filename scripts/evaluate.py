@@ -276,16 +276,19 @@ def generation_for(
     language = eval_task.task.languages[1]
     if default is not None:
         return opened.generation(language, chosen, with_controls(default, opened.config, opened.tokenizer, language))
-    base = opened.weights.generation(opened.tokenizer, language)
+    base, rule = opened.weights.generation(opened.tokenizer, language), ""
     if not opened.weights.states_max_length and "max_length" not in chosen:
         rule = "data.target_length"
         if target_length is None:
             targets = [text for references in eval_task.references for text in references]
             target_length, rule = max(map(len, opened.tokenizer.target(targets, language))), "its longest target"
         base = dataclasses.replace(base, max_length=max(target_length, base.min_length))
-        limit = f"outputs of {eval_task.name} have at most {base.max_length} tokens, as {rule}"
+    generation = opened.generation(language, chosen, base)
+    if rule:
+        rule = rule if generation.max_length == base.max_length else "the model's positions allow"
+        limit = f"outputs of {eval_task.name} have at most {generation.max_length} tokens, as {rule}"
         print(f"note: the model's files state no max_length: {limit}.", file=sys.stderr)
-    return opened.generation(language, chosen, base)
+    return generation
 
 
 def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answers":

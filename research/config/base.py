@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 LONGEST_MESSAGE = 4000  # letters; of a quoted value, or a word, it has 300
-_LONG = re.compile(r"""(?<!\w)'[^']{300,}'(?!\w)|"[^"]{300,}"|\S{300,}""")
+_LONG = re.compile(r"""(?<!\w)'[^']{300,}'(?!\w)|(?<!\w)"[^"]{300,}"(?!\w)|[^\s/]{300,}""")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 

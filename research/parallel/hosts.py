@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import socket
 import sys
 import threading
@@ -84,7 +85,10 @@ def _exit_after_timeout(cluster: Cluster | None, seconds: int) -> None:
 
 # Statuses of JAX's runtime, the first words of its messages, if a collective operation fails: of Gloo, NCCL and TPUs.
 # Mistakes and full memories have others, such as INVALID_ARGUMENT, FAILED_PRECONDITION and RESOURCE_EXHAUSTED.
-FAILED_EXCHANGE = ("UNKNOWN", "UNAVAILABLE", "INTERNAL", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")
+# UNKNOWN and INTERNAL have other causes too, such as a compiler's or a disk's: there the message tells.
+FAILED_EXCHANGE = ("UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")
+AMBIGUOUS = ("UNKNOWN", "INTERNAL")
+EXCHANGE = re.compile("gloo|nccl|collective|connection|peer|socket|heartbeat|coordination|all-?(reduce|gather)", re.I)
 
 
 def is_exchange_failure(error: BaseException | None) -> bool:
@@ -94,7 +98,8 @@ def is_exchange_failure(error: BaseException | None) -> bool:
     """
     while error is not None and jax.process_count() > 1:
         of_runtime = type(error) in (jax.errors.JaxRuntimeError, ValueError)
-        if of_runtime and str(error).partition(":")[0] in FAILED_EXCHANGE:
+        status = str(error).partition(":")[0] if of_runtime else ""
+        if status in FAILED_EXCHANGE or (status in AMBIGUOUS and EXCHANGE.search(str(error))):
             return True
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False

@@ -90,13 +90,13 @@ class RunRecord(NamedTuple):
 def read(directory: Path) -> RunRecord:
     """Read a run directory. Raises ConfigError if it is not one, or its config cannot be parsed."""
     require(directory.is_dir(), f"{directory}: there is no such directory.")
-    is_run = (directory / "config.json").is_file()
+    is_run = (directory / "config.json").is_file() or (directory / "checkpoints").is_dir()
     require(is_run, f"{directory} holds no run: a run directory has a config.json, a sweep has a sweep.json.")
     changes = _object(directory / "diff.json")
     score_files = sorted((directory / "evaluations").glob("*/scores.json"))
     return RunRecord(
         directory=directory,
-        config=run_directory.read_config(directory),
+        config=run_directory.read_last_config(directory),
         changes={name: (str(pair[0]), str(pair[1])) for name, pair in changes.items() if len(pair) == 2},
         lines=read_metrics(directory),
         result=_object(directory / "RESULT.json"),
@@ -133,19 +133,21 @@ class Windows:
     """
 
     def __init__(self) -> None:
-        self._size, self._many = 0, 1  # steps of a line, lines of a window; half a line less is enough
+        self._size, self._last, self._many = 0, 0, 1  # steps of a line, and of the last one; lines of a window
         self._closed: list[dict[str, Any]] = []
         self._open: list[dict[str, Any]] = []
         self._steps = 0  # of the open ones
 
     def add(self, line: dict[str, Any]) -> None:
-        self._size = max(self._size, line["steps"])
+        if line["steps"] > self._size or line["steps"] == self._last:  # report.every may become less
+            self._size = line["steps"]
+        self._last = line["steps"]
         self._take(line)
 
     def _take(self, line: dict[str, Any]) -> None:
         self._open.append(line)
         self._steps += line["steps"]
-        if 2 * self._steps > (2 * self._many - 1) * self._size:
+        if 2 * self._steps > (2 * self._many - 1) * self._size:  # half a line less is enough
             self._close()
         if len(self._closed) == 2 * MOST_LINES:
             self._many, closed, self._closed = 2 * self._many, self._closed, []

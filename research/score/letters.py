@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from research.config.metric import References
 
-LETTER = re.compile(r"[^\W_]")  # digits count too
 HAN = "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 OTHERS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1a20-\u1aaf\u0f00-\u0fff"  # Thai, Lao, Burmese, Khmer, Tibetan ...
@@ -17,11 +16,13 @@ def texts_of(references: References) -> Iterator[str]:
 
 
 def share(references: References, letters: str) -> float:
-    """Return the share of the letters and digits that are of the class `letters` of a regular expression; 1 of none."""
-    of_class = re.compile(f"[{letters}]")
-    counted = [(len(LETTER.findall(text)), len(of_class.findall(text))) for text in texts_of(references)]
-    every, found = map(sum, zip(*counted, strict=True))
-    return found / every if every else 1.0
+    """Return the share of the letters and digits that are of the class `letters` of a regular expression; 1 of none.
+
+    The signs of the class count as letters, such as Thai vowels above their consonants.
+    """
+    of_class, letter = re.compile(f"[{letters}]"), re.compile(rf"[^\W_]|[{letters}]")
+    every = sum(len(letter.findall(text)) for text in texts_of(references))
+    return sum(len(of_class.findall(text)) for text in texts_of(references)) / every if every else 1.0
 
 
 def unspaced_share(references: References, letters: str) -> float:

@@ -43,8 +43,11 @@ def _check_names(metric: Metric) -> None:
 
 
 def check_references(metrics: Sequence[Metric], references: References, name: str) -> None:
-    """Raise ConfigError if a metric finds nothing to score in the references of the examples called `name`."""
-    for metric in metrics:
+    """Raise ConfigError if a metric finds nothing to score in the references of the examples called `name`.
+
+    Without any reference there is nothing to check.
+    """
+    for metric in metrics if references else ():
         with calling(metric, "check_references"):
             metric.check_references(references, name)
 

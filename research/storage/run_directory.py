@@ -248,6 +248,17 @@ def read_recorded(directory: AnyPath, checkpoint: AnyPath | None = None) -> tupl
     return experiment, record
 
 
+def read_last_config(directory: Path) -> Experiment:
+    """Read a run's experiment with what its last start changed, such as more steps, which config.json has.
+
+    If that is missing, damaged or another experiment than the newest checkpoint's, the checkpoint's record decides.
+    """
+    experiment, record = read_recorded(directory)
+    in_file = _read_json(directory / "config.json")
+    same = in_file is not None and _is_same_experiment(in_file, experiment)
+    return read_config(directory) if record and same else experiment
+
+
 def as_data(config: Experiment) -> Any:
     """Convert a config to plain JSON data."""
     return json.loads(override.to_json(config))

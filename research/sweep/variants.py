@@ -152,7 +152,7 @@ def source_runs(sweep: Path, base: Experiment) -> tuple[list[SourceRun], list[st
     seeds = {config["seed"] for config in configs.values()}
     runs = []
     for name in done:
-        experiment = run_directory.read_config(sweep / name)
+        experiment = run_directory.read_last_config(sweep / name)
         vocabulary = find.saved_vocabulary(sweep / name, experiment.data.tokenizer)
         overrides = {"init": str(sweep / name), "data.tokenizer": override.as_text(vocabulary)}
         overrides |= architecture(experiment.model, base.model)

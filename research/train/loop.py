@@ -28,7 +28,7 @@ from research.storage.stop import Stopped
 from research.train import log, summary
 from research.train.compilation import enable_compilation_cache
 from research.train.log import NotFiniteError
-from research.train.outcome import Outcome, Preempted, outcome, record_hang
+from research.train.outcome import SHOWN_ERROR, Outcome, Preempted, outcome, record_hang
 from research.train.preflight import preflight
 from research.train.profile import Trace
 from research.train.run import Run, best_of, checked_meta, early_stop_reason, prepare_data
@@ -76,7 +76,8 @@ def train(
         except Exception as error:
             if not hosts.is_exchange_failure(error):
                 raise
-            print(f"Host {jax.process_index()} lost another host in its start: repeat the command on all hosts.")
+            reason = " ".join(str(error).split())[:SHOWN_ERROR]
+            print(f"Host {jax.process_index()} lost another host in its start: repeat it on all hosts ({reason}).")
             return run_directory.EXIT_CODES["host lost"]
 
 

@@ -115,7 +115,7 @@ def _state_parts(experiment: Experiment) -> _StateParts:
         ConfigError: the schedule does not fit the number of steps.
     """
     optimizer, steps = experiment.optimizer, experiment.steps
-    if is_shipped(type(optimizer.schedule)):  # no state depends on the rate
+    if is_shipped(type(optimizer)) and is_shipped(type(optimizer.schedule)):  # whose states do not depend on the rate
         optimizer.schedule.check(steps)
         optimizer, steps = replace(optimizer, schedule=Constant(peak=1.0)), 1
     return _StateParts(without_dropout(experiment.model), optimizer, steps, experiment.average_decay is not None)

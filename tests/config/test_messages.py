@@ -18,8 +18,14 @@ def test_a_long_value_is_shortened_and_what_to_do_is_kept(value: str) -> None:
 
 
 def test_sentences_and_paths_are_left_as_they_are() -> None:
-    path = "/data/" + "directory/" * 20 + "file"
+    path = "/data/" + "directory/" * 60 + "file"
     message = f"{path}: the run's files and " + "others, " * 50 + "the users' too, are of another experiment."
+    assert str(ConfigError(message)) == message
+
+
+def test_words_between_two_quoted_values_are_no_value() -> None:
+    middle = "and the sentence goes on for a while, " * 12
+    message = f'"first" is set, {middle}but "second" is not.'
     assert str(ConfigError(message)) == message
 
 

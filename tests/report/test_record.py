@@ -1,12 +1,16 @@
 """Metrics as reports read them: similar windows of steps, and never more lines than a screen shows."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from research.report.record import MOST_LINES, read_metrics
+from research.report.record import MOST_LINES, read, read_metrics
+from research.storage import run_directory
+from research.storage.files import write_json
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -42,3 +46,25 @@ def test_a_long_run_is_averaged_to_what_a_screen_shows(tmp_path: Path) -> None:
     assert read[0]["nll"] == 2.5
     assert read[-1]["step"] == 10 * count
     assert sum(line["steps"] * line["step_seconds"] for line in read) == pytest.approx(5 * count)
+
+
+def test_a_run_that_reports_more_often_later_keeps_its_curve(tmp_path: Path) -> None:
+    lines = [{"step": 1000, "steps": 1000, "nll": 9.0, "skipped": 0}]
+    lines += [{"step": 1000 + n, "steps": 1, "nll": float(n), "skipped": 0} for n in range(1, 101)]
+    write(tmp_path / "metrics.jsonl", lines)
+    read = read_metrics(tmp_path)
+    assert len(read) > 90
+    assert read[0] == lines[0]
+    assert read[-1]["nll"] == 100.0
+
+
+def test_the_record_of_a_checkpoint_replaces_a_config_that_is_gone_or_wrong(tmp_path: Path, tiny_run: Path) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    config = read(run).config
+    write_json(run / "config.json", run_directory.as_data(dataclasses.replace(config, steps=1000)))
+    assert read(run).config.steps == 1000, "what the last start changed"
+    wider = dataclasses.replace(config, model=dataclasses.replace(config.model, width=64))
+    write_json(run / "config.json", run_directory.as_data(wider))
+    assert read(run).config == config
+    (run / "config.json").unlink()
+    assert read(run).config == config

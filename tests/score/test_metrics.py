@@ -10,7 +10,7 @@ import pytest
 
 from research import BLEU, ROUGE, Accuracy, ChrF, SQuAD
 from research.config import ConfigError, score_names
-from research.score import metrics
+from research.score import letters, metrics
 
 PREDICTIONS = [
     "The cat sat on the mat, and it purred.",
@@ -108,6 +108,19 @@ CHINESE, JAPANESE, THAI = (
     "二人の男が雨の中で通りを走っている。",
     "ชายสองคนกำลังวิ่งไปตามถนนท่ามกลางสายฝน",
 )
+
+
+def test_signs_above_letters_are_letters_too() -> None:
+    text = [("ผู้หญิงกำลังเดิน",)]
+    assert letters.share(text, letters.OTHERS) == 1.0
+    assert 0.5 < letters.share([("ที่นี่ มี one two",)], letters.OTHERS) < 0.7
+    assert letters.share([], "a-z") == 1.0
+
+
+def test_without_examples_there_is_nothing_to_check() -> None:
+    metrics.check_references([ROUGE(), BLEU()], [], "a")
+    with pytest.raises(ConfigError, match="There is no prediction to score"):
+        metrics.score([ROUGE()], [], [])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A step is the same on every mesh and over every split into micro-batches, and never takes what is not finite."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import jax
@@ -28,6 +28,7 @@ from research import (
     SharedLayers,
     Tied,
 )
+from research.config import require
 from research.data.batch import Batch
 from research.model.attention_backends import recorded
 from research.parallel.mesh import make_mesh, place_batch
@@ -512,3 +513,16 @@ def test_a_new_state_averages_from_its_own_parameters():
     assert_equal_trees(state.params, state.average)
     step = compile_train_step(replace(EXPERIMENT, average_decay=0.9), one_device(), batches(1)[0])
     step(state, place_batch(one_device(), batches(1)[0]), KEY)  # no buffer is donated twice
+
+
+@dataclass(frozen=True)
+class WarmedUp(AdamW):
+    """An optimizer whose users must warm up, and whose state depends on it."""
+
+    def __post_init__(self) -> None:
+        require(self.schedule.warmup >= 10, "warmup must be at least 10")
+
+
+def test_a_users_optimizer_is_checked_with_the_schedule_that_it_has() -> None:
+    experiment = replace(EXPERIMENT, optimizer=WarmedUp(schedule=InverseSquareRoot(peak=0.1, warmup=100)))
+    assert abstract_state(experiment).params
