@@ -1,8 +1,10 @@
 """Thin entry points. A Ctrl-C ends each of them without a traceback, also while it is imported or ends."""
 
 import os
+import signal
 import sys
 import threading
+from types import FrameType
 from typing import Any
 
 _excepthook, _unraisablehook = sys.excepthook, sys.unraisablehook
@@ -26,7 +28,21 @@ def _unraisable(arguments: Any) -> None:
         _unraisablehook(arguments)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt but, during an import, end at once: there it would be wrapped, or crash code in C++."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os._exit(130)
+        frame = frame.f_back
+    signal.default_int_handler(number, frame)
+
+
 if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # which JAX sets, also for children of a process that uses it
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # JAX's runtime would log every SIGTERM as a warning
 if "pytest" not in sys.modules:
     sys.excepthook, sys.unraisablehook = _except, _unraisable
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        and threading.current_thread() is threading.main_thread()
+    ):
+        signal.signal(signal.SIGINT, _interrupt)
