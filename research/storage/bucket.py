@@ -5,11 +5,13 @@ are written to a local directory and copied from there: before a checkpoint is c
 end.
 """
 
+import atexit
 import base64
 import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import tempfile
 import threading
@@ -30,7 +32,11 @@ LOCK = "RUN.lock"
 LEASE = 60.0  # seconds without renewal after which the holder of a lock is taken to be dead
 SETTLE = 1.0  # seconds after which two processes that took a lock at the same time have both written it
 
-fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # other hosts write to the bucket too
+EMULATOR = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL", "GOOGLE_AUTH_TOKEN_FOR_TESTING")
+REQUEST = 300.0  # seconds that the bucket has to answer a request
+
+# Other hosts write to the bucket too, so listings are not cached. Without a limit a lost connection is waited for.
+fsspec.config.conf.setdefault("gcs", {}).update(use_listings_cache=False, requests_timeout=REQUEST)
 
 
 def any_path(address: str) -> AnyPath:
@@ -47,7 +53,8 @@ def check_reachable(path: AnyPath) -> None:
     """Check that a path is local, or in a bucket that can be listed.
 
     Raises:
-        ConfigError: the bucket cannot be listed, the address is not of a bucket, or gcsfs is not installed.
+        ConfigError: the bucket cannot be listed, the address is not of a bucket, gcsfs is not installed, or the
+            variables of an emulator are incomplete.
     """
     if not is_remote(path):
         return
@@ -59,8 +66,21 @@ def check_reachable(path: AnyPath) -> None:
         importlib.util.find_spec("gcsfs") is not None,
         f"{path} is in a bucket, which needs gcsfs: pip install 'kintsugi[gcs]'.",
     )
+    _check_emulator(path)
     with _explain_errors(path):
         _storage().ls(str(path).removeprefix("gs://").split("/")[0])
+
+
+def _check_emulator(path: AnyPath) -> None:
+    """Check that Orbax, which writes the checkpoints, and gcsfs, which writes the rest, use one server."""
+    server, orbax_server, token = (os.environ.get(name, "").removesuffix("/") for name in EMULATOR)
+    if server and "://" not in server:
+        server = f"http://{server}"
+    require(
+        server == orbax_server and (not server or bool(token)),
+        f"{path} is in a bucket: for an emulator set all of {', '.join(EMULATOR)}, the first two to its address and the"
+        " last to any text; for Google Cloud Storage set none of them.",
+    )
 
 
 @contextlib.contextmanager
@@ -84,8 +104,9 @@ def mirrored(directory: epath.Path) -> Iterator["Mirror"]:
         finally:
             mirror.ended.set()
             renewing.join()
-            with _explain_errors(directory):
+            with _explain_errors(directory, f" What was not uploaded is in {mirror.local}."):
                 mirror.publish()
+            shutil.rmtree(mirror.local.parent, ignore_errors=True)
     finally:
         mirror.release()
 
@@ -107,7 +128,7 @@ class Mirror:
     """The lock that one start has on a run directory in a bucket, and the local copy of the directory."""
 
     def __init__(self, directory: epath.Path) -> None:
-        self.directory, self.local = directory, new_local_path(directory)
+        self.directory, self.local = directory, Path()
         self.lock = Lock(f"process {os.getpid()} on {socket.gethostname()}", uuid.uuid4().hex)
         self.ended = threading.Event()
         self._lost = ""
@@ -150,6 +171,7 @@ class Mirror:
             not names or "config.json" in names or "checkpoints" in names,
             f"{self.directory} is not empty and holds no run: give a new or empty --run_dir, nothing is overwritten.",
         )
+        self.local = new_local_path(self.directory)
         self.local.mkdir()
         for name in names:
             if entries[name]["type"] == "file":
@@ -228,10 +250,11 @@ def move(directory: epath.Path, target: epath.Path) -> None:
 
 
 def local_file(path: AnyPath) -> Path:
-    """Return a local path as it is; download a file or a whole directory of a bucket."""
+    """Return a local path as it is; download a file or a whole directory of a bucket until the process ends."""
     if not is_remote(path):
         return Path(path)
     copy = new_local_path(path)
+    atexit.register(shutil.rmtree, copy.parent, ignore_errors=True)
     _storage().get(str(path), str(copy), recursive=True)
     return copy
 
@@ -241,7 +264,7 @@ def _storage() -> Any:
 
 
 @contextlib.contextmanager
-def _explain_errors(path: AnyPath) -> Iterator[None]:
+def _explain_errors(path: AnyPath, more: str = "") -> Iterator[None]:
     """Turn errors about credentials, permissions and networks into one ConfigError."""
     try:
         yield
@@ -251,8 +274,9 @@ def _explain_errors(path: AnyPath) -> Iterator[None]:
         raise ConfigError(
             f"{path} cannot be reached ({_first_line(error)}): check the address and the network, and that this machine"
             " has credentials that may write there (gcloud auth application-default login, or a service account)."
+            f"{more}"
         ) from error
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".: ")

@@ -80,6 +80,7 @@ class Checkpoints:
         directory.mkdir(exist_ok=True)
         self._set_aside: list[AnyPath] = []
         self._unsealed: int | None = None
+        self._waiting = False
         self.newest = _agree(self._newest_that_verifies)
         rank = partial(_rank, best)
         self.protected = 0  # step of the best evaluation so far, kept also if it was made after the save
@@ -131,6 +132,12 @@ class Checkpoints:
         metrics = finite | {"step": step} if finite else None
         with self._wrap_errors():
             self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def unfinished(self) -> str:
+        """Name the save that the only host waits for; "" if it waits for none. Several may wait for one another."""
+        if not self._waiting or jax.process_count() > 1:
+            return ""
+        return f"The save of step {self._unsealed} to {self.directory}"
 
     def check(self) -> None:
         """Complete the manifest of a background write that has finished.
@@ -187,12 +194,15 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _wrap_errors(self) -> Iterator[None]:
-        """Turn errors of Orbax and the file system into a CheckpointError."""
+        """Turn errors of Orbax and the file system into a CheckpointError; note that the caller waits."""
+        self._waiting = True
         try:
             yield
         except Exception as error:
             message = f"The checkpoint of step {self._unsealed} could not be written: {_one_line(error)}"
             raise CheckpointError(message) from error
+        finally:
+            self._waiting = False
 
     def _write_manifest(self) -> None:
         """Write the manifest. Runs in the background, after the last byte of a checkpoint and before its commit."""

@@ -74,6 +74,7 @@ class RunFiles(NamedTuple):
     """The files of a run directory that this process holds."""
 
     local: Path  # directory to write to
+    address: AnyPath  # its name in messages; `local` is a copy if it is in a bucket
     publish: Callable[[], None] = lambda: None  # uploads the files to a bucket
     check: Callable[[], None] = lambda: None  # raises OSError if the directory is no more this process's
 
@@ -96,12 +97,12 @@ def claim(
     """
     with contextlib.ExitStack() as held:
         refusal = ConfigError("The first process could not claim the run directory: see its message.")
-        run_files, succeeded = RunFiles(Path(directory)), True
+        run_files, succeeded = RunFiles(Path(directory), directory), True
         if jax.process_index() == 0:
             try:
                 if is_remote(directory):
                     mirror = held.enter_context(bucket.mirrored(directory))
-                    run_files = RunFiles(mirror.local, mirror.publish)
+                    run_files = RunFiles(mirror.local, directory, mirror.publish)
                 checkpoints = directory / "checkpoints"
                 claimed = _claim_local(run_files.local, checkpoints, config, file, accept_changed_code)
                 run_files = run_files._replace(check=held.enter_context(claimed))
@@ -110,11 +111,17 @@ def claim(
                 message = str(error).replace(str(run_files.local), str(directory))
                 succeeded, refusal = False, ConfigError(message)
         elif is_remote(directory):
-            run_files = RunFiles(bucket.new_local_path(directory))
+            run_files = RunFiles(bucket.new_local_path(directory), directory)
+            held.callback(_remove_if_empty, run_files.local.parent)
         # All processes wait for the first one, and stop if it failed.
         if not multihost_utils.broadcast_one_to_all(np.int32(succeeded)):
             raise refusal
         yield run_files
+
+
+def _remove_if_empty(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 @contextlib.contextmanager

@@ -95,6 +95,16 @@ def ended_state(job: str) -> str:
     return ""
 
 
+def quiet_submitit() -> Any:
+    """Import submitit, and let it print errors only. Its import sets its logging up, so the level is set after it."""
+    import cloudpickle
+    import submitit
+
+    logging.getLogger("submitit").setLevel(logging.ERROR)
+    cloudpickle.register_pickle_by_value(slurm_task)
+    return submitit
+
+
 def read_jobs(directory: Path) -> dict[str, Any]:
     path = directory / "slurm.json"
     return parse_json(path.read_bytes(), str(path)) if path.is_file() else {"jobs": {}, "submitting": None}
@@ -128,7 +138,6 @@ class ClusterSweep(Sweep):
         )
         missing = [name for name in ("sbatch", "squeue", "srun") if shutil.which(name) is None]
         require(not missing, f"--slurm needs {', '.join(missing)} on the PATH: run it on a machine that submits jobs.")
-        logging.getLogger("submitit").setLevel(logging.ERROR)
         self.parameters = parameters
         self.jobs: dict[str, str] = {}  # job ID by variant name
         self._gone: dict[str, float] = {}  # time at which a variant's job was first missing from the queue
@@ -161,6 +170,7 @@ class ClusterSweep(Sweep):
         self.jobs = dict(known["jobs"])
         if known["submitting"]:
             self.jobs |= self._unrecorded_jobs(known["submitting"])
+            self._give_programs(known["submitting"]["job_name"])
         for run in self.runs:
             run.state = "submitted" if run.variant.name in self.jobs else "waiting"
             if run.is_done():
@@ -176,13 +186,21 @@ class ClusterSweep(Sweep):
         names = submitting["variants"]
         return {names[int(job.partition("_")[2] or 0)]: job for job in ours}
 
+    def _give_programs(self, submission: str) -> None:
+        """Write the pickles that jobs wait for where submitit was killed before it had moved them to their names."""
+        submitit = quiet_submitit()
+        for run in self.runs:
+            if job := self.jobs.get(run.variant.name):
+                path = submitit.SlurmJob(self.directory / "slurm", job).paths.submitted_pickle
+                if not path.exists():
+                    with submitit.core.utils.temporary_save_path(path) as unfinished:
+                        arguments = self._turn(run, submission)
+                        submitit.core.utils.DelayedSubmission(slurm_task.turn, *arguments).dump(unfinished)
+
     def _submit(self, runs: Sequence[VariantRun], parallel: int | None) -> None:
         if not runs:
             return
-        import cloudpickle
-        import submitit
-
-        cloudpickle.register_pickle_by_value(slurm_task)
+        submitit = quiet_submitit()
         name = f"{self.directory.resolve().name}-{uuid.uuid4().hex[:8]}"
         self._write({"job_name": name, "variants": [run.variant.name for run in runs]})
         try:
@@ -237,9 +255,7 @@ class ClusterSweep(Sweep):
 
     def _final_state(self, run: VariantRun) -> str | None:
         """Return the state of a variant after its job left the queue; None while its result may still arrive."""
-        import submitit
-
-        job: Any = submitit.SlurmJob(self.directory / "slurm", self.jobs[run.variant.name])
+        job: Any = quiet_submitit().SlurmJob(self.directory / "slurm", self.jobs[run.variant.name])
         if run.is_done():
             return "done"
         if job.paths.result_pickle.exists():

@@ -116,7 +116,7 @@ def _train(
             run = _start(launch, run_files.local, checkpoints, end)
             if run is not None:
                 _fit(run, run_files, checkpoints, weights)
-        _write_page(end, run_files.local)
+        _write_page(end, run_files)
     return end.exit_code
 
 
@@ -168,7 +168,7 @@ def _is_complete(config: Experiment, directory: AnyPath, local: Path, newest: in
     return False
 
 
-def _write_page(end: Outcome, directory: Path) -> None:
+def _write_page(end: Outcome, run_files: RunFiles) -> None:
     """Write report.html for a finished or diverged run. RESULT.json is already saved, so failures are only printed."""
     ended = [run_directory.EXIT_CODES[status] for status in ("done", "not finite")]
     if not end.began or end.exit_code not in ended or jax.process_index() != 0:
@@ -179,7 +179,8 @@ def _write_page(end: Outcome, directory: Path) -> None:
     )
 
     try:
-        say(f"  report           {run_page.write(record.read(directory))}")
+        written = run_page.write(record.read(run_files.local))
+        say(f"  report           {run_files.address / written.name}")
     except (OSError, ValueError) as error:
         say(f"The report could not be written: {error}")
 
@@ -190,10 +191,10 @@ def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weigh
     run.startup.done("state")
     run_directory.record_event(directory, run.step, "resumed from its checkpoint" if run.step else "started")
     on_hang = partial(record_hang, run.end, config.guard.hang_seconds, run_files)
-    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], on_hang)
+    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], on_hang, checkpoints.unfinished)
     with (
         log.open_reporter(directory, config, run.mesh, run.pipeline, run.step, run.evaluation_due) as reporter,
-        Trace(config.profile, directory / "profile", run.step) as trace,
+        Trace(config.profile, directory / "profile", run.step, run_files.address / "profile") as trace,
         _finished_saves(checkpoints),
     ):
         loop = _Loop(run, run_files, checkpoints, reporter, watchdog, state, key)
@@ -208,7 +209,7 @@ def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weigh
         checkpoints.wait()
         loop.predict()
     watchdog.stop()
-    _conclude(run, directory, loop.state.evaluated, loop.scores)
+    _conclude(run, run_files, loop.state.evaluated, loop.scores)
 
 
 @contextlib.contextmanager
@@ -329,12 +330,14 @@ class _Loop:
             raise Preempted from None
 
 
-def _conclude(run: Run, directory: Path, params: Any, scores: dict[str, float]) -> None:
+def _conclude(run: Run, run_files: RunFiles, params: Any, scores: dict[str, float]) -> None:
     """Show and save the conclusion of a run: scores beside the baseline, examples of its output, and the plot."""
+    directory = run_files.local
     examples = run.examples(params)
     summary.keep_examples(directory, run.step, examples)
     summary.show_examples(examples, isinstance(run.config.data, Supervised))
-    summary.conclusion(directory, run.step, scores, run.unigram_entropy, run.config, run.best)
+    plot_loss(directory, run.unigram_entropy, run.config)
+    summary.conclusion(run_files.address, run.step, scores, run.unigram_entropy, run.config, run.best)
     reason = early_stop_reason(run.config, run.step, run.best) if run.stopped else f"reached step {run.step}"
     best = {} if run.best.value is None else {"best": {run.best.name: run.best.value, "step": run.best.step}}
     facts = {"stopped_early": run.stopped, "unigram_entropy": run.unigram_entropy} | scores | best

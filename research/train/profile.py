@@ -6,15 +6,16 @@ from typing import Any
 import jax
 
 from research.config import Profile
+from research.storage.bucket import AnyPath
 from research.storage.console import say
 
 
 class Trace:
     """A trace, written by the first host. It changes no number: the compiled step differs in names only."""
 
-    def __init__(self, config: Profile | None, directory: Path, start: int) -> None:
-        """Plan the trace of a process that starts at step `start`."""
-        self._directory, self._tracing = directory, False
+    def __init__(self, config: Profile | None, directory: Path, start: int, address: AnyPath | None = None) -> None:
+        """Plan the trace of a process that starts at step `start`. Messages name the directory by its address."""
+        self._directory, self._address, self._tracing = directory, address or directory, False
         self._steps, self._missed = range(0), ""
         if config is not None and jax.process_index() == 0:
             before = start + config.first - 1
@@ -48,6 +49,6 @@ class Trace:
         self._tracing = False
         jax.profiler.stop_trace()
         say(
-            f"A trace of {len(self._steps)} steps is in {self._directory}. To see it: pip install xprof, then xprof"
-            f" --logdir {self._directory}; or its .trace.json.gz in https://ui.perfetto.dev."
+            f"A trace of {len(self._steps)} steps is in {self._address}. To see it: pip install xprof, then xprof"
+            f" --logdir {self._address}; or its .trace.json.gz in https://ui.perfetto.dev."
         )

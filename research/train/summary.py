@@ -13,8 +13,8 @@ from research.model import flops
 from research.model.attention_backends import Record, backends_text
 from research.model.layer import layers_per_step
 from research.model.transformer import abstract_params
-from research.report.plot import plot_loss
 from research.storage.best import Best
+from research.storage.bucket import AnyPath
 from research.storage.console import amount, byte_amount, console, table
 from research.storage.files import append_lines, read_lines
 
@@ -100,7 +100,7 @@ def show_samples(title: str, samples: Sequence[Mapping[str, str]]) -> None:
 
 
 def conclusion(
-    directory: Path, step: int, scores: Mapping[str, float], unigram_entropy: float, config: Experiment, best: Best
+    directory: AnyPath, step: int, scores: Mapping[str, float], unigram_entropy: float, config: Experiment, best: Best
 ) -> None:
     """Print the scores, with the unigram entropy as baseline of the loss, and the paths of plot, run and checkpoint."""
     if jax.process_index() != 0:
@@ -109,7 +109,7 @@ def conclusion(
         "held-out loss": f"{scores['held_out_loss']:.4f} nats a target token, after {step} steps",
         "unigram entropy": f"{unigram_entropy:.4f} nats: the best that a model blind to context can do there",
         **{name: f"{scores[name]:.2f}" for name in config.scores if name not in TEACHER_FORCED},
-        "plot": str(plot_loss(directory, unigram_entropy, config)),
+        "plot": str(directory / "loss.png"),
         "run directory": str(directory),
     }
     if best.value is not None and config.checkpoint.keep_best:

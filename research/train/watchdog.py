@@ -9,13 +9,20 @@ from collections.abc import Callable
 
 
 class Watchdog:
-    """A thread that prints all stacks and exits with `exit_code` if `beat` is not called for `seconds`.
+    """A thread that exits with `exit_code` if `beat` is not called for `seconds`.
 
-    It starts at the first beat, so that compiling and restoring may take any time.
+    It prints what work `unfinished` names or, if that is "", the stacks of all threads. It starts at the first
+    beat, so that compiling and restoring may take any time.
     """
 
-    def __init__(self, seconds: float | int, exit_code: int, on_hang: Callable[[], object]) -> None:
-        self._seconds, self._exit_code, self._on_hang = seconds, exit_code, on_hang
+    def __init__(
+        self,
+        seconds: float | int,
+        exit_code: int,
+        on_hang: Callable[[], object],
+        unfinished: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._seconds, self._exit_code, self._on_hang, self._unfinished = seconds, exit_code, on_hang, unfinished
         self._last: float | None = None
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -31,12 +38,17 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._seconds / 4)):
             if self._last is not None and time.monotonic() - self._last > self._seconds:
-                print(
-                    f"No step finished for {self._seconds:.0f} s. Stacks of all threads:", file=sys.stderr, flush=True
-                )
-                faulthandler.dump_traceback(all_threads=True)
+                self._report()
                 # On another thread, since the file system that it writes to may be what hangs.
                 reporting = threading.Thread(target=self._on_hang, daemon=True)
                 reporting.start()
                 reporting.join(10)
                 os._exit(self._exit_code)
+
+    def _report(self) -> None:
+        if unfinished := self._unfinished():
+            advice = "check the network and the storage, then repeat the command"
+            print(f"{unfinished} did not finish in {self._seconds:.0f} s: {advice}.", file=sys.stderr, flush=True)
+        else:
+            print(f"No step finished for {self._seconds:.0f} s. Stacks of all threads:", file=sys.stderr, flush=True)
+            faulthandler.dump_traceback(all_threads=True)

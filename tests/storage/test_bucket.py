@@ -6,13 +6,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
+import fsspec.config
 import numpy as np
 import pytest
 from etils import epath
@@ -28,7 +31,7 @@ from real_runs import (
 )
 from tiny_run import experiment
 
-from research import Checkpoint
+from research import Checkpoint, Profile
 from research.config import ConfigError
 from research.config.load import open_experiment
 from research.parallel.rules import flatten
@@ -47,8 +50,8 @@ FILES = {"config.json", "diff.json", "RESULT.json", "history.jsonl", "metrics.js
 
 
 @pytest.fixture(scope="module")
-def storage():
-    """The file system of a server with one bucket, named bucket."""
+def emulator():
+    """A server with one bucket, named bucket."""
     port = free_port()
     emulator = subprocess.Popen([sys.executable, str(ROOT / "tests" / "helpers" / "object_store.py"), str(port)])
     while True:
@@ -64,9 +67,25 @@ def storage():
         patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # it would ask another server of the bucket's kind
         patch.setattr(bucket, "SETTLE", 0.05)
         patch.setattr(bucket, "LEASE", 2.0)
-        yield bucket._storage()
+        yield emulator
     emulator.kill()
     emulator.wait()
+
+
+@pytest.fixture(scope="module")
+def storage(emulator):
+    """Its file system."""
+    return bucket._storage()
+
+
+@contextlib.contextmanager
+def silent(emulator: subprocess.Popen):
+    """Let the server answer nothing, as behind a network that loses everything."""
+    emulator.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        emulator.send_signal(signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")
@@ -267,6 +286,61 @@ def test_without_credentials_one_sentence_says_what_to_do(runs, monkeypatch) -> 
     assert str(said.value).startswith("gs://bucket/a cannot be reached (")
     assert "Anonymous caller does not have storage.objects.list access" in str(said.value)
     assert "gcloud auth application-default login" in str(said.value)
+
+
+@pytest.mark.parametrize("missing", bucket.EMULATOR)
+def test_an_emulator_needs_all_its_variables(monkeypatch, missing: str) -> None:
+    for name in bucket.EMULATOR:
+        monkeypatch.setenv(name, "http://localhost:1/")
+    monkeypatch.delenv(missing)
+    with pytest.raises(ConfigError, match=r"^gs://bucket/a is in a bucket: for an emulator set all of STORAGE_EM.*"):
+        bucket.check_reachable(any_path("gs://bucket/a"))
+
+
+def test_messages_name_the_bucket_and_no_copy_is_left(runs, storage, monkeypatch, tmp_path, capfd) -> None:
+    _, made = runs
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    there = copied(storage, "named")
+    longer = type(made)(**{**vars(made), "steps": 3, "profile": Profile(1, 1)})
+    assert train(longer, there) == 0
+    printed = "".join(capfd.readouterr())
+    for written in ("loss.png", "report.html", "checkpoints/3", "profile"):
+        assert f" {there}/{written}" in printed
+        assert (there / written).exists()
+    assert str(tmp_path) not in printed
+    assert list(tmp_path.glob("kintsugi-*")) == []
+
+
+def test_a_copy_that_cannot_be_uploaded_is_kept_and_named(storage, emulator, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setitem(fsspec.config.conf["gcs"], "requests_timeout", 1.0)
+    there = any_path("gs://bucket/runs/kept")
+    with contextlib.ExitStack() as held:
+        uploaded = held.enter_context(contextlib.ExitStack())
+        mirror = uploaded.enter_context(bucket.mirrored(there))
+        (mirror.local / "metrics.jsonl").write_text("{}")
+        held.enter_context(silent(emulator))
+        with pytest.raises(ConfigError) as said:
+            uploaded.close()
+    assert str(said.value).startswith(f"{there} cannot be reached (FSTimeoutError): check the address")
+    assert str(said.value).endswith(f"What was not uploaded is in {mirror.local}.")
+    assert (mirror.local / "metrics.jsonl").exists()
+
+
+def test_a_save_that_cannot_reach_its_bucket_ends_with_one_sentence(storage, emulator, folder: Path) -> None:
+    address = "gs://bucket/runs/cut"
+    limit = "--config.guard.hang_seconds=10"
+    process = start(folder, "cut_there", "--run_dir", address, limit, faults={"SLOW": "0.3"})
+    until(process, lambda: newest_there(address) >= 4)
+    with silent(emulator):
+        assert process.wait(timeout=100) == 43
+    printed = (folder / "cut_there.log").read_text()
+    said = (
+        rf"\nThe save of step \d+ to {address}/checkpoints did not finish in 10 s: check the network and the storage, "
+    )
+    assert len(re.findall(said, printed)) == 1, printed
+    assert "Stacks of all threads" not in printed
+    assert "Traceback" not in printed
 
 
 def test_killed_it_goes_on_from_the_bucket(storage, folder: Path) -> None:

@@ -25,7 +25,7 @@ from scripts import sweep as script
 
 with contextlib.suppress(ImportError):
     # Now, not in a test: it sets logging up anew, at which absl closes the stream of a test that is being captured.
-    import submitit  # noqa: F401
+    import submitit
 
 NAMES = ("peak=0.001,seed=0", "peak=0.001,seed=1", "peak=0.002,seed=0", "peak=0.002,seed=1")
 
@@ -265,6 +265,39 @@ def test_what_was_submitted_and_not_noted_is_found_by_its_name(place: Place, mon
     assert place.command() == 0
     assert place.submissions() == 1
     assert place.counts() == [1, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_jobs_whose_programs_were_not_in_place_yet_get_them(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between sbatch's answer and submitit's renaming of the pickles: two jobs have theirs and two do not."""
+    (place.slurm / "hold").touch()
+    move, moved = submitit.core.utils.JobPaths.move_temporary_file, []
+
+    def killed(self, path: Path, name: str, **options) -> None:
+        moved.append(path)
+        if name == "submitted_pickle" and len(moved) > 3:  # the first is the script for sbatch
+            raise KeyboardInterrupt
+        move(self, path, name, **options)
+
+    monkeypatch.setattr(submitit.core.utils.JobPaths, "move_temporary_file", killed)
+    assert place.command() == 130
+    assert len(list((place.directory / "slurm").glob("*_submitted.pkl"))) == 2
+    monkeypatch.setattr(submitit.core.utils.JobPaths, "move_temporary_file", move)
+    (place.slurm / "hold").unlink()
+    began = time.monotonic()
+    assert place.command() == 0
+    assert time.monotonic() - began < 50  # a job waits for its program for a minute, and fails
+    assert place.submissions() == 1
+    assert place.counts() == [1, 1, 1, 1]
+
+
+def test_warnings_of_submitit_do_not_reach_the_terminal() -> None:
+    """In a process of its own, where nothing has imported submitit before."""
+    pytest.importorskip("submitit")
+    program = "import logging; from research.sweep import slurm; slurm.quiet_submitit()"
+    program += "; logging.getLogger('submitit').warning('Bypassing sacct error')"
+    printed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert printed.stdout + printed.stderr == ""
 
 
 @pytest.mark.slow
