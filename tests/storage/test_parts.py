@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,20 @@ def test_every_reader_of_a_large_file_checks_its_parts(own_cache: Path, tmp_path
     assert documents[0] == texts[0]
     with pytest.raises(ConfigError, match="of text were changed"):
         documents[39]
+
+
+def test_an_entry_that_is_deleted_is_read_on_through_its_memory_map(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.tsv").write_text("".join(f"source {number}\ttarget {number}\n" for number in range(40)))
+    task = TextToText(examples=TSVExamples(f"{tmp_path}/a.tsv", f"{tmp_path}/a.tsv"))
+    examples, tokenizer = open_task(task, "train", None), open_tokenizer(Bytes())
+    sides = [pairs.open_pairs(examples, tokenizer, (None, None)).sources]
+    stream = Recipe(DocumentsInMemory("a", [f"document {number}" for number in range(40)]), tokenizer).stream()
+    monkeypatch.setattr(cache, "VERIFIED_BYTES", 1 << 28)  # now none has parts
+    sides.append(pairs.open_pairs(examples, tokenizer, (None, None)).sources)
+    shutil.rmtree(own_cache)
+    lengths = sides[0].lengths
+    first, second = (pairs.gather(side, np.arange(40), lengths, 1, pairs.spread(lengths)) for side in sides)
+    assert first.tolist() == second.tolist() == sides[0].tokens.tolist()
+    stream.check(np.arange(len(stream.rows(8))), 8)
