@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_a_changed_part_is_found_when_it_is_read_and_the_entry_built_again(capsy
     large = entry(by_parts=True) / "large"
     flip(large, 150)
     assert entry(by_parts=True) == large.parent  # it is not hashed here
-    parts = Parts(large)
+    parts = Parts(large, mapped=True)
     check(parts, 0, 128)
     check(parts, 199, 200)
     for _ in range(2):
@@ -151,3 +152,13 @@ def test_an_entry_that_is_deleted_is_read_on_through_its_memory_map(
     first, second = (pairs.gather(side, np.arange(40), lengths, 1, pairs.spread(lengths)) for side in sides)
     assert first.tolist() == second.tolist() == sides[0].tokens.tolist()
     stream.check(np.arange(len(stream.rows(8))), 8)
+
+
+def test_files_that_are_not_mapped_are_open_only_while_they_are_verified(own_cache: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        text = json.dumps({"text": f"{number} " * 60}) + "\n"
+        (tmp_path / f"{number}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    before = len(os.listdir("/proc/self/fd"))
+    opened = open_documents(JSONLines(f"{tmp_path}/*.gz", f"{tmp_path}/*.gz"), "train")
+    assert [document[0] for document in opened.read(np.arange(8))] == [*"01234567"]
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -80,7 +80,8 @@ class Recipe:
         meta = json.loads((folder / "meta.json").read_text())
         # An empty file cannot be mapped; rows() reports an empty stream.
         tokens = np.memmap(folder / "tokens", meta["dtype"], "r") if meta["length"] else np.empty(0, meta["dtype"])
-        return TokenStream(self.documents.name, np.asarray(tokens), meta["text_digest"], Parts(folder / "tokens"))
+        parts = Parts(folder / "tokens", mapped=True)
+        return TokenStream(self.documents.name, np.asarray(tokens), meta["text_digest"], parts)
 
     def missing(self) -> list[int]:
         """Return the numbers of the pieces that are not built yet."""

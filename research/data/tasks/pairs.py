@@ -68,7 +68,7 @@ def open_pairs(examples: TaskExamples, tokenizer: Tokenizer, languages: Language
 def _open(path: Path) -> Ragged:
     offsets = np.load(path.with_suffix(".offsets.npy"))
     tokens = np.load(path.with_suffix(".npy"), mmap_mode="r")
-    return Ragged(tokens, offsets, Parts(path.with_suffix(".npy")), tokens.offset)
+    return Ragged(tokens, offsets, Parts(path.with_suffix(".npy"), mapped=True), tokens.offset)
 
 
 def _write(folder: Path, examples: TaskExamples, tokenizer: Tokenizer, languages: Languages) -> None:
