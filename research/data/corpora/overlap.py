@@ -12,14 +12,15 @@ WHOLE = 1 << 62  # the stop of a piece that is a whole file
 class Piece(NamedTuple):
     """A range of a file's content, which `key` identifies; `name` is for messages.
 
-    If it is `hashed`, only a part of it chosen by hash is read: in training another than in the held-out split.
+    If a part of it is read that is chosen by hash, `hashed` identifies what is hashed: by one rule, training reads
+    another part than the held-out split.
     """
 
     key: str
     name: str
     start: int = 0
     stop: int = WHOLE
-    hashed: bool = False
+    hashed: str = ""
 
 
 def pieces_of(splits: Iterable[Any]) -> list[Piece]:
@@ -40,7 +41,7 @@ def check_disjoint(train: Iterable[Any], held_out: Iterable[Any], shared: Litera
         (held.name, other.name)
         for held in pieces_of(held_out)
         for other in trained.get(held.key, ())
-        if held.start < other.stop and other.start < held.stop and not (held.hashed and other.hashed)
+        if held.start < other.stop and other.start < held.stop and not (held.hashed and held.hashed == other.hashed)
     ]
     if not both:
         return

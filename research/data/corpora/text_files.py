@@ -203,7 +203,8 @@ class TextFiles(Documents):
         pattern = corpus.train if split == "train" or corpus.held_out is None else corpus.held_out
         self.name, self._corpus = pattern, corpus
         self._index = FileIndex(pattern, [type(corpus).__name__, corpus.rule], corpus.spans)
-        self.pieces = [piece._replace(hashed=corpus.held_out is None) for piece in self._index.pieces]
+        hashed = digest([type(corpus).__name__, corpus.rule]) if corpus.held_out is None else ""
+        self.pieces = [piece._replace(hashed=hashed) for piece in self._index.pieces]
         self._rows, self.identity = choose(self._index, split, corpus.held_out is None, "document")
 
     def __len__(self) -> int:
