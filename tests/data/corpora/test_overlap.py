@@ -23,6 +23,9 @@ from research import (
 )
 from research.config import ConfigError, Corpus, Task
 from research.data import pipeline
+from research.data.corpora.documents import open_documents
+from research.data.corpora.overlap import check_disjoint
+from research.storage import cache
 
 TEXTS = {
     name: "".join(f"Some words of {name}, {number}, and many others too.\n\n" for number in range(300))
@@ -118,3 +121,25 @@ def check(data: Denoising | Supervised, named: str, capsys: pytest.CaptureFixtur
         pipeline.prepare(data, 0, 1)
     pipeline.prepare(type(data)(**{**vars(data), "shared_files": "count"}), 0, 1)
     assert str(refused.value).split(": hold out")[0] in capsys.readouterr().err
+
+
+def test_copies_of_gzip_files_are_hashed_only_if_they_have_no_digest_and_one_size(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("d", TEXTS["b"]), ("e", TEXTS["c"][:-8])):
+        Path(f"{name}.txt.gz").write_bytes(gzip.compress(text.encode()))
+    corpora = [PlainText(f"{train}.txt.gz", f"{held}.txt.gz") for train, held in (("copy", "d"), ("copy", "e"))]
+    hashed: list[Path] = []
+    original = cache.file_digest
+    monkeypatch.setattr(cache, "file_digest", lambda path: hashed.append(path) or original(path))
+
+    def copies(corpus: Corpus) -> int:
+        hashed.clear()
+        check_disjoint([open_documents(corpus, "train")], [open_documents(corpus, "held_out")], "refuse")
+        return sum(path.is_relative_to(own_cache) for path in hashed)
+
+    assert [*map(copies, corpora)] == [0, 0]
+    for entry in (own_cache / "decompressed").glob("*/CONTENTS.json"):  # earlier versions kept no digest
+        entry.with_name("sha256").unlink()
+        entry.write_text(json.dumps({"text": json.loads(entry.read_text())["text"]}))
+    assert [*map(copies, reversed(corpora))] == [0, 2]
