@@ -1,9 +1,12 @@
 """A large file of the cache is verified part by part, each before anybody gets a byte of it."""
 
+import errno
 import gzip
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -82,25 +85,67 @@ def test_a_large_file_that_nobody_reads_by_parts_is_hashed_whole(offset: int) ->
     assert (entry(by_parts=False) / "large").read_bytes() == CONTENT
 
 
+def age(folder: Path) -> None:
+    """Make an entry like one of an earlier version, without hashes of parts."""
+    (folder / "PARTS.json").unlink()
+    contents = folder / "CONTENTS.json"
+    listed = json.loads(contents.read_text())
+    contents.write_text(json.dumps({name: listed[name] for name in ("large", "small")}))
+
+
 def test_an_entry_of_an_earlier_version_is_verified_whole_and_gets_parts() -> None:
     large = entry(by_parts=True) / "large"
-    contents = large.parent / "CONTENTS.json"
-
-    def age() -> None:
-        (large.parent / "PARTS.json").unlink()
-        listed = json.loads(contents.read_text())
-        contents.write_text(json.dumps({name: listed[name] for name in ("large", "small")}))
-
-    age()
+    age(large.parent)
     check(Parts(large), 0, 200)
     flip(large, 150)
     with pytest.raises(ConfigError, match="bytes 128 to 192"):
         check(Parts(large), 0, 200)
     large = entry(by_parts=True) / "large"
-    age()
+    age(large.parent)
     flip(large, 150)
     with pytest.raises(ConfigError, match=r"is damaged \(large was changed\): delete it"):
         Parts(large)
+
+
+@pytest.mark.parametrize("read_only", [cache.FileLock, cache.write_json], ids=["lock", "entry"])
+def test_an_entry_of_an_earlier_version_is_read_in_a_cache_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, read_only: Callable
+) -> None:
+    large = entry(by_parts=True) / "large"
+    age(large.parent)
+    calls: list[Path] = []
+    original = cache._digests
+    monkeypatch.setattr(cache, read_only.__name__, refused)
+    monkeypatch.setattr(cache, "_digests", lambda path: calls.append(path) or original(path))
+    Parts(large)
+    assert large in calls
+    calls.clear()
+    parts = Parts(large)
+    assert not calls
+    check(parts, 0, 200)
+    flip(large, 150)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"is damaged \(large was changed\)"):
+            Parts(large)
+
+
+def refused(*_: object) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_who_waited_for_the_parts_of_an_entry_does_not_compute_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = entry(by_parts=True) / "large"
+    parts = (large.parent / "PARTS.json").read_text()
+    age(large.parent)
+
+    @contextmanager
+    def locked(path: Path) -> Iterator[None]:
+        (path / "PARTS.json").write_text(parts)  # by another process, which had the lock
+        yield
+
+    monkeypatch.setattr(cache, "locked", locked)
+    monkeypatch.setattr(cache, "_digests", lambda path: pytest.fail("hashed again"))
+    check(Parts(large), 0, 200)
 
 
 def test_every_reader_of_a_large_file_checks_its_parts(own_cache: Path, tmp_path: Path) -> None:
