@@ -20,7 +20,7 @@ from research.storage.console import amount, amount_of
 
 # Fields that do not affect results, and the seed: runs that differ only in these form one group.
 IGNORED_FIELDS = (
-    *(name for name in run_directory.CHANGEABLE if name not in ("steps", "evaluation")),
+    *(name for name in run_directory.CHANGEABLE if name not in ("steps", "evaluation", "data.tasks.*.metrics")),
     "evaluation.samples",
     "seed",
 )

@@ -203,20 +203,38 @@ def _list_contents(folder: Path) -> None:
 def part_digests(path: Path) -> list[str]:
     """Return the hashes of the parts of a file of an entry; [] for a small one.
 
-    A large file of an earlier version's entry has none yet: it is verified whole, and they are added.
+    A large file of an earlier version's entry has none yet: it is verified whole, and they are added; or kept in memory
+    if the cache cannot be written.
 
     Raises:
         ConfigError: such a file was changed.
     """
-    if path.stat().st_size <= VERIFIED_BYTES:
-        return []
-    parts = path.parent / PARTS
-    if not parts.exists():
-        with writable(), locked(path.parent):
-            problem = damage(path.parent)
-            require(not problem, f"The cache entry {path.parent} is damaged ({problem}): delete it to build it again.")
-            _list_contents(path.parent)
-    return json.loads(parts.read_text())[path.name]
+    status, parts = path.stat(), path.parent / PARTS
+    known = path, status.st_ino, status.st_mtime_ns
+    if status.st_size <= VERIFIED_BYTES or known in _in_memory:
+        return _in_memory.get(known, [])
+    try:
+        if not parts.exists():
+            with locked(path.parent):
+                if not parts.exists():  # another process may have added them
+                    _require_whole(path.parent, damage(path.parent))
+                    _list_contents(path.parent)
+        return json.loads(parts.read_text())[path.name]
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+    whole, digests = _digests(path)
+    listed = json.loads((path.parent / CONTENTS).read_text())[path.name][1]
+    _require_whole(path.parent, "" if whole == listed else f"{path.name} was changed")
+    return _in_memory.setdefault(known, digests)
+
+
+# The hashes of parts that could not be added to their entries, by the file with its inode and modification time.
+_in_memory: dict[tuple[Path, int, int], list[str]] = {}
+
+
+def _require_whole(folder: Path, problem: str) -> None:
+    require(not problem, f"The cache entry {folder} is damaged ({problem}): delete it to build it again.")
 
 
 # Decompressed bytes that are always allowed, and the largest ratio above that. Text and weights stay far below.

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,16 @@ Offsets = Int64[np.ndarray, " n"]
 
 
 class Parts:
-    """The parts of a file of a cache entry. Small files have none: they are verified when the entry is opened."""
+    """The parts of a file of a cache entry. Small files have none: they are verified when the entry is opened.
 
-    def __init__(self, path: Path) -> None:
+    Give `mapped` for a file that is read through a memory map: like that, its parts are read even if the entry is
+    deleted. Other files, of which there may be thousands, are open only while a part is verified.
+    """
+
+    def __init__(self, path: Path, mapped: bool = False) -> None:
         self.path = path
         self._hashes: Sequence[str] = cache.part_digests(path)
-        self._file = path.open("rb") if self._hashes else None  # also if another process sets the entry aside
+        self._mapped = path.open("rb") if mapped and self._hashes else None
         self._unread = set(range(len(self._hashes)))
         self._lock = threading.Lock()
 
@@ -47,14 +52,14 @@ class Parts:
             self.check(start, start + 1)
 
     def _verify(self, number: int) -> None:
-        assert self._file is not None
         start = number * cache.PART_BYTES
-        content = os.pread(self._file.fileno(), cache.PART_BYTES, start)
+        with nullcontext(self._mapped) if self._mapped else self.path.open("rb") as file:
+            content, status = os.pread(file.fileno(), cache.PART_BYTES, start), os.fstat(file.fileno())
         if cache.content_digest(content) == self._hashes[number]:
             return
         reason = f"bytes {start:,} to {start + len(content):,} of {self.path.name} were changed"
         with cache.writable(), cache.locked(self.path.parent):
-            if self.path.exists() and os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
+            if self.path.exists() and os.path.samestat(status, self.path.stat()):
                 cache.set_aside(self.path.parent, reason)
         raise ConfigError(
             f"The cache entry {self.path.parent} is damaged ({reason}): the same command builds it again."

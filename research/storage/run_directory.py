@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,11 +41,11 @@ from research.storage.bucket import AnyPath, is_remote
 from research.storage.files import UNFINISHED, append_lines, keep_lines, read_lines, write_json, write_lines
 from research.storage.lock import FileLock, taken_in_time
 
-# Fields that may change between two starts of one run. They change no number beyond float rounding, except `steps`:
-# linear and cosine schedules end at the last step.
+# Fields that may change between two starts of one run; "*" is any part of a name. They change no number of the training
+# beyond float rounding, except `steps`: linear and cosine schedules end at the last step.
 CHANGEABLE = (
     "steps", "evaluation", "checkpoint", "report", "profile", "guard", "mesh", "data.threads", "data.shared_files",
-    "model.remat", "model.unroll", "model.attention",
+    "data.tasks.*.metrics", "model.remat", "model.unroll", "model.attention",
 )  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]  # of the source tree
@@ -451,13 +452,19 @@ def check_same_experiment(directory: AnyPath, before: Any, config: Experiment) -
     changes = {
         name: change
         for name, change in override.diff(override.from_json(json.dumps(before)), config).items()
-        if not any(name == field or name.startswith(field + ".") for field in free)
+        if not any(_covers(field, name) for field in free)
     }
     listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changes.items())
     require(
         not changes,
         f"{directory} holds another experiment: {listed}. Give another --run_dir, or the values it was started with.",
     )
+
+
+def _covers(field: str, name: str) -> bool:
+    """Tell whether a dotted name is that of a field, or of a part of it."""
+    pairs = zip_longest(field.split("."), name.split(".")[: field.count(".") + 1])
+    return all(part in ("*", given) for part, given in pairs)
 
 
 def _has_begun(directory: Path, checkpoints: AnyPath) -> bool:

@@ -10,12 +10,34 @@ from pathlib import Path
 
 import pytest
 
-from research import TFDS, Adafactor, Checkpoint, Denoising, Experiment, Model
+from research import (
+    BLEU,
+    ROUGE,
+    TFDS,
+    Adafactor,
+    Checkpoint,
+    Denoising,
+    Experiment,
+    Model,
+    Summarization,
+    Supervised,
+    Translation,
+    TSVExamples,
+)
 from research.config import ConfigError
 from research.config.load import ExperimentFile
 from research.config.override import apply, from_json
 from research.storage import manifest, run_directory
-from research.storage.run_directory import FOLDERS, as_data, claim, commit, is_done, record_startup, write_result
+from research.storage.run_directory import (
+    FOLDERS,
+    as_data,
+    check_same_experiment,
+    claim,
+    commit,
+    is_done,
+    record_startup,
+    write_result,
+)
 
 CONFIG = Experiment(
     model=Model(128, 16, 2, 8, 32, 2, 2),
@@ -114,6 +136,23 @@ def test_another_experiment_is_refused_by_field(tmp_path: Path) -> None:
 def test_what_decides_no_number_may_change(tmp_path: Path) -> None:
     begin(tmp_path / "run")
     begin(tmp_path / "run", dataclasses.replace(CONFIG, steps=99, checkpoint=Checkpoint(every=7)))
+
+
+def test_the_metrics_of_a_task_may_change_and_nothing_else_of_it(tmp_path: Path) -> None:
+    task = Translation(examples=TSVExamples("a.tsv"), metrics=(ROUGE(), BLEU()))
+    before = dataclasses.replace(CONFIG, data=Supervised((Summarization(examples=TSVExamples("b.tsv")), task)))
+
+    def check(**overrides: str) -> None:
+        changed = apply(before, {f"data.tasks.{name}": value for name, value in overrides.items()})
+        assert changed != before
+        check_same_experiment(tmp_path, as_data(before), changed)
+
+    check(**{"1.metrics": '(BLEU("zh"),)'})
+    check(**{"1.metrics.1.tokenize": "zh", "0.metrics": "()"})
+    with pytest.raises(ConfigError, match=r"experiment: data\.tasks\.1\.prefix was '' and is now 'a'\. Give"):
+        check(**{"1.prefix": "a", "1.metrics.1.tokenize": "zh"})
+    with pytest.raises(ConfigError, match=r"experiment: data\.tasks was \("):
+        check_same_experiment(tmp_path, as_data(before), dataclasses.replace(CONFIG, data=Supervised((task,))))
 
 
 def test_an_experiment_that_never_began_may_be_replaced(tmp_path: Path) -> None:

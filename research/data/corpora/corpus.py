@@ -98,8 +98,8 @@ class IndexedSplit:
         self._source, self._files = open_split(builder, name, split), builder.info.splits[split].file_instructions
         self._called = f"{name} ({split})"
         of = builder.info.full_name
-        self.pieces = [
-            Piece(f"{of}/{part.filename}", self._called, part.skip, part.skip + part.take) for part in self._files
+        self.pieces = [  # their names alone decide
+            Piece(f"{of}/{part.filename}", str, self._called, part.skip, part.skip + part.take) for part in self._files
         ]
 
     def __len__(self) -> int:

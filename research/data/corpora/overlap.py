@@ -1,7 +1,7 @@
 """Pieces of data that are both trained on and held out: the same file, or the same examples of a data set."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 from research.config import ConfigError
@@ -10,16 +10,19 @@ WHOLE = 1 << 62  # the stop of a piece that is a whole file
 
 
 class Piece(NamedTuple):
-    """A range of a file's content, which `key` identifies; `name` is for messages.
+    """A range of a file's content; `name` is for messages. Equal contents have one `size`, or any other mark that is
+    known at once, and one `digest()`, which may take long.
 
-    If it is `hashed`, only a part of it chosen by hash is read: in training another than in the held-out split.
+    If a part of it is read that is chosen by hash, `hashed` identifies what is hashed: by one rule, training reads
+    another part than the held-out split.
     """
 
-    key: str
+    size: int | str
+    digest: Callable[[], str]
     name: str
     start: int = 0
     stop: int = WHOLE
-    hashed: bool = False
+    hashed: str = ""
 
 
 def pieces_of(splits: Iterable[Any]) -> list[Piece]:
@@ -33,14 +36,15 @@ def check_disjoint(train: Iterable[Any], held_out: Iterable[Any], shared: Litera
     Raises:
         ConfigError: there are some, and they are refused.
     """
-    trained: dict[str, list[Piece]] = {}
+    trained: dict[int | str, list[Piece]] = {}
     for piece in pieces_of(train):
-        trained.setdefault(piece.key, []).append(piece)
+        trained.setdefault(piece.size, []).append(piece)
     both = [
         (held.name, other.name)
         for held in pieces_of(held_out)
-        for other in trained.get(held.key, ())
-        if held.start < other.stop and other.start < held.stop and not (held.hashed and other.hashed)
+        for other in trained.get(held.size, ())
+        if held.start < other.stop and other.start < held.stop and not (held.hashed and held.hashed == other.hashed)
+        if held.digest() == other.digest()
     ]
     if not both:
         return

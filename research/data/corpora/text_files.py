@@ -13,6 +13,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +31,7 @@ from research.storage.parts import Parts
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same files would give other documents or another index
+DIGEST = "sha256"  # the file of an entry that has it
 GZIP = b"\x1f\x8b"  # the first bytes of its files
 HELD_OUT_ONE_IN = 100  # documents, if a corpus names no held-out files
 
@@ -63,8 +65,10 @@ class FileIndex:
         digests = [known_digest(path) for path in named]
         self._paths = [(stored or plain_file)(path, content) for path, content in zip(named, digests, strict=True)]
         self.identity = digest([FORMAT, *rules, digests])
-        contents = [known_digest(path) for path in self._paths]
-        self.pieces = [Piece(content, str(path)) for content, path in zip(contents, named, strict=True)]
+        self.pieces = [
+            Piece(path.stat().st_size, partial(content_digest, path), str(original))
+            for path, original in zip(self._paths, named, strict=True)
+        ]
         self._parts = [Parts(path) if cache.contains(path) else None for path in self._paths]
         index = cache.entry("documents", self.identity, lambda folder: self._write(folder, named, find))
         self._spans = np.fromfile(index / "spans", np.int64).reshape(-1, 3)
@@ -203,7 +207,8 @@ class TextFiles(Documents):
         pattern = corpus.train if split == "train" or corpus.held_out is None else corpus.held_out
         self.name, self._corpus = pattern, corpus
         self._index = FileIndex(pattern, [type(corpus).__name__, corpus.rule], corpus.spans)
-        self.pieces = [piece._replace(hashed=corpus.held_out is None) for piece in self._index.pieces]
+        hashed = digest([type(corpus).__name__, corpus.rule]) if corpus.held_out is None else ""
+        self.pieces = [piece._replace(hashed=hashed) for piece in self._index.pieces]
         self._rows, self.identity = choose(self._index, split, corpus.held_out is None, "document")
 
     def __len__(self) -> int:
@@ -272,11 +277,17 @@ def known_digest(path: Path) -> str:
     status = path.stat()
     key = digest([str(path.resolve()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
     folder = cache.entry("digests", key, lambda folder: _write_digest(folder, path))
-    return (folder / "sha256").read_text()
+    return (folder / DIGEST).read_text()
 
 
 def _write_digest(folder: Path, path: Path) -> None:
-    (folder / "sha256").write_text(cache.file_digest(path))
+    (folder / DIGEST).write_text(cache.file_digest(path))
+
+
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes: for a decompressed copy, that computed with it; else as `known_digest`."""
+    kept = path.with_name(DIGEST)
+    return kept.read_text() if cache.contains(path) and kept.exists() else known_digest(path)
 
 
 def plain_file(path: Path, content: str) -> Path:
@@ -292,14 +303,17 @@ def plain_file(path: Path, content: str) -> Path:
 
 
 def _decompress(path: Path, folder: Path) -> None:
+    hash = hashlib.sha256()
     try:
         with gzip.open(path) as packed, (folder / "text").open("wb") as plain:
             while piece := packed.read(cache.CHUNK_BYTES):
                 plain.write(piece)
+                hash.update(piece)
                 stop.check()
                 check_inflation(path, path.stat().st_size, plain.tell())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ConfigError(f"{path} is not a complete gzip file ({error}).") from None
+    (folder / DIGEST).write_text(hash.hexdigest())
 
 
 def _is_held_out(text: str) -> bool:

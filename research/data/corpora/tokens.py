@@ -39,7 +39,7 @@ DOCUMENT_ORDER = (0, 0)  # key and position of the order in which documents are 
 class TokenStream(NamedTuple):
     name: str
     tokens: UInt[np.ndarray, " length"]
-    text_digest: str  # of the documents' text; independent of the tokenizer
+    text_digest: str  # of the documents' text; and of the rule of lines, if an earlier rule gives other tokens
     parts: Parts | None = None  # of the file of the tokens
 
     def rows(self, length: int) -> UInt[np.ndarray, "n length"]:
@@ -67,7 +67,7 @@ class Recipe:
 
     def __init__(self, documents: Documents, tokenizer: Tokenizer, eos_after_lines: bool = False) -> None:
         self.documents, self._tokenizer, self._eos_after_lines = documents, tokenizer, eos_after_lines
-        rules = ["EOS after lines that LF ends"] * eos_after_lines
+        rules = ["EOS after lines, which LF ends"] * eos_after_lines
         name = digest([FORMAT, documents.identity, tokenizer.digest, *rules])
         self._whole = cache.Entry("tokens", name)
         count = max(1, -(-len(documents) // PIECE))
@@ -80,7 +80,8 @@ class Recipe:
         meta = json.loads((folder / "meta.json").read_text())
         # An empty file cannot be mapped; rows() reports an empty stream.
         tokens = np.memmap(folder / "tokens", meta["dtype"], "r") if meta["length"] else np.empty(0, meta["dtype"])
-        return TokenStream(self.documents.name, np.asarray(tokens), meta["text_digest"], Parts(folder / "tokens"))
+        parts = Parts(folder / "tokens", mapped=True)
+        return TokenStream(self.documents.name, np.asarray(tokens), meta["text_digest"], parts)
 
     def missing(self) -> list[int]:
         """Return the numbers of the pieces that are not built yet."""
@@ -117,19 +118,23 @@ class Recipe:
         self._write_meta(folder, length, tokens_hash.hexdigest(), digest(texts))
 
     def _write_piece(self, piece: int, folder: Path, advance: Callable[[int], None] = lambda count: None) -> None:
-        text_hash, tokens_hash, length = hashlib.sha256(), hashlib.sha256(), 0
+        text_hash, tokens_hash, length, same = hashlib.sha256(), hashlib.sha256(), 0, True
         positions = range(piece * PIECE, min((piece + 1) * PIECE, len(self.documents)))
         with (folder / "tokens").open("wb") as file:
             for texts in document_order(self.documents, positions):
                 for text in texts:
                     content = text.encode()
                     text_hash.update(len(content).to_bytes(8, "little") + content)
-                for ids in map(self._encode, self._groups(texts)):
+                for group in self._groups(texts):
+                    ids = self._encode(group)
+                    same = same and not (self._eos_after_lines and self._differed(group, ids))
                     tokens = np.fromiter(chain.from_iterable(ids), self._dtype, sum(map(len, ids)))
                     tokens_hash.update(tokens.data)
                     tokens.tofile(file)
                     length += len(tokens)
                 advance(len(texts))
+        if not same:
+            text_hash.update(b"LF ends lines")
         self._write_meta(folder, length, tokens_hash.hexdigest(), text_hash.hexdigest())
 
     def _write_meta(self, folder: Path, length: int, tokens_digest: str, text_digest: str) -> None:
@@ -152,6 +157,12 @@ class Recipe:
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return encode_lines(texts, self._tokenizer) if self._eos_after_lines else self._tokenizer.encode_batch(texts)
 
+    def _differed(self, texts: Sequence[str], ids: list[list[int]]) -> bool:
+        """Tell whether texts had other tokens than `ids` when lone CR, VT, FF, U+2028 and the like ended a line too."""
+        if nonblank_lines(texts, str.splitlines) == nonblank_lines(texts):
+            return False
+        return encode_lines(texts, self._tokenizer, str.splitlines) != ids
+
     @property
     def _dtype(self) -> np.dtype:
         return np.dtype(np.uint16 if self._tokenizer.size <= 2**16 else np.uint32)
@@ -166,6 +177,12 @@ def document_order(documents: Documents, positions: range | None = None) -> Iter
         yield documents.read(order(np.arange(start, min(start + DOCUMENTS_AT_ONCE, positions.stop))))
 
 
-def encode_lines(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    lines = [line for text in texts for line in split_lines(text) if line.strip()]
-    return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(lines)]
+SplitLines = Callable[[str], list[str]]
+
+
+def nonblank_lines(texts: Sequence[str], split: SplitLines = split_lines) -> list[str]:
+    return [line for text in texts for line in split(text) if line.strip()]
+
+
+def encode_lines(texts: Sequence[str], tokenizer: Tokenizer, split: SplitLines = split_lines) -> list[list[int]]:
+    return [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(nonblank_lines(texts, split))]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research.config import ConfigError, Examples, require
+from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
 from research.data.corpora.text_files import FileIndex, Span, choose, plain_file
 from research.data.tasks import squad
@@ -43,11 +44,12 @@ class FileExamples(Examples):
 
 class Reader(NamedTuple):
     """The format of records in a file: `spans` finds and checks them in its lines, `record` parses
-    one from its bytes.
+    one from its bytes; `hashed` are the names or columns of the text that decides whether a record is held out.
     """
 
     spans: Callable[[Path, Iterator[Line]], Iterator[Span]]
     record: Callable[[bytes], TextRecord]
+    hashed: tuple[str | int, ...]
     stored: Callable[[Path, str], Path] = plain_file
 
 
@@ -61,7 +63,8 @@ class FileRecords:
         self._reader = reader
         everything = [FORMAT, type(files).__name__, names, rules, *["without empty"] * (files.empty == "skip")]
         self._index = FileIndex(self.name, everything, reader.spans, reader.stored)
-        self.pieces = [piece._replace(hashed=files.by_hash(split)) for piece in self._index.pieces]
+        hashed = digest([type(files).__name__, reader.hashed]) if files.by_hash(split) else ""
+        self.pieces = [piece._replace(hashed=hashed) for piece in self._index.pieces]
         rows, self.identity = choose(self._index, split, files.by_hash(split), "example")
         self._rows = without_empty(self.name, rows, self._index.is_filled(rows))
 
@@ -83,7 +86,8 @@ class JSONExamples(FileExamples):
         def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
             return json_spans(path, lines, names, self.empty)
 
-        return FileRecords(self, split, names, Reader(spans, lambda content: _parse_record(content, names)))
+        reader = Reader(spans, lambda content: _parse_record(content, names), names.source)
+        return FileRecords(self, split, names, reader)
 
 
 def json_spans(path: Path, lines: Iterable[Line], names: Names, empty: Empty) -> Iterator[Span]:
@@ -136,7 +140,8 @@ class TSVExamples(FileExamples):
         def record(content: bytes) -> TextRecord:
             return {name: (text,) for name, text in zip(self.columns, _cells(content.decode()), strict=True)}
 
-        return FileRecords(self, split, names, Reader(spans, record), self.columns)
+        hashed = tuple(map(self.columns.index, names.source))
+        return FileRecords(self, split, names, Reader(spans, record, hashed), self.columns)
 
 
 def tsv_spans(
@@ -167,7 +172,8 @@ class SQuADFile(FileExamples):
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         require_names(names, squad.NAMES, "A SQuADFile")
-        reader = Reader(squad_spans(names, self.empty), lambda content: _parse_record(content, names), squad.as_lines)
+        spans = squad_spans(names, self.empty)
+        reader = Reader(spans, lambda content: _parse_record(content, names), ("context",), squad.as_lines)
         return FileRecords(self, split, names, reader)
 
 

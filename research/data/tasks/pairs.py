@@ -28,6 +28,7 @@ class Ragged(NamedTuple):
     tokens: UInt[np.ndarray, " total"]
     offsets: Int64[np.ndarray, " count_and_one"]
     parts: Parts | None = None  # of the file of the tokens
+    header: int = 0  # bytes before the tokens in the file
 
     @property
     def lengths(self) -> Int64[np.ndarray, " count"]:
@@ -66,7 +67,8 @@ def open_pairs(examples: TaskExamples, tokenizer: Tokenizer, languages: Language
 
 def _open(path: Path) -> Ragged:
     offsets = np.load(path.with_suffix(".offsets.npy"))
-    return Ragged(np.load(path.with_suffix(".npy"), mmap_mode="r"), offsets, Parts(path.with_suffix(".npy")))
+    tokens = np.load(path.with_suffix(".npy"), mmap_mode="r")
+    return Ragged(tokens, offsets, Parts(path.with_suffix(".npy"), mapped=True), tokens.offset)
 
 
 def _write(folder: Path, examples: TaskExamples, tokenizer: Tokenizer, languages: Languages) -> None:
@@ -152,8 +154,7 @@ def gather(
     """Collect the first ids of each example; a truncated one keeps the special tokens at its end."""
     starts, whole = ragged.offsets[examples], ragged.offsets[examples + 1] - ragged.offsets[examples]
     if ragged.parts is not None:
-        header = ragged.parts.path.stat().st_size - ragged.tokens.nbytes
-        first, size = header + starts * ragged.tokens.itemsize, whole * ragged.tokens.itemsize
+        first, size = ragged.header + starts * ragged.tokens.itemsize, whole * ragged.tokens.itemsize
         ragged.parts.check(first, first + size)
     missing = np.where(laid.place >= (lengths - ending)[laid.piece], (whole - lengths)[laid.piece], 0)
     return np.asarray(ragged.tokens[starts[laid.piece] + laid.place + missing])

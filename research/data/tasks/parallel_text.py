@@ -47,7 +47,7 @@ class ParallelRecords:
             _check_parallel(first, other)
         by_hash = files.by_hash(split)
         pieces = [piece for index in self._columns.values() for piece in index.pieces]
-        self.pieces = [piece._replace(hashed=by_hash) for piece in pieces]
+        self.pieces = [piece._replace(hashed=first.identity if by_hash else "") for piece in pieces]
         rows, _ = choose(first, split, by_hash, "example")
         filled = np.logical_and.reduce([index.is_filled(rows) for index in self._columns.values()])
         self._rows = without_empty(self.name, rows, filled)

@@ -82,6 +82,25 @@ def test_it_is_tokenised_once_a_tokenizer_and_text(
     assert other.text_digest != first.text_digest
 
 
+@pytest.mark.parametrize(
+    ("end", "equal"), [("\n", True), ("\r\n", True), ("\u2028", False), (" \x0c", False), ("\r", False)]
+)
+def test_a_text_whose_lines_once_gave_other_tokens_has_another_digest(tmp_path: Path, end: str, equal: bool) -> None:
+    documents, tokenizer = corpus(tmp_path / "a", [f"one{end}line", "two"]), open_tokenizer(Bytes())
+    text_digest = Recipe(documents, tokenizer).stream().text_digest  # the only one of earlier versions
+    assert (Recipe(documents, tokenizer, eos_after_lines=True).stream().text_digest == text_digest) is equal
+
+
+def test_letters_that_ended_lines_but_give_no_tokens_change_no_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, tokenizer = corpus(tmp_path / "a", ["one \x0c\nline\u2028"]), open_tokenizer(Bytes())
+    original = tokenizer.encode_batch
+    monkeypatch.setattr(tokenizer, "encode_batch", lambda texts: original([text.strip() for text in texts]))
+    digests = {Recipe(documents, tokenizer, of_lines).stream().text_digest for of_lines in (False, True)}
+    assert len(digests) == 1
+
+
 BUILD_AND_DIE = """
 import os, signal, sys
 from research import Bytes, PlainText
