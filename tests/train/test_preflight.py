@@ -38,7 +38,7 @@ def test_cudnn_is_refused_on_a_cpu_and_every_other_backend_is_not() -> None:
     ("changes", "reason"),
     [
         ({"compute": "float32"}, "float32"),
-        ({"attention_dropout": 0.1, "shared_dropout": False}, "attention dropout"),
+        ({"attention_dropout": 0.1, "shared_dropout": False}, "attention dropout of each query"),
         ({"head_width": 12}, "heads of 12 features"),
     ],
 )
