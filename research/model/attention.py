@@ -15,7 +15,7 @@ from research.model.attention_backends import AttentionFacts, BackendChoice
 from research.model.blocked_attention import blocked_attention
 from research.model.cudnn_attention import cudnn_attention
 from research.model.derivatives import softmax
-from research.model.layer import Dense, Keys, draw, dropout, relative_table
+from research.model.layer import Dense, Keys, draw, drop, dropout, relative_table
 from research.model.mask import AttentionMask, as_array
 from research.model.pallas_attention import pallas_attention
 from research.model.parametrization import score_scale
@@ -61,7 +61,7 @@ def drop_keys(value: Float[Array, "b s h k"], rate: float, key: PRNGKeyArray) ->
     """
     b, s, h, _ = value.shape
     keep = jax.random.bernoulli(key, 1.0 - rate, (b, h, 1, s)).transpose(0, 3, 1, 2)
-    return jnp.where(keep, value / (1.0 - rate), 0.0).astype(value.dtype)
+    return drop(value, rate, keep)
 
 
 class Attention(nnx.Module):

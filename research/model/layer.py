@@ -105,7 +105,7 @@ def dropout(
     return drop(x, rate, jax.random.bernoulli(key, 1.0 - rate, (*x.shape[:-2], 1, x.shape[-1]) if shared else x.shape))
 
 
-def drop(x: Float[Array, "*_ t x"], rate: float, keep: Bool[Array, "*_ #t x"]) -> Float[Array, "*_ t x"]:
+def drop(x: Float[Array, "*_ t x"], rate: float, keep: Bool[Array, "*_ #t #x"]) -> Float[Array, "*_ t x"]:
     """Set features to zero where `keep` is false, and scale the others to keep their mean."""
     return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 

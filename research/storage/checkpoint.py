@@ -30,6 +30,7 @@ from research.config import Checkpoint, ConfigError, parse_json, require
 from research.storage import bucket, manifest, stop
 from research.storage.best import merit
 from research.storage.bucket import AnyPath, is_remote
+from research.storage.console import one_line
 from research.storage.files import sync_tree, write_json
 from research.storage.manifest import steps_on_disk, verify, whole_steps
 
@@ -176,7 +177,7 @@ class Checkpoints:
             if path.exists():
                 meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} is not JSON: {_one_line(error)}.") from error
+            raise ConfigError(f"{path} is not JSON: {one_line(error)}.") from error
         require(
             not isinstance(meta, dict) or not meta.keys() <= OF_PARAMETERS,
             f"{self.directory.parent} holds parameters only, so no run can resume from it: start one from them with"
@@ -199,7 +200,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            message = f"The checkpoint of step {self._unsealed} could not be written: {_one_line(error)}"
+            message = f"The checkpoint of step {self._unsealed} could not be written: {one_line(error)}"
             raise CheckpointError(message) from error
         finally:
             self._waiting = False
@@ -274,10 +275,6 @@ def check_same(before: Mapping[str, Any], after: Mapping[str, Any], where: AnyPa
     changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     changes = "; ".join(f"{name} was {before.get(name)!r} and is now {after.get(name)!r}" for name in changed)
     require(not changed, f"{where} was trained on other data: {changes}. Restore that data, or give another --run_dir.")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def absolute(path: AnyPath) -> AnyPath:

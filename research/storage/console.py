@@ -37,6 +37,11 @@ def amount(value: float | int, unit: str = "") -> str:
     return f"{value:.4g} {unit}".strip()
 
 
+def one_line(error: Exception) -> str:
+    """Format an error on one line, with at most 300 letters."""
+    return " ".join(str(error).split())[:300]
+
+
 def amount_of(count: int, thing: str) -> str:
     """Format a number of things: 1 run, 2 runs."""
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"

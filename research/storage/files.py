@@ -188,7 +188,11 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda value
     """
     if not path.is_file():
         return 0
-    damaged = [line for line, is_kept in _judged(path, keep) if is_kept is None]
+    damaged, dropped = [], False
+    for line, is_kept in _judged(path, keep):
+        if is_kept is None:
+            damaged.append(line)
+        dropped = dropped or not is_kept
     if damaged:
         aside = path.with_name(path.name + ".damaged")
         with aside.open("ab") as file:
@@ -196,7 +200,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool] = lambda value
             file.flush()
             os.fsync(file.fileno())
         print(f"{path}: {len(damaged)} lines cannot be read; they are moved to {aside}.", file=sys.stderr)
-    if not all(is_kept for _, is_kept in _judged(path, keep)):
+    if dropped:
         with whole(path) as file:
             file.writelines(line for line, is_kept in _judged(path, keep) if is_kept)
     return len(damaged)

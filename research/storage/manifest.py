@@ -101,12 +101,12 @@ def steps_on_disk(directory: AnyPath) -> list[int]:
     return sorted(steps, reverse=True)
 
 
-def whole_steps(directory: AnyPath, within: str = "") -> Iterator[int]:
+def whole_steps(directory: AnyPath) -> Iterator[int]:
     """Yield the steps with a checkpoint that verifies (see `verify`), newest first; none that cannot be read."""
     with contextlib.suppress(OSError):
         for step in steps_on_disk(directory):
             with contextlib.suppress(OSError):
-                if not verify(directory / str(step), within):
+                if not verify(directory / str(step)):
                     yield step
 
 

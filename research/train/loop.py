@@ -21,14 +21,14 @@ from research.storage import code, output, run_directory, stop
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import CheckpointError, Checkpoints, check_same
-from research.storage.console import say
+from research.storage.console import one_line, say
 from research.storage.files import write_json
 from research.storage.run_directory import RunFiles
 from research.storage.stop import Stopped
 from research.train import log, summary
 from research.train.compilation import enable_compilation_cache
 from research.train.log import NotFiniteError
-from research.train.outcome import SHOWN_ERROR, Outcome, Preempted, outcome, record_hang
+from research.train.outcome import Outcome, Preempted, outcome, record_hang
 from research.train.preflight import preflight
 from research.train.profile import Trace
 from research.train.run import Run, best_of, checked_meta, early_stop_reason, prepare_data
@@ -76,8 +76,8 @@ def train(
         except Exception as error:
             if not hosts.is_exchange_failure(error):
                 raise
-            reason = " ".join(str(error).split())[:SHOWN_ERROR]
-            print(f"Host {jax.process_index()} lost another host in its start: repeat it on all hosts ({reason}).")
+            where = f"Host {jax.process_index()} lost another host in its start"
+            print(f"{where}: repeat the command on all hosts ({one_line(error)}).")
             return run_directory.EXIT_CODES["host lost"]
 
 

@@ -13,12 +13,10 @@ from research.parallel import hosts
 from research.storage import manifest, run_directory
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import CheckpointError
-from research.storage.console import say
+from research.storage.console import one_line, say
 from research.storage.run_directory import RunFiles
 from research.storage.stop import Stopped
 from research.train.log import NotFiniteError
-
-SHOWN_ERROR = 300  # letters of an error of the runtime
 
 
 class Preempted(Exception):
@@ -100,7 +98,7 @@ def _surviving(run: Outcome) -> Iterator[None]:
     except Exception as error:
         if not hosts.is_exchange_failure(error):
             raise
-        reason = " ".join(str(error).split())[:SHOWN_ERROR]
+        reason = one_line(error)
         run.write("host lost", f"another host was lost, or the network to it: start all hosts again ({reason})")
         print(f"An exchange between the hosts failed: {reason}", file=sys.stderr)
         _print_on_every_host(run)

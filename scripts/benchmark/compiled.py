@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.config import ConfigError, require
+from research.config import DROPOUTS, ConfigError, require
 from research.config.base import closest
 from research.storage import run_directory
 from research.storage.files import write_json
@@ -51,8 +51,7 @@ class Program(NamedTuple):
 C4, H200 = "experiments/t5/v1_1_c4.py", "1xH200"
 PACKED = 'Supervised(tasks=(QuestionAnswering(examples=TFDSExamples("squad")),), tokenizer=SentencePiece("unread"),'
 PACKED += " input_length=512, target_length=114)"
-DROPOUTS = [f"model.{name}" for name in ("dropout", "attention_dropout", "activation_dropout", "output_dropout")]
-FINE_TUNING = {"batch_size": "128", "data": PACKED} | dict.fromkeys(DROPOUTS, "0.1")
+FINE_TUNING = {"batch_size": "128", "data": PACKED} | {f"model.{name}": "0.1" for name in DROPOUTS}
 BART_LARGE, GREEDY = "experiments/bart/bart.py:large", {"max_length": "128"}
 BART_GREEDY = GREEDY | {"start_token": "2", "eos_token": "2", "pad_token": "1"}
 PROGRAMS = {

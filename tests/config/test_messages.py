@@ -24,7 +24,7 @@ def test_sentences_and_paths_are_left_as_they_are() -> None:
 
 
 def test_words_between_two_quoted_values_are_no_value() -> None:
-    middle = "and the sentence goes on for a while, " * 12
+    middle = "and the sentence continues for a while, " * 12
     message = f'"first" is set, {middle}but "second" is not.'
     assert str(ConfigError(message)) == message
 

@@ -42,7 +42,7 @@ def test_every_series_has_a_colour_and_a_marker_of_its_own_and_twice_drawn_is_th
 
 
 def test_a_label_is_neither_mathematics_nor_a_control_character() -> None:
-    """As mathematics, "$\\foo$" is an error, and NUL is no XML."""
+    """Names such as "$\\foo$", which is wrong mathematics, and NUL, which is no XML."""
     name = "lr=$\\foo$\x00\x1b"
     drawn = curves([Series(name, [1, 2], [3, 4]), Series("b", [1], [2])], title=name, x_label=name, y_label=name)
     for svg in (drawn, dots([name, "b"], [[1.0], [2.0]], title=name, x_label=name)):

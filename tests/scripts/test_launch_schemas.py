@@ -77,7 +77,7 @@ SCHEMAS = {"jobset.yaml": JOBSET, "prepare.yaml": JOB}
 
 
 def problems(value: Any, schema: Any, path: str = "") -> list[str]:
-    """What a server that has this schema would refuse."""
+    """Return the fields that a server with this schema would refuse."""
     match schema:
         case dict() if "*" in schema and isinstance(value, dict):
             return [each for key, item in value.items() for each in problems(item, schema["*"], f"{path}.{key}")]

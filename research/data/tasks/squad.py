@@ -50,10 +50,10 @@ def _questions(number: int, article: Any) -> Iterator[Question]:
 def as_lines(path: Path, content: str) -> Path:
     """Write the questions as JSON lines into the cache; `content` is the digest of the file's bytes."""
     key = digest([FORMAT, content])
-    return (
-        cache.entry("squad", key, lambda folder: _write(path, plain_file(path, content), folder), lambda name: True)
-        / "text"
+    folder = cache.entry(
+        "squad", key, lambda folder: _write(path, plain_file(path, content), folder), lambda name: True
     )
+    return folder / "text"
 
 
 def _write(path: Path, plain: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,12 @@ import numpy as np
 from research.model.attention import reference_attention
 from research.model.attention_backends import AttentionFacts, Backend, choose
 from research.model.blocked_attention import blocked_attention
-from research.model.cudnn_attention import cudnn_attention
-from research.model.kernel_check import TOLERANCE
+from research.model.kernel_check import KERNELS, TOLERANCE
 from research.model.mask import AttentionMask, AttentionPart, encoder_mask, self_mask
-from research.model.pallas_attention import pallas_attention
 from scripts.benchmark.accelerator.phase import Figures, Keep, TableRows
 from scripts.benchmark.train import seconds_each
 
-BACKENDS: tuple[Backend, ...] = ("reference", "cudnn", "pallas", "blocked")
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 # The largest error of an array, of its largest value: in bfloat16 as in the check at every start.
 TOLERANCES = {"bfloat16": TOLERANCE, "float32": 1e-5}
 NAMES = ("output", "query", "key", "value", "bias")
@@ -172,10 +170,8 @@ def attend(backend: Backend, mask: AttentionMask, *arrays: Any) -> jax.Array:
     match backend:
         case "reference":
             return reference_attention(query, key, value, mask.array, bias, lambda weights: weights)
-        case "cudnn":
-            return cudnn_attention(query, key, value, mask, bias)
-        case "pallas":
-            return pallas_attention(query, key, value, mask, bias)
+        case "cudnn" | "pallas":
+            return KERNELS[backend](query, key, value, mask, bias)
         case "blocked":
             return blocked_attention(reference_attention, query, key, value, mask, bias)
 
