@@ -184,19 +184,24 @@ def _product_backward(
     gradient = gradient.astype(x.dtype)
     reads, axes, writes = equation.replace("->", ",").split(",")
     of_x = jnp.einsum(f"{writes},{axes}->{reads}", gradient, weight)
-    return of_x, _gradient_of_weight(reads, axes, writes, x, gradient)
+    return of_x, _gradient_of_weight(reads, axes, writes, x, weight, gradient)
 
 
-def _gradient_of_weight(reads: str, axes: str, writes: str, x: Array, gradient: Array) -> Array:
+def _gradient_of_weight(reads: str, axes: str, writes: str, x: Array, weight: Array, gradient: Array) -> Array:
     """Sum the products of inputs and gradients over all tokens; over fsdp each device sums its part of the width d.
 
-    A TPU scatters a sum along the first of two axes alone, and else gives every device the whole sum, twice the bytes.
+    A CPU copies the first operand to transpose it, so the input stands second where copying the gradient and the sum is
+    less. A TPU scatters a sum along the first of two axes alone, and else gives every device the whole sum, twice the
+    bytes.
     """
     by_side = {reads: x, writes: gradient}
     tokens, others = reads.rstrip(axes), axes.strip("d")
     width, other = f"{tokens}d", f"{tokens}{others}"
     fits = {width, other} == by_side.keys() and axes in (f"d{others}", f"{others}d") and others != "v"
     if axis_size("fsdp") == 1 or not fits:
+        if gradient.size + weight.size <= x.size:
+            turned = "".join(axis for axis in writes + reads if axis in axes)
+            return jnp.einsum(f"{turned}->{axes}", jnp.einsum(f"{writes},{reads}->{turned}", gradient, x))
         return jnp.einsum(f"{reads},{writes}->{axes}", x, gradient)
     sizes = by_side[other].shape[len(tokens) :]
     flat = by_side[other].reshape(*x.shape[: len(tokens)], -1)
