@@ -9,7 +9,7 @@ from pathlib import Path
 from research.config.base import closest
 
 COMMANDS = (
-    "train", "sweep", "evaluate", "generate", "score", "report", "prepare", "plan", "convert", "average",
+    "train", "sweep", "evaluate", "generate", "score", "report", "prepare", "plan", "convert", "push", "average",
     "significance", "scaling", "rates", "coordinates", "train_tokenizer",
 )  # fmt: skip
 

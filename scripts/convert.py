@@ -12,7 +12,7 @@ from scripts import command_line
 EPILOG = """
 formats
   read      a run directory, its newest checkpoint (or runs/NAME/checkpoints/STEP or /best), a Hugging Face directory,
-            a T5X checkpoint, Marian's .npz, fairseq's BART and mBART .pt (needs torch)
+            or hf://ORGANISATION/NAME, a T5X checkpoint, Marian's .npz, fairseq's BART and mBART .pt (needs torch)
   written   a Hugging Face directory, which transformers' from_pretrained loads with its tokenizer; or Marian's .npz, if
             TARGET ends in .npz
 
@@ -31,13 +31,17 @@ examples
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = command_line.parser("convert", __doc__, EPILOG)
-    parser.add_argument("source", type=any_path, help="path of the weights; see below")
-    parser.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
-    parser.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
-    parser.add_argument("--target_language", help="mBART: the target language in generation_config.json")
-    parser.add_argument("--no_tokenizer", action="store_true", help="weights and configuration alone")
-    return command_line.run(parser, convert, arguments, (command_line.MODEL,))
+    return command_line.run(parser(), convert, arguments, (command_line.MODEL,))
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command_line.parser("convert", __doc__, EPILOG)
+    made.add_argument("source", type=any_path, help="path of the weights; see below")
+    made.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
+    made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
+    made.add_argument("--target_language", help="mBART: the target language in generation_config.json")
+    made.add_argument("--no_tokenizer", action="store_true", help="weights and configuration alone")
+    return made
 
 
 def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:

@@ -27,7 +27,7 @@ from research.config import (
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.model.transformer import Params, abstract_params
 from research.parallel.rules import flatten, unflatten
-from research.pretrained import fairseq, huggingface, marian, t5x
+from research.pretrained import fairseq, hub, huggingface, marian, t5x
 from research.pretrained.table import fresh_paths
 from research.pretrained.tokenizer_files import read_tokenizer
 from research.storage import run_directory
@@ -36,8 +36,9 @@ from research.storage.checkpoint import absolute, best_step
 from research.storage.manifest import newest_record, steps_on_disk, verify
 
 KNOWN = (
-    "a run directory or one of its checkpoints, a Hugging Face directory (config.json with model_type), a T5X"
-    " checkpoint (a directory with a file named checkpoint), Marian's .npz, or fairseq's .pt"
+    "a run directory or one of its checkpoints, a Hugging Face directory (config.json with model_type) or its name on"
+    " the hub (hf://ORGANISATION/NAME), a T5X checkpoint (a directory with a file named checkpoint), Marian's .npz, or"
+    " fairseq's .pt"
 )
 
 BEST = "best"  # names the checkpoint of the best evaluation
@@ -66,9 +67,13 @@ class Weights(NamedTuple):
 def find(path: AnyPath) -> Weights:
     """Find the model at `path`; read its configuration and the names of its tensors, but no parameters yet.
 
+    A model of the hub is downloaded first.
+
     Raises:
-        ConfigError: nothing at `path` has a known format, or it is damaged.
+        ConfigError: nothing at `path` has a known format, or it is damaged, or it cannot be fetched from the hub.
     """
+    if hub.is_address(path):
+        path = hub.download(str(path))
     check_reachable(path)
     named = path.name == BEST and path.parent.name == "checkpoints"
     require(path.exists() or named, f"{path} does not exist: give {KNOWN}.")

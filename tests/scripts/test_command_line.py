@@ -26,6 +26,7 @@ BAD = {
     "prepare": ["experiments/quickstart.py", "--config.optimizer.peak=3"],
     "plan": ["experiments/quickstart.py", "--hardware=v5p-64", "--config.model.width=wide"],
     "convert": ["absent", "new", "--model.activation=swish"],
+    "push": ["absent", "me/model", "--licence=mit"],
     "average": ["absent", "new", "--lats=3"],
     "significance": ["a", "b", "--metrics", "BLUE()"],
     "scaling": ["absent", "--polt=x"],
