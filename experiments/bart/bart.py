@@ -40,7 +40,7 @@ TEXT = {"base": "books_wiki", "large": "text"}
 
 def get_config(size: Literal["base", "large"] = "base") -> Experiment:
     return Experiment(
-        model=family.bart(size, vocab_size=50_272),  # 50,265 ids, and a multiple of the devices in a shard
+        model=family.bart(size, vocab_size=50_265),
         data=Denoising(
             corpora=(JSONLines(f"{TEXT[size]}/train-*.jsonl.gz", f"{TEXT[size]}/held_out.jsonl.gz"),),
             tokenizer=ByteLevelBPE("bart"),

@@ -39,7 +39,7 @@ LANGUAGES = (
 
 def get_config() -> Experiment:
     return Experiment(
-        model=family.mbart("large", vocab_size=250_032),  # 250,027 ids, and a multiple of the devices in a shard
+        model=family.mbart("large", vocab_size=250_027),
         data=Denoising(
             corpora=tuple(
                 PlainText(f"cc25/{language}/train-*.txt.gz", f"cc25/{language}/held_out.txt.gz", language=language)

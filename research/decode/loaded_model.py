@@ -26,10 +26,10 @@ from research.decode.generate import Generator, Hypothesis
 from research.decode.prepare import prepared
 from research.model import transformer
 from research.model.attention_maps import AttentionPart, attention_map
-from research.model.parameters import param_specs, table_of
 from research.model.parametrization import as_standard, standard_model
 from research.model.transformer import Params
 from research.parallel.mesh import make_mesh
+from research.parallel.padding import fill, placed
 from research.parallel.rules import shardings
 from research.pretrained import find, huggingface
 from research.pretrained.find import Weights
@@ -102,7 +102,7 @@ class LoadedModel:
 
     @cached_property
     def params(self) -> Params:
-        """The parameters on the mesh: nested dicts of arrays."""
+        """The parameters: nested dicts of arrays. A vocabulary that the mesh does not divide ends in rows of zeros."""
         return jax.block_until_ready(self.weights.params(self._shardings))
 
     @cached_property
@@ -112,7 +112,7 @@ class LoadedModel:
 
     @property
     def _shardings(self) -> Any:
-        return shardings(self.mesh, param_specs(transformer.abstract_params(self.config), table_of(self.config)))
+        return shardings(self.mesh, transformer.specs_of(self.config))
 
     def with_params(self, params: Params) -> "LoadedModel":
         """Return a copy of the model with other parameters of the same names and shapes.
@@ -120,9 +120,12 @@ class LoadedModel:
         Raises:
             ConfigError: the names or shapes differ.
         """
-        check_shapes(params, self.config)
-        placed = jax.device_put(params, self._shardings)
-        return replace(self, weights=self.weights._replace(params=lambda shardings=None, fresh=(): placed))
+        whole = placed(transformer.abstract_params(self.config), self._shardings)
+        if jax.tree.map(np.shape, params) != jax.tree.map(lambda leaf: leaf.shape, whole):
+            check_shapes(params, self.config)
+            params = fill(params, whole)
+        given = jax.device_put(params, self._shardings)
+        return replace(self, weights=self.weights._replace(params=lambda shardings=None, fresh=(): given))
 
     @property
     def rows_at_once(self) -> int:
@@ -290,7 +293,8 @@ class LoadedModel:
             ConfigError: the directory exists and is not empty, or the format cannot represent this model.
         """
         generation = self.weights.generation(self.tokenizer, target_language)
-        standard, params = standard_model(self.config), as_standard(self.config, self.params)
+        standard = standard_model(self.config)
+        params = as_standard(self.config, transformer.own_rows(self.config, self.params))
         huggingface.write_directory(Path(directory), standard, params, self.tokenizer, generation)
 
     def _for(self, rows: int) -> "LoadedModel":

@@ -17,29 +17,45 @@ from research.config import Model
 from research.model.attention import SelfAttention
 from research.model.derivatives import gate
 from research.model.layer import Dense, FeedForward
-from research.model.network import Network
 from research.model.parametrization import score_scale
-from research.model.transformer import Params, bind
+from research.model.transformer import Params, abstract_params, bind, specs_of
 from research.parallel.layout import gather_length, platform
+from research.parallel.padding import cut
 
 TABLES = ("embedding", "source_embedding", "head")
 
 
 @partial(jax.jit, static_argnames=("model",))
 def prepared(model: Model, params: Params) -> Any:
-    """Make the network that decodes; its decoder's weights are copies. It computes what the model computes."""
+    """Make the network that decodes; its decoder's weights are copies. It computes what the model computes.
+
+    Its tables keep the rows of zeros that a mesh adds, since a program cannot return uneven parts: see `own_tables`.
+    """
     network = bind(model, params)
     for _, module in nnx.iter_modules(network):
-        names = ("weight", "bias") if isinstance(module, Dense) else TABLES if isinstance(module, Network) else ()
-        for name in names:
+        for name in ("weight", "bias") if isinstance(module, Dense) else ():
             if hasattr(module, name):
                 setattr(module, name, nnx.Param(getattr(module, name)[...].astype(model.compute)))
+    for name in TABLES:
+        if name in params:
+            setattr(network, name, nnx.Param(params[name].astype(model.compute)))
     network.decoder.layers = nnx.List(network.decoder.unstacked())
     for layer in network.decoder.layers if platform() == "gpu" else ():  # a CPU does not gain from it
         if type(getattr(layer, "self_attention", None)) is SelfAttention:  # a user's own class stays as it is
             layer.self_attention = FusedSelfAttention(layer.self_attention)
         if type(getattr(layer, "feed_forward", None)) is FeedForward and model.gated:
             layer.feed_forward = FusedFeedForward(layer.feed_forward)
+    return network
+
+
+def own_tables(network: Any) -> Any:
+    """Cut off the rows of zeros of a prepared network's tables, in the program that decodes."""
+    config = network.config
+    shapes, specs = abstract_params(config), specs_of(config)
+    for name in TABLES:
+        if hasattr(network, name):
+            table = cut(getattr(network, name)[...], shapes[name], specs[name])
+            setattr(network, name, nnx.Param(table))
     return network
 
 

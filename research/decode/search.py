@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from research.config import GNMT, Beam, DecoderOnly, Generation, Greedy, Model, Power, Sampling
 from research.data.batch import Batch
 from research.decode import logits
-from research.decode.prepare import prepared
+from research.decode.prepare import own_tables, prepared
 from research.model.cache import Cache
 from research.model.transformer import Params, bind
 
@@ -61,6 +61,7 @@ def decode_prepared(
     tokens after the start token, except where it is `logits.FREE`; forced tokens count neither in scores nor in the
     length penalty. `keys` [b], one for each row, are for sampling: a row's samples depend only on its own key.
     """
+    network = own_tables(network)
     encoded = network.encode(encoder_input_tokens, encoder_segment_ids)
     hypotheses = generation.method.beams if isinstance(generation.method, Beam) else generation.outputs
     before = encoder_input_tokens.shape[1] if isinstance(network.config.stacks, DecoderOnly) else 0

@@ -12,7 +12,7 @@ that reads none is not a matrix: a bias, a scale, or a table of biases. An embed
 reads the width.
 
 Derived from it:
-  - sharding: v is split over (tensor, fsdp), h and f over tensor, the d of a hidden matrix over fsdp;
+  - sharding: v is split over (tensor, fsdp) and padded to fit, h and f over tensor, the d of a hidden matrix over fsdp;
   - Adafactor and RMS scaling: statistics are per layer, along the axes read and along the others;
   - muP: the growth of a hidden matrix is the size of its axes read over their size in the base model.
 
@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec
 from research.config import Model, require
 from research.config.optimizer import Parameter
 from research.model.parametrization import growth
+from research.parallel.padding import VOCABULARY
 from research.parallel.rules import Tree, flatten, map_by_path, match_once, unflatten
 
 ParameterRow = tuple[str, str, str]
@@ -52,7 +53,7 @@ PARAMETERS: ParameterTable = (
 
 # The mesh axes that split an axis of a parameter. The embedding and the head are split along the vocabulary alone: with
 # the width split too, XLA's partitioner falls back to gathering the whole table.
-SPLIT = {"v": ("tensor", "fsdp"), "h": ("tensor",), "f": ("tensor",)}
+SPLIT = {"v": VOCABULARY, "h": ("tensor",), "f": ("tensor",)}
 SPLIT_IF_HIDDEN = {"d": ("fsdp",)}
 
 

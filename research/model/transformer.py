@@ -24,7 +24,9 @@ from research.model.language_model import LanguageModel
 from research.model.layer import FeedForward, Keys, Layer, Norm, Stack, layer_keys, split_key
 from research.model.mask import AttentionMask, beam_mask, cross_mask, encoder_mask, self_mask
 from research.model.network import Network
+from research.model.parameters import param_specs, table_of
 from research.parallel.layout import RESIDUAL, constrain
+from research.parallel.padding import cut
 
 Params = dict[str, Any]  # nested; the leaves are arrays
 
@@ -301,6 +303,25 @@ def _abstract_params(config: Model) -> Params:
     return jax.eval_shape(partial(initial_params, config), jax.eval_shape(jax.random.key, 0))
 
 
+def own_rows(config: Model, params: Params) -> Params:
+    """Cut off the rows of zeros that a mesh adds to parameters.
+
+    Raises:
+        ConfigError: a parameter has another shape than the model's.
+    """
+    return cut(params, abstract_params(config), specs_of(config))
+
+
+def specs_of(config: Model) -> Params:
+    """Return a PartitionSpec for each parameter of the model."""
+    return _specs_of(without_dropout(config))
+
+
+@cache
+def _specs_of(config: Model) -> Params:
+    return param_specs(_abstract_params(config), table_of(config))
+
+
 def without_dropout(config: Model) -> Model:
     """Return a shipped model without dropout, which has the same parameters; a model of a user as it is."""
     none: dict[str, Any] = dict.fromkeys(DROPOUTS, 0.0)
@@ -317,7 +338,7 @@ def definition(config: Model) -> tuple[nnx.GraphDef, Any]:
 def bind(config: Model, params: Params) -> Any:
     """Make a network, an EncoderDecoder or LanguageModel, that holds these arrays, without copies.
 
-    They may have any floating dtype; the network computes in `config.compute`.
+    They may have any floating dtype; the network computes in `config.compute`. It does not see a mesh's rows of zeros.
     """
     graph, structure = definition(config)
     # NNX matches leaves only by their order.
@@ -325,4 +346,4 @@ def bind(config: Model, params: Params) -> Any:
         jax.tree.structure(params) == structure,
         "The parameters' names are not those of the model's configuration: pass the parameters of this model.",
     )
-    return nnx.merge(graph, whole(config, params))
+    return nnx.merge(graph, whole(config, own_rows(config, params)))

@@ -89,7 +89,7 @@ def mesh_shape(sizes: config.Mesh, count: int) -> tuple[int, ...]:
 
 
 def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
-    """Check, before anything is compiled, that the mesh divides the sizes of the experiment.
+    """Check, before anything is compiled, that the mesh divides the sizes of the experiment; a vocabulary is padded.
 
     Raises:
         ConfigError: the mesh does not divide a size; the message names the first one.
@@ -107,13 +107,6 @@ def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh | jax.shardi
         f"model.feed_forward is {model.feed_forward}: {need} mesh.tensor, which is {tensor}.",
     )
     require(model.width % fsdp == 0, f"model.width is {model.width}: {need} mesh.fsdp, which is {fsdp}.")
-    shards = tensor * fsdp
-    for name, size in (("vocab_size", model.vocab_size), ("source_vocab_size", model.source_vocab_size)):
-        padded = math.ceil((size or 0) / shards) * shards
-        require(
-            size is None or size == padded,
-            f"model.{name} is {size}: {need} mesh.tensor * mesh.fsdp, which is {shards}; pad to {padded}.",
-        )
 
 
 # --- Placing ----------------------------------------------------------------------------------------------------------

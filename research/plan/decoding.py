@@ -17,10 +17,10 @@ from research.config import Beam, ConfigError, DecoderOnly, Experiment, Generati
 from research.data.shapes import row_lengths
 from research.decode.search import decode
 from research.model.flops import step_flops
-from research.model.parameters import param_specs, table_of
-from research.model.transformer import abstract_params, bind, whole
+from research.model.transformer import abstract_params, bind, specs_of, whole
 from research.parallel.hardware import Hardware
 from research.parallel.mesh import batch_sharding, make_mesh
+from research.parallel.padding import placed
 from research.parallel.rules import flatten, shardings
 from research.plan import targets
 from research.plan.breakdown import Figures, figures
@@ -117,14 +117,9 @@ def hypotheses_of(generation: Generation) -> int:
 
 def _arguments(model: Model, mesh: jax.sharding.Mesh, rows: int, inputs: int) -> tuple[Any, Any, Any]:
     """Return the shapes of parameters, tokens and segment ids on the mesh."""
-    params = abstract_params(model)
-    placed = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        params,
-        shardings(mesh, param_specs(params, table_of(model))),
-    )
+    params = placed(abstract_params(model), shardings(mesh, specs_of(model)))
     tokens = jax.ShapeDtypeStruct((rows, inputs), jnp.int32, sharding=batch_sharding(mesh))
-    return placed, tokens, tokens
+    return params, tokens, tokens
 
 
 def _keys(generation: Generation, rows: int) -> Any:

@@ -26,7 +26,7 @@ from research.parallel.hardware import Hardware
 from research.parallel.mesh import abstract_mesh
 from research.plan.attention import backends, on_one_chip
 from research.plan.roofline import SIZES
-from research.train.step import abstract_state, state_shardings, summed_loss
+from research.train.step import abstract_state, summed_loss
 
 
 def chip_bytes(experiment: Experiment, hardware: Hardware) -> int:
@@ -122,7 +122,5 @@ def state_bytes(experiment: Experiment) -> int:
 
 def device_bytes(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
     """Compute the bytes of parameters and optimizer state on each device of the mesh."""
-    leaves = zip(
-        jax.tree.leaves(abstract_state(experiment)), jax.tree.leaves(state_shardings(experiment, mesh)), strict=True
-    )
-    return sum(leaf.dtype.itemsize * math.prod(layout.shard_shape(leaf.shape)) for leaf, layout in leaves)
+    leaves = jax.tree.leaves(abstract_state(experiment, mesh))
+    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)

@@ -25,14 +25,15 @@ from research.config import (
     require,
 )
 from research.data.tokenizer import Tokenizer, open_tokenizer
-from research.model.transformer import Params, abstract_params
+from research.model.transformer import Params, abstract_params, specs_of
+from research.parallel.padding import check_padded, cut, placed
 from research.parallel.rules import flatten, unflatten
 from research.pretrained import fairseq, hub, huggingface, marian, t5x
 from research.pretrained.table import fresh_paths
 from research.pretrained.tokenizer_files import read_tokenizer
 from research.storage import run_directory
 from research.storage.bucket import AnyPath, any_path, check_reachable, is_remote, local_file
-from research.storage.checkpoint import absolute, best_step
+from research.storage.checkpoint import absolute, best_step, stored_shapes
 from research.storage.manifest import newest_record, steps_on_disk, verify
 
 KNOWN = (
@@ -214,17 +215,24 @@ def _checkpoint(directory: AnyPath, step: str | None) -> AnyPath:
 
 def _restore(checkpoint: AnyPath, kind: str, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
     """Restore the parameters, or their average, except those in `fresh`; the optimizer's state is not read."""
-    shapes = flatten(abstract_params(model))
+    shapes, specs = flatten(abstract_params(model)), flatten(specs_of(model))
     shapes = {path: shapes[path] for path in shapes.keys() - fresh_paths(shapes, fresh)}
+    specs = {path: specs[path] for path in shapes}
+    found = {path.removeprefix(f"{kind}/"): shape for path, shape in stored_shapes(checkpoint).items()}
+    check_padded(found, shapes, specs)
     kinds: dict[str, ocp.RestoreArgs] = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in shapes}
     if shardings is not None:
-        flat = flatten(shardings)
-        kinds = {path: ocp.ArrayRestoreArgs(sharding=flat[path]) for path in shapes}
+        whole = placed(shapes, {path: flatten(shardings)[path] for path in shapes})
+        kinds = {
+            path: ocp.ArrayRestoreArgs(dtype=to.dtype, sharding=to.sharding, global_shape=to.shape, strict=False)
+            for path, to in whole.items()
+        }
     restore = ocp.args.PyTreeRestore(
         item={kind: unflatten(shapes)}, restore_args={kind: unflatten(kinds)}, partial_restore=True
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(absolute(checkpoint) / "state", args=restore)[kind]
+        params = flatten(checkpointer.restore(absolute(checkpoint) / "state", args=restore)[kind])
+    return unflatten(params if shardings is not None else cut(params, shapes, specs))
 
 
 def _huggingface(path: Path) -> Weights | None:

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from research.parallel.padding import padded_shape
+
 Index = tuple[slice, ...]
 Bounds = tuple[tuple[int, int], ...]  # start and end of a shard on every axis
 
@@ -15,13 +17,17 @@ ALIGNMENT = 64
 
 
 class ShardBuffer:
-    """Float32 buffers for the local shards of one parameter, or without a sharding for all of it."""
+    """Float32 buffers for the local shards of one parameter, or without a sharding for all of it.
+
+    A vocabulary that the mesh does not divide is filled up with rows of zeros.
+    """
 
     def __init__(self, shape: tuple[int, ...], sharding: NamedSharding | None) -> None:
-        self.shape, self.sharding = shape, sharding
+        self.shape = shape if sharding is None else padded_shape(shape, sharding)
+        self.sharding = sharding
         indices: Iterable[Index | None] = [(slice(None),) * len(shape)]
         if sharding is not None:
-            indices = sharding.addressable_devices_indices_map(shape).values()
+            indices = sharding.addressable_devices_indices_map(self.shape).values()
         # Devices that hold the same shard share one buffer.
         self.shards = {bounds: aligned(bounds) for bounds in dict.fromkeys(map(self.bounds, indices))}
 
@@ -33,9 +39,9 @@ class ShardBuffer:
         """Copy the local shards' part of an array: one layer, or with None the complete parameter."""
         for bounds, shard in self.shards.items():
             if layer is None:
-                shard[...] = array[spans(bounds)]
+                write(shard, array[spans(bounds)])
             elif bounds[0][0] <= layer < bounds[0][1]:
-                shard[layer - bounds[0][0]] = array[spans(bounds[1:])]
+                write(shard[layer - bounds[0][0], ...], array[spans(bounds[1:])])
 
     def finish(self) -> np.ndarray | jax.Array:
         """Return the parameter; do not call `fill` afterwards."""
@@ -43,6 +49,13 @@ class ShardBuffer:
             (whole,) = self.shards.values()
             return whole
         return jax.make_array_from_callback(self.shape, self.sharding, lambda index: self.shards[self.bounds(index)])
+
+
+def write(shard: np.ndarray, part: np.ndarray) -> None:
+    """Write the part of an array that a shard holds; what the shard has beyond it is zero."""
+    if part.shape != shard.shape:
+        shard[...] = 0.0
+    shard[tuple(map(slice, part.shape))] = part
 
 
 def spans(bounds: Bounds) -> tuple[slice, ...]:

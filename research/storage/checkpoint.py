@@ -185,9 +185,16 @@ class Checkpoints:
         )
         return meta
 
-    def restore(self, step: int, abstract_state: Any) -> Any:
-        """Restore the state. Each array gets the sharding of its ShapeDtypeStruct."""
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """Read the shapes of the state's arrays, by path."""
+        return stored_shapes(self.directory / str(step))
+
+    def restore(self, step: int, abstract_state: Any, strict: bool = True) -> Any:
+        """Restore the state. Each array gets the sharding of its ShapeDtypeStruct.
+
+        An array of another shape is refused; if not `strict`, it is cut off or filled up with zeros.
+        """
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state, strict=strict))
         return self._manager.restore(step, args=items).state
 
     def close(self) -> None:
@@ -264,6 +271,13 @@ def write_parameters(directory: AnyPath, step: int, kind: str, params: Any, reco
     (directory / str(step) / "meta").mkdir()
     write_json(directory / str(step) / "meta" / "metadata", dict(record))
     manifest.write(directory / str(step), sealed=True)
+
+
+def stored_shapes(checkpoint: AnyPath) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of the arrays of a checkpoint's state, by path, without the arrays."""
+    tree = ocp.PyTreeCheckpointHandler().metadata(absolute(checkpoint) / "state").tree
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def check_same(before: Mapping[str, Any], after: Mapping[str, Any], where: AnyPath) -> None:

@@ -27,6 +27,7 @@ from research.train.step import (
     EachShape,
     TrainState,
     abstract_state,
+    check_stored,
     compile_eval_step,
     compile_train_step,
     new_state,
@@ -100,12 +101,9 @@ class Run:
                 given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
             return new_state(self.config, self.mesh, key, given), data_key
         meta = checkpoints.meta(checkpoints.newest)
-        abstract = jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            abstract_state(self.config),
-            state_shardings(self.config, self.mesh),
-        )
-        state = checkpoints.restore(checkpoints.newest, abstract)
+        check_stored(self.config, checkpoints.shapes(checkpoints.newest))
+        # Another mesh may have padded the vocabulary to another size.
+        state = checkpoints.restore(checkpoints.newest, abstract_state(self.config, self.mesh), strict=False)
         self.step, self.next_row = checkpoints.newest, meta["next_row"]
         self.evaluation_due = meta.get("evaluation_due") is True
         checkpoints.protected = self.best.step

@@ -4,7 +4,7 @@ The gradient of a step is the sum over its target tokens, divided once by their 
 nor the mesh change it, even if rows have unequal numbers of tokens.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -21,9 +21,10 @@ from research.data.batch import Batch
 from research.model.loss import Sums, chunks, cross_entropy, cross_entropy_in_chunks
 from research.model.network import Network
 from research.model.parameters import param_specs, state_specs, table_of
-from research.model.transformer import abstract_params, bind, initial_params, without_dropout
+from research.model.transformer import abstract_params, bind, initial_params, own_rows, specs_of, without_dropout
 from research.parallel.layout import BATCH_AXES, LOGITS, constrain
 from research.parallel.mesh import batch_sharding
+from research.parallel.padding import check_padded, cut, fill, placed
 from research.parallel.rules import Tree, flatten, shardings, unflatten
 from research.train.optimizer import Updater, build, learning_rate
 from research.train.schedules import Constant
@@ -99,13 +100,16 @@ def _random_params(experiment: Experiment, paths: Collection[str], key: PRNGKeyA
     return {path: params[path] for path in paths}
 
 
-def abstract_state(experiment: Experiment) -> TrainState:
-    """Compute the shapes and dtypes of a state without allocating it.
+def abstract_state(
+    experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
+) -> TrainState:
+    """Compute the shapes and dtypes of a state without allocating it; with a mesh, as the mesh pads and shards them.
 
     Raises:
         ConfigError: the optimizer does not fit the model.
     """
-    return _abstract_state(_state_parts(experiment))
+    state = _abstract_state(_state_parts(experiment))
+    return state if mesh is None else placed(state, state_shardings(experiment, mesh))
 
 
 def _state_parts(experiment: Experiment) -> _StateParts:
@@ -139,12 +143,31 @@ def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.shardi
 
 @cache
 def _state_shardings(parts: _StateParts, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:
+    return shardings(mesh, _specs(parts))
+
+
+@cache
+def _specs(parts: _StateParts) -> TrainState:
     state = _abstract_state(parts)
-    table = table_of(parts.model)
-    params = param_specs(state.params, table)
+    params = specs_of(parts.model)
     average = None if state.average is None else params
-    specs = PartitionSpec(), params, state_specs(state.opt_state, state.params, table), average
-    return TrainState._make(shardings(mesh, specs))
+    of_optimizer = state_specs(state.opt_state, state.params, table_of(parts.model))
+    return TrainState(PartitionSpec(), params, of_optimizer, average)
+
+
+def check_stored(experiment: Experiment, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Check the shapes of a stored state by path: a mesh may have padded its vocabulary.
+
+    Raises:
+        ConfigError: a shape is not that of the experiment's state.
+    """
+    parts = _state_parts(experiment)
+    check_padded(found, _abstract_state(parts), _specs(parts))
+
+
+def _own_rows(experiment: Experiment, state: TrainState) -> TrainState:
+    parts = _state_parts(experiment)
+    return cut(state, _abstract_state(parts), _specs(parts))
 
 
 def new_state(
@@ -155,15 +178,23 @@ def new_state(
     `given` are parameters with their shardings; their buffers are donated to the state. Parameters that it lacks are
     random, with the values they would have without it.
     """
-    targets = state_shardings(experiment, mesh)
+    whole = abstract_state(experiment, mesh)
+
+    def compiled(make: Callable[[Any], Tree], like: Tree, **options: Any) -> Callable[[Any], Tree]:
+        places = jax.tree.map(lambda leaf: leaf.sharding, like)
+        return jax.jit(lambda given: fill(make(given), like), out_shardings=places, **options)
+
     if given is None:
-        return jax.jit(partial(_random_state, experiment), out_shardings=targets)(key)
+        return compiled(partial(_random_state, experiment), whole)(key)
     params = flatten(given)
-    missing = {path: sharding for path, sharding in flatten(targets.params).items() if path not in params}
+    missing = {path: leaf for path, leaf in flatten(whole.params).items() if path not in params}
     if missing:
-        params |= jax.jit(partial(_random_params, experiment, missing.keys()), out_shardings=missing)(key)
-    make = jax.jit(partial(_first_state, experiment), donate_argnums=0, out_shardings=targets)
-    return make(unflatten(params))
+        params |= compiled(partial(_random_params, experiment, missing.keys()), missing)(key)
+
+    def first(params: Tree) -> TrainState:
+        return _first_state(experiment, own_rows(experiment.model, params))
+
+    return compiled(first, whole, donate_argnums=0)(unflatten(params))
 
 
 # --- Steps ------------------------------------------------------------------------------------------------------------
@@ -175,8 +206,9 @@ def train_step(
     """Make one update. Dropout depends on `key`, which is fixed for a run, and the step.
 
     If the loss, the gradient or an updated parameter is not finite (or the target tokens have no weight), parameters
-    and optimizer state stay bitwise unchanged, but the step still advances.
+    and optimizer state stay bitwise unchanged, but the step still advances. Rows of zeros that a mesh adds stay zero.
     """
+    given, state = state, _own_rows(experiment, state)
     updater = _updater(experiment, state.params)
     trained, frozen = updater.split(state.params)
     gradients, sums = _summed_gradients(experiment, trained, frozen, batch, jax.random.fold_in(key, state.step))
@@ -206,7 +238,7 @@ def train_step(
         learning_rate=learning_rate(experiment.optimizer.schedule, experiment.steps)(state.step),
         skipped=1 - finite.astype(jnp.int32),
     )
-    return TrainState(state.step + 1, params, opt_state, average), metrics
+    return fill(TrainState(state.step + 1, params, opt_state, average), given), metrics
 
 
 def _update_average(average: Tree, params: Tree, decay: float, step: Int[Array, ""]) -> Tree:
@@ -308,7 +340,7 @@ def compile_train_step(
         out_shardings=(state, whole),
     )
     with jax.set_mesh(mesh):
-        return step.lower(abstract_state(experiment), _shapes(batch), _abstract_key()).compile(options)
+        return step.lower(abstract_state(experiment, mesh), _shapes(batch), _abstract_key()).compile(options)
 
 
 def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch) -> jax.stages.Compiled:
@@ -316,7 +348,7 @@ def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Ba
     params, whole = state_shardings(experiment, mesh).params, NamedSharding(mesh, PartitionSpec())
     step = jax.jit(partial(eval_step, experiment), in_shardings=(params, batch_sharding(mesh)), out_shardings=whole)
     with jax.set_mesh(mesh):
-        return step.lower(abstract_state(experiment).params, _shapes(batch)).compile()
+        return step.lower(abstract_state(experiment, mesh).params, _shapes(batch)).compile()
 
 
 class EachShape:

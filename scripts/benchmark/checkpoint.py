@@ -21,7 +21,7 @@ from research.parallel.mesh import check_divisible, make_mesh, place_batch
 from research.storage.checkpoint import Checkpoints
 from research.storage.files import write_json
 from research.storage.manifest import steps_on_disk, verify
-from research.train.step import abstract_state, compile_train_step, new_state, state_shardings
+from research.train.step import abstract_state, compile_train_step, new_state
 from scripts import command_line
 from scripts.benchmark import train
 
@@ -106,11 +106,7 @@ class Loop:
         batch, self.key = train.synthetic_batch(experiment, options.target_length), jax.random.key(0)
         self.step, self.batch = compile_train_step(experiment, mesh, batch), place_batch(mesh, batch)
         self.state, self.number, self.checkpoints = new_state(experiment, mesh, self.key), 0, checkpoints
-        self.abstract = jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            abstract_state(experiment),
-            state_shardings(experiment, mesh),
-        )
+        self.abstract = abstract_state(experiment, mesh)
 
     @property
     def newest(self) -> Path:

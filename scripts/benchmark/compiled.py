@@ -61,7 +61,7 @@ PROGRAMS = {
     "base_packed_h200": Program(f"{C4}:base", H200, FINE_TUNING),
     "base_packed_pallas_h200": Program(f"{C4}:base", H200, FINE_TUNING | {"model.attention": "pallas"}),
     "bart_large_h200": Program(BART_LARGE, H200, {"batch_size": "32"}),
-    "mbart_large_h200": Program("experiments/mbart/cc25.py", H200, {"batch_size": "16", "model.vocab_size": "250_027"}),
+    "mbart_large_h200": Program("experiments/mbart/cc25.py", H200, {"batch_size": "16"}),
     "base_greedy_h200": Program(f"{C4}:base", H200, {"batch_size": "128"}, GREEDY),
     "xl_greedy_h200": Program(f"{C4}:xl", H200, {"batch_size": "128", "mesh.fsdp": "1"}, GREEDY),  # Flan-T5-XL
     "bart_greedy_h200": Program(BART_LARGE, H200, {"batch_size": "128"}, BART_GREEDY),  # BART-large-CNN

@@ -15,7 +15,7 @@ from research.parallel.mesh import make_mesh
 from research.parallel.rules import flatten
 from research.storage.checkpoint import Checkpoints
 from research.train.loop import train
-from research.train.step import abstract_state, new_state, state_shardings
+from research.train.step import abstract_state, new_state
 
 pytestmark = pytest.mark.slow  # trains
 
@@ -30,11 +30,7 @@ def lion(folder: Path, **changes) -> Experiment:
 
 
 def state_of(config: Experiment, run: Path) -> dict[str, np.ndarray]:
-    state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        abstract_state(config),
-        state_shardings(config, make_mesh(config.mesh)),
-    )
+    state = abstract_state(config, make_mesh(config.mesh))
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint)
     try:
         return jax.tree.map(np.asarray, flatten(checkpoints.restore(config.steps, state)))

@@ -67,7 +67,6 @@ def test_a_mesh_that_is_not_the_devices_says_both_numbers_and_what_may_be(sizes)
         ({"model": replace(MODEL, heads=6)}, Mesh(tensor=4), "model.heads is 6"),
         ({"model": replace(MODEL, feed_forward=30)}, Mesh(tensor=4), "model.feed_forward is 30"),
         ({"model": replace(MODEL, width=36)}, Mesh(data=1, fsdp=8), "model.width is 36"),
-        ({"model": replace(MODEL, vocab_size=100)}, Mesh(data=1, fsdp=2, tensor=4), "vocab_size is 100.* pad to 104"),
     ],
 )
 def test_what_the_mesh_does_not_divide_is_named(change, mesh, field):
