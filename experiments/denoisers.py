@@ -11,8 +11,8 @@ Commands: pretrain, 21.5 TFLOP each (a step of 64 targets costs 1.94 times one o
         --config.data.objective='PrefixLM()'
     python -m scripts.train experiments/denoisers.py --run_dir runs/ul2 --config.steps=2580 \
         --config.data.objective='UL2()'
-    python -m scripts.train experiments/finetune/python_summaries.py --run_dir runs/summaries_spans \
-        --config.init=runs/spans
+    python -m scripts.train experiments/finetune/summarize.py --run_dir runs/summaries_spans \
+        --config.model='Pretrained("runs/spans", dropout=0.1)'
     python -m scripts.evaluate runs/summaries_spans/checkpoints/best --split test
     and likewise for the others, with three seeds each (--config.seed=1).
 The quickstart is trained for its vocabulary. Each objective has other targets, so held-out losses cannot be compared.

@@ -21,6 +21,7 @@ from .config.generation import GNMT as GNMT
 from .config.generation import Beam as Beam
 from .config.generation import Generation as Generation
 from .config.generation import Greedy as Greedy
+from .config.generation import ModelGeneration as ModelGeneration
 from .config.generation import Power as Power
 from .config.generation import Sampling as Sampling
 from .config.grid import Equal as Equal
@@ -58,6 +59,7 @@ from .config.objective import Objectives as Objectives
 from .config.optimizer import Optimizer as Optimizer
 from .config.optimizer import Parameter as Parameter
 from .config.optimizer import Schedule as Schedule
+from .config.pretrained import Pretrained as Pretrained
 from .config.search_space import TPE as TPE
 from .config.search_space import Choice as Choice
 from .config.search_space import Hyperband as Hyperband
@@ -72,6 +74,7 @@ from .config.tokenizer import ByteLevelBPE as ByteLevelBPE
 from .config.tokenizer import Bytes as Bytes
 from .config.tokenizer import Marian as Marian
 from .config.tokenizer import MBart as MBart
+from .config.tokenizer import ModelTokenizer as ModelTokenizer
 from .config.tokenizer import SentencePiece as SentencePiece
 from .config.tokenizer import TrainedSentencePiece as TrainedSentencePiece
 from .config.tokenizer import Vocabulary as Vocabulary

@@ -161,7 +161,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
         require(not unread, f"{' and '.join(unread)} is for tasks, and this experiment denoises.")
         evaluate_denoising(options, experiment, output, facts)
     else:
-        default = None if experiment is None else experiment.evaluation.generation
+        default = None if experiment is None else experiment.generation
         evaluate_tasks(options, data, lengths, default, chosen, output, facts)
     return 0
 

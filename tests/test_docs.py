@@ -160,6 +160,7 @@ def test_the_pages_name_commands() -> None:
     assert len(COMMANDS) > 60
 
 
+@pytest.mark.usefixtures("any_directory")
 @pytest.mark.parametrize(("module", "arguments"), COMMANDS, ids=TYPED)
 def test_commands_can_be_typed(module: str, arguments: tuple[str, ...]) -> None:
     """Options are in the command's help, and overrides suit the experiment that it names, or else the quickstart."""
@@ -178,6 +179,7 @@ def test_commands_can_be_typed(module: str, arguments: tuple[str, ...]) -> None:
             override.parse(annotation, text, option)
 
 
+@pytest.mark.usefixtures("any_directory")
 @every_page
 def test_overrides_in_prose_suit_the_experiment_before_them(page: Path) -> None:
     text = page.read_text()

@@ -26,7 +26,7 @@ runs with a standard deviation of 0.24 (GLUE), 0.07, 0.34, 0.42, 0.11, 0.09 and 
 
 Commands:
     python -m scripts.sweep experiments/reproductions/t5_objectives.py --dir sweeps/t5_objectives --hardware v5p-64
-    python -m scripts.sweep experiments/finetune/squad_t5_base.py --dir sweeps/t5_objectives_squad \
+    python -m scripts.sweep experiments/finetune/answer.py:squad_t5_base --dir sweeps/t5_objectives_squad \
         --from sweeps/t5_objectives
 Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache Beam), or the JSON lines that AllenAI
     publishes, with --config.data.corpora='[JSONLines("en/c4-train.*.json.gz", "en/c4-validation.*.json.gz")]'.

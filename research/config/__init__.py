@@ -33,7 +33,7 @@ from research.config.experiment import (
     Report,
     task_labels,
 )
-from research.config.generation import GNMT, Beam, Generation, Greedy, Power, Sampling
+from research.config.generation import GNMT, Beam, Generation, Greedy, ModelGeneration, Power, Sampling
 from research.config.grid import Equal, Published, chain, equal, grid, product, seeds, together, widths
 from research.config.metric import Metric, score_names
 from research.config.model import (
@@ -64,6 +64,7 @@ from research.config.objective import (
     Objectives,
 )
 from research.config.optimizer import Optimizer, Parameter, Schedule
+from research.config.pretrained import Pretrained
 from research.config.search_space import (
     TPE,
     Choice,
@@ -81,7 +82,9 @@ from research.config.tokenizer import (
     Bytes,
     Marian,
     MBart,
+    ModelTokenizer,
     SentencePiece,
+    TokenizerConfig,
     TrainedSentencePiece,
     Vocabulary,
 )

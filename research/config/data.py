@@ -8,7 +8,7 @@ from research.config.base import require, require_positive
 from research.config.objective import Denoiser, Objectives
 from research.config.parts import Part, calling, expect, shipped
 from research.config.task import Task
-from research.config.tokenizer import TrainedSentencePiece, Vocabulary
+from research.config.tokenizer import TokenizerConfig, TrainedSentencePiece
 
 if TYPE_CHECKING:
     import research.data.corpora.documents
@@ -81,7 +81,7 @@ class Denoising:
     """Pretraining data: an objective corrupts text, and the model reconstructs it."""
 
     corpora: tuple[Corpus, ...]
-    tokenizer: Vocabulary | TrainedSentencePiece = TrainedSentencePiece()
+    tokenizer: TokenizerConfig = TrainedSentencePiece()
     objective: Objectives = field(default_factory=lambda: shipped("SpanCorruption"))
     input_length: int = 512  # encoder tokens per row, with special tokens; other lengths are derived
     eos_after_lines: bool = False  # put EOS after each non-blank line of a document, as mBART after each sentence
@@ -134,7 +134,7 @@ class Supervised:
     """Supervised data: the examples of one or more tasks."""
 
     tasks: tuple[Task, ...]
-    tokenizer: Vocabulary | TrainedSentencePiece = TrainedSentencePiece()
+    tokenizer: TokenizerConfig = TrainedSentencePiece()
     input_length: int = 512  # encoder tokens per row, with special tokens
     target_length: int = 128  # decoder tokens per row, with special tokens
     too_long: Literal["truncate", "drop"] = "truncate"  # examples that do not fit in a row; their number is reported

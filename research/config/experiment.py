@@ -1,16 +1,17 @@
 """The experiment, and the settings of its run: loss, mesh, evaluation, checkpoints, reports and guards."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from research.config.base import require, require_not_negative, require_positive
 from research.config.data import Denoising, Supervised
-from research.config.generation import Generation
+from research.config.generation import Generation, ModelGeneration
 from research.config.logger import Logger
 from research.config.metric import score_names
-from research.config.model import Model
+from research.config.model import LONGEST, Model
 from research.config.optimizer import Optimizer
 from research.config.parts import shipped
+from research.config.pretrained import Pretrained, check_stored, filled
 from research.config.task import Task
 
 TEACHER_FORCED = ("held_out_loss", "held_out_accuracy")  # metrics of every evaluation, from held-out targets
@@ -52,7 +53,8 @@ class Evaluation:
     every: int = 1000  # steps
     rows: int = 2048  # held-out rows, rounded up to whole batches, or all if there are fewer
     samples: int = 3  # held-out passages to infill, or examples of each task to decode, at the end
-    generation: Generation | None = None  # decoding of tasks, with the tokenizer's special tokens; None: no decoding
+    # Decoding of tasks, with the tokenizer's special tokens; None: no decoding.
+    generation: Generation | ModelGeneration | None = None
     examples: int = 512  # the first held-out examples of each task, which are decoded and scored
     best: str = "held_out_loss"  # metric of the best evaluation; higher is better except for held_out_loss
     patience: int | None = None  # evaluations without improvement after which the run ends
@@ -123,7 +125,7 @@ class Experiment:
     microbatches: int = 1  # number over which a step's gradient is accumulated
     seed: int = 0
     average_decay: float | None = None  # decay of a moving average of the parameters, which is then evaluated
-    init: str | None = None  # trained weights to start from, in any known format; None: random weights
+    init: str | None = None  # trained weights to start from, in any known format; None: the model's, or random ones
     init_fresh: tuple[str, ...] = ()  # patterns of whole parameter paths to initialise randomly despite `init`
     loss: Loss = Loss()
     mesh: Mesh = Mesh()
@@ -138,10 +140,30 @@ class Experiment:
         require(0 <= self.seed < 2**32, f"seed is {self.seed}: it must lie in [0, 2**32), the range of a JAX key.")
         decay = self.average_decay
         require(decay is None or 0 < decay < 1, f"average_decay is {decay}: it must be None, or between 0 and 1.")
-        require(self.init is not None or not self.init_fresh, "init_fresh needs init: set both, or neither.")
+        require(self.weights is not None or not self.init_fresh, "init_fresh needs init: set both, or neither.")
         size, parts = self.batch_size, self.microbatches
         require(size % parts == 0, f"microbatches is {parts}: it must divide batch_size, which is {size}.")
         self._check_evaluation()
+        data = self.data
+        check_stored(self.model, self.init, data.tokenizer, self.evaluation.generation, bool(self.init_fresh))
+        object.__setattr__(self, "data", filled(data, self.model))
+
+    @property
+    def weights(self) -> str | None:
+        """The path of the trained weights that the run starts from; None for random ones."""
+        return self.model.path if isinstance(self.model, Pretrained) else self.init
+
+    @property
+    def generation(self) -> Generation | None:
+        """The settings of decoding in evaluations; None if there is no decoding."""
+        chosen = self.evaluation.generation
+        if not isinstance(chosen, ModelGeneration):
+            return chosen
+        assert isinstance(self.model, Pretrained)
+        assert isinstance(self.data, Supervised)
+        stored, most = self.model.generation or Generation(max_length=LONGEST), self.data.target_length
+        most, least = min(stored.max_length, most), min(stored.min_length, most)
+        return replace(stored, max_length=most, min_length=least, outputs=1)
 
     def _check_evaluation(self) -> None:
         evaluation, tasks = self.evaluation, isinstance(self.data, Supervised)

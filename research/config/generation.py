@@ -117,3 +117,17 @@ class Generation:
                 require(outputs == 1, f"generation.outputs is {outputs}: it must be 1 for greedy decoding.")
             case Beam(beams=beams):
                 require(outputs <= beams, f"generation.outputs is {outputs}: at most the number of beams, {beams}.")
+
+    @property
+    def names_ids(self) -> bool:
+        """True if it names tokens of one vocabulary, besides the control tokens that every tokenizer implies."""
+        forced = (self.forced_first, self.forced_last) != (None, None)
+        return forced or bool(self.banned or self.more_eos or self.banned_first or self.banned_sequences)
+
+
+@dataclass(frozen=True)
+class ModelGeneration:
+    """The generation settings that are stored with the experiment's model, which is a `Pretrained`.
+
+    Outputs have at most data.target_length tokens. A model without such settings decodes greedily.
+    """

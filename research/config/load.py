@@ -125,13 +125,10 @@ def open_experiment(text: str | Path) -> ExperimentFile:
     return ExperimentFile(path, size, module)
 
 
-VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
 def sizes_of(get_config: Callable[..., Any]) -> tuple[tuple[str, ...] | None, str | None]:
     """Return the sizes of get_config(), or None if it takes none, and the default size."""
     parameters = list(inspect.signature(get_config).parameters.values())
-    required = [one.name for one in parameters if one.default is one.empty and one.kind not in VARIABLE]
+    required = [one.name for one in parameters if one.default is one.empty and one.kind not in override.VARIABLE]
     hints = typing.get_type_hints(get_config) if parameters else {}
     annotation = hints.get(parameters[0].name) if parameters else None
     if typing.get_origin(annotation) is Literal:

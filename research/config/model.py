@@ -258,7 +258,8 @@ class Model:
     @classmethod
     def like(cls: type[Self], model: "Model", **changes: Any) -> Self:
         """Make a model of this class from the fields of another model, with changes."""
-        return cls(**{field.name: getattr(model, field.name) for field in fields(model)} | changes)
+        plain = model.plain
+        return cls(**{field.name: getattr(plain, field.name) for field in fields(plain)} | changes)
 
     def build(self, key: Any) -> Any:
         """Build the network, an nnx.Module such as EncoderDecoder, with random parameters drawn from a JAX key.
@@ -267,6 +268,11 @@ class Model:
         and `decode_step` of EncoderDecoder (research/model/transformer.py), with the same shapes.
         """
         return import_module("research.model.transformer").build(self, key)
+
+    @property
+    def plain(self) -> "Model":
+        """The model without what `Pretrained` adds: where its weights and its tokenizer are."""
+        return self
 
     @property
     def attention_width(self) -> int:

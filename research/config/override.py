@@ -16,6 +16,7 @@ from typing import Any, Literal
 from research.config import ConfigError, Experiment, classes, parse_json, require
 from research.config.base import did_you_mean
 
+VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 SHOWN = 200  # characters of a value in an error
 
 type_hints: Callable[[Any], dict[str, Any]] = cache(typing.get_type_hints)  # of a class; it takes a millisecond
@@ -116,11 +117,11 @@ def as_text(value: Any) -> str:
         return f"[{', '.join(map(as_text, value))}]"
     if not dataclasses.is_dataclass(value):
         return repr(value)
-    given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
     shown = {
         field.name: given[field.name]
         for field in dataclasses.fields(value)
-        if _required(field) or given[field.name] != field.default
+        if field.init and (_required(field) or given[field.name] != field.default)
     }
     return f"{type(value).__name__}({', '.join(f'{name}={as_text(one)}' for name, one in shown.items())})"
 
@@ -196,7 +197,13 @@ def _from_syntax(node: ast.expr) -> Any:
 def _positional(name: str) -> list[str]:
     """Return the fields that a constructor takes by position, in order."""
     named = classes.named(name)
-    return [field.name for field in dataclasses.fields(named) if not field.kw_only] if named else []
+    return [one.name for one in _parameters(named) if one.kind is one.POSITIONAL_OR_KEYWORD] if named else []
+
+
+@cache
+def _parameters(config: type) -> list[inspect.Parameter]:
+    """Return what the constructor of a config takes: its fields or, if it has an `__init__` of its own, fewer."""
+    return list(inspect.signature(config.__init__).parameters.values())[1:]  # type: ignore[misc]
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -280,7 +287,8 @@ def _build(option: Any, value: Any, path: str) -> Any:
             if name not in names:
                 raise ConfigError(f"{_join(path, name)} is no field: {option.__name__} has {_listed(names, name)}")
         decoded = {name: _decode(hints[name], item, _join(path, name)) for name, item in fields.items()}
-        missing = [field.name for field in dataclasses.fields(option) if _required(field) and field.name not in fields]
+        needed = [one.name for one in _parameters(option) if one.default is one.empty and one.kind not in VARIABLE]
+        missing = [name for name in needed if name not in fields]
         require(not missing, f"{path} needs {', '.join(missing)}: {option.__name__} has no default for it.")
         return option(**decoded)
     return float(value) if option is float else value
@@ -334,13 +342,19 @@ def _describe(option: Any) -> str:
     if typing.get_origin(option) is tuple:
         return f"a list of {' or '.join(_describe(item) for item in classes.options(typing.get_args(option)[0]))}"
     if classes.takes_configs(option):
-        return " or ".join(f"{one.__name__}({', '.join(_names(one))})" for one in classes.allowed(option))
+        return " or ".join(f"{one.__name__}({_taken(one)})" for one in classes.allowed(option))
     plain = {int: "an integer", float: "a number", bool: "True or False", str: "text", type(None): "None"}
     return plain.get(option, str(option))  # such as Callable, for values that only Python code can set
 
 
+def _taken(config: type) -> str:
+    """List what a constructor takes, with ... for any other field."""
+    return ", ".join("..." if one.kind in VARIABLE else one.name for one in _parameters(config))
+
+
 def _names(value: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(value)]
+    """Return the fields that a config or its class is made from, without those that an experiment fills in."""
+    return [field.name for field in dataclasses.fields(value) if field.init]
 
 
 def _listed(names: typing.Iterable[str], unknown: str) -> str:

@@ -1,7 +1,7 @@
 """The base of supervised tasks, which turn records into sources and targets."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from research.config.examples import Examples, Names, TextRecord
@@ -58,6 +58,15 @@ class Task(Part):
         `record[name]` is the tuple of the texts of a name, one or more. The first target is used for training; all
         targets are references for the metrics.
         """
+
+    @property
+    def prefixes(self) -> tuple[tuple[str, str], ...]:
+        """The task's prefix with the name that T5's config.json has for such tasks, if it has both."""
+        return ()
+
+    def with_prefixes(self, prefixes: Mapping[str, str]) -> "Task":
+        """Return the task with a model's prefix for it, which counts if it has none of its own."""
+        return self
 
     @property
     def identity(self) -> tuple[str, ...] | None:

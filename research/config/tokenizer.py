@@ -1,6 +1,6 @@
 """Vocabularies: existing ones from files, or trained on the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from research.config.base import require
@@ -15,6 +15,8 @@ def require_languages(languages: tuple[str, ...]) -> None:
 @dataclass(frozen=True)
 class SentencePiece:
     """A SentencePiece model on disk; `sentinels` ids are added after its pieces.
+
+    A unigram tokenizer.json, as transformers 5 saves T5's, is read too: its sentinels are in the file.
 
     With sentinels=0 its own pieces <extra_id_0>, <extra_id_1>, ... are the sentinels, as in mT5's file. With languages,
     an id for each language and one for the mask are added before the sentinels, and text is formatted as in mBART's
@@ -76,3 +78,13 @@ class Marian:
 
 
 Vocabulary = SentencePiece | Bytes | ByteLevelBPE | MBart | Marian  # vocabularies that need no training
+
+
+@dataclass(frozen=True)
+class ModelTokenizer:
+    """The tokenizer that is stored with the experiment's model, which is a `Pretrained`."""
+
+    vocabulary: Vocabulary | None = field(default=None, init=False)  # that of the model, set by the experiment
+
+
+TokenizerConfig = Vocabulary | TrainedSentencePiece | ModelTokenizer

@@ -134,7 +134,7 @@ def generator_for(
 
 def check_length(experiment: Experiment) -> None:
     """Raise ConfigError if generation exceeds the model's positions, in a decoder-only model after the inputs."""
-    model, generation = experiment.model, experiment.evaluation.generation
+    model, generation = experiment.model, experiment.generation
     if generation is None or model.longest is None:
         return
     inputs = experiment.data.input_length if isinstance(model.stacks, DecoderOnly) else 0

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,19 +18,24 @@ from research.config import (
     Generation,
     Marian,
     Model,
+    ModelTokenizer,
+    Pretrained,
     SentencePiece,
+    Supervised,
+    TokenizerConfig,
     TrainedSentencePiece,
     Vocabulary,
     override,
     require,
 )
+from research.config.model import LONGEST
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.model.transformer import Params, abstract_params, specs_of
 from research.parallel.padding import check_padded, cut, placed
 from research.parallel.rules import flatten, unflatten
 from research.pretrained import fairseq, hub, huggingface, marian, t5x
 from research.pretrained.table import fresh_paths
-from research.pretrained.tokenizer_files import read_tokenizer
+from research.pretrained.tokenizer_files import read_tokenizer, read_vocabulary
 from research.storage import run_directory
 from research.storage.bucket import AnyPath, any_path, check_reachable, is_remote, local_file
 from research.storage.checkpoint import absolute, best_step, stored_shapes
@@ -61,6 +66,9 @@ class Weights(NamedTuple):
     params: Callable[..., Params]
     tokenizer: Callable[[], Tokenizer]
     generation: Callable[[Tokenizer | None, str | None], Generation]
+    vocabulary: Callable[[], Vocabulary | None] = lambda: None  # what `tokenizer` opens; None: the format stores none
+    settings: Callable[[], Generation | None] = lambda: None  # as stored, without a tokenizer's; None: none are stored
+    prefixes: Callable[[], dict[str, str]] = dict  # of sources, by task
     stored_as: str = "params"  # for a run: key of these parameters in its state, "params" or "average"
     states_max_length: bool = False  # whether its generation settings have a max_length of its own
 
@@ -92,11 +100,47 @@ def find(path: AnyPath) -> Weights:
     raise ConfigError(f"{path} has no known format: give {KNOWN}.")
 
 
+def stored_fields(path: str, names: Collection[str]) -> dict[str, Any]:
+    """Read fields of `Pretrained` from the model at `path`.
+
+    Raises:
+        ConfigError: as `find`; the model is of a user's class; or its tokenizer has ids without a row.
+    """
+    weights = find(any_path(path))
+    model, kind = weights.model, type(weights.model).__name__
+    require(
+        type(model) is Model, f"{path} holds a model of the class {kind}: give model={kind}(...), and its path as init."
+    )
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(Model)}
+    if "tokenizer" in names and (vocabulary := weights.vocabulary()) is not None:
+        try:
+            check_vocabulary(model, weights.tokenizer())
+        except ConfigError as error:
+            raise error if path in str(error) else ConfigError(f"{path}: {error}") from error
+        fields["tokenizer"] = vocabulary
+    if "generation" in names:
+        fields["generation"] = weights.settings()
+    if "prefixes" in names:
+        fields["prefixes"] = tuple(weights.prefixes().items())
+    return fields
+
+
+def overridden(model: Pretrained) -> dict[str, tuple[Any, Any]]:
+    """Return {field: (stored, here)} of what differs from the model at its path.
+
+    Raises:
+        ConfigError: there is no model any more.
+    """
+    return override.diff(Pretrained(model.path), model)
+
+
 def check_same_model(expected: Model, stored: Model, path: AnyPath, free: tuple[str, ...] = ()) -> None:
     """Raise ConfigError, listing every field outside `free` in which the model stored at `path` differs."""
     ignored = {*TRAINING_ONLY, *free}
     changes = {
-        name: pair for name, pair in override.diff(stored, expected).items() if name.split(".")[0] not in ignored
+        name: pair
+        for name, pair in override.diff(stored.plain, expected.plain).items()
+        if name.split(".")[0] not in ignored
     }
     differences = "; ".join(f"model.{name} is {old!r} there, but {new!r} here" for name, (old, new) in changes.items())
     require(not changes, f"{path} holds a different model: {differences}.")
@@ -159,25 +203,46 @@ def _run(path: AnyPath) -> Weights | None:
         return None
     named = path.parent.name == "checkpoints" and path.name != BEST
     experiment, record = run_directory.read_recorded(directory, path if named else None)
-    model, kind = experiment.model, "params" if experiment.average_decay is None else "average"
+    model, kind = experiment.model.plain, "params" if experiment.average_decay is None else "average"
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
         checkpoint = checkpoint_of(path)
         check_same_model(model, run_directory.read_recorded(directory, checkpoint)[0].model, checkpoint)
         return _restore(checkpoint, kind, model, shardings, fresh)
 
+    def vocabulary() -> Vocabulary:
+        return saved_vocabulary(directory, experiment.data.tokenizer)
+
     def tokenizer() -> Tokenizer:
-        opened = open_tokenizer(saved_vocabulary(directory, experiment.data.tokenizer))
+        opened = open_tokenizer(vocabulary())
         digest = record.get("data", {}).get("data.tokenizer", opened.digest)
         trained = f"{directory / 'tokenizer.model'} is not the tokenizer that the run was trained with"
         require(opened.digest == digest, f"{trained}: it was changed after the start, so restore it.")
         return opened
 
-    return Weights("run", model, params, tokenizer, implied_generation(model), kind)
+    def prefixes() -> dict[str, str]:
+        tasks = experiment.data.tasks if isinstance(experiment.data, Supervised) else ()
+        of_model = experiment.model.prefixes if isinstance(experiment.model, Pretrained) else ()
+        return dict([*of_model, *(prefix for task in tasks for prefix in task.prefixes)])
+
+    return Weights(
+        "run",
+        model,
+        params,
+        tokenizer,
+        implied_generation(model),
+        vocabulary,
+        lambda: experiment.generation,
+        prefixes,
+        stored_as=kind,
+    )
 
 
-def saved_vocabulary(directory: AnyPath, tokenizer: Vocabulary | TrainedSentencePiece) -> Vocabulary:
+def saved_vocabulary(directory: AnyPath, tokenizer: TokenizerConfig) -> Vocabulary:
     """Return the vocabulary of a run, with its path replaced by the copy in the run directory."""
+    if isinstance(tokenizer, ModelTokenizer):
+        assert tokenizer.vocabulary is not None  # set by the experiment
+        return saved_vocabulary(directory, tokenizer.vocabulary)
     saved = directory / "tokenizer.model"
     saved = local_file(saved) if is_remote(saved) and saved.exists() else saved
     match tokenizer:
@@ -257,6 +322,9 @@ def _huggingface(path: Path) -> Weights | None:
         partial(huggingface.read_params, path, model),
         partial(read_tokenizer, path),
         generation,
+        partial(read_vocabulary, path),
+        partial(huggingface.read_own_generation, path),
+        partial(huggingface.read_prefixes, path),
         states_max_length=huggingface.states_max_length(path),
     )
 
@@ -278,12 +346,18 @@ def _marian(path: Path) -> Weights | None:
     if path.suffix != ".npz":
         return None
     model, beside = marian.read_config(path), vocabulary_beside(path)
+
+    def place() -> Path:
+        return beside if beside.is_dir() else path.parent
+
     return Weights(
         "Marian",
         model,
         partial(marian.read_params, path, model),
-        lambda: read_tokenizer(beside if beside.is_dir() else path.parent),
+        lambda: read_tokenizer(place()),
         implied_generation(model, marian.read_generation(path)),
+        lambda: read_vocabulary(place()),
+        lambda: dataclasses.replace(marian.read_generation(path), max_length=LONGEST),
     )
 
 
@@ -340,7 +414,7 @@ def with_controls(generation: Generation, model: Model, tokenizer: Tokenizer, la
         start_token=implied.start_token,
         eos_token=implied.eos_token,
         pad_token=implied.pad_token,
-        forced_first=implied.forced_first,
+        forced_first=generation.forced_first if implied.forced_first is None else implied.forced_first,
     )
 
 

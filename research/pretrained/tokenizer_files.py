@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from research.config import ByteLevelBPE, Bytes, Marian, MBart, SentencePiece, Vocabulary, require
+from research.config import (
+    ByteLevelBPE,
+    Bytes,
+    ConfigError,
+    Marian,
+    MBart,
+    SentencePiece,
+    Vocabulary,
+    require,
+)
 from research.data.tokenizer import (
     ByteLevelBPETokenizer,
     ByteTokenizer,
@@ -12,11 +21,11 @@ from research.data.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
     open_tokenizer,
+    unigram,
 )
 from research.data.tokenizer.files import json_bytes
 from research.data.tokenizer.mbart import MBartEdition
 from research.data.tokenizer.sentencepiece import SPACE
-from research.pretrained import unigram
 from research.pretrained.files import read_json
 from research.storage.files import write_bytes
 
@@ -46,24 +55,29 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         ConfigError: the directory has no tokenizer of a supported family, one of its files is missing or damaged, or
             tokens were added to the family's own.
     """
-    config = _json(directory / CONFIG)
-    name = class_name(directory, config)
-    files = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    tokenizer = _open(directory, files, name, config)
-    refuse_added(tokenizer, directory, config)
+    vocabulary = read_vocabulary(directory)
+    if vocabulary is None:
+        raise ConfigError(f"{directory} holds no tokenizer: {NEEDED}.")
+    tokenizer = open_tokenizer(vocabulary)
+    refuse_added(tokenizer, directory, _json(directory / CONFIG))
     return tokenizer
 
 
-def _open(directory: Path, files: set[str], name: str | None, config: dict[str, Any]) -> Tokenizer:
-    require(name == "ByT5Tokenizer" or _is_complete(files), f"{directory} holds no tokenizer: {NEEDED}.")
+def read_vocabulary(directory: Path) -> Vocabulary | None:
+    """Return the vocabulary of a directory, which `read_tokenizer` opens and checks; None if it has none."""
+    config = _json(directory / CONFIG)
+    name = class_name(directory, config)
+    files = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if name != "ByT5Tokenizer" and not _is_complete(files):
+        return None
     if not files & {"source.spm", BPE_MODEL, SPIECE} and TOKENIZER in files:
-        content = read_json(directory / TOKENIZER)
+        origin = directory / TOKENIZER
+        content = read_json(origin)
         if unigram.is_unigram(content):
-            origin = directory / TOKENIZER
-            return (
-                unigram.read_mbart(content, origin, MBART[name]) if name in MBART else unigram.read_t5(content, origin)
-            )
-    return open_tokenizer(_vocabulary(directory, files, name, config))
+            if name in MBART:
+                return MBart(str(origin), MBART[name])
+            return SentencePiece(str(origin), unigram.read_t5(content, origin).sentinels)
+    return _vocabulary(directory, files, name, config)
 
 
 def _is_complete(files: set[str]) -> bool:

@@ -26,6 +26,8 @@ IGNORED_FIELDS = (
 )
 # Fields that determine the target tokens: per-token losses of different targets are not comparable.
 TARGETS = ("data.objective", "data.denoisers", "data.tokenizer", "data.corpora", "data.tasks")
+# Fields that locate the run that a run starts from, in whose place its own fields are compared.
+WHERE = ("init", "model.path", "model.tokenizer.path", "data.tokenizer.path", "data.tokenizer.vocabulary.path")
 NOT_COMPARABLE = "The targets differ between variants, so their per-token losses and accuracies are not comparable."
 MOST_COLUMNS = 4  # for differing fields; if more fields differ, they share one column
 
@@ -78,14 +80,15 @@ def _common_name(runs: Sequence[RunRecord]) -> str:
 def identity(config: Experiment, directory: Path) -> Fields:
     """Return the fields that affect a run's results, except the seed, and those of the run that it started from."""
     fields = {name: leaf for name, leaf in leaves(config, "") if not _within(name, IGNORED_FIELDS)}
-    origin = None if config.init is None else _origin(config.init, directory)
+    origin = None if config.weights is None else _origin(config.weights, directory)
     if origin is None:
         return fields
     before = identity(run_directory.read_recorded(origin)[0], origin)
-    kept = {name: leaf for name, leaf in fields.items() if name not in ("init", "data.tokenizer.path")}
-    source = Path(str(config.init))
+    kept = {name: leaf for name, leaf in fields.items() if name not in WHERE}
+    source = Path(str(config.weights))
     checkpoint = source.name if source.parent.name == "checkpoints" else "newest"
     of_origin = {f"init.{name}": leaf for name, leaf in before.items() if name}
+    kept["model"] = type(config.model.plain).__name__
     return kept | {"init": "a run", "init.checkpoint": checkpoint} | of_origin
 
 

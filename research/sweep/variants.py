@@ -12,6 +12,8 @@ from research.config import (
     Equal,
     Experiment,
     Model,
+    ModelTokenizer,
+    Pretrained,
     Published,
     override,
     parse_json,
@@ -72,7 +74,7 @@ def check_vocabularies(found: Sequence[Variant]) -> None:
     """Raise ConfigError for variants that start from the same weights with different vocabularies."""
     first: dict[str, Variant] = {}
     for variant in found:
-        init = variant.config.init
+        init = variant.config.weights
         if init is None:
             continue
         known = first.setdefault(init, variant)
@@ -154,10 +156,21 @@ def source_runs(sweep: Path, base: Experiment) -> tuple[list[SourceRun], list[st
     for name in done:
         experiment = run_directory.read_last_config(sweep / name)
         vocabulary = find.saved_vocabulary(sweep / name, experiment.data.tokenizer)
-        overrides = {"init": str(sweep / name), "data.tokenizer": override.as_text(vocabulary)}
-        overrides |= architecture(experiment.model, base.model)
+        overrides = {"data.tokenizer": override.as_text(vocabulary)}
+        if isinstance(base.data.tokenizer, ModelTokenizer):
+            overrides = {}
+        overrides |= started_from(str(sweep / name), experiment.model, base.model)
         runs.append(SourceRun(name, overrides | ({"seed": str(experiment.seed)} if len(seeds) > 1 else {})))
     return runs, [name for name in configs if name not in done]
+
+
+def started_from(path: str, trained: Model, model: Model) -> dict[str, str]:
+    """Return the overrides that give `model` the weights and the architecture of the run at `path`."""
+    if not isinstance(model, Pretrained):
+        return {"init": path} | architecture(trained, model)
+    own = {name: getattr(model, name) for name in TRAINING_ONLY}
+    generation = {} if model.generation is None else {"generation": model.generation}
+    return {"model": override.as_text(Pretrained(path, **own, **generation))}
 
 
 def architecture(trained: Model, model: Model) -> dict[str, str]:
@@ -190,7 +203,7 @@ def inherited(sweep: Path, found: Sequence[Variant]) -> list[dict[str, Any]]:
 
     def renamed(row: dict[str, Any]) -> dict[str, Any]:
         runs = {str(sweep / name) for name in row["variants"]}
-        return row | {"variants": [variant.name for variant in found if variant.config.init in runs]}
+        return row | {"variants": [variant.name for variant in found if variant.config.weights in runs]}
 
     return [table | {"rows": [renamed(row) for row in table["rows"]]} for table in tables]
 

@@ -101,7 +101,7 @@ def _train(
     stop.together(lambda: None)
     mesh, weights = preflight(config, directory)
     if weights is not None:
-        say(f"Starting from {config.init} ({weights.format} format).")
+        say(f"Starting from {config.weights} ({weights.format} format).")
     startup.done("hosts")
     if dry_run:
         Run(config, mesh, prepare_data(config), startup, Outcome(Path(directory), directory / "checkpoints"))

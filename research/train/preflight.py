@@ -32,9 +32,9 @@ def preflight(experiment: Experiment, directory: AnyPath) -> Preflight:
     """
     mesh = make_mesh(experiment.mesh)
     check(experiment, mesh)
-    if experiment.init is None or steps_on_disk(directory / "checkpoints"):
+    if experiment.weights is None or steps_on_disk(directory / "checkpoints"):
         return Preflight(mesh, None)
-    return Preflight(mesh, find_initial(experiment, experiment.init))
+    return Preflight(mesh, find_initial(experiment, experiment.weights))
 
 
 def check(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:

@@ -45,8 +45,8 @@ def check_rows(config: Experiment, size: int) -> None:
     """Raise ConfigError unless the embedding has a row for each of the tokenizer's `size` ids."""
     rows = config.model.vocab_size
     message = f"model.vocab_size is {rows}: it must be at least the tokenizer's size, which is {size}"
-    if config.init is not None:
-        message += f"; {config.init} may not have so many rows: name embedding and head in init_fresh, or take its"
+    if config.weights is not None:
+        message += f"; {config.weights} may not have so many rows: name embedding and head in init_fresh, or take its"
         message += " tokenizer"
     require(size <= rows, f"{message}.")
 
@@ -92,7 +92,7 @@ class Run:
         """Return the state and random key to start from: those of the newest checkpoint, or new ones with `weights`."""
         if checkpoints.newest is None:
             require(
-                (weights is None) == (self.config.init is None),
+                (weights is None) == (self.config.weights is None),
                 f"{checkpoints.directory} changed during the start: repeat the command.",
             )
             key, data_key = jax.random.split(jax.random.key(self.config.seed))
@@ -141,8 +141,8 @@ class Run:
         """
         placed = (place_batch(self.mesh, batch) for batch in self.held_out)
         scores = evaluate.held_out(self.eval_step, params, placed, lambda: on_progress(0, 0))
-        if self.config.evaluation.generation is not None:
-            self.predict(params, self.config.evaluation.generation, on_progress)
+        if self.config.generation is not None:
+            self.predict(params, self.config.generation, on_progress)
             for task, (texts, unfinished) in zip(self.eval_tasks, self.predictions, strict=True):
                 scores |= {name: score.value for name, score in evaluate.score_predictions(task, texts).items()}
                 scores[f"{task.label}unfinished_outputs"] = float(unfinished)

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from research.config import TEACHER_FORCED, Experiment, Model
+from research.config import TEACHER_FORCED, ConfigError, Experiment, Model, Pretrained
 from research.data.pipeline import Pipeline
 from research.model import flops
 from research.model.attention_backends import Record, backends_text
 from research.model.layer import layers_per_step
 from research.model.transformer import abstract_params
+from research.pretrained.find import overridden
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
 from research.storage.console import amount, byte_amount, console, table
@@ -39,6 +40,7 @@ def launch(
     memory: Any = train_step.memory_analysis()
     raw, rows = data.raw, config.batch_size
     return {
+        **({"weights": describe_weights(model)} if isinstance(model, Pretrained) else {}),
         "model": f"{amount(flops.parameter_count(abstract_params(model)))} parameters, "
         f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}"
         + (f", muP from width {model.base.width}" if model.base != model else ""),
@@ -60,6 +62,16 @@ def launch(
         f"{config.steps * rows * raw / data.train_tokens:.2f} epochs",
         "compiled": compiled,
     }
+
+
+def describe_weights(model: Pretrained) -> str:
+    """Say where the model comes from, and which fields differ from those stored there."""
+    try:
+        changes = overridden(model)
+    except ConfigError:  # a run that resumes needs its origin no more
+        return f"{model.path}, which can no longer be read"
+    shown = [f"{name} {new!r} (there {old!r})" for name, (old, new) in changes.items()]
+    return f"{model.path}; {', '.join(shown) or 'every field as stored there'}"
 
 
 def describe_scan(model: Model, mesh: jax.sharding.Mesh) -> str:

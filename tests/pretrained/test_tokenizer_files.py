@@ -7,8 +7,7 @@ import vocabularies
 from vocabularies import LINES, ODD
 
 from research.config import ConfigError
-from research.data.tokenizer import SentencePieceTokenizer
-from research.pretrained import unigram
+from research.data.tokenizer import SentencePieceTokenizer, unigram
 from research.pretrained.tokenizer_files import read_tokenizer, write_tokenizer
 
 LANGUAGE = {"cc25": "ro_RO", "50": "ro_RO"}

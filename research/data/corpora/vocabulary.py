@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from research.config import Mixing, SentencePiece, TrainedSentencePiece, Vocabulary
+from research.config import Mixing, SentencePiece, TokenizerConfig, TrainedSentencePiece
 from research.config.base import digest
 from research.data.corpora.documents import Documents
 from research.data.corpora.tokens import document_order
@@ -18,7 +18,7 @@ FORMAT = 2  # increment when the same documents would give another vocabulary
 TEXT_CHARACTERS = 50_000_000  # total over all corpora; the training lines are sampled from these
 
 
-def tokenizer_for(config: Vocabulary | TrainedSentencePiece, corpora: Sequence[Documents], mixing: Mixing) -> Tokenizer:
+def tokenizer_for(config: TokenizerConfig, corpora: Sequence[Documents], mixing: Mixing) -> Tokenizer:
     """Open the tokenizer of a config, training its vocabulary if needed.
 
     Raises ConfigError if the vocabulary cannot be opened, or cannot be trained on this text.

@@ -1,8 +1,8 @@
 """Tasks defined by templates: text to text, translation, summarization and question answering."""
 
 import string
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
 
@@ -18,7 +18,7 @@ class TextToText(Task):
     """Any text-to-text task. `source` and `target` are each a name in its examples, or a template with {names}.
 
     A list under the name of the target holds several references, the first of which is the training target. The prefix
-    precedes each source, as in T5.
+    precedes each source, as in T5; without one, that which a `Pretrained` model has for this kind of task.
     """
 
     examples: Examples
@@ -27,6 +27,7 @@ class TextToText(Task):
     prefix: str = ""
     languages: tuple[str | None, str | None] = (None, None)  # language codes of both sides, such as en_XX
     metrics: tuple[Metric, ...] = (Accuracy(),)
+    model_prefix: str = field(default="", init=False)  # that of the model, set by the experiment
 
     def __post_init__(self) -> None:
         for side, text in (("source", self.source), ("target", self.target)):
@@ -38,8 +39,26 @@ class TextToText(Task):
 
     def example(self, record: TextRecord) -> tuple[str, tuple[str, ...]]:
         source_form, target_form = self.forms()
-        source = self.prefix + source_form(fill(self.source, record)[0])
+        source = (self.prefix or self.model_prefix) + source_form(fill(self.source, record)[0])
         return source, tuple(map(target_form, fill(self.target, record)))
+
+    @property
+    def kind(self) -> str:
+        """The name of such tasks in T5's config.json; "" for none."""
+        return ""
+
+    @property
+    def prefixes(self) -> tuple[tuple[str, str], ...]:
+        prefix = self.prefix or self.model_prefix
+        return ((self.kind, prefix),) if self.kind and prefix else ()
+
+    def with_prefixes(self, prefixes: Mapping[str, str]) -> Task:
+        prefix = prefixes.get(self.kind, "")
+        if prefix == self.model_prefix:
+            return self
+        changed = replace(self)
+        object.__setattr__(changed, "model_prefix", prefix)
+        return changed
 
     def forms(self) -> tuple[Callable[[str], str], Callable[[str], str]]:
         """Return the functions that prepare the text of each side; the prefix is not changed."""
@@ -47,7 +66,7 @@ class TextToText(Task):
 
     @property
     def identity(self) -> tuple[str, ...] | None:
-        return self.source, self.target, self.prefix, "raw"
+        return self.source, self.target, self.prefix or self.model_prefix, "raw"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +82,10 @@ class Translation(TextToText):
     text: Literal["raw", "lower_tokenized"] = "raw"
     metrics: tuple[Metric, ...] = (BLEU(), ChrF())
 
+    @property
+    def kind(self) -> str:
+        return f"translation_{self.source}_to_{self.target}"
+
     def forms(self) -> tuple[Callable[[str], str], Callable[[str], str]]:
         if self.text == "raw":
             return str, str
@@ -70,7 +93,7 @@ class Translation(TextToText):
 
     @property
     def identity(self) -> tuple[str, ...] | None:
-        return self.source, self.target, self.prefix, self.text
+        return self.source, self.target, self.prefix or self.model_prefix, self.text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +103,10 @@ class Summarization(TextToText):
     source: str = "document"
     target: str = "summary"
     metrics: tuple[Metric, ...] = (ROUGE(),)
+
+    @property
+    def kind(self) -> str:
+        return "summarization"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research.config import ByteLevelBPE, Bytes, Marian, MBart, SentencePiece, Vocabulary
+from research.config import ByteLevelBPE, Bytes, Marian, MBart, ModelTokenizer, SentencePiece, Vocabulary
 from research.data.tokenizer.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -47,14 +47,25 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
-def open_tokenizer(config: Vocabulary) -> Tokenizer:
+def open_tokenizer(config: Vocabulary | ModelTokenizer) -> Tokenizer:
     """Open the tokenizer of a vocabulary config.
 
     Raises ConfigError naming a vocabulary file that is missing, broken or not in its family's format.
     """
-    from research.data.tokenizer.files import read
+    from research.data.tokenizer.files import read, read_object
 
+    if isinstance(config, ModelTokenizer):
+        assert config.vocabulary is not None  # set by the experiment
+        return open_tokenizer(config.vocabulary)
     match config:
+        case SentencePiece(path, sentinels, ()) if path.endswith(".json"):
+            from research.data.tokenizer.unigram import open_t5
+
+            return open_t5(Path(path), sentinels)
+        case MBart(path, variant) if path.endswith(".json"):
+            from research.data.tokenizer.unigram import read_mbart
+
+            return read_mbart(read_object(Path(path), "tokenizer"), Path(path), variant)
         case SentencePiece(path, sentinels, languages):
             from research.data.tokenizer.sentencepiece import SentencePieceTokenizer
 

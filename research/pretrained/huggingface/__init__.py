@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from research.config import TRAINING_ONLY, Generation, Model, RMSNorm, require
+from research.config.model import LONGEST
 from research.data.tokenizer import Tokenizer
 from research.model.transformer import Params
 from research.pretrained import tokenizer_files
@@ -81,6 +82,25 @@ def read_generation(directory: Path, **tokens: int) -> Generation:
     """
     settings, path = _generation_settings(directory)
     return parse(settings | {TOKENS[field]: token for field, token in tokens.items()}, path)
+
+
+def read_own_generation(directory: Path) -> Generation:
+    """Read the generation settings without the tokens that a tokenizer implies, and without a limit if none is stated.
+
+    Raises:
+        ConfigError: as `read_generation`.
+    """
+    settings = read_generation(directory, start_token=0)
+    return settings if states_max_length(directory) else replace(settings, max_length=LONGEST)
+
+
+def read_prefixes(directory: Path) -> dict[str, str]:
+    """Read the prefixes of sources by task, such as {"summarization": "summarize: "} of T5."""
+    match read_json(directory / CONFIG).get("task_specific_params"):
+        case dict() as tasks:
+            found = {name: task.get("prefix") for name, task in tasks.items() if isinstance(task, dict)}
+            return {name: prefix for name, prefix in found.items() if isinstance(prefix, str) and prefix}
+    return {}
 
 
 def states_max_length(directory: Path) -> bool:

@@ -10,10 +10,9 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from research.config import ConfigError, require
-from research.data.tokenizer import MBartTokenizer, SentencePieceTokenizer
-from research.data.tokenizer.files import utf8
-from research.data.tokenizer.mbart import LANGUAGES, MBartEdition
-from research.data.tokenizer.sentencepiece import SPACE
+from research.data.tokenizer.files import read_object, utf8
+from research.data.tokenizer.mbart import LANGUAGES, MBartEdition, MBartTokenizer
+from research.data.tokenizer.sentencepiece import SPACE, SentencePieceTokenizer
 from research.storage.lines import is_unicode
 
 proto: Any = sentencepiece_model_pb2  # its classes are created at import, invisible to a type checker
@@ -59,8 +58,17 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
 # --- From tokenizer.json ----------------------------------------------------------------------------------------------
 
 
+def open_t5(origin: Path, sentinels: int) -> SentencePieceTokenizer:
+    """Open T5's tokenizer.json; raise ConfigError unless it has this number of sentinels."""
+    tokenizer = read_t5(read_object(origin, "tokenizer"), origin)
+    message = f"tokenizer.sentinels is {sentinels}: {origin} has {tokenizer.sentinels} of them, give this number."
+    require(tokenizer.sentinels == sentinels, message)
+    return tokenizer
+
+
 def read_t5(content: dict[str, Any], origin: Path) -> SentencePieceTokenizer:
     """Read T5's tokenizer; its sentinels are the pieces <extra_id_0> ... at the end of the vocabulary."""
+    _check_unigram(content, origin)
     pieces = vocabulary(content, origin)
     sentinels = 0
     while sentinels < len(pieces) and pieces[-1 - sentinels][0] == f"<extra_id_{sentinels}>":
@@ -70,6 +78,7 @@ def read_t5(content: dict[str, Any], origin: Path) -> SentencePieceTokenizer:
 
 
 def read_mbart(content: dict[str, Any], origin: Path, variant: MBartEdition) -> MBartTokenizer:
+    _check_unigram(content, origin)
     pieces = vocabulary(content, origin)
     added = [*LANGUAGES[variant], "<mask>"]
     names = [name for name, _ in pieces]
@@ -83,6 +92,10 @@ def read_mbart(content: dict[str, Any], origin: Path, variant: MBartEdition) -> 
     own = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *pieces[len(FAIRSEQ_CONTROLS) : -len(added)]]
     controls = ["<unk>", "<s>", "</s>"]
     return MBartTokenizer(sentencepiece_model(own, content, origin, controls), variant, str(origin))
+
+
+def _check_unigram(content: dict[str, Any], origin: Path) -> None:
+    require(is_unigram(content), f"{origin} is no unigram model, which T5's and mBART's tokenizer.json is.")
 
 
 def vocabulary(content: dict[str, Any], origin: Path) -> list[tuple[str, float]]:
