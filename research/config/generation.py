@@ -1,6 +1,7 @@
 """Decoding methods and their limits. Lengths count generated tokens, with EOS and without the start token."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from research.config.base import require, require_not_negative, require_positive
@@ -63,14 +64,24 @@ class Beam:
     "first" ends it at once. "heuristic" ends it when the best unfinished hypothesis, at its current length, scores
     below the worst finished one. "never" ends it when no unfinished hypothesis could score higher at any length (with
     exponents of 0 and below, the current length is the best case).
+
+    With several `groups` of equally many beams the search is diverse (arXiv:1610.02424): at each step the groups choose
+    one after the other, and every beam of an earlier group that was given a token subtracts `diversity_penalty` from
+    that token's log-probability. The rule of `stop` is then each group's own.
     """
 
     beams: int = 4
     length_penalty: Power | GNMT = Power()
     stop: Literal["heuristic", "first", "never"] = "heuristic"
+    groups: int = 1
+    diversity_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        require_positive("method.", self, "beams")
+        require_positive("method.", self, "beams", "groups")
+        beams, groups, penalty = self.beams, self.groups, self.diversity_penalty
+        require(beams % groups == 0, f"method.groups is {groups}: it must divide the number of beams, {beams}.")
+        require(groups == 1 or 0 < penalty < inf, f"method.diversity_penalty is {penalty}: groups need one above 0.")
+        require(groups > 1 or penalty == 0, f"method.diversity_penalty is {penalty}: one group has none; set groups.")
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,7 @@ class Generation:
     source_reward: float = 1.0  # multiplies scores of the source's tokens, or divides negative ones
     eos_growth: float = 1.0  # after eos_growth_start tokens, the n-th adds (growth ** n - 1) * |score| to that of EOS
     eos_growth_start: int = 0
+    stop_strings: tuple[str, ...] = ()  # an output ends with the token that completes one of them in its text
     renormalize: bool = False  # in beam search, constrained scores become log-probabilities again
 
     @property
@@ -112,11 +124,14 @@ class Generation:
         require(self.min_length <= most, f"generation.min_length is {self.min_length}: at most max_length, {most}.")
         short = [sequence for sequence in self.banned_sequences if len(sequence) < 2]
         require(not short, f"generation.banned_sequences has {short}: each needs two tokens; give one in banned.")
+        require("" not in self.stop_strings, "generation.stop_strings has an empty string: give text, or leave it out.")
         match self.method:
             case Greedy():
                 require(outputs == 1, f"generation.outputs is {outputs}: it must be 1 for greedy decoding.")
             case Beam(beams=beams):
                 require(outputs <= beams, f"generation.outputs is {outputs}: at most the number of beams, {beams}.")
+                alone = self.method.groups == 1 or not self.stop_strings
+                require(alone, "generation.stop_strings cannot be combined with method.groups: use one group of beams.")
 
     @property
     def names_ids(self) -> bool:

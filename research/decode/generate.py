@@ -16,6 +16,7 @@ from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
 from research.decode.prepare import prepared
 from research.decode.search import decode_prepared, forward, score
+from research.decode.stop_strings import StopTable, stop_table
 from research.model.transformer import Params
 from research.parallel.mesh import place_rows
 
@@ -113,7 +114,8 @@ class Generator:
         if isinstance(self.generation.method, Sampling):
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), of_rows)
         sources = self._placed((tokens, segments))
-        outputs = decode_prepared(self.network, *sources, generation=self.generation, keys=keys, scores=self.scores)
+        settings = {"generation": self.generation, "keys": keys, "scores": self.scores, "stops": self.stops}
+        outputs = decode_prepared(self.network, *sources, **settings)
         written, scores = fetched(outputs.tokens), fetched(outputs.scores)
         return {
             number: [self._hypothesis(*pair) for pair in zip(written[row], scores[row].tolist(), strict=True)]
@@ -125,17 +127,27 @@ class Generator:
         """The network that decodes every batch, with copies of the decoder's weights."""
         return prepared(self.model, self.params)
 
+    @cached_property
+    def stops(self) -> StopTable | None:
+        strings = self.generation.stop_strings
+        return stop_table(self.tokenizer, strings) if strings else None
+
     def _hypothesis(self, tokens: np.ndarray, score: float) -> Hypothesis:
         ends = np.flatnonzero(np.isin(tokens, self.generation.ends))
         ids = tokens[: ends[0] + 1 if len(ends) else len(tokens)].tolist()
+        while self.generation.stop_strings and ids and ids[-1] == self.generation.pad_token:
+            ids.pop()
         sentinels = not self._sentinels.isdisjoint(ids)  # keep them in the text: their positions are the answer
         return Hypothesis(self.tokenizer.decode(ids) if sentinels else self.tokenizer.text(ids), ids, score)
 
     def unfinished(self, tokens: Sequence[int]) -> bool:
-        """Return whether an output ends at max_length: without EOS, or with the one that `forced_last` puts there."""
+        """Return whether an output ends at max_length: without an end, or the one that `forced_last` puts there."""
         settings = self.generation
-        at_limit = len(tokens) >= settings.max_length
-        return at_limit and (settings.forced_last is not None or tokens[-1] not in settings.ends)
+        if len(tokens) < settings.max_length:
+            return False
+        if settings.stop_strings and any(stop in self.tokenizer.decode(tokens) for stop in settings.stop_strings):
+            return False
+        return settings.forced_last is not None or tokens[-1] not in settings.ends
 
     def note_unfinished(self, outputs: Iterable[Sequence[int]]) -> str:
         """Count the outputs that `unfinished` finds among the tokens of several, in a message; "" if there are none."""

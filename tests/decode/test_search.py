@@ -15,11 +15,13 @@ from research.config.override import from_json
 from research.data.batch import Batch
 from research.decode.logits import FREE
 from research.decode.search import decode, score
+from research.decode.stop_strings import stop_table, surfaces
 from research.model.parameters import param_specs
 from research.model.transformer import bind, initial_params
 from research.parallel.mesh import batch_sharding, make_mesh
 from research.parallel.rules import shardings
 from research.pretrained.huggingface import read_config, read_params
+from research.pretrained.tokenizer_files import write_tokenizer
 
 PAD, EOS, ROWS, LENGTH = 0, 1, 6, 9
 MODEL = Model(24, 16, 2, 8, 32, 2, 2, positions=Relative(buckets=4, max_distance=6), compute="float32")
@@ -81,6 +83,7 @@ def test_the_loop_ends_with_the_last_row(params):
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 REFERENCE = json.loads((GOLDENS / "generations.json").read_text())
 MODELS = [name for name in REFERENCE if name != "versions"]
+GROUPED = json.loads((GOLDENS / "group_generations.json").read_text())  # by a version of transformers that had groups
 
 
 @cache
@@ -105,10 +108,20 @@ def written(name: str, generation: Generation, tokens, mask, **inputs) -> tuple[
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name in MODELS for case in REFERENCE[name]["cases"]])
 def test_tokens_and_scores_are_the_reference_s(name: str, case: str):
     """Every rule and every method, sources of unequal lengths, against Hugging Face's `generate`."""
-    golden = REFERENCE[name]["cases"][case]
+    check_case(name, REFERENCE[name], REFERENCE[name]["cases"][case])
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), [(name, case) for name in MODELS if name in GROUPED for case in GROUPED[name]["cases"]]
+)
+def test_tokens_and_scores_of_groups_are_the_reference_s(name: str, case: str):
+    check_case(name, GROUPED[name], GROUPED[name]["cases"][case])
+
+
+def check_case(name: str, inputs: dict, golden: dict) -> None:
     generation = from_json(json.dumps(golden["generation"]), Generation)
-    lengths = np.array(REFERENCE[name]["lengths"])
-    tokens = np.array(REFERENCE[name]["tokens"])
+    lengths = np.array(inputs["lengths"])
+    tokens = np.array(inputs["tokens"])
     rows, scores = written(name, generation, tokens, np.arange(tokens.shape[1]) < lengths[:, None])
     assert rows == golden["tokens"]
     if golden["scores"] is not None:
@@ -149,6 +162,42 @@ def test_live_tokens_are_the_reference_s(name: str):
         assert rows == expected
         if expected_scores is not None:
             np.testing.assert_allclose(scores, expected_scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5", "bart", "marian"])
+def test_live_tokens_with_stop_strings(families, name, tmp_path):
+    """A tokenizer knows more ids than the models of the goldens write."""
+    from transformers import AutoTokenizer
+
+    from scripts.make_generation_goldens import LONGEST, TOKENS, open_reference, reference, sources
+
+    start, eos, pad = TOKENS.get(name, (0, 1, 0))
+    network, tokenizer = open_reference(GOLDENS / name), families[name]
+    write_tokenizer(tokenizer, tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    tokens, mask = sources(pad, network.config.vocab_size, seed=3)
+    banned = (pad,) if name.startswith("marian") else ()
+    common = Generation(start, eos, pad, max_length=LONGEST, banned=banned)
+    texts = surfaces(tokenizer)
+    for method in ({}, {"method": Beam(4), "outputs": 4}, {"method": Beam(3, stop="first"), "outputs": 3}):
+        plain = replace(common, **method)
+        free, _ = written(name, plain, tokens, mask)
+        ends = {b"".join(texts[id] or b"" for id in row[3:6]).decode(errors="ignore")[-4:] for row in free}
+        generation = replace(plain, stop_strings=tuple(sorted(end for end in ends if end)))
+        expected, scores = reference(network, generation, tokens, mask, tokenizer=theirs)
+        table = stop_table(tokenizer, generation.stop_strings)
+        rows, ours = written(name, generation, tokens, mask, stops=table)
+        fill = {pad, eos} if method and not pad else {pad}  # beam search there takes EOS where padding is token 0
+        assert [stripped(row, fill) for row in rows] == [stripped(row, fill) for row in expected]
+        assert sum(len(stripped(row, fill)) for row in rows) < sum(len(stripped(row, fill)) for row in free)
+        if scores is not None:
+            np.testing.assert_allclose(ours, scores, rtol=1e-4)
+
+
+def stripped(row: list[int], fill: set[int]) -> list[int]:
+    return row[: max((place + 1 for place, id in enumerate(row) if id not in fill), default=0)]
 
 
 # --- A prefix with a hole ---------------------------------------------------------------------------------------------
@@ -195,7 +244,7 @@ def test_a_cache_that_grows_gives_what_a_whole_one_gives(params, monkeypatch):
     for generation in (BEAM, Generation(max_length=LENGTH)):
         whole = decode(MODEL, params, tokens, segments, generation=generation)
         with monkeypatch.context() as patch:
-            patch.setattr("research.decode.search.STAGES", (2, 5))
+            patch.setattr("research.decode.step.STAGES", (2, 5))
             decode.clear_cache()
             grown = decode(MODEL, params, tokens, segments, generation=generation)
         decode.clear_cache()

@@ -52,6 +52,12 @@ TOKENS = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
             {"num_beams": 6, "length_penalty": 2, "early_stopping": True, "num_return_sequences": 3},
             {"method": Beam(6, Power(2.0), "first"), "outputs": 3, "max_length": 20},
         ),
+        (
+            {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 0.5, "num_return_sequences": 6},
+            {"method": Beam(6, groups=3, diversity_penalty=0.5), "outputs": 6},
+        ),
+        ({"stop_strings": ["end", "\n"], "diversity_penalty": 0.0}, {"stop_strings": ("end", "\n")}),
+        ({"stop_strings": "end"}, {"stop_strings": ("end",)}),
         ({"num_beams": 2, "early_stopping": "never"}, {"method": Beam(2, stop="never"), "max_length": 20}),
         ({"do_sample": True}, {"method": Sampling(top_k=50), "max_length": 20}),
         (
@@ -95,7 +101,17 @@ def test_what_is_read(tmp_path, said, changes):
         ),
         ({"sampling_seed": 3, "top_q": 0.2}, "sampling_seed, top_q are fields that are not known"),
         ({"num_beams": 4, "do_sample": True}, "do_sample cannot be combined with num_beams 4"),
-        ({"num_beam_groups": 2}, "num_beam_groups is 2, which is not supported"),
+        ({"num_beam_groups": 2}, "method.groups is 2: it must divide the number of beams, 1"),
+        ({"num_beams": 6, "num_beam_groups": 4}, "method.groups is 4: it must divide the number of beams, 6"),
+        ({"num_beams": 6, "num_beam_groups": 2}, "method.diversity_penalty is 0.0: groups need one above 0"),
+        ({"num_beams": 6, "diversity_penalty": 0.5}, "method.diversity_penalty is 0.5: one group has none"),
+        ({"num_beam_groups": 2, "do_sample": True}, "do_sample cannot be combined with groups of beams"),
+        ({"stop_strings": ["a", ""]}, r"stop_strings has \[''\]: give texts that are not empty"),
+        ({"stop_strings": [3]}, r"stop_strings has \[3\]: give texts that are not empty"),
+        (
+            {"stop_strings": "a", "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0},
+            r"generation.stop_strings cannot be combined with method.groups",
+        ),
         ({"penalty_alpha": 0.6}, "penalty_alpha is 0.6, which is not supported"),
         ({"num_beams": 2, "early_stopping": "later"}, "early_stopping is 'later', not false, true or 'never'"),
         ({"max_length": "9"}, "max_length is '9', which is not int or NoneType"),
@@ -112,10 +128,10 @@ def test_what_is_refused(tmp_path, said, message):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("max_time", 1.5), ("stop_strings", ["end"]), ("constraints", [{}]), ("dola_layers", "low")),
+        *(("max_time", 1.5), ("constraints", [{}]), ("dola_layers", "low")),
         *(("token_healing", True), ("remove_invalid_values", True), ("forced_decoder_ids", [[1, 5]])),
         *(("watermarking_config", {"greenlist_ratio": 0.5}), ("force_words_ids", [[4]]), ("guidance_scale", 2.0)),
-        *(("sequence_bias", [[[4], 2.0]]), ("diversity_penalty", 0.5), ("prompt_lookup_num_tokens", 3)),
+        *(("sequence_bias", [[[4], 2.0]]), ("prompt_lookup_num_tokens", 3)),
     ],
 )
 def test_a_setting_that_cannot_be_followed_is_refused_by_its_name(tmp_path, name, value):
@@ -135,7 +151,7 @@ def test_every_setting_of_transformers_is_known():
     transformers = pytest.importorskip("transformers")
     names = {name for name in vars(transformers.GenerationConfig()) if not name.startswith("_")}
     assert names <= KNOWN
-    assert len(names & set(TYPES)) == 30
+    assert len(names & set(TYPES)) == 33
 
 
 def test_fields_of_config_json_count_where_there_is_no_other_file(tmp_path):

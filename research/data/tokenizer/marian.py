@@ -100,6 +100,13 @@ class MarianTokenizer(Tokenizer):
         pieces = sorted(self.source_side.ids, key=self.source_side.ids.__getitem__)
         return [b"" if piece in controls else piece.replace(SPACE, " ").encode() for piece in pieces]
 
+    @cached_property
+    def target_bytes(self) -> list[bytes]:
+        """Bytes of the ids of the target vocabulary after a word, without spaces at their end, as in Hugging Face."""
+        before = "abcdef"
+        texts = self.target_side.processor.decode_pieces([[before, piece] for piece in self._pieces])
+        return [text.replace(SPACE, " ").strip().removeprefix(before).encode() for text in texts]
+
     def decode(self, ids: Ids) -> str:
         """Decode ids of the target vocabulary for display, showing unknown as <unk>."""
         known = (id if 0 <= id < self.target_size else self.unknown_id for id in map(int, ids))

@@ -29,9 +29,11 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("temperature", "top_p", "min_p", "length_penalty", "repetition_penalty"), NUMBER + NONE),
     **dict.fromkeys(("typical_p", "epsilon_cutoff", "eta_cutoff", "encoder_repetition_penalty"), NUMBER + NONE),
     "eos_token_id": (int, list, *NONE),
-    "encoder_no_repeat_ngram_size": WHOLE + NONE,
+    **dict.fromkeys(("encoder_no_repeat_ngram_size", "num_beam_groups"), WHOLE + NONE),
+    "diversity_penalty": NUMBER + NONE,
     **dict.fromkeys(("do_sample", "renormalize_logits"), (bool, *NONE)),
     "early_stopping": (bool, str, *NONE),
+    "stop_strings": (str, list, *NONE),
     **dict.fromkeys(LISTS, (list, *NONE)),
 }
 
@@ -41,9 +43,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("prompt_lookup_num_tokens", "sequence_bias", "top_h", "watermarking_config"), ()),
     **dict.fromkeys(("assistant_early_exit", "assistant_ensemble_weight", "speculation_type"), ()),
     **dict.fromkeys(("is_assistant", "remove_invalid_values", "token_healing", "use_mtp"), (False,)),
-    **dict.fromkeys(("diversity_penalty", "penalty_alpha"), (0.0,)),
-    **dict.fromkeys(("guidance_scale", "num_beam_groups"), (1,)),
-    "stop_strings": (),
+    "penalty_alpha": (0.0,),
+    "guidance_scale": (1,),
 }
 
 # Settings that change no token: notes, what `generate` returns, caches, compilation, and details of other methods.
@@ -86,6 +87,7 @@ def parse(settings: Mapping[str, Any], path: Path) -> Generation:
         repetition_penalty=float(settings.get("repetition_penalty", 1.0)),
         no_source_ngram=settings.get("encoder_no_repeat_ngram_size", 0),
         source_reward=float(settings.get("encoder_repetition_penalty", 1.0)),
+        stop_strings=_strings(settings, path),
         renormalize=settings.get("renormalize_logits", False),
     )
 
@@ -122,6 +124,14 @@ def _bans(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
+def _strings(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    value = settings.get("stop_strings", [])
+    strings = [value] if isinstance(value, str) else value
+    wrong = [string for string in strings if not isinstance(string, str) or not string]
+    require(not wrong, f"{path}: stop_strings has {wrong!r}: give texts that are not empty.")
+    return tuple(strings)
+
+
 def _growth(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     match settings.get(DECAY):
         case None:
@@ -141,6 +151,9 @@ def _single(name: str, value: Any) -> bool:
 def _method(settings: Mapping[str, Any], path: Path) -> Greedy | Sampling | Beam:
     beams, sampled = settings.get("num_beams", 1), settings.get("do_sample", False)
     require(not (sampled and beams > 1), f"{path}: do_sample cannot be combined with num_beams {beams}.")
+    groups, diversity = settings.get("num_beam_groups", 1), float(settings.get("diversity_penalty", 0.0))
+    grouped = groups != 1 or diversity != 0.0
+    require(not (sampled and grouped), f"{path}: do_sample cannot be combined with groups of beams.")
     if sampled:
         return Sampling(
             temperature=float(settings.get("temperature", 1.0)),
@@ -151,11 +164,12 @@ def _method(settings: Mapping[str, Any], path: Path) -> Greedy | Sampling | Beam
             epsilon=_cutoff(settings.get("epsilon_cutoff", 0.0)),
             eta=_cutoff(settings.get("eta_cutoff", 0.0)),
         )
-    if beams == 1:
+    if beams == 1 and not grouped:
         return Greedy()
     stop = settings.get("early_stopping", False)
     require(stop in STOPS, f"{path}: early_stopping is {stop!r}, not false, true or 'never'.")
-    return Beam(beams=beams, length_penalty=Power(float(settings.get("length_penalty", 1.0))), stop=STOPS[stop])
+    length_penalty = Power(float(settings.get("length_penalty", 1.0)))
+    return Beam(beams, length_penalty, STOPS[stop], groups, diversity)
 
 
 def _cutoff(value: float | int) -> float:
@@ -185,15 +199,18 @@ def dump(generation: Generation, path: Path) -> dict[str, Any]:
     if generation.eos_growth != 1.0:
         settings[DECAY] = [generation.eos_growth_start, generation.eos_growth]
     settings |= {"renormalize_logits": generation.renormalize or None}
+    settings |= {"stop_strings": list(generation.stop_strings) or None}
     match generation.method:
         case Sampling() as method:
             settings |= {"do_sample": True, "temperature": method.temperature, "top_k": method.top_k}
             settings |= {"top_p": method.top_p, "min_p": method.min_p or None, "typical_p": method.typical_p}
             settings |= {"epsilon_cutoff": method.epsilon or None, "eta_cutoff": method.eta or None}
-        case Beam(beams, length_penalty, stop):
+        case Beam(beams, length_penalty, stop, groups, diversity_penalty):
             early = next(value for value, own in STOPS.items() if own == stop)
             settings |= {"num_beams": beams, "early_stopping": early}
             settings |= {"length_penalty": length_penalty.exponent if isinstance(length_penalty, Power) else None}
+            if groups > 1:
+                settings |= {"num_beam_groups": groups, "diversity_penalty": diversity_penalty}
     settings = {name: value for name, value in settings.items() if value is not None}
     refuse_differences(generation, parse(settings, path), "generation", ())
     return settings
