@@ -276,6 +276,8 @@ def _restore(checkpoint: AnyPath, kind: str, model: Model, shardings: Any, fresh
     """Restore the parameters, or their average, except those in `fresh`; the optimizer's state is not read."""
     shapes = flatten(abstract_params(model))
     shapes = {path: shapes[path] for path in shapes.keys() - fresh_paths(shapes, fresh)}
+    if not shapes:
+        return {}
     kinds: dict[str, ocp.RestoreArgs] = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in shapes}
     if shardings is not None:
         flat = flatten(shardings)
