@@ -59,7 +59,7 @@ def check_stored(
             require(not taken, f"{name} is {type(value).__name__}(): it needs model=Pretrained(...), which has one.")
         return
     path, own = model.path, isinstance(tokenizer, ModelTokenizer)
-    message = f"init is {init!r}, but the model's weights are those of {path}: leave init out."
+    message = f"init is {init!r}, but the model's weights are those of {path}: give one of them, model=Pretrained(...)."
     require(init is None or init == path, message)
     ways = "data.tokenizer='SentencePiece(\"FILE\")' or another vocabulary"
     require(not own or model.tokenizer is not None, f"{path} holds no tokenizer: give its own, {ways}.")

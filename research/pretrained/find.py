@@ -282,6 +282,8 @@ def _restore(checkpoint: AnyPath, kind: str, model: Model, shardings: Any, fresh
     """Restore the parameters, or their average, except those in `fresh`; the optimizer's state is not read."""
     shapes, specs = flatten(abstract_params(model)), flatten(specs_of(model))
     shapes = {path: shapes[path] for path in shapes.keys() - fresh_paths(shapes, fresh)}
+    if not shapes:
+        return {}
     specs = {path: specs[path] for path in shapes}
     found = {path.removeprefix(f"{kind}/"): shape for path, shape in stored_shapes(checkpoint).items()}
     check_padded(found, shapes, specs)

@@ -32,6 +32,7 @@ from research import (
     Summarization,
     Supervised,
     TrainedSentencePiece,
+    Translation,
 )
 from research.config import ConfigError, override
 from research.data.tokenizer import Tokenizer, open_tokenizer, unigram
@@ -40,6 +41,7 @@ from research.model.transformer import initial_params
 from research.pretrained import find, huggingface
 from research.pretrained.tokenizer_files import read_tokenizer
 from research.report.comparison import identity
+from research.sweep.variants import source_runs
 from research.train.loop import train
 from research.train.summary import describe_weights
 
@@ -202,7 +204,8 @@ def test_a_directory_without_a_tokenizer(t5, data, tmp_path):
 def test_contradictions_are_refused(t5, directories, data):
     model = Pretrained(str(t5))
     said = refused(experiment, model, data, init="elsewhere")
-    assert said == f"init is 'elsewhere', but the model's weights are those of {t5}: leave init out."
+    here = f"the model's weights are those of {t5}"
+    assert said == f"init is 'elsewhere', but {here}: give one of them, model=Pretrained(...)."
     assert experiment(model, data, init=str(t5)).weights == str(t5)
     for changes, name in (
         ({}, "data.tokenizer is ModelTokenizer()"),
@@ -262,3 +265,30 @@ def test_a_run_needs_its_directory_no_more(t5, data, own_cache, tmp_path, capsys
     further = experiment(again, data)
     assert open_tokenizer(further.data.tokenizer).digest == found.tokenizer().digest
     assert identity(further, tmp_path / "second")["init"] == "a run"
+
+
+def test_another_run_is_one_override_too(tiny_run, t5, data, tmp_path):
+    """Also in a sweep from the runs of another; with every parameter in init_fresh only the architecture is taken."""
+    config = json.loads((tiny_run / "config.json").read_text())
+    shutil.copytree(tiny_run, tmp_path / "first")
+    (tmp_path / "sweep.json").write_text(json.dumps({"variants": {"first": config}}))
+    base = experiment(Pretrained(str(t5), dropout=0.3), data)
+    (source,), unfinished = source_runs(tmp_path, base)
+    made = override.apply(base, source.overrides)
+    assert (made.weights, made.model.dropout, made.model.vocab_size) == (str(tmp_path / "first"), 0.3, 400)
+    assert (made.data.tokenizer.vocabulary, unfinished) == (Bytes(), [])
+    assert made.generation == Generation(start_token=0, method=Beam(3), max_length=16, no_repeat_ngram=3)
+    assert find.find_initial(made, made.weights).params(None, (".*",)) == {}
+
+
+def test_prefixes_follow_the_model(t5, tiny_run, data):
+    examples = data.tasks[0].examples
+    tasks = (Translation(examples=examples), Translation(examples=examples, target="fr"),
+             Summarization(examples=examples, prefix="tl;dr "))  # fmt: skip
+    with_t5 = experiment(Pretrained(str(t5)), dataclasses.replace(data, tasks=tasks))
+    assert [task.prefixes for task in with_t5.data.tasks] == [
+        (("translation_en_to_de", "to German: "),), (), (("summarization", "tl;dr "),)
+    ]  # fmt: skip
+    assert with_t5.data.tasks[0].identity != tasks[0].identity
+    other = dataclasses.replace(with_t5, model=Pretrained(str(tiny_run)))
+    assert [task.prefixes for task in other.data.tasks] == [(), (), (("summarization", "tl;dr "),)]
