@@ -79,6 +79,7 @@ from research.config.task import Task
 from research.config.tokenizer import (
     ByteLevelBPE,
     Bytes,
+    Extended,
     Marian,
     MBart,
     SentencePiece,

@@ -15,6 +15,7 @@ from research.config import (
     Bytes,
     ConfigError,
     Experiment,
+    Extended,
     Generation,
     Marian,
     Model,
@@ -181,6 +182,10 @@ def saved_vocabulary(directory: AnyPath, tokenizer: Vocabulary | TrainedSentence
             return dataclasses.replace(tokenizer, directory=str(saved))
         case Bytes():
             return tokenizer
+        case Extended(vocabulary=vocabulary):
+            inner = saved_vocabulary(directory, vocabulary)
+            assert not isinstance(inner, Extended)
+            return dataclasses.replace(tokenizer, vocabulary=inner)
         case _:
             return dataclasses.replace(tokenizer, path=str(saved))
 

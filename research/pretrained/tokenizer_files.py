@@ -7,6 +7,7 @@ from research.config import ByteLevelBPE, Bytes, Marian, MBart, SentencePiece, V
 from research.data.tokenizer import (
     ByteLevelBPETokenizer,
     ByteTokenizer,
+    ExtendedTokenizer,
     MarianTokenizer,
     MBartTokenizer,
     SentencePieceTokenizer,
@@ -36,6 +37,10 @@ T5_SENTINELS = 100
 BYT5_SENTINELS = 125
 
 
+# Flags of a new token in Hugging Face's files.
+PLAIN = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), False)
+
+
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -44,12 +49,14 @@ def read_tokenizer(directory: Path) -> Tokenizer:
 
     Raises:
         ConfigError: the directory has no tokenizer of a supported family, one of its files is missing or damaged, or
-            tokens were added to the family's own.
+            tokens were added to the family's own in another way than `write_tokenizer` does.
     """
     config = _json(directory / CONFIG)
     name = class_name(directory, config)
     files = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     tokenizer = _open(directory, files, name, config)
+    if tokens := new_tokens(tokenizer, directory, config):
+        tokenizer = ExtendedTokenizer(tokenizer, tokens)
     refuse_added(tokenizer, directory, config)
     return tokenizer
 
@@ -107,6 +114,32 @@ def sentinels(config: dict[str, Any], default: int) -> int:
 # --- Added tokens -----------------------------------------------------------------------------------------------------
 
 
+def new_tokens(tokenizer: Tokenizer, directory: Path, config: dict[str, Any]) -> list[str]:
+    """Return the tokens that the files add after the ids of `tokenizer` with the flags `PLAIN`, in order.
+
+    Those are split off every text as they are. Any other kind, as `add_tokens` of transformers makes, depends on the
+    text around it or its normalisation, or is read from plain text as a control.
+    """
+    listed = _json(directory / TOKENIZER).get("added_tokens")
+    entries = [token for token in listed if isinstance(token, dict)] if isinstance(listed, list) else []
+    found: dict[str, Any] = {
+        str(token.get("id")): {name: value for name, value in token.items() if name != "id"} for token in entries
+    }
+    decoder = config.get("added_tokens_decoder")
+    found |= decoder if isinstance(decoder, dict) else {}
+    tokens: list[str] = []
+    while _is_plain(token := found.get(str(tokenizer.size + len(tokens)))):
+        tokens.append(token["content"])
+    return tokens
+
+
+def _is_plain(token: Any) -> bool:
+    match token:
+        case {"content": str(content), **flags}:
+            return flags == PLAIN and content.split() == [content]
+    return False
+
+
 def refuse_added(tokenizer: Tokenizer, directory: Path, config: dict[str, Any]) -> None:
     """Raise ConfigError if a file of the directory adds tokens that `tokenizer` does not have, or under other ids."""
     own = own_tokens(tokenizer)
@@ -147,6 +180,9 @@ def own_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     names |= {"<s>": tokenizer.bos_id} if tokenizer.bos_id is not None else {}
     names |= {"<mask>": tokenizer.mask_id} if tokenizer.mask_id is not None else {}
     names |= tokenizer.language_ids
+    if isinstance(tokenizer, ExtendedTokenizer):
+        new = {token: tokenizer.inner.size + place for place, token in enumerate(tokenizer.tokens)}
+        return own_tokens(tokenizer.inner) | new
     sentinels = tokenizer.sentinel_ids.tolist()
     match tokenizer:
         case ByteTokenizer():
@@ -168,6 +204,12 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     match tokenizer:
+        case ExtendedTokenizer(inner=inner):
+            bytes_ = "ByT5's tokenizer in Hugging Face's format cannot have new tokens."
+            require(not isinstance(inner, ByteTokenizer), bytes_)
+            write_tokenizer(inner, directory)
+            added = {str(inner.size + place): {"content": name, **PLAIN} for place, name in enumerate(tokenizer.tokens)}
+            config = read_json(directory / CONFIG) | {"added_tokens_decoder": added}
         case SentencePieceTokenizer():
             config = _write_sentencepiece(tokenizer, directory)
         case ByteTokenizer():

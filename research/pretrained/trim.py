@@ -14,6 +14,7 @@ from research.config import require
 from research.data.tokenizer import (
     ByteLevelBPETokenizer,
     ByteTokenizer,
+    ExtendedTokenizer,
     MarianTokenizer,
     MBartTokenizer,
     SentencePieceTokenizer,
@@ -76,7 +77,8 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def _targets(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Encode texts as targets if the pieces of these are others than a source's."""
-    return tokenizer.target_side.encode(texts) if isinstance(tokenizer, MarianTokenizer) else []
+    inner = tokenizer.inner if isinstance(tokenizer, ExtendedTokenizer) else tokenizer
+    return [ids[:-1] for ids in tokenizer.target(texts)] if isinstance(inner, MarianTokenizer) else []
 
 
 def trim_tokenizer(tokenizer: Tokenizer, used: set[int], origin: str, languages: Sequence[str] = ()) -> Trimmed:
@@ -85,6 +87,10 @@ def trim_tokenizer(tokenizer: Tokenizer, used: set[int], origin: str, languages:
     With `languages`, the codes of all others go.
     """
     match tokenizer:
+        case ExtendedTokenizer(inner=inner):
+            smaller, kept = trim_tokenizer(inner, {id for id in used if id < inner.size}, origin, languages)
+            added = np.arange(inner.size, tokenizer.size)
+            return Trimmed(ExtendedTokenizer(smaller, tokenizer.tokens), np.concatenate([kept, added]))
         case SentencePieceTokenizer():
             return _sentencepiece(tokenizer, used, origin)
         case MBartTokenizer():
