@@ -62,10 +62,14 @@ class ByteLevelBPE:
 
 @dataclass(frozen=True)
 class MBart:
-    """mBART's sentencepiece.bpe.model, with fairseq's ids and the languages of CC25 or mBART-50."""
+    """mBART's sentencepiece.bpe.model, with fairseq's ids and the languages of CC25 or mBART-50, or some of these."""
 
     path: str
     variant: Literal["cc25", "50"] = "cc25"
+    languages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_languages(self.languages)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ def add_tokens(directory: Path, out: Path, tokens: Sequence[str]) -> dict[str, l
             directory, unfinished, longer, lambda rows: mean_rows(rows, tokenizer.size, spelled, size), size
         )
         open_directory(unfinished)  # raises if what was written does not read back
-    return {token: [tokenizer.decode([id]) for id in ids] for token, ids in zip(tokens, spelled, strict=True)}
+    names = [surface.decode("utf-8", errors="replace") or "<unk>" for surface in tokenizer.token_bytes]
+    return {token: [names[id] for id in ids] for token, ids in zip(tokens, spelled, strict=True)}
 
 
 def extended(tokenizer: Tokenizer, tokens: Sequence[str]) -> ExtendedTokenizer:

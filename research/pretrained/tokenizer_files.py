@@ -32,6 +32,9 @@ NEEDED = (
 # mBART variant of each tokenizer class; config.json's model_type is "mbart" for both.
 MBART: dict[str, MBartEdition] = {"MBartTokenizer": "cc25", "MBart50Tokenizer": "50"}
 
+# Field of tokenizer_config.json with the languages that a trimmed mBART kept.
+KEPT = "kept_languages"
+
 # Number of sentinels that Hugging Face adds when tokenizer_config.json gives none.
 T5_SENTINELS = 100
 BYT5_SENTINELS = 125
@@ -83,7 +86,7 @@ def _vocabulary(directory: Path, files: set[str], name: str | None, config: dict
     if BPE_MODEL in files:
         allowed = " or ".join(MBART)
         require(name in MBART, f"{directory} has {BPE_MODEL} but its tokenizer_class is {name!r}, not {allowed}.")
-        return MBart(str(directory / BPE_MODEL), MBART[str(name)])
+        return MBart(str(directory / BPE_MODEL), MBART[str(name)], tuple(map(str, config.get(KEPT) or ())))
     if SPIECE in files:
         return SentencePiece(str(directory / SPIECE), sentinels(config, T5_SENTINELS))
     if name == "ByT5Tokenizer":
@@ -207,6 +210,10 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         case ExtendedTokenizer(inner=inner):
             bytes_ = "ByT5's tokenizer in Hugging Face's format cannot have new tokens."
             require(not isinstance(inner, ByteTokenizer), bytes_)
+            some = (
+                "mBART with some of its languages cannot have new tokens: transformers gives their ids to the others."
+            )
+            require(not (isinstance(inner, MBartTokenizer) and inner.kept_languages), some)
             write_tokenizer(inner, directory)
             added = {str(inner.size + place): {"content": name, **PLAIN} for place, name in enumerate(tokenizer.tokens)}
             config = read_json(directory / CONFIG) | {"added_tokens_decoder": added}
@@ -221,6 +228,9 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
             tokenizer.save(directory / BPE_MODEL)
             (name,) = (name for name, variant in MBART.items() if variant == tokenizer.variant)
             config = {"tokenizer_class": name, "bos_token": "<s>"}
+            if tokenizer.kept_languages:  # transformers takes the ids from here, and gives the others ids at the end
+                write_bytes(directory / TOKENIZER, unigram.mbart_json(tokenizer))
+                config |= {KEPT: list(tokenizer.kept_languages)}
         case MarianTokenizer():
             tokenizer.save(directory)
             config = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": tokenizer.separate}

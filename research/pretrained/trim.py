@@ -94,7 +94,7 @@ def trim_tokenizer(tokenizer: Tokenizer, used: set[int], origin: str, languages:
         case SentencePieceTokenizer():
             return _sentencepiece(tokenizer, used, origin)
         case MBartTokenizer():
-            return _mbart(tokenizer, used, origin)
+            return _mbart(tokenizer, used, origin, languages)
         case ByteLevelBPETokenizer():
             return _byte_level(tokenizer, used, origin)
         case MarianTokenizer():
@@ -106,13 +106,11 @@ def dropped_languages(tokenizer: Tokenizer, languages: Sequence[str], origin: st
     """Return the ids of the language codes that go if only `languages` are kept; without any, all are.
 
     Raises:
-        ConfigError: the family has no vocabulary to trim, or the codes are not its own or cannot go.
+        ConfigError: the family has no vocabulary to trim, or the codes are not its own.
     """
     bytes_ = f"{origin} has a vocabulary of bytes: there is nothing to trim."
     require(not isinstance(tokenizer, ByteTokenizer), bytes_)
     kept = {tokenizer.language_id(language) for language in languages}
-    fixed = f"{origin}: mBART's tokenizer has all its languages in every program, so --languages cannot drop any."
-    require(not (languages and isinstance(tokenizer, MBartTokenizer)), fixed)
     return {*tokenizer.language_ids.values()} - kept if languages else set()
 
 
@@ -134,13 +132,16 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer, used: set[int], origin: st
     return Trimmed(SentencePieceTokenizer(model, tokenizer.sentinels, origin), np.array([*pieces, *added]))
 
 
-def _mbart(tokenizer: MBartTokenizer, used: set[int], origin: str) -> Trimmed:
-    added = range(tokenizer.processor.get_piece_size() + OFFSET, tokenizer.size)
+def _mbart(tokenizer: MBartTokenizer, used: set[int], origin: str, languages: Sequence[str]) -> Trimmed:
     controls = range(tokenizer.unknown_id + 1)
-    pieces = kept_pieces(tokenizer.model, {id - OFFSET for id in used if id not in controls}, origin)
+    last = tokenizer.processor.get_piece_size() + OFFSET
+    pieces = kept_pieces(tokenizer.model, {id - OFFSET for id in used if id not in controls and id < last}, origin)
     own = [piece + OFFSET for piece in pieces if piece + OFFSET not in controls]
-    smaller = MBartTokenizer(with_pieces(tokenizer.model, pieces), tokenizer.variant, origin)
-    return Trimmed(smaller, np.array([*controls, *own, *added]))
+    kept = languages or tokenizer.kept_languages
+    smaller = MBartTokenizer(with_pieces(tokenizer.model, pieces), tokenizer.variant, origin, kept)
+    codes = [tokenizer.language_id(language) for language in smaller.languages]
+    assert tokenizer.mask_id is not None
+    return Trimmed(smaller, np.array([*controls, *own, *codes, tokenizer.mask_id]))
 
 
 def _byte_level(tokenizer: ByteLevelBPETokenizer, used: set[int], origin: str) -> Trimmed:

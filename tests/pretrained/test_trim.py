@@ -13,6 +13,7 @@ from research.data.tokenizer import open_tokenizer
 from research.pretrained.files import Tensors, read_json
 from research.pretrained.tokenizer_files import read_tokenizer
 from research.pretrained.trim import check_equal, count_use, trim_tokenizer
+from scripts.add_tokens import main as add_tokens
 from scripts.trim import main
 
 FAMILIES = ("t5", "fallback", "bpe", "mt5", "bart", "cc25", "50", "marian")
@@ -148,6 +149,47 @@ def test_marian_keeps_the_languages_asked_for(directories, tmp_path):
     new = read_tokenizer(tmp_path / "one")
     assert new.languages == (">>ron<<",)
     assert kept(directories / "marian", tmp_path / "one")[new.language_id(">>ron<<")] == 3
+
+
+@pytest.mark.parametrize("name", ["cc25", "50"])
+def test_mbart_keeps_the_languages_asked_for(directories, tmp_path, name):
+    """The first of its languages are gone, so that the ids of the others move twice."""
+    base = [str(directories / name), "--corpus", str(directories / "corpus.txt"), "--languages"]
+    assert main([*base, "ro_RO", "en_XX", "--out", str(tmp_path / "two")]) == 0
+    old, new, map = (
+        read_tokenizer(directories / name),
+        read_tokenizer(tmp_path / "two"),
+        kept(directories / name, tmp_path / "two"),
+    )
+    assert new.languages == ("en_XX", "ro_RO")
+    assert {language: map[id] for language, id in new.language_ids.items()} == {
+        language: old.language_id(language) for language in new.languages
+    }
+    assert map[new.mask_id] == old.mask_id
+    assert map[new.source(CORPUS[:-1], "ro_RO")[3]].tolist() == old.source(CORPUS[:-1], "ro_RO")[3]
+    assert open_tokenizer(new.save(tmp_path / "saved.model")).digest == new.digest
+    assert (
+        main([str(tmp_path / "two"), "--corpus", str(directories / "corpus.txt"), "--out", str(tmp_path / "again")])
+        == 0
+    )
+    assert read_tokenizer(tmp_path / "again").languages == new.languages
+    assert add_tokens([str(tmp_path / "two"), "--tokens", "<sep>", "--out", str(tmp_path / "new")]) == 2
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", ["cc25", "50"])
+def test_transformers_gives_the_ids_of_the_languages_kept(directories, tmp_path, name):
+    from transformers import AutoTokenizer
+
+    base = [str(directories / name), "--corpus", str(directories / "corpus.txt"), "--languages"]
+    assert main([*base, "ro_RO", "en_XX", "--out", str(tmp_path / "two")]) == 0
+    ours, theirs = read_tokenizer(tmp_path / "two"), AutoTokenizer.from_pretrained(tmp_path / "two")
+    for language in ("ro_RO", "en_XX"):
+        theirs.src_lang = language
+        for text, ids in zip(CORPUS[:-1], ours.source(CORPUS[:-1], language), strict=True):
+            assert theirs(text).input_ids == ids
+    assert (theirs.pad_token_id, theirs.mask_token_id) == (ours.pad_id, ours.mask_id)
+    assert theirs.convert_tokens_to_ids("de_DE") >= ours.size
 
 
 def test_the_lowest_score_stays(families):

@@ -71,10 +71,10 @@ def open_tokenizer(config: Vocabulary) -> Tokenizer:
             from research.data.tokenizer.byte_level_bpe import open_byte_level_bpe
 
             return open_byte_level_bpe(Path(path))
-        case MBart(path, variant):
+        case MBart(path, variant, languages):
             from research.data.tokenizer.mbart import MBartTokenizer
 
-            return MBartTokenizer(read(Path(path), "SentencePiece model"), variant, origin=path)
+            return MBartTokenizer(read(Path(path), "SentencePiece model"), variant, origin=path, languages=languages)
         case Marian(directory):
             from research.data.tokenizer.marian import MarianTokenizer
 
