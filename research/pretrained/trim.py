@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +27,11 @@ from research.data.tokenizer.marian import SPECIAL
 from research.data.tokenizer.mbart import OFFSET
 from research.pretrained.pieces import closed_merges, kept_pieces, with_pieces
 from research.storage.files import write_bytes
+from research.storage.progress import Progress
 
-BATCH = 256  # texts
-CHECKED = 10_000  # texts that are encoded again with the new tokenizer
+PART = 10_000  # characters of a long text that are encoded at once
+BATCH = 256  # texts or parts of one
+CHECKED = 10_000  # parts that are encoded again with the new tokenizer
 
 
 class Use(NamedTuple):
@@ -49,23 +51,25 @@ class Trimmed(NamedTuple):
     kept: np.ndarray
 
 
-def count_use(tokenizer: Tokenizer, texts: Iterable[str], advance: Callable[[int], None]) -> Use:
+def count_use(tokenizer: Tokenizer, texts: Iterable[str], progress: Progress) -> Use:
     """Encode every text, and every line of it alone, since a line's first word may have an id of its own there.
 
-    `advance` is called with the number of texts that were encoded. Text, tokens and unknown tokens are counted of
-    whole texts, by the source's vocabulary.
+    Text, tokens and unknown tokens are counted of whole texts, by the source's vocabulary.
     """
     ids: set[int] = set()
     count = characters = tokens = unknown = 0
-    for batch in _batches(texts):
-        source = tokenizer.encode_batch(batch)
-        count += len(batch)
-        characters += sum(map(len, batch))
-        tokens += sum(map(len, source))
-        unknown += sum(row.count(tokenizer.unknown_id) for row in source)
-        lines = [line for text in batch for line in text.splitlines() if line != text]
-        ids.update(*source, *tokenizer.encode_batch(lines), *_targets(tokenizer, [*batch, *lines]))
-        advance(len(batch))
+    for several in _batches(texts):
+        for batch in _batches(part for text in several for part in tokenizer.parts(text, PART)):
+            source = tokenizer.encode_batch(batch)
+            tokens += sum(map(len, source))
+            unknown += sum(row.count(tokenizer.unknown_id) for row in source)
+            ids.update(*source, *_targets(tokenizer, batch))
+            progress.note(f"{tokens:,} tokens")
+        for lines in _batches(line for text in several for line in text.splitlines() if line != text):
+            ids.update(*tokenizer.encode_batch(lines), *_targets(tokenizer, lines))
+        count += len(several)
+        characters += sum(map(len, several))
+        progress.advance(len(several))
     return Use(ids, count, characters, tokens, unknown)
 
 
@@ -116,7 +120,8 @@ def dropped_languages(tokenizer: Tokenizer, languages: Sequence[str], origin: st
 
 def check_equal(old: Tokenizer, new: Trimmed, texts: Iterable[str]) -> None:
     """Encode the first texts again; raise AssertionError if an id differs by more than the renumbering."""
-    for batch in _batches(islice(texts, CHECKED)):
+    parts = (part for text in texts for part in old.parts(text, PART))
+    for batch in _batches(islice(parts, CHECKED)):
         before, after = ([*of.encode_batch(batch), *_targets(of, batch)] for of in (old, new.tokenizer))
         assert before == [new.kept[row].tolist() for row in after], "the trimmed tokenizer gives other ids"
 

@@ -31,7 +31,7 @@ def trim_directory(
     dropped = dropped_languages(tokenizer, languages, str(directory))
     read_settings(directory, lambda id: None if id in dropped else id)  # raises before the corpus is read
     with Progress("Reading the corpus", count, "texts") as progress:
-        use = count_use(tokenizer, texts(), progress.advance)
+        use = count_use(tokenizer, texts(), progress)
     trimmed = trim_tokenizer(tokenizer, use.ids, str(directory), languages)
     check_equal(tokenizer, trimmed, texts())
     new = {old: id for id, old in enumerate(trimmed.kept.tolist())}

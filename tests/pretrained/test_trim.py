@@ -13,6 +13,7 @@ from research.data.tokenizer import open_tokenizer
 from research.pretrained.files import Tensors, read_json
 from research.pretrained.tokenizer_files import read_tokenizer
 from research.pretrained.trim import check_equal, count_use, trim_tokenizer
+from research.storage.progress import Progress
 from scripts.add_tokens import main as add_tokens
 from scripts.trim import main
 
@@ -203,7 +204,7 @@ def test_the_lowest_score_stays(families):
 
 def test_other_ids_are_noticed(families):
     tokenizer = families["bart"]
-    use = count_use(tokenizer, CORPUS, lambda count: None)
+    use = count_use(tokenizer, CORPUS, Progress("", len(CORPUS), "texts", hidden=True))
     new = trim_tokenizer(tokenizer, use.ids, "bart")
     check_equal(tokenizer, new, CORPUS)
     with pytest.raises(AssertionError, match="gives other ids"):
