@@ -72,6 +72,7 @@ from .config.search_space import SuccessiveHalving as SuccessiveHalving
 from .config.task import Task as Task
 from .config.tokenizer import ByteLevelBPE as ByteLevelBPE
 from .config.tokenizer import Bytes as Bytes
+from .config.tokenizer import Extended as Extended
 from .config.tokenizer import Marian as Marian
 from .config.tokenizer import MBart as MBart
 from .config.tokenizer import ModelTokenizer as ModelTokenizer

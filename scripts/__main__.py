@@ -10,7 +10,7 @@ from research.config.base import closest
 
 COMMANDS = (
     "train", "sweep", "evaluate", "generate", "score", "report", "prepare", "plan", "convert", "push", "average",
-    "significance", "scaling", "rates", "coordinates", "train_tokenizer",
+    "significance", "scaling", "rates", "coordinates", "train_tokenizer", "trim", "add_tokens",
 )  # fmt: skip
 
 

@@ -80,6 +80,7 @@ from research.config.task import Task
 from research.config.tokenizer import (
     ByteLevelBPE,
     Bytes,
+    Extended,
     Marian,
     MBart,
     ModelTokenizer,

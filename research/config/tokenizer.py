@@ -64,10 +64,14 @@ class ByteLevelBPE:
 
 @dataclass(frozen=True)
 class MBart:
-    """mBART's sentencepiece.bpe.model, with fairseq's ids and the languages of CC25 or mBART-50."""
+    """mBART's sentencepiece.bpe.model, with fairseq's ids and the languages of CC25 or mBART-50, or some of these."""
 
     path: str
     variant: Literal["cc25", "50"] = "cc25"
+    languages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_languages(self.languages)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,21 @@ class Marian:
     directory: str
 
 
-Vocabulary = SentencePiece | Bytes | ByteLevelBPE | MBart | Marian  # vocabularies that need no training
+@dataclass(frozen=True)
+class Extended:
+    """Another vocabulary with new tokens after its ids: each is one id, wherever it stands in a text."""
+
+    vocabulary: SentencePiece | Bytes | ByteLevelBPE | MBart | Marian
+    tokens: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        plain = all(token and not any(map(str.isspace, token)) for token in self.tokens)
+        distinct = len(set(self.tokens)) == len(self.tokens) > 0
+        require(plain and distinct, f"New tokens are {self.tokens}: they must be distinct and without white space.")
+
+
+# Vocabularies that need no training.
+Vocabulary = SentencePiece | Bytes | ByteLevelBPE | MBart | Marian | Extended
 
 
 @dataclass(frozen=True)

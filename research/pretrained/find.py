@@ -15,6 +15,7 @@ from research.config import (
     Bytes,
     ConfigError,
     Experiment,
+    Extended,
     Generation,
     Marian,
     Model,
@@ -252,6 +253,10 @@ def saved_vocabulary(directory: AnyPath, tokenizer: TokenizerConfig) -> Vocabula
             return dataclasses.replace(tokenizer, directory=str(saved))
         case Bytes():
             return tokenizer
+        case Extended(vocabulary=vocabulary):
+            inner = saved_vocabulary(directory, vocabulary)
+            assert not isinstance(inner, Extended)
+            return dataclasses.replace(tokenizer, vocabulary=inner)
         case _:
             return dataclasses.replace(tokenizer, path=str(saved))
 

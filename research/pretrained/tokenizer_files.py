@@ -1,5 +1,6 @@
 """Tokenizers in Hugging Face directories, read and written: tokenizer_config.json and the files of each family."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from research.config import (
     ByteLevelBPE,
     Bytes,
     ConfigError,
+    Extended,
     Marian,
     MBart,
     SentencePiece,
@@ -16,6 +18,7 @@ from research.config import (
 from research.data.tokenizer import (
     ByteLevelBPETokenizer,
     ByteTokenizer,
+    ExtendedTokenizer,
     MarianTokenizer,
     MBartTokenizer,
     SentencePieceTokenizer,
@@ -40,9 +43,16 @@ NEEDED = (
 # mBART variant of each tokenizer class; config.json's model_type is "mbart" for both.
 MBART: dict[str, MBartEdition] = {"MBartTokenizer": "cc25", "MBart50Tokenizer": "50"}
 
+# Field of tokenizer_config.json with the languages that a trimmed mBART kept.
+KEPT = "kept_languages"
+
 # Number of sentinels that Hugging Face adds when tokenizer_config.json gives none.
 T5_SENTINELS = 100
 BYT5_SENTINELS = 125
+
+
+# Flags of a new token in Hugging Face's files.
+PLAIN = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), False)
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
@@ -53,7 +63,7 @@ def read_tokenizer(directory: Path) -> Tokenizer:
 
     Raises:
         ConfigError: the directory has no tokenizer of a supported family, one of its files is missing or damaged, or
-            tokens were added to the family's own.
+            tokens were added to the family's own in another way than `write_tokenizer` does.
     """
     vocabulary = read_vocabulary(directory)
     if vocabulary is None:
@@ -70,6 +80,15 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
     files = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     if name != "ByT5Tokenizer" and not _is_complete(files):
         return None
+    own = _own_vocabulary(directory, files, name, config)
+    added = plain_tokens(directory, config)
+    tokens = new_tokens(open_tokenizer(own).size, added) if added else ()
+    return Extended(own, tokens) if tokens else own
+
+
+def _own_vocabulary(
+    directory: Path, files: set[str], name: str | None, config: dict[str, Any]
+) -> SentencePiece | Bytes | ByteLevelBPE | MBart | Marian:
     if not files & {"source.spm", BPE_MODEL, SPIECE} and TOKENIZER in files:
         origin = directory / TOKENIZER
         content = read_json(origin)
@@ -84,13 +103,15 @@ def _is_complete(files: set[str]) -> bool:
     return bool(files & {"source.spm", BPE_MODEL, SPIECE, TOKENIZER}) or {"vocab.json", "merges.txt"} <= files
 
 
-def _vocabulary(directory: Path, files: set[str], name: str | None, config: dict[str, Any]) -> Vocabulary:
+def _vocabulary(
+    directory: Path, files: set[str], name: str | None, config: dict[str, Any]
+) -> SentencePiece | Bytes | ByteLevelBPE | MBart | Marian:
     if "source.spm" in files:
         return Marian(str(directory))
     if BPE_MODEL in files:
         allowed = " or ".join(MBART)
         require(name in MBART, f"{directory} has {BPE_MODEL} but its tokenizer_class is {name!r}, not {allowed}.")
-        return MBart(str(directory / BPE_MODEL), MBART[str(name)])
+        return MBart(str(directory / BPE_MODEL), MBART[str(name)], tuple(map(str, config.get(KEPT) or ())))
     if SPIECE in files:
         return SentencePiece(str(directory / SPIECE), sentinels(config, T5_SENTINELS))
     if name == "ByT5Tokenizer":
@@ -119,6 +140,37 @@ def sentinels(config: dict[str, Any], default: int) -> int:
 
 
 # --- Added tokens -----------------------------------------------------------------------------------------------------
+
+
+def plain_tokens(directory: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Return the tokens that the files add with the flags `PLAIN`, by their ids in digits.
+
+    Those are split off every text as they are. Any other kind, as `add_tokens` of transformers makes, depends on the
+    text around it or its normalisation, or is read from plain text as a control.
+    """
+    listed = _json(directory / TOKENIZER).get("added_tokens")
+    entries = [token for token in listed if isinstance(token, dict)] if isinstance(listed, list) else []
+    found: dict[str, Any] = {
+        str(token.get("id")): {name: value for name, value in token.items() if name != "id"} for token in entries
+    }
+    decoder = config.get("added_tokens_decoder")
+    found |= decoder if isinstance(decoder, dict) else {}
+    return {id: token["content"] for id, token in found.items() if _is_plain(token)}
+
+
+def new_tokens(size: int, plain: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the plain tokens that follow the ids of a vocabulary of `size` ids, in order."""
+    count = 0
+    while str(size + count) in plain:
+        count += 1
+    return tuple(plain[str(size + place)] for place in range(count))
+
+
+def _is_plain(token: Any) -> bool:
+    match token:
+        case {"content": str(content), **flags}:
+            return flags == PLAIN and content.split() == [content]
+    return False
 
 
 def refuse_added(tokenizer: Tokenizer, directory: Path, config: dict[str, Any]) -> None:
@@ -161,6 +213,9 @@ def own_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     names |= {"<s>": tokenizer.bos_id} if tokenizer.bos_id is not None else {}
     names |= {"<mask>": tokenizer.mask_id} if tokenizer.mask_id is not None else {}
     names |= tokenizer.language_ids
+    if isinstance(tokenizer, ExtendedTokenizer):
+        new = {token: tokenizer.inner.size + place for place, token in enumerate(tokenizer.tokens)}
+        return own_tokens(tokenizer.inner) | new
     sentinels = tokenizer.sentinel_ids.tolist()
     match tokenizer:
         case ByteTokenizer():
@@ -182,6 +237,16 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     match tokenizer:
+        case ExtendedTokenizer(inner=inner):
+            bytes_ = "ByT5's tokenizer in Hugging Face's format cannot have new tokens."
+            require(not isinstance(inner, ByteTokenizer), bytes_)
+            some = (
+                "mBART with some of its languages cannot have new tokens: transformers gives their ids to the others."
+            )
+            require(not (isinstance(inner, MBartTokenizer) and inner.kept_languages), some)
+            write_tokenizer(inner, directory)
+            added = {str(inner.size + place): {"content": name, **PLAIN} for place, name in enumerate(tokenizer.tokens)}
+            config = read_json(directory / CONFIG) | {"added_tokens_decoder": added}
         case SentencePieceTokenizer():
             config = _write_sentencepiece(tokenizer, directory)
         case ByteTokenizer():
@@ -193,6 +258,9 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
             tokenizer.save(directory / BPE_MODEL)
             (name,) = (name for name, variant in MBART.items() if variant == tokenizer.variant)
             config = {"tokenizer_class": name, "bos_token": "<s>"}
+            if tokenizer.kept_languages:  # transformers takes the ids from here, and gives the others ids at the end
+                write_bytes(directory / TOKENIZER, unigram.mbart_json(tokenizer))
+                config |= {KEPT: list(tokenizer.kept_languages)}
         case MarianTokenizer():
             tokenizer.save(directory)
             config = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": tokenizer.separate}

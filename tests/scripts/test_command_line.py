@@ -33,6 +33,8 @@ BAD = {
     "rates": ["absent", "--wihtin=1"],
     "coordinates": ["experiments/quickstart.py", "--widths", "1", "--config.stesp=3"],
     "train_tokenizer": ["--text=absent", "--output=new", "--peices=3"],
+    "add_tokens": ["absent", "--tokens=x", "--out=new", "--tokes=y"],
+    "trim": ["absent", "--corpus=absent", "--out=new", "--langauges=de"],
 }
 
 EVERY_COMMAND = """

@@ -4,12 +4,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research.config import ByteLevelBPE, Bytes, Marian, MBart, ModelTokenizer, SentencePiece, Vocabulary
+from research.config import ByteLevelBPE, Bytes, Extended, Marian, MBart, ModelTokenizer, SentencePiece, Vocabulary
 from research.data.tokenizer.base import Tokenizer
 
 if TYPE_CHECKING:
     from research.data.tokenizer.byte_level_bpe import ByteLevelBPETokenizer
     from research.data.tokenizer.bytes import ByteTokenizer
+    from research.data.tokenizer.extended import ExtendedTokenizer
     from research.data.tokenizer.marian import MarianTokenizer
     from research.data.tokenizer.mbart import MBartTokenizer
     from research.data.tokenizer.sentencepiece import SentencePieceTokenizer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ByteLevelBPETokenizer",
     "ByteTokenizer",
+    "ExtendedTokenizer",
     "MBartTokenizer",
     "MarianTokenizer",
     "SentencePieceTokenizer",
@@ -33,6 +35,7 @@ __all__ = [
 _MODULES = {
     "ByteLevelBPETokenizer": "byte_level_bpe",
     "ByteTokenizer": "bytes",
+    "ExtendedTokenizer": "extended",
     "MBartTokenizer": "mbart",
     "MarianTokenizer": "marian",
     "SentencePieceTokenizer": "sentencepiece",
@@ -79,11 +82,15 @@ def open_tokenizer(config: Vocabulary | ModelTokenizer) -> Tokenizer:
             from research.data.tokenizer.byte_level_bpe import open_byte_level_bpe
 
             return open_byte_level_bpe(Path(path))
-        case MBart(path, variant):
+        case MBart(path, variant, languages):
             from research.data.tokenizer.mbart import MBartTokenizer
 
-            return MBartTokenizer(read(Path(path), "SentencePiece model"), variant, origin=path)
+            return MBartTokenizer(read(Path(path), "SentencePiece model"), variant, origin=path, languages=languages)
         case Marian(directory):
             from research.data.tokenizer.marian import MarianTokenizer
 
             return MarianTokenizer(Path(directory))
+        case Extended(vocabulary, tokens):
+            from research.data.tokenizer.extended import ExtendedTokenizer
+
+            return ExtendedTokenizer(open_tokenizer(vocabulary), tokens)

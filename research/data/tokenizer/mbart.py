@@ -46,10 +46,16 @@ class MBartTokenizer(Tokenizer):
     eos_id = 2
     unknown_id = 3
 
-    def __init__(self, model: bytes, variant: MBartEdition, origin: str):
-        """Load a SentencePiece model; `origin` names it in errors. Raises ConfigError unless it has mBART's form."""
+    def __init__(self, model: bytes, variant: MBartEdition, origin: str, languages: Sequence[str] = ()):
+        """Load a SentencePiece model; `origin` names it in errors. `languages` are those that a trimmed model kept.
+
+        Raises ConfigError unless the model has mBART's form, or if a language is not one of the edition's.
+        """
+        other = [language for language in languages if language not in LANGUAGES[variant]]
+        require(not other, f"tokenizer.languages has {', '.join(other)}: mBART {variant} has no such language.")
         self.model = model
         self.variant = variant
+        self.kept_languages = tuple(language for language in LANGUAGES[variant] if language in languages)
         self.processor = load_processor(model, origin)
         controls = (self.processor.unk_id(), self.processor.bos_id(), self.processor.eos_id())
         require(
@@ -59,9 +65,10 @@ class MBartTokenizer(Tokenizer):
         )
         self.normalises = not self.processor.normalize("\N{IDEOGRAPHIC SPACE}")
         first = self.processor.get_piece_size() + OFFSET
-        languages = {language: first + index for index, language in enumerate(LANGUAGES[variant])}
-        self.mask_id = first + len(languages)
-        super().__init__(self.mask_id + 1, b"mbart %s " % variant.encode() + model, languages)
+        ids = {language: first + index for index, language in enumerate(self.kept_languages or LANGUAGES[variant])}
+        self.mask_id = first + len(ids)
+        identity = b"mbart %s " % variant.encode() + ",".join(self.kept_languages).encode() + model
+        super().__init__(self.mask_id + 1, identity, ids)
 
     def parts(self, text: str, most: int) -> Iterator[str]:
         return cut(text, most) if splits_at_spaces(self.processor) else iter([text])
@@ -109,4 +116,4 @@ class MBartTokenizer(Tokenizer):
 
     def save(self, path: str | Path) -> MBart:
         write_bytes(Path(path), self.model)
-        return MBart(str(path), self.variant)
+        return MBart(str(path), self.variant, self.kept_languages)

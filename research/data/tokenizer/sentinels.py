@@ -49,7 +49,11 @@ class SentinelTokenizer(Tokenizer):
 
     def source(self, texts: Sequence[str], language: str | None = None, limit: int | None = None) -> list[list[int]]:
         """Encode sources, reading <extra_id_0> ... in a text as sentinels, so that a prompt can have gaps to fill."""
-        return self._add_special_tokens([self._prompt(text) for text in texts], language, limit)
+        return self._add_special_tokens(self.prompts(texts), language, limit)
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode texts whose <extra_id_0> ... are sentinels, without EOS."""
+        return [self._prompt(text) for text in texts]
 
     def _prompt(self, text: str) -> list[int]:
         sentinels = self.sentinel_ids

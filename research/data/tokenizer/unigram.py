@@ -55,6 +55,19 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
     return utf8(backend.to_str(pretty=True))
 
 
+def mbart_json(tokenizer: MBartTokenizer) -> bytes:
+    """Serialize the vocabulary of mBART with its languages, from which transformers' classes for mBART build theirs."""
+    model = proto.ModelProto.FromString(tokenizer.model)
+    added = [*tokenizer.languages, "<mask>"]
+    pieces = [(name, 0.0) for name in FAIRSEQ_CONTROLS]
+    pieces += [(piece.piece, piece.score) for piece in model.pieces[3:]] + [(name, 0.0) for name in added]
+    backend = Backend(models.Unigram(pieces, unk_id=tokenizer.unknown_id, byte_fallback=False))
+    if model.normalizer_spec.precompiled_charsmap:
+        backend.normalizer = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in FAIRSEQ_CONTROLS + added])
+    return utf8(backend.to_str(pretty=True))
+
+
 # --- From tokenizer.json ----------------------------------------------------------------------------------------------
 
 
