@@ -19,7 +19,7 @@ from research.model.derivatives import gate
 from research.model.layer import Dense, FeedForward
 from research.model.network import Network
 from research.model.parametrization import score_scale
-from research.model.transformer import Params, bind
+from research.model.transformer import Params, bind, without_adapter
 from research.parallel.layout import gather_length, platform
 
 TABLES = ("embedding", "source_embedding", "head")
@@ -28,6 +28,7 @@ TABLES = ("embedding", "source_embedding", "head")
 @partial(jax.jit, static_argnames=("model",))
 def prepared(model: Model, params: Params) -> Any:
     """Make the network that decodes; its decoder's weights are copies. It computes what the model computes."""
+    model, params = without_adapter(model, params)
     network = bind(model, params)
     for _, module in nnx.iter_modules(network):
         names = ("weight", "bias") if isinstance(module, Dense) else TABLES if isinstance(module, Network) else ()
@@ -35,7 +36,8 @@ def prepared(model: Model, params: Params) -> Any:
             if hasattr(module, name):
                 setattr(module, name, nnx.Param(getattr(module, name)[...].astype(model.compute)))
     network.decoder.layers = nnx.List(network.decoder.unstacked())
-    for layer in network.decoder.layers if platform() == "gpu" else ():  # a CPU does not gain from it
+    fuses = platform() == "gpu" and model.adapter is None  # a CPU does not gain from it
+    for layer in network.decoder.layers if fuses else ():
         if type(getattr(layer, "self_attention", None)) is SelfAttention:  # a user's own class stays as it is
             layer.self_attention = FusedSelfAttention(layer.self_attention)
         if type(getattr(layer, "feed_forward", None)) is FeedForward and model.gated:

@@ -30,7 +30,9 @@ from research.train.step import (
     compile_eval_step,
     compile_train_step,
     new_state,
+    saved,
     state_shardings,
+    with_base,
 )
 from research.train.summary import RunSample
 
@@ -62,10 +64,11 @@ class Run:
         end: Outcome,
         best: Best | None = None,
         users_code: Mapping[str, str] = {},
+        base: str | None = None,
     ) -> None:
         check_rows(config, pipeline.tokenizer.size)
         self.config, self.mesh, self.pipeline, self.startup = config, mesh, pipeline, startup
-        self.users_code = dict(users_code)
+        self.users_code, self.base = dict(users_code), base
         self.shard = host_shard(mesh)
         self.held_out = list(pipeline.held_out(config.evaluation.rows, self.shard))
         whole = self.held_out if jax.process_count() == 1 else pipeline.held_out(config.evaluation.rows)
@@ -105,7 +108,10 @@ class Run:
             abstract_state(self.config),
             state_shardings(self.config, self.mesh),
         )
-        state = checkpoints.restore(checkpoints.newest, abstract)
+        state = checkpoints.restore(checkpoints.newest, saved(self.config, abstract))
+        if weights is not None:  # of which an adapter trains a part
+            given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
+            state = with_base(self.config, self.mesh, state, given)
         self.step, self.next_row = checkpoints.newest, meta["next_row"]
         self.evaluation_due = meta.get("evaluation_due") is True
         checkpoints.protected = self.best.step
@@ -190,6 +196,7 @@ class Run:
             "random_key": jax.random.key_data(key).tolist(),
             "best": self.best._asdict(),
             "evaluation_due": self.evaluation_due,
+            **({} if self.base is None else {"base": self.base}),
         }
 
 

@@ -12,7 +12,6 @@ from research.data.pipeline import Pipeline
 from research.model import flops
 from research.model.attention_backends import Record, backends_text
 from research.model.layer import layers_per_step
-from research.model.transformer import abstract_params
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
 from research.storage.console import amount, byte_amount, console, table
@@ -39,7 +38,7 @@ def launch(
     memory: Any = train_step.memory_analysis()
     raw, rows = data.raw, config.batch_size
     return {
-        "model": f"{amount(flops.parameter_count(abstract_params(model)))} parameters, "
+        "model": f"{flops.describe_count(model)}, "
         f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}"
         + (f", muP from width {model.base.width}" if model.base != model else ""),
         "attention": backends_text(attention),
