@@ -16,6 +16,9 @@ formats
   written   a Hugging Face directory, which transformers' from_pretrained loads with its tokenizer; or Marian's .npz, if
             TARGET ends in .npz
 
+  Of a run with model.adapter the adapter alone is written, in PEFT's format; with --merge, the whole model, with the
+  adapter merged into its weights. --adapter adds one in PEFT's format to a source without one.
+
   Weights are written in float32. A model that the target's format cannot express is refused, and nothing is written.
 
 fields that the source lacks, or that must differ in the target, are set by name:
@@ -26,6 +29,8 @@ fields that the source lacks, or that must differ in the target, are set by name
 examples
   kintsugi convert runs/base t5-mine
   kintsugi convert checkpoint_1000000 t5-v1_1 --tokenizer=sentencepiece.model
+  kintsugi convert runs/lora my-adapter
+  kintsugi convert t5-small t5-mine --adapter=my-adapter --merge
   kintsugi convert model.npz opus-mine --model.norm='LayerNorm(1e-5)' --model.positions='Sinusoidal(512)'
 """
 
@@ -40,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
     made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
     made.add_argument("--target_language", help="mBART: the target language in generation_config.json")
+    made.add_argument("--adapter", type=Path, help="a directory in PEFT's format, with an adapter of the source")
+    made.add_argument("--merge", action="store_true", help="write the whole model, with its adapter merged")
     made.add_argument("--no_tokenizer", action="store_true", help="weights and configuration alone")
     return made
 
@@ -47,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
 def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     from research.model.flops import parameter_count
     from research.model.parametrization import as_standard, standard_model
+    from research.model.transformer import without_adapter
     from research.pretrained import find, huggingface
 
     target = options.target
@@ -54,20 +62,42 @@ def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     require(not occupied, f"{target} exists: nothing is overwritten, so name a new one.")
     require(target.absolute().parent.is_dir(), f"{target}: there is no directory {target.absolute().parent}.")
     source = find.find(options.source)
+    if options.adapter is not None:
+        source = find.with_adapter(source, options.source, options.adapter)
     model = override.apply(source.model, changes)
+    require(model.adapter is not None or not options.merge, f"--merge: {options.source} has no adapter.")
+    if model.adapter is not None and not options.merge:
+        write_adapter(options, source, model)
+        return
     tokenizer = None
     if not options.no_tokenizer:
         given = options.tokenizer
         tokenizer = source.tokenizer() if given is None else find.open_tokenizer_at(given)
         find.check_vocabulary(model, tokenizer)
-    standard = standard_model(model)
-    model, params = standard, as_standard(model, source.params())
+    model, params = without_adapter(model, source.params())
+    model, params = standard_model(model), as_standard(model, params)
     if target.suffix == ".npz":
         write_marian(target, model, params, tokenizer)
     else:
         generation = source.generation(tokenizer, options.target_language)
         huggingface.write_directory(target, model, params, tokenizer, generation)
     print(f"{target}: {parameter_count(params):,} parameters from {options.source}, of the format {source.format}")
+
+
+def write_adapter(options: argparse.Namespace, source: Any, model: Any) -> None:
+    """Write the adapter of a run alone, with the path and the hash of its base."""
+    from research.parallel.rules import flatten
+    from research.pretrained import find, peft
+    from research.storage import run_directory
+
+    run = find.run_of(options.source)
+    require(run is not None, f"{options.adapter} is in PEFT's format already: add --merge for the whole model.")
+    require(options.target.suffix != ".npz", f"{options.target}: an adapter is written to a directory; or add --merge.")
+    experiment, record = run_directory.read_recorded(run)
+    params = source.params()
+    peft.write(options.target, model, params, experiment.init, record.get("base"))
+    count = sum(leaf.size for path, leaf in flatten(params).items() if model.adapter.trains(path))
+    print(f"{options.target}: the adapter of {options.source}, {count:,} parameters, of the base {experiment.init}")
 
 
 def write_marian(target: Path, model: Any, params: Any, tokenizer: Any) -> None:

@@ -69,6 +69,7 @@ def add_language_options(made: argparse.ArgumentParser) -> None:
 def add_model_options(made: argparse.ArgumentParser, optional: bool = False) -> None:
     made.add_argument("model", type=any_path, nargs="?" if optional else None, help="path of the weights; see below")
     made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the model has none")
+    made.add_argument("--adapter", type=Path, help="a directory in PEFT's format, with an adapter of the model")
     made.add_argument("--batch_size", type=int, default=32, help="lines decoded at once (%(default)s)")
     made.add_argument("--compute", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
     made.add_argument("--mesh", default="Mesh()", help="devices along each axis, as in 'Mesh(tensor=4)' (all: data)")
@@ -92,6 +93,7 @@ def open_model(options: argparse.Namespace) -> Any:
     return loaded_model.open_model(
         options.model,
         tokenizer=options.tokenizer,
+        adapter=options.adapter,
         batch_size=options.batch_size,
         compute=options.compute,
         mesh=override.parse(Mesh, options.mesh, "--mesh"),

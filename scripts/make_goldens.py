@@ -2,7 +2,8 @@
 
 It writes tests/goldens/: a directory for each variant in the layout of `save_pretrained` (config.json,
 model.safetensors) with expected.safetensors (inputs, encoder output, logits, loss, and the loss's gradients named like
-the weights), and relative_bucket.npz. It needs torch and transformers. Run it again only to add a variant, by its name.
+the weights), and relative_bucket.npz. It needs torch and transformers. Run it again only to add a variant, by its name;
+peft/VARIANT_lora and peft/VARIANT_ia3 add adapters of a variant, and need peft.
 """
 
 import json
@@ -271,6 +272,42 @@ def write_variant(name: str, variant: GoldenModel) -> None:
     save_file(inputs | reference(model, inputs), directory / "expected.safetensors", metadata=versions)
 
 
+# By kind; of two values the first is for T5.
+PEFT_ADAPTERS: dict[str, dict[str, Any]] = {
+    "lora": {"r": 4, "lora_alpha": 6, "target_modules": (["q", "v", "o", "wo"], ["q_proj", "v_proj", "fc1"])},
+    "ia3": {
+        "target_modules": (["k", "v", "wo"], ["k_proj", "v_proj", "fc2"]),
+        "feedforward_modules": (["wo"], ["fc2"]),
+    },
+}
+
+
+def with_adapter(model: Any, kind: str) -> Any:
+    """Add one of PEFT's adapters with random values to a model."""
+    from peft import IA3Config, LoraConfig, get_peft_model
+
+    second = not model.config.model_type.endswith("t5")
+    chosen = {name: value[second] if isinstance(value, tuple) else value for name, value in PEFT_ADAPTERS[kind].items()}
+    adapted = get_peft_model(model, (LoraConfig if kind == "lora" else IA3Config)(**chosen))
+    with torch.no_grad():
+        for parameter in filter(lambda parameter: parameter.requires_grad, adapted.parameters()):
+            parameter.normal_(mean=float(kind == "ia3"), std=0.3)
+    return adapted.eval()
+
+
+def write_adapter(name: str, kind: str) -> None:
+    """Write an adapter of a variant in PEFT's own format, and what the variant computes with it."""
+    variant, directory = VARIANTS[name], GOLDENS / "peft" / f"{name}_{kind}"
+    model = with_adapter(build(variant, seed=0), kind)
+    model.save_pretrained(directory)
+    (directory / "README.md").unlink()
+    versions = {package: version(package) for package in ("torch", "transformers", "peft")}
+    results = reference(model, example(seed=0, tokens=variant.tokens))
+    results.pop("gradient/final_logits_bias", None)
+    named = {name.replace(".default", ""): array for name, array in results.items()}
+    save_file(named, directory / "expected.safetensors", metadata=versions)
+
+
 def write_buckets() -> None:
     """Write the buckets of all distances from -2000 to 2000, as int16 named "buckets,max_distance,bidirectional"."""
     from transformers.models.t5.modeling_t5 import T5Attention
@@ -288,7 +325,10 @@ def write_buckets() -> None:
 
 def main(names: list[str]) -> None:
     for name in names or VARIANTS:
-        write_variant(name, VARIANTS[name])
+        if name.startswith("peft/"):
+            write_adapter(*name.removeprefix("peft/").rsplit("_", 1))
+        else:
+            write_variant(name, VARIANTS[name])
     if not names:
         write_buckets()
 

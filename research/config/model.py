@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from typing import Any, Literal, TypeVar
 
+from research.config.adapter import Adapter
 from research.config.base import require, require_at_most, require_not_negative, require_positive
 
 # Limits of sizes in a file, so that a bad config cannot exhaust the memory.
@@ -223,6 +224,7 @@ class Model:
     unroll: int | None = None  # layers per scan step; 1 compiles fastest; None: 1, but all (at most 24) on a GPU
     # How attention is computed (research/model/attention_backends.py); "auto" chooses by platform, dtype and batch.
     attention: Literal["auto", "reference", "cudnn", "pallas", "blocked"] = "auto"
+    adapter: Adapter | None = None  # few parameters to train instead of all
 
     def __post_init__(self) -> None:
         require_positive("model.", self, "vocab_size", "width", "heads", "head_width", "feed_forward")
@@ -303,7 +305,7 @@ class Model:
     @property
     def dropped(self) -> bool:
         """True if any dropout is above 0, so that training draws random numbers."""
-        return any(getattr(self, name) for name in DROPOUTS)
+        return any(getattr(self, name) for name in DROPOUTS) or (self.adapter is not None and self.adapter.dropped)
 
     @property
     def longest(self) -> int | None:

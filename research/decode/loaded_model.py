@@ -31,7 +31,7 @@ from research.model.transformer import Params
 from research.parallel.mesh import make_mesh
 from research.parallel.padding import fill, placed
 from research.parallel.rules import shardings
-from research.pretrained import find, huggingface
+from research.pretrained import find, huggingface, peft
 from research.pretrained.find import Weights
 from research.pretrained.table import check_shapes
 from research.storage.bucket import any_path
@@ -51,6 +51,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     tokenizer: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     batch_size: int = 32,
     compute: Literal["float32", "bfloat16"] = "float32",
     mesh: Mesh = Mesh(),
@@ -61,6 +62,7 @@ def load(
         path: a run directory or one of its checkpoints (`RUN/checkpoints/STEP` or `/best`), a Hugging Face directory,
             a T5X checkpoint, Marian's .npz, or fairseq's .pt.
         tokenizer: a directory or SentencePiece model, for formats that store none (T5X and fairseq).
+        adapter: a directory in PEFT's format, with an adapter of the model.
         batch_size: rows computed at once, rounded up to a multiple of the devices that share a batch.
         compute: dtype of the activations.
         mesh: devices along each axis; all of them share the batch by default.
@@ -68,7 +70,7 @@ def load(
     Raises:
         ConfigError: there is no model, it is damaged, or it does not fit the tokenizer or the devices.
     """
-    model = open_model(path, tokenizer=tokenizer, batch_size=batch_size, compute=compute, mesh=mesh)
+    model = open_model(path, tokenizer=tokenizer, adapter=adapter, batch_size=batch_size, compute=compute, mesh=mesh)
     model.params  # noqa: B018 (read now, so that a damaged file raises here)
     return model
 
@@ -77,6 +79,7 @@ def open_model(
     path: str | os.PathLike[str],
     *,
     tokenizer: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     batch_size: int = 32,
     compute: Literal["float32", "bfloat16"] = "float32",
     mesh: Mesh = Mesh(),
@@ -84,6 +87,8 @@ def open_model(
     """Open a model as `load` does, but read its parameters only when they are first used."""
     require(batch_size > 0, f"batch_size is {batch_size}: it must be above 0.")
     weights = find.find(any_path(str(path)))
+    if adapter is not None:
+        weights = find.with_adapter(weights, any_path(str(path)), Path(adapter))
     opened = weights.tokenizer() if tokenizer is None else find.open_tokenizer_at(Path(tokenizer))
     find.check_vocabulary(weights.model, opened)
     config = override.apply(weights.model, {"compute": compute})
@@ -126,6 +131,17 @@ class LoadedModel:
             params = fill(params, whole)
         given = jax.device_put(params, self._shardings)
         return replace(self, weights=self.weights._replace(params=lambda shardings=None, fresh=(): given))
+
+    def with_adapter(self, directory: str | os.PathLike[str]) -> "LoadedModel":
+        """Return a copy of the model with an adapter in PEFT's format. Copies share the arrays of the model.
+
+        Raises:
+            ConfigError: the directory holds no adapter, or that of another model, or the model has one already.
+        """
+        require(self.config.adapter is None, "The model has an adapter already: load its base.")
+        stored = peft.find(Path(directory), self.config)
+        adapted = replace(self, config=replace(self.config, adapter=stored.adapter))
+        return adapted.with_params(find.joined(self.params, peft.read_params(stored, adapted.config)))
 
     @property
     def rows_at_once(self) -> int:
@@ -289,12 +305,15 @@ class LoadedModel:
     def save(self, directory: str | os.PathLike[str], target_language: str | None = None) -> None:
         """Write a new Hugging Face directory with weights, tokenizer and generation settings, which `load` reads too.
 
+        An adapter is merged into the weights.
+
         Raises:
             ConfigError: the directory exists and is not empty, or the format cannot represent this model.
         """
         generation = self.weights.generation(self.tokenizer, target_language)
-        standard = standard_model(self.config)
-        params = as_standard(self.config, transformer.own_rows(self.config, self.params))
+        params = transformer.own_rows(self.config, self.params)
+        config, params = transformer.without_adapter(self.config, params)
+        standard, params = standard_model(config), as_standard(config, params)
         huggingface.write_directory(Path(directory), standard, params, self.tokenizer, generation)
 
     def _for(self, rows: int) -> "LoadedModel":

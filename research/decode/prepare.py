@@ -18,7 +18,7 @@ from research.model.attention import SelfAttention
 from research.model.derivatives import gate
 from research.model.layer import Dense, FeedForward
 from research.model.parametrization import score_scale
-from research.model.transformer import Params, abstract_params, bind, specs_of
+from research.model.transformer import Params, abstract_params, bind, specs_of, without_adapter
 from research.parallel.layout import gather_length, platform
 from research.parallel.padding import cut
 
@@ -31,6 +31,7 @@ def prepared(model: Model, params: Params) -> Any:
 
     Its tables keep the rows of zeros that a mesh adds, since a program cannot return uneven parts: see `own_tables`.
     """
+    model, params = without_adapter(model, params)
     network = bind(model, params)
     for _, module in nnx.iter_modules(network):
         for name in ("weight", "bias") if isinstance(module, Dense) else ():
@@ -40,7 +41,8 @@ def prepared(model: Model, params: Params) -> Any:
         if name in params:
             setattr(network, name, nnx.Param(params[name].astype(model.compute)))
     network.decoder.layers = nnx.List(network.decoder.unstacked())
-    for layer in network.decoder.layers if platform() == "gpu" else ():  # a CPU does not gain from it
+    fuses = platform() == "gpu" and model.adapter is None  # a CPU does not gain from it
+    for layer in network.decoder.layers if fuses else ():
         if type(getattr(layer, "self_attention", None)) is SelfAttention:  # a user's own class stays as it is
             layer.self_attention = FusedSelfAttention(layer.self_attention)
         if type(getattr(layer, "feed_forward", None)) is FeedForward and model.gated:

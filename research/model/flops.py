@@ -5,8 +5,12 @@ from typing import Any
 
 import jax
 
-from research.config import DecoderOnly, Experiment, Model
+from research.config import DecoderOnly, Experiment, Model, Tied
+from research.config.adapter import NAME
+from research.model.transformer import abstract_params, whole
 from research.parallel.hardware import PEAK_FLOPS
+from research.parallel.rules import flatten
+from research.storage.console import amount
 
 
 def train_flops(model: Model, input_length: int, target_length: int) -> int:
@@ -14,17 +18,52 @@ def train_flops(model: Model, input_length: int, target_length: int) -> int:
 
     Every matrix product of the model counts, with the score products of both halves of a causal mask. Embedding
     look-ups, norms, softmax, the optimizer and recomputation by remat do not. The backward pass costs twice the forward
-    pass.
+    pass, but that of a product with a weight which an adapter does not train costs the same as the forward pass.
     """
-    t, d, inner = target_length, model.width, model.attention_width
-    decoder_layer = 8 * d * inner * t + 4 * t * t * inner + _input_attention(model, input_length, t)
-    decoder_layer += _cross_projection(model, input_length) + _feed_forward(model) * t
-    logits = 2 * d * model.vocab_size * t
-    return 3 * (_encoder(model, input_length) + model.decoder_layers * decoder_layer + logits)
+    forward = _encoder(model, input_length) + _decoder(model, input_length, target_length)
+    forward += 2 * model.width * model.vocab_size * target_length
+    return 3 * forward - _untrained(model, input_length, target_length)
 
 
 def flops_per_step(experiment: Experiment, input_length: int, target_length: int) -> int:
     return experiment.batch_size * train_flops(experiment.model, input_length, target_length)
+
+
+def trained_count(model: Model) -> int:
+    """Count the parameters that are trained: all, or those that the model's adapter trains."""
+    flat = flatten(abstract_params(model))
+    return parameter_count([leaf for path, leaf in flat.items() if model.adapter is None or model.adapter.trains(path)])
+
+
+def describe_count(model: Model) -> str:
+    """Write the number of parameters, and of those an adapter trains."""
+    text = f"{amount(parameter_count(abstract_params(model)))} parameters"
+    if model.adapter is None:
+        return text
+    return f"{text}, {amount(trained_count(model))} of them trained by {type(model.adapter).__name__}"
+
+
+def _untrained(model: Model, inputs: int, targets: int) -> int:
+    """Count the FLOPs of the gradients of weights that an adapter does not train, less those of what it adds.
+
+    Every weight is multiplied with each input or with each target once.
+    """
+    if model.adapter is None:
+        return 0
+    flops = 0
+    for path, leaf in flatten(whole(model, abstract_params(model))).items():
+        of_inputs = path.startswith("encoder/") or "cross_attention/key" in path or "cross_attention/value" in path
+        size = 2 * math.prod(leaf.shape) * (inputs if of_inputs else targets)
+        if NAME in path.split("/"):
+            flops -= 3 * size
+        elif path.endswith("/weight") or path == head_path(model):
+            flops += 0 if model.adapter.trains(path) else size
+    return flops
+
+
+def head_path(model: Model) -> str:
+    """Return the path of the matrix that makes the logits."""
+    return "embedding" if isinstance(model.head, Tied) else "head"
 
 
 def decode_flops(model: Model, input_length: int, output_length: int, hypotheses: int = 1) -> int:
@@ -54,6 +93,13 @@ def step_flops(model: Model, input_length: int, slots: int) -> int:
 def _encoder(model: Model, s: int) -> int:
     layer = (8 * model.width * s + 4 * s * s) * model.attention_width + _feed_forward(model) * s
     return model.encoder_layers * layer
+
+
+def _decoder(model: Model, s: int, t: int) -> int:
+    inner = model.attention_width
+    layer = 8 * model.width * inner * t + 4 * t * t * inner + _input_attention(model, s, t)
+    layer += _cross_projection(model, s) + _feed_forward(model) * t
+    return model.decoder_layers * layer
 
 
 def _input_attention(model: Model, s: int, t: int) -> int:

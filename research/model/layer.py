@@ -23,9 +23,11 @@ uses d ** -0.5 for tables and heads, and draws matrices from a uniform distribut
 (2 / (fan-in + fan-out)) ** 0.5, times 0.5 ** 0.5 for query, key and value (fairseq 0.12.2).
 """
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -77,15 +79,42 @@ class Dense(nnx.Module):
 
     def __init__(self, config: Model, equation: str, weight: Float[Array, "..."]) -> None:
         self.weight = nnx.Param(weight)
-        self.equation, self.biased = equation, config.biases
+        self.equation, self.biased, self.shared_dropout = equation, config.biases, config.shared_dropout
+        self.adapter = nnx.data(None)  # a module that computes the output from `project` and the input
         if self.biased:
             _, axes, output = equation.replace("->", ",").split(",")
             shape = [size for axis, size in zip(axes, weight.shape, strict=True) if axis in output]
             self.bias = nnx.Param(jnp.zeros(shape, jnp.float32))
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.project(x) if self.adapter is None else self.adapter(self.project, x)
+
+    def project(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Compute the output without an adapter."""
         y = product(self.equation, x, self.weight[...].astype(x.dtype))
         return y + self.bias[...].astype(x.dtype) if self.biased else y
+
+
+_keys: list[Iterator[PRNGKeyArray]] = []  # of the layers that are being traced
+
+
+@contextmanager
+def keys_of_adapters(inputs: Sequence[Any]) -> Iterator[None]:
+    """Let adapters draw from the first random key among a layer's inputs, if there is one, inside a `with` block."""
+    key = next(
+        (each for each in inputs if isinstance(each, Array) and jnp.issubdtype(each.dtype, jax.dtypes.prng_key)), None
+    )
+    # Far from the numbers below 8 that `split_key` gives to the layer's own dropouts.
+    _keys.append(iter(()) if key is None else (jax.random.fold_in(key, number) for number in itertools.count(2**20)))
+    try:
+        yield
+    finally:
+        _keys.pop()
+
+
+def drawn_key() -> PRNGKeyArray | None:
+    """Return a key for the dropout of an adapter, another at each call; None disables dropout."""
+    return next(_keys[-1], None) if _keys else None
 
 
 def split_key(key: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | None]:
@@ -314,7 +343,8 @@ class Stack(nnx.Module):
         unroll = layers_per_step(self.config, count)
 
         def step(carry: Any, layer_and_inputs: Any) -> tuple[Any, None]:
-            return body(carry, *layer_and_inputs), None
+            with keys_of_adapters(layer_and_inputs[1:]):
+                return body(carry, *layer_and_inputs), None
 
         # Without a loop between the passes, the compiler would merge what is computed again with what was computed.
         checkpoint = partial(jax.checkpoint, prevent_cse=unroll >= count > 1)

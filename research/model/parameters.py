@@ -7,9 +7,9 @@ l  layers           h  heads                 v  vocabulary
 d  model width      k  head width            n  positions, or buckets of relative position
                     f  feed-forward width
 
-Any other letter is an axis that is not sharded. The axes read are those that the product with a matrix sums over. A row
-that reads none is not a matrix: a bias, a scale, or a table of biases. An embedding has the row of a tied head, which
-reads the width.
+Any other letter, such as the rank r of an adapter, is an axis that is not sharded. The axes read are those that the
+product with a matrix sums over. A row that reads none is not a matrix: a bias, a scale, or a table of biases. An
+embedding has the row of a tied head, which reads the width.
 
 Derived from it:
   - sharding: v is split over (tensor, fsdp) and padded to fit, h and f over tensor, the d of a hidden matrix over fsdp;
@@ -58,8 +58,9 @@ SPLIT_IF_HIDDEN = {"d": ("fsdp",)}
 
 
 def table_of(model: Model) -> ParameterTable:
-    """Return the shipped rows and those that the model adds."""
-    return (*PARAMETERS, *model.parameters)
+    """Return the shipped rows, and those that the model and its adapter add."""
+    rows = (*PARAMETERS, *model.parameters)
+    return rows if model.adapter is None else (*rows, *model.adapter.rows(rows))
 
 
 def parameters(params: Tree, model: Model) -> dict[str, Parameter]:

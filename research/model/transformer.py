@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from research.config import DecoderOnly, Model, SharedLayers, require
 from research.config.model import DROPOUTS
-from research.config.parts import is_shipped
+from research.config.parts import calling, is_shipped
 from research.data.batch import Batch
 from research.model.attention import Attention, SelfAttention
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
@@ -273,9 +273,18 @@ def build(config: Model, key: PRNGKeyArray) -> EncoderDecoder | LanguageModel:
             return EncoderDecoder(config, key)
 
 
+def with_adapter(config: Model, key: PRNGKeyArray) -> Any:
+    """Build the network of a model, with random parameters, and add what its adapter adds."""
+    network = config.build(key)
+    if config.adapter is not None:
+        with calling(config.adapter, "add"):
+            config.adapter.add(network, jax.random.fold_in(key, 2**20))
+    return network
+
+
 def initial_params(config: Model, key: PRNGKeyArray) -> Params:
     """Draw initial parameters in float32. They do not depend on the sharding of this function's outputs."""
-    params = nnx.to_pure_dict(nnx.state(config.build(key)))
+    params = nnx.to_pure_dict(nnx.state(with_adapter(config, key)))
     match config.stacks:
         case SharedLayers():
             for name in SHARED:
@@ -291,6 +300,15 @@ def whole(config: Model, params: Params) -> Params:
             return params | {"decoder": params["decoder"] | {"layers": layers}}
         case _:
             return params
+
+
+def without_adapter(config: Model, params: Params) -> tuple[Model, Params]:
+    """Merge the adapter's parameters into the others; return the model as it is if it has none that can be merged."""
+    if config.adapter is None:
+        return config, params
+    with calling(config.adapter, "merged"):
+        merged = config.adapter.merged(params)
+    return (config, params) if merged is None else (replace(config, adapter=None), merged)
 
 
 def abstract_params(config: Model) -> Params:
@@ -331,7 +349,7 @@ def without_dropout(config: Model) -> Model:
 @cache
 def definition(config: Model) -> tuple[nnx.GraphDef, Any]:
     """Return the network's graph definition and the tree structure of its parameters."""
-    graph, _ = nnx.split(nnx.eval_shape(config.build, jax.eval_shape(jax.random.key, 0)))
+    graph, _ = nnx.split(nnx.eval_shape(partial(with_adapter, config), jax.eval_shape(jax.random.key, 0)))
     return graph, jax.tree.structure(abstract_params(config))
 
 

@@ -10,8 +10,7 @@ from rich.table import Table
 
 from research.config import ConfigError, Experiment, Mesh, require
 from research.data.shapes import row_lengths
-from research.model.flops import flops_per_step, parameter_count
-from research.model.transformer import abstract_params
+from research.model.flops import describe_count, flops_per_step
 from research.parallel.hardware import Hardware
 from research.parallel.mesh import AXES, abstract_mesh, check_divisible, factorisations
 from research.plan import memory, roofline
@@ -93,7 +92,7 @@ def _rows(estimate: Estimate, hardware: Hardware) -> dict[str, str]:
     return {
         "hardware": f"{hardware.chips:,} chips of {chip.flops / 1e12:g} TFLOP/s and {byte_amount(chip.memory)}"
         + (f", in {hardware.domains} domains connected by a network" if hardware.domains > 1 else ""),
-        "model": f"{amount(parameter_count(abstract_params(model)))} parameters, {model.compute}, remat {model.remat}",
+        "model": f"{describe_count(model)}, {model.compute}, remat {model.remat}",
         "mesh": ", ".join(f"{axis} {size}" for axis, size in dataclasses.asdict(experiment.mesh).items()),
         "memory a chip": _memory(estimate.memory, hardware) + " (estimated)",
         "a step": f"{experiment.batch_size:,} rows of {inputs} inputs and {targets} targets, "

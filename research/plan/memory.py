@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import jax
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from research.config import DecoderOnly, Experiment, Mesh
 from research.data.batch import Batch
@@ -24,6 +25,7 @@ from research.model.loss import chunks
 from research.model.transformer import abstract_params
 from research.parallel.hardware import Hardware
 from research.parallel.mesh import abstract_mesh
+from research.parallel.rules import flatten, unflatten
 from research.plan.attention import backends, on_one_chip
 from research.plan.roofline import SIZES
 from research.train.step import abstract_state, summed_loss
@@ -47,8 +49,12 @@ def working_bytes(experiment: Experiment, hardware: Hardware | None = None) -> i
     layers = experiment.model.decoder_layers
     if not isinstance(experiment.model.stacks, DecoderOnly):
         layers += experiment.model.encoder_layers
-    parameters = flops.parameter_count(abstract_params(experiment.model)) / (mesh.tensor * mesh.fsdp)
-    weights = parameters * (2 * size + (4 if experiment.microbatches > 1 else 0))
+    adapter, shards = experiment.model.adapter, mesh.tensor * mesh.fsdp
+    parameters = flops.parameter_count(abstract_params(experiment.model)) / shards
+    trained = flops.trained_count(experiment.model) / shards
+    weights = trained * (2 * size + (4 if experiment.microbatches > 1 else 0))
+    if adapter is not None and adapter.frozen != experiment.model.compute:
+        weights += (parameters - trained) * size
     if mesh.fsdp > 1:  # two layers' gathered weights at a time, and one layer's unsharded gradient
         weights += parameters * mesh.fsdp / layers * 5 * size
     rows = experiment.batch_size / experiment.microbatches / (mesh.data * mesh.fsdp)
@@ -107,12 +113,25 @@ def kept(experiment: Experiment, rows: int, hardware: Hardware | None = None) ->
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, experiment.model.compute), abstract_params(experiment.model)
     )
 
-    def backward(params: Any, batch: Batch, key: Any) -> Callable[..., Any]:
+    adapter = experiment.model.adapter
+    trained = {path: leaf for path, leaf in flatten(cast).items() if adapter is None or adapter.trains(path)}
+    frozen = {path: leaf for path, leaf in flatten(cast).items() if path not in trained}
+
+    def backward(trained: Any, frozen: Any, batch: Batch, key: Any) -> Callable[..., Any]:
         drawn = key if experiment.model.dropped else None
-        return jax.vjp(lambda params: summed_loss(experiment, params, batch, drawn).loss, params)[1]
+        return jax.vjp(
+            lambda trained: summed_loss(experiment, unflatten(trained | frozen), batch, drawn).loss, trained
+        )[1]
 
     with on_one_chip(hardware):
-        return jax.tree.leaves(jax.eval_shape(backward, cast, abstract_batch(experiment, rows), key))
+        pullback = jax.eval_shape(backward, trained, frozen, abstract_batch(experiment, rows), key)
+        leaves = jax.tree.leaves(pullback)
+        if adapter is None:
+            return leaves
+        # Without the inputs of products with frozen weights, which only the gradients of these need.
+        program = jax.make_jaxpr(lambda pull, gradient: pull(gradient))(pullback, jax.ShapeDtypeStruct((), "float32"))
+    _, used = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+    return [leaf for leaf, needed in zip(leaves, used, strict=False) if needed]
 
 
 def state_bytes(experiment: Experiment) -> int:

@@ -23,7 +23,7 @@ from functools import cache
 from typing import NamedTuple
 
 from research.config import DecoderOnly, Experiment, Mesh, Model
-from research.model.flops import parameter_count, train_flops
+from research.model.flops import parameter_count, train_flops, trained_count
 from research.model.mask import AttentionPart
 from research.model.transformer import abstract_params
 from research.parallel.hardware import Hardware
@@ -71,17 +71,17 @@ def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_len
     chosen = backends(experiment, hardware, mesh, (input_length, target_length))
     row = _row(model, input_length, target_length, frozenset(part for part in chosen if chosen[part] == "reference"))
     logits = model.vocab_size * target_length / mesh.tensor
-    parameters = _parameters(model)
+    parameters, trained = _parameters(model), _trained(model)
     more_products, more_traffic = REMAT_OVERHEAD[model.remat]
 
     flops = train_flops(model, input_length, target_length) / mesh.tensor
     flops += more_products * (flops - 6 * logits * model.width)
     products = rows * flops / (REACHED * chip.flops * 2 / size)
     traffic = rows * size * ((1 + more_traffic) * (row.split / mesh.tensor + row.whole) + 9 * logits)
-    traffic += parameters / mesh.tensor * size * 3 * experiment.microbatches
-    traffic += parameters / (mesh.tensor * mesh.fsdp) * STATES[isinstance(experiment.optimizer, Adafactor)]
+    traffic += (2 * parameters + trained) / mesh.tensor * size * experiment.microbatches
+    traffic += trained / (mesh.tensor * mesh.fsdp) * STATES[isinstance(experiment.optimizer, Adafactor)]
     memory = traffic / chip.bandwidth
-    exchange = _exchange(experiment, hardware, mesh, parameters * size)
+    exchange = _exchange(experiment, hardware, mesh, parameters * size, trained * size)
     return Times(
         products=products,
         memory=memory,
@@ -99,6 +99,9 @@ def _moved(mesh: Mesh, row: RowWork) -> float | int:
 @cache  # a search calls it for every mesh, and tracing the model is the slowest part
 def _parameters(model: Model) -> int:
     return parameter_count(abstract_params(model))
+
+
+_trained = cache(trained_count)
 
 
 def _row(model: Model, s: int, t: int, written: frozenset[AttentionPart]) -> RowWork:
@@ -129,14 +132,16 @@ def _around(chips: int, sent: float | int) -> float | int:
     return sent * (chips - 1) / chips
 
 
-def _exchange(experiment: Experiment, hardware: Hardware, mesh: Mesh, weights: float | int) -> float | int:
+def _exchange(
+    experiment: Experiment, hardware: Hardware, mesh: Mesh, weights: float | int, trained: float | int
+) -> float | int:
     """Compute the seconds of communicating weights and gradients over fsdp, data and sequence.
 
-    `weights` is the bytes of all weights. Chips of one domain communicate over its links first, then each chip's part
-    is communicated over the network.
+    `weights` is the bytes of all weights, `trained` of those with gradients. Chips of one domain communicate over its
+    links first, then each chip's part is communicated over the network.
     """
-    chip, part = hardware.chip, weights / mesh.tensor
-    gathered = 3 * _around(mesh.fsdp, part) * experiment.microbatches
+    chip, part = hardware.chip, trained / mesh.tensor
+    gathered = _around(mesh.fsdp, 2 * weights / mesh.tensor + part) * experiment.microbatches
     inside = min(mesh.fsdp * mesh.tensor, hardware.slice)
     copies = min(mesh.data * mesh.sequence, max(1, hardware.slice // inside))  # of the weights, in one domain
     summed = 2 * _around(copies, part / mesh.fsdp)

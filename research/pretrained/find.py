@@ -1,6 +1,8 @@
 """Trained models in every supported format: recognise the format from the files; read the model and its tokenizer."""
 
 import dataclasses
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Collection
 from functools import partial
@@ -34,10 +36,11 @@ from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.model.transformer import Params, abstract_params, specs_of
 from research.parallel.padding import check_padded, cut, placed
 from research.parallel.rules import flatten, unflatten
-from research.pretrained import fairseq, hub, huggingface, marian, t5x
+from research.pretrained import fairseq, hub, huggingface, marian, peft, t5x
+from research.pretrained.files import shards
 from research.pretrained.table import fresh_paths
 from research.pretrained.tokenizer_files import read_tokenizer, read_vocabulary
-from research.storage import run_directory
+from research.storage import manifest, run_directory
 from research.storage.bucket import AnyPath, any_path, check_reachable, is_remote, local_file
 from research.storage.checkpoint import absolute, best_step, stored_shapes
 from research.storage.manifest import newest_record, steps_on_disk, verify
@@ -82,8 +85,7 @@ def find(path: AnyPath) -> Weights:
     Raises:
         ConfigError: nothing at `path` has a known format, or it is damaged, or it cannot be fetched from the hub.
     """
-    if hub.is_address(path):
-        path = hub.download(str(path))
+    path = located(path)
     check_reachable(path)
     named = path.name == BEST and path.parent.name == "checkpoints"
     require(path.exists() or named, f"{path} does not exist: give {KNOWN}.")
@@ -135,6 +137,11 @@ def overridden(model: Pretrained) -> dict[str, tuple[Any, Any]]:
     return override.diff(Pretrained(model.path), model)
 
 
+def located(path: AnyPath) -> AnyPath:
+    """Return the directory of a model of the hub, downloaded if it is not in the cache; another path as it is."""
+    return hub.download(str(path)) if hub.is_address(path) else path
+
+
 def check_same_model(expected: Model, stored: Model, path: AnyPath, free: tuple[str, ...] = ()) -> None:
     """Raise ConfigError, listing every field outside `free` in which the model stored at `path` differs."""
     ignored = {*TRAINING_ONLY, *free}
@@ -159,6 +166,8 @@ def find_initial(experiment: Experiment, init: str) -> Weights:
     free, zero = VOCABULARY if experiment.init_fresh else ROWS, weights.model.zero_token
     if experiment.model.zero_token is None and zero is not None and zero < weights.model.vocab_size:
         free = VOCABULARY  # its row of zeros is trained
+    if weights.model.adapter is None:
+        free = (*free, "adapter")  # which begins anew
     check_same_model(experiment.model, weights.model, path, free)
     old, new = (flatten(abstract_params(model)) for model in (weights.model, experiment.model))
     loaded = old.keys() - fresh_paths(old, experiment.init_fresh)
@@ -166,6 +175,60 @@ def find_initial(experiment: Experiment, init: str) -> Weights:
     message = f"{init} has a different vocabulary, so {', '.join(unlike)} cannot be loaded: list them in init_fresh"
     require(not unlike, f"{message}, or set model.vocab_size to {weights.model.vocab_size} and take its tokenizer.")
     return weights
+
+
+def digest(path: AnyPath) -> str:
+    """Hash the files of the weights at `path`. For a run they are listed, with their hashes, in the manifest."""
+    path = located(path)
+    if run_of(path) is not None:
+        files = [checkpoint_of(path) / manifest.MANIFEST]
+    elif path.is_file():
+        files = [path]
+    else:
+        config = path / huggingface.CONFIG
+        files = [config, *shards(path)] if config.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    hashes = sorted((file.name, manifest.digest(file)) for file in files)
+    return hashlib.blake2b(json.dumps(hashes).encode(), digest_size=16).hexdigest()
+
+
+def find_base(experiment: Experiment, recorded: str | None, where: AnyPath) -> Weights:
+    """Find the weights that the run at `where` began with, and of which its checkpoints hold only the hash.
+
+    Raises:
+        ConfigError: they are missing, of another model, or not those with the recorded hash.
+    """
+    init = experiment.weights
+    if init is None:
+        raise ConfigError(f"{where} has an adapter, but names no weights that it was trained on.")
+    path = located(any_path(init))
+    restore = f"{where} holds only what its adapter trains, so restore it"
+    require(path.exists(), f"{init}, with the weights that the adapter was trained on, does not exist: {restore}.")
+    weights = find_initial(experiment, init)
+    require(recorded == digest(path), f"{init} has changed since {where} was trained on it: {restore}.")
+    return weights
+
+
+def with_adapter(weights: Weights, path: AnyPath, directory: Path) -> Weights:
+    """Add the adapter of a directory in PEFT's format to the weights at `path`.
+
+    Raises:
+        ConfigError: the directory holds no adapter, or that of another base.
+    """
+    require(weights.model.adapter is None, f"{path} has an adapter of its own: give its base.")
+    stored = peft.find(directory, weights.model)
+    same = stored.base is None or stored.base == digest(path)
+    require(same, f"{directory} holds an adapter of another base than {path}, or its base has changed.")
+    model = dataclasses.replace(weights.model, adapter=stored.adapter)
+
+    def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
+        return joined(weights.params(shardings, fresh), peft.read_params(stored, model, shardings))
+
+    return weights._replace(model=model, params=params)
+
+
+def joined(base: Params, own: Params) -> Params:
+    """Return the parameters of both trees; of those at one path the second."""
+    return unflatten(flatten(base) | flatten(own))
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
@@ -208,8 +271,14 @@ def _run(path: AnyPath) -> Weights | None:
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
         checkpoint = checkpoint_of(path)
-        check_same_model(model, run_directory.read_recorded(directory, checkpoint)[0].model, checkpoint)
-        return _restore(checkpoint, kind, model, shardings, fresh)
+        recorded, content = run_directory.read_recorded(directory, checkpoint)
+        check_same_model(model, recorded.model, checkpoint)
+        own = _restore(checkpoint, kind, model, shardings, fresh)
+        if model.adapter is None:
+            return own
+        base = flatten(find_base(recorded, content.get("base"), checkpoint).params(shardings, recorded.init_fresh))
+        left_out = fresh_paths(base, fresh)
+        return joined({path: leaf for path, leaf in base.items() if path not in left_out}, own)
 
     def vocabulary() -> Vocabulary:
         return saved_vocabulary(directory, experiment.data.tokenizer)
@@ -284,9 +353,14 @@ def _checkpoint(directory: AnyPath, step: str | None) -> AnyPath:
 
 
 def _restore(checkpoint: AnyPath, kind: str, model: Model, shardings: Any, fresh: tuple[str, ...]) -> Params:
-    """Restore the parameters, or their average, except those in `fresh`; the optimizer's state is not read."""
+    """Restore the parameters, or their average, except those in `fresh`; the optimizer's state is not read.
+
+    With an adapter these are the ones that it trains.
+    """
     shapes, specs = flatten(abstract_params(model)), flatten(specs_of(model))
     shapes = {path: shapes[path] for path in shapes.keys() - fresh_paths(shapes, fresh)}
+    if model.adapter is not None:
+        shapes = {path: leaf for path, leaf in shapes.items() if model.adapter.trains(path)}
     if not shapes:
         return {}
     specs = {path: specs[path] for path in shapes}

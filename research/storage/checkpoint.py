@@ -4,8 +4,9 @@ Orbax writes asynchronously and commits by a rename. This module adds a manifest
 fallback to the newest checkpoint that verifies, and a comparison of config and data before any array is read. The
 directory of a step holds
 
-    state/          step, parameters, optimizer state
-    meta/           config, data fingerprint, next global row, random key, the best evaluation so far
+    state/          step, parameters (with an adapter, those that it trains), optimizer state
+    meta/           config, data fingerprint, next global row, random key, the best evaluation so far, and with an
+                    adapter the hash of the weights that it is trained on
     MANIFEST.json   see manifest.py
 
 Buckets have no renaming: there Orbax commits by writing commit_success.txt last.
@@ -34,7 +35,7 @@ from research.storage.console import one_line
 from research.storage.files import sync_tree, write_json
 from research.storage.manifest import steps_on_disk, verify, whole_steps
 
-OF_PARAMETERS = {"config", "data"}  # all that the `meta/` of a checkpoint of parameters holds
+OF_PARAMETERS = {"config", "data", "base"}  # all that the `meta/` of a checkpoint of parameters holds
 METRICS = "metrics"  # directory in a checkpoint with the scores of its evaluation, if there was one
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from research.config import ConfigError, Experiment, Loss, Optimizer, Supervised
+from research.config import Adapter, ConfigError, Experiment, Loss, Optimizer, Supervised, require
 from research.data.pipeline import Pipeline
 from research.data.tasks.in_memory import prepare_pairs, task_of
 from research.decode.loaded_model import LoadedModel
@@ -27,6 +27,7 @@ def finetune(
     batch_size: int | None = None,
     optimizer: Optimizer | None = None,
     loss: Loss = Loss(),
+    adapter: Adapter | None = None,
     source_language: str | None = None,
     target_language: str | None = None,
     input_length: int | None = None,
@@ -42,6 +43,7 @@ def finetune(
     Args:
         batch_size: rows per step; by default 8, rounded up to a multiple of the devices. Pairs are packed into rows.
         optimizer: replaces AdamW at the constant `learning_rate`.
+        adapter: trains few parameters instead of all, such as LoRA().
         source_language: code of the language of the sources, if the tokenizer has language codes.
         target_language: code of the language of the targets.
         input_length: tokens per row of sources; by default those of the longest source. Longer sources are cut.
@@ -52,6 +54,10 @@ def finetune(
     Raises:
         ConfigError: an argument is not allowed, the pairs do not fit the model, or the loss is repeatedly not finite.
     """
+    given = model.params
+    if adapter is not None:
+        require(model.config.adapter is None, "The model has an adapter already: it is trained without `adapter`.")
+        model = replace(model, config=replace(model.config, adapter=adapter))
     task = task_of(pairs, (source_language, target_language))
     experiment = Experiment(
         model=model.config,
@@ -68,7 +74,7 @@ def finetune(
     pipeline = Pipeline(prepared, seed, experiment.batch_size, threads=1, start_token=model.config.zero_token)
     key, data_key = jax.random.split(jax.random.key(seed))
     # Copies, because a step donates the buffers of its state.
-    state = new_state(experiment, mesh, key, jax.tree.map(jnp.copy, model.params))
+    state = new_state(experiment, mesh, key, jax.tree.map(jnp.copy, given))
     train_step = compile_train_step(experiment, mesh, *pipeline.batch_shapes)
     skipped, in_a_row, limit = 0, 0, experiment.guard.nonfinite_limit
     batches = pipeline.train(0, host_shard(mesh))

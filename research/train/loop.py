@@ -34,7 +34,7 @@ from research.train.profile import Trace
 from research.train.run import Run, best_of, checked_meta, early_stop_reason, prepare_data
 from research.train.schedules import Decay
 from research.train.startup import Startup
-from research.train.step import TrainState
+from research.train.step import TrainState, saved
 from research.train.watchdog import Watchdog
 
 
@@ -48,6 +48,7 @@ class _Launch(NamedTuple):
     startup: Startup
     users_code: dict[str, str]
     accept_changed_code: bool
+    base: str | None
 
 
 def train(
@@ -99,7 +100,7 @@ def _train(
     settings = {"the experiment": override.to_json(config), "the commit, or changes to its files": commit}
     hosts.check_agreement({**settings, "the code of the experiment's classes": str(sorted(users_code.items()))})
     stop.together(lambda: None)
-    mesh, weights = preflight(config, directory)
+    mesh, weights, base = preflight(config, directory)
     if weights is not None:
         say(f"Starting from {config.weights} ({weights.format} format).")
     startup.done("hosts")
@@ -107,7 +108,8 @@ def _train(
         Run(config, mesh, prepare_data(config), startup, Outcome(Path(directory), directory / "checkpoints"))
         say("Dry run: nothing was trained.")
         return 0
-    launch = _Launch(config, directory, mesh, weights, startup, users_code, accept_changed_code or file is None)
+    accepts = accept_changed_code or file is None
+    launch = _Launch(config, directory, mesh, weights, startup, users_code, accepts, base)
     with run_directory.claim(directory, config, file, accept_changed_code) as run_files:
         with outcome(run_files, directory / "checkpoints") as end:
             checkpoints = Checkpoints(
@@ -146,7 +148,7 @@ def _start(launch: _Launch, local: Path, checkpoints: Checkpoints, end: Outcome)
         if meta["config"]["steps"] != config.steps and isinstance(config.optimizer.schedule, Decay):
             say("steps has changed, so the learning rate changes from here on: its schedule ends at the last step.")
     end.begin()
-    run = Run(config, launch.mesh, pipeline, launch.startup, end, best, launch.users_code)
+    run = Run(config, launch.mesh, pipeline, launch.startup, end, best, launch.users_code, launch.base)
     if jax.process_index() == 0:
         pipeline.tokenizer.save(local / "tokenizer.model")
         write_json(local / "launch.json", run.summary)
@@ -313,7 +315,8 @@ class _Loop:
         with self.reporter.pause():
             # Not while updates are being skipped: keep the checkpoint from before them.
             if last or not self.reporter.skipping:
-                self.checkpoints.save(run.step, self.state, run.meta(self.key), self.scores if self.evaluated else {})
+                kept = saved(run.config, self.state)
+                self.checkpoints.save(run.step, kept, run.meta(self.key), self.scores if self.evaluated else {})
                 run_directory.record_event(self.directory, run.step, "checkpoint")
                 run.end.write("running", f"process {os.getpid()}")
                 self.save_due = False

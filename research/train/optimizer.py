@@ -58,7 +58,10 @@ def build(settings: Optimizer, total_steps: int, params: Tree, model: Model) -> 
     paths = list(flatten(params))
     frozen = _matching_paths("frozen", settings.frozen, paths)
     undecayed = _matching_paths("no_decay", settings.no_decay, paths)
-    require(len(frozen) < len(paths), "optimizer.frozen matches every parameter: at least one must be trained.")
+    if model.adapter is not None:
+        frozen |= {path for path in paths if not model.adapter.trains(path)}
+    of = "matches every parameter" + (" that model.adapter trains" if model.adapter is not None else "")
+    require(len(frozen) < len(paths), f"optimizer.frozen {of}: at least one must be trained.")
     decay = {path: 0.0 if path in undecayed else settings.weight_decay for path in paths}
     known = parameters(params, model)
     require(

@@ -5,15 +5,17 @@ from typing import NamedTuple
 
 import jax
 
-from research.config import Experiment, require
+from research.config import ConfigError, Experiment, require
 from research.data.shapes import abstract_batch
 from research.decode.evaluate import check_length
 from research.model.attention_backends import recorded
 from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh
-from research.pretrained.find import Weights, find_initial
-from research.storage.bucket import AnyPath
-from research.storage.manifest import steps_on_disk
+from research.parallel.rules import flatten
+from research.pretrained.find import Weights, digest, find_initial
+from research.pretrained.table import fresh_paths
+from research.storage.bucket import AnyPath, any_path
+from research.storage.manifest import newest_record, steps_on_disk
 from research.train.step import abstract_state, summed_loss
 
 
@@ -21,7 +23,8 @@ class Preflight(NamedTuple):
     """Results of the checks that the launch uses."""
 
     mesh: jax.sharding.Mesh
-    weights: Weights | None  # initial weights, not read yet; None if the run has a checkpoint or a random start
+    weights: Weights | None  # weights to read; None if the run has a checkpoint with all of them, or a random start
+    base: str | None = None  # with an adapter, the hash of these weights
 
 
 def preflight(experiment: Experiment, directory: AnyPath) -> Preflight:
@@ -32,9 +35,28 @@ def preflight(experiment: Experiment, directory: AnyPath) -> Preflight:
     """
     mesh = make_mesh(experiment.mesh)
     check(experiment, mesh)
+    if experiment.model.adapter is not None:
+        return _with_base(experiment, mesh, directory)
     if experiment.weights is None or steps_on_disk(directory / "checkpoints"):
         return Preflight(mesh, None)
     return Preflight(mesh, find_initial(experiment, experiment.weights))
+
+
+def _with_base(experiment: Experiment, mesh: jax.sharding.Mesh, directory: AnyPath) -> Preflight:
+    """Find the weights that an adapter is trained on, which must be those of the run's checkpoints, if it has any."""
+    init, adapter = experiment.weights, experiment.model.adapter
+    assert adapter is not None
+    if init is None:
+        raise ConfigError("model.adapter needs init: name the trained weights that the adapter is for.")
+    paths = flatten(abstract_params(experiment.model))
+    untrained = sorted(path for path in fresh_paths(paths, experiment.init_fresh) if not adapter.trains(path))
+    message = f"init_fresh matches {', '.join(untrained)}, which model.adapter does not train: they would stay random."
+    require(not untrained, message)
+    weights, base = find_initial(experiment, init), digest(any_path(init))
+    newest = newest_record(directory / "checkpoints")
+    same = newest is None or newest[1].get("base") == base
+    require(same, f"{init} has changed since {directory} was trained on it: restore it, or give another --run_dir.")
+    return Preflight(mesh, weights, base)
 
 
 def check(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:

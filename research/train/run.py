@@ -31,7 +31,9 @@ from research.train.step import (
     compile_eval_step,
     compile_train_step,
     new_state,
+    saved,
     state_shardings,
+    with_base,
 )
 from research.train.summary import RunSample
 
@@ -63,10 +65,11 @@ class Run:
         end: Outcome,
         best: Best | None = None,
         users_code: Mapping[str, str] = {},
+        base: str | None = None,
     ) -> None:
         check_rows(config, pipeline.tokenizer.size)
         self.config, self.mesh, self.pipeline, self.startup = config, mesh, pipeline, startup
-        self.users_code = dict(users_code)
+        self.users_code, self.base = dict(users_code), base
         self.shard = host_shard(mesh)
         self.held_out = list(pipeline.held_out(config.evaluation.rows, self.shard))
         whole = self.held_out if jax.process_count() == 1 else pipeline.held_out(config.evaluation.rows)
@@ -103,7 +106,11 @@ class Run:
         meta = checkpoints.meta(checkpoints.newest)
         check_stored(self.config, checkpoints.shapes(checkpoints.newest))
         # Another mesh may have padded the vocabulary to another size.
-        state = checkpoints.restore(checkpoints.newest, abstract_state(self.config, self.mesh), strict=False)
+        whole = saved(self.config, abstract_state(self.config, self.mesh))
+        state = checkpoints.restore(checkpoints.newest, whole, strict=False)
+        if weights is not None:  # of which an adapter trains a part
+            given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
+            state = with_base(self.config, self.mesh, state, given)
         self.step, self.next_row = checkpoints.newest, meta["next_row"]
         self.evaluation_due = meta.get("evaluation_due") is True
         checkpoints.protected = self.best.step
@@ -188,6 +195,7 @@ class Run:
             "random_key": jax.random.key_data(key).tolist(),
             "best": self.best._asdict(),
             "evaluation_due": self.evaluation_due,
+            **({} if self.base is None else {"base": self.base}),
         }
 
 

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from research.config import Experiment, Model, Optimizer
+from research.config import Adapter, Experiment, Model, Optimizer
 from research.config.parts import is_shipped
 from research.data.batch import Batch
 from research.model.loss import Sums, chunks, cross_entropy, cross_entropy_in_chunks
@@ -38,14 +38,17 @@ class TrainState(NamedTuple):
     """State of training. A step maps it to the next state."""
 
     step: Int[Array, ""]  # steps taken, including skipped ones
-    params: Tree  # float32
+    params: Tree  # float32; those that an adapter does not train have its dtype `frozen`
     opt_state: Tree
-    average: Tree | None = None  # moving average of the parameters, if experiment.average_decay is set
+    average: Tree | None = None  # moving average of the parameters (with an adapter, of those that are trained), if
+    # experiment.average_decay is set
 
     @property
     def evaluated(self) -> Tree:
         """Parameters for evaluation and use: the average if there is one."""
-        return self.params if self.average is None else self.average
+        if self.average is None or jax.tree.structure(self.average) == jax.tree.structure(self.params):
+            return self.params if self.average is None else self.average
+        return _merge(self.params, self.average)
 
 
 class Metrics(NamedTuple):
@@ -60,7 +63,7 @@ class Metrics(NamedTuple):
     accuracy: Float[Array, ""]
     gradient_norm: Float[Array, ""]  # of trained parameters, before clipping
     target_tokens: Float[Array, ""]
-    parameter_norm: Float[Array, ""]  # after the step
+    parameter_norm: Float[Array, ""]  # after the step; with an adapter, of trained parameters
     learning_rate: Float[Array, ""]
     skipped: Int[Array, ""]  # 1 if loss, gradient or parameters were not finite, so that the update was skipped
 
@@ -82,12 +85,45 @@ def _updater(experiment: Experiment, params: Tree) -> Updater:
 
 
 def _first_state(experiment: Experiment, params: Tree) -> TrainState:
-    return _state(_updater(experiment, params), params, experiment.average_decay is not None)
+    updater, adapter = _updater(experiment, params), experiment.model.adapter
+    return _state(updater, adapter, params, experiment.average_decay is not None)
 
 
-def _state(updater: Updater, params: Tree, averaged: bool) -> TrainState:
+def _state(updater: Updater, adapter: Adapter | None, params: Tree, averaged: bool) -> TrainState:
+    trained, frozen = updater.split(params)
     average = params if averaged else None
-    return TrainState(jnp.zeros((), jnp.int32), params, updater.init(updater.split(params)[0]), average)
+    if adapter is not None:
+        average = trained if averaged else None
+        params = _merge(trained, _stored(adapter, frozen))
+    return TrainState(jnp.zeros((), jnp.int32), params, updater.init(trained), average)
+
+
+def _stored(adapter: Adapter, frozen: Tree) -> Tree:
+    """Convert parameters that an adapter does not train to the dtype in which it keeps them."""
+    kept = {
+        path: leaf if path.endswith(PRECISE[:-1]) else leaf.astype(adapter.frozen)
+        for path, leaf in flatten(frozen).items()
+    }
+    return unflatten(kept)
+
+
+def saved(experiment: Experiment, state: Any) -> Any:
+    """Return what a checkpoint holds of a state, or of a tree of its structure: not what an adapter does not train."""
+    adapter = experiment.model.adapter
+    if adapter is None:
+        return state
+    trained = {path: leaf for path, leaf in flatten(state.params).items() if adapter.trains(path)}
+    return state._replace(params=unflatten(trained))
+
+
+def with_base(experiment: Experiment, mesh: jax.sharding.Mesh, state: TrainState, base: Tree) -> TrainState:
+    """Add the parameters that an adapter does not train to a state from a checkpoint."""
+    adapter, targets = experiment.model.adapter, flatten(state_shardings(experiment, mesh).params)
+    assert adapter is not None
+    frozen = {path: leaf for path, leaf in flatten(base).items() if not adapter.trains(path)}
+    layouts = unflatten({path: targets[path] for path in frozen})
+    convert = jax.jit(partial(_stored, adapter), donate_argnums=0, out_shardings=layouts)
+    return state._replace(params=_merge(convert(unflatten(frozen)), state.params))
 
 
 def _random_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
@@ -129,7 +165,7 @@ def _state_parts(experiment: Experiment) -> _StateParts:
 def _abstract_state(parts: _StateParts) -> TrainState:
     params = abstract_params(parts.model)
     updater = build(parts.optimizer, parts.steps, params, parts.model)
-    state = jax.eval_shape(partial(_state, updater, averaged=parts.averaged), params)
+    state = jax.eval_shape(partial(_state, updater, parts.model.adapter, averaged=parts.averaged), params)
     if not is_shipped(type(parts.optimizer)):  # find mistakes in a user's optimizer before anything is compiled
         trained, _ = updater.split(state.params)
         jax.eval_shape(updater.update, trained, state.opt_state, trained, state.step)
@@ -150,8 +186,9 @@ def _state_shardings(parts: _StateParts, mesh: jax.sharding.Mesh | jax.sharding.
 def _specs(parts: _StateParts) -> TrainState:
     state = _abstract_state(parts)
     params = specs_of(parts.model)
-    average = None if state.average is None else params
-    of_optimizer = state_specs(state.opt_state, state.params, table_of(parts.model))
+    table = table_of(parts.model)
+    average = None if state.average is None else param_specs(state.average, table)
+    of_optimizer = state_specs(state.opt_state, state.params, table)
     return TrainState(PartitionSpec(), params, of_optimizer, average)
 
 
@@ -219,9 +256,9 @@ def train_step(
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.global_norm(updated))
     updated, opt_state = jax.tree.map(partial(jnp.where, finite), (updated, opt_state), (trained, state.opt_state))
     params = _merge(updated, frozen)
-    average = state.average
+    average, kept = state.average, params if experiment.model.adapter is None else updated
     if experiment.average_decay is not None:
-        moved = _update_average(average, params, experiment.average_decay, state.step)
+        moved = _update_average(average, kept, experiment.average_decay, state.step)
         average = jax.tree.map(partial(jnp.where, finite), moved, average)
 
     def mean(total: Float[Array, ""]) -> Float[Array, ""]:
@@ -234,7 +271,7 @@ def train_step(
         accuracy=mean(sums.correct),
         gradient_norm=jnp.where(finite, gradient_norm, 0.0),
         target_tokens=jnp.where(finite, sums.weight, 0.0),
-        parameter_norm=optax.global_norm(params),
+        parameter_norm=optax.global_norm(kept),
         learning_rate=learning_rate(experiment.optimizer.schedule, experiment.steps)(state.step),
         skipped=1 - finite.astype(jnp.int32),
     )

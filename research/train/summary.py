@@ -12,7 +12,6 @@ from research.data.pipeline import Pipeline
 from research.model import flops
 from research.model.attention_backends import Record, backends_text
 from research.model.layer import layers_per_step
-from research.model.transformer import abstract_params
 from research.pretrained.find import overridden
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
@@ -41,7 +40,7 @@ def launch(
     raw, rows = data.raw, config.batch_size
     return {
         **({"weights": describe_weights(model)} if isinstance(model, Pretrained) else {}),
-        "model": f"{amount(flops.parameter_count(abstract_params(model)))} parameters, "
+        "model": f"{flops.describe_count(model)}, "
         f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}"
         + (f", muP from width {model.base.width}" if model.base != model else ""),
         "attention": backends_text(attention),

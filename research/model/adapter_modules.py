@@ -1,0 +1,176 @@
+"""The modules of adapters beside projections, and merging them into the weights; see research/config/adapter.py."""
+
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from research.config import ConfigError, require
+from research.config.adapter import ADDED, IA3, WEIGHT, LoRA
+from research.model.derivatives import product
+from research.model.layer import Dense, drawn_key, dropout
+from research.parallel.rules import Tree, flatten, unflatten
+
+
+def add_low_rank(network: nnx.Module, config: LoRA, key: PRNGKeyArray) -> None:
+    """Add the matrices of LoRA to the projections that it names."""
+    for number, (path, dense) in enumerate(chosen(network, config.targets, "targets").items()):
+        dense.adapter = LowRank(dense, config, path, jax.random.fold_in(key, number))
+
+
+def add_scales(network: nnx.Module, config: IA3) -> None:
+    """Add the scales of (IA)^3 to the projections that it names."""
+    of_input = chosen(network, config.feed_forward, "feed_forward") if config.feed_forward else {}
+    targets = chosen(network, config.targets, "targets")
+    stray = ", ".join(of_input.keys() - targets.keys())
+    require(not stray, f"model.adapter.feed_forward matches {stray}, which model.adapter.targets does not match.")
+    for path, dense in targets.items():
+        dense.adapter = Scale(dense, path in of_input)
+
+
+def check_targets(network: nnx.Module, targets: tuple[str, ...]) -> None:
+    """Raise ConfigError if a pattern matches no parameter."""
+    _matches(targets, [*flatten(nnx.to_pure_dict(nnx.state(network)))], "targets")
+
+
+class LowRank(nnx.Module):
+    """The two matrices of LoRA beside a projection. b starts at zero, a as torch.nn.Linear, as in PEFT."""
+
+    def __init__(self, dense: Dense, config: LoRA, path: str, key: PRNGKeyArray) -> None:
+        layers, reads, writes = sides(dense)
+        rows, columns, rank = math.prod(reads), math.prod(writes), config.rank
+        require(
+            rank <= min(rows, columns),
+            f"model.adapter.rank is {rank}: {path} has {rows} rows and {columns} columns, and the rank must be at most"
+            " the smaller of them.",
+        )
+        bound = rows**-0.5
+        self.a = nnx.Param(jax.random.uniform(key, (*layers, *reads, rank), jnp.float32, -bound, bound))
+        self.b = nnx.Param(jnp.zeros((*layers, rank, *writes), jnp.float32))
+        x, axes, y = dense.equation.replace("->", ",").split(",")
+        read, tokens = [axis for axis in axes if axis in x], x.rstrip(axes)
+        written = "".join(axis for axis in axes if axis not in x)
+        self.down, self.up = f"{x},{''.join(read)}r->{tokens}r", f"{tokens}r,r{written}->{y}"
+        self.scale, self.rate, self.shared = config.scale, config.dropout, dense.shared_dropout
+
+    def __call__(self, dense: Callable[[Array], Array], x: Float[Array, "b t *_"]) -> Float[Array, "b t *_"]:
+        flat = x.reshape(*x.shape[:2], -1)
+        dropped = dropout(flat, self.rate, drawn_key() if self.rate else None, shared=self.shared).reshape(x.shape)
+        narrow = product(self.down, dropped, self.a[...].astype(x.dtype))
+        return dense(x) + product(self.up, narrow, self.b[...].astype(x.dtype)) * self.scale
+
+
+class Scale(nnx.Module):
+    """The scale of (IA)^3 of what a projection reads or writes."""
+
+    def __init__(self, dense: Dense, of_input: bool) -> None:
+        layers, reads, writes = sides(dense)
+        ones = nnx.Param(jnp.ones((*layers, *(reads if of_input else writes)), jnp.float32))
+        self.of_input = of_input
+        if of_input:
+            self.input_scale = ones
+        else:
+            self.output_scale = ones
+
+    def __call__(self, dense: Callable[[Array], Array], x: Float[Array, "b t *_"]) -> Float[Array, "b t *_"]:
+        if self.of_input:
+            return dense(x * self.input_scale[...].astype(x.dtype))
+        return dense(x) * self.output_scale[...].astype(x.dtype)
+
+
+def sides(dense: Dense) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Return the sizes of a weight: of the layers, if they are stacked, of the axes read, and of those written."""
+    x, axes, _ = dense.equation.replace("->", ",").split(",")
+    shape = dense.weight[...].shape
+    own = dict(zip(axes, shape[-len(axes) :], strict=True))
+    reads, writes = ([size for axis, size in own.items() if (axis in x) == read] for read in (True, False))
+    return shape[: -len(axes)], tuple(reads), tuple(writes)
+
+
+def chosen(network: nnx.Module, patterns: tuple[str, ...], field: str) -> dict[str, Dense]:
+    """Return the projections whose weights the patterns match, by the path of the weight.
+
+    Raises:
+        ConfigError: a pattern matches no parameter, or none that is the weight of a projection.
+    """
+    paths = [*flatten(nnx.to_pure_dict(nnx.state(network)))]
+    modules = {"/".join(map(str, path)) + WEIGHT: module for path, module in nnx.iter_modules(network)}
+    projections = {path: module for path, module in modules.items() if isinstance(module, Dense)}
+    found: dict[str, Dense] = {}
+    for pattern, matches in _matches(patterns, paths, field).items():
+        own = {path: projections[path] for path in matches if path in projections}
+        message = (
+            f"model.adapter.{field} has {pattern!r}, which matches {', '.join(matches)}: no matrix of a projection"
+        )
+        require(bool(own), f"{message}; there are {', '.join(projections)}.")
+        found |= own
+    return {path: projections[path] for path in projections if path in found}
+
+
+def _matches(patterns: tuple[str, ...], paths: list[str], field: str) -> dict[str, list[str]]:
+    """Return the paths in which each pattern occurs; raise ConfigError if it occurs in none."""
+    require(bool(patterns), f"model.adapter.{field} is empty: name at least one pattern of parameters.")
+    found = {}
+    for pattern in patterns:
+        try:
+            found[pattern] = [path for path in paths if re.search(pattern, path)]
+        except re.error as error:
+            message = f"model.adapter.{field} has {pattern!r}, which is no regular expression: {error}."
+            raise ConfigError(message) from error
+        listed = f"there are {', '.join(paths)}"
+        require(bool(found[pattern]), f"model.adapter.{field} has {pattern!r}, which matches no parameter; {listed}.")
+    return found
+
+
+# --- Merging ----------------------------------------------------------------------------------------------------------
+
+
+def merge_low_rank(params: Tree, scale: float) -> Tree:
+    """Add the products of LoRA's matrices to the weights, and leave the matrices out."""
+    return _merge(params, partial(_summed, scale))
+
+
+def merge_scales(params: Tree) -> Tree:
+    """Multiply the weights and biases by the scales of (IA)^3, and leave the scales out."""
+    return _merge(params, _scaled)
+
+
+def _merge(params: Tree, change: Callable[..., dict[str, Array]]) -> Tree:
+    """Return the parameters without adapters: `change` makes those of a projection from its own and its adapter's."""
+    flat = flatten(params)
+    base = {path: leaf for path, leaf in flat.items() if ADDED not in path}
+    added: dict[str, dict[str, Array]] = {}
+    for path in flat.keys() - base.keys():
+        stem, name = path.split(ADDED)
+        added.setdefault(stem, {})[name] = jnp.asarray(flat[path], jnp.float32)
+    for stem, adapter in added.items():
+        names = [name for name in ("weight", "bias") if f"{stem}/{name}" in base]
+        own = {name: jnp.asarray(base[f"{stem}/{name}"], jnp.float32) for name in names}
+        changed = change(own, adapter, 1 if "/layers/" in stem else 0)
+        base |= {f"{stem}/{name}": leaf for name, leaf in changed.items()}
+    return unflatten(base)
+
+
+def _summed(scale: float, own: dict[str, Array], adapter: dict[str, Array], layer_axes: int) -> dict[str, Array]:
+    """Add the product of the two matrices to the weight, layer by layer."""
+    a, b, weight = adapter["a"], adapter["b"], own["weight"]
+    layers, rank = weight.shape[:layer_axes], a.shape[-1]
+    a, b = a.reshape(*layers, -1, rank), b.reshape(*layers, rank, -1)
+    added = jnp.einsum("...ir,...ro->...io", a, b, precision=jax.lax.Precision.HIGHEST)
+    return own | {"weight": weight + scale * added.reshape(weight.shape)}
+
+
+def _scaled(own: dict[str, Array], adapter: dict[str, Array], layer_axes: int) -> dict[str, Array]:
+    """Multiply the weight, and the bias of a scaled output, by the scale."""
+    weight, (name, scale) = own["weight"], next(iter(adapter.items()))
+    ones = (1,) * (weight.ndim - scale.ndim)
+    if name == "input_scale":
+        return own | {"weight": weight * scale.reshape(*scale.shape, *ones)}
+    wide = scale.reshape(*scale.shape[:layer_axes], *ones, *scale.shape[layer_axes:])
+    biases = {name: own[name] * scale for name in ("bias",) if name in own}
+    return {"weight": weight * wide} | biases

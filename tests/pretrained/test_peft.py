@@ -1,0 +1,65 @@
+"""Adapters are PEFT's: equal logits, losses and gradients in float32, and directories that each reads of the other."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from parity import GOLDENS, GRADIENT_TOLERANCE, TOLERANCE, assert_close, assert_outputs, compute, forward, read
+from safetensors.numpy import load_file
+
+from research.model.transformer import without_adapter
+from research.parallel.rules import flatten, unflatten
+from research.pretrained import peft
+
+ADAPTERS = sorted(path.name for path in (GOLDENS / "peft").iterdir())  # VARIANT_KIND
+FAST = ("t5_lora", "bart_ia3")
+
+
+def adapted(directory, base):
+    """Read a model with the adapter of a directory; return it, its parameters, and what the adapter's are."""
+    model, params = read(base)
+    stored = peft.find(directory, model)
+    model = replace(model, adapter=stored.adapter)
+    own = flatten(peft.read_params(stored, model))
+    return model, unflatten(flatten(params) | own), own
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ADAPTERS]
+)
+def test_logits_losses_and_gradients_are_peft_s(name):
+    directory, base = GOLDENS / "peft" / name, GOLDENS / name.rpartition("_")[0]
+    inputs, expected = (load_file(each / "expected.safetensors") for each in (base, directory))
+    assert_parity(*adapted(directory, base), inputs, expected)
+
+
+def assert_parity(model, params, own, inputs, expected):
+    encoded, logits, loss, gradients = compute(model, params, inputs, segments=True)
+    assert_outputs((encoded, logits), inputs | expected)
+    assert_close(loss, expected["loss"], TOLERANCE, "loss")
+    theirs = {name.removeprefix("gradient/"): array for name, array in expected.items() if name.startswith("gradient/")}
+    rows, ours = peft.table(model, own), flatten(gradients)
+    read = flatten(peft.fill_params(theirs, rows, model, "the gradients", fresh=(peft.OTHERS,)))
+    assert read.keys() == own.keys()
+    for path, gradient in read.items():
+        assert_close(ours[path], gradient, GRADIENT_TOLERANCE, f"gradient of {path}")
+    plain, merged = without_adapter(model, params)
+    assert plain.adapter is None
+    outputs = jax.jit(lambda params: forward(plain, params, inputs, segments=True))(merged)
+    assert_outputs(outputs, inputs | expected)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_what_is_read_is_written_again(name, tmp_path):
+    directory = GOLDENS / "peft" / name
+    model, params, _ = adapted(directory, GOLDENS / name.rpartition("_")[0])
+    peft.write(tmp_path / "written", model, params, "the base", "digest")
+    before, after = (load_file(each / peft.WEIGHTS) for each in (directory, tmp_path / "written"))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    old, new = (json.loads((each / peft.CONFIG).read_text()) for each in (directory, tmp_path / "written"))
+    for field in new.keys() & old.keys() - {"base_model_name_or_path"}:
+        assert (sorted(old[field]) if isinstance(old[field], list) else old[field]) == new[field], field
+    assert peft.find(tmp_path / "written", model) == (tmp_path / "written", model.adapter, "digest")
