@@ -131,6 +131,7 @@ def new_tokens(tokenizer: Tokenizer, directory: Path, config: dict[str, Any]) ->
     decoder = config.get("added_tokens_decoder")
     found |= decoder if isinstance(decoder, dict) else {}
     tokens: list[str] = []
+    token: Any
     while _is_plain(token := found.get(str(tokenizer.size + len(tokens)))):
         tokens.append(token["content"])
     return tokens
