@@ -15,7 +15,7 @@ what a new token is
 formats
   DIR is a Hugging Face directory of T5, mT5, BART, mBART or Marian, with its tokenizer. A run becomes one by kintsugi
   convert. DIR2 loads in every command here and in transformers, with equal ids. In an experiment its vocabulary is
-  Extended(SentencePiece("DIR2/spiece.model"), tokens=("<sep>",)), or as the family's else.
+  Extended(SentencePiece("DIR2/spiece.model"), tokens=("<sep>",)), or Extended around that of its family.
 
 examples
   kintsugi add_tokens t5-small --tokens '<sep>' '<user>' '<system>' --out t5-small-chat

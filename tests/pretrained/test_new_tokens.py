@@ -102,8 +102,9 @@ def test_a_vocabulary_is_saved_and_opened_with_its_new_tokens(directories, tmp_p
         assert Extended(config.vocabulary, ("<sep>",)) != config
 
 
-def test_more_tokens_and_a_trim_keep_the_others(directories, tmp_path):
+def test_more_tokens_and_a_trim_keep_the_others(directories, tmp_path, capsys):
     assert main([str(directories / "new" / "t5"), "--tokens", "<more>", "--out", str(tmp_path / "more")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("<more>: the mean of ' ' 'm'")
     more = read_tokenizer(tmp_path / "more")
     assert more.tokens == (*TOKENS, "<more>")
     (tmp_path / "a.txt").write_text(" ".join(LINES[:1000]) + "<more> <sep>")
