@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from research.config import require
-from research.pretrained.unigram import PIECE, proto
+from research.data.tokenizer.unigram import PIECE, proto
 
 UNIGRAM, BPE = proto.TrainerSpec.UNIGRAM, proto.TrainerSpec.BPE
 
