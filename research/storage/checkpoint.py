@@ -186,10 +186,6 @@ class Checkpoints:
         )
         return meta
 
-    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
-        """Read the shapes of the state's arrays, by path."""
-        return stored_shapes(self.directory / str(step))
-
     def restore(self, step: int, abstract_state: Any, strict: bool = True) -> Any:
         """Restore the state. Each array gets the sharding of its ShapeDtypeStruct.
 

@@ -18,7 +18,7 @@ from research.pretrained.find import Weights
 from research.storage import run_directory
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
-from research.storage.checkpoint import Checkpoints
+from research.storage.checkpoint import Checkpoints, stored_shapes
 from research.storage.console import say, table
 from research.train import summary
 from research.train.outcome import Outcome
@@ -104,8 +104,8 @@ class Run:
                 given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
             return new_state(self.config, self.mesh, key, given), data_key
         meta = checkpoints.meta(checkpoints.newest)
-        check_stored(self.config, checkpoints.shapes(checkpoints.newest))
-        # Another mesh may have padded the vocabulary to another size.
+        # Another mesh may have padded the vocabulary to another size; nothing else may differ.
+        check_stored(self.config, stored_shapes(checkpoints.directory / str(checkpoints.newest)))
         whole = saved(self.config, abstract_state(self.config, self.mesh))
         state = checkpoints.restore(checkpoints.newest, whole, strict=False)
         if weights is not None:  # of which an adapter trains a part

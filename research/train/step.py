@@ -189,7 +189,7 @@ def _specs(parts: _StateParts) -> TrainState:
     table = table_of(parts.model)
     average = None if state.average is None else param_specs(state.average, table)
     of_optimizer = state_specs(state.opt_state, state.params, table)
-    return TrainState(PartitionSpec(), params, of_optimizer, average)
+    return TrainState._make((PartitionSpec(), params, of_optimizer, average))
 
 
 def check_stored(experiment: Experiment, found: Mapping[str, tuple[int, ...]]) -> None:

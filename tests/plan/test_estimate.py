@@ -9,7 +9,9 @@ from research import Adafactor, Denoising, Experiment, Mesh, PlainText
 from research.config import ConfigError
 from research.model.family import preset
 from research.parallel import hardware
+from research.parallel.mesh import abstract_mesh
 from research.plan import estimate
+from research.plan.memory import device_bytes
 from scripts.plan import main
 
 EXPERIMENT = Experiment(
@@ -28,6 +30,18 @@ def test_more_chips_take_less_time_and_memory_each():
     assert many.memory < few.memory
     assert few.flops == many.flops
     assert few.experiment.mesh == Mesh(data=32, fsdp=1, tensor=1)
+
+
+def test_a_vocabulary_of_any_size_is_planned_on_any_mesh_with_the_rows_that_fill_it_up():
+    """29 rows of embedding and head are 32 over eight chips: four a chip."""
+    tiny = replace(EXPERIMENT, model=replace(preset("t5_v1_1/small"), vocab_size=29), batch_size=8)
+    whole = replace(tiny, model=replace(tiny.model, vocab_size=32))
+    for sizes in (Mesh(data=1, fsdp=8), Mesh(data=2, fsdp=2, tensor=2)):
+        odd, even = (replace(each, mesh=sizes) for each in (tiny, whole))
+        mesh = abstract_mesh(sizes, 8)
+        assert device_bytes(odd, mesh) == device_bytes(even, mesh)
+        assert estimate.estimate_run(odd, hardware.find("8xH100")).fits
+    assert device_bytes(tiny, abstract_mesh(Mesh(), 8)) < device_bytes(whole, abstract_mesh(Mesh(), 8))
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ del state
 
 Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
 held, read = known("status", "VmRSS"), known("io", "rchar")
-restored = jax.block_until_ready(checkpoints.restore(1, abstract))
+restored = jax.block_until_ready(checkpoints.restore(1, abstract, strict=False))
 grown, taken = 1024 * (known("status", "VmHWM") - held), known("io", "rchar") - read
 shapes = {shard.data.shape for leaf in restored.values() for shard in leaf.addressable_shards}
 print(json.dumps({"grown": grown / whole, "read": taken / whole, "shapes": sorted(shapes)}))
