@@ -64,8 +64,8 @@ how tokens are chosen
   If the model's files state no max_length, it is data.target_length, or the length of the longest target.
 
 what is written
-  OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run; for another model
-  nothing is written without --output. Nothing is overwritten. Finished examples are kept in
+  OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run; for another model,
+  and with --adapter, nothing is written without --output. Nothing is overwritten. Finished examples are kept in
   OUTPUT/predictions.jsonl.partial: the same command continues from there.
 
 a file of outputs
@@ -153,6 +153,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
     split = options.split or ("test" if isinstance(data, Supervised) else "held_out")
     output, step = place(options, split)
     facts = {"model": str(options.model), "step": step, "split": split, "compute": options.compute}
+    facts |= {} if options.adapter is None else {"adapter": str(options.adapter)}
     if isinstance(data, Denoising):
         assert experiment is not None
         require(split == "held_out", f"--split is {split}: for denoising it must be held_out.")
@@ -203,7 +204,7 @@ def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | N
     if checkpoint is not None:
         options.model = checkpoint  # a run that is still training may save a newer one
     output = options.output
-    if output is None and directory is not None:
+    if output is None and directory is not None and options.adapter is None:
         require(not is_remote(directory), f"{directory} is in a bucket: give a local --output for the results.")
         run_directory.check_contained(Path(directory))
         output = Path(directory) / "evaluations" / f"{split}-{step}"

@@ -63,3 +63,27 @@ def test_what_is_read_is_written_again(name, tmp_path):
     for field in new.keys() & old.keys() - {"base_model_name_or_path"}:
         assert (sorted(old[field]) if isinstance(old[field], list) else old[field]) == new[field], field
     assert peft.find(tmp_path / "written", model) == (tmp_path / "written", model.adapter, "digest")
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_peft_loads_what_is_written(name, tmp_path):
+    torch, loader = pytest.importorskip("torch"), pytest.importorskip("peft")
+    from scripts.make_goldens import VARIANTS, build, reference
+
+    variant = name.rpartition("_")[0]
+    model, params, own = adapted(GOLDENS / "peft" / name, GOLDENS / variant)
+    for path, leaf in own.items():  # other values than the golden's
+        own[path] = np.roll(leaf, 1, axis=-1)
+    params = unflatten(flatten(params) | own)
+    peft.write(tmp_path / "adapter", model, params)
+    base = build(VARIANTS[variant], seed=0)
+    inputs = load_file(GOLDENS / variant / "expected.safetensors")
+    inputs = {each: array for each, array in inputs.items() if each.startswith(("encoder_", "decoder_"))}
+    theirs = loader.PeftModel.from_pretrained(base, tmp_path / "adapter", is_trainable=True).eval()
+    trained = sum(each.numel() for each in theirs.parameters() if each.requires_grad)
+    assert trained == sum(leaf.size for leaf in own.values())
+    assert isinstance(theirs, torch.nn.Module)
+    expected = {each.replace(".default", ""): array for each, array in reference(theirs, inputs).items()}
+    expected.pop("gradient/final_logits_bias", None)
+    assert_parity(model, params, own, inputs, expected)
