@@ -18,10 +18,8 @@ from research.parallel.rules import Tree, flatten
 
 VOCABULARY = ("tensor", "fsdp")  # the mesh axes that split a vocabulary, and no other axis of an array
 
-Shape = tuple[int, ...]
 
-
-def padded_shape(shape: Shape, sharding: NamedSharding) -> Shape:
+def padded_shape(shape: tuple[int, ...], sharding: NamedSharding) -> tuple[int, ...]:
     """Return the shape with the vocabulary's axis rounded up to a multiple of its parts."""
     parts = math.prod(sharding.mesh.shape[axis] for axis in VOCABULARY)
     entries = (*sharding.spec, *[None] * (len(shape) - len(sharding.spec)))
@@ -39,7 +37,7 @@ def placed(shapes: Tree, shardings: Tree) -> Tree:
     return jax.tree.map(kept, shapes, shardings)
 
 
-def check_padded(found: Mapping[str, Shape], shapes: Tree, specs: Tree) -> None:
+def check_padded(found: Mapping[str, tuple[int, ...]], shapes: Tree, specs: Tree) -> None:
     """Check shapes by path: they are those of `shapes`, or longer on the vocabulary's axis. Missing paths are left out.
 
     Raises:
