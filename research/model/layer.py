@@ -80,7 +80,7 @@ class Dense(nnx.Module):
     def __init__(self, config: Model, equation: str, weight: Float[Array, "..."]) -> None:
         self.weight = nnx.Param(weight)
         self.equation, self.biased, self.shared_dropout = equation, config.biases, config.shared_dropout
-        self.adapter = nnx.data(None)  # a module that computes the output from `project` and the input
+        self.adapter: Any = nnx.data(None)  # a module that computes the output from `project` and the input
         if self.biased:
             _, axes, output = equation.replace("->", ",").split(",")
             shape = [size for axis, size in zip(axes, weight.shape, strict=True) if axis in output]

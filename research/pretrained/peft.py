@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -147,7 +147,7 @@ def find(directory: Path, model: Model) -> StoredAdapter:
     if kind == "IA3":
         inputs = tuple(weight for weight, names in weights.items() if _is_row(file, names[0]))
         return StoredAdapter(directory, IA3(tuple(weights), inputs), base)
-    rank, alpha, rate, rslora = cast("list[Any]", [config.get(name) for name in LORA_FIELDS])
+    rank, alpha, rate, rslora = (config.get(name) for name in LORA_FIELDS)
     whole = isinstance(rank, int) and isinstance(alpha, int | float) and isinstance(rate, int | float)
     require(whole, f"{path}: r is {rank!r}, lora_alpha {alpha!r} and lora_dropout {rate!r}: they must be numbers.")
     return StoredAdapter(directory, LoRA(rank, float(alpha), tuple(weights), float(rate), rslora is True), base)

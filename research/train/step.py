@@ -46,9 +46,7 @@ class TrainState(NamedTuple):
     @property
     def evaluated(self) -> Tree:
         """Parameters for evaluation and use: the average if there is one."""
-        if self.average is None or jax.tree.structure(self.average) == jax.tree.structure(self.params):
-            return self.params if self.average is None else self.average
-        return _merge(self.params, self.average)
+        return self.params if self.average is None else _merge(self.params, self.average)
 
 
 class Metrics(NamedTuple):
