@@ -147,10 +147,12 @@ def find(directory: Path, model: Model) -> StoredAdapter:
     if kind == "IA3":
         inputs = tuple(weight for weight, names in weights.items() if _is_row(file, names[0]))
         return StoredAdapter(directory, IA3(tuple(weights), inputs), base)
-    rank, alpha, rate, rslora = (config.get(name) for name in LORA_FIELDS)
-    whole = isinstance(rank, int) and isinstance(alpha, int | float) and isinstance(rate, int | float)
-    require(whole, f"{path}: r is {rank!r}, lora_alpha {alpha!r} and lora_dropout {rate!r}: they must be numbers.")
-    return StoredAdapter(directory, LoRA(rank, float(alpha), tuple(weights), float(rate), rslora is True), base)
+    match [config.get(name) for name in LORA_FIELDS]:
+        case [int(rank), int() | float() as alpha, int() | float() as rate, rslora]:
+            return StoredAdapter(directory, LoRA(rank, float(alpha), tuple(weights), float(rate), rslora is True), base)
+        case [rank, alpha, rate, _]:
+            message = f"{path}: r is {rank!r}, lora_alpha {alpha!r} and lora_dropout {rate!r}: they must be numbers."
+    raise ConfigError(message)
 
 
 def _open(directory: Path) -> Any:
