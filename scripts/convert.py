@@ -95,9 +95,9 @@ def write_adapter(options: argparse.Namespace, source: Any, model: Any) -> None:
     require(options.target.suffix != ".npz", f"{options.target}: an adapter is written to a directory; or add --merge.")
     experiment, record = run_directory.read_recorded(run)
     params = source.params()
-    peft.write(options.target, model, params, experiment.init, record.get("base"))
+    peft.write(options.target, model, params, experiment.weights, record.get("base"))
     count = sum(leaf.size for path, leaf in flatten(params).items() if model.adapter.trains(path))
-    print(f"{options.target}: the adapter of {options.source}, {count:,} parameters, of the base {experiment.init}")
+    print(f"{options.target}: the adapter of {options.source}, {count:,} parameters, of the base {experiment.weights}")
 
 
 def write_marian(target: Path, model: Any, params: Any, tokenizer: Any) -> None:

@@ -21,7 +21,7 @@ VOCABULARY = ("tensor", "fsdp")  # the mesh axes that split a vocabulary, and no
 
 def padded_shape(shape: tuple[int, ...], sharding: NamedSharding) -> tuple[int, ...]:
     """Return the shape with the vocabulary's axis rounded up to a multiple of its parts."""
-    parts = math.prod(sharding.mesh.shape[axis] for axis in VOCABULARY)
+    parts = math.prod(sharding.mesh.shape.get(axis, 1) for axis in VOCABULARY)
     entries = (*sharding.spec, *[None] * (len(shape) - len(sharding.spec)))
     return tuple(
         -(-size // parts) * parts if entry == VOCABULARY else size for size, entry in zip(shape, entries, strict=True)

@@ -30,7 +30,7 @@ def front_matter(record: RunRecord, licence: str | None, languages: list[str]) -
     fields: dict[str, Any] = {"library_name": LIBRARY, "tags": ["kintsugi", "encoder-decoder"]}
     fields |= {"license": licence} if licence else {}
     fields |= {"language": languages} if languages else {}
-    base = record.config.init or ""
+    base = record.config.weights or ""
     fields |= {"base_model": base.removeprefix("hf://").partition("@")[0]} if base.startswith("hf://") else {}
     lines = [f"{field}: {json.dumps(value)}" for field, value in fields.items()]
     return "\n".join(["---", *lines, "---"])
