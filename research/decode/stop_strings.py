@@ -14,9 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from research.config import require
-from research.data.tokenizer import MarianTokenizer, SentencePieceTokenizer, Tokenizer
-from research.data.tokenizer.sentencepiece import SPACE
-from research.pretrained.tokenizer_files import own_tokens
+from research.data.tokenizer import Tokenizer
 
 NONE = -1  # fills the rows of tokens with fewer places; the last row, of ids outside the vocabulary, has nothing else
 
@@ -37,6 +35,8 @@ def stop_table(tokenizer: Tokenizer, strings: tuple[str, ...]) -> StopTable:
     Raises:
         ConfigError: no token's text ends any of the strings.
     """
+    from research.data.tokenizer import MarianTokenizer  # decoding tokens does without the libraries of tokenizers
+
     texts, stops = surfaces(tokenizer), [string.encode() for string in strings]
     endings = [[_endings(text, stop) for stop in stops] for text in texts]
     require(
@@ -75,6 +75,10 @@ def surfaces(tokenizer: Tokenizer) -> list[bytes | None]:
     They are what Hugging Face's tokenizers give, but for Marian's separate vocabularies, of which StopStringCriteria
     takes the source's, and for ByT5, of which it knows ASCII alone.
     """
+    from research.data.tokenizer import MarianTokenizer, SentencePieceTokenizer  # as above
+    from research.data.tokenizer.sentencepiece import SPACE
+    from research.pretrained.tokenizer_files import own_tokens
+
     names = {id: name.encode() for name, id in reversed(own_tokens(tokenizer).items())}
     if isinstance(tokenizer, SentencePieceTokenizer):
         pieces = map(tokenizer.processor.id_to_piece, range(tokenizer.pieces))
