@@ -13,16 +13,18 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
-from research.config import Model
+from research.config import Model, UntiedHead
 from research.model.attention import SelfAttention
 from research.model.derivatives import gate
 from research.model.layer import Dense, FeedForward
+from research.model.network import Network
 from research.model.parametrization import score_scale
 from research.model.transformer import Params, abstract_params, bind, specs_of, without_adapter
 from research.parallel.layout import gather_length, platform
 from research.parallel.padding import cut
 
 TABLES = ("embedding", "source_embedding", "head")
+ALIGNED = 8  # sizes of products in bfloat16 on tensor cores are multiples of this
 
 
 @partial(jax.jit, static_argnames=("model",))
@@ -51,13 +53,22 @@ def prepared(model: Model, params: Params) -> Any:
 
 
 def own_tables(network: Any) -> Any:
-    """Cut off the rows of zeros of a prepared network's tables, in the program that decodes."""
+    """Cut off the rows of zeros that a mesh adds to a prepared network's tables, in the program that decodes.
+
+    On a GPU the table of the logits gets rows of zeros up to a multiple of `ALIGNED`, once: XLA pads a side of a product
+    with another size, which would copy the table at every step.
+    """
     config = network.config
     shapes, specs = abstract_params(config), specs_of(config)
     for name in TABLES:
         if hasattr(network, name):
             table = cut(getattr(network, name)[...], shapes[name], specs[name])
             setattr(network, name, nnx.Param(table))
+    if platform() == "gpu" and type(network).logits is Network.logits:  # which cuts the logits of these rows off
+        name, axis = ("head", 1) if isinstance(config.head, UntiedHead) else ("embedding", 0)
+        table = getattr(network, name)[...]
+        missing = [(0, -size % ALIGNED if place == axis else 0) for place, size in enumerate(table.shape)]
+        setattr(network, name, nnx.Param(jnp.pad(table, missing)))
     return network
 
 

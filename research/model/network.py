@@ -51,6 +51,8 @@ class Network(nnx.Module):
             case Tied():
                 equation, head = "btd,vd->btv", self.embedding
         logits = product(equation, x, head[...].astype(x.dtype), "float32")
+        if logits.shape[-1] != self.config.vocab_size:  # in decoding the table may end in rows of zeros
+            logits = logits[..., : self.config.vocab_size]
         if isinstance(self.config.head, Tied) and self.config.zero_token is not None:
             # The row is zero already; this also stops its gradient.
             logits = jnp.where(jnp.arange(logits.shape[-1]) == self.config.zero_token, 0.0, logits)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from research import DecoderOnly, Generation, Model, Relative, Tied
-from research.decode.prepare import FusedSelfAttention, prepared
+from research.decode.prepare import FusedSelfAttention, own_tables, prepared
 from research.decode.search import decode, decode_prepared
 from research.model.transformer import bind, initial_params
 
-MODEL = Model(24, 16, 2, 8, 32, 3, 3, positions=Relative(buckets=4, max_distance=6), compute="float32")
+MODEL = Model(27, 16, 2, 8, 32, 3, 3, positions=Relative(buckets=4, max_distance=6), compute="float32")
 TOKENS = np.random.default_rng(0).integers(2, 24, (3, 7), dtype=np.int32)
 
 
@@ -39,7 +39,11 @@ def test_the_prepared_network_computes_the_same_logits(changes, compute, platfor
     assert isinstance(network.decoder.layers[0].self_attention, FusedSelfAttention) == (platform == "gpu")
     expected = jax.jit(lambda params: step(bind(model, params)))(params)
     tolerance = 1e-5 if compute == "float32" else 3e-2
-    np.testing.assert_allclose(jax.jit(step)(network), expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        jax.jit(lambda network: step(own_tables(network)))(network), expected, rtol=tolerance, atol=tolerance
+    )
+    rows = network.embedding[...].shape[0] if isinstance(model.head, Tied) else network.head[...].shape[1]
+    assert rows == 27, "rows up to a multiple of 8 are added in the program that decodes"
     widths = {leaf.dtype for leaf in jax.tree.leaves(network.decoder.layers) if leaf.ndim > 1}
     assert widths == {jnp.dtype(compute)}
 
