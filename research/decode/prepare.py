@@ -55,8 +55,8 @@ def prepared(model: Model, params: Params) -> Any:
 def own_tables(network: Any) -> Any:
     """Cut off the rows of zeros that a mesh adds to a prepared network's tables, in the program that decodes.
 
-    On a GPU the table of the logits gets rows of zeros up to a multiple of `ALIGNED`, once: XLA pads a side of a product
-    with another size, which would copy the table at every step.
+    On a GPU the table of the logits gets rows of zeros up to a multiple of `ALIGNED`, once: XLA pads the sides of
+    products with other sizes, which would copy the table at every step.
     """
     config = network.config
     shapes, specs = abstract_params(config), specs_of(config)
