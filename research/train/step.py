@@ -46,7 +46,10 @@ class TrainState(NamedTuple):
     @property
     def evaluated(self) -> Tree:
         """Parameters for evaluation and use: the average if there is one."""
-        return self.params if self.average is None else _merge(self.params, self.average)
+        if self.average is None:
+            return self.params
+        whole = flatten(self.average).keys() == flatten(self.params).keys()
+        return self.average if whole else _merge(self.params, self.average)
 
 
 class Metrics(NamedTuple):
