@@ -1,7 +1,6 @@
 """The modules of adapters beside projections, and merging them into the weights; see research/config/adapter.py."""
 
 import math
-import re
 from collections.abc import Callable
 from functools import partial
 
@@ -10,11 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from research.config import ConfigError, require
+from research.config import require
 from research.config.adapter import ADDED, IA3, WEIGHT, LoRA
 from research.model.derivatives import product
 from research.model.layer import Dense, drawn_key, dropout
-from research.parallel.rules import Tree, flatten, unflatten
+from research.parallel.rules import Tree, flatten, occurrences, unflatten
 
 
 def add_low_rank(network: nnx.Module, config: LoRA, key: PRNGKeyArray) -> None:
@@ -113,18 +112,8 @@ def chosen(network: nnx.Module, patterns: tuple[str, ...], field: str) -> dict[s
 
 
 def _matches(patterns: tuple[str, ...], paths: list[str], field: str) -> dict[str, list[str]]:
-    """Return the paths in which each pattern occurs; raise ConfigError if it occurs in none."""
     require(bool(patterns), f"model.adapter.{field} is empty: name at least one pattern of parameters.")
-    found = {}
-    for pattern in patterns:
-        try:
-            found[pattern] = [path for path in paths if re.search(pattern, path)]
-        except re.error as error:
-            message = f"model.adapter.{field} has {pattern!r}, which is no regular expression: {error}."
-            raise ConfigError(message) from error
-        listed = f"there are {', '.join(paths)}"
-        require(bool(found[pattern]), f"model.adapter.{field} has {pattern!r}, which matches no parameter; {listed}.")
-    return found
+    return occurrences(f"model.adapter.{field}", patterns, paths)
 
 
 # --- Merging ----------------------------------------------------------------------------------------------------------

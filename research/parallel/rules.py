@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import NamedSharding
 
-from research.config.base import require
+from research.config.base import ConfigError, require
 
 Value = TypeVar("Value")
 
@@ -49,6 +49,23 @@ def match_once(table: Sequence[tuple[str, Value]], paths: Iterable[str]) -> dict
     wrong = [f"{path} matches {len(values)} rows" for path, values in matches.items() if len(values) != 1]
     require(not wrong, "A parameter must match exactly one row of a table: " + "; ".join(wrong) + ".")
     return {path: values[0] for path, values in matches.items()}
+
+
+def occurrences(field: str, patterns: Iterable[str], paths: Sequence[str]) -> dict[str, list[str]]:
+    """Return the paths in which each pattern occurs; error messages call the patterns those of `field`.
+
+    Raises:
+        ConfigError: a pattern is not a regular expression, or occurs in no path.
+    """
+    found: dict[str, list[str]] = {}
+    for pattern in patterns:
+        try:
+            found[pattern] = [path for path in paths if re.search(pattern, path)]
+        except re.error as error:
+            raise ConfigError(f"{field} has {pattern!r}, which is no regular expression: {error}.") from error
+        listed = ", ".join(paths)
+        require(bool(found[pattern]), f"{field} has {pattern!r}, which matches no parameter; there are {listed}.")
+    return found
 
 
 def shardings(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, specs: Tree) -> Tree:

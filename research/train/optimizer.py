@@ -1,6 +1,5 @@
 """The optimizer of a run: schedule, clipping, transformation, weight decay and frozen parameters, chained."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from research.config import ConfigError, Model, require
+from research.config import Model, require
 from research.config.optimizer import Optimizer, Parameter, Schedule
 from research.config.parts import calling, expect
 from research.model.parameters import parameters
-from research.parallel.rules import Tree, flatten, map_by_path, unflatten
+from research.parallel.rules import Tree, flatten, map_by_path, occurrences, unflatten
 
 Rate = Float[Array, ""]
 
@@ -56,8 +55,10 @@ def build(settings: Optimizer, total_steps: int, params: Tree, model: Model) -> 
             steps, or the optimizer does not support the model's parametrization.
     """
     paths = list(flatten(params))
-    frozen = _matching_paths("frozen", settings.frozen, paths)
-    undecayed = _matching_paths("no_decay", settings.no_decay, paths)
+    frozen, undecayed = (
+        {path for matches in occurrences(f"optimizer.{field}", patterns, paths).values() for path in matches}
+        for field, patterns in (("frozen", settings.frozen), ("no_decay", settings.no_decay))
+    )
     if model.adapter is not None:
         frozen |= {path for path in paths if not model.adapter.trains(path)}
     of = "matches every parameter" + (" that model.adapter trains" if model.adapter is not None else "")
@@ -110,24 +111,6 @@ def with_clipping(settings: Optimizer, rate: Any, known: Mapping[str, Parameter]
         return own.update(clip.update(gradients, optax.EmptyState())[0], state, params)
 
     return optax.GradientTransformation(own.init, update)
-
-
-def _matching_paths(field: str, patterns: tuple[str, ...], paths: list[str]) -> set[str]:
-    """Find the paths in which any of the patterns occurs.
-
-    Raises:
-        ConfigError: a pattern is not a regular expression, or occurs in no path.
-    """
-    matched: set[str] = set()
-    for pattern in patterns:
-        try:
-            matches = {path for path in paths if re.search(pattern, path)}
-        except re.error as error:
-            raise ConfigError(f"optimizer.{field} has {pattern!r}, which is no regular expression: {error}.") from error
-        listed = ", ".join(paths)
-        require(len(matches) > 0, f"optimizer.{field} has {pattern!r}, which matches no parameter; there are {listed}.")
-        matched |= matches
-    return matched
 
 
 def _check_like(settings: Optimizer, name: str, returned: Tree, given: Tree) -> None:
