@@ -8,9 +8,9 @@ from scripts import command_line
 
 EPILOG = """
 what a new token is
-  One id, wherever it stands in a text, in front of and after anything; text around it is encoded as if it stood alone.
-  Its row of the embedding, the head and the logits' bias is the mean of the pieces that spelled it until now. Rows
-  above the tokenizer's last id, as T5 has them, are used first.
+  A text that contains it has its one id there, whatever precedes and follows it; the text around it is encoded by
+  itself. Its row of the embedding, the head and the logits' bias is the mean of the pieces that spelled it until now.
+  Rows above the tokenizer's last id, as T5 has them, are used first.
 
 formats
   DIR is a Hugging Face directory of T5, mT5, BART, mBART or Marian, with its tokenizer. A run becomes one by kintsugi

@@ -203,7 +203,7 @@ def _positional(name: str) -> list[str]:
 @cache
 def _parameters(config: type) -> list[inspect.Parameter]:
     """Return what the constructor of a config takes: its fields or, if it has an `__init__` of its own, fewer."""
-    return list(inspect.signature(config.__init__).parameters.values())[1:]  # type: ignore[misc]
+    return list(inspect.signature(config).parameters.values())
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Vocabularies: existing ones from files, or trained on the data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +11,11 @@ def require_languages(languages: tuple[str, ...]) -> None:
     """Raise ConfigError unless language codes are distinct and not empty."""
     distinct = len(set(languages)) == len(languages)
     require(distinct and all(languages), f"tokenizer.languages is {languages}: codes must be distinct, and not empty.")
+
+
+def require_new_tokens(tokens: Sequence[str]) -> None:
+    plain = all(token.split() == [token] for token in tokens) and len(set(tokens)) == len(tokens) > 0
+    require(plain, f"The new tokens are {', '.join(map(repr, tokens))}: they must be distinct and without white space.")
 
 
 @dataclass(frozen=True)
@@ -83,15 +89,13 @@ class Marian:
 
 @dataclass(frozen=True)
 class Extended:
-    """Another vocabulary with new tokens after its ids: each is one id, wherever it stands in a text."""
+    """Another vocabulary with new tokens after its ids. A text that contains a new token has its one id there."""
 
     vocabulary: SentencePiece | Bytes | ByteLevelBPE | MBart | Marian
     tokens: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        plain = all(token and not any(map(str.isspace, token)) for token in self.tokens)
-        distinct = len(set(self.tokens)) == len(self.tokens) > 0
-        require(plain and distinct, f"New tokens are {self.tokens}: they must be distinct and without white space.")
+        require_new_tokens(self.tokens)
 
 
 # Vocabularies that need no training.

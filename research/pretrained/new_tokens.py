@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from research.config import require
+from research.config.tokenizer import require_new_tokens
 from research.data.tokenizer import ExtendedTokenizer, Tokenizer
 from research.pretrained.files import new_directory
 from research.pretrained.rows import open_directory, write_directory
@@ -35,8 +36,7 @@ def add_tokens(directory: Path, out: Path, tokens: Sequence[str]) -> dict[str, l
 
 def extended(tokenizer: Tokenizer, tokens: Sequence[str]) -> ExtendedTokenizer:
     """Return the tokenizer with new tokens; raise ConfigError if one exists already, repeats or has white space."""
-    plain = all(token.split() == [token] for token in tokens) and len(set(tokens)) == len(tokens) > 0
-    require(plain, f"The new tokens are {', '.join(map(repr, tokens))}: they must be distinct and without white space.")
+    require_new_tokens(tokens)
     old = [token for token in tokens if token in own_tokens(tokenizer)]
     require(not old, f"The vocabulary has {', '.join(map(repr, old))} already: name only new tokens.")
     if isinstance(tokenizer, ExtendedTokenizer):

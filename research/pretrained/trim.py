@@ -35,7 +35,7 @@ CHECKED = 10_000  # parts that are encoded again with the new tokenizer
 
 
 class Use(NamedTuple):
-    """What a corpus uses of a vocabulary."""
+    """The ids that a corpus uses, and counts of its text."""
 
     ids: set[int]
     texts: int

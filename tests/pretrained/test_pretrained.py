@@ -176,9 +176,9 @@ def test_a_directory_that_is_absent_or_another_format(t5, tmp_path):
 
 def test_unknown_fields_are_named(t5):
     assert refused(Pretrained, str(t5), droput=0.1) == "Pretrained has no field droput; did you mean dropout?"
-    said = refused(override.parse, Model, f'Pretrained("{t5}", droput=0.1)', "model")
-    assert said.startswith("model.droput is no field: Pretrained has")
-    assert said.endswith("did you mean dropout?")
+    message = refused(override.parse, Model, f'Pretrained("{t5}", droput=0.1)', "model")
+    assert message.startswith("model.droput is no field: Pretrained has")
+    assert message.endswith("did you mean dropout?")
     assert refused(override.parse, Model, "Pretrained", "model").startswith("model needs path")
     assert "Pretrained(path, ...)" in refused(override.parse, Model, "5", "model")
 
@@ -186,8 +186,8 @@ def test_unknown_fields_are_named(t5):
 def test_a_tokenizer_with_more_ids_than_rows(families, tmp_path):
     directory = write(tmp_path / "few", "t5_v1_1/small", families["t5"], rows=-2)
     size = families["t5"].size
-    said = f"{directory}: The tokenizer has {size} source ids, but the model has rows for {size - 2} only."
-    assert refused(Pretrained, str(directory)) == said
+    message = f"{directory}: The tokenizer has {size} source ids, but the model has rows for {size - 2} only."
+    assert refused(Pretrained, str(directory)) == message
     assert Pretrained(str(directory), tokenizer=None).vocab_size == size - 2  # to give another one
 
 
@@ -203,17 +203,17 @@ def test_a_directory_without_a_tokenizer(t5, data, tmp_path):
 
 def test_contradictions_are_refused(t5, directories, data):
     model = Pretrained(str(t5))
-    said = refused(experiment, model, data, init="elsewhere")
+    message = refused(experiment, model, data, init="elsewhere")
     here = f"the model's weights are those of {t5}"
-    assert said == f"init is 'elsewhere', but {here}: give one of them, model=Pretrained(...)."
+    assert message == f"init is 'elsewhere', but {here}: give one of them, model=Pretrained(...)."
     assert experiment(model, data, init=str(t5)).weights == str(t5)
     for changes, name in (
         ({}, "data.tokenizer is ModelTokenizer()"),
         ({"tokenizer": Bytes()}, "evaluation.generation"),
     ):
-        said = refused(experiment, model.plain, dataclasses.replace(data, **changes))
-        assert said.startswith(name)
-        assert said.endswith("it needs model=Pretrained(...), which has one.")
+        message = refused(experiment, model.plain, dataclasses.replace(data, **changes))
+        assert message.startswith(name)
+        assert message.endswith("it needs model=Pretrained(...), which has one.")
     new = dataclasses.replace(data, tokenizer=TrainedSentencePiece(400))
     assert "give ModelTokenizer(), or name embedding and head in init_fresh" in refused(experiment, model, new)
     assert experiment(model, new, init_fresh=("embedding", "head")).weights == str(t5)

@@ -39,7 +39,7 @@ class TextToText(Task):
 
     def example(self, record: TextRecord) -> tuple[str, tuple[str, ...]]:
         source_form, target_form = self.forms()
-        source = (self.prefix or self.model_prefix) + source_form(fill(self.source, record)[0])
+        source = self.used_prefix + source_form(fill(self.source, record)[0])
         return source, tuple(map(target_form, fill(self.target, record)))
 
     @property
@@ -48,9 +48,13 @@ class TextToText(Task):
         return ""
 
     @property
+    def used_prefix(self) -> str:
+        """The task's own prefix, or else that of the model."""
+        return self.prefix or self.model_prefix
+
+    @property
     def prefixes(self) -> tuple[tuple[str, str], ...]:
-        prefix = self.prefix or self.model_prefix
-        return ((self.kind, prefix),) if self.kind and prefix else ()
+        return ((self.kind, self.used_prefix),) if self.kind and self.used_prefix else ()
 
     def with_prefixes(self, prefixes: Mapping[str, str]) -> Task:
         prefix = prefixes.get(self.kind, "")
@@ -66,7 +70,7 @@ class TextToText(Task):
 
     @property
     def identity(self) -> tuple[str, ...] | None:
-        return self.source, self.target, self.prefix or self.model_prefix, "raw"
+        return self.source, self.target, self.used_prefix, "raw"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ class Translation(TextToText):
 
     @property
     def identity(self) -> tuple[str, ...] | None:
-        return self.source, self.target, self.prefix or self.model_prefix, self.text
+        return self.source, self.target, self.used_prefix, self.text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ def open_tokenizer(config: Vocabulary | ModelTokenizer) -> Tokenizer:
             from research.data.tokenizer.unigram import open_t5
 
             return open_t5(Path(path), sentinels)
-        case MBart(path, variant) if path.endswith(".json"):
+        case MBart(path, variant, ()) if path.endswith(".json"):
             from research.data.tokenizer.unigram import read_mbart
 
             return read_mbart(read_object(Path(path), "tokenizer"), Path(path), variant)

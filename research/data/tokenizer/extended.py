@@ -1,4 +1,4 @@
-"""A tokenizer with tokens of one's own: each is one id wherever it stands in a text, as transformers' added tokens."""
+"""A tokenizer with new tokens, which are split off every text before the rest is encoded, as in transformers."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
