@@ -25,15 +25,15 @@ INDEX = ".index.json"
 class Tensors(Mapping[str, np.ndarray]):
     """The tensors of a directory by name, read one at a time; safetensors files take precedence over pickles."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open every weight file.
+    def __init__(self, directory: Path, name: str | None = None) -> None:
+        """Open every weight file, or only the one of that name.
 
         Raises:
             ConfigError: a file is missing or damaged, or the index and the files do not agree.
         """
         self.directory = directory
         self.files: dict[str, Any] = {}  # the open file that holds each tensor
-        for path, expected in shards(directory).items():
+        for path, expected in (shards(directory) if name is None else {directory / name: None}).items():
             require(path.is_file(), f"{path} is missing.")
             file = Pickle(path) if path.suffix == ".bin" else open_safetensors(path)
             names = set(file.keys())

@@ -5,7 +5,7 @@ table of its adapters. Loading in PEFT and back gives equal logits (tests/pretra
 """
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from research.config.adapter import ADDED, IA3, NAME, WEIGHT, LoRA
 from research.model.transformer import abstract_params
 from research.parallel.rules import Tree, flatten, unflatten
 from research.pretrained import huggingface
-from research.pretrained.files import new_directory, open_safetensors, read_json
+from research.pretrained.files import Tensors, new_directory, read_json
 from research.pretrained.table import HEADS_IN, HEADS_OUT, STACKS, Row, Transform, fill_params, foreign_tensors
 from research.storage.files import write_json
 
@@ -141,11 +141,11 @@ def find(directory: Path, model: Model) -> StoredAdapter:
     }
     shown = ", ".join(f"{name} is {value!r}" for name, value in others.items())
     require(not others, f"{path}: {shown}, which may change what the adapter computes and is not supported.")
-    file = _open(directory)
-    weights = _targets(list(file.keys()), model, directory)
-    base = (file.metadata() or {}).get(BASE)
+    tensors = Tensors(directory, WEIGHTS)
+    weights = _targets([*tensors], model, directory)
+    base = (next(iter(tensors.files.values())).metadata() or {}).get(BASE)
     if kind == "IA3":
-        inputs = tuple(weight for weight, names in weights.items() if _is_row(file, names[0]))
+        inputs = tuple(weight for weight, names in weights.items() if len(tensors[names[0]]) == 1)
         return StoredAdapter(directory, IA3(tuple(weights), inputs), base)
     match [config.get(name) for name in LORA_FIELDS]:
         case [int(rank), int() | float() as alpha, int() | float() as rate, rslora]:
@@ -153,16 +153,6 @@ def find(directory: Path, model: Model) -> StoredAdapter:
         case [rank, alpha, rate, _]:
             message = f"{path}: r is {rank!r}, lora_alpha {alpha!r} and lora_dropout {rate!r}: they must be numbers."
     raise ConfigError(message)
-
-
-def _open(directory: Path) -> Any:
-    path = directory / WEIGHTS
-    require(path.is_file(), f"{path} is missing.")
-    return open_safetensors(path)
-
-
-def _is_row(file: Any, name: str) -> bool:
-    return file.get_slice(name).get_shape()[0] == 1
 
 
 def _targets(names: list[str], model: Model, directory: Path) -> dict[str, list[str]]:
@@ -178,24 +168,10 @@ def _targets(names: list[str], model: Model, directory: Path) -> dict[str, list[
     return found
 
 
-class _Tensors(Mapping[str, np.ndarray]):
-    def __init__(self, file: Any) -> None:
-        self.file = file
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.file.get_tensor(name)
-
-    def __iter__(self) -> Any:
-        return iter(sorted(self.file.keys()))
-
-    def __len__(self) -> int:
-        return len(self.file.keys())
-
-
 def read_params(stored: StoredAdapter, model: Model, shardings: Any = None) -> Tree:
     """Read the parameters that an adapter adds to the model, which has this adapter; see `fill_params`."""
     rows = table(model, flatten(abstract_params(model)))
-    return fill_params(_Tensors(_open(stored.directory)), rows, model, str(stored.directory), shardings, (OTHERS,))
+    return fill_params(Tensors(stored.directory, WEIGHTS), rows, model, str(stored.directory), shardings, (OTHERS,))
 
 
 OTHERS = rf"(?!(.*/)?{NAME}/).*"  # the paths of parameters that belong to no adapter
