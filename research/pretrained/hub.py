@@ -7,6 +7,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,8 +52,11 @@ def parse(address: str) -> HubModel:
     return HubModel(match["name"], match["revision"], match["pickle"] is not None)
 
 
+@cache
 def download(address: str) -> Path:
     """Download the files of a model and of its tokenizer, unless they are cached, and return their directory.
+
+    A process asks the hub once, so that all that it reads is of one commit.
 
     Raises:
         ConfigError: the model or the revision does not exist or needs a token, the hub cannot be reached and the cache

@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import constants
 
+from research.pretrained.hub import download
+
 TOKEN = "hf_test"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REVISIONS = ("main", COMMIT)
@@ -31,6 +33,7 @@ class Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     folder: Path
     requests: list[str]  # of all files that were asked for
+    calls: list[str]  # the path of every request
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -63,6 +66,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def route(self, path: str, body: bytes) -> tuple[bytes, dict[str, str]]:
         known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        self.calls.append(path)
         parts = path.strip("/").split("/")
         match parts:
             case ["api", "whoami-v2"]:
@@ -152,7 +156,7 @@ def served(folder: Path, cache: Path, patch: Any) -> Iterator[Any]:
 
     huggingface_hub has read its variables when it was imported, so its constants are patched.
     """
-    handler = type("FolderHub", (Hub,), {"folder": folder, "requests": []})
+    handler = type("FolderHub", (Hub,), {"folder": folder, "requests": [], "calls": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -169,3 +173,4 @@ def point_to(endpoint: str, patch: Any) -> None:
     patch.setattr(constants, "ENDPOINT", endpoint)
     template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    download.cache_clear()

@@ -69,6 +69,7 @@ def test_only_what_a_model_needs_is_fetched_once(hub_server):
 def test_the_cache_serves_without_a_network(hub_server, monkeypatch):
     find.find(any_path(ADDRESS))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.download.cache_clear()
     assert find.find(any_path(ADDRESS)).format == "Hugging Face"
     absent = message("hf://tester/other")
     assert "hf://tester/other: it is not in the cache, and the hub cannot be reached or is switched off." in absent
@@ -114,7 +115,15 @@ def test_private_and_gated_models(hub_server, monkeypatch):
     assert find.find(any_path(ADDRESS)).format == "Hugging Face"
     private.rename(private.with_name(".gated"))
     shutil.rmtree(constants.HF_HUB_CACHE)
+    hub.download.cache_clear()
     assert "is gated: accept its terms on its page, and log in by" in message()
+
+
+def test_a_process_asks_the_hub_once(hub_server):
+    find.find(any_path(ADDRESS))
+    before = len(hub_server.calls)
+    find.find(any_path(ADDRESS))
+    assert len(hub_server.calls) == before > 0
 
 
 @pytest.mark.slow  # a process that reads the variables of huggingface_hub
