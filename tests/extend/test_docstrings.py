@@ -1,15 +1,13 @@
 """The example in the docstring of every base class works as it is written."""
 
-import inspect
-import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from docstring_examples import example
 
 from research import Corpus, JSONExamples, Logger, Metric, Model, Objective, Optimizer, Schedule, Task
 from research.config.optimizer import Parameter
@@ -17,33 +15,6 @@ from research.model.family import t5
 from research.model.parameters import parameters
 from research.model.transformer import abstract_params
 from research.parallel.rules import flatten
-
-# What a reader of the pages imports anyway.
-HEADER = """
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any as TextRecord
-import jax.numpy as jnp
-from flax import nnx
-from research import *
-from research.config.examples import Names
-from research.model.attention import SelfAttention
-from research.model.transformer import EncoderDecoder, EncoderLayer
-
-def normalised(x):
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-"""
-
-
-def example(base: type, number: int = 0) -> dict[str, Any]:
-    """Execute the definitions of one indented block of a docstring; return their names."""
-    blocks = re.findall(r"(?:^    .*\n|^\n)+", inspect.cleandoc(base.__doc__ or "") + "\n", re.MULTILINE)
-    block = inspect.cleandoc([block for block in blocks if "class " in block][number])
-    definitions = re.split(r"^(?:def get_config|get_config:|Report\()", block, flags=re.MULTILINE)[0]
-    names: dict[str, Any] = {"__name__": "experiment"}
-    exec(HEADER, names)
-    exec(compile(definitions, f"<{base.__name__}>", "exec"), names)
-    return names
 
 
 def test_objective(families) -> None:

@@ -1,13 +1,12 @@
 """Adapters: only what they name is trained, the rest has no gradient, and the network is as without them otherwise."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
-from flax import nnx
+from docstring_examples import example
 
 from research import IA3, Adapter, LoRA, Mesh, Model, Only
 from research.config import ConfigError
@@ -157,29 +156,9 @@ def test_merging_computes_the_same(experiment, adapter):
     np.testing.assert_allclose(loss_of(replace(experiment, model=plain), merged, batch), expected, rtol=1e-5)
 
 
-class Scaled(nnx.Module):
-    def __init__(self, weight):
-        self.scale = nnx.Param(jnp.ones((*weight.shape[:-2], weight.shape[-1])))
-
-    def __call__(self, dense, x):
-        return dense(x) * self.scale[...].astype(x.dtype)
-
-
-@dataclass(frozen=True)
-class ScaledOutput(Adapter):
-    """The example of the docstring of Adapter."""
-
-    def add(self, network, key):
-        for path, module in nnx.iter_modules(network):
-            if path[-1:] == ("down",):
-                module.adapter = Scaled(module.weight[...])
-
-    def rows(self, table):
-        return [(r".*/down/adapter/scale", "ld", "")]
-
-
 def test_an_adapter_of_a_user(experiment):
-    state = abstract_state(with_model(experiment, ScaledOutput()))
+    """The example of the docstring of Adapter."""
+    state = abstract_state(with_model(experiment, example(Adapter)["ScaledOutput"]()))
     scales = [path for path in flatten(state.params) if "adapter" in path]
     assert scales == [
         "decoder/layers/feed_forward/down/adapter/scale",
