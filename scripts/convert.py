@@ -87,10 +87,11 @@ def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
 def write_adapter(options: argparse.Namespace, source: Any, model: Any) -> None:
     """Write the adapter of a run alone, with the path and the hash of its base."""
     from research.parallel.rules import flatten
-    from research.pretrained import find, peft
+    from research.pretrained import peft
+    from research.pretrained.run_files import run_of
     from research.storage import run_directory
 
-    run = find.run_of(options.source)
+    run = run_of(options.source)
     require(run is not None, f"{options.adapter} is in PEFT's format already: add --merge for the whole model.")
     require(options.target.suffix != ".npz", f"{options.target}: an adapter is written to a directory; or add --merge.")
     experiment, record = run_directory.read_recorded(run)

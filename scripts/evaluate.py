@@ -171,7 +171,7 @@ def base_experiment(options: argparse.Namespace) -> Experiment | None:
     """Read the experiment of --experiment or, without it, of the run; None for a model that is not a run."""
     if options.experiment is not None:
         return load.open_experiment(options.experiment).config
-    from research.pretrained.find import run_of
+    from research.pretrained.run_files import run_of
     from research.storage import run_directory
 
     directory = run_of(options.model)
@@ -195,7 +195,7 @@ def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supe
 
 def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | None]:
     """Return the directory for the results, which may not exist yet, and the step of a run's checkpoint."""
-    from research.pretrained.find import checkpoint_of, run_of
+    from research.pretrained.run_files import checkpoint_of, run_of
     from research.storage import run_directory
 
     directory = run_of(options.model)

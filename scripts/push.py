@@ -40,10 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def push(options: Namespace) -> None:
-    from research.pretrained import find, hub
+    from research.pretrained import hub
+    from research.pretrained.run_files import run_of
     from research.report import model_card, record
 
-    directory = find.run_of(options.run)
+    directory = run_of(options.run)
     require(
         directory is not None, f"{options.run} is no run directory, nor a checkpoint of one: only runs have a card."
     )

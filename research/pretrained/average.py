@@ -14,6 +14,7 @@ from research.config import require
 from research.parallel.rules import flatten, unflatten
 from research.pretrained import find
 from research.pretrained.files import new_directory
+from research.pretrained.run_files import run_of
 from research.storage import run_directory
 from research.storage.bucket import AnyPath
 from research.storage.checkpoint import OF_PARAMETERS, write_parameters
@@ -33,7 +34,7 @@ def average(run: AnyPath, target: Path, last: int) -> list[int]:
     """
     require(last > 0, f"--last is {last}: it must be above 0.")
     weights = find.find(run)
-    require(find.run_of(run) == run, f"{run} is not a run directory: only a run has several checkpoints.")
+    require(run_of(run) == run, f"{run} is not a run directory: only a run has several checkpoints.")
     steps = steps_on_disk(run / "checkpoints")[:last]
     require(
         len(steps) == last,

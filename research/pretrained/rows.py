@@ -10,8 +10,9 @@ from research.config import Model, require
 from research.data.tokenizer import MarianTokenizer, Tokenizer
 from research.pretrained import huggingface
 from research.pretrained.files import Tensors, read_json, write_tensors
-from research.pretrained.find import check_vocabulary, run_of
+from research.pretrained.find import check_vocabulary
 from research.pretrained.huggingface import CONFIG, GENERATION
+from research.pretrained.run_files import run_of
 from research.pretrained.tokenizer_files import CONFIG as TOKENIZER_CONFIG
 from research.pretrained.tokenizer_files import read_tokenizer, write_tokenizer
 from research.storage.files import write_json

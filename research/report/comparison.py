@@ -12,7 +12,7 @@ from research.config import TEACHER_FORCED, Experiment, override
 from research.config.names import short_names
 from research.model import flops
 from research.model.transformer import abstract_params
-from research.pretrained.find import run_of
+from research.pretrained.run_files import run_of
 from research.report.record import RunRecord, read_all
 from research.report.table import Cell, Table
 from research.storage import run_directory

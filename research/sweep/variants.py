@@ -26,7 +26,7 @@ from research.parallel.hardware import Hardware
 from research.parallel.mesh import abstract_mesh
 from research.plan import estimate
 from research.plan.memory import device_bytes
-from research.pretrained import find
+from research.pretrained.run_files import saved_vocabulary
 from research.storage import run_directory
 from research.storage.console import byte_amount
 from research.train.preflight import check
@@ -155,7 +155,7 @@ def source_runs(sweep: Path, base: Experiment) -> tuple[list[SourceRun], list[st
     runs = []
     for name in done:
         experiment = run_directory.read_last_config(sweep / name)
-        vocabulary = find.saved_vocabulary(sweep / name, experiment.data.tokenizer)
+        vocabulary = saved_vocabulary(sweep / name, experiment.data.tokenizer)
         overrides = {"data.tokenizer": override.as_text(vocabulary)}
         if isinstance(base.data.tokenizer, ModelTokenizer):
             overrides = {}

@@ -29,7 +29,8 @@ from research.config import ConfigError, override
 from research.data.tokenizer import open_tokenizer
 from research.parallel.mesh import make_mesh
 from research.parallel.rules import flatten
-from research.pretrained import find, huggingface
+from research.pretrained import find, huggingface, run_files
+from research.pretrained.run_files import checkpoint_of
 from research.pretrained.tokenizer_files import write_tokenizer
 from research.train.loop import train
 from research.train.run import check_rows
@@ -87,8 +88,8 @@ def test_a_run_and_its_checkpoints(tiny_run):
 
 def test_the_best_checkpoint_by_its_name(tiny_run, copy, monkeypatch):
     best = json.loads((tiny_run / "RESULT.json").read_text())["best"]["step"]
-    assert find.checkpoint_of(tiny_run / "checkpoints" / "best") == tiny_run / "checkpoints" / str(best)
-    monkeypatch.setattr(find, "best_step", lambda checkpoint: 1)
+    assert checkpoint_of(tiny_run / "checkpoints" / "best") == tiny_run / "checkpoints" / str(best)
+    monkeypatch.setattr(run_files, "best_step", lambda checkpoint: 1)
     assert same(find.find(copy / "checkpoints/best").params(), find.find(copy / "checkpoints/1").params())
     shutil.rmtree(copy / "checkpoints" / "1")
     with pytest.raises(ConfigError, match="copy has no best checkpoint"):

@@ -12,7 +12,7 @@ from research import Extended
 from research.config import ConfigError
 from research.data.tokenizer import ExtendedTokenizer, open_tokenizer
 from research.pretrained.files import Tensors, read_json
-from research.pretrained.find import saved_vocabulary
+from research.pretrained.run_files import saved_vocabulary
 from research.pretrained.tokenizer_files import read_tokenizer, write_tokenizer
 from scripts.add_tokens import main
 from scripts.trim import main as trim

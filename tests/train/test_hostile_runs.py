@@ -13,7 +13,7 @@ import tiny_run as tiny
 from research import PlainText
 from research.config import ConfigError, override
 from research.data.corpora import corpus, documents
-from research.pretrained import find
+from research.pretrained.run_files import checkpoint_of
 from research.storage import manifest, run_directory
 from research.storage.manifest import steps_on_disk
 from research.train.log import _keep_up_to
@@ -217,7 +217,7 @@ def test_what_a_checkpoint_says_of_its_run_is_checked(changes, tmp_path):
 def test_a_manifest_names_nothing_outside_of_its_checkpoint(text, run):
     (run / "checkpoints" / "2" / "MANIFEST.json").write_text(text)
     assert manifest.verify(run / "checkpoints" / "2")
-    assert find.checkpoint_of(run).name == "1"
+    assert checkpoint_of(run).name == "1"
 
 
 def test_a_step_is_a_number_in_ascii(run):
