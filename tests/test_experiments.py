@@ -19,7 +19,7 @@ from research.model.flops import parameter_count
 from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh
 from research.sweep.variants import matched, variants
-from research.train.step import abstract_state
+from research.train.state import abstract_state
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "experiments"

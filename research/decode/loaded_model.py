@@ -30,7 +30,7 @@ from research.model.parametrization import as_standard, standard_model
 from research.model.transformer import Params
 from research.parallel.mesh import make_mesh
 from research.parallel.padding import fill, placed
-from research.parallel.rules import shardings
+from research.parallel.rules import merge, shardings
 from research.pretrained import find, huggingface, peft
 from research.pretrained.find import Weights
 from research.pretrained.table import check_shapes
@@ -141,7 +141,7 @@ class LoadedModel:
         require(self.config.adapter is None, "The model has an adapter already: load its base.")
         stored = peft.find(Path(directory), self.config)
         adapted = replace(self, config=replace(self.config, adapter=stored.adapter))
-        return adapted.with_params(find.joined(self.params, peft.read_params(stored, adapted.config)))
+        return adapted.with_params(merge(self.params, peft.read_params(stored, adapted.config)))
 
     @property
     def rows_at_once(self) -> int:

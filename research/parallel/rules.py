@@ -39,6 +39,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def merge(first: Tree, second: Tree) -> dict[str, Any]:
+    """Return the leaves of both trees; of those at one path the second."""
+    return unflatten(flatten(first) | flatten(second))
+
+
 def match_once(table: Sequence[tuple[str, Value]], paths: Iterable[str]) -> dict[str, Value]:
     """Look up, for each path, the value of the one row with a pattern that matches the whole path.
 

@@ -28,7 +28,8 @@ from research.parallel.mesh import abstract_mesh
 from research.parallel.rules import flatten, unflatten
 from research.plan.attention import backends, on_one_chip
 from research.plan.roofline import SIZES
-from research.train.step import abstract_state, summed_loss
+from research.train.state import abstract_state
+from research.train.step import summed_loss
 
 
 def chip_bytes(experiment: Experiment, hardware: Hardware) -> int:

@@ -24,7 +24,7 @@ from research.config import (
 from research.config.model import LONGEST
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.model.transformer import Params, abstract_params
-from research.parallel.rules import flatten, unflatten
+from research.parallel.rules import flatten, merge
 from research.pretrained import fairseq, hub, huggingface, marian, peft, t5x
 from research.pretrained.files import shards
 from research.pretrained.run_files import BEST, checkpoint_of, restore, run_of, saved_vocabulary
@@ -207,14 +207,9 @@ def with_adapter(weights: Weights, path: AnyPath, directory: Path) -> Weights:
     model = dataclasses.replace(weights.model, adapter=stored.adapter)
 
     def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
-        return joined(weights.params(shardings, fresh), peft.read_params(stored, model, shardings))
+        return merge(weights.params(shardings, fresh), peft.read_params(stored, model, shardings))
 
     return weights._replace(model=model, params=params)
-
-
-def joined(base: Params, own: Params) -> Params:
-    """Return the parameters of both trees; of those at one path the second."""
-    return unflatten(flatten(base) | flatten(own))
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
@@ -245,7 +240,7 @@ def _run(path: AnyPath) -> Weights | None:
             return own
         base = flatten(find_base(recorded, content.get("base"), checkpoint).params(shardings, recorded.init_fresh))
         left_out = fresh_paths(base, fresh)
-        return joined({path: leaf for path, leaf in base.items() if path not in left_out}, own)
+        return merge({path: leaf for path, leaf in base.items() if path not in left_out}, own)
 
     def vocabulary() -> Vocabulary:
         return saved_vocabulary(directory, experiment.data.tokenizer)

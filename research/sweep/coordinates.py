@@ -31,7 +31,8 @@ from research.pretrained.find import check_vocabulary
 from research.report.plot import plot_panels
 from research.report.table import Cell, Table
 from research.train.schedules import Constant
-from research.train.step import new_state, train_step
+from research.train.state import new_state
+from research.train.step import train_step
 
 SLOPE = (
     0.25  # threshold on d log(movement) / d log(width): above it a part grows with the width, below -SLOPE it shrinks

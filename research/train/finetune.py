@@ -15,7 +15,8 @@ from research.parallel.mesh import check_divisible, host_shard, place_batch
 from research.storage.progress import Progress
 from research.train.optimizers import AdamW
 from research.train.schedules import Constant
-from research.train.step import Metrics, compile_train_step, new_state
+from research.train.state import new_state
+from research.train.step import Metrics, compile_train_step
 
 
 def finetune(

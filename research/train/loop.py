@@ -34,7 +34,7 @@ from research.train.profile import Trace
 from research.train.run import Run, best_of, checked_meta, early_stop_reason, prepare_data
 from research.train.schedules import Decay
 from research.train.startup import Startup
-from research.train.step import TrainState, saved
+from research.train.state import TrainState, saved
 from research.train.watchdog import Watchdog
 
 

@@ -16,7 +16,8 @@ from research.pretrained.find import Weights, digest, find_initial
 from research.pretrained.table import fresh_paths
 from research.storage.bucket import AnyPath, any_path
 from research.storage.manifest import newest_record, steps_on_disk
-from research.train.step import abstract_state, summed_loss
+from research.train.state import abstract_state
+from research.train.step import summed_loss
 
 
 class Preflight(NamedTuple):

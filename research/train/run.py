@@ -23,18 +23,8 @@ from research.storage.console import say, table
 from research.train import summary
 from research.train.outcome import Outcome
 from research.train.startup import Startup
-from research.train.step import (
-    EachShape,
-    TrainState,
-    abstract_state,
-    check_stored,
-    compile_eval_step,
-    compile_train_step,
-    new_state,
-    saved,
-    state_shardings,
-    with_base,
-)
+from research.train.state import TrainState, abstract_state, check_stored, new_state, saved, state_shardings, with_base
+from research.train.step import EachShape, compile_eval_step, compile_train_step
 from research.train.summary import RunSample
 
 

@@ -4,9 +4,8 @@ The gradient of a step is the sum over its target tokens, divided once by their 
 nor the mesh change it, even if rows have unequal numbers of tokens.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
-from functools import cache, partial
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,41 +14,18 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from research.config import Adapter, Experiment, Model, Optimizer
-from research.config.parts import is_shipped
+from research.config import Experiment
 from research.data.batch import Batch
 from research.model.loss import Sums, chunks, cross_entropy, cross_entropy_in_chunks
 from research.model.network import Network
-from research.model.parameters import param_specs, state_specs, table_of
-from research.model.transformer import abstract_params, bind, initial_params, own_rows, specs_of, without_dropout
+from research.model.parameters import param_specs, table_of
+from research.model.transformer import bind
 from research.parallel.layout import BATCH_AXES, LOGITS, constrain
 from research.parallel.mesh import batch_sharding
-from research.parallel.padding import check_padded, cut, fill, placed
-from research.parallel.rules import Tree, flatten, shardings, unflatten
-from research.train.optimizer import Updater, build, learning_rate
-from research.train.schedules import Constant
-
-# Norms, relative biases and logits are computed in float32, so their parameters are not rounded. Embeddings are cast
-# after the lookup instead: its gradient adds up the rows of equal tokens, and sums of thousands need float32.
-PRECISE = ("norm/scale", "norm/bias", "relative_bias", "logits_bias", "embedding")
-
-
-class TrainState(NamedTuple):
-    """State of training. A step maps it to the next state."""
-
-    step: Int[Array, ""]  # steps taken, including skipped ones
-    params: Tree  # float32; those that an adapter does not train have its dtype `frozen`
-    opt_state: Tree
-    average: Tree | None = None  # moving average of the parameters (with an adapter, of those that are trained), if
-    # experiment.average_decay is set
-
-    @property
-    def evaluated(self) -> Tree:
-        """Parameters for evaluation and use: the average if there is one."""
-        if self.average is None:
-            return self.params
-        whole = flatten(self.average).keys() == flatten(self.params).keys()
-        return self.average if whole else _merge(self.params, self.average)
+from research.parallel.padding import fill
+from research.parallel.rules import Tree, flatten, merge, unflatten
+from research.train.optimizer import learning_rate
+from research.train.state import PRECISE, TrainState, abstract_state, own_state, state_shardings, updater_of
 
 
 class Metrics(NamedTuple):
@@ -69,172 +45,6 @@ class Metrics(NamedTuple):
     skipped: Int[Array, ""]  # 1 if loss, gradient or parameters were not finite, so that the update was skipped
 
 
-# --- State ------------------------------------------------------------------------------------------------------------
-
-
-class _StateParts(NamedTuple):
-    """The parts of an experiment on which the structure of its state depends."""
-
-    model: Model
-    optimizer: Optimizer
-    steps: int
-    averaged: bool
-
-
-def _updater(experiment: Experiment, params: Tree) -> Updater:
-    return build(experiment.optimizer, experiment.steps, params, experiment.model)
-
-
-def _first_state(experiment: Experiment, params: Tree) -> TrainState:
-    updater, adapter = _updater(experiment, params), experiment.model.adapter
-    return _state(updater, adapter, params, experiment.average_decay is not None)
-
-
-def _state(updater: Updater, adapter: Adapter | None, params: Tree, averaged: bool) -> TrainState:
-    trained, frozen = updater.split(params)
-    average = params if averaged else None
-    if adapter is not None:
-        average = trained if averaged else None
-        params = _merge(trained, _stored(adapter, frozen))
-    return TrainState(jnp.zeros((), jnp.int32), params, updater.init(trained), average)
-
-
-def _stored(adapter: Adapter, frozen: Tree) -> Tree:
-    """Convert parameters that an adapter does not train to the dtype in which it keeps them."""
-    kept = {
-        path: leaf if path.endswith(PRECISE[:-1]) else leaf.astype(adapter.frozen)
-        for path, leaf in flatten(frozen).items()
-    }
-    return unflatten(kept)
-
-
-def saved(experiment: Experiment, state: Any) -> Any:
-    """Return what a checkpoint holds of a state, or of a tree of its structure: not what an adapter does not train."""
-    adapter = experiment.model.adapter
-    if adapter is None:
-        return state
-    trained = {path: leaf for path, leaf in flatten(state.params).items() if adapter.trains(path)}
-    return state._replace(params=unflatten(trained))
-
-
-def with_base(experiment: Experiment, mesh: jax.sharding.Mesh, state: TrainState, base: Tree) -> TrainState:
-    """Add the parameters that an adapter does not train to a state from a checkpoint."""
-    adapter, targets = experiment.model.adapter, flatten(state_shardings(experiment, mesh).params)
-    assert adapter is not None
-    frozen = {path: leaf for path, leaf in flatten(base).items() if not adapter.trains(path)}
-    layouts = unflatten({path: targets[path] for path in frozen})
-    convert = jax.jit(partial(_stored, adapter), donate_argnums=0, out_shardings=layouts)
-    return state._replace(params=_merge(convert(unflatten(frozen)), state.params))
-
-
-def _random_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
-    return _first_state(experiment, initial_params(experiment.model, key))
-
-
-def _random_params(experiment: Experiment, paths: Collection[str], key: PRNGKeyArray) -> dict[str, Array]:
-    """Initialise only the parameters at these paths. Under jit, the others are not computed."""
-    params = flatten(initial_params(experiment.model, key))
-    return {path: params[path] for path in paths}
-
-
-def abstract_state(
-    experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
-) -> TrainState:
-    """Compute the shapes and dtypes of a state without allocating it; with a mesh, as the mesh pads and shards them.
-
-    Raises:
-        ConfigError: the optimizer does not fit the model.
-    """
-    state = _abstract_state(_state_parts(experiment))
-    return state if mesh is None else placed(state, state_shardings(experiment, mesh))
-
-
-def _state_parts(experiment: Experiment) -> _StateParts:
-    """Return the parts that determine the state, which many variants of a sweep have in common.
-
-    Raises:
-        ConfigError: the schedule does not fit the number of steps.
-    """
-    optimizer, steps = experiment.optimizer, experiment.steps
-    if is_shipped(type(optimizer)) and is_shipped(type(optimizer.schedule)):  # whose states do not depend on the rate
-        optimizer.schedule.check(steps)
-        optimizer, steps = replace(optimizer, schedule=Constant(peak=1.0)), 1
-    return _StateParts(without_dropout(experiment.model), optimizer, steps, experiment.average_decay is not None)
-
-
-@cache
-def _abstract_state(parts: _StateParts) -> TrainState:
-    params = abstract_params(parts.model)
-    updater = build(parts.optimizer, parts.steps, params, parts.model)
-    state = jax.eval_shape(partial(_state, updater, parts.model.adapter, averaged=parts.averaged), params)
-    if not is_shipped(type(parts.optimizer)):  # find mistakes in a user's optimizer before anything is compiled
-        trained, _ = updater.split(state.params)
-        jax.eval_shape(updater.update, trained, state.opt_state, trained, state.step)
-    return state
-
-
-def state_shardings(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:
-    """Compute the sharding of every array of a state."""
-    return _state_shardings(_state_parts(experiment), mesh)
-
-
-@cache
-def _state_shardings(parts: _StateParts, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> TrainState:
-    return shardings(mesh, _specs(parts))
-
-
-@cache
-def _specs(parts: _StateParts) -> TrainState:
-    state = _abstract_state(parts)
-    params = specs_of(parts.model)
-    table = table_of(parts.model)
-    average = None if state.average is None else param_specs(state.average, table)
-    of_optimizer = state_specs(state.opt_state, state.params, table)
-    return TrainState._make((PartitionSpec(), params, of_optimizer, average))
-
-
-def check_stored(experiment: Experiment, found: Mapping[str, tuple[int, ...]]) -> None:
-    """Check the shapes of a stored state by path: a mesh may have padded its vocabulary.
-
-    Raises:
-        ConfigError: a shape is not that of the experiment's state.
-    """
-    parts = _state_parts(experiment)
-    check_padded(found, _abstract_state(parts), _specs(parts))
-
-
-def _own_rows(experiment: Experiment, state: TrainState) -> TrainState:
-    parts = _state_parts(experiment)
-    return cut(state, _abstract_state(parts), _specs(parts))
-
-
-def new_state(
-    experiment: Experiment, mesh: jax.sharding.Mesh, key: PRNGKeyArray, given: Tree | None = None
-) -> TrainState:
-    """Initialise a state, sharded from the start: no device ever holds all of it. Every mesh gives the same numbers.
-
-    `given` are parameters with their shardings; their buffers are donated to the state. Parameters that it lacks are
-    random, with the values they would have without it.
-    """
-    whole = abstract_state(experiment, mesh)
-
-    def compiled(make: Callable[[Any], Tree], like: Tree, **options: Any) -> Callable[[Any], Tree]:
-        places = jax.tree.map(lambda leaf: leaf.sharding, like)
-        return jax.jit(lambda given: fill(make(given), like), out_shardings=places, **options)
-
-    if given is None:
-        return compiled(partial(_random_state, experiment), whole)(key)
-    params = flatten(given)
-    missing = {path: leaf for path, leaf in flatten(whole.params).items() if path not in params}
-    if missing:
-        params |= compiled(partial(_random_params, experiment, missing.keys()), missing)(key)
-
-    def first(params: Tree) -> TrainState:
-        return _first_state(experiment, own_rows(experiment.model, params))
-
-    return compiled(first, whole, donate_argnums=0)(unflatten(params))
-
-
 # --- Steps ------------------------------------------------------------------------------------------------------------
 
 
@@ -246,8 +56,8 @@ def train_step(
     If the loss, the gradient or an updated parameter is not finite (or the target tokens have no weight), parameters
     and optimizer state stay bitwise unchanged, but the step still advances. Rows of zeros that a mesh adds stay zero.
     """
-    given, state = state, _own_rows(experiment, state)
-    updater = _updater(experiment, state.params)
+    given, state = state, own_state(experiment, state)
+    updater = updater_of(experiment, state.params)
     trained, frozen = updater.split(state.params)
     gradients, sums = _summed_gradients(experiment, trained, frozen, batch, jax.random.fold_in(key, state.step))
     gradients = jax.tree.map(lambda gradient: gradient / sums.weight, gradients)
@@ -256,7 +66,7 @@ def train_step(
         updated, opt_state = updater.update(gradients, state.opt_state, trained, state.step)
     finite = jnp.isfinite(sums.loss) & jnp.isfinite(gradient_norm) & jnp.isfinite(optax.global_norm(updated))
     updated, opt_state = jax.tree.map(partial(jnp.where, finite), (updated, opt_state), (trained, state.opt_state))
-    params = _merge(updated, frozen)
+    params = merge(updated, frozen)
     average, kept = state.average, params if experiment.model.adapter is None else updated
     if experiment.average_decay is not None:
         moved = _update_average(average, kept, experiment.average_decay, state.step)
@@ -319,7 +129,7 @@ def _summed_gradients(
 
     def gradients_and_sums(rows: Batch, key: PRNGKeyArray) -> tuple[Tree, Sums]:
         def summed(params: Tree) -> tuple[Float[Array, ""], Sums]:
-            sums = summed_loss(experiment, _merge(params, frozen), rows, key if experiment.model.dropped else None)
+            sums = summed_loss(experiment, merge(params, frozen), rows, key if experiment.model.dropped else None)
             return sums.loss, sums
 
         gradients, sums = jax.grad(summed, has_aux=True)(cast)
@@ -351,10 +161,6 @@ def _cast(experiment: Experiment, params: Tree) -> Tree:
     return unflatten(
         {path: leaf if path.endswith(PRECISE) else leaf.astype(experiment.model.compute) for path, leaf in flat.items()}
     )
-
-
-def _merge(trained: Tree, frozen: Tree) -> Tree:
-    return unflatten({**flatten(trained), **flatten(frozen)})
 
 
 # --- Compilation ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from research.parallel.mesh import check_divisible, make_mesh, place_batch
 from research.storage.checkpoint import Checkpoints
 from research.storage.files import write_json
 from research.storage.manifest import steps_on_disk, verify
-from research.train.step import abstract_state, compile_train_step, new_state
+from research.train.state import abstract_state, new_state
+from research.train.step import compile_train_step
 from scripts import command_line
 from scripts.benchmark import train
 

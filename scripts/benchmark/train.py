@@ -34,7 +34,8 @@ from research.storage import run_directory
 from research.storage.files import write_bytes, write_json
 from research.train.optimizers import Adafactor, AdamW, RMSScaledAdamW
 from research.train.schedules import Constant
-from research.train.step import TrainState, compile_train_step, new_state
+from research.train.state import TrainState, new_state
+from research.train.step import compile_train_step
 from scripts import command_line
 
 OPTIMIZERS: dict[str, config.Optimizer] = {

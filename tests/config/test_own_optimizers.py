@@ -29,7 +29,7 @@ from research.config import ConfigError, classes, override
 from research.parallel.mesh import abstract_mesh
 from research.parallel.rules import flatten, unflatten
 from research.train.optimizer import build, learning_rate
-from research.train.step import abstract_state, state_shardings
+from research.train.state import abstract_state, state_shardings
 
 MODEL = Model(64, 16, 4, 4, 32, 2, 2)
 MUP = replace(MODEL, parametrization=MaximalUpdate(8, 4, 4, 16))

@@ -15,7 +15,7 @@ from research.model.transformer import abstract_params, bind, initial_params
 from research.parallel.mesh import make_mesh
 from research.parallel.rules import flatten
 from research.pretrained.find import find
-from research.train.step import state_shardings
+from research.train.state import state_shardings
 
 pytestmark = pytest.mark.slow  # trains
 

@@ -15,7 +15,7 @@ from research.parallel.mesh import make_mesh
 from research.parallel.rules import flatten
 from research.storage.checkpoint import Checkpoints
 from research.train.loop import train
-from research.train.step import abstract_state, new_state
+from research.train.state import abstract_state, new_state
 
 pytestmark = pytest.mark.slow  # trains
 

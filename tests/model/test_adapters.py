@@ -16,7 +16,8 @@ from research.model.parameters import param_specs, table_of
 from research.model.transformer import abstract_params, initial_params, without_adapter
 from research.parallel.mesh import make_mesh
 from research.parallel.rules import flatten, shardings
-from research.train.step import abstract_state, compile_train_step, new_state, summed_loss, train_step
+from research.train.state import abstract_state, new_state
+from research.train.step import compile_train_step, summed_loss, train_step
 
 BASE = Model(400, 16, 2, 8, 32, 2, 2, compute="float32", dropout=0.1)
 ALL = (r"weight",)

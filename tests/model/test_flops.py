@@ -26,7 +26,7 @@ from research.model.transformer import abstract_params, bind
 from research.parallel.hardware import PEAK_FLOPS
 from research.parallel.mesh import make_mesh
 from research.plan.memory import device_bytes, state_bytes
-from research.train.step import abstract_state, state_shardings
+from research.train.state import abstract_state, state_shardings
 
 TINY = Model(
     vocab_size=64,

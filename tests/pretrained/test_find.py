@@ -34,7 +34,7 @@ from research.pretrained.run_files import checkpoint_of
 from research.pretrained.tokenizer_files import write_tokenizer
 from research.train.loop import train
 from research.train.run import check_rows
-from research.train.step import TrainState, abstract_state, new_state, state_shardings
+from research.train.state import TrainState, abstract_state, new_state, state_shardings
 from scripts import evaluate
 
 STILL = AdamW(schedule=Constant(peak=1e-30, warmup=0))  # a step by it changes no float32
@@ -185,7 +185,8 @@ def test_a_run_has_its_own_vocabulary_wherever_the_first_one_went(families, file
 
 def damage(checkpoint: Path) -> None:
     path = max((path for path in (checkpoint / "state").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 def test_a_broken_newest_checkpoint_is_passed_over_and_not_touched(copy):
@@ -277,7 +278,7 @@ def test_a_run_starts_from_any_checkpoint_of_another_and_draws_nothing(tiny_run,
     config = asked(tiny_run, init=str(source), average_decay=0.9)
     random = first_state(dataclasses.replace(config, init=None), seed=1)
     abstract_state(config)  # shapes, which are traced
-    monkeypatch.setattr("research.train.step.initial_params", None)
+    monkeypatch.setattr("research.train.state.initial_params", None)
     state = first_state(config, seed=1)
     assert same(state.params, find.find(source).params())
     assert same(state.average, state.params)

@@ -206,7 +206,8 @@ def test_a_run_that_is_carried_over_verifies(runs, storage) -> None:
     for directory in (folder / "down", any_path("gs://bucket/runs/up")):
         assert verify(directory / "checkpoints" / "2") == ""
     (file,) = [path for path in (folder / "down" / "checkpoints" / "2").rglob("d/*") if path.is_file()][:1]
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert "was changed" in verify(folder / "down" / "checkpoints" / "2")
 
 

@@ -14,7 +14,8 @@ from research.model import loss
 from research.model.transformer import initial_params
 from research.parallel.mesh import make_mesh, place_batch
 from research.parallel.rules import flatten
-from research.train.step import compile_eval_step, state_shardings, summed_loss
+from research.train.state import state_shardings
+from research.train.step import compile_eval_step, summed_loss
 
 ROWS, SOURCE, TARGET, VOCABULARY, WIDTH = 8, 8, 6, 96, 8
 MODEL = Model(VOCABULARY, WIDTH, 4, 2, 16, 1, 1, compute="float32", logits_bias=True)

@@ -34,17 +34,19 @@ from research.model.attention_backends import recorded
 from research.parallel.mesh import make_mesh, place_batch
 from research.parallel.rules import flatten, unflatten
 from research.train.optimizer import build, learning_rate
-from research.train.step import (
+from research.train.state import (
     TrainState,
     _random_params,
     _random_state,
-    _summed_gradients,
     abstract_state,
+    new_state,
+    state_shardings,
+)
+from research.train.step import (
+    _summed_gradients,
     compile_eval_step,
     compile_train_step,
     eval_step,
-    new_state,
-    state_shardings,
     train_step,
 )
 

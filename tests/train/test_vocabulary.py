@@ -42,13 +42,8 @@ from research.parallel.rules import flatten, shardings
 from research.pretrained import find
 from research.storage.checkpoint import stored_shapes
 from research.train.loop import train
-from research.train.step import (
-    abstract_state,
-    check_stored,
-    compile_eval_step,
-    compile_train_step,
-    new_state,
-)
+from research.train.state import abstract_state, check_stored, new_state
+from research.train.step import compile_eval_step, compile_train_step
 from scripts import convert
 
 ROWS, SIZE, SOURCES = 16, 37, 29  # 37 and 29 rows: nothing divides them
