@@ -43,7 +43,13 @@ SHOWN_DOCUMENTS = 1000  # documents over which the reported characters a piece a
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("train_tokenizer", __doc__, EPILOG)
-    parser.add_argument("--text", required=True, nargs="+", metavar="FILE_OR_GLOB", help="UTF-8 text; .gz is read too")
+    parser.add_argument(
+        "--text",
+        required=True,
+        nargs="+",
+        metavar="FILE_OR_GLOB",
+        help="UTF-8 text, plain or compressed",
+    )
     parser.add_argument("--key", help="key of the text, if the files are JSON lines")
     parser.add_argument("--pieces", type=int, default=8000, help="ids before the sentinels (default: %(default)s)")
     parser.add_argument("--algorithm", choices=("unigram", "bpe"), default="unigram", help="default: %(default)s")

@@ -39,7 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("trim", __doc__, EPILOG)
     parser.add_argument("directory", type=Path, metavar="DIR", help="a Hugging Face directory with its tokenizer")
     parser.add_argument(
-        "--corpus", required=True, nargs="+", metavar="FILE_OR_GLOB", help="UTF-8 text; .gz is read too"
+        "--corpus",
+        required=True,
+        nargs="+",
+        metavar="FILE_OR_GLOB",
+        help="UTF-8 text, plain or compressed",
     )
     parser.add_argument("--key", nargs="+", help="keys of the texts, if the files are JSON lines")
     parser.add_argument("--also", nargs="+", default=[], metavar="TEXT", help="texts to keep beside the corpus")

@@ -1,12 +1,12 @@
 """Overrides, run directories and data made to do harm: nothing of them is run, and nothing is written elsewhere."""
 
-import gzip
 import json
 import os
 import re
 import sys
 from pathlib import Path
 
+import compressed
 import pytest
 import tiny_run as tiny
 
@@ -270,13 +270,12 @@ def test_a_name_of_a_data_set_brings_no_code(name, nothing_is_run):
         corpus.open_builder(name)
 
 
-def test_a_small_gzip_does_not_fill_the_disk(tmp_path, monkeypatch):
+@pytest.mark.parametrize("suffix", compressed.PACK)
+def test_a_small_compressed_file_does_not_fill_the_disk(suffix, tmp_path, monkeypatch):
     monkeypatch.setenv("KINTSUGI_CACHE", str(tmp_path / "cache"))
-    path = tmp_path / "text.gz"
-    with gzip.open(path, "wb") as packed:
-        for _ in range(100):
-            packed.write(bytes(2**20))
-    with pytest.raises(ConfigError, match=r"text\.gz has 101,... bytes and would become 68,157,440 or more"):
+    path = tmp_path / f"text.{suffix}"
+    path.write_bytes(compressed.PACK[suffix](bytes(100 * 2**20)))
+    with pytest.raises(ConfigError, match=rf"text\.{suffix} has [\d,]+ bytes and would become 6.,...,... or more"):
         documents.open_documents(PlainText(str(path)), "train")
     assert sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file()) < 2**20
 

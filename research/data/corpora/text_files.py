@@ -1,15 +1,14 @@
 """Corpora in files, read in place through an index of byte offsets: JSON lines and plain text.
 
 The first use reads every file once, checks it and writes the index into the cache. The index is keyed by the contents
-of the files, so a changed file gets a new one. A gzip file is decompressed into the cache once, for random access.
+of the files, so a changed file gets a new one. A compressed file is decompressed into the cache once, for random
+access.
 """
 
 import array
 import glob
-import gzip
 import hashlib
 import os
-import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,15 +23,14 @@ from research.config import ConfigError, Corpus, require
 from research.config.base import digest
 from research.data.corpora.documents import Documents
 from research.data.corpora.overlap import Piece
-from research.storage import cache, stop
-from research.storage.cache import check_inflation
+from research.storage import cache
+from research.storage.compression import compression_of, decompress
 from research.storage.lines import Line, is_unicode, json_line_value, json_objects, text_lines
 from research.storage.parts import Parts
 from research.storage.progress import Progress
 
 FORMAT = 1  # increment when the same files would give other documents or another index
 DIGEST = "sha256"  # the file of an entry that has it
-GZIP = b"\x1f\x8b"  # the first bytes of its files
 HELD_OUT_ONE_IN = 100  # documents, if a corpus names no held-out files
 
 
@@ -138,7 +136,8 @@ def choose(index: FileIndex, split: str, by_hash: bool, what: str) -> Selection:
 
 @dataclass(frozen=True)
 class TextCorpus(Corpus):
-    """The base of corpora in files. `train` and `held_out` are paths or glob patterns; .gz is supported.
+    """The base of corpora in files. `train` and `held_out` are paths or glob patterns; .gz, .bz2, .xz and
+    .zst are supported.
 
     With `held_out=None`, about one document in a hundred is held out by a hash of its text.
     """
@@ -165,7 +164,8 @@ class TextCorpus(Corpus):
 
 @dataclass(frozen=True)
 class JSONLines(TextCorpus):
-    """JSON objects, one per line; .gz is supported. `train` and `held_out` are paths or glob patterns.
+    """JSON objects, one per line; .gz, .bz2, .xz and .zst are supported. `train` and `held_out` are paths or glob
+    patterns.
 
     With `held_out=None`, about one document in a hundred is held out by a hash of its text.
     """
@@ -185,7 +185,7 @@ class JSONLines(TextCorpus):
 
 @dataclass(frozen=True)
 class PlainText(TextCorpus):
-    """UTF-8 text; .gz is supported. A document is a block between blank lines, or a whole file."""
+    """UTF-8 text; .gz, .bz2, .xz and .zst are supported. A document is a block between blank lines, or a whole file."""
 
     document: Literal["block", "file"] = "block"
 
@@ -291,28 +291,24 @@ def content_digest(path: Path) -> str:
 
 
 def plain_file(path: Path, content: str) -> Path:
-    """Return the file itself or, if gzip has packed it, its decompressed copy in the cache.
-
-    The first bytes tell, so that the content alone decides what is read: no text in UTF-8 begins like gzip's files.
-    """
-    with path.open("rb") as file:
-        packed = file.read(len(GZIP)) == GZIP
-    if not packed and path.suffix.lower() != ".gz":
+    """Return the file itself or, if it is compressed, its decompressed copy in the cache; `content` is its digest."""
+    packed = compression_of(path)
+    if packed is None:
         return path
-    return cache.entry("decompressed", content, lambda folder: _decompress(path, folder), lambda name: True) / "text"
+    return stored_text("decompressed", content, lambda: decompress(path, packed))
 
 
-def _decompress(path: Path, folder: Path) -> None:
+def stored_text(kind: str, key: str, pieces: Callable[[], Iterable[bytes]]) -> Path:
+    """Return the text of an entry of the cache; if there is none, it is written from pieces, with its digest."""
+    return cache.entry(kind, key, lambda folder: _write_text(folder, pieces()), lambda name: True) / "text"
+
+
+def _write_text(folder: Path, pieces: Iterable[bytes]) -> None:
     hash = hashlib.sha256()
-    try:
-        with gzip.open(path) as packed, (folder / "text").open("wb") as plain:
-            while piece := packed.read(cache.CHUNK_BYTES):
-                plain.write(piece)
-                hash.update(piece)
-                stop.check()
-                check_inflation(path, path.stat().st_size, plain.tell())
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ConfigError(f"{path} is not a complete gzip file ({error}).") from None
+    with (folder / "text").open("wb") as plain:
+        for piece in pieces:
+            plain.write(piece)
+            hash.update(piece)
     (folder / DIGEST).write_text(hash.hexdigest())
 
 

@@ -16,7 +16,7 @@ from research.storage.lines import Line, is_unicode, json_line_value, json_objec
 
 @dataclass(frozen=True)
 class FileExamples(Examples):
-    """Examples in files, given as paths or glob patterns; .gz is supported.
+    """Examples in files, given as paths or glob patterns; .gz, .bz2, .xz and .zst are supported.
 
     With `held_out=None`, about one example in a hundred is held out by a hash of its source.
     """

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import compressed
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -81,27 +82,43 @@ def test_globs_are_sorted_and_may_descend(tmp_path: Path) -> None:
     assert texts(open_documents(JSONLines(pattern, held_out=pattern), "train")) == ["a", "b", "deep/c"]
 
 
-def test_compressed_and_plain_are_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", compressed.PACK)
+def test_compressed_and_plain_are_the_same(tmp_path: Path, suffix: str) -> None:
+    pack = compressed.PACK[suffix]
     path = Path(write_json(tmp_path / "a.jsonl", ["one", "two"]))
-    packed = tmp_path / "a.jsonl.gz"
-    packed.write_bytes(gzip.compress(path.read_bytes()))
-    assert texts(open_documents(JSONLines(str(packed), held_out=str(packed)), "train")) == ["one", "two"]
+    packed = tmp_path / f"a.jsonl.{suffix}"
+    packed.write_bytes(pack(path.read_bytes()) + pack(b"") + pack(b'{"text": "three"}'))  # parts, as tools append them
+    assert texts(open_documents(JSONLines(str(packed), held_out=str(packed)), "train")) == ["one", "two", "three"]
 
 
+@pytest.mark.parametrize("suffix", compressed.PACK)
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.GZ", "copy"])
-def test_a_gzip_file_is_known_by_its_first_bytes_under_any_name(tmp_path: Path, name: str) -> None:
+def test_a_compressed_file_is_known_by_its_first_bytes_under_any_name(tmp_path: Path, name: str, suffix: str) -> None:
     content = json.dumps({"text": "one"}) + "\n"
-    for path in (tmp_path / "first.jsonl.gz", tmp_path / name):
-        path.write_bytes(gzip.compress(content.encode(), mtime=0))
+    for path in (tmp_path / f"first.jsonl.{suffix}", tmp_path / name):
+        path.write_bytes(compressed.PACK[suffix](content.encode()))
         assert texts(open_documents(JSONLines(str(path), str(path)), "train")) == ["one"]
 
 
-def test_bytes_that_were_read_as_text_are_no_gzip_file_under_its_suffix(tmp_path: Path) -> None:
-    for name in ("a.txt", "b.txt.gz"):
+def test_frames_that_zstd_skips(tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    path.write_bytes(b"P*M\x18\2\0\0\0ab" + compressed.PACK["zst"](b"one"))
+    assert texts(open_documents(PlainText(str(path), str(path)), "train")) == ["one"]
+
+
+def test_without_its_library_a_file_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "backports.zstd", None)
+    with pytest.raises(ConfigError, match=r"a\.zst needs backports\.zstd: pip install 'kintsugi\[data\]'"):
+        open_documents(plain(tmp_path / "a.zst", compressed.PACK["zst"](b"one")), "train")
+
+
+@pytest.mark.parametrize("suffix", compressed.PACK)
+def test_bytes_that_were_read_as_text_are_no_compressed_file_under_its_suffix(tmp_path: Path, suffix: str) -> None:
+    for name in ("a.txt", f"b.txt.{suffix}"):
         corpus = plain(tmp_path / name, b"the same text\n")
         if name == "a.txt":
             assert texts(open_documents(corpus, "train")) == ["the same text"]
-    with pytest.raises(ConfigError, match=r"b\.txt\.gz is not a complete gzip file"):
+    with pytest.raises(ConfigError, match=rf"b\.txt\.{suffix} is not a complete {compressed.NAMES[suffix]} file"):
         open_documents(corpus, "train")
 
 
@@ -221,11 +238,13 @@ def test_nothing_to_hold_out(tmp_path: Path) -> None:
         open_documents(PlainText(str(path)), "held_out")
 
 
-@pytest.mark.parametrize("cut", [slice(0, 20), slice(3, None)])
-def test_damaged_gzip(tmp_path: Path, cut: slice) -> None:
-    packed = gzip.compress(b"some text " * 100)
-    with pytest.raises(ConfigError, match="not a complete gzip file"):
-        open_documents(plain(tmp_path / "a.gz", packed[cut]), "train")
+@pytest.mark.parametrize("suffix", compressed.PACK)
+@pytest.mark.parametrize("cut", [slice(0, 20), slice(0, -3), slice(3, None)])
+def test_damaged_compressed_files(tmp_path: Path, suffix: str, cut: slice) -> None:
+    packed = compressed.PACK[suffix](b"some text " * 100)
+    with pytest.raises(ConfigError, match=rf"a\.{suffix} is not a complete {compressed.NAMES[suffix]} file"):
+        open_documents(plain(tmp_path / f"a.{suffix}", packed[cut]), "train")
+    assert not list(tmp_path.rglob("decompressed/*/text"))
 
 
 # --- TFDS -------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """Tasks: what each kind of examples gives, what is held out, and one clear sentence for each bad input."""
 
 import dataclasses
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import compressed
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -83,9 +83,10 @@ def test_json_lines(tmp_path: Path) -> None:
         one("summarize: zwei\nzeilen", "two 😀"),
     ]
     assert examples(task) == examples(task, "held_out") == examples(task, "test") == expected
-    packed = tmp_path / "a.jsonl.gz"
-    packed.write_bytes(gzip.compress(Path(train).read_bytes()))
-    assert examples(dataclasses.replace(task, examples=JSONExamples(str(packed), str(packed)))) == expected
+    for suffix, pack in compressed.PACK.items():
+        packed = tmp_path / f"a.jsonl.{suffix}"
+        packed.write_bytes(pack(Path(train).read_bytes()))
+        assert examples(dataclasses.replace(task, examples=JSONExamples(str(packed), str(packed)))) == expected
 
 
 def test_keys_within_keys(tmp_path: Path) -> None:
@@ -110,11 +111,12 @@ def test_parallel_text(tmp_path: Path) -> None:
     assert [example.target for example in examples(task)] == ["ü", "zwei\u2028zwei", "drei"]
     back = dataclasses.replace(task, source="de", target="en")
     assert examples(back)[0] == one("ü", "en train 0")
-    for name in ("en", "de"):
-        packed = gzip.compress((tmp_path / f"train.{name}").read_bytes())
-        (tmp_path / f"train.{name}.gz").write_bytes(packed)
-    packed_task = dataclasses.replace(task, examples=ParallelText(pattern + ".gz", pattern + ".gz"))
-    assert examples(packed_task) == examples(task)
+    for suffix, pack in compressed.PACK.items():
+        for name in ("en", "de"):
+            packed = pack((tmp_path / f"train.{name}").read_bytes())
+            (tmp_path / f"train.{name}.{suffix}").write_bytes(packed)
+        packed_task = dataclasses.replace(task, examples=ParallelText(f"{pattern}.{suffix}", f"{pattern}.{suffix}"))
+        assert examples(packed_task) == examples(task)
 
 
 def test_squad(tmp_path: Path) -> None:
