@@ -87,6 +87,7 @@ from .data.batch import Batch as Batch
 from .data.corpora.corpus import TFDS as TFDS
 from .data.corpora.documents import Documents as Documents
 from .data.corpora.documents import DocumentsInMemory as DocumentsInMemory
+from .data.corpora.tables import Parquet as Parquet
 from .data.corpora.text_files import JSONLines as JSONLines
 from .data.corpora.text_files import PlainText as PlainText
 from .data.objective.bart import BART as BART
@@ -106,6 +107,7 @@ from .data.objective.words import TokenMasking as TokenMasking
 from .data.tasks.data_set import TFDSExamples as TFDSExamples
 from .data.tasks.examples import FileExamples as FileExamples
 from .data.tasks.examples import JSONExamples as JSONExamples
+from .data.tasks.examples import ParquetExamples as ParquetExamples
 from .data.tasks.examples import SQuADFile as SQuADFile
 from .data.tasks.examples import TSVExamples as TSVExamples
 from .data.tasks.names_by_split import NamesBySplit as NamesBySplit

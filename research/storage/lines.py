@@ -90,12 +90,14 @@ def read_text_lines(name: str | Path, bad_bytes: BadBytes = "refuse") -> Iterato
         yield from text_lines(file, name, bad_bytes)
 
 
-def json_objects(name: str | Path, lines: Iterable[Line]) -> Iterator[tuple[Line, str, dict[str, Any]]]:
+def json_objects(
+    name: str | Path, lines: Iterable[Line], called: str = "line"
+) -> Iterator[tuple[Line, str, dict[str, Any]]]:
     """Yield (line, its name in errors, its JSON object) for each line that is not blank."""
     for line in lines:
         if not line.text.strip():
             continue
-        where = f"{name}, line {line.number}"
+        where = f"{name}, {called} {line.number}"
         try:
             value = json_line_value(line.text)
         except json.JSONDecodeError as error:

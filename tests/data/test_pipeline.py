@@ -9,13 +9,26 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import compressed
 import jax
 import numpy as np
+import pyarrow as pa
 import pytest
+import tables
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research import Bytes, Denoising, JSONLines, Mixing, PlainText, SentencePiece, SpanCorruption, TrainedSentencePiece
+from research import (
+    Bytes,
+    Denoising,
+    JSONLines,
+    Mixing,
+    Parquet,
+    PlainText,
+    SentencePiece,
+    SpanCorruption,
+    TrainedSentencePiece,
+)
 from research.config import ConfigError
 from research.data.batch import Batch, Shard
 from research.data.blocks import BLOCK_ROWS, Block, Share, cut
@@ -116,6 +129,29 @@ def test_hosts_have_disjoint_parts_whose_union_is_the_batch(two: Denoising) -> N
             mine = [rows_of([part[index]]) for part in parts]
             assert {len(rows) for rows in mine} == {batch_size // hosts}
             assert list(itertools.chain(*mine)) == rows_of([batch])
+
+
+@pytest.mark.parametrize("kind", [*compressed.PACK, *tables.WRITE, "saved"])
+def test_every_format_gives_the_rows_of_json_lines_anywhere(
+    corpora: tuple[PlainText, JSONLines], tmp_path: Path, kind: str
+) -> None:
+    paths = [Path(corpora[1].train), Path(corpora[1].held_out or "")]
+    here = [tmp_path / f"{path.name}.{kind}" for path in paths]
+    for path, copy in zip(paths, here, strict=True):
+        if kind in compressed.PACK:
+            copy.write_bytes(compressed.PACK[kind](path.read_bytes()))
+            continue
+        table = pa.Table.from_pylist([json.loads(line) for line in path.read_text().splitlines()])
+        (tables.save if kind == "saved" else lambda folder, table: tables.WRITE[kind](table, folder))(copy, table)
+    expected, pipeline = (
+        prepare(Denoising((corpus,), Bytes(), input_length=64), 0, 24)
+        for corpus in (corpora[1], (JSONLines if kind in compressed.PACK else Parquet)(*map(str, here)))
+    )
+    assert rows_of(list(pipeline.held_out(24))) == rows_of(list(expected.held_out(24)))
+    whole = take(expected, 8)
+    assert rows_of(take(pipeline, 8)) == rows_of(whole)
+    for host in range(2):  # resumed at the fourth batch
+        assert rows_of(take(pipeline, 5, 3 * 24, host, 2)) == rows_of(take(expected, 5, 3 * 24, host, 2))
 
 
 def test_a_run_goes_on_far_from_the_start(one: Denoising) -> None:

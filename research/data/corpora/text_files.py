@@ -9,6 +9,7 @@ import array
 import glob
 import hashlib
 import os
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -42,12 +43,19 @@ class Span(NamedTuple):
     text: str
 
 
+class Storage(NamedTuple):
+    """The way from a pattern to files, and from a file, with the digest of its bytes, to the path of its text."""
+
+    find: Callable[[str], list[Path]]
+    text: Callable[[Path, str], Path]
+
+
 class FileIndex:
     """An index of the pieces that `find` finds in the lines of some files; `rules` list everything that affects the
     result.
 
-    The hash of a piece's text, as `find` returns it, decides whether the piece is held out. `stored` returns the path
-    of a file's text; errors still name the original file. Raises ConfigError if files are missing, or if `find` rejects
+    The hash of a piece's text, as `find` returns it, decides whether the piece is held out. Errors name the
+    original file, wherever `storage` has its text. Raises ConfigError if files are missing, or if `find` rejects
     their contents.
     """
 
@@ -56,12 +64,13 @@ class FileIndex:
         pattern: str,
         rules: list[Any],
         find: Callable[[Path, Iterator[Line]], Iterator[Span]],
-        stored: Callable[[Path, str], Path] | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self.name = pattern
-        self.files = named = find_files(pattern)
+        storage = storage or PLAIN
+        self.files = named = storage.find(pattern)
         digests = [known_digest(path) for path in named]
-        self._paths = [(stored or plain_file)(path, content) for path, content in zip(named, digests, strict=True)]
+        self._paths = [storage.text(path, content) for path, content in zip(named, digests, strict=True)]
         self.identity = digest([FORMAT, *rules, digests])
         self.pieces = [
             Piece(path.stat().st_size, partial(content_digest, path), str(original))
@@ -145,6 +154,10 @@ class TextCorpus(Corpus):
     train: str
     held_out: str | None = None
 
+    @property
+    def storage(self) -> Storage:
+        return PLAIN
+
     def documents(self, split: Literal["train", "held_out"]) -> "TextFiles":
         return TextFiles(self, split)
 
@@ -206,10 +219,15 @@ class TextFiles(Documents):
     def __init__(self, corpus: TextCorpus, split: Literal["train", "held_out"]) -> None:
         pattern = corpus.train if split == "train" or corpus.held_out is None else corpus.held_out
         self.name, self._corpus = pattern, corpus
-        self._index = FileIndex(pattern, [type(corpus).__name__, corpus.rule], corpus.spans)
+        self._index = FileIndex(pattern, [type(corpus).__name__, corpus.rule], corpus.spans, corpus.storage)
         hashed = digest([type(corpus).__name__, corpus.rule]) if corpus.held_out is None else ""
         self.pieces = [piece._replace(hashed=hashed) for piece in self._index.pieces]
-        self._rows, self.identity = choose(self._index, split, corpus.held_out is None, "document")
+        rows, self.identity = choose(self._index, split, corpus.held_out is None, "document")
+        self._rows = rows[self._index.is_filled(rows)]
+        if absent := len(rows) - len(self._rows):
+            counted = f"{absent:,} of {len(rows):,} documents of {pattern}"
+            print(f"{counted} have no text: they are left out.", file=sys.stderr, flush=True)
+        require(len(self._rows) > 0, f"None of the {len(rows):,} documents of {pattern} has a text.")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -255,10 +273,15 @@ def _join_lines(lines: list[Line]) -> Span:
     return Span(lines[0].start, lines[0].start + len(text.encode()), text)
 
 
+def matching(pattern: str) -> list[Path]:
+    """Return the files and directories that match a path or a glob pattern, sorted."""
+    expanded = os.path.expanduser(pattern)
+    return [Path(expanded)] if os.path.exists(expanded) else sorted(map(Path, glob.glob(expanded, recursive=True)))
+
+
 def find_files(pattern: str) -> list[Path]:
     """Return the files that match a path or a glob pattern, sorted."""
-    expanded = os.path.expanduser(pattern)
-    paths = [Path(expanded)] if os.path.exists(expanded) else sorted(map(Path, glob.glob(expanded, recursive=True)))
+    paths = matching(pattern)
     if not paths:
         raise ConfigError(
             f"No file matches the pattern {pattern}." if glob.has_magic(pattern) else f"There is no file {pattern}."
@@ -296,6 +319,9 @@ def plain_file(path: Path, content: str) -> Path:
     if packed is None:
         return path
     return stored_text("decompressed", content, lambda: decompress(path, packed))
+
+
+PLAIN = Storage(find_files, plain_file)
 
 
 def stored_text(kind: str, key: str, pieces: Callable[[], Iterable[bytes]]) -> Path:

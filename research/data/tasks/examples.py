@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 from research.config import ConfigError, Examples, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
-from research.data.corpora.text_files import FileIndex, Span, choose, plain_file
+from research.data.corpora.tables import row_name, table_storage
+from research.data.corpora.text_files import PLAIN, FileIndex, Span, Storage, choose
 from research.data.tasks import squad
 from research.data.tasks.records import FORMAT, Empty, is_filled, require_names, source_text, without_empty
 from research.storage.lines import Line, is_unicode, json_line_value, json_objects, without_end
+from research.storage.tables import TablePart
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Reader(NamedTuple):
     spans: Callable[[Path, Iterator[Line]], Iterator[Span]]
     record: Callable[[bytes], TextRecord]
     hashed: tuple[str | int, ...]
-    stored: Callable[[Path, str], Path] = plain_file
+    storage: Storage = PLAIN
 
 
 class FileRecords:
@@ -62,7 +64,7 @@ class FileRecords:
         self.name = files.pattern(split)
         self._reader = reader
         everything = [FORMAT, type(files).__name__, names, rules, *["without empty"] * (files.empty == "skip")]
-        self._index = FileIndex(self.name, everything, reader.spans, reader.stored)
+        self._index = FileIndex(self.name, everything, reader.spans, reader.storage)
         hashed = digest([type(files).__name__, reader.hashed]) if files.by_hash(split) else ""
         self.pieces = [piece._replace(hashed=hashed) for piece in self._index.pieces]
         rows, self.identity = choose(self._index, split, files.by_hash(split), "example")
@@ -83,15 +85,20 @@ class JSONExamples(FileExamples):
     """JSON objects, one per line. A list of strings holds several references; "a/b" is the key b within a."""
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
-        def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-            return json_spans(path, lines, names, self.empty)
-
-        reader = Reader(spans, lambda content: _parse_record(content, names), names.source)
-        return FileRecords(self, split, names, reader)
+        return FileRecords(self, split, names, json_reader(names, self.empty))
 
 
-def json_spans(path: Path, lines: Iterable[Line], names: Names, empty: Empty) -> Iterator[Span]:
-    for line, where, value in json_objects(path, lines):
+def json_reader(names: Names, empty: Empty, called: str = "line", storage: Storage = PLAIN) -> Reader:
+    """Return the reader of JSON lines, each of which is a line or a row in messages."""
+
+    def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
+        return json_spans(path, lines, names, empty, called)
+
+    return Reader(spans, lambda content: _parse_record(content, names), names.source, storage)
+
+
+def json_spans(path: Path, lines: Iterable[Line], names: Names, empty: Empty, called: str) -> Iterator[Span]:
+    for line, where, value in json_objects(path, lines, called):
         record = {name: texts_at(value, name, where) for name in names.all}
         yield _span(line, is_filled(record, names, where, empty), source_text(record, names))
 
@@ -120,6 +127,25 @@ def texts_at(value: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
         require(isinstance(text, str), f'{where}: the value of "{name}" is {kind}, not a string or a list of strings.')
         require(is_unicode(text), f'{where}: the value of "{name}" holds half of a surrogate pair.')
     return texts
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ParquetExamples(FileExamples):
+    """Columns of parquet, arrow or feather files, or of directories that `datasets` wrote with save_to_disk.
+
+    A list of strings holds several references; "a/b" is the field b within the column a. A text that is missing is
+    empty. Needs the extra `data`.
+    """
+
+    where: str | None = None  # a filter of rows, such as "language == 'de' and score > 0.5"
+
+    def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
+        storage = table_storage(TablePart(names.all, self.where, missing=""))
+        reader = json_reader(names, self.empty, row_name(self.where), storage)
+        return FileRecords(self, split, names, reader, (self.where,) if self.where else ())
 
 
 # --- Columns ----------------------------------------------------------------------------------------------------------
@@ -173,7 +199,8 @@ class SQuADFile(FileExamples):
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         require_names(names, squad.NAMES, "A SQuADFile")
         spans = squad_spans(names, self.empty)
-        reader = Reader(spans, lambda content: _parse_record(content, names), ("context",), squad.as_lines)
+        storage = PLAIN._replace(text=squad.as_lines)
+        reader = Reader(spans, lambda content: _parse_record(content, names), ("context",), storage)
         return FileRecords(self, split, names, reader)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import compressed
 import numpy as np
+import pyarrow as pa
 import pytest
+import tables
 import tensorflow_datasets as tfds
 
 from research import (
@@ -16,6 +18,7 @@ from research import (
     JSONExamples,
     NamesBySplit,
     ParallelText,
+    ParquetExamples,
     QuestionAnswering,
     SQuADFile,
     Summarization,
@@ -89,6 +92,31 @@ def test_json_lines(tmp_path: Path) -> None:
         assert examples(dataclasses.replace(task, examples=JSONExamples(str(packed), str(packed)))) == expected
 
 
+@pytest.mark.parametrize("kind", tables.WRITE)
+def test_columns_of_tables(tmp_path: Path, kind: str) -> None:
+    rows = [
+        {"q": {"text": "who"}, "answers": {"text": ["he", "she"], "start": [1, 2]}, "n": 1},
+        {"q": {"text": None}, "answers": {"text": ["it"], "start": [1]}, "n": 2},
+        {"q": {"text": "what"}, "answers": {"text": [], "start": []}, "n": 3},
+        {"q": {"text": "where"}, "answers": {"text": ["here"], "start": [3]}, "n": 4},
+    ]
+    tables.WRITE[kind](pa.Table.from_pylist(rows), tmp_path / "a")
+    path = str(tmp_path / "a")
+    kinds = ParquetExamples(path, path, where="n < 5", empty="skip")
+    task = TextToText(examples=kinds, source="q/text", target="answers/text")
+    assert examples(task) == [Example("who", "he", ("he", "she")), one("where", "here")]
+    only = dataclasses.replace(task, examples=ParquetExamples(path, path, where="n in (1, 4)"))
+    assert examples(only) == examples(task)
+    for where, message in (
+        ("n < 3", r'selected row 2 has an empty source \("q/text"\)'),
+        (None, r"a, row 2 has an empty"),
+    ):
+        with pytest.raises(ConfigError, match=message + '.*empty="skip"'):
+            examples(dataclasses.replace(task, examples=ParquetExamples(path, path, where=where)))
+    with pytest.raises(ConfigError, match=r'the column "n" is int64, not a string or a list of strings'):
+        examples(dataclasses.replace(task, target="n"))
+
+
 def test_keys_within_keys(tmp_path: Path) -> None:
     rows = [{"q": {"text": "who", "a/b": "slash"}, "answers": {"text": ["he", "she"], "start": [1, 2]}}]
     path = write_lines(tmp_path / "a.jsonl", rows)
@@ -125,6 +153,10 @@ def test_squad(tmp_path: Path) -> None:
     found = examples(task)
     assert len(found) == 4
     assert found[3] == Example("question: what 3? context: context 1", "answer 3", ("answer 3", "reply 3"))
+    for suffix, pack in compressed.PACK.items():
+        (tmp_path / f"a.json.{suffix}").write_bytes(pack(Path(path).read_bytes()))
+        packed = SQuADFile(f"{tmp_path}/a.json.{suffix}", f"{tmp_path}/a.json.{suffix}")
+        assert examples(dataclasses.replace(task, examples=packed)) == found
     as_bart = dataclasses.replace(task, source="{question} {context}")
     assert examples(as_bart)[0].source == "what 0? context 0"
 

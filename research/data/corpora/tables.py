@@ -1,0 +1,103 @@
+"""Columns of tables as text: parquet, arrow, feather, and directories that Hugging Face's `datasets` saved.
+
+The columns that are read are copied into the cache once, as lines of JSON, for random access to documents.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from research.config import require
+from research.config.base import digest
+from research.data.corpora.text_files import Span, Storage, TextCorpus, find_files, matching, plain_file, stored_text
+from research.storage.lines import Line, json_line_value, json_objects
+from research.storage.tables import TablePart, table_lines
+
+FORMAT = 1  # increment when the same files would give other lines
+STATE, SPLITS = "state.json", "dataset_dict.json"  # files of a directory of `datasets`
+
+
+@dataclass(frozen=True)
+class Parquet(TextCorpus):
+    """Columns of parquet, arrow or feather files, or of directories that `datasets` wrote with save_to_disk.
+
+    `train` and `held_out` are paths or glob patterns. Needs the extra `data`.
+    """
+
+    text: str | tuple[str, ...] = "text"  # the column of the document's text, or several; "a/b" is b within a
+    join: str = "\n\n"  # between the texts of several columns
+    where: str | None = None  # a filter of rows, such as "language == 'de' and score > 0.5"
+    missing: Literal["refuse", "skip"] = "refuse"  # effect of a row without a text
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    @property
+    def rule(self) -> str:
+        return repr((FORMAT, self.columns, self.join, self.where, self.missing))
+
+    @property
+    def storage(self) -> Storage:
+        return table_storage(TablePart(self.columns, self.where))
+
+    def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
+        for line, where, value in json_objects(path, lines, row_name(self.where)):
+            absent = [column for column, text in value.items() if text is None]
+            if absent:
+                what = f'{where} has no text in its column "{absent[0]}"'
+                require(self.missing == "skip", f'{what}: give Parquet missing="skip" to leave such rows out.')
+                yield Span(line.start, line.start, "")
+            elif text := self._text(value, where):
+                yield Span(line.start, line.stop, text)
+
+    def text_of(self, content: bytes) -> str:
+        return self._text(json_line_value(content.decode()), "")
+
+    def _text(self, value: dict[str, Any], where: str) -> str:
+        """Return the text of a row, or nothing if it is blank."""
+        for column, text in value.items():
+            require(isinstance(text, str), f'{where}: the column "{column}" holds lists, not strings.')
+        text = self.join.join(value[column] for column in self.columns)
+        return text if text.strip() else ""
+
+
+def table_storage(selection: TablePart) -> Storage:
+    """Find tables, and copy the selected part of one into the cache as lines of JSON."""
+
+    def text(path: Path, content: str) -> Path:
+        key = digest([FORMAT, content, *selection])
+        return stored_text("tables", key, lambda: table_lines(plain_file(path, content), selection, path))
+
+    return Storage(find_tables, text)
+
+
+def row_name(where: str | None) -> str:
+    """Return what a row is in messages, which give its number."""
+    return "selected row" if where else "row"
+
+
+def find_tables(pattern: str) -> list[Path]:
+    """Return the files that match a path or a glob pattern, sorted, with those of directories of `datasets`."""
+    found = matching(pattern)
+    for path in found:
+        splits = " or ".join(str(each.parent) for each in sorted(path.glob(f"*/{STATE}")))
+        require(not (path / SPLITS).exists(), f"{path} has splits: name one of them, {splits}.")
+    if not any((path / STATE).is_file() for path in found):
+        return find_files(pattern)
+    return [file for path in found for file in (_saved_files(path) if path.is_dir() else find_files(str(path)))]
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """Return the files of a directory of `datasets`, in its order."""
+    try:
+        names = [entry["filename"] for entry in json.loads((folder / STATE).read_text())["_data_files"]]
+        sound = all(Path(name).name == name for name in names)
+    except (ValueError, KeyError, TypeError):
+        names, sound = [], False
+    require(sound, f"{folder / STATE} is not as `datasets` writes it: _data_files with names of files beside it.")
+    for name in names:
+        require((folder / name).is_file(), f"{folder} lacks {name}, which its {STATE} names.")
+    return [folder / name for name in names]
