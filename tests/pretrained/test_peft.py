@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 from parity import GOLDENS, GRADIENT_TOLERANCE, TOLERANCE, assert_close, assert_outputs, compute, forward, read
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from research import PromptTuning
+from research.config import ConfigError
 from research.model.transformer import without_adapter
 from research.parallel.rules import flatten, unflatten
 from research.pretrained import peft
@@ -76,6 +77,31 @@ def test_what_is_read_is_written_again(name, tmp_path):
     for field in new.keys() & old.keys() - {"base_model_name_or_path"}:
         assert (sorted(old[field]) if isinstance(old[field], list) else old[field]) == new[field], field
     assert peft.find(tmp_path / "written", model) == (tmp_path / "written", model.adapter, "digest")
+
+
+def test_a_prompt_s_file_must_fit_the_base(tmp_path):
+    """PEFT's default has rows for the decoder too, which it does not use either."""
+    golden, (model, _) = GOLDENS / "peft" / "t5_prompt", read(GOLDENS / "t5")
+    config, own = json.loads((golden / peft.CONFIG).read_text()), load_file(golden / peft.WEIGHTS)[peft.PROMPT_TENSOR]
+
+    def find(rows, model=model, **changes):
+        (tmp_path / peft.CONFIG).write_text(json.dumps(config | changes))
+        save_file({peft.PROMPT_TENSOR: rows}, tmp_path / peft.WEIGHTS)
+        return peft.find(tmp_path, model)
+
+    both = find(np.concatenate([own, -own]), num_transformer_submodules=2)
+    params = flatten(peft.read_params(both, replace(model, adapter=both.adapter)))
+    assert both.adapter == PromptTuning(5)
+    assert np.array_equal(params["adapter/prompt_embedding"], own)
+    message = r"has \{'prompt_embeddings': \(5, 24\)\}, but this base and adapter_config.json make it .*"
+    with pytest.raises(ConfigError, match=message + r"\(6, 24\)"):
+        find(own, num_virtual_tokens=6)
+    with pytest.raises(ConfigError, match=message + r"\(5, 32\)"):
+        find(own, replace(model, width=32))
+    with pytest.raises(ConfigError, match=r"num_virtual_tokens is None"):
+        find(own, num_virtual_tokens=None)
+    with pytest.raises(ConfigError, match=r"PEFT does not scale Marian's embeddings after a prompt"):
+        find(own, read(GOLDENS / "marian")[0])
 
 
 @pytest.mark.live
