@@ -71,8 +71,8 @@ def finetune(
     )
     mesh = model.mesh
     check_divisible(experiment, mesh)
-    limits = {"longest": model.config.longest, "prompt": model.config.prompt}
-    prepared = prepare_pairs(task, model.tokenizer, input_length, target_length, **limits)
+    longest, prompt = model.config.longest, model.config.prompt
+    prepared = prepare_pairs(task, model.tokenizer, input_length, target_length, longest, prompt)
     pipeline = Pipeline(prepared, seed, experiment.batch_size, threads=1, start_token=model.config.zero_token)
     key, data_key = jax.random.split(jax.random.key(seed))
     # Copies, because a step donates the buffers of its state.

@@ -43,6 +43,8 @@ def test_packed_rows_and_scoring_put_the_prompt_before_each_source(base):
     assert losses[0].target_tokens == 4 * tokens.sum()
     np.testing.assert_allclose(losses[0].nll, nll.sum() / tokens.sum(), rtol=1e-5)
     assert np.abs(nll - base.score(SOURCES, TARGETS).nll).max() > 1e-3
+    table, rows = (flatten(still.params)[path] for path in ("embedding", "adapter/prompt_embedding"))
+    assert all((table == row).all(-1).any() for row in rows)  # the first values
     prompt = [*still.config.prompt]
     assert prompt == [400, 401, 402, 403]
     batch = still.batch(["one"], ["un"])
