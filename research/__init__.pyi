@@ -3,6 +3,7 @@ from .config.adapter import IA3 as IA3
 from .config.adapter import Adapter as Adapter
 from .config.adapter import LoRA as LoRA
 from .config.adapter import Only as Only
+from .config.adapter import PromptTuning as PromptTuning
 from .config.data import Buckets as Buckets
 from .config.data import Corpus as Corpus
 from .config.data import Denoising as Denoising

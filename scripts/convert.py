@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     from research.model.flops import parameter_count
     from research.model.parametrization import as_standard, standard_model
-    from research.model.transformer import without_adapter
+    from research.model.transformer import merged
     from research.pretrained import find, huggingface
 
     target = options.target
@@ -74,7 +74,7 @@ def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
         given = options.tokenizer
         tokenizer = source.tokenizer() if given is None else find.open_tokenizer_at(given)
         find.check_vocabulary(model, tokenizer)
-    model, params = without_adapter(model, source.params())
+    model, params = merged(model, source.params())
     model, params = standard_model(model), as_standard(model, params)
     if target.suffix == ".npz":
         write_marian(target, model, params, tokenizer)

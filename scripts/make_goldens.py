@@ -3,7 +3,7 @@
 It writes tests/goldens/: a directory for each variant in the layout of `save_pretrained` (config.json,
 model.safetensors) with expected.safetensors (inputs, encoder output, logits, loss, and the loss's gradients named like
 the weights), and relative_bucket.npz. It needs torch and transformers. Run it again only to add a variant, by its name;
-peft/VARIANT_lora and peft/VARIANT_ia3 add adapters of a variant, and need peft.
+peft/VARIANT_lora, peft/VARIANT_ia3 and peft/VARIANT_prompt add adapters of a variant, and need peft.
 """
 
 import json
@@ -279,20 +279,29 @@ PEFT_ADAPTERS: dict[str, dict[str, Any]] = {
         "target_modules": (["k", "v", "wo"], ["k_proj", "v_proj", "fc2"]),
         "feedforward_modules": (["wo"], ["fc2"]),
     },
+    "prompt": {"num_virtual_tokens": 5, "num_transformer_submodules": 1, "task_type": "SEQ_2_SEQ_LM"},
 }
 
 
 def with_adapter(model: Any, kind: str) -> Any:
     """Add one of PEFT's adapters with random values to a model."""
-    from peft import IA3Config, LoraConfig, get_peft_model
+    from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 
     second = not model.config.model_type.endswith("t5")
     chosen = {name: value[second] if isinstance(value, tuple) else value for name, value in PEFT_ADAPTERS[kind].items()}
-    adapted = get_peft_model(model, (LoraConfig if kind == "lora" else IA3Config)(**chosen))
+    if kind == "prompt":
+        prepare_for_prompt(model)
+    config = {"lora": LoraConfig, "ia3": IA3Config, "prompt": PromptTuningConfig}[kind](**chosen)
+    adapted = get_peft_model(model, config)
     with torch.no_grad():
         for parameter in filter(lambda parameter: parameter.requires_grad, adapted.parameters()):
             parameter.normal_(mean=float(kind == "ia3"), std=0.3)
     return adapted.eval()
+
+
+def prepare_for_prompt(model: Any) -> None:
+    """Add what PEFT 0.21 looks up in a model of the task SEQ_2_SEQ_LM, and transformers 5 no longer has."""
+    model._prepare_encoder_decoder_kwargs_for_generation = None
 
 
 def write_adapter(name: str, kind: str) -> None:
@@ -304,8 +313,13 @@ def write_adapter(name: str, kind: str) -> None:
     versions = {package: version(package) for package in ("torch", "transformers", "peft")}
     results = reference(model, example(seed=0, tokens=variant.tokens))
     results.pop("gradient/final_logits_bias", None)
-    named = {name.replace(".default", ""): array for name, array in results.items()}
+    named = {peft_name(name): array for name, array in results.items()}
     save_file(named, directory / "expected.safetensors", metadata=versions)
+
+
+def peft_name(name: str) -> str:
+    """Return the name in an adapter's file of a tensor of PEFT's model."""
+    return name.replace(".default", "").replace("prompt_encoder.embedding.weight", "prompt_embeddings")
 
 
 def write_buckets() -> None:

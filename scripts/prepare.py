@@ -121,7 +121,7 @@ def prepare(config: Experiment, jobs: int, number: int, count: int, file: load.E
         )
         from research.data.pipeline import prepare as prepare_examples
 
-        pipeline = prepare_examples(data, config.seed, config.batch_size, config.model.zero_token)
+        pipeline = prepare_examples(data, config.seed, config.batch_size, config.model.zero_token, config.model.prompt)
         print(f"{pipeline.train_rows:,} rows to train on, {pipeline.held_out_rows:,} held out")
         return
     streams = opened(data)

@@ -5,7 +5,7 @@ modules that use those check the rest. A bad value is a `ConfigError`: one sente
 the allowed values.
 """
 
-from research.config.adapter import IA3, Adapter, LoRA, Only
+from research.config.adapter import IA3, Adapter, LoRA, Only, PromptTuning
 from research.config.base import (
     ConfigError,
     parse_json,

@@ -1,10 +1,12 @@
-"""Adapters of projections: LoRA (arXiv:2106.09685) and (IA)^3 (arXiv:2205.05638), and training of chosen parameters.
+"""Adapters: LoRA (arXiv:2106.09685), (IA)^3 (arXiv:2205.05638), prompts (arXiv:2104.08691), and chosen parameters.
 
 Their parameters are stored under `adapter` beside the weight of the projection, with axes as in
 research/model/parameters.py; r is the rank:
 
     LoRA   a  the axes that the weight reads, and r      b  r, and the axes that it writes
     IA3    input_scale or output_scale                   the axes that it reads, or writes
+
+The parameter of a prompt is `adapter/prompt_embedding`, one row for each of its tokens.
 
 With a weight W the projection computes W x + scale * b (a dropout(x)), W x * output_scale, or W (x * input_scale).
 """
@@ -20,6 +22,7 @@ from research.config.parts import Part
 
 NAME = "adapter"  # of the modules that adapters add, in the paths of their parameters
 WEIGHT, ADDED = "/weight", f"/{NAME}/"
+PROMPT = f"{NAME}/prompt_embedding"  # the path of a prompt
 
 TableRow = tuple[str, str, str]  # of the table in research/model/parameters.py
 
@@ -71,6 +74,18 @@ class Adapter(Part):
     def merged(self, params: Any) -> Any | None:
         """Return parameters of the model without the adapter that compute the same; None if there are none."""
         return None
+
+    def first_values(self, model: Any, params: Any, tokenizer: Any, seed: int) -> Any:
+        """Return those of the added parameters, as a tree, whose first values depend on the base or its tokenizer.
+
+        `params` are the base's parameters as the mesh keeps them.
+        """
+        return {}
+
+    @property
+    def prepended(self) -> int:
+        """The number of ids that precede each source, from `model.prompt`. They count in every length of a source."""
+        return 0
 
     @property
     def dropped(self) -> bool:
@@ -132,6 +147,35 @@ class IA3(Adapter):
 
 
 @dataclass(frozen=True)
+class PromptTuning(Adapter):
+    """Learned embeddings of a prompt before each source.
+
+    Their first values are embeddings of the pieces of `init_text`, then of others that are drawn from the 5,000 most
+    frequent pieces, which have the lowest ids; or numbers between -0.5 and 0.5.
+    """
+
+    tokens: int = 100
+    initial: Literal["vocabulary", "uniform"] = "vocabulary"
+    init_text: str = ""
+
+    def __post_init__(self) -> None:
+        require_positive("model.adapter.", self, "tokens")
+
+    @property
+    def prepended(self) -> int:
+        return self.tokens
+
+    def add(self, network: Any, key: Any) -> None:
+        _modules().add_prompt(network, self, key)
+
+    def rows(self, table: Iterable[TableRow]) -> Iterator[TableRow]:
+        yield PROMPT, "nd", "d"
+
+    def first_values(self, model: Any, params: Any, tokenizer: Any, seed: int) -> Any:
+        return _modules().first_prompt(self, model, params, tokenizer, seed)
+
+
+@dataclass(frozen=True)
 class Only(Adapter):
     """Training of the parameters whose paths one of the patterns matches; nothing is added."""
 
@@ -145,6 +189,18 @@ class Only(Adapter):
 
     def merged(self, params: Any) -> Any:
         return params
+
+
+def source_room(prompt: range, length: int, name: str) -> int:
+    """Return how many tokens of a source follow the prompt in a row of `length` tokens, which `name` names.
+
+    Raises:
+        ConfigError: there is no room.
+    """
+    tokens = len(prompt)
+    message = f"{name} is {length}, but the prompt of model.adapter has {tokens} tokens: no room is left for a source."
+    require(length > tokens or not tokens, message)
+    return length - tokens
 
 
 def _matrices(table: Iterable[TableRow]) -> Iterator[tuple[str, str, str, str]]:

@@ -308,6 +308,14 @@ class Model:
         return any(getattr(self, name) for name in DROPOUTS) or (self.adapter is not None and self.adapter.dropped)
 
     @property
+    def prompt(self) -> range:
+        """The ids of the prompt of `adapter`, after those of the vocabulary: they precede each source."""
+        first = max(
+            self.vocab_size, self.source_vocab_size or 0, -1 if self.zero_token is None else self.zero_token + 1
+        )
+        return range(first, first + (0 if self.adapter is None else self.adapter.prepended))
+
+    @property
     def longest(self) -> int | None:
         """The maximum length of a row, or None for relative positions, which have none."""
         return None if isinstance(self.positions, Relative) else self.positions.length

@@ -28,10 +28,17 @@ HELD_OUT_SEED = 0
 ENDLESS = 2**40  # batches
 
 
-def prepare(data: Denoising | Supervised, seed: int, batch_size: int, start_token: int | None = None) -> "Pipeline":
+def prepare(
+    data: Denoising | Supervised,
+    seed: int,
+    batch_size: int,
+    start_token: int | None = None,
+    prompt: range = range(0),
+) -> "Pipeline":
     """Build the pipeline of a data config. Slow steps run once, show their progress and are cached.
 
-    `start_token` replaces the tokenizer's start token of the decoder: a model's `zero_token`.
+    `start_token` replaces the tokenizer's start token of the decoder: a model's `zero_token`. The ids of `prompt`, a
+    model's, precede each source of Supervised data.
 
     Raises:
         ConfigError: a part of `data` is missing, empty or damaged, or the parts do not fit together.
@@ -39,10 +46,10 @@ def prepare(data: Denoising | Supervised, seed: int, batch_size: int, start_toke
     require(batch_size > 0, f"batch_size is {batch_size}: it must be above 0.")
     match data:
         case Supervised(batching=Buckets() as batching):
-            buckets = supervised.prepare_buckets(data, batching, batch_size)
+            buckets = supervised.prepare_buckets(data, batching, batch_size, prompt)
             return BucketPipeline(buckets, seed, batch_size, data.threads, start_token)
         case Supervised():
-            prepared = supervised.prepare(data, batch_size)
+            prepared = supervised.prepare(data, batch_size, prompt)
         case Denoising():
             prepared = denoising.prepare(data)
     return Pipeline(prepared, seed, batch_size, data.threads, start_token)

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt
 
 from research.config import Generation, Model, Sampling, require
+from research.config.adapter import source_room
 from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
 from research.decode.prepare import prepared
@@ -56,8 +57,8 @@ class Notes:
 class Generator:
     """A model with its tokenizer and settings for decoding; `languages` are those of the source and the target.
 
-    Sources are truncated to the model's positions and, if given, to `input_length`; targets to `target_length`, if
-    given. On a mesh over several hosts all of them run one program, and each gets all outputs.
+    Sources, with the model's prompt, are truncated to its positions and, if given, to `input_length`; targets to
+    `target_length`, if given. On a mesh over several hosts all of them run one program, and each gets all outputs.
     """
 
     model: Model
@@ -79,7 +80,7 @@ class Generator:
             ConfigError: a language is unknown; or, with `strict`, a line is empty or too long.
         """
         limit, notes = self._longest, Notes()
-        framed = self.tokenizer.source(lines, self.languages[0])
+        framed = self._sources(lines)
         for number, line in enumerate(lines):
             if not line.strip():
                 require(not strict, f"Line {number + 1} is empty.")
@@ -89,7 +90,7 @@ class Generator:
                 message = f"Line {number + 1} has {len(framed[number])} tokens, but the model has {limit} positions."
                 require(not strict, message)
                 notes.truncated.append(number)
-                framed[number] = self.tokenizer.source([line], self.languages[0], limit)[0]
+                framed[number] = self._sources([line], limit)[0]
         return framed, notes
 
     def run(self, framed: Sequence[Sequence[int]], skip: frozenset[int] = frozenset()) -> Iterator[Outputs]:
@@ -162,6 +163,15 @@ class Generator:
         framed = self.tokenizer.target(targets, self.languages[1])
         return 0 if most is None else sum(len(ids) > most for ids in framed)
 
+    def _sources(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+        """Encode sources with control tokens after the model's prompt, truncated to a total of `limit` ids.
+
+        Raises:
+            ConfigError: a language is unknown, or the prompt leaves no room for a source.
+        """
+        room = None if limit is None else source_room(self.model.prompt, limit, "The length of sources")
+        return [[*self.model.prompt, *ids] for ids in self.tokenizer.source(texts, self.languages[0], room)]
+
     @property
     def _longest(self) -> int | None:
         """The maximum number of tokens of a source."""
@@ -209,9 +219,7 @@ class Generator:
         Errors are as in `score_pairs`.
         """
         limit = self.model.longest
-        sources = self.tokenizer.source(
-            [source for source, _ in pairs], self.languages[0], self._within(self.input_length)
-        )
+        sources = self._sources([source for source, _ in pairs], self._within(self.input_length))
         targets = self.tokenizer.target(
             [target for _, target in pairs], self.languages[1], self._within(self.target_length)
         )

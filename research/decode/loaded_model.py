@@ -305,14 +305,14 @@ class LoadedModel:
     def save(self, directory: str | os.PathLike[str], target_language: str | None = None) -> None:
         """Write a new Hugging Face directory with weights, tokenizer and generation settings, which `load` reads too.
 
-        An adapter is merged into the weights.
+        An adapter is merged into the weights, except a prompt, which is refused.
 
         Raises:
             ConfigError: the directory exists and is not empty, or the format cannot represent this model.
         """
         generation = self.weights.generation(self.tokenizer, target_language)
         params = transformer.own_rows(self.config, self.params)
-        config, params = transformer.without_adapter(self.config, params)
+        config, params = transformer.merged(self.config, params)
         standard, params = standard_model(config), as_standard(config, params)
         huggingface.write_directory(Path(directory), standard, params, self.tokenizer, generation)
 

@@ -43,7 +43,8 @@ def prepared(model: Model, params: Params) -> Any:
         if name in params:
             setattr(network, name, nnx.Param(params[name].astype(model.compute)))
     network.decoder.layers = nnx.List(network.decoder.unstacked())
-    fuses = platform() == "gpu" and model.adapter is None  # a CPU does not gain from it
+    adapted = any(module.adapter is not None for _, module in nnx.iter_modules(network) if isinstance(module, Dense))
+    fuses = platform() == "gpu" and not adapted  # a CPU does not gain from it
     for layer in network.decoder.layers if fuses else ():
         if type(getattr(layer, "self_attention", None)) is SelfAttention:  # a user's own class stays as it is
             layer.self_attention = FusedSelfAttention(layer.self_attention)

@@ -1,4 +1,4 @@
-"""The modules of adapters beside projections, and merging them into the weights; see research/config/adapter.py."""
+"""The modules of adapters, and merging them into the weights; see research/config/adapter.py."""
 
 import math
 from collections.abc import Callable
@@ -6,14 +6,20 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from research.config import require
-from research.config.adapter import ADDED, IA3, WEIGHT, LoRA
+from research.config import ConfigError, Model, require
+from research.config.adapter import ADDED, IA3, PROMPT, WEIGHT, LoRA, PromptTuning, source_room
+from research.data.tokenizer import Tokenizer
 from research.model.derivatives import product
 from research.model.layer import Dense, drawn_key, dropout
+from research.model.network import Network
+from research.model.parametrization import embedding_scale
 from research.parallel.rules import Tree, flatten, occurrences, unflatten
+
+FREQUENT = 5_000  # pieces from which a prompt's first values are drawn
 
 
 def add_low_rank(network: nnx.Module, config: LoRA, key: PRNGKeyArray) -> None:
@@ -30,6 +36,16 @@ def add_scales(network: nnx.Module, config: IA3) -> None:
     require(not stray, f"model.adapter.feed_forward matches {stray}, which model.adapter.targets does not match.")
     for path, dense in targets.items():
         dense.adapter = Scale(dense, path in of_input)
+
+
+def add_prompt(network: nnx.Module, config: PromptTuning, key: PRNGKeyArray) -> None:
+    """Add the prompt to the embeddings of sources."""
+    message = f"model.adapter is a prompt, but {type(network).__name__} has no embed_source of Network to add it to."
+    if not isinstance(network, Network) or type(network).embed_source is not Network.embed_source:
+        raise ConfigError(message)
+    if network.config.longest is not None:
+        source_room(network.config.prompt, network.config.longest, "The number of positions")
+    network.adapter = Prompt(network.config, key)
 
 
 def check_targets(network: nnx.Module, targets: tuple[str, ...]) -> None:
@@ -80,6 +96,42 @@ class Scale(nnx.Module):
         if self.of_input:
             return dense(x * self.input_scale[...].astype(x.dtype))
         return dense(x) * self.output_scale[...].astype(x.dtype)
+
+
+class Prompt(nnx.Module):
+    """The embeddings of a prompt's ids, which follow those of the vocabulary."""
+
+    def __init__(self, config: Model, key: PRNGKeyArray) -> None:
+        self.first = config.prompt.start
+        shape = len(config.prompt), config.width
+        self.prompt_embedding = nnx.Param(jax.random.uniform(key, shape, jnp.float32, -0.5, 0.5))
+
+    def __call__(self, tokens: Int[Array, "b s"], x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
+        own = self.prompt_embedding[...][jnp.maximum(tokens - self.first, 0)].astype(x.dtype)
+        return jnp.where((tokens >= self.first)[..., None], own, x)
+
+
+def first_prompt(config: PromptTuning, model: Model, params: Tree, tokenizer: Tokenizer, seed: int) -> Tree:
+    """Return the first values of a prompt as a tree: embeddings of a text's pieces and of others that are drawn.
+
+    Raises:
+        ConfigError: the text has more pieces than the prompt has tokens.
+    """
+    named = tokenizer.encode(config.init_text) if config.init_text else []
+    message = f"model.adapter.init_text has {len(named)} pieces, but the prompt has {config.tokens} tokens."
+    require(len(named) <= config.tokens, message)
+    drawn, left = np.random.default_rng(seed), config.tokens - len(named)
+    table = params["embedding" if model.source_vocab_size is None else "source_embedding"]
+    frequent = tokenizer.text_ids[:FREQUENT]
+    ids = np.array([*named, *drawn.choice(frequent, left, replace=left > len(frequent))], np.int32)
+    others = drawn.uniform(-0.5, 0.5, (left, model.width))
+
+    @jax.jit
+    def rows(table: Array) -> Array:
+        found = table[ids] * embedding_scale(model)
+        return found if config.initial == "vocabulary" else found.at[len(named) :].set(others)
+
+    return unflatten({PROMPT: rows(table)})
 
 
 def sides(dense: Dense) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from research.config import DecoderOnly, Experiment, Model, Tied
-from research.config.adapter import NAME
+from research.config.adapter import ADDED
 from research.model.transformer import abstract_params, whole
 from research.parallel.hardware import PEAK_FLOPS
 from research.parallel.rules import flatten
@@ -54,7 +54,7 @@ def _untrained(model: Model, inputs: int, targets: int) -> int:
     for path, leaf in flatten(whole(model, abstract_params(model))).items():
         of_inputs = path.startswith("encoder/") or "cross_attention/key" in path or "cross_attention/value" in path
         size = 2 * math.prod(leaf.shape) * (inputs if of_inputs else targets)
-        if NAME in path.split("/"):
+        if ADDED in path:
             flops -= 3 * size
         elif path.endswith("/weight") or path == head_path(model):
             flops += 0 if model.adapter.trains(path) else size

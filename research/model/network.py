@@ -1,5 +1,7 @@
 """The parts of every model around its stacks: embeddings and head."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,7 +11,7 @@ from research.config import Model, Tied, UntiedHead
 from research.data.batch import Batch
 from research.model.derivatives import product
 from research.model.layer import Keys, draw_table
-from research.model.parametrization import head_scale
+from research.model.parametrization import embedding_scale, head_scale
 
 
 class Network(nnx.Module):
@@ -28,6 +30,7 @@ class Network(nnx.Module):
         if config.source_vocab_size is not None:
             self.source_embedding = nnx.Param(draw_table(config, keys, (config.source_vocab_size, config.width), 1))
         self.config = config
+        self.adapter: Any = nnx.data(None)  # a module that makes the source's embeddings from its ids and these
 
     def add_stacks(self, config: Model, keys: Keys) -> None:
         """Create the stacks as attributes."""
@@ -61,7 +64,8 @@ class Network(nnx.Module):
     def embed_source(self, tokens: Int[Array, "b s"]) -> Float[Array, "b s d"]:
         """Embed the encoder's tokens, with its own table if it has one."""
         own = self.config.source_vocab_size is not None
-        return self._look_up(self.source_embedding, tokens) if own else self.embed(tokens)
+        x = self._look_up(self.source_embedding, tokens) if own else self.embed(tokens)
+        return x if self.adapter is None else self.adapter(tokens, x)
 
     def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         """Embed the decoder's tokens."""
@@ -75,7 +79,8 @@ class Network(nnx.Module):
         x = table[jnp.minimum(tokens, len(table) - 1)].astype(self.config.compute)  # the zero token may have no row
         if self.config.pad_token is not None:
             x = jnp.where((tokens == self.config.pad_token)[..., None], jax.lax.stop_gradient(x), x)
-        return x * self.config.base.width**0.5 if self.config.scaled_embedding else x
+        scale = embedding_scale(self.config)
+        return x if scale == 1.0 else x * scale
 
 
 def without_row(table: Float[Array, "v d"], row: int | None) -> Float[Array, "v d"]:

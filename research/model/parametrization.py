@@ -61,6 +61,11 @@ def head_scale(config: Model) -> float:
     return standard / growth(config, "d")
 
 
+def embedding_scale(config: Model) -> float:
+    """Return the multiplier of embeddings."""
+    return config.base.width**0.5 if config.scaled_embedding else 1.0
+
+
 def standard_model(config: Model) -> Model:
     """Return the model with the standard parametrization, whose weights can express the same function.
 

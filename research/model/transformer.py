@@ -302,6 +302,18 @@ def whole(config: Model, params: Params) -> Params:
             return params
 
 
+def merged(config: Model, params: Params) -> tuple[Model, Params]:
+    """Merge the adapter's parameters, if there is one, into the others.
+
+    Raises:
+        ConfigError: they cannot be merged.
+    """
+    plain, params = without_adapter(config, params)
+    kind = type(plain.adapter).__name__
+    require(plain.adapter is None, f"{kind} cannot be merged into weights: write the adapter alone, and keep its base.")
+    return plain, params
+
+
 def without_adapter(config: Model, params: Params) -> tuple[Model, Params]:
     """Merge the adapter's parameters into the others; return the model as it is if it has none that can be merged."""
     if config.adapter is None:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
-from research.config import Adapter, ConfigError, Model, require
-from research.config.adapter import ADDED, IA3, NAME, WEIGHT, LoRA
+from research.config import Adapter, ConfigError, Model, Sinusoidal, require
+from research.config.adapter import ADDED, IA3, NAME, PROMPT, WEIGHT, LoRA, PromptTuning
 from research.model.transformer import abstract_params
 from research.parallel.rules import Tree, flatten, unflatten
 from research.pretrained import huggingface
@@ -33,7 +33,11 @@ HARMLESS = {
     *("qalora_group_size", "revision", "runtime_config", "target_modules", "task_type"),
 }
 LORA_FIELDS = ("r", "lora_alpha", "lora_dropout", "use_rslora")
-READ = {"LORA": {*LORA_FIELDS}, "IA3": set[str]()}
+# Of prompts PEFT 0.21 uses only those of the encoder; a file for two submodules has rows for the decoder too.
+PROMPT_FIELDS = ("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_layers", "num_attention_heads")
+FIRST_VALUES = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
+READ = {"LORA": {*LORA_FIELDS}, "IA3": set[str](), "PROMPT_TUNING": {*PROMPT_FIELDS, *FIRST_VALUES}}
+PROMPT_TENSOR = "prompt_embeddings"
 
 
 class StoredAdapter(NamedTuple):
@@ -102,7 +106,8 @@ def projections(model: Model) -> list[NamedProjection]:
 
 def table(model: Model, paths: Container[str]) -> list[Row]:
     """Return the rows of the tensors for the parameters of an adapter at `paths`."""
-    rows: list[Row] = []
+    own_rows = Transform(lambda array, model: array[: len(model.prompt)], lambda array, model: array)
+    rows = [Row(PROMPT_TENSOR, PROMPT, own_rows)]
     for module, path, transform in projections(model):
         reads, writes = (_heads if transform is each else _one_axis for each in (HEADS_IN, HEADS_OUT))
         foreign, stem = PREFIX + module, path.removesuffix(WEIGHT) + ADDED
@@ -142,8 +147,10 @@ def find(directory: Path, model: Model) -> StoredAdapter:
     shown = ", ".join(f"{name} is {value!r}" for name, value in others.items())
     require(not others, f"{path}: {shown}, which may change what the adapter computes and is not supported.")
     tensors = Tensors(directory, WEIGHTS)
-    weights = _targets([*tensors], model, directory)
     base = (next(iter(tensors.files.values())).metadata() or {}).get(BASE)
+    if kind == "PROMPT_TUNING":
+        return StoredAdapter(directory, _prompt(config, tensors, model, path), base)
+    weights = _targets([*tensors], model, directory)
     if kind == "IA3":
         inputs = tuple(weight for weight, names in weights.items() if len(tensors[names[0]]) == 1)
         return StoredAdapter(directory, IA3(tuple(weights), inputs), base)
@@ -153,6 +160,23 @@ def find(directory: Path, model: Model) -> StoredAdapter:
         case [rank, alpha, rate, _]:
             message = f"{path}: r is {rank!r}, lora_alpha {alpha!r} and lora_dropout {rate!r}: they must be numbers."
     raise ConfigError(message)
+
+
+def _prompt(config: dict[str, Any], tensors: Tensors, model: Model, path: Path) -> PromptTuning:
+    tokens, parts = config.get("num_virtual_tokens"), config.get("num_transformer_submodules")
+    if not (isinstance(tokens, int) and tokens > 0 and parts in (1, 2)):
+        raise ConfigError(f"{path}: num_virtual_tokens is {tokens!r} and num_transformer_submodules {parts!r}.")
+    _check_scaling(model, path)
+    expected = {PROMPT_TENSOR: (tokens * parts, model.width)}
+    found = {name: tensors[name].shape for name in tensors}
+    require(found == expected, f"{path.with_name(WEIGHTS)} has {found}, but this base and {CONFIG} make it {expected}.")
+    return PromptTuning(tokens)
+
+
+def _check_scaling(model: Model, path: Path) -> None:
+    """Raise ConfigError if PEFT computes prompts otherwise: in Marian it leaves the source's embeddings unscaled."""
+    marian = model.scaled_embedding and isinstance(model.positions, Sinusoidal)
+    require(not marian, f"{path}: PEFT does not scale Marian's embeddings after a prompt, so outputs would differ.")
 
 
 def _targets(names: list[str], model: Model, directory: Path) -> dict[str, list[str]]:
@@ -186,11 +210,12 @@ def write(directory: Path, model: Model, params: Tree, base: str | None = None, 
         ConfigError: the directory exists already, or the format cannot represent the adapter or its base.
     """
     adapter = model.adapter
-    if not isinstance(adapter, LoRA | IA3):
-        raise ConfigError(f"model.adapter is {type(adapter).__name__}: PEFT's format is written for LoRA and IA3 only.")
-    flat = {path: leaf for path, leaf in flatten(params).items() if ADDED in path}
+    kinds = "LoRA, IA3 and PromptTuning"
+    if not isinstance(adapter, LoRA | IA3 | PromptTuning):
+        raise ConfigError(f"model.adapter is {type(adapter).__name__}: PEFT's format is written for {kinds} only.")
+    flat = {path: leaf for path, leaf in flatten(params).items() if adapter.trains(path)}
     tensors = dict(foreign_tensors(unflatten(flat), table(model, flat), model))
-    weights = {path.split(ADDED)[0] + WEIGHT for path in flat}
+    weights = {path.split(ADDED)[0] + WEIGHT for path in flat if ADDED in path}
     inputs = {path.split(ADDED)[0] + WEIGHT for path in flat if path.endswith("/input_scale")}
     config: dict[str, Any] = {
         "base_model_name_or_path": base,
@@ -207,6 +232,17 @@ def write(directory: Path, model: Model, params: Tree, base: str | None = None, 
         case IA3():
             del config["bias"]
             config |= {"peft_type": "IA3", "feedforward_modules": _modules(inputs, model, tensors)}
+        case PromptTuning(tokens=tokens):
+            _check_scaling(model, directory)
+            sizes = tokens, model.width, 1, model.encoder_layers, model.heads
+            config = {
+                "base_model_name_or_path": base,
+                "inference_mode": True,
+                "peft_type": "PROMPT_TUNING",
+                "task_type": "SEQ_2_SEQ_LM",  # without it PEFT adds no prompt
+                "prompt_tuning_init": "RANDOM",
+                **dict(zip(PROMPT_FIELDS, sizes, strict=True)),
+            }
     with new_directory(directory) as unfinished:
         save_file(tensors, unfinished / WEIGHTS, {"format": "pt"} | ({} if digest is None else {BASE: digest}))
         write_json(unfinished / CONFIG, config)

@@ -129,7 +129,8 @@ def fill_params(
             does not fit, or a copy differs from its original; the message lists all of these. Also raised if an
             expression in `fresh` matches nothing.
     """
-    layers = model.encoder_layers + model.decoder_layers
+    layered = any("{layer}" in row.foreign for row in rows)
+    layers = model.encoder_layers + model.decoder_layers if layered else 0
     require(layers <= len(tensors), f"{source} holds {len(tensors)} tensors, too few for {layers} layers.")
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(model), sep="/").items()}
     left_out = fresh_paths(shapes, fresh)

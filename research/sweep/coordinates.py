@@ -72,7 +72,7 @@ def check(
     model_sizes = [
         {name.removeprefix("model."): size for name, size in change.items()} for change in widths(base, sizes)
     ]
-    pipeline = prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
+    pipeline = prepare(config.data, config.seed, config.batch_size, config.model.zero_token, config.model.prompt)
     check_vocabulary(base, pipeline.tokenizer)
     batches = list(islice(pipeline.train(), steps))
     watched = next(pipeline.held_out(1))

@@ -15,7 +15,7 @@ from research.parallel.mesh import check_divisible, host_shard, place_batch
 from research.storage.progress import Progress
 from research.train.optimizers import AdamW
 from research.train.schedules import Constant
-from research.train.state import new_state
+from research.train.state import new_state, with_first_values
 from research.train.step import Metrics, compile_train_step
 
 
@@ -71,11 +71,14 @@ def finetune(
     )
     mesh = model.mesh
     check_divisible(experiment, mesh)
-    prepared = prepare_pairs(task, model.tokenizer, input_length, target_length, longest=model.config.longest)
+    longest, prompt = model.config.longest, model.config.prompt
+    prepared = prepare_pairs(task, model.tokenizer, input_length, target_length, longest, prompt)
     pipeline = Pipeline(prepared, seed, experiment.batch_size, threads=1, start_token=model.config.zero_token)
     key, data_key = jax.random.split(jax.random.key(seed))
     # Copies, because a step donates the buffers of its state.
-    state = new_state(experiment, mesh, key, jax.tree.map(jnp.copy, given))
+    state = new_state(
+        experiment, mesh, key, with_first_values(experiment, jax.tree.map(jnp.copy, given), model.tokenizer)
+    )
     train_step = compile_train_step(experiment, mesh, *pipeline.batch_shapes)
     skipped, in_a_row, limit = 0, 0, experiment.guard.nonfinite_limit
     batches = pipeline.train(0, host_shard(mesh))

@@ -23,14 +23,23 @@ from research.storage.console import say, table
 from research.train import summary
 from research.train.outcome import Outcome
 from research.train.startup import Startup
-from research.train.state import TrainState, abstract_state, check_stored, new_state, saved, state_shardings, with_base
+from research.train.state import (
+    TrainState,
+    abstract_state,
+    check_stored,
+    new_state,
+    saved,
+    state_shardings,
+    with_base,
+    with_first_values,
+)
 from research.train.step import EachShape, compile_eval_step, compile_train_step
 from research.train.summary import RunSample
 
 
 def prepare_data(config: Experiment) -> Pipeline:
     """Prepare the data of an experiment."""
-    return prepare(config.data, config.seed, config.batch_size, config.model.zero_token)
+    return prepare(config.data, config.seed, config.batch_size, config.model.zero_token, config.model.prompt)
 
 
 def check_rows(config: Experiment, size: int) -> None:
@@ -92,6 +101,7 @@ class Run:
             given = None
             if weights is not None:
                 given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
+                given = with_first_values(self.config, given, self.pipeline.tokenizer)
             return new_state(self.config, self.mesh, key, given), data_key
         meta = checkpoints.meta(checkpoints.newest)
         # Another mesh may have padded the vocabulary to another size; nothing else may differ.

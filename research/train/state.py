@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from research.config import Adapter, Experiment, Model, Optimizer
-from research.config.parts import is_shipped
+from research.config.parts import calling, is_shipped
+from research.data.tokenizer import Tokenizer
 from research.model.parameters import param_specs, state_specs, table_of
 from research.model.transformer import abstract_params, initial_params, own_rows, specs_of, without_dropout
 from research.parallel.padding import check_padded, cut, fill, placed
@@ -86,6 +87,16 @@ def saved(experiment: Experiment, state: Any) -> Any:
         return state
     trained = {path: leaf for path, leaf in flatten(state.params).items() if adapter.trains(path)}
     return state._replace(params=unflatten(trained))
+
+
+def with_first_values(experiment: Experiment, given: Tree, tokenizer: Tokenizer) -> Tree:
+    """Add to given parameters the first values of those that an adapter makes from them, unless they have these."""
+    adapter = experiment.model.adapter
+    if adapter is None:
+        return given
+    with calling(adapter, "first_values"):
+        first = adapter.first_values(experiment.model, given, tokenizer, experiment.seed)
+    return merge(first, given)
 
 
 def with_base(experiment: Experiment, mesh: jax.sharding.Mesh, state: TrainState, base: Tree) -> TrainState:

@@ -7,7 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from research import AdamW, Bytes, Checkpoint, Constant, Denoising, Evaluation, Experiment, Model, PlainText, Report
+from research import (
+    AdamW,
+    Buckets,
+    Bytes,
+    Checkpoint,
+    Constant,
+    Denoising,
+    Evaluation,
+    Experiment,
+    JSONExamples,
+    Model,
+    Packed,
+    PlainText,
+    Report,
+    Supervised,
+    TextToText,
+)
 from research.storage import manifest
 from research.storage.files import write_json
 from research.storage.run_directory import as_data
@@ -32,6 +48,16 @@ def experiment(folder: Path, **changes) -> Experiment:
         report=Report(every=1),
     )
     return dataclasses.replace(made, **changes)
+
+
+def supervised(folder: Path, batching: Packed | Buckets) -> Experiment:
+    """Write examples of a task into the folder; return an experiment on them."""
+    for name, count in (("train", 300), ("held_out", 60)):
+        rows = [{"source": "ab" * (number % 11 + 1), "target": f"{number:03}"} for number in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples = JSONExamples(str(folder / "train.jsonl"), str(folder / "held_out.jsonl"))
+    data = Supervised((TextToText(examples=examples),), Bytes(), 24, 24, batching=batching)
+    return experiment(folder, data=data, steps=4)
 
 
 @pytest.fixture(scope="session")

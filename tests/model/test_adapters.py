@@ -1,21 +1,39 @@
 """Adapters: only what they name is trained, the rest has no gradient, and the network is as without them otherwise."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
 from docstring_examples import example
 
-from research import IA3, Adapter, LoRA, Mesh, Model, Only
+from research import (
+    IA3,
+    Adapter,
+    Bytes,
+    DecoderOnly,
+    JSONExamples,
+    Learned,
+    LoRA,
+    Mesh,
+    Model,
+    Only,
+    PromptTuning,
+    Supervised,
+    TextToText,
+)
 from research.config import ConfigError
 from research.data.batch import Batch
 from research.data.shapes import abstract_batch, row_lengths
+from research.data.tokenizer import ByteTokenizer
+from research.model.flops import train_flops, trained_count
 from research.model.parameters import param_specs, table_of
-from research.model.transformer import abstract_params, initial_params, without_adapter
+from research.model.transformer import EncoderDecoder, abstract_params, initial_params, without_adapter
 from research.parallel.mesh import make_mesh
 from research.parallel.rules import flatten, shardings
+from research.train.preflight import check
 from research.train.state import abstract_state, new_state
 from research.train.step import compile_train_step, summed_loss, train_step
 
@@ -39,10 +57,11 @@ def loss_of(experiment, params, batch, key=None) -> float:
 def batch_of(experiment, rows: int = 8):
     draw = np.random.default_rng(0)
     source, target = (draw.integers(3, 200, (rows, length)).astype(np.int32) for length in (12, 8))
+    source[:, : len(experiment.model.prompt)] = experiment.model.prompt
     return Batch(source, target, target, np.ones((rows, 8), np.float32))
 
 
-@pytest.mark.parametrize("adapter", [LoRA(rank=2, targets=ALL), IA3(), Only((r"norm", r"query"))])
+@pytest.mark.parametrize("adapter", [LoRA(rank=2, targets=ALL), IA3(), Only((r"norm", r"query")), PromptTuning(3)])
 def test_a_step_changes_what_the_adapter_trains_and_nothing_else(experiment, adapter):
     experiment = with_model(experiment, adapter)
     state = new_state(experiment, make_mesh(Mesh(1), jax.devices()[:1]), jax.random.key(0))
@@ -54,7 +73,7 @@ def test_a_step_changes_what_the_adapter_trains_and_nothing_else(experiment, ada
     trained = {path for path in before if adapter.trains(path)}
     # While b is zero, a has no gradient.
     assert changed == {path for path in trained if not path.endswith("adapter/a")}
-    assert {path.rpartition("/adapter")[0] for path in trained} != {""} or isinstance(adapter, Only)
+    assert trained
     state_paths = {path.split("/", 1)[-1] for path in flatten(state.opt_state)}
     assert all(any(path in each for each in state_paths) for path in trained)
     held = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state))
@@ -186,9 +205,91 @@ def test_bad_adapters_get_one_sentence(experiment, adapter, message):
         abstract_state(with_model(experiment, adapter))
 
 
-def test_a_rank_must_be_above_zero():
+def test_sizes_must_be_above_zero():
     with pytest.raises(ConfigError, match=r"adapter\.rank is 0: it must be above 0"):
         LoRA(rank=0)
+    with pytest.raises(ConfigError, match=r"adapter\.tokens is 0: it must be above 0"):
+        PromptTuning(0)
+
+
+# --- Prompts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"stacks": DecoderOnly()}, {"source_vocab_size": 410}, {"zero_token": 400}])
+def test_a_prompt_of_embeddings_is_these_tokens(experiment, changes):
+    """With the embeddings of three tokens as its values, a prompt computes what their ids do."""
+    adapted = with_model(experiment, PromptTuning(3), scaled_embedding=True, dropout=0.0, **changes)
+    params = initial_params(adapted.model, jax.random.key(0))
+    table = params["source_embedding" if "source_vocab_size" in changes else "embedding"]
+    params["adapter"]["prompt_embedding"] = table[jnp.array([5, 7, 9])] * 4.0  # the root of the width
+    batch = batch_of(adapted)
+    named = batch.encoder_input_tokens.copy()
+    named[:, :3] = 5, 7, 9
+    assert not np.array_equal(named, batch.encoder_input_tokens)
+    of_ids = loss_of(adapted, params, batch._replace(encoder_input_tokens=named))
+    np.testing.assert_allclose(loss_of(adapted, params, batch), of_ids, rtol=1e-6)
+
+
+def test_the_first_values_are_embeddings_of_pieces():
+    tokenizer = ByteTokenizer(0)
+    model = replace(BASE, adapter=PromptTuning(6, init_text="ab"), scaled_embedding=True)
+    params = initial_params(BASE, jax.random.key(0))
+
+    def first(adapter, seed=0):
+        adapted = replace(model, adapter=adapter)
+        return np.asarray(adapter.first_values(adapted, params, tokenizer, seed)["adapter"]["prompt_embedding"])
+
+    table = np.asarray(params["embedding"]) * 4.0
+    values = first(model.adapter)
+    np.testing.assert_array_equal(values[:2], table[tokenizer.encode("ab")])
+    rows = [int(np.flatnonzero((table == row).all(-1))[0]) for row in values]
+    assert set(rows) <= {*tokenizer.text_ids.tolist()}
+    assert len(set(rows[2:])) == 4
+    np.testing.assert_array_equal(first(model.adapter), values)
+    assert not np.array_equal(first(model.adapter, seed=1)[2:], values[2:])
+    uniform = first(PromptTuning(400, "uniform", "ab"))
+    np.testing.assert_array_equal(uniform[:2], values[:2])
+    assert 0.45 < np.abs(uniform[2:]).max() <= 0.5
+    assert first(PromptTuning(400)).shape == (400, 16)  # more tokens than pieces
+    with pytest.raises(ConfigError, match=r"init_text has 3 pieces, but the prompt has 2 tokens"):
+        first(PromptTuning(2, init_text="abc"))
+
+
+def test_a_prompt_costs_no_products_but_those_of_its_tokens_as_inputs():
+    prompt, few = (replace(BASE, adapter=adapter) for adapter in (PromptTuning(3), Only((r"norm",))))
+    assert trained_count(prompt) == 3 * 16
+    assert train_flops(prompt, 12, 8) == train_flops(few, 12, 8) < train_flops(BASE, 12, 8)
+
+
+def test_a_prompt_needs_room_and_sources(experiment):
+    mesh = make_mesh(Mesh(1), jax.devices()[:1])
+    with pytest.raises(ConfigError, match=r"precedes the sources of examples: data must be Supervised"):
+        check(with_model(experiment, PromptTuning(3)), mesh)
+    examples = Supervised((TextToText(examples=JSONExamples("none.jsonl")),), Bytes(), input_length=24)
+    experiment = replace(experiment, data=examples)
+    check(with_model(experiment, PromptTuning(23)), mesh)
+    with pytest.raises(
+        ConfigError, match=r"data\.input_length is 24, but the prompt .* has 24 tokens: no room is left"
+    ):
+        check(with_model(experiment, PromptTuning(24)), mesh)
+    with pytest.raises(ConfigError, match=r"number of positions is 8, but the prompt .* has 9 tokens"):
+        abstract_state(with_model(experiment, PromptTuning(9), positions=Learned(8)))
+
+
+class Embeds(EncoderDecoder):
+    def embed_source(self, tokens):
+        return super().embed_source(tokens)
+
+
+@dataclass(frozen=True)
+class OwnEmbedding(Model):
+    def build(self, key):
+        return Embeds(self, key)
+
+
+def test_a_network_that_embeds_sources_itself_is_refused():
+    with pytest.raises(ConfigError, match=r"Embeds has no embed_source of Network"):
+        abstract_params(OwnEmbedding.like(BASE, adapter=PromptTuning(3)))
 
 
 def test_freezing_all_that_an_adapter_trains_is_refused(experiment):

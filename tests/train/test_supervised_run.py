@@ -1,27 +1,17 @@
 """Training on tasks, packed and in buckets: each shape is compiled once, and a run goes on where it stopped."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import experiment, held_out_losses
+from tiny_run import held_out_losses, supervised
 
-from research import Buckets, Bytes, Experiment, JSONExamples, Packed, Supervised, TextToText
+from research import Buckets, Experiment, Packed
 from research.data.batch import Batch
 from research.train import run as launch
 from research.train.loop import train
-
-
-def supervised(folder: Path, batching: Packed | Buckets) -> Experiment:
-    for name, count in (("train", 300), ("held_out", 60)):
-        rows = [{"source": "ab" * (number % 11 + 1), "target": f"{number:03}"} for number in range(count)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    examples = JSONExamples(str(folder / "train.jsonl"), str(folder / "held_out.jsonl"))
-    data = Supervised((TextToText(examples=examples),), Bytes(), 24, 24, batching=batching)
-    return experiment(folder, data=data, steps=4)
 
 
 @pytest.mark.slow

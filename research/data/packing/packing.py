@@ -53,7 +53,8 @@ class PackedRows:
         self._chosen = fitting.chosen[self._plan.members]
         self._lengths = fitting.sources[self._plan.members], fitting.targets[self._plan.members]
         self.rows, self.empty = len(self._plan.offsets) - 1, 0
-        self.raw = round(sum(int(lengths.sum()) for lengths in self._lengths) / self.rows)
+        prompts = len(pairs.sources.before) * self.examples
+        self.raw = round((sum(int(lengths.sum()) for lengths in self._lengths) - prompts) / self.rows)
 
     def __len__(self) -> int:
         return self.rows + self.empty

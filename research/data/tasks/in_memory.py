@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from research.config import Task, require
+from research.config.adapter import source_room
 from research.config.examples import Split
 from research.data.packing.packing import PackedRows
 from research.data.source import PreparedData
@@ -45,17 +46,19 @@ def prepare_pairs(
     input_length: int | None = None,
     target_length: int | None = None,
     longest: int | None = None,
+    prompt: range = range(0),
 ) -> PreparedData:
     """Tokenise the examples of a task and pack them into rows, truncating longer ones.
 
     `input_length` and `target_length` are the row widths; by default, the longest source and the longest target.
-    `longest` bounds both: a model's number of positions. There is no held-out split: the training rows serve as both.
+    `longest` bounds both: a model's number of positions. The ids of `prompt` precede each source. There is no held-out
+    split: the training rows serve as both.
 
     Raises:
-        ConfigError: a length is not above 0, or the tokenizer lacks a language.
+        ConfigError: a length is not above 0, or has no room for a source; or the tokenizer lacks a language.
     """
     examples = open_task(task, "train")
-    framed = open_pairs(examples, tokenizer, task.languages)
+    framed = open_pairs(examples, tokenizer, task.languages, prompt)
 
     def width(name: str, lengths: Int64[np.ndarray, " n"], given: int | None) -> int:
         require(given is None or given > 0, f"{name} is {given}: it must be above 0.")
@@ -63,6 +66,7 @@ def prepare_pairs(
         return tokens if longest is None else min(tokens, longest)
 
     inputs = width("input_length", framed.sources.lengths, input_length)
+    source_room(prompt, inputs, "input_length")
     targets = width("target_length", framed.targets.lengths, target_length)
     rows = PackedRows(framed, examples.identity, inputs, targets, False, tokenizer.pad_id)
     return PreparedData(tokenizer, (rows,), (rows,), (len(rows),), {"data.tasks": examples.identity}, (str(rows),))

@@ -23,16 +23,17 @@ Languages = tuple[str | None, str | None]
 
 
 class Ragged(NamedTuple):
-    """Sequences of different lengths, concatenated."""
+    """Sequences of different lengths, concatenated, without the ids that precede each of them."""
 
     tokens: UInt[np.ndarray, " total"]
     offsets: Int64[np.ndarray, " count_and_one"]
     parts: Parts | None = None  # of the file of the tokens
     header: int = 0  # bytes before the tokens in the file
+    before: range = range(0)
 
     @property
     def lengths(self) -> Int64[np.ndarray, " count"]:
-        return np.diff(self.offsets)
+        return np.diff(self.offsets) + len(self.before)
 
 
 class Pairs(NamedTuple):
@@ -49,8 +50,8 @@ class Pairs(NamedTuple):
         return len(self.sources.offsets) - 1
 
 
-def open_pairs(examples: TaskExamples, tokenizer: Tokenizer, languages: Languages) -> Pairs:
-    """Tokenise examples, or load their tokens from the cache.
+def open_pairs(examples: TaskExamples, tokenizer: Tokenizer, languages: Languages, prompt: range = range(0)) -> Pairs:
+    """Tokenise examples, or load their tokens from the cache. The ids of `prompt` precede each source.
 
     Raises ConfigError if the tokenizer lacks one of the languages, or an example has an empty side.
     """
@@ -62,7 +63,8 @@ def open_pairs(examples: TaskExamples, tokenizer: Tokenizer, languages: Language
         "pairs", key, lambda folder: _write(folder, examples, tokenizer, languages), by_parts.__contains__
     )
     sources, targets = (_open(folder / side) for side in SIDES)
-    return Pairs(examples.name, sources, targets, endings, start_id, key)
+    identity = digest([key, str(prompt)]) if prompt else key
+    return Pairs(examples.name, sources._replace(before=prompt), targets, endings, start_id, identity)
 
 
 def _open(path: Path) -> Ragged:
@@ -156,5 +158,9 @@ def gather(
     if ragged.parts is not None:
         first, size = ragged.header + starts * ragged.tokens.itemsize, whole * ragged.tokens.itemsize
         ragged.parts.check(first, first + size)
-    missing = np.where(laid.place >= (lengths - ending)[laid.piece], (whole - lengths)[laid.piece], 0)
-    return np.asarray(ragged.tokens[starts[laid.piece] + laid.place + missing])
+    place, own = laid.place - len(ragged.before), lengths - len(ragged.before)
+    missing = np.where(place >= (own - ending)[laid.piece], (whole - own)[laid.piece], 0)
+    if not ragged.before:
+        return np.asarray(ragged.tokens[starts[laid.piece] + place + missing])
+    ids = ragged.tokens[starts[laid.piece] + np.maximum(place + missing, 0)]
+    return np.where(place < 0, ragged.before.start + laid.place, ids).astype(np.uint32)

@@ -30,13 +30,14 @@ class TokenisedTasks(NamedTuple):
     fingerprint: dict[str, str | int]
 
 
-def prepare(config: Supervised, batch_size: int) -> PreparedData:
+def prepare(config: Supervised, batch_size: int, prompt: range = range(0)) -> PreparedData:
     """Open and check examples, train or open the vocabulary, then tokenise and pack everything.
 
+    The ids of `prompt` precede each source.
     Held-out rows are filled up to whole batches with empty rows, so that no example is left out. Raises ConfigError if
     anything that `config` names is missing, empty or damaged, or does not fit together.
     """
-    tokenised = _tokenise_tasks(config)
+    tokenised = _tokenise_tasks(config, prompt)
     pad_id, widths, drop = (
         tokenised.tokenizer.pad_id,
         (config.input_length, config.target_length),
@@ -55,9 +56,11 @@ def prepare(config: Supervised, batch_size: int) -> PreparedData:
     return PreparedData(tokenised.tokenizer, tuple(train), tuple(held_out), weights, tokenised.fingerprint, notes)
 
 
-def prepare_buckets(config: Supervised, batching: Buckets, batch_size: int) -> PreparedBuckets:
+def prepare_buckets(
+    config: Supervised, batching: Buckets, batch_size: int, prompt: range = range(0)
+) -> PreparedBuckets:
     """Prepare examples in buckets, like `prepare`."""
-    tokenised = _tokenise_tasks(config)
+    tokenised = _tokenise_tasks(config, prompt)
     shapes = buckets.shapes(batching, config.target_length, batch_size)
     splits = []
     for pairs in (tokenised.train, tokenised.held_out):
@@ -68,7 +71,7 @@ def prepare_buckets(config: Supervised, batching: Buckets, batch_size: int) -> P
     return PreparedBuckets(tokenised.tokenizer, BucketedSplits(*splits), tokenised.fingerprint)
 
 
-def _tokenise_tasks(config: Supervised) -> TokenisedTasks:
+def _tokenise_tasks(config: Supervised, prompt: range) -> TokenisedTasks:
     for task in config.tasks:  # before anything is built, which can take hours
         metrics.check(task.metrics)
     if not isinstance(config.tokenizer, TrainedSentencePiece):
@@ -80,7 +83,8 @@ def _tokenise_tasks(config: Supervised) -> TokenisedTasks:
     _check_languages(config, tokenizer)
 
     def pairs(opened: Sequence[TaskExamples]) -> list[Pairs]:
-        return [open_pairs(each, tokenizer, task.languages) for each, task in zip(opened, config.tasks, strict=True)]
+        languages = [task.languages for task in config.tasks]
+        return [open_pairs(each, tokenizer, own, prompt) for each, own in zip(opened, languages, strict=True)]
 
     identities = [each.identity for each in train], [each.identity for each in held_out]
     fingerprint: dict[str, str | int] = {
@@ -92,6 +96,8 @@ def _tokenise_tasks(config: Supervised) -> TokenisedTasks:
         "data.batching": repr(config.batching),
         "data.mixing": repr(config.mixing),
     }
+    if prompt:
+        fingerprint["model.prompt"] = str(prompt)
     return TokenisedTasks(tokenizer, pairs(train), pairs(held_out), identities, fingerprint)
 
 
