@@ -56,6 +56,7 @@ def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     from research.model.parametrization import as_standard, standard_model
     from research.model.transformer import merged
     from research.pretrained import find, huggingface
+    from research.pretrained.rows import check_vocabulary
 
     target = options.target
     occupied = target.exists() and (target.is_file() or any(target.iterdir()))
@@ -73,7 +74,7 @@ def convert(options: argparse.Namespace, changes: dict[str, str]) -> None:
     if not options.no_tokenizer:
         given = options.tokenizer
         tokenizer = source.tokenizer() if given is None else find.open_tokenizer_at(given)
-        find.check_vocabulary(model, tokenizer)
+        check_vocabulary(model, tokenizer)
     model, params = merged(model, source.params())
     model, params = standard_model(model), as_standard(model, params)
     if target.suffix == ".npz":
@@ -95,6 +96,8 @@ def write_adapter(options: argparse.Namespace, source: Any, model: Any) -> None:
     require(run is not None, f"{options.adapter} is in PEFT's format already: add --merge for the whole model.")
     require(options.target.suffix != ".npz", f"{options.target}: an adapter is written to a directory; or add --merge.")
     experiment, record = run_directory.read_recorded(run)
+    longer = getattr(experiment.model, "new_tokens", ())
+    require(not longer, f"{options.source} has new tokens, which PEFT's format lacks: add --merge for the whole model.")
     params = source.params()
     peft.write(options.target, model, params, experiment.weights, record.get("base"))
     count = sum(leaf.size for path, leaf in flatten(params).items() if model.adapter.trains(path))

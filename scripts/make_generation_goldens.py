@@ -70,7 +70,13 @@ EVERY = [*(("greedy", rule) for rule in RULES), *((method, "plain") for method i
 SOME = [("greedy", "all"), ("beam", "all"), ("beam_never", "plain")]
 
 # start, EOS, padding
-TOKENS = {"bart": (2, 2, 1), "mbart": (6, 2, 1), "marian": (60, 0, 60), "marian_separate": (52, 0, 52)}
+TOKENS = {
+    "bart": (2, 2, 1),
+    "mbart": (6, 2, 1),
+    "m2m_100": (2, 2, 1),
+    "marian": (60, 0, 60),
+    "marian_separate": (52, 0, 52),
+}
 
 
 def cases(name: str, groups: bool) -> list[tuple[str, Generation]]:

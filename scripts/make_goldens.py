@@ -19,6 +19,8 @@ from safetensors.numpy import save_file
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
     MBartConfig,
@@ -121,6 +123,14 @@ def draw_marian(model: Any) -> None:
         stack.layers[0].self_attn.k_proj.weight.mul_(0.04)
 
 
+def draw_m2m(model: Any) -> None:
+    """Draw larger outputs of sublayers, because no norm reduces the embeddings and sinusoids that they are added to."""
+    draw_bart(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("out_proj.weight", "fc2.weight")):
+            parameter.mul_(10)
+
+
 class GoldenModel(NamedTuple):
     """A configuration like that of published checkpoints, with a tied or a separate head."""
 
@@ -165,6 +175,13 @@ VARIANTS = {
         {**BART_SIZES, "activation_function": "gelu", "scale_embedding": True},
         draw=draw_mbart,
         tokens=SpecialIds(start=60, pad=1),
+    ),
+    "m2m_100": GoldenModel(
+        M2M100Config,
+        M2M100ForConditionalGeneration,
+        {**BART_SIZES, "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 2},
+        draw=draw_m2m,
+        tokens=SpecialIds(start=2, pad=1),
     ),
     "marian": GoldenModel(
         MarianConfig,
@@ -256,7 +273,7 @@ def reference(model: Any, inputs: dict[str, np.ndarray], padded: bool = True) ->
 
 def weights(model: Any) -> dict[str, np.ndarray]:
     """Return the tensors that `save_pretrained` writes."""
-    named = learned(model) | dict(model.named_buffers())
+    named = learned(model) | {name: buffer for name, buffer in model.named_buffers() if name in model.state_dict()}
     return {name: tensor.detach().numpy().copy() for name, tensor in named.items()}
 
 

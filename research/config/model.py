@@ -46,14 +46,17 @@ class Sinusoidal:
 
     Wavelengths run from 2 pi to 10,000 times that. With `last_included` the last frequency reaches the end of this
     range (Tensor2Tensor, fairseq, Marian); otherwise it is one step before (the paper, Hugging Face, CTranslate2).
+    Positions are counted from `first`, which is 2 in fairseq and M2M-100.
     """
 
     length: int = 512
     last_included: bool = False
+    first: int = 0
 
     def __post_init__(self) -> None:
         require_positive("model.positions.", self, "length")
-        require_at_most("model.positions.", self, LONGEST, "length")
+        require_not_negative("model.positions.", self, "first")
+        require_at_most("model.positions.", self, LONGEST, "length", "first")
 
 
 @dataclass(frozen=True)

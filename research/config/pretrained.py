@@ -8,7 +8,7 @@ from research.config.base import did_you_mean, require
 from research.config.data import Denoising, Supervised
 from research.config.generation import Generation, ModelGeneration
 from research.config.model import Model
-from research.config.tokenizer import ModelTokenizer, TokenizerConfig, TrainedSentencePiece, Vocabulary
+from research.config.tokenizer import Extended, ModelTokenizer, TokenizerConfig, TrainedSentencePiece, Vocabulary
 
 
 @dataclass(frozen=True, init=False)
@@ -17,12 +17,16 @@ class Pretrained(Model):
 
     Fields that are not given are read from the directory: `Pretrained("t5-base", dropout=0.0)`. Nothing is read if all
     fields without a default, such as `width`, are given, as in a run's config.json.
+
+    `new_tokens=("<sep>",)` adds tokens to a Hugging Face directory: they end the tokenizer, and their rows are the
+    means of those of the pieces that spelled them.
     """
 
     path: str = ""
     tokenizer: Vocabulary | None = None  # read by data.tokenizer=ModelTokenizer()
     generation: Generation | None = None  # read by evaluation.generation=ModelGeneration()
     prefixes: tuple[tuple[str, str], ...] = ()  # (task, prefix), such as ("summarization", "summarize: ")
+    new_tokens: tuple[str, ...] = ()  # the last ones of the tokenizer
 
     def __init__(self, path: str, **given: Any) -> None:
         own = {field.name: field for field in fields(Pretrained) if field.name != "path"}
@@ -32,10 +36,20 @@ class Pretrained(Model):
         read = {}
         if any(own[name].default is MISSING for name in missing):
             read = import_module("research.pretrained.find").stored_fields(path, missing)
-        values = {name: field.default for name, field in own.items()} | read | given | {"path": path}
+        self._set({name: field.default for name, field in own.items()} | read | given | {"path": path})
+        if self.new_tokens and not ("tokenizer" in given and self._has_new_tokens):
+            longer = import_module("research.pretrained.new_tokens").longer_fields
+            self._set(longer(path, self.tokenizer, self.plain, self.new_tokens))
+        self.__post_init__()
+
+    def _set(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        self.__post_init__()
+
+    @property
+    def _has_new_tokens(self) -> bool:
+        last = self.tokenizer.tokens[-len(self.new_tokens) :] if isinstance(self.tokenizer, Extended) else ()
+        return last == self.new_tokens
 
     @property
     def plain(self) -> Model:
@@ -64,6 +78,8 @@ def check_stored(
     ways = "data.tokenizer='SentencePiece(\"FILE\")' or another vocabulary"
     require(not own or model.tokenizer is not None, f"{path} holds no tokenizer: give its own, {ways}.")
     message = f"data.tokenizer is a new vocabulary, for which {path} has no embedding: give ModelTokenizer()"
+    same = own or not model.new_tokens or tokenizer == model.tokenizer
+    require(same, "model.new_tokens belong to the tokenizer of the model: give data.tokenizer=ModelTokenizer().")
     known = fresh or not isinstance(tokenizer, TrainedSentencePiece)
     require(known, f"{message}, or name embedding and head in init_fresh.")
     if isinstance(generation, ModelGeneration) and model.generation is not None and model.generation.names_ids:

@@ -14,6 +14,9 @@ def require_languages(languages: tuple[str, ...]) -> None:
 
 
 def require_new_tokens(tokens: Sequence[str]) -> None:
+    """Raise ConfigError unless new tokens are distinct texts without white space, one or more."""
+    listed = not isinstance(tokens, str) and all(isinstance(token, str) for token in tokens)
+    require(listed, f'The new tokens are {tokens!r}: give a list of texts, such as ["<sep>"].')
     plain = all(token.split() == [token] for token in tokens) and len(set(tokens)) == len(tokens) > 0
     require(plain, f"The new tokens are {', '.join(map(repr, tokens))}: they must be distinct and without white space.")
 

@@ -33,6 +33,7 @@ from research.parallel.padding import fill, placed
 from research.parallel.rules import merge, shardings
 from research.pretrained import find, huggingface, peft
 from research.pretrained.find import Weights
+from research.pretrained.rows import check_vocabulary
 from research.pretrained.table import check_shapes
 from research.storage.bucket import any_path
 
@@ -90,7 +91,7 @@ def open_model(
     if adapter is not None:
         weights = find.with_adapter(weights, any_path(str(path)), Path(adapter))
     opened = weights.tokenizer() if tokenizer is None else find.open_tokenizer_at(Path(tokenizer))
-    find.check_vocabulary(weights.model, opened)
+    check_vocabulary(weights.model, opened)
     config = override.apply(weights.model, {"compute": compute})
     return LoadedModel(weights, config, opened, make_mesh(mesh), batch_size)
 

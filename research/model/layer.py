@@ -190,7 +190,7 @@ def sinusoids(positions: Sinusoidal, width: int) -> Float[np.ndarray, "n d"]:
     half = width // 2
     steps = max(half - 1, 1) if positions.last_included else half
     frequency = 10_000.0 ** (-np.arange(half) / steps)
-    angle = np.arange(positions.length)[:, None] * frequency
+    angle = (positions.first + np.arange(positions.length))[:, None] * frequency
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
 
 

@@ -25,8 +25,11 @@ from research.config.model import LONGEST
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.model.transformer import Params, abstract_params
 from research.parallel.rules import flatten, merge
-from research.pretrained import fairseq, hub, huggingface, marian, peft, t5x
+from research.pretrained import fairseq, huggingface, marian, peft, t5x
 from research.pretrained.files import shards
+from research.pretrained.hub import located
+from research.pretrained.new_tokens import LongerVocabulary
+from research.pretrained.rows import check_vocabulary
 from research.pretrained.run_files import BEST, checkpoint_of, restore, run_of, saved_vocabulary
 from research.pretrained.table import fresh_paths
 from research.pretrained.tokenizer_files import read_tokenizer, read_vocabulary
@@ -123,11 +126,6 @@ def overridden(model: Pretrained) -> dict[str, tuple[Any, Any]]:
     return override.diff(Pretrained(model.path), model)
 
 
-def located(path: AnyPath) -> AnyPath:
-    """Return the directory of a model of the hub, downloaded if it is not in the cache; another path as it is."""
-    return hub.download(str(path)) if hub.is_address(path) else path
-
-
 def check_same_model(expected: Model, stored: Model, path: AnyPath, free: tuple[str, ...] = ()) -> None:
     """Raise ConfigError, listing every field outside `free` in which the model stored at `path` differs."""
     ignored = {*TRAINING_ONLY, *free}
@@ -148,7 +146,7 @@ def find_initial(experiment: Experiment, init: str) -> Weights:
             `init_fresh`; or an expression of `init_fresh` matches nothing.
     """
     path = any_path(init)
-    weights = find(path)
+    weights = with_new_tokens(find(path), path, experiment.model)
     free, zero = VOCABULARY if experiment.init_fresh else ROWS, weights.model.zero_token
     if experiment.model.zero_token is None and zero is not None and zero < weights.model.vocab_size:
         free = VOCABULARY  # its row of zeros is trained
@@ -161,6 +159,24 @@ def find_initial(experiment: Experiment, init: str) -> Weights:
     message = f"{init} has a different vocabulary, so {', '.join(unlike)} cannot be loaded: list them in init_fresh"
     require(not unlike, f"{message}, or set model.vocab_size to {weights.model.vocab_size} and take its tokenizer.")
     return weights
+
+
+def with_new_tokens(weights: Weights, path: AnyPath, model: Model) -> Weights:
+    """Add the rows of a Pretrained model's `new_tokens` to the weights at `path`; other models have none.
+
+    Raises:
+        ConfigError: the directory cannot serve.
+    """
+    if not (isinstance(model, Pretrained) and model.new_tokens):
+        return weights
+    assert model.tokenizer is not None
+    longer = LongerVocabulary(located(path), weights.model, model.tokenizer, model.new_tokens)
+    return weights._replace(
+        model=longer.model,
+        params=longer.params,
+        tokenizer=lambda: longer.tokenizer,
+        vocabulary=lambda: model.tokenizer,
+    )
 
 
 def digest(path: AnyPath) -> str:
@@ -210,14 +226,6 @@ def with_adapter(weights: Weights, path: AnyPath, directory: Path) -> Weights:
         return merge(weights.params(shardings, fresh), peft.read_params(stored, model, shardings))
 
     return weights._replace(model=model, params=params)
-
-
-def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
-    """Raise ConfigError if the tokenizer has ids without a row in the model's embeddings."""
-    source = model.vocab_size if model.source_vocab_size is None else model.source_vocab_size
-    for side, size, rows in (("source", tokenizer.size, source), ("target", tokenizer.target_size, model.vocab_size)):
-        room = rows + (model.zero_token == rows)  # a zero token without a row is still an id of the vocabulary
-        require(size <= room, f"The tokenizer has {size} {side} ids, but the model has rows for {room} only.")
 
 
 # --- The formats ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research.config import ConfigError, require
+from research.storage.bucket import AnyPath
 from research.storage.console import one_line
 
 SCHEME = "hf://"
@@ -50,6 +51,11 @@ def parse(address: str) -> HubModel:
             f" commit, and with /{PICKLE} to allow a PyTorch file."
         )
     return HubModel(match["name"], match["revision"], match["pickle"] is not None)
+
+
+def located(path: AnyPath) -> AnyPath:
+    """Return the directory of a model of the hub, downloaded if it is not in the cache; another path as it is."""
+    return download(str(path)) if is_address(path) else path
 
 
 @cache

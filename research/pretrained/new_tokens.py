@@ -1,16 +1,22 @@
 """New tokens for a trained model: rows that are the mean of the pieces which spelled them, and a longer tokenizer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from research.config import require
+from research.config import Extended, Model, Vocabulary, require
 from research.config.tokenizer import require_new_tokens
-from research.data.tokenizer import ExtendedTokenizer, Tokenizer
+from research.data.tokenizer import ExtendedTokenizer, Tokenizer, open_tokenizer
+from research.model.transformer import Params
 from research.pretrained.files import new_directory
-from research.pretrained.rows import open_directory, write_directory
-from research.pretrained.tokenizer_files import own_tokens
+from research.pretrained.hub import located
+from research.pretrained.huggingface import read_params
+from research.pretrained.rows import ChangedRows, check_directory, check_vocabulary, open_directory, write_directory
+from research.pretrained.tokenizer_files import check_extensible, own_tokens
+from research.storage.bucket import any_path
 
 
 def add_tokens(directory: Path, out: Path, tokens: Sequence[str]) -> dict[str, list[str]]:
@@ -34,9 +40,55 @@ def add_tokens(directory: Path, out: Path, tokens: Sequence[str]) -> dict[str, l
     return {token: [names[id] for id in ids] for token, ids in zip(tokens, spelled, strict=True)}
 
 
+class LongerVocabulary:
+    """The model in a directory with new tokens, whose rows are made while it is read.
+
+    `vocabulary` ends with the tokens. Everything equals what `add_tokens` writes, read back.
+
+    Raises:
+        ConfigError: it is no Hugging Face directory, or has a vocabulary for the source and another for the target.
+    """
+
+    def __init__(self, directory: Path, model: Model, vocabulary: Vocabulary, tokens: Sequence[str]) -> None:
+        check_directory(directory)
+        tokenizer = open_tokenizer(vocabulary)
+        assert isinstance(tokenizer, ExtendedTokenizer)
+        self.directory, self.tokenizer, self.rows = directory, tokenizer, model.vocab_size
+        before = tokenizer.tokens[: -len(tokens)]
+        shorter = ExtendedTokenizer(tokenizer.inner, before) if before else tokenizer.inner
+        self.first, self.spelled = shorter.size, [spelling(shorter, token) for token in tokens]
+        self.model = replace(model, vocab_size=max(model.vocab_size, tokenizer.size))
+
+    def params(self, shardings: Any = None, fresh: Sequence[str] = ()) -> Params:
+        tensors = ChangedRows(self.directory, self.rows, self._longer)
+        return read_params(self.directory, self.model, shardings, fresh, tensors)
+
+    def _longer(self, rows: np.ndarray) -> np.ndarray:
+        return mean_rows(rows, self.first, self.spelled, self.model.vocab_size)
+
+
+def longer_fields(path: str, vocabulary: Vocabulary | None, model: Model, tokens: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of `Pretrained` that new tokens change: its tokenizer and the rows of its embedding.
+
+    Raises:
+        ConfigError: there is no tokenizer, the directory or the tokenizer cannot have new tokens, or as `extended`.
+    """
+    directory = located(any_path(path))
+    check_directory(directory)
+    if vocabulary is None:
+        require(False, f"{path} holds no tokenizer, which spells new_tokens: give one, Pretrained(..., tokenizer=...).")
+    assert vocabulary is not None
+    tokenizer = open_tokenizer(vocabulary)
+    check_vocabulary(model, tokenizer)
+    longer = extended(tokenizer, tokens)
+    own = vocabulary.vocabulary if isinstance(vocabulary, Extended) else vocabulary
+    return {"tokenizer": Extended(own, longer.tokens), "vocab_size": max(model.vocab_size, longer.size)}
+
+
 def extended(tokenizer: Tokenizer, tokens: Sequence[str]) -> ExtendedTokenizer:
     """Return the tokenizer with new tokens; raise ConfigError if one exists already, repeats or has white space."""
     require_new_tokens(tokens)
+    check_extensible(tokenizer)
     old = [token for token in tokens if token in own_tokens(tokenizer)]
     require(not old, f"The vocabulary has {', '.join(map(repr, old))} already: name only new tokens.")
     if isinstance(tokenizer, ExtendedTokenizer):

@@ -1,6 +1,6 @@
 """Hugging Face directories with other rows of the vocabulary: weights tensor by tensor, and the ids in the settings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from research.config import Model, require
 from research.data.tokenizer import MarianTokenizer, Tokenizer
 from research.pretrained import huggingface
 from research.pretrained.files import Tensors, read_json, write_tensors
-from research.pretrained.find import check_vocabulary
 from research.pretrained.huggingface import CONFIG, GENERATION
 from research.pretrained.run_files import run_of
 from research.pretrained.tokenizer_files import CONFIG as TOKENIZER_CONFIG
@@ -40,17 +39,30 @@ def open_directory(directory: Path) -> tuple[Model, Tokenizer]:
     Raises:
         ConfigError: it is a run, has no tokenizer, or its encoder and decoder have separate vocabularies.
     """
-    require(directory.exists(), f"{directory} does not exist: give a Hugging Face directory.")
-    run = run_of(directory)
-    require(run is None, f"{directory} is a run: write it as a directory first, by kintsugi convert {directory} NEW.")
-    known = (directory / CONFIG).is_file() and "model_type" in read_json(directory / CONFIG)
-    require(known, f"{directory} is not a Hugging Face directory: it needs {CONFIG} with model_type.")
+    check_directory(directory)
     model, tokenizer = huggingface.read_config(directory), read_tokenizer(directory)
     check_vocabulary(model, tokenizer)
     separate = f"{directory} has a vocabulary for the source and another for the target: only a shared one is changed."
     shared = not (isinstance(tokenizer, MarianTokenizer) and tokenizer.separate)
     require(model.source_vocab_size is None and shared, separate)
     return model, tokenizer
+
+
+def check_directory(directory: Path) -> None:
+    """Raise ConfigError unless it is a Hugging Face directory."""
+    require(directory.exists(), f"{directory} does not exist: give a Hugging Face directory.")
+    run = run_of(directory)
+    require(run is None, f"{directory} is a run: write it as a directory first, by kintsugi convert {directory} NEW.")
+    known = (directory / CONFIG).is_file() and "model_type" in read_json(directory / CONFIG)
+    require(known, f"{directory} is not a Hugging Face directory: it needs {CONFIG} with model_type.")
+
+
+def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
+    """Raise ConfigError if the tokenizer has ids without a row in the model's embeddings."""
+    source = model.vocab_size if model.source_vocab_size is None else model.source_vocab_size
+    for side, size, rows in (("source", tokenizer.size, source), ("target", tokenizer.target_size, model.vocab_size)):
+        room = rows + (model.zero_token == rows)  # a zero token without a row is still an id of the vocabulary
+        require(size <= room, f"The tokenizer has {size} {side} ids, but the model has rows for {room} only.")
 
 
 def check_new(directory: Path) -> None:
@@ -80,7 +92,7 @@ def write_directory(
     write_tokenizer(tokenizer, target)
     settings[CONFIG] |= dict.fromkeys(SIZES & settings[CONFIG].keys(), size)
     settings[CONFIG]["tokenizer_class"] = read_json(target / TOKENIZER_CONFIG)["tokenizer_class"]
-    write_tensors(target, _tensors(Tensors(source), rows, change), FILE_BYTES)
+    write_tensors(target, ChangedRows(source, rows, change).items(), FILE_BYTES)
     for name, content in settings.items():
         write_json(target / name, content)
 
@@ -95,18 +107,27 @@ def read_settings(directory: Path, renumber: Renumber) -> dict[str, Any]:
     return {path.name: renumbered(read_json(path), renumber, path) for path in paths}
 
 
-def _tensors(
-    tensors: Tensors, rows: int, change: Callable[[np.ndarray], np.ndarray]
-) -> Iterator[tuple[str, np.ndarray]]:
-    for name in tensors:
-        array, bare = tensors[name], name.removeprefix("model.")
-        if bare in TENSORS or bare == BIAS:
-            array = array.T if bare == BIAS else array
-            fits = f"{tensors.directory}: {name} has {len(array)} rows, but {CONFIG} gives {rows}."
-            require(len(array) == rows, fits)
-            array = change(array)
-            array = array.T if bare == BIAS else array
-        yield name, np.ascontiguousarray(array)
+class ChangedRows(Mapping[str, np.ndarray]):
+    """The tensors of a directory, read one at a time; `change` is applied to each with a row for every id."""
+
+    def __init__(self, directory: Path, rows: int, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.tensors, self.rows, self.change = Tensors(directory), rows, change
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array, bare = self.tensors[name], name.removeprefix("model.")
+        if bare not in TENSORS and bare != BIAS:
+            return array
+        array = array.T if bare == BIAS else array
+        fits = f"{self.tensors.directory}: {name} has {len(array)} rows, but {CONFIG} gives {self.rows}."
+        require(len(array) == self.rows, fits)
+        array = self.change(array)
+        return np.ascontiguousarray(array.T if bare == BIAS else array)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
 
 def renumbered(content: Any, renumber: Renumber, path: Path) -> Any:

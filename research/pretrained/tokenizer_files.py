@@ -229,6 +229,14 @@ def own_tokens(tokenizer: Tokenizer) -> dict[str, int]:
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
+def check_extensible(tokenizer: Tokenizer) -> None:
+    """Raise ConfigError if Hugging Face's files cannot add new tokens to a tokenizer."""
+    bytes_ = "ByT5's tokenizer in Hugging Face's format cannot have new tokens."
+    require(not isinstance(tokenizer, ByteTokenizer), bytes_)
+    some = "mBART with some of its languages cannot have new tokens: transformers gives their ids to the others."
+    require(not (isinstance(tokenizer, MBartTokenizer) and tokenizer.kept_languages), some)
+
+
 def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Write the files from which `AutoTokenizer` loads a tokenizer with equal ids; create `directory`.
 
@@ -238,12 +246,7 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     match tokenizer:
         case ExtendedTokenizer(inner=inner):
-            bytes_ = "ByT5's tokenizer in Hugging Face's format cannot have new tokens."
-            require(not isinstance(inner, ByteTokenizer), bytes_)
-            some = (
-                "mBART with some of its languages cannot have new tokens: transformers gives their ids to the others."
-            )
-            require(not (isinstance(inner, MBartTokenizer) and inner.kept_languages), some)
+            check_extensible(inner)
             write_tokenizer(inner, directory)
             added = {str(inner.size + place): {"content": name, **PLAIN} for place, name in enumerate(tokenizer.tokens)}
             config = read_json(directory / CONFIG) | {"added_tokens_decoder": added}

@@ -27,7 +27,10 @@ IGNORED_FIELDS = (
 # Fields that determine the target tokens: per-token losses of different targets are not comparable.
 TARGETS = ("data.objective", "data.denoisers", "data.tokenizer", "data.corpora", "data.tasks")
 # Fields that locate the run that a run starts from, in whose place its own fields are compared.
-WHERE = ("init", "model.path", "model.tokenizer.path", "data.tokenizer.path", "data.tokenizer.vocabulary.path")
+WHERE = (
+    *("init", "model.path", "model.tokenizer.path", "model.tokenizer.vocabulary.path"),
+    *("data.tokenizer.path", "data.tokenizer.vocabulary.path", "data.tokenizer.vocabulary.vocabulary.path"),
+)
 NOT_COMPARABLE = "The targets differ between variants, so their per-token losses and accuracies are not comparable."
 MOST_COLUMNS = 4  # for differing fields; if more fields differ, they share one column
 

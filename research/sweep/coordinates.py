@@ -27,7 +27,7 @@ from research.model.layer import Dense, Stack
 from research.model.parametrization import score_scale
 from research.model.transformer import bind
 from research.parallel.layout import AXES
-from research.pretrained.find import check_vocabulary
+from research.pretrained.rows import check_vocabulary
 from research.report.plot import plot_panels
 from research.report.table import Cell, Table
 from research.train.schedules import Constant

@@ -30,7 +30,7 @@ from research.decode import generate
 from research.decode import search as decoding
 from research.decode.generate import Generator, Hypothesis
 from research.model.transformer import initial_params
-from research.pretrained.find import check_vocabulary
+from research.pretrained.rows import check_vocabulary
 
 POSITIONS = 24
 LINES = [

@@ -16,7 +16,7 @@ from research.pretrained.table import fill_params
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 T5S = ("t5", "t5_v1_1", "mt5", "umt5", "ul2")
-VARIANTS = (*T5S, "bart", "mbart", "marian", "marian_separate")
+VARIANTS = (*T5S, "bart", "mbart", "m2m_100", "marian", "marian_separate")
 
 # Relative to the scale of the compared values.
 TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4

@@ -153,6 +153,28 @@ def test_marian_s_sinusoids_must_be_ours(tmp_path):
         read_tensors(directory, tensors | {name: other})
 
 
+def test_m2m_s_sinusoids_must_be_ours(tmp_path):
+    """Older files have them, from position 0 on, with zeros for padding."""
+    directory, tensors = copied("m2m_100", tmp_path)
+    params = read(directory)[1]
+    name, waves = "model.decoder.embed_positions.weights", sinusoids(Sinusoidal(34, last_included=True), 24)
+    with pytest.raises(ConfigError, match=f"{name} does not have the values that the configuration implies"):
+        read_tensors(directory, tensors | {name: waves})
+    waves[1] = 0
+    assert same(params, read_tensors(directory, tensors | {name: waves}))
+
+
+def test_m2m_s_layers_are_never_left_out(tmp_path):
+    """Its configurations state the rate of its pretraining, 0.05; other families must have none."""
+    directory, _ = copied("m2m_100", tmp_path)
+    before = read_config(directory)
+    change_config(directory, encoder_layerdrop=0.05, decoder_layerdrop=0.05)
+    assert read_config(directory) == before
+    change_config(directory, model_type="mbart")
+    with pytest.raises(ConfigError, match=r"encoder_layerdrop is 0\.05; only 0"):
+        read_config(directory)
+
+
 def test_a_head_of_its_own(tmp_path):
     directory, tensors = copied("mbart", tmp_path)
     change_config(directory, tie_word_embeddings=False)

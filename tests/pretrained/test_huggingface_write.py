@@ -19,6 +19,7 @@ GENERATIONS = {
     **dict.fromkeys(T5S, Generation(method=Beam(4), max_length=30)),
     "bart": Generation(2, 2, 1, forced_last=2, max_length=31, min_length=5, no_repeat_ngram=3),
     "mbart": Generation(60, 2, 1, method=Beam(5, stop="first"), forced_last=2, max_length=31),
+    "m2m_100": Generation(2, 2, 1, method=Beam(5, stop="first"), forced_first=7, max_length=31),
     "marian": Generation(60, 0, 60, method=Beam(6), forced_last=0, banned=(60,), max_length=31),
     "marian_separate": Generation(52, 0, 52, method=Beam(6), forced_last=0, banned=(52,), max_length=31),
 }

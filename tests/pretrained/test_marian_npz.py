@@ -201,7 +201,10 @@ def test_files_refused(tmp_path):
             {"norm": LayerNorm(1e-5)},
             r"model.norm is LayerNorm\(epsilon=1e-05\), where Marian has LayerNorm\(epsilon=1e-06\)",
         ),
-        ({"positions": Sinusoidal(64)}, r"model.positions is Sinusoidal\(length=64, last_included=False\), where"),
+        (
+            {"positions": Sinusoidal(64)},
+            r"model.positions is Sinusoidal\(length=64, last_included=False,",
+        ),
         ({"zero_token": 16}, "model.zero_token is 16, where Marian has 17"),
         ({"activation": "gelu", "gated": True}, "model.activation is 'gelu'.*; model.gated is True"),
         ({"head": Tied(scaled=True)}, r"model.head is Tied\(scaled=True\)"),

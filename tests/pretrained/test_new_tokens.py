@@ -1,19 +1,41 @@
 """New tokens: their rows, their ids in any text, the files, and what transformers makes of them."""
 
 import json
+import shutil
 
+import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import vocabularies
+from safetensors.numpy import load_file, save_file
 from tuned_directories import PADDING, logits, write_model
 from vocabularies import FORGED, LINES, ODD
 
-from research import Extended
-from research.config import ConfigError
+from research import (
+    AdamW,
+    ByteLevelBPE,
+    Constant,
+    Experiment,
+    Extended,
+    JSONExamples,
+    Mesh,
+    Model,
+    ModelTokenizer,
+    Pretrained,
+    Summarization,
+    Supervised,
+)
+from research.config import ConfigError, override
 from research.data.tokenizer import ExtendedTokenizer, open_tokenizer
+from research.parallel.mesh import make_mesh
 from research.pretrained.files import Tensors, read_json
+from research.pretrained.find import find_initial
+from research.pretrained.new_tokens import spelling
 from research.pretrained.run_files import saved_vocabulary
 from research.pretrained.tokenizer_files import read_tokenizer, write_tokenizer
+from research.train.state import state_shardings
+from research.train.summary import describe_weights
 from scripts.add_tokens import main
 from scripts.trim import main as trim
 
@@ -146,6 +168,102 @@ def test_tokens_of_another_kind_are_refused(families, tmp_path, flag):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"adds tokens that .* '<sep>'"):
         read_tokenizer(tmp_path)
+
+
+# --- Pretrained -------------------------------------------------------------------------------------------------------
+
+
+def fine_tuning(model: Model, tokenizer=ModelTokenizer()) -> Experiment:
+    task = Summarization(examples=JSONExamples("absent.jsonl"))
+    data = Supervised((task,), tokenizer, input_length=32, target_length=16)
+    return Experiment(model=model, data=data, optimizer=AdamW(schedule=Constant(peak=1e-3)), steps=1, batch_size=8)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pretrained_reads_what_add_tokens_writes(directories, name):
+    made = Pretrained(str(directories / name), new_tokens=TOKENS)
+    written = Pretrained(str(directories / "new" / name))
+    assert made.plain == written.plain
+    assert open_tokenizer(made.tokenizer).digest == open_tokenizer(written.tokenizer).digest
+    one, two = (find_initial(config, config.weights) for config in (fine_tuning(made), fine_tuning(written)))
+    assert one.tokenizer().digest == two.tokenizer().digest
+    assert one.vocabulary() == made.tokenizer
+    assert one.generation(one.tokenizer(), language_of(name)) == two.generation(two.tokenizer(), language_of(name))
+    assert jax.tree.all(jax.tree.map(np.array_equal, one.params(), two.params()))
+    assert override.from_json(override.to_json(fine_tuning(made))).model == made
+
+
+def test_half_precision_and_shards_of_the_vocabulary(directories, tmp_path):
+    """The embedding, the head and the bias of BART and mT5, in bfloat16, on two devices that share their rows."""
+    for name in ("bart", "mt5"):
+        half = shutil.copytree(directories / name, tmp_path / name)
+        tensors = load_file(half / "model.safetensors")
+        save_file({key: array.astype(ml_dtypes.bfloat16) for key, array in tensors.items()}, half / "model.safetensors")
+        assert main([str(half), "--tokens", *TOKENS[:3], "--out", str(tmp_path / f"new_{name}")]) == 0
+        made, written = Pretrained(str(half), new_tokens=TOKENS[:3]), Pretrained(str(tmp_path / f"new_{name}"))
+        assert made.vocab_size == written.vocab_size
+        mesh = make_mesh(Mesh(data=4, fsdp=2))
+        params = [
+            find_initial(config, config.weights).params(state_shardings(config, mesh).params)
+            for config in (fine_tuning(made), fine_tuning(written))
+        ]
+        assert len(params[0]["embedding"].sharding.device_set) == 8
+        assert params[0]["embedding"].sharding.shard_shape(params[0]["embedding"].shape) != params[0]["embedding"].shape
+        assert jax.tree.all(jax.tree.map(np.array_equal, *params))
+
+
+def test_new_tokens_by_an_override_or_a_tokenizer_of_ones_own(directories):
+    path = str(directories / "bart")
+    by_name = override.apply(fine_tuning(Pretrained(path)), {"model.new_tokens": '["<sep>", "newword"]'}).model
+    assert by_name == Pretrained(path, new_tokens=("<sep>", "newword"))
+    assert "new_tokens ('<sep>', 'newword') (there ())" in describe_weights(by_name)
+    assert Pretrained(path, new_tokens=("<sep>",), tokenizer=ByteLevelBPE(path)) == Pretrained(
+        path, new_tokens=("<sep>",)
+    )
+    more = Pretrained(str(directories / "new" / "t5"), new_tokens=("<more>",))
+    assert more.tokenizer.tokens == (*TOKENS, "<more>")
+    weights = find_initial(fine_tuning(more), more.path)
+    rows = Tensors(directories / "new" / "t5")["shared.weight"]
+    tokenizer = read_tokenizer(directories / "new" / "t5")
+    expected = rows[spelling(tokenizer, "<more>")].mean(0)
+    assert np.array_equal(weights.params()["embedding"][tokenizer.size], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "sentence"),
+    [
+        ("t5", ("</s>",), "The vocabulary has '</s>' already: name only new tokens."),
+        ("new/t5", ("<sep>",), "The vocabulary has '<sep>' already: name only new tokens."),
+        ("t5", ("<x>", "<x>"), "they must be distinct and without white space."),
+        ("t5", "<x>", "The new tokens are '<x>': give a list of texts"),
+        ("byt5", ("<x>",), "ByT5's tokenizer in Hugging Face's format cannot have new tokens."),
+        ("separate", ("<x>",), "Separate vocabularies of source and target cannot have new tokens."),
+        ("bare", ("<x>",), "bare holds no tokenizer, which spells new_tokens: give one"),
+        ("absent", ("<x>",), "absent does not exist"),
+    ],
+)
+def test_pretrained_refuses_in_one_sentence(directories, families, tmp_path, name, tokens, sentence):
+    path = directories / name
+    if name in ("byt5", "separate") and not path.exists():
+        write_model(path, name if name == "byt5" else "marian", families[name])
+    if name == "bare":
+        path = shutil.copytree(directories / "t5", tmp_path / name)
+        for file in ("spiece.model", "tokenizer_config.json"):
+            (path / file).unlink()
+    with pytest.raises(ConfigError) as error:
+        Pretrained(str(path), new_tokens=tokens)
+    assert sentence in str(error.value)
+
+
+def test_runs_and_other_tokenizers_are_refused(directories, tiny_run):
+    with pytest.raises(ConfigError, match=r"is a run: write it as a directory first, by kintsugi convert"):
+        Pretrained(str(tiny_run), new_tokens=("<x>",))
+    made = Pretrained(str(directories / "bart"), new_tokens=("<x>",))
+    with pytest.raises(ConfigError, match=r"belong to the tokenizer of the model: give data.tokenizer=ModelTokenizer"):
+        fine_tuning(made, ByteLevelBPE(str(directories / "bart")))
+
+
+# --- Hugging Face -----------------------------------------------------------------------------------------------------
 
 
 def is_normal(processor, text):

@@ -67,6 +67,13 @@ MISTAKES = {
         {"scaled_scores": False},
         {"head": Tied(scaled=True)},
     ],
+    "m2m_100": [
+        {"activation": "gelu"},
+        {"positions": Sinusoidal(32, last_included=True)},
+        {"positions": Sinusoidal(32, first=2)},
+        {"scaled_embedding": False},
+        {"scaled_scores": False},
+    ],
     "marian": [
         {"activation": "gelu"},
         {"norm": LayerNorm(1e-6)},

@@ -44,6 +44,7 @@ from research.report.comparison import identity
 from research.sweep.variants import source_runs
 from research.train.loop import train
 from research.train.summary import describe_weights
+from scripts.convert import main as convert
 
 SIZES = {"width": 16, "heads": 2, "head_width": 8, "feed_forward": 32, "encoder_layers": 1, "decoder_layers": 1}
 PREFIXES = {
@@ -265,6 +266,27 @@ def test_a_run_needs_its_directory_no_more(t5, data, own_cache, tmp_path, capsys
     further = experiment(again, data)
     assert open_tokenizer(further.data.tokenizer).digest == found.tokenizer().digest
     assert identity(further, tmp_path / "second")["init"] == "a run"
+
+
+@pytest.mark.slow
+def test_a_run_with_new_tokens(t5, data, own_cache, tmp_path):
+    """It resumes, and is exported without its directory; the export has its rows and ids."""
+    source = shutil.copytree(t5, tmp_path / "source")
+    config = experiment(Pretrained(str(source), new_tokens=("<sep>", "rivers")), data)
+    expected = find.find_initial(config, config.weights).params()
+    assert train(config, tmp_path / "run") == 0
+    again = override.read(tmp_path / "run" / "config.json")
+    assert again == config
+    assert train(dataclasses.replace(again, steps=2), tmp_path / "run") == 0
+    shutil.rmtree(source)
+    found = find.find(tmp_path / "run")
+    assert jax.tree.all(jax.tree.map(lambda one, other: (one == other).all(), found.params(), expected))
+    assert convert([str(tmp_path / "run"), str(tmp_path / "export")]) == 0
+    exported = read_tokenizer(tmp_path / "export")
+    assert exported.encode("rivers<sep>") == [exported.size - 1, exported.size - 2]
+    assert Pretrained(str(tmp_path / "export")).vocab_size == config.model.vocab_size == exported.size
+    theirs = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(tmp_path / "export")
+    assert theirs("the rivers<sep> house").input_ids == exported.source(["the rivers<sep> house"])[0]
 
 
 def test_another_run_is_one_override_too(tiny_run, t5, data, tmp_path):

@@ -1,6 +1,7 @@
 """Trimmed vocabularies: equal ids and logits up to the new numbers, here and in transformers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from research.data.tokenizer import open_tokenizer
 from research.pretrained.files import Tensors, read_json
 from research.pretrained.tokenizer_files import read_tokenizer
 from research.pretrained.trim import check_equal, count_use, trim_tokenizer
+from research.storage.files import write_json
 from research.storage.progress import Progress
 from scripts.add_tokens import main as add_tokens
 from scripts.trim import main
@@ -221,6 +223,9 @@ def test_other_ids_are_noticed(families):
         ("empty", [], "is not a Hugging Face directory: it needs config.json with model_type."),
         ("bare", [], "bare holds no tokenizer: it needs spiece.model"),
         ("byt5", [], "has a vocabulary of bytes: there is nothing to trim."),
+        ("separate", [], "separate has a vocabulary for the source and another for the target: only a shared one"),
+        ("few", [], "source ids, but the model has rows for 50 only."),
+        ("gpt2", [], "model_type is 'gpt2', not one of t5, mt5"),
         ("t5", ["--languages", "de_DE"], "this tokenizer has no language codes."),
         ("cc25", ["--languages", "xx_XX"], "The language is 'xx_XX': allowed is ar_AR"),
         ("t5", ["--corpus", "absent.txt"], "There is no file absent.txt."),
@@ -230,7 +235,7 @@ def test_other_ids_are_noticed(families):
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(
-    directories, tmp_path, monkeypatch, capsys, name, arguments, sentence
+    directories, families, tmp_path, monkeypatch, capsys, name, arguments, sentence
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "corpus.txt").write_text("die Häuser")
@@ -239,6 +244,11 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
     (tmp_path / "bare").mkdir()
     for file in ("config.json", "model.safetensors"):
         (tmp_path / "bare" / file).write_bytes((directories / "t5" / file).read_bytes())
+    for copy, change in {"few": {"vocab_size": 50}, "gpt2": {"model_type": "gpt2"}}.items():
+        shutil.copytree(directories / "t5", tmp_path / copy)
+        write_json(tmp_path / copy / "config.json", read_json(tmp_path / copy / "config.json") | change)
+    if name == "separate":
+        write_model(tmp_path / name, "marian", families[name])
     path = directories / name if (directories / name).exists() else tmp_path / name
     before = sorted(tmp_path.iterdir())
     assert main([str(path), "--corpus", "corpus.txt", "--out", "new", *arguments]) == 2

@@ -3,7 +3,7 @@
 Each family has a module with its own parts: the mapping between config.json and the model, and the table of tensors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -62,13 +62,21 @@ def table(model: Model, names: Any = ()) -> TensorRows:
     return nearest_family(model).table(model, names)
 
 
-def read_params(directory: Path, model: Model, shardings: Any = None, fresh: Sequence[str] = ()) -> Params:
+def read_params(
+    directory: Path,
+    model: Model,
+    shardings: Any = None,
+    fresh: Sequence[str] = (),
+    tensors: Mapping[str, np.ndarray] | None = None,
+) -> Params:
     """Read the parameters of `model` from a Hugging Face directory, in float32; see `fill_params`.
+
+    `tensors` replace those of the directory.
 
     Raises:
         ConfigError: a file is missing or damaged, or the tensors are not exactly those of the model.
     """
-    tensors = Tensors(directory)
+    tensors = Tensors(directory) if tensors is None else tensors
     return fill_params(tensors, table(model, tensors), model, str(directory), shardings, fresh)
 
 

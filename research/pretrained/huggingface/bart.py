@@ -1,6 +1,7 @@
-"""BART, mBART and Marian in Hugging Face's format: their config.json and the table of their tensors."""
+"""BART, mBART, M2M-100, NLLB and Marian in Hugging Face's format: their config.json and the table of their tensors."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +24,18 @@ class BartFamily(NamedTuple):
     embedding_norm: bool
     sinusoidal: bool
     zero_pad: bool  # the decoder starts from padding; its embedding is zero in native Marian
+    biased: bool = True  # there is a tensor with a bias of the logits
+    defaults: Mapping[str, Any] = {}  # for config.json, where they differ from BART's
 
 
 FAMILIES = {
     "bart": BartFamily("BartForConditionalGeneration", False, True, False, False),
     "mbart": BartFamily("MBartForConditionalGeneration", True, True, False, False),
     "marian": BartFamily("MarianMTModel", False, False, True, True),
+    "m2m_100": BartFamily(
+        *("M2M100ForConditionalGeneration", True, False, True, False, False),
+        {"activation_function": "relu", "attention_dropout": 0.1, "scale_embedding": True},
+    ),
 }
 
 SIZES = {"width": "d_model", "encoder_layers": "encoder_layers", "decoder_layers": "decoder_layers"}
@@ -57,6 +64,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 TOKENS: dict[str, dict[str, int | None]] = {
     "bart": {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2},
     "mbart": {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": None, "forced_eos_token_id": 2},
+    "m2m_100": {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None},
     "marian": {"pad_token_id": None, "eos_token_id": 0, "decoder_start_token_id": None, "forced_eos_token_id": 0},
 }
 
@@ -96,19 +104,20 @@ def _pad_token(config: Mapping[str, Any]) -> int | None:
 def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
     """Build the model that config.json, at `path`, describes; raise ConfigError if it is not supported."""
     family = FAMILIES[config["model_type"]]
+    config = {**family.defaults, **config}
     equal = {}
     for field, name in EQUAL_SIZES.items():
         equal[field], other = config[f"encoder_{name}"], config[f"decoder_{name}"]
         unequal = f"{path}: encoder_{name} is {equal[field]} and decoder_{name} {other}: they must be equal."
         require(equal[field] == other, unequal)
-    for name in ("encoder_layerdrop", "decoder_layerdrop"):
+    for name in ("encoder_layerdrop", "decoder_layerdrop") if family.biased else ():  # M2M-100 was pretrained with it
         require(not config.get(name), f"{path}: {name} is {config.get(name)}; only 0 is supported.")
     width, heads = config["d_model"], equal["heads"]
     require(heads > 0 and width % heads == 0, f"{path}: d_model is {width}, not a multiple of {heads} heads.")
     activation, allowed = config.get("activation_function", "gelu"), ", ".join(ACTIVATIONS)
     require(activation in ACTIVATIONS, f"{path}: activation_function is {activation!r}, not one of {allowed}.")
     length, size = config.get("max_position_embeddings", 1024), config["vocab_size"]
-    shared = config.get("share_encoder_decoder_embeddings", True) or not family.sinusoidal
+    shared = config.get("share_encoder_decoder_embeddings", True) or not family.zero_pad
     return Model(
         **{field: config[name] for field, name in SIZES.items()},
         **equal,
@@ -120,7 +129,7 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
         biases=True,
         norm=LayerNorm(1e-5),
         norm_first=family.norm_first,
-        positions=Sinusoidal(length, last_included=False) if family.sinusoidal else Learned(length, OFFSET),
+        positions=_positions(family, length),
         scaled_scores=True,
         scaled_embedding=config.get("scale_embedding", False),
         embedding_norm=family.embedding_norm,
@@ -134,15 +143,26 @@ def read_model(config: Mapping[str, Any], facts: Facts, path: Path) -> Model:
     )
 
 
+def _positions(family: BartFamily, length: int) -> Learned | Sinusoidal:
+    if not family.sinusoidal:
+        return Learned(length, OFFSET)
+    return Sinusoidal(length) if family.zero_pad else Sinusoidal(length, last_included=True, first=OFFSET)
+
+
+def _is_m2m(model: Model) -> bool:
+    return isinstance(model.positions, Sinusoidal) and model.positions.first == OFFSET
+
+
 def write_config(model: Model) -> dict[str, Any]:
     """Return the fields of config.json that describe the model, for the family nearest to it."""
     static = isinstance(model.positions, Sinusoidal)
-    model_type = "marian" if static else "mbart" if model.norm_first else "bart"
+    plain = "mbart" if model.norm_first else "bart"
+    model_type = "m2m_100" if _is_m2m(model) else "marian" if static else plain
     config: dict[str, Any] = {"model_type": model_type, "architectures": [FAMILIES[model_type].architecture]}
     config |= {name: getattr(model, field) for field, name in SIZES.items()}
     for stack in ("encoder", "decoder"):
         config |= {f"{stack}_{name}": getattr(model, field) for field, name in EQUAL_SIZES.items()}
-    if static:
+    if model_type == "marian":
         source = model.source_vocab_size
         config |= {"decoder_vocab_size": model.vocab_size, "share_encoder_decoder_embeddings": source is None}
     match model.positions:
@@ -236,9 +256,21 @@ def _embeddings(model: Model, known: Container[str]) -> list[Row | Alias | Fixed
     return rows
 
 
+def _stored_positions(model: Model) -> Iterator[FixedTensor]:
+    """Yield the row of M2M-100's positions, which transformers 4 kept; that of padding is zero."""
+    match model.positions:
+        case Sinusoidal(length=length) as positions:
+            every = replace(positions, length=length + OFFSET, first=0)
+            padding = np.arange(every.length)[:, None] != model.pad_token
+            name, shape = "model.{stack}.embed_positions.weights", (every.length, model.width)
+            yield FixedTensor(name, shape, lambda: sinusoids(every, model.width) * padding, tolerance=1e-3)
+
+
 def _outer(model: Model) -> list[Row | Alias | FixedTensor]:
     """Return the rows of the logits' bias and of the positions."""
     rows: list[Row | Alias | FixedTensor] = [Row("final_logits_bias", "logits_bias", ONE_ROW)]
+    if _is_m2m(model):
+        return [*(rows if model.logits_bias else ()), *_stored_positions(model)]
     if not model.logits_bias:
         shape = (1, model.vocab_size)
         rows = [FixedTensor("final_logits_bias", shape, partial(np.zeros, shape, np.float32), written=True)]
