@@ -14,7 +14,7 @@ from research.decode import evaluate
 from research.decode.evaluate import EvalTask
 from research.model.attention_backends import recorded
 from research.parallel.mesh import host_shard, place_batch
-from research.pretrained.find import Weights
+from research.pretrained.find import Weights, read
 from research.storage import run_directory
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
@@ -23,7 +23,7 @@ from research.storage.console import say, table
 from research.train import summary
 from research.train.outcome import Outcome
 from research.train.startup import Startup
-from research.train.state import TrainState, abstract_state, check_stored, new_state, saved, state_shardings, with_base
+from research.train.state import TrainState, abstract_state, check_stored, new_state, saved, with_base
 from research.train.step import EachShape, compile_eval_step, compile_train_step
 from research.train.summary import RunSample
 
@@ -91,7 +91,7 @@ class Run:
             key, data_key = jax.random.split(jax.random.key(self.config.seed))
             given = None
             if weights is not None:
-                given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
+                given = read(weights, self.config.model, self.mesh, self.config.init_fresh)
             return new_state(self.config, self.mesh, key, given), data_key
         meta = checkpoints.meta(checkpoints.newest)
         # Another mesh may have padded the vocabulary to another size; nothing else may differ.
@@ -99,7 +99,7 @@ class Run:
         whole = saved(self.config, abstract_state(self.config, self.mesh))
         state = checkpoints.restore(checkpoints.newest, whole, strict=False)
         if weights is not None:  # of which an adapter trains a part
-            given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
+            given = read(weights, self.config.model, self.mesh, self.config.init_fresh)
             state = with_base(self.config, self.mesh, state, given)
         self.step, self.next_row = checkpoints.newest, meta["next_row"]
         self.evaluation_due = meta.get("evaluation_due") is True
