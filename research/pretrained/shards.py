@@ -35,7 +35,8 @@ class ShardBuffer:
     def __init__(self, shape: tuple[int, ...], sharding: NamedSharding | Converted | None) -> None:
         self.convert: Callable[[jax.Array], Any] = lambda array: array
         if isinstance(sharding, Converted):
-            sharding, self.convert = sharding.sharding, sharding.convert
+            self.convert = sharding.convert
+            sharding = sharding.sharding
         self.shape = shape if sharding is None else padded_shape(shape, sharding)
         self.sharding = sharding
         indices: Iterable[Index | None] = [(slice(None),) * len(shape)]
@@ -61,8 +62,8 @@ class ShardBuffer:
         if self.sharding is None:
             (whole,) = self.shards.values()
             return whole
-        whole = jax.make_array_from_callback(self.shape, self.sharding, lambda index: self.shards[self.bounds(index)])
-        return self.convert(whole)
+        shards, place = self.shards, self.bounds
+        return self.convert(jax.make_array_from_callback(self.shape, self.sharding, lambda index: shards[place(index)]))
 
 
 def write(shard: np.ndarray, part: np.ndarray) -> None:
