@@ -54,7 +54,8 @@ class Adapter(Part):
     weights that the run started from, `init`.
     """
 
-    frozen: Literal["float32", "bfloat16"] = field(default="float32", kw_only=True)  # dtype of what is not trained
+    frozen: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True)
+    # dtype of what is not trained; "int8" is for the weights of projections, the rest is then in bfloat16
 
     def add(self, network: Any, key: Any) -> None:
         """Add modules to a network, each as the attribute `adapter` of a module that is there.

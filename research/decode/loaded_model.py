@@ -24,15 +24,16 @@ from research.data.batch import Batch
 from research.data.tokenizer import Tokenizer
 from research.decode.generate import Generator, Hypothesis
 from research.decode.prepare import prepared
-from research.model import transformer
+from research.model import quantized, transformer
 from research.model.attention_maps import AttentionPart, attention_map
+from research.model.parameters import param_specs, table_of
 from research.model.parametrization import as_standard, standard_model
 from research.model.transformer import Params
 from research.parallel.mesh import make_mesh
 from research.parallel.padding import fill, placed
 from research.parallel.rules import merge, shardings
 from research.pretrained import find, huggingface, peft
-from research.pretrained.find import Weights
+from research.pretrained.find import Weights, read
 from research.pretrained.rows import check_vocabulary
 from research.pretrained.table import check_shapes
 from research.storage.bucket import any_path
@@ -109,7 +110,7 @@ class LoadedModel:
     @cached_property
     def params(self) -> Params:
         """The parameters: nested dicts of arrays. A vocabulary that the mesh does not divide ends in rows of zeros."""
-        return jax.block_until_ready(self.weights.params(self._shardings))
+        return jax.block_until_ready(read(self.weights, self.config, self.mesh))
 
     @cached_property
     def network(self) -> Any:
@@ -127,10 +128,11 @@ class LoadedModel:
             ConfigError: the names or shapes differ.
         """
         whole = placed(transformer.abstract_params(self.config), self._shardings)
-        if jax.tree.map(np.shape, params) != jax.tree.map(lambda leaf: leaf.shape, whole):
-            check_shapes(params, self.config)
+        shapes = jax.eval_shape(quantized.whole, params)
+        if jax.tree.map(np.shape, shapes) != jax.tree.map(np.shape, whole):
+            check_shapes(shapes, self.config)
             params = fill(params, whole)
-        given = jax.device_put(params, self._shardings)
+        given = jax.device_put(params, shardings(self.mesh, param_specs(params, table_of(self.config))))
         return replace(self, weights=self.weights._replace(params=lambda shardings=None, fresh=(): given))
 
     def with_adapter(self, directory: str | os.PathLike[str]) -> "LoadedModel":

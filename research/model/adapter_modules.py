@@ -128,7 +128,7 @@ def first_prompt(config: PromptTuning, model: Model, params: Tree, tokenizer: To
 
     @jax.jit
     def rows(table: Array) -> Array:
-        found = table[ids] * embedding_scale(model)
+        found = table[ids].astype(jnp.float32) * embedding_scale(model)
         return found if config.initial == "vocabulary" else found.at[len(named) :].set(others)
 
     return unflatten({PROMPT: rows(table)})

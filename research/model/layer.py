@@ -42,6 +42,7 @@ from research import config as schema
 from research.config import FanIn, Learned, Model, Normal, Relative, Sinusoidal, Xavier, require
 from research.model.derivatives import PRODUCT, activate, gate, layer_norm, product, rms_norm
 from research.model.parametrization import features, growth
+from research.model.quantized import Quantized, quantized_product
 from research.parallel.layout import batch_parts, own_copies, platform
 
 UNROLLED = 24  # layers that are unrolled at most, if model.unroll is None
@@ -91,7 +92,11 @@ class Dense(nnx.Module):
 
     def project(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Compute the output without an adapter."""
-        y = product(self.equation, x, self.weight[...].astype(x.dtype))
+        weight = self.weight[...]
+        if isinstance(weight, Quantized):
+            y = quantized_product(self.equation, x, weight)
+        else:
+            y = product(self.equation, x, weight.astype(x.dtype))
         return y + self.bias[...].astype(x.dtype) if self.biased else y
 
 

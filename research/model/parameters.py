@@ -19,11 +19,12 @@ Derived from it:
 A model that adds parameters lists their rows in `Model.parameters`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from jax.sharding import PartitionSpec
 
 from research.config import Model, require
+from research.config.adapter import WEIGHT
 from research.config.optimizer import Parameter
 from research.model.parametrization import growth
 from research.parallel.padding import VOCABULARY
@@ -51,6 +52,8 @@ PARAMETERS: ParameterTable = (
     (r"(en|de)coder/(embedding_)?norm/(scale|bias)", "d", ""),
 )
 
+INT8, SCALE = "int8", "scale"  # of a weight that an adapter keeps in int8
+
 # The mesh axes that split an axis of a parameter. The embedding and the head are split along the vocabulary alone: with
 # the width split too, XLA's partitioner falls back to gathering the whole table.
 SPLIT = {"v": VOCABULARY, "h": ("tensor",), "f": ("tensor",)}
@@ -60,7 +63,18 @@ SPLIT_IF_HIDDEN = {"d": ("fsdp",)}
 def table_of(model: Model) -> ParameterTable:
     """Return the shipped rows, and those that the model and its adapter add."""
     rows = (*PARAMETERS, *model.parameters)
-    return rows if model.adapter is None else (*rows, *model.adapter.rows(rows))
+    if model.adapter is None:
+        return rows
+    integers = _quantized_rows(rows) if model.adapter.frozen == "int8" else ()
+    return (*rows, *model.adapter.rows(rows), *integers)
+
+
+def _quantized_rows(rows: ParameterTable) -> Iterator[ParameterRow]:
+    """Yield the rows of weights in int8 and of their scales, whose size is 1 along the axes read."""
+    for pattern, axes, reads in rows:
+        if pattern.endswith(WEIGHT) and reads:
+            yield f"{pattern}/{INT8}", axes, reads
+            yield f"{pattern}/{SCALE}", "".join(str(reads.index(axis)) if axis in reads else axis for axis in axes), ""
 
 
 def parameters(params: Tree, model: Model) -> dict[str, Parameter]:

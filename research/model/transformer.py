@@ -18,6 +18,7 @@ from research.config import DecoderOnly, Model, SharedLayers, require
 from research.config.model import DROPOUTS
 from research.config.parts import calling, is_shipped
 from research.data.batch import Batch
+from research.model import quantized
 from research.model.attention import Attention, SelfAttention
 from research.model.cache import Cache, Past, Projection, as_projection, as_stored
 from research.model.language_model import LanguageModel
@@ -27,6 +28,7 @@ from research.model.network import Network
 from research.model.parameters import param_specs, table_of
 from research.parallel.layout import RESIDUAL, constrain
 from research.parallel.padding import cut
+from research.parallel.rules import flatten, unflatten
 
 Params = dict[str, Any]  # nested; the leaves are arrays
 
@@ -319,7 +321,7 @@ def without_adapter(config: Model, params: Params) -> tuple[Model, Params]:
     if config.adapter is None:
         return config, params
     with calling(config.adapter, "merged"):
-        merged = config.adapter.merged(params)
+        merged = config.adapter.merged(quantized.whole(params))
     return (config, params) if merged is None else (replace(config, adapter=None), merged)
 
 
@@ -339,7 +341,10 @@ def own_rows(config: Model, params: Params) -> Params:
     Raises:
         ConfigError: a parameter has another shape than the model's.
     """
-    return cut(params, abstract_params(config), specs_of(config))
+    flat, shapes, specs = flatten(params), flatten(abstract_params(config)), flatten(specs_of(config))
+    paths = shapes.keys() & flat.keys()  # weights in int8 have no vocabulary
+    own, shapes, specs = ({path: each[path] for path in paths} for each in (flat, shapes, specs))
+    return unflatten(flat | cut(own, shapes, specs))
 
 
 def specs_of(config: Model) -> Params:
@@ -371,9 +376,10 @@ def bind(config: Model, params: Params) -> Any:
     They may have any floating dtype; the network computes in `config.compute`. It does not see a mesh's rows of zeros.
     """
     graph, structure = definition(config)
+    weights = quantized.as_weights(own_rows(config, params))
     # NNX matches leaves only by their order.
     require(
-        jax.tree.structure(params) == structure,
+        jax.tree.structure(weights, is_leaf=quantized.is_quantized) == structure,
         "The parameters' names are not those of the model's configuration: pass the parameters of this model.",
     )
-    return nnx.merge(graph, whole(config, own_rows(config, params)))
+    return nnx.merge(graph, whole(config, weights))

@@ -54,7 +54,9 @@ def working_bytes(experiment: Experiment, hardware: Hardware | None = None) -> i
     parameters = flops.parameter_count(abstract_params(experiment.model)) / shards
     trained = flops.trained_count(experiment.model) / shards
     weights = trained * (2 * size + (4 if experiment.microbatches > 1 else 0))
-    if adapter is not None and adapter.frozen != experiment.model.compute:
+    if adapter is not None and adapter.frozen == "int8":  # a layer's weights, made for the forward or backward pass
+        weights += (parameters - trained) / layers * size
+    elif adapter is not None and adapter.frozen != experiment.model.compute:
         weights += (parameters - trained) * size
     if mesh.fsdp > 1:  # two layers' gathered weights at a time, and one layer's unsharded gradient
         weights += parameters * mesh.fsdp / layers * 5 * size

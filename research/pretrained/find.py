@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from research.config import (
     TRAINING_ONLY,
     ConfigError,
@@ -23,14 +25,16 @@ from research.config import (
 )
 from research.config.model import LONGEST
 from research.data.tokenizer import Tokenizer, open_tokenizer
-from research.model.transformer import Params, abstract_params
-from research.parallel.rules import flatten, merge
+from research.model.quantized import keep, keep_one
+from research.model.transformer import Params, abstract_params, specs_of
+from research.parallel.rules import flatten, merge, shardings, unflatten
 from research.pretrained import fairseq, huggingface, marian, peft, t5x
 from research.pretrained.files import shards
 from research.pretrained.hub import located
 from research.pretrained.new_tokens import LongerVocabulary
 from research.pretrained.rows import check_vocabulary
 from research.pretrained.run_files import BEST, checkpoint_of, restore, run_of, saved_vocabulary
+from research.pretrained.shards import Converted
 from research.pretrained.table import fresh_paths
 from research.pretrained.tokenizer_files import read_tokenizer, read_vocabulary
 from research.storage import manifest, run_directory
@@ -177,6 +181,14 @@ def with_new_tokens(weights: Weights, path: AnyPath, model: Model) -> Weights:
         tokenizer=lambda: longer.tokenizer,
         vocabulary=lambda: model.tokenizer,
     )
+
+
+def read(weights: Weights, model: Model, mesh: jax.sharding.Mesh, fresh: tuple[str, ...] = ()) -> Params:
+    """Read parameters onto a mesh, each as the adapter of the model keeps it; those in `fresh` are left out."""
+    places = flatten(shardings(mesh, specs_of(model)))
+    if model.adapter is not None:
+        places = {path: Converted(place, partial(keep_one, model, mesh, path)) for path, place in places.items()}
+    return keep(model, mesh, weights.params(unflatten(places), fresh))
 
 
 def digest(path: AnyPath) -> str:

@@ -23,6 +23,7 @@ from research.config import (
 from research.model.transformer import Params, abstract_params, specs_of
 from research.parallel.padding import check_padded, cut, placed
 from research.parallel.rules import flatten, unflatten
+from research.pretrained.shards import Converted
 from research.pretrained.table import fresh_paths
 from research.storage.bucket import AnyPath, is_remote, local_file
 from research.storage.checkpoint import absolute, best_step, stored_shapes
@@ -110,7 +111,8 @@ def restore(checkpoint: AnyPath, kind: str, model: Model, shardings: Any, fresh:
     check_padded(found, shapes, specs)
     kinds: dict[str, ocp.RestoreArgs] = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in shapes}
     if shardings is not None:
-        whole = placed(shapes, {path: flatten(shardings)[path] for path in shapes})
+        places = {path: place for path, place in flatten(shardings).items() if path in shapes}
+        whole = placed(shapes, {path: to.sharding if isinstance(to, Converted) else to for path, to in places.items()})
         kinds = {
             path: ocp.ArrayRestoreArgs(dtype=to.dtype, sharding=to.sharding, global_shape=to.shape, strict=False)
             for path, to in whole.items()

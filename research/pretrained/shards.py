@@ -1,7 +1,9 @@
 """Assembly of a parameter from tensors read one at a time; each process keeps only its own shards."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,13 +18,25 @@ Bounds = tuple[tuple[int, int], ...]  # start and end of a shard on every axis
 ALIGNMENT = 64
 
 
+@dataclass(frozen=True)
+class Converted:
+    """The sharding of a parameter that is converted as soon as it has been read, before the next one is."""
+
+    sharding: NamedSharding
+    convert: Callable[[jax.Array], Any]
+
+
 class ShardBuffer:
     """Float32 buffers for the local shards of one parameter, or without a sharding for all of it.
 
     A vocabulary that the mesh does not divide is filled up with rows of zeros.
     """
 
-    def __init__(self, shape: tuple[int, ...], sharding: NamedSharding | None) -> None:
+    def __init__(self, shape: tuple[int, ...], sharding: NamedSharding | Converted | None) -> None:
+        self.convert: Callable[[jax.Array], Any] = lambda array: array
+        if isinstance(sharding, Converted):
+            self.convert = sharding.convert
+            sharding = sharding.sharding
         self.shape = shape if sharding is None else padded_shape(shape, sharding)
         self.sharding = sharding
         indices: Iterable[Index | None] = [(slice(None),) * len(shape)]
@@ -43,12 +57,13 @@ class ShardBuffer:
             elif bounds[0][0] <= layer < bounds[0][1]:
                 write(shard[layer - bounds[0][0], ...], array[spans(bounds[1:])])
 
-    def finish(self) -> np.ndarray | jax.Array:
-        """Return the parameter; do not call `fill` afterwards."""
+    def finish(self) -> Any:
+        """Return the parameter, or what it is converted to; do not call `fill` afterwards."""
         if self.sharding is None:
             (whole,) = self.shards.values()
             return whole
-        return jax.make_array_from_callback(self.shape, self.sharding, lambda index: self.shards[self.bounds(index)])
+        shards, place = self.shards, self.bounds
+        return self.convert(jax.make_array_from_callback(self.shape, self.sharding, lambda index: shards[place(index)]))
 
 
 def write(shard: np.ndarray, part: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 
 from research.config import Model, require
 from research.model.transformer import Params, abstract_params
-from research.pretrained.shards import ShardBuffer
+from research.pretrained.shards import Converted, ShardBuffer
 
 STACKS = ("encoder", "decoder")
 
@@ -239,9 +239,9 @@ def _fill(
     sources: Iterable[LayerTensor],
     path: str,
     shape: tuple[int, ...],
-    sharding: NamedSharding | None,
+    sharding: NamedSharding | Converted | None,
     model: Model,
-) -> tuple[np.ndarray | jax.Array | None, list[str]]:
+) -> tuple[Any, list[str]]:
     """Return a parameter filled from its sources, or the errors in them."""
     buffer, errors = None, []
     for name, row, layer in sources:

@@ -63,6 +63,7 @@ def build(settings: Optimizer, total_steps: int, params: Tree, model: Model) -> 
         frozen |= {path for path in paths if not model.adapter.trains(path)}
     of = "matches every parameter" + (" that model.adapter trains" if model.adapter is not None else "")
     require(len(frozen) < len(paths), f"optimizer.frozen {of}: at least one must be trained.")
+    trained = set(paths) - frozen
     decay = {path: 0.0 if path in undecayed else settings.weight_decay for path in paths}
     known = parameters(params, model)
     require(
@@ -75,8 +76,8 @@ def build(settings: Optimizer, total_steps: int, params: Tree, model: Model) -> 
     def split(params: Tree) -> tuple[Tree, Tree]:
         flat = flatten(params)
         return (
-            unflatten({path: leaf for path, leaf in flat.items() if path not in frozen}),
-            unflatten({path: leaf for path, leaf in flat.items() if path in frozen}),
+            unflatten({path: leaf for path, leaf in flat.items() if path in trained}),
+            unflatten({path: leaf for path, leaf in flat.items() if path not in trained}),
         )
 
     def init(params: Tree) -> Tree:

@@ -14,7 +14,7 @@ from research.decode import evaluate
 from research.decode.evaluate import EvalTask
 from research.model.attention_backends import recorded
 from research.parallel.mesh import host_shard, place_batch
-from research.pretrained.find import Weights
+from research.pretrained.find import Weights, read
 from research.storage import run_directory
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
@@ -29,7 +29,6 @@ from research.train.state import (
     check_stored,
     new_state,
     saved,
-    state_shardings,
     with_base,
     with_first_values,
 )
@@ -100,7 +99,7 @@ class Run:
             key, data_key = jax.random.split(jax.random.key(self.config.seed))
             given = None
             if weights is not None:
-                given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
+                given = read(weights, self.config.model, self.mesh, self.config.init_fresh)
                 given = with_first_values(self.config, given, self.pipeline.tokenizer)
             return new_state(self.config, self.mesh, key, given), data_key
         meta = checkpoints.meta(checkpoints.newest)
@@ -109,7 +108,7 @@ class Run:
         whole = saved(self.config, abstract_state(self.config, self.mesh))
         state = checkpoints.restore(checkpoints.newest, whole, strict=False)
         if weights is not None:  # of which an adapter trains a part
-            given = weights.params(state_shardings(self.config, self.mesh).params, self.config.init_fresh)
+            given = read(weights, self.config.model, self.mesh, self.config.init_fresh)
             state = with_base(self.config, self.mesh, state, given)
         self.step, self.next_row = checkpoints.newest, meta["next_row"]
         self.evaluation_due = meta.get("evaluation_due") is True

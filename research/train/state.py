@@ -10,26 +10,23 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from research.config import Adapter, Experiment, Model, Optimizer
+from research.config import Experiment, Model, Optimizer
 from research.config.parts import calling, is_shipped
 from research.data.tokenizer import Tokenizer
 from research.model.parameters import param_specs, state_specs, table_of
-from research.model.transformer import abstract_params, initial_params, own_rows, specs_of, without_dropout
+from research.model.quantized import keep, kept
+from research.model.transformer import abstract_params, initial_params, own_rows, without_dropout
 from research.parallel.padding import check_padded, cut, fill, placed
 from research.parallel.rules import Tree, flatten, merge, shardings, unflatten
 from research.train.optimizer import Updater, build
 from research.train.schedules import Constant
-
-# Norms, relative biases and logits are computed in float32, so their parameters are not rounded. Embeddings are cast
-# after the lookup instead: its gradient adds up the rows of equal tokens, and sums of thousands need float32.
-PRECISE = ("norm/scale", "norm/bias", "relative_bias", "logits_bias", "embedding")
 
 
 class TrainState(NamedTuple):
     """State of training. A step maps it to the next state."""
 
     step: Int[Array, ""]  # steps taken, including skipped ones
-    params: Tree  # float32; those that an adapter does not train have its dtype `frozen`
+    params: Tree  # float32; those that an adapter does not train as research/model/quantized.py keeps them
     opt_state: Tree
     average: Tree | None = None  # moving average of the parameters (with an adapter, of those that are trained), if
     # experiment.average_decay is set
@@ -52,32 +49,22 @@ class _StateParts(NamedTuple):
     averaged: bool
 
 
-def updater_of(experiment: Experiment, params: Tree) -> Updater:
-    """Build the optimizer of an experiment for a tree of parameters."""
-    return build(experiment.optimizer, experiment.steps, params, experiment.model)
+def updater_of(experiment: Experiment) -> Updater:
+    """Build the optimizer of an experiment."""
+    return build(experiment.optimizer, experiment.steps, abstract_params(experiment.model), experiment.model)
 
 
 def _first_state(experiment: Experiment, params: Tree) -> TrainState:
-    updater, adapter = updater_of(experiment, params), experiment.model.adapter
-    return _state(updater, adapter, params, experiment.average_decay is not None)
+    return _state(updater_of(experiment), experiment.model, params, experiment.average_decay is not None)
 
 
-def _state(updater: Updater, adapter: Adapter | None, params: Tree, averaged: bool) -> TrainState:
-    trained, frozen = updater.split(params)
+def _state(updater: Updater, model: Model, params: Tree, averaged: bool) -> TrainState:
+    trained, _ = updater.split(params)
     average = params if averaged else None
-    if adapter is not None:
+    if model.adapter is not None:
         average = trained if averaged else None
-        params = merge(trained, _stored(adapter, frozen))
+        params = kept(model, params)
     return TrainState(jnp.zeros((), jnp.int32), params, updater.init(trained), average)
-
-
-def _stored(adapter: Adapter, frozen: Tree) -> Tree:
-    """Convert parameters that an adapter does not train to the dtype in which it keeps them."""
-    kept = {
-        path: leaf if path.endswith(PRECISE[:-1]) else leaf.astype(adapter.frozen)
-        for path, leaf in flatten(frozen).items()
-    }
-    return unflatten(kept)
 
 
 def saved(experiment: Experiment, state: Any) -> Any:
@@ -85,7 +72,8 @@ def saved(experiment: Experiment, state: Any) -> Any:
     adapter = experiment.model.adapter
     if adapter is None:
         return state
-    trained = {path: leaf for path, leaf in flatten(state.params).items() if adapter.trains(path)}
+    own = flatten(abstract_params(experiment.model)).keys()  # without the parts of weights in int8
+    trained = {path: leaf for path, leaf in flatten(state.params).items() if path in own and adapter.trains(path)}
     return state._replace(params=unflatten(trained))
 
 
@@ -101,12 +89,9 @@ def with_first_values(experiment: Experiment, given: Tree, tokenizer: Tokenizer)
 
 def with_base(experiment: Experiment, mesh: jax.sharding.Mesh, state: TrainState, base: Tree) -> TrainState:
     """Add the parameters that an adapter does not train to a state from a checkpoint."""
-    adapter, targets = experiment.model.adapter, flatten(state_shardings(experiment, mesh).params)
-    assert adapter is not None
-    frozen = {path: leaf for path, leaf in flatten(base).items() if not adapter.trains(path)}
-    layouts = unflatten({path: targets[path] for path in frozen})
-    convert = jax.jit(partial(_stored, adapter), donate_argnums=0, out_shardings=layouts)
-    return state._replace(params=merge(convert(unflatten(frozen)), state.params))
+    trained = flatten(saved(experiment, abstract_state(experiment)).params).keys()
+    frozen = {path: leaf for path, leaf in flatten(base).items() if path not in trained}
+    return state._replace(params=merge(keep(experiment.model, mesh, frozen), state.params))
 
 
 def _random_state(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
@@ -148,7 +133,7 @@ def _state_parts(experiment: Experiment) -> _StateParts:
 def _abstract_state(parts: _StateParts) -> TrainState:
     params = abstract_params(parts.model)
     updater = build(parts.optimizer, parts.steps, params, parts.model)
-    state = jax.eval_shape(partial(_state, updater, parts.model.adapter, averaged=parts.averaged), params)
+    state = jax.eval_shape(partial(_state, updater, parts.model, averaged=parts.averaged), params)
     if not is_shipped(type(parts.optimizer)):  # find mistakes in a user's optimizer before anything is compiled
         trained, _ = updater.split(state.params)
         jax.eval_shape(updater.update, trained, state.opt_state, trained, state.step)
@@ -168,8 +153,8 @@ def _state_shardings(parts: _StateParts, mesh: jax.sharding.Mesh | jax.sharding.
 @cache
 def _specs(parts: _StateParts) -> TrainState:
     state = _abstract_state(parts)
-    params = specs_of(parts.model)
     table = table_of(parts.model)
+    params = param_specs(state.params, table)
     average = None if state.average is None else param_specs(state.average, table)
     of_optimizer = state_specs(state.opt_state, state.params, table)
     return TrainState._make((PartitionSpec(), params, of_optimizer, average))
@@ -207,7 +192,7 @@ def new_state(
 
     if given is None:
         return compiled(partial(_random_state, experiment), whole)(key)
-    params = flatten(given)
+    params = flatten(keep(experiment.model, mesh, given))
     missing = {path: leaf for path, leaf in flatten(whole.params).items() if path not in params}
     if missing:
         params |= compiled(partial(_random_params, experiment, missing.keys()), missing)(key)

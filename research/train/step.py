@@ -19,13 +19,14 @@ from research.data.batch import Batch
 from research.model.loss import Sums, chunks, cross_entropy, cross_entropy_in_chunks
 from research.model.network import Network
 from research.model.parameters import param_specs, table_of
+from research.model.quantized import INTEGERS, PRECISE
 from research.model.transformer import bind
 from research.parallel.layout import BATCH_AXES, LOGITS, constrain
 from research.parallel.mesh import batch_sharding
 from research.parallel.padding import fill
 from research.parallel.rules import Tree, flatten, merge, unflatten
 from research.train.optimizer import learning_rate
-from research.train.state import PRECISE, TrainState, abstract_state, own_state, state_shardings, updater_of
+from research.train.state import TrainState, abstract_state, own_state, state_shardings, updater_of
 
 
 class Metrics(NamedTuple):
@@ -57,7 +58,7 @@ def train_step(
     and optimizer state stay bitwise unchanged, but the step still advances. Rows of zeros that a mesh adds stay zero.
     """
     given, state = state, own_state(experiment, state)
-    updater = updater_of(experiment, state.params)
+    updater = updater_of(experiment)
     trained, frozen = updater.split(state.params)
     gradients, sums = _summed_gradients(experiment, trained, frozen, batch, jax.random.fold_in(key, state.step))
     gradients = jax.tree.map(lambda gradient: gradient / sums.weight, gradients)
@@ -157,9 +158,10 @@ def _microbatches(batch: Batch, count: int) -> Batch:
 
 
 def _cast(experiment: Experiment, params: Tree) -> Tree:
-    flat = flatten(params)
+    flat, as_they_are = flatten(params), (*PRECISE, *INTEGERS)
+    compute = experiment.model.compute
     return unflatten(
-        {path: leaf if path.endswith(PRECISE) else leaf.astype(experiment.model.compute) for path, leaf in flat.items()}
+        {path: leaf if path.endswith(as_they_are) else leaf.astype(compute) for path, leaf in flat.items()}
     )
 
 

@@ -16,7 +16,7 @@ from research.parallel.rules import flatten
 from research.pretrained import find, peft
 from research.storage import manifest
 from research.train.loop import train
-from scripts import convert
+from scripts import convert, evaluate
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +86,35 @@ def test_an_adapter_goes_to_peft_s_format_and_back(folder, tmp_path, capsys):
     stored = peft.find(tmp_path / "adapter", wider)
     with pytest.raises(ConfigError, match="which does not fit"):
         peft.read_params(stored, replace(wider, adapter=stored.adapter))
+
+
+def test_a_run_on_a_base_in_int8_resumes_to_the_bit_and_is_evaluated_as_it_was_trained(folder, tmp_path):
+    def experiment(**changes):
+        made = adapted(folder, folder / "base", **changes)
+        return replace(made, model=replace(made.model, adapter=replace(ADAPTER, frozen="int8")))
+
+    assert train(experiment(), tmp_path / "whole") == 0
+    assert train(experiment(steps=1), tmp_path / "resumed") == 0
+    assert train(experiment(), tmp_path / "resumed") == 0
+    whole, resumed = (load(tmp_path / name) for name in ("whole", "resumed"))
+    kept = flatten(whole.params)
+    assert all(np.array_equal(leaf, kept[path]) for path, leaf in flatten(resumed.params).items())
+    assert kept["encoder/layers/feed_forward/up/weight/int8"].dtype == "int8"
+    assert held_out_losses(tmp_path / "whole") == held_out_losses(tmp_path / "resumed")
+    assert held_out_losses(tmp_path / "whole") != held_out_losses(folder / "whole")
+    # The same parameters give the losses that the run wrote.
+    assert evaluate.main([str(tmp_path / "whole"), "--output", str(tmp_path / "scores")]) == 0
+    assert f'"loss": {held_out_losses(tmp_path / "whole")[-1]}' in (tmp_path / "scores" / "scores.json").read_text()
+    texts = ["a line of text"], ["another"]
+    copied = whole.with_params(whole.params)
+    assert copied.score(*texts).nll == whole.score(*texts).nll
+    assert copied.generate(texts[0], max_length=4) == whole.generate(texts[0], max_length=4)
+    # The adapter is merged into the base as it was, in float32.
+    assert convert.main([str(tmp_path / "whole"), str(tmp_path / "merged"), "--merge", "--no_tokenizer"]) == 0
+    base, merged = (flatten(find.find(path).params()) for path in (folder / "base", tmp_path / "merged"))
+    assert np.array_equal(base["embedding"], merged["embedding"])
+    with pytest.raises(ConfigError, match="frozen"):
+        train(replace(experiment(steps=3), model=adapted(folder, folder / "base").model), tmp_path / "whole")
 
 
 def change(base: Path) -> None:
