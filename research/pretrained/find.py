@@ -3,10 +3,13 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from research.config import (
     TRAINING_ONLY,
@@ -22,9 +25,10 @@ from research.config import (
     require,
 )
 from research.config.model import LONGEST
+from research.config.pretrained import check_kept
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.model.transformer import Params, abstract_params
-from research.parallel.rules import flatten, merge
+from research.parallel.rules import flatten, merge, unflatten
 from research.pretrained import fairseq, hub, huggingface, marian, peft, t5x
 from research.pretrained.files import shards
 from research.pretrained.run_files import BEST, checkpoint_of, restore, run_of, saved_vocabulary
@@ -147,20 +151,57 @@ def find_initial(experiment: Experiment, init: str) -> Weights:
         ConfigError: there are no weights, or those of another model; a parameter has another shape and is not in
             `init_fresh`; or an expression of `init_fresh` matches nothing.
     """
+    return find_model(experiment.model, init, experiment.init_fresh)
+
+
+def find_model(model: Model, init: str, fresh: tuple[str, ...] = ()) -> Weights:
+    """Find the weights at `init` and check that they are of the model; parameters that match `fresh` may differ.
+
+    Raises:
+        ConfigError: as `find_initial`.
+    """
     path = any_path(init)
-    weights = find(path)
-    free, zero = VOCABULARY if experiment.init_fresh else ROWS, weights.model.zero_token
-    if experiment.model.zero_token is None and zero is not None and zero < weights.model.vocab_size:
+    weights = find(path) if not isinstance(model, Pretrained) else with_layers(find(path), path, model.kept)
+    free, zero = VOCABULARY if fresh else ROWS, weights.model.zero_token
+    if model.zero_token is None and zero is not None and zero < weights.model.vocab_size:
         free = VOCABULARY  # its row of zeros is trained
     if weights.model.adapter is None:
         free = (*free, "adapter")  # which begins anew
-    check_same_model(experiment.model, weights.model, path, free)
-    old, new = (flatten(abstract_params(model)) for model in (weights.model, experiment.model))
-    loaded = old.keys() - fresh_paths(old, experiment.init_fresh)
+    check_same_model(model, weights.model, path, free)
+    old, new = (flatten(abstract_params(each)) for each in (weights.model, model))
+    loaded = old.keys() - fresh_paths(old, fresh)
     unlike = sorted(path for path in loaded if path not in new or old[path].shape != new[path].shape)
     message = f"{init} has a different vocabulary, so {', '.join(unlike)} cannot be loaded: list them in init_fresh"
     require(not unlike, f"{message}, or set model.vocab_size to {weights.model.vocab_size} and take its tokenizer.")
     return weights
+
+
+def with_layers(weights: Weights, path: AnyPath, kept: Mapping[str, tuple[int, ...]]) -> Weights:
+    """Leave only some layers of the stacks in the weights at `path`.
+
+    T5's relative bias, which its first layer stores for all, belongs to the stack and is always kept.
+
+    Raises:
+        ConfigError: there is no such layer.
+    """
+    if not kept:
+        return weights
+    for stack, layers in kept.items():
+        check_kept(str(path), stack, layers, getattr(weights.model, f"{stack}_layers"))
+    counts = {f"{stack}_layers": len(layers) for stack, layers in kept.items()}
+
+    def chosen(flat: dict[str, Any]) -> dict[str, Any]:
+        stacks = {name: name.partition("/layers/")[0] if "/layers/" in name else "" for name in flat}
+        indices = {stack: np.array(layers) for stack, layers in kept.items()}
+        return {name: leaf[indices[stacks[name]]] if stacks[name] in kept else leaf for name, leaf in flat.items()}
+
+    def params(shardings: Any = None, fresh: tuple[str, ...] = ()) -> Params:
+        flat = flatten(weights.params(shardings, fresh))
+        if shardings is None:
+            return unflatten(chosen(flat))
+        return unflatten(jax.jit(chosen, out_shardings={name: leaf.sharding for name, leaf in flat.items()})(flat))
+
+    return weights._replace(model=dataclasses.replace(weights.model, **counts), params=params)
 
 
 def digest(path: AnyPath) -> str:

@@ -66,16 +66,13 @@ def _state(updater: Updater, adapter: Adapter | None, params: Tree, averaged: bo
     average = params if averaged else None
     if adapter is not None:
         average = trained if averaged else None
-        params = merge(trained, _stored(adapter, frozen))
+        params = merge(trained, stored(frozen, adapter.frozen))
     return TrainState(jnp.zeros((), jnp.int32), params, updater.init(trained), average)
 
 
-def _stored(adapter: Adapter, frozen: Tree) -> Tree:
-    """Convert parameters that an adapter does not train to the dtype in which it keeps them."""
-    kept = {
-        path: leaf if path.endswith(PRECISE[:-1]) else leaf.astype(adapter.frozen)
-        for path, leaf in flatten(frozen).items()
-    }
+def stored(frozen: Tree, dtype: str) -> Tree:
+    """Convert parameters that are not trained to the dtype in which they are kept."""
+    kept = {path: leaf if path.endswith(PRECISE[:-1]) else leaf.astype(dtype) for path, leaf in flatten(frozen).items()}
     return unflatten(kept)
 
 
@@ -94,7 +91,7 @@ def with_base(experiment: Experiment, mesh: jax.sharding.Mesh, state: TrainState
     assert adapter is not None
     frozen = {path: leaf for path, leaf in flatten(base).items() if not adapter.trains(path)}
     layouts = unflatten({path: targets[path] for path in frozen})
-    convert = jax.jit(partial(_stored, adapter), donate_argnums=0, out_shardings=layouts)
+    convert = jax.jit(partial(stored, dtype=adapter.frozen), donate_argnums=0, out_shardings=layouts)
     return state._replace(params=merge(convert(unflatten(frozen)), state.params))
 
 
