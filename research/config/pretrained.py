@@ -40,7 +40,7 @@ class Pretrained(Model):
         read = {}
         if any(own[name].default is MISSING for name in missing):
             read = import_module("research.pretrained.find").stored_fields(path, missing)
-        values = {name: field.default for name, field in own.items()} | read | given | {"path": path}
+        values: dict[str, Any] = {name: field.default for name, field in own.items()} | read | given | {"path": path}
         for stack in STACKS:
             kept, name = values[f"{stack}_kept"], f"{stack}_layers"
             check_kept(path, stack, kept, read.get(name))

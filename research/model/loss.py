@@ -81,7 +81,7 @@ def cross_entropy(
     ones = jnp.ones_like(nll)
     weights = ones if weights is None else weights.astype(jnp.float32)
     sums = (jnp.sum(term * weights) for term in (loss, nll, z_term, correct, ones))
-    return Sums(*sums, divergence=jnp.zeros((), jnp.float32))
+    return Sums._make((*sums, jnp.zeros((), jnp.float32)))
 
 
 def distilled(
@@ -127,8 +127,8 @@ def cross_entropy_in_chunks(
     function, parameters = jax.closure_convert(logits, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
     guide, fixed = (None, []) if teacher is None else _with_constants(teacher.logits, given[2])
     sums = partial(_sums, function, guide, None if teacher is None else teacher.distil, settings)
-    loss, *others = _sums_in_chunks(sums, x, (*given,), parameters, jax.lax.stop_gradient(fixed))
-    return Sums(loss, *map(jax.lax.stop_gradient, others))
+    found = _sums_in_chunks(sums, x, (*given,), parameters, jax.lax.stop_gradient(fixed))
+    return Sums._make((found.loss, *map(jax.lax.stop_gradient, found[1:])))
 
 
 def _with_constants(function: Callable[[Array], Array], rows: Array) -> tuple[Callable[..., Array], list[Array]]:

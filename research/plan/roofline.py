@@ -81,7 +81,7 @@ def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_len
     traffic = rows * size * ((1 + more_traffic) * (row.split / mesh.tensor + row.whole) + 9 * logits)
     traffic += (2 * parameters + trained) / mesh.tensor * size * experiment.microbatches
     traffic += trained / (mesh.tensor * mesh.fsdp) * STATES[isinstance(experiment.optimizer, Adafactor)]
-    weights = parameters * size
+    weights: float | int = parameters * size
     if experiment.distil is not None:
         taught, read, teacher = _teacher(experiment.distil.teacher, experiment, mesh, input_length, target_length)
         products += taught / (REACHED * chip.flops * 2 / SIZES[experiment.distil.teacher.compute])

@@ -188,7 +188,7 @@ def with_layers(weights: Weights, path: AnyPath, kept: Mapping[str, tuple[int, .
         return weights
     for stack, layers in kept.items():
         check_kept(str(path), stack, layers, getattr(weights.model, f"{stack}_layers"))
-    counts = {f"{stack}_layers": len(layers) for stack, layers in kept.items()}
+    counts: dict[str, Any] = {f"{stack}_layers": len(layers) for stack, layers in kept.items()}
 
     def chosen(flat: dict[str, Any]) -> dict[str, Any]:
         stacks = {name: name.partition("/layers/")[0] if "/layers/" in name else "" for name in flat}

@@ -91,7 +91,7 @@ def train_step(
         parameter_norm=optax.global_norm(kept),
         learning_rate=learning_rate(experiment.optimizer.schedule, experiment.steps)(state.step),
         skipped=1 - finite.astype(jnp.int32),
-        divergence=None if teacher is None else mean(sums.divergence),
+        divergence=None if teacher is None else mean(jnp.asarray(sums.divergence)),
     )
     return fill(TrainState(state.step + 1, params, opt_state, average), given), metrics
 
