@@ -21,6 +21,7 @@ from research.config.data import (
     Packed,
     Supervised,
 )
+from research.config.distil import Distil
 from research.config.examples import Examples, Names, Split, TextRecord
 from research.config.experiment import (
     TEACHER_FORCED,

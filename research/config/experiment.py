@@ -5,6 +5,7 @@ from typing import Literal
 
 from research.config.base import require, require_not_negative, require_positive
 from research.config.data import Denoising, Supervised
+from research.config.distil import Distil
 from research.config.generation import Generation, ModelGeneration
 from research.config.logger import Logger
 from research.config.metric import score_names
@@ -134,6 +135,7 @@ class Experiment:
     report: Report = field(default_factory=Report)
     profile: Profile | None = None
     guard: Guard = Guard()
+    distil: Distil | None = None  # a teacher, whose distributions are targets beside the tokens
 
     def __post_init__(self) -> None:
         require_positive("", self, "steps", "batch_size", "microbatches")
@@ -144,6 +146,8 @@ class Experiment:
         size, parts = self.batch_size, self.microbatches
         require(size % parts == 0, f"microbatches is {parts}: it must divide batch_size, which is {size}.")
         self._check_evaluation()
+        if self.distil is not None:
+            self.distil.check(self.model)
         data = self.data
         check_stored(self.model, self.init, data.tokenizer, self.evaluation.generation, bool(self.init_fresh))
         object.__setattr__(self, "data", filled(data, self.model))

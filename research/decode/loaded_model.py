@@ -33,9 +33,9 @@ from research.parallel.mesh import make_mesh
 from research.parallel.padding import fill, placed
 from research.parallel.rules import merge, shardings
 from research.pretrained import find, huggingface, peft
-from research.pretrained.find import Weights, read
 from research.pretrained.rows import check_vocabulary
 from research.pretrained.table import check_shapes
+from research.pretrained.weights import Weights, read
 from research.storage.bucket import any_path
 
 Array = np.ndarray

@@ -246,3 +246,28 @@ def _is_target(logits: Array, targets: Array) -> Array:
 
 
 logit_terms.defvjp(_logit_terms_forward, _logit_terms_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def divergence(logits: Float[Array, "*b v"], teacher: Float[Array, "*b v"], temperature: float) -> Float[Array, "*b"]:
+    """Compute KL(teacher || student) of the two softmax(logits / temperature), in float32. The teacher has no gradient.
+
+    Keep both logits.
+    """
+    student, teacher = (jax.nn.log_softmax(each.astype(jnp.float32) / temperature) for each in (logits, teacher))
+    return jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+
+
+def _divergence_forward(logits: Array, teacher: Array, temperature: float) -> tuple[Array, tuple[Array, Array]]:
+    return divergence(logits, teacher, temperature), (logits, teacher)
+
+
+def _divergence_backward(temperature: float, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    student, teacher = (
+        jax.nn.softmax(each.astype(jnp.float32) / temperature) for each in jax.lax.optimization_barrier(kept)
+    )
+    of_logits = (student - teacher) * (gradient / temperature)[..., None]
+    return of_logits.astype(kept[0].dtype), jnp.zeros_like(kept[1])
+
+
+divergence.defvjp(_divergence_forward, _divergence_backward)

@@ -20,13 +20,21 @@ def train_flops(model: Model, input_length: int, target_length: int) -> int:
     look-ups, norms, softmax, the optimizer and recomputation by remat do not. The backward pass costs twice the forward
     pass, but that of a product with a weight which an adapter does not train costs the same as the forward pass.
     """
+    return 3 * forward_flops(model, input_length, target_length) - _untrained(model, input_length, target_length)
+
+
+def forward_flops(model: Model, input_length: int, target_length: int) -> int:
+    """Count the FLOPs of a forward pass over one sequence, as in `train_flops`."""
     forward = _encoder(model, input_length) + _decoder(model, input_length, target_length)
-    forward += 2 * model.width * model.vocab_size * target_length
-    return 3 * forward - _untrained(model, input_length, target_length)
+    return forward + 2 * model.width * model.vocab_size * target_length
 
 
 def flops_per_step(experiment: Experiment, input_length: int, target_length: int) -> int:
-    return experiment.batch_size * train_flops(experiment.model, input_length, target_length)
+    """Count the FLOPs of a step, with the forward pass of a teacher."""
+    row, distil = train_flops(experiment.model, input_length, target_length), experiment.distil
+    if distil is not None:
+        row += forward_flops(distil.teacher, input_length, target_length)
+    return experiment.batch_size * row
 
 
 def trained_count(model: Model) -> int:

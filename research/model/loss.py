@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from research.model.derivatives import logit_terms
+from research.config import Distil
+from research.model.derivatives import divergence, logit_terms
 from research.parallel.layout import BATCH_AXES, axis_size, batch_parts, constrain
 
 PARTS = (*BATCH_AXES, "sequence")  # the axes of the mesh that split tokens
@@ -32,6 +33,15 @@ class Sums(NamedTuple):
     z_loss: Float[Array, ""]  # the z-loss inside `loss`
     correct: Float[Array, ""]  # targets of the highest probability, ties included
     weight: Float[Array, ""]  # target tokens
+    divergence: Float[Array, ""] | float = 0.0  # KL(teacher || student) at the temperature of distillation, in nats
+
+
+class Teacher(NamedTuple):
+    """A teacher's head, and the input of it for every target."""
+
+    logits: Callable[[Array], Array]
+    x: Array  # [b t d]
+    distil: Distil
 
 
 def cross_entropy(
@@ -70,7 +80,22 @@ def cross_entropy(
     correct = (target_logit == jnp.max(logits, axis=-1).astype(jnp.float32)).astype(jnp.float32)
     ones = jnp.ones_like(nll)
     weights = ones if weights is None else weights.astype(jnp.float32)
-    return Sums(*(jnp.sum(term * weights) for term in (loss, nll, z_term, correct, ones)))
+    sums = (jnp.sum(term * weights) for term in (loss, nll, z_term, correct, ones))
+    return Sums._make((*sums, jnp.zeros((), jnp.float32)))
+
+
+def distilled(
+    sums: Sums,
+    logits: Float[Array, "b t v"],
+    teacher: Float[Array, "b t v"],
+    weights: Float[Array, "b t"] | None,
+    distil: Distil,
+) -> Sums:
+    """Mix the divergence from a teacher into the loss, by the formula of `Distil`."""
+    found = divergence(logits, jax.lax.stop_gradient(teacher), distil.temperature)
+    total = jnp.sum(found if weights is None else found * weights.astype(jnp.float32))
+    loss = (1 - distil.alpha) * sums.loss + distil.alpha * distil.temperature**2 * total
+    return sums._replace(loss=loss, divergence=total)
 
 
 def chunks(shape: tuple[int, int], vocabulary: int) -> int:
@@ -87,26 +112,49 @@ def cross_entropy_in_chunks(
     targets: Int[Array, "b t"],
     weights: Float[Array, "b t"] | None,
     count: int,
+    teacher: Teacher | None = None,
     **settings: Any,
 ) -> Sums:
     """Compute `cross_entropy(logits(x), targets, weights, **settings)` in `count` chunks of every device's rows.
+
+    With a teacher, compute `distilled` of it.
 
     Only `loss` has a gradient, with respect to x and the parameters inside `logits`. It is computed together with the
     loss, which is linear in it, so that no product is computed twice.
     """
     weights = jnp.ones(targets.shape, jnp.float32) if weights is None else weights
-    rows = [_split(each, count) for each in (x, targets, weights)]
-    function, parameters = jax.closure_convert(logits, jax.ShapeDtypeStruct(rows[0].shape[2:], x.dtype))
-    loss, *others = _sums_in_chunks(partial(_sums, function, settings), *rows, parameters)
-    return Sums(loss, *map(jax.lax.stop_gradient, others))
+    x, *given = [_split(each, count) for each in (x, targets, weights, *([] if teacher is None else [teacher.x]))]
+    function, parameters = jax.closure_convert(logits, jax.ShapeDtypeStruct(x.shape[2:], x.dtype))
+    guide, fixed = (None, []) if teacher is None else _with_constants(teacher.logits, given[2])
+    sums = partial(_sums, function, guide, None if teacher is None else teacher.distil, settings)
+    found = _sums_in_chunks(sums, x, (*given,), parameters, jax.lax.stop_gradient(fixed))
+    return Sums._make((found.loss, *map(jax.lax.stop_gradient, found[1:])))
+
+
+def _with_constants(function: Callable[[Array], Array], rows: Array) -> tuple[Callable[..., Array], list[Array]]:
+    """Turn the arrays that a function of chunks of rows closes over into arguments after the first."""
+    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(rows.shape[2:], rows.dtype))
+    return lambda x, *constants: jax.core.eval_jaxpr(closed.jaxpr, constants, x)[0], closed.consts
 
 
 def _sums(
-    function: Callable[..., Array], settings: Any, parameters: Sequence[Array], x: Array, targets: Array, weights: Array
+    function: Callable[..., Array],
+    guide: Callable[..., Array] | None,
+    distil: Distil | None,
+    settings: Any,
+    parameters: Sequence[Array],
+    x: Array,
+    given: tuple[Array, ...],
+    fixed: Sequence[Array],
 ) -> tuple[Array, Sums]:
     logits = constrain(function(x, *parameters), PartitionSpec(None, None, "tensor"))
+    targets, weights, *of_teacher = given
     with jax.named_scope("loss"):
         sums = cross_entropy(logits, targets, weights, **settings)
+    if guide is not None and distil is not None:
+        taught = constrain(guide(*of_teacher, *fixed), PartitionSpec(None, None, "tensor"))
+        with jax.named_scope("loss"):
+            sums = distilled(sums, logits, taught, weights, distil)
     return sums.loss, sums
 
 
@@ -119,43 +167,46 @@ def _split(rows: Array, count: int) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums_in_chunks(sums: Any, x: Array, targets: Array, weights: Array, parameters: Sequence[Array]) -> Sums:
-    parameters = _own_copies(parameters, x.shape[1])
+def _sums_in_chunks(
+    sums: Any, x: Array, given: tuple[Array, ...], parameters: Sequence[Array], fixed: Sequence[Array]
+) -> Sums:
+    parameters, fixed = (_own_copies(each, x.shape[1]) for each in (parameters, fixed))
 
-    def add(total: Sums, chunk: tuple[Array, ...]) -> tuple[Sums, None]:
-        _, found = _over_parts(sums)(parameters, *chunk)
+    def add(total: Sums, chunk: tuple[Any, ...]) -> tuple[Sums, None]:
+        _, found = _over_parts(sums)(parameters, *chunk, fixed)
         return jax.tree.map(lambda before, new: before + jnp.sum(new), total, found), None
 
-    return jax.lax.scan(add, _zeros(), (x, targets, weights))[0]
+    return jax.lax.scan(add, zero_sums(), (x, given))[0]
 
 
 def _sums_and_gradients(
-    sums: Any, x: Array, targets: Array, weights: Array, parameters: Sequence[Array]
+    sums: Any, x: Array, given: tuple[Array, ...], parameters: Sequence[Array], fixed: Sequence[Array]
 ) -> tuple[Sums, tuple[Array, list[Array]]]:
     """Compute the sums, and what the backward pass only has to multiply: the gradients of x and the parameters."""
-    copies = _own_copies(parameters, x.shape[1])
+    copies, fixed = (_own_copies(each, x.shape[1]) for each in (parameters, fixed))
     gradient = _over_parts(jax.grad(sums, argnums=(0, 1), has_aux=True))
 
-    def add(total: tuple[Sums, list[Array]], chunk: tuple[Array, ...]) -> tuple[tuple[Sums, list[Array]], Array]:
-        (of_parameters, of_x), found = gradient(copies, *chunk)
+    def add(total: tuple[Sums, list[Array]], chunk: tuple[Any, ...]) -> tuple[tuple[Sums, list[Array]], Array]:
+        (of_parameters, of_x), found = gradient(copies, *chunk, fixed)
         added = jax.tree.map(lambda before, new: before + jnp.sum(new), total[0], found)
         return (added, [before + new for before, new in zip(total[1], of_parameters, strict=True)]), of_x
 
     zeros = [jnp.zeros_like(copy, jnp.float32) for copy in copies]
-    (total, of_copies), of_x = jax.lax.scan(add, (_zeros(), zeros), (x, targets, weights))
+    (total, of_copies), of_x = jax.lax.scan(add, (zero_sums(), zeros), (x, given))
     of_parameters = [jnp.sum(of, axis=0).astype(each.dtype) for of, each in zip(of_copies, parameters, strict=True)]
     return total, (of_x, of_parameters)
 
 
-def _scaled(sums: Any, kept: tuple[Array, list[Array]], gradients: Sums) -> tuple[Array, None, None, list[Array]]:
+def _scaled(sums: Any, kept: tuple[Array, list[Array]], gradients: Sums) -> tuple[Array, None, list[Array], None]:
     of_x, of_parameters = jax.tree.map(lambda each: (gradients.loss * each).astype(each.dtype), kept)
-    return of_x, None, None, of_parameters
+    return of_x, None, of_parameters, None
 
 
 _sums_in_chunks.defvjp(_sums_and_gradients, _scaled)
 
 
-def _zeros() -> Sums:
+def zero_sums() -> Sums:
+    """Return the sums of no tokens."""
     return Sums(*[jnp.zeros((), jnp.float32)] * len(Sums._fields))
 
 

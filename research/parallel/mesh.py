@@ -21,7 +21,7 @@ from jax.sharding import AbstractDevice, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from research import config
-from research.config import ConfigError, Experiment, require
+from research.config import ConfigError, Experiment, Model, require
 from research.data.batch import Batch, Shard
 from research.parallel.layout import AXES, BATCH_AXES
 
@@ -94,19 +94,20 @@ def check_divisible(experiment: Experiment, mesh: jax.sharding.Mesh | jax.shardi
     Raises:
         ConfigError: the mesh does not divide a size; the message names the first one.
     """
-    data, fsdp, _, tensor = (mesh.shape[axis] for axis in AXES)
-    model, rows = experiment.model, experiment.batch_size // experiment.microbatches
+    data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
+    rows = experiment.batch_size // experiment.microbatches
     need = "it must be a multiple of"
     require(
         rows % (data * fsdp) == 0,
         f"batch_size / microbatches is {rows} rows: {need} mesh.data * mesh.fsdp, which is {data * fsdp}.",
     )
-    require(model.heads % tensor == 0, f"model.heads is {model.heads}: {need} mesh.tensor, which is {tensor}.")
-    require(
-        model.feed_forward % tensor == 0,
-        f"model.feed_forward is {model.feed_forward}: {need} mesh.tensor, which is {tensor}.",
-    )
-    require(model.width % fsdp == 0, f"model.width is {model.width}: {need} mesh.fsdp, which is {fsdp}.")
+    models: dict[str, Model] = {"model": experiment.model}
+    if experiment.distil is not None:
+        models["distil.teacher"] = experiment.distil.teacher
+    for name, model in models.items():
+        for size, axis in (("heads", "tensor"), ("feed_forward", "tensor"), ("width", "fsdp")):
+            value, parts = getattr(model, size), mesh.shape[axis]
+            require(value % parts == 0, f"{name}.{size} is {value}: {need} mesh.{axis}, which is {parts}.")
 
 
 # --- Placing ----------------------------------------------------------------------------------------------------------

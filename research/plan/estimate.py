@@ -93,6 +93,7 @@ def _rows(estimate: Estimate, hardware: Hardware) -> dict[str, str]:
         "hardware": f"{hardware.chips:,} chips of {chip.flops / 1e12:g} TFLOP/s and {byte_amount(chip.memory)}"
         + (f", in {hardware.domains} domains connected by a network" if hardware.domains > 1 else ""),
         "model": f"{describe_count(model)}, {model.compute}, remat {model.remat}",
+        **({} if experiment.distil is None else {"teacher": describe_count(experiment.distil.teacher)}),
         "mesh": ", ".join(f"{axis} {size}" for axis, size in dataclasses.asdict(experiment.mesh).items()),
         "memory a chip": _memory(estimate.memory, hardware) + " (estimated)",
         "a step": f"{experiment.batch_size:,} rows of {inputs} inputs and {targets} targets, "

@@ -30,6 +30,7 @@ from research.plan.attention import backends, on_one_chip
 from research.plan.roofline import SIZES
 from research.train.state import abstract_state
 from research.train.step import summed_loss
+from research.train.teacher import abstract_teacher
 
 
 def chip_bytes(experiment: Experiment, hardware: Hardware) -> int:
@@ -58,6 +59,10 @@ def working_bytes(experiment: Experiment, hardware: Hardware | None = None) -> i
         weights += (parameters - trained) / layers * size
     elif adapter is not None and adapter.frozen != experiment.model.compute:
         weights += (parameters - trained) * size
+    if experiment.distil is not None and mesh.fsdp > 1:  # two layers' gathered weights of the teacher
+        teacher = experiment.distil.teacher
+        held = flops.parameter_count(abstract_params(teacher)) / mesh.tensor * SIZES[teacher.compute]
+        weights += 2 * held / (teacher.encoder_layers + teacher.decoder_layers)
     if mesh.fsdp > 1:  # two layers' gathered weights at a time, and one layer's unsharded gradient
         weights += parameters * mesh.fsdp / layers * 5 * size
     rows = experiment.batch_size / experiment.microbatches / (mesh.data * mesh.fsdp)
@@ -69,7 +74,8 @@ def working_bytes(experiment: Experiment, hardware: Hardware | None = None) -> i
         if chosen == {"reference"}:  # perhaps because of the mesh, which one chip does not show
             part = replace(part, model=replace(part.model, attention="reference"))
     count = max(1, round(rows))
-    if "blocked" not in chosen and chunks((count, row_lengths(experiment)[1]), part.model.vocab_size) == 1:
+    vocabulary = part.model.vocab_size * (1 if part.distil is None else 2)
+    if "blocked" not in chosen and chunks((count, row_lengths(experiment)[1]), vocabulary) == 1:
         count = 1  # what a row keeps does not depend on their number, and traces are shared
     none = replace(part, model=replace(part.model, remat="none"))
     row = kept_bytes(part, count, kind) + kept_bytes(none, count, kind, padded=False) / layers
@@ -78,15 +84,19 @@ def working_bytes(experiment: Experiment, hardware: Hardware | None = None) -> i
 
 def chip_part(experiment: Experiment) -> Experiment:
     """Return the experiment with a chip's share of the sizes that the tensor axis splits; used for shapes only."""
-    model, tensor = experiment.model, experiment.mesh.tensor
-    part = replace(
-        model,
-        heads=model.heads // tensor,
-        feed_forward=model.feed_forward // tensor,
-        vocab_size=-(-model.vocab_size // tensor),
-        zero_token=None,
-    )
-    return replace(experiment, model=part, batch_size=1, microbatches=1, mesh=Mesh(1))
+    tensor, distil = experiment.mesh.tensor, experiment.distil
+
+    def part(model: Any) -> Any:
+        return replace(
+            model,
+            heads=model.heads // tensor,
+            feed_forward=model.feed_forward // tensor,
+            vocab_size=-(-model.vocab_size // tensor),
+            zero_token=None,
+        )
+
+    distil = None if distil is None else replace(distil, teacher=part(distil.teacher))
+    return replace(experiment, model=part(experiment.model), distil=distil, batch_size=1, microbatches=1, mesh=Mesh(1))
 
 
 def kept_bytes(experiment: Experiment, rows: int = 1, hardware: Hardware | None = None, padded: bool = True) -> float:
@@ -120,14 +130,16 @@ def kept(experiment: Experiment, rows: int, hardware: Hardware | None = None) ->
     trained = {path: leaf for path, leaf in flatten(cast).items() if adapter is None or adapter.trains(path)}
     frozen = {path: leaf for path, leaf in flatten(cast).items() if path not in trained}
 
-    def backward(trained: Any, frozen: Any, batch: Batch, key: Any) -> Callable[..., Any]:
+    teacher = None if experiment.distil is None else abstract_params(experiment.distil.teacher)
+
+    def backward(trained: Any, frozen: Any, batch: Batch, key: Any, teacher: Any) -> Callable[..., Any]:
         drawn = key if experiment.model.dropped else None
         return jax.vjp(
-            lambda trained: summed_loss(experiment, unflatten(trained | frozen), batch, drawn).loss, trained
+            lambda trained: summed_loss(experiment, unflatten(trained | frozen), batch, drawn, teacher).loss, trained
         )[1]
 
     with on_one_chip(hardware):
-        pullback = jax.eval_shape(backward, trained, frozen, abstract_batch(experiment, rows), key)
+        pullback = jax.eval_shape(backward, trained, frozen, abstract_batch(experiment, rows), key, teacher)
         leaves = jax.tree.leaves(pullback)
         if adapter is None:
             return leaves
@@ -143,6 +155,8 @@ def state_bytes(experiment: Experiment) -> int:
 
 
 def device_bytes(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
-    """Compute the bytes of parameters and optimizer state on each device of the mesh."""
+    """Compute the bytes of parameters, optimizer state and a teacher on each device of the mesh."""
     leaves = jax.tree.leaves(abstract_state(experiment, mesh))
+    if experiment.distil is not None:
+        leaves += jax.tree.leaves(abstract_teacher(experiment.distil.teacher, mesh))
     return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)

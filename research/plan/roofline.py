@@ -11,7 +11,8 @@ scores       15 per pair of query and key: write, mask, exponentiate, normalize,
              none where cuDNN or blocks of rows keep them on the chip
 logits       9 per target token and token of the vocabulary
 
-Every parameter adds 3 per micro-batch, and the optimizer reads and writes it and its states once in float32.
+Every parameter adds 3 per micro-batch, and the optimizer reads and writes it and its states once in float32. A
+teacher's forward pass adds a third of a training step's traffic.
 
 Over `tensor`, the output of each sublayer and the gradient of its input are summed. Over `sequence`, keys and values
 are gathered and their gradients scattered. Both add to the time of the step. Over `fsdp`, weights are gathered for the
@@ -23,7 +24,7 @@ from functools import cache
 from typing import NamedTuple
 
 from research.config import DecoderOnly, Experiment, Mesh, Model
-from research.model.flops import parameter_count, train_flops, trained_count
+from research.model.flops import forward_flops, parameter_count, train_flops, trained_count
 from research.model.mask import AttentionPart
 from research.model.transformer import abstract_params
 from research.parallel.hardware import Hardware
@@ -80,14 +81,32 @@ def step_times(experiment: Experiment, hardware: Hardware, mesh: Mesh, input_len
     traffic = rows * size * ((1 + more_traffic) * (row.split / mesh.tensor + row.whole) + 9 * logits)
     traffic += (2 * parameters + trained) / mesh.tensor * size * experiment.microbatches
     traffic += trained / (mesh.tensor * mesh.fsdp) * STATES[isinstance(experiment.optimizer, Adafactor)]
+    weights: float | int = parameters * size
+    if experiment.distil is not None:
+        taught, read, teacher = _teacher(experiment.distil.teacher, experiment, mesh, input_length, target_length)
+        products += taught / (REACHED * chip.flops * 2 / SIZES[experiment.distil.teacher.compute])
+        traffic, weights = traffic + read, weights + teacher / 2  # gathered once, not twice
     memory = traffic / chip.bandwidth
-    exchange = _exchange(experiment, hardware, mesh, parameters * size, trained * size)
+    exchange = _exchange(experiment, hardware, mesh, weights, trained * size)
     return Times(
         products=products,
         memory=memory,
         activations=(1 + more_products) * rows * size * _moved(mesh, row) / chip.links,
         exchange=max(0.0, exchange - products - memory),
     )
+
+
+def _teacher(model: Model, experiment: Experiment, mesh: Mesh, s: int, t: int) -> tuple[float | int, ...]:
+    """Compute the FLOPs and the traffic of a teacher's forward pass on a chip, and the bytes of all of its weights.
+
+    The traffic is a third of a training step's. All attentions count as writing their scores.
+    """
+    rows = experiment.batch_size / (mesh.data * mesh.fsdp * mesh.sequence)
+    row, size = _row(model, s, t, frozenset(("encoder", "decoder", "cross"))), SIZES[model.compute]
+    weights = _parameters(model) * size
+    traffic = rows * size * ((row.split / mesh.tensor + row.whole) / 3 + 3 * model.vocab_size * t / mesh.tensor)
+    traffic += weights / mesh.tensor * experiment.microbatches
+    return rows * forward_flops(model, s, t) / mesh.tensor, traffic, weights
 
 
 def _moved(mesh: Mesh, row: RowWork) -> float | int:

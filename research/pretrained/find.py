@@ -6,9 +6,7 @@ import json
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
+from typing import Any
 
 from research.config import (
     TRAINING_ONLY,
@@ -25,18 +23,16 @@ from research.config import (
 )
 from research.config.model import LONGEST
 from research.data.tokenizer import Tokenizer, open_tokenizer
-from research.model.quantized import keep, keep_one
-from research.model.transformer import Params, abstract_params, specs_of
-from research.parallel.rules import flatten, merge, shardings, unflatten
+from research.model.transformer import Params, abstract_params
+from research.parallel.rules import flatten, merge
 from research.pretrained import fairseq, huggingface, marian, peft, t5x
 from research.pretrained.files import shards
 from research.pretrained.hub import located
-from research.pretrained.new_tokens import LongerVocabulary
 from research.pretrained.rows import check_vocabulary
 from research.pretrained.run_files import BEST, checkpoint_of, restore, run_of, saved_vocabulary
-from research.pretrained.shards import Converted
 from research.pretrained.table import fresh_paths
 from research.pretrained.tokenizer_files import read_tokenizer, read_vocabulary
+from research.pretrained.weights import Weights, changed
 from research.storage import manifest, run_directory
 from research.storage.bucket import AnyPath, any_path, check_reachable, is_remote
 
@@ -49,25 +45,6 @@ KNOWN = (
 # Fields that may differ from those of the initial weights; parameters of other shapes are then in init_fresh.
 ROWS = ("vocab_size", "source_vocab_size")
 VOCABULARY = (*ROWS, "zero_token")  # with init_fresh, the zero token may differ too
-
-
-class Weights(NamedTuple):
-    """A model's configuration, with functions that read its parameters, tokenizer and generation settings.
-
-    `params` takes `shardings` and `fresh`, as `fill_params` does. `tokenizer` raises ConfigError if the format stores
-    none. `generation` returns the stored generation settings, or those implied by a tokenizer and a target language.
-    """
-
-    format: str
-    model: Model
-    params: Callable[..., Params]
-    tokenizer: Callable[[], Tokenizer]
-    generation: Callable[[Tokenizer | None, str | None], Generation]
-    vocabulary: Callable[[], Vocabulary | None] = lambda: None  # what `tokenizer` opens; None: the format stores none
-    settings: Callable[[], Generation | None] = lambda: None  # as stored, without a tokenizer's; None: none are stored
-    prefixes: Callable[[], dict[str, str]] = dict  # of sources, by task
-    stored_as: str = "params"  # for a run: key of these parameters in its state, "params" or "average"
-    states_max_length: bool = False  # whether its generation settings have a max_length of its own
 
 
 def find(path: AnyPath) -> Weights:
@@ -149,46 +126,29 @@ def find_initial(experiment: Experiment, init: str) -> Weights:
         ConfigError: there are no weights, or those of another model; a parameter has another shape and is not in
             `init_fresh`; or an expression of `init_fresh` matches nothing.
     """
+    return find_model(experiment.model, init, experiment.init_fresh)
+
+
+def find_model(model: Model, init: str, fresh: tuple[str, ...] = ()) -> Weights:
+    """Find the weights at `init` and check that they are of the model; parameters that match `fresh` may differ.
+
+    Raises:
+        ConfigError: as `find_initial`.
+    """
     path = any_path(init)
-    weights = with_new_tokens(find(path), path, experiment.model)
-    free, zero = VOCABULARY if experiment.init_fresh else ROWS, weights.model.zero_token
-    if experiment.model.zero_token is None and zero is not None and zero < weights.model.vocab_size:
+    weights = changed(find(path), path, model)
+    free, zero = VOCABULARY if fresh else ROWS, weights.model.zero_token
+    if model.zero_token is None and zero is not None and zero < weights.model.vocab_size:
         free = VOCABULARY  # its row of zeros is trained
     if weights.model.adapter is None:
         free = (*free, "adapter")  # which begins anew
-    check_same_model(experiment.model, weights.model, path, free)
-    old, new = (flatten(abstract_params(model)) for model in (weights.model, experiment.model))
-    loaded = old.keys() - fresh_paths(old, experiment.init_fresh)
+    check_same_model(model, weights.model, path, free)
+    old, new = (flatten(abstract_params(each)) for each in (weights.model, model))
+    loaded = old.keys() - fresh_paths(old, fresh)
     unlike = sorted(path for path in loaded if path not in new or old[path].shape != new[path].shape)
     message = f"{init} has a different vocabulary, so {', '.join(unlike)} cannot be loaded: list them in init_fresh"
     require(not unlike, f"{message}, or set model.vocab_size to {weights.model.vocab_size} and take its tokenizer.")
     return weights
-
-
-def with_new_tokens(weights: Weights, path: AnyPath, model: Model) -> Weights:
-    """Add the rows of a Pretrained model's `new_tokens` to the weights at `path`; other models have none.
-
-    Raises:
-        ConfigError: the directory cannot serve.
-    """
-    if not (isinstance(model, Pretrained) and model.new_tokens):
-        return weights
-    assert model.tokenizer is not None
-    longer = LongerVocabulary(located(path), weights.model, model.tokenizer, model.new_tokens)
-    return weights._replace(
-        model=longer.model,
-        params=longer.params,
-        tokenizer=lambda: longer.tokenizer,
-        vocabulary=lambda: model.tokenizer,
-    )
-
-
-def read(weights: Weights, model: Model, mesh: jax.sharding.Mesh, fresh: tuple[str, ...] = ()) -> Params:
-    """Read parameters onto a mesh, each as the adapter of the model keeps it; those in `fresh` are left out."""
-    places = flatten(shardings(mesh, specs_of(model)))
-    if model.adapter is not None:
-        places = {path: Converted(place, partial(keep_one, model, mesh, path)) for path, place in places.items()}
-    return keep(model, mesh, weights.params(unflatten(places), fresh))
 
 
 def digest(path: AnyPath) -> str:

@@ -271,7 +271,8 @@ def _mean(values: list[dict[str, Any]]) -> dict[str, float | int | None]:
     """Average metrics per target token over the updates that were made; count the skipped ones."""
     made = [value for value in values if not value["skipped"]]
     weights = [value["target_tokens"] for value in made]
-    names = [name for name in values[0] if name not in ("skipped", "target_tokens")]
+    unused = ("skipped", "target_tokens")
+    names = [name for name, value in values[0].items() if name not in unused and value is not None]
     means: dict[str, float | int | None] = {
         name: float(np.average([value[name] for value in made], weights=weights)) if made else None for name in names
     }

@@ -15,7 +15,7 @@ from research.config.load import ExperimentFile
 from research.decode import evaluate
 from research.parallel import hosts
 from research.parallel.mesh import place_batch
-from research.pretrained.find import Weights
+from research.pretrained.weights import Weights
 from research.report.plot import plot_loss
 from research.storage import code, output, run_directory, stop
 from research.storage.best import Best
@@ -35,6 +35,7 @@ from research.train.run import Run, best_of, checked_meta, early_stop_reason, pr
 from research.train.schedules import Decay
 from research.train.startup import Startup
 from research.train.state import TrainState, saved
+from research.train.teacher import FoundTeacher
 from research.train.watchdog import Watchdog
 
 
@@ -49,6 +50,7 @@ class _Launch(NamedTuple):
     users_code: dict[str, str]
     accept_changed_code: bool
     base: str | None
+    teacher: FoundTeacher | None
 
 
 def train(
@@ -100,7 +102,7 @@ def _train(
     settings = {"the experiment": override.to_json(config), "the commit, or changes to its files": commit}
     hosts.check_agreement({**settings, "the code of the experiment's classes": str(sorted(users_code.items()))})
     stop.together(lambda: None)
-    mesh, weights, base = preflight(config, directory)
+    mesh, weights, base, teacher = preflight(config, directory)
     if weights is not None:
         say(f"Starting from {config.weights} ({weights.format} format).")
     startup.done("hosts")
@@ -109,7 +111,7 @@ def _train(
         say("Dry run: nothing was trained.")
         return 0
     accepts = accept_changed_code or file is None
-    launch = _Launch(config, directory, mesh, weights, startup, users_code, accepts, base)
+    launch = _Launch(config, directory, mesh, weights, startup, users_code, accepts, base, teacher)
     with run_directory.claim(directory, config, file, accept_changed_code) as run_files:
         with outcome(run_files, directory / "checkpoints") as end:
             checkpoints = Checkpoints(
@@ -148,7 +150,7 @@ def _start(launch: _Launch, local: Path, checkpoints: Checkpoints, end: Outcome)
         if meta["config"]["steps"] != config.steps and isinstance(config.optimizer.schedule, Decay):
             say("steps has changed, so the learning rate changes from here on: its schedule ends at the last step.")
     end.begin()
-    run = Run(config, launch.mesh, pipeline, launch.startup, end, best, launch.users_code, launch.base)
+    run = Run(config, launch.mesh, pipeline, launch.startup, end, best, launch.users_code, launch.base, launch.teacher)
     if jax.process_index() == 0:
         pipeline.tokenizer.save(local / "tokenizer.model")
         write_json(local / "launch.json", run.summary)
@@ -258,7 +260,7 @@ class _Loop:
         batch = place_batch(run.mesh, next(self.batches))
         data_wait = time.perf_counter() - began
 
-        self.state, metrics = run.train_step(self.state, batch, self.key)
+        self.state, metrics = run.train_step(self.state, batch, self.key, *run.teacher)
         run.step, run.next_row = run.step + 1, run.next_row + run.config.batch_size
         self.reporter.step(run.step, metrics, data_wait)
         if run.started(self.directory, metrics):

@@ -13,12 +13,14 @@ from research.model.attention_backends import recorded
 from research.model.transformer import abstract_params
 from research.parallel.mesh import check_divisible, make_mesh
 from research.parallel.rules import flatten
-from research.pretrained.find import Weights, digest, find_initial
+from research.pretrained.find import digest, find_initial
 from research.pretrained.table import fresh_paths
+from research.pretrained.weights import Weights
 from research.storage.bucket import AnyPath, any_path
 from research.storage.manifest import newest_record, steps_on_disk
 from research.train.state import abstract_state
 from research.train.step import summed_loss
+from research.train.teacher import FoundTeacher, find_teacher
 
 
 class Preflight(NamedTuple):
@@ -27,6 +29,7 @@ class Preflight(NamedTuple):
     mesh: jax.sharding.Mesh
     weights: Weights | None  # weights to read; None if the run has a checkpoint with all of them, or a random start
     base: str | None = None  # with an adapter, the hash of these weights
+    teacher: FoundTeacher | None = None  # of experiment.distil
 
 
 def preflight(experiment: Experiment, directory: AnyPath) -> Preflight:
@@ -37,11 +40,14 @@ def preflight(experiment: Experiment, directory: AnyPath) -> Preflight:
     """
     mesh = make_mesh(experiment.mesh)
     check(experiment, mesh)
+    teacher = find_teacher(experiment)
+    if teacher is not None and experiment.distil is not None:
+        _check_unchanged(directory, "teacher", experiment.distil.teacher.path, teacher.digest)
     if experiment.model.adapter is not None:
-        return _with_base(experiment, mesh, directory)
+        return _with_base(experiment, mesh, directory)._replace(teacher=teacher)
     if experiment.weights is None or steps_on_disk(directory / "checkpoints"):
-        return Preflight(mesh, None)
-    return Preflight(mesh, find_initial(experiment, experiment.weights))
+        return Preflight(mesh, None, teacher=teacher)
+    return Preflight(mesh, find_initial(experiment, experiment.weights), teacher=teacher)
 
 
 def _with_base(experiment: Experiment, mesh: jax.sharding.Mesh, directory: AnyPath) -> Preflight:
@@ -55,10 +61,17 @@ def _with_base(experiment: Experiment, mesh: jax.sharding.Mesh, directory: AnyPa
     message = f"init_fresh matches {', '.join(untrained)}, which model.adapter does not train: they would stay random."
     require(not untrained, message)
     weights, base = find_initial(experiment, init), digest(any_path(init))
-    newest = newest_record(directory / "checkpoints")
-    same = newest is None or newest[1].get("base") == base
-    require(same, f"{init} has changed since {directory} was trained on it: restore it, or give another --run_dir.")
+    _check_unchanged(directory, "base", init, base)
     return Preflight(mesh, weights, base)
+
+
+def _check_unchanged(directory: AnyPath, role: str, path: str, digest: str) -> None:
+    """Raise ConfigError if the run's newest checkpoint records another hash of the weights in this role."""
+    newest = newest_record(directory / "checkpoints")
+    same = newest is None or newest[1].get(role) == digest
+    how = "with" if role == "teacher" else "on"
+    message = f"{path} has changed since {directory} was trained {how} it: restore it, or give another --run_dir."
+    require(same, message)
 
 
 def check(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:

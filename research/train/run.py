@@ -14,7 +14,7 @@ from research.decode import evaluate
 from research.decode.evaluate import EvalTask
 from research.model.attention_backends import recorded
 from research.parallel.mesh import host_shard, place_batch
-from research.pretrained.find import Weights, read
+from research.pretrained.weights import Weights, read
 from research.storage import run_directory
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
@@ -34,6 +34,7 @@ from research.train.state import (
 )
 from research.train.step import EachShape, compile_eval_step, compile_train_step
 from research.train.summary import RunSample
+from research.train.teacher import FoundTeacher, check_ids, read_teacher
 
 
 def prepare_data(config: Experiment) -> Pipeline:
@@ -64,10 +65,15 @@ class Run:
         best: Best | None = None,
         users_code: Mapping[str, str] = {},
         base: str | None = None,
+        teacher: FoundTeacher | None = None,
     ) -> None:
         check_rows(config, pipeline.tokenizer.size)
+        if config.distil is not None:
+            check_ids(config.distil.teacher, pipeline.tokenizer)
         self.config, self.mesh, self.pipeline, self.startup = config, mesh, pipeline, startup
         self.users_code, self.base = dict(users_code), base
+        self.found_teacher = teacher
+        self.teacher: tuple[Any, ...] = ()  # further arguments of a step: the parameters of a teacher
         self.shard = host_shard(mesh)
         self.held_out = list(pipeline.held_out(config.evaluation.rows, self.shard))
         whole = self.held_out if jax.process_count() == 1 else pipeline.held_out(config.evaluation.rows)
@@ -90,7 +96,12 @@ class Run:
         self.evaluation_due = False  # of the state, in the order of the loop before any further step
 
     def start(self, checkpoints: Checkpoints, weights: Weights | None) -> tuple[TrainState, jax.Array]:
-        """Return the state and random key to start from: those of the newest checkpoint, or new ones with `weights`."""
+        """Return the state and random key to start from: those of the newest checkpoint, or new ones with `weights`.
+
+        Read the teacher too, if there is one.
+        """
+        if self.found_teacher is not None and self.config.distil is not None:
+            self.teacher = (read_teacher(self.found_teacher, self.config.distil.teacher, self.mesh),)
         if checkpoints.newest is None:
             require(
                 (weights is None) == (self.config.weights is None),
@@ -195,6 +206,7 @@ class Run:
             "best": self.best._asdict(),
             "evaluation_due": self.evaluation_due,
             **({} if self.base is None else {"base": self.base}),
+            **({} if self.found_teacher is None else {"teacher": self.found_teacher.digest}),
         }
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from research.config import Experiment
 from research.data.batch import Batch
-from research.model.loss import Sums, chunks, cross_entropy, cross_entropy_in_chunks
+from research.model.loss import Sums, Teacher, chunks, cross_entropy, cross_entropy_in_chunks, distilled, zero_sums
 from research.model.network import Network
 from research.model.parameters import param_specs, table_of
 from research.model.quantized import INTEGERS, PRECISE
@@ -27,12 +27,14 @@ from research.parallel.padding import fill
 from research.parallel.rules import Tree, flatten, merge, unflatten
 from research.train.optimizer import learning_rate
 from research.train.state import TrainState, abstract_state, own_state, state_shardings, updater_of
+from research.train.teacher import abstract_teacher
 
 
 class Metrics(NamedTuple):
     """Metrics of one step, on the device. Means are per target token: weight steps by `target_tokens` to average them.
 
-    For a skipped step all but the last three are 0, including `target_tokens`, so that it drops out of every average.
+    For a skipped step all but parameter_norm, learning_rate and skipped are 0, including `target_tokens`, so that it
+    drops out of every average.
     """
 
     loss: Float[Array, ""]  # the training objective: smoothed cross entropy plus z-loss, in nats
@@ -44,15 +46,18 @@ class Metrics(NamedTuple):
     parameter_norm: Float[Array, ""]  # after the step; with an adapter, of trained parameters
     learning_rate: Float[Array, ""]
     skipped: Int[Array, ""]  # 1 if loss, gradient or parameters were not finite, so that the update was skipped
+    divergence: Float[Array, ""] | None = None  # with a teacher: KL(teacher || student) at the temperature, in nats
 
 
 # --- Steps ------------------------------------------------------------------------------------------------------------
 
 
 def train_step(
-    experiment: Experiment, state: TrainState, batch: Batch, key: PRNGKeyArray
+    experiment: Experiment, state: TrainState, batch: Batch, key: PRNGKeyArray, teacher: Tree | None = None
 ) -> tuple[TrainState, Metrics]:
     """Make one update. Dropout depends on `key`, which is fixed for a run, and the step.
+
+    `teacher` has the parameters of `experiment.distil.teacher`, as research/train/teacher.py reads them.
 
     If the loss, the gradient or an updated parameter is not finite (or the target tokens have no weight), parameters
     and optimizer state stay bitwise unchanged, but the step still advances. Rows of zeros that a mesh adds stay zero.
@@ -60,7 +65,8 @@ def train_step(
     given, state = state, own_state(experiment, state)
     updater = updater_of(experiment)
     trained, frozen = updater.split(state.params)
-    gradients, sums = _summed_gradients(experiment, trained, frozen, batch, jax.random.fold_in(key, state.step))
+    key = jax.random.fold_in(key, state.step)
+    gradients, sums = _summed_gradients(experiment, trained, frozen, batch, key, teacher)
     gradients = jax.tree.map(lambda gradient: gradient / sums.weight, gradients)
     gradient_norm = optax.global_norm(gradients)
     with jax.named_scope("optimizer"):
@@ -86,6 +92,7 @@ def train_step(
         parameter_norm=optax.global_norm(kept),
         learning_rate=learning_rate(experiment.optimizer.schedule, experiment.steps)(state.step),
         skipped=1 - finite.astype(jnp.int32),
+        divergence=None if teacher is None else mean(jnp.asarray(sums.divergence)),
     )
     return fill(TrainState(state.step + 1, params, opt_state, average), given), metrics
 
@@ -101,8 +108,13 @@ def eval_step(experiment: Experiment, params: Tree, batch: Batch) -> Sums:
     return summed_loss(experiment, _cast(experiment, params), batch, None)
 
 
-def summed_loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKeyArray | None) -> Sums:
-    """Sum the loss over a batch. `params` are already cast; `key=None` disables dropout."""
+def summed_loss(
+    experiment: Experiment, params: Tree, batch: Batch, key: PRNGKeyArray | None, teacher: Tree | None = None
+) -> Sums:
+    """Sum the loss over a batch. `params` are already cast; `key=None` disables dropout.
+
+    Without `teacher`, the parameters of the experiment's teacher, the loss is the usual one.
+    """
     network = bind(experiment.model, params)
     targets, weights = jax.tree.map(jnp.asarray, (batch.decoder_target_tokens, batch.decoder_loss_weights))
     loss = experiment.loss
@@ -111,17 +123,35 @@ def summed_loss(experiment: Experiment, params: Tree, batch: Batch, key: PRNGKey
         "label_smoothing": loss.label_smoothing,
         "smoothing": loss.smoothing,
     }
-    count = chunks(targets.shape, experiment.model.vocab_size)
-    if count > 1 and type(network).__call__ is Network.__call__:  # a network with a call of its own gives its logits
-        return cross_entropy_in_chunks(network.logits, network.hidden(batch, key), targets, weights, count, **settings)
+    distil, guide = experiment.distil, None
+    if teacher is not None and distil is not None:
+        guide = bind(distil.teacher, jax.lax.stop_gradient(teacher))
+    networks = [network] if guide is None else [network, guide]
+    count = chunks(targets.shape, len(networks) * experiment.model.vocab_size)
+    # A network with a call of its own gives its logits.
+    if count > 1 and all(type(each).__call__ is Network.__call__ for each in networks):
+        taught = None if guide is None or distil is None else Teacher(guide.logits, guide.hidden(batch), distil)
+        x = network.hidden(batch, key)
+        return cross_entropy_in_chunks(network.logits, x, targets, weights, count, taught, **settings)
     # Constrain the logits; otherwise the partitioner may split them by the head's fsdp shards and gather activations.
     logits = constrain(network(batch, key), LOGITS)
     with jax.named_scope("loss"):
-        return cross_entropy(logits, targets, weights, **settings)
+        sums = cross_entropy(logits, targets, weights, **settings)
+    if guide is None or distil is None:
+        return sums
+    with jax.named_scope("teacher"):
+        taught = constrain(guide(batch), LOGITS)
+    with jax.named_scope("loss"):
+        return distilled(sums, logits, taught, weights, distil)
 
 
 def _summed_gradients(
-    experiment: Experiment, trained: Tree, frozen: Tree, batch: Batch, key: PRNGKeyArray
+    experiment: Experiment,
+    trained: Tree,
+    frozen: Tree,
+    batch: Batch,
+    key: PRNGKeyArray,
+    teacher: Tree | None = None,
 ) -> tuple[Tree, Sums]:
     """Compute float32 gradients of the summed loss, and the sums, accumulated over the micro-batches."""
     specs, count = param_specs(trained, table_of(experiment.model)), experiment.microbatches
@@ -130,7 +160,8 @@ def _summed_gradients(
 
     def gradients_and_sums(rows: Batch, key: PRNGKeyArray) -> tuple[Tree, Sums]:
         def summed(params: Tree) -> tuple[Float[Array, ""], Sums]:
-            sums = summed_loss(experiment, merge(params, frozen), rows, key if experiment.model.dropped else None)
+            drawn = key if experiment.model.dropped else None
+            sums = summed_loss(experiment, merge(params, frozen), rows, drawn, teacher)
             return sums.loss, sums
 
         gradients, sums = jax.grad(summed, has_aux=True)(cast)
@@ -142,7 +173,7 @@ def _summed_gradients(
     def accumulate(total: tuple[Tree, Sums], inputs: tuple[Batch, PRNGKeyArray]) -> tuple[tuple[Tree, Sums], None]:
         return jax.tree.map(jnp.add, total, gradients_and_sums(*inputs)), None
 
-    zeros = constrain(jax.tree.map(jnp.zeros_like, trained), specs), Sums(*[jnp.zeros(())] * len(Sums._fields))
+    zeros = constrain(jax.tree.map(jnp.zeros_like, trained), specs), zero_sums()
     total, _ = jax.lax.scan(accumulate, zeros, (_microbatches(batch, count), jax.random.split(key, count)))
     return total
 
@@ -171,7 +202,7 @@ def _cast(experiment: Experiment, params: Tree) -> Tree:
 def compile_train_step(
     experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch, *, options: dict[str, Any] | None = None
 ) -> jax.stages.Compiled:
-    """Compile `train_step` of (state, batch, key) for batches of these global shapes and dtypes.
+    """Compile `train_step` of (state, batch, key), and the teacher if there is one, for batches of these global shapes.
 
     `options` are for XLA's compiler.
 
@@ -179,14 +210,15 @@ def compile_train_step(
     memory that a device will need, before anything is allocated.
     """
     state, whole = state_shardings(experiment, mesh), NamedSharding(mesh, PartitionSpec())
+    teacher = () if experiment.distil is None else (abstract_teacher(experiment.distil.teacher, mesh),)
     step = jax.jit(
         partial(train_step, experiment),
         donate_argnums=0,
-        in_shardings=(state, batch_sharding(mesh), whole),
+        in_shardings=(state, batch_sharding(mesh), whole, *jax.tree.map(lambda leaf: leaf.sharding, teacher)),
         out_shardings=(state, whole),
     )
     with jax.set_mesh(mesh):
-        return step.lower(abstract_state(experiment, mesh), _shapes(batch), _abstract_key()).compile(options)
+        return step.lower(abstract_state(experiment, mesh), _shapes(batch), _abstract_key(), *teacher).compile(options)
 
 
 def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, batch: Batch) -> jax.stages.Compiled:

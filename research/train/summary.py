@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from research.config import TEACHER_FORCED, ConfigError, Experiment, Model, Pretrained
+from research.config import TEACHER_FORCED, ConfigError, Distil, Experiment, Model, Pretrained
 from research.data.pipeline import Pipeline
 from research.model import flops
 from research.model.attention_backends import Record, backends_text
@@ -43,6 +43,7 @@ def launch(
         "model": f"{flops.describe_count(model)}, "
         f"{model.encoder_layers} + {model.decoder_layers} layers of width {model.width}, {model.compute}"
         + (f", muP from width {model.base.width}" if model.base != model else ""),
+        **({} if config.distil is None else {"teacher": describe_teacher(config.distil)}),
         "attention": backends_text(attention),
         "layers": describe_scan(model, mesh),
         "memory a device": f"{byte_amount(memory.argument_size_in_bytes)} state and batch, "
@@ -71,6 +72,12 @@ def describe_weights(model: Pretrained) -> str:
         return f"{model.path}, which can no longer be read"
     shown = [f"{name} {new!r} (there {old!r})" for name, (old, new) in changes.items()]
     return f"{model.path}; {', '.join(shown) or 'every field as stored there'}"
+
+
+def describe_teacher(distil: Distil) -> str:
+    """Say where the teacher comes from, how large it is, and how it enters the loss."""
+    size = f"{flops.describe_count(distil.teacher)}, {distil.teacher.compute}"
+    return f"{describe_weights(distil.teacher)}; {size}; alpha {distil.alpha:g}, temperature {distil.temperature:g}"
 
 
 def describe_scan(model: Model, mesh: jax.sharding.Mesh) -> str:
