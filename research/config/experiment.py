@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from research.config.adapter import source_room
 from research.config.base import require, require_not_negative, require_positive
 from research.config.data import Denoising, Supervised
 from research.config.distil import Distil
@@ -146,6 +147,7 @@ class Experiment:
         size, parts = self.batch_size, self.microbatches
         require(size % parts == 0, f"microbatches is {parts}: it must divide batch_size, which is {size}.")
         self._check_evaluation()
+        self._check_prompt()
         if self.distil is not None:
             self.distil.check(self.model)
         data = self.data
@@ -168,6 +170,12 @@ class Experiment:
         stored, most = self.model.generation or Generation(max_length=LONGEST), self.data.target_length
         most, least = min(stored.max_length, most), min(stored.min_length, most)
         return replace(stored, max_length=most, min_length=least, outputs=1)
+
+    def _check_prompt(self) -> None:
+        if self.model.prompt:
+            message = "model.adapter has a prompt, which precedes the sources of examples: data must be Supervised."
+            require(isinstance(self.data, Supervised), message)
+            source_room(self.model.prompt, self.data.input_length, "data.input_length")
 
     def _check_evaluation(self) -> None:
         evaluation, tasks = self.evaluation, isinstance(self.data, Supervised)

@@ -27,6 +27,9 @@ def await_hosts(seconds: float) -> None:
     leaving.join(seconds)
 
 
+YEAR = 365 * 24 * 3600  # seconds
+
+
 class Cluster(NamedTuple):
     """The hosts of a run, for environments in which JAX detects no cluster."""
 
@@ -64,7 +67,10 @@ def initialize_hosts(cluster: Cluster | None = None, patience: int = 300, heartb
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
         alone = f"localhost:{port}"  # by default JAX would listen on all interfaces and let any machine join
-        jax.distributed.initialize(alone, num_processes=1, process_id=0, coordinator_bind_address=alone)
+        # No other host waits for heartbeats: a process that was suspended, as by a laptop, continues.
+        jax.distributed.initialize(
+            alone, num_processes=1, process_id=0, coordinator_bind_address=alone, heartbeat_timeout_seconds=YEAR
+        )
     finally:
         late.cancel()
     stop.follow_jax()

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from research.config import ConfigError, Experiment, Supervised, require
-from research.config.adapter import source_room
+from research.config import ConfigError, Experiment, require
 from research.data.shapes import abstract_batch
 from research.decode.evaluate import check_length
 from research.model.attention_backends import recorded
@@ -79,24 +78,13 @@ def check(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.Abstrac
 
     Raises:
         ConfigError: the mesh does not divide the experiment's sizes, an evaluation generates more tokens than the model
-            has positions for, a prompt leaves no room for sources, the optimizer or its schedule does not fit the model
-            or the number of steps, or the attention's backend, if named, cannot serve the model on these devices.
+            has positions for, the optimizer or its schedule does not fit the model or the number of
+            steps, or the attention's backend, if named, cannot serve the model on these devices.
     """
     check_divisible(experiment, mesh)
     check_length(experiment)
-    check_prompt(experiment)
     abstract_state(experiment)
     check_attention(experiment, mesh)
-
-
-def check_prompt(experiment: Experiment) -> None:
-    """Raise ConfigError if the prompt of the model's adapter precedes no sources, or leaves no room for them."""
-    prompt, data = experiment.model.prompt, experiment.data
-    if prompt:
-        message = "model.adapter has a prompt, which precedes the sources of examples: data must be Supervised."
-        if not isinstance(data, Supervised):
-            raise ConfigError(message)
-        source_room(prompt, data.input_length, "data.input_length")
 
 
 def check_attention(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:

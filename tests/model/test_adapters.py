@@ -46,6 +46,9 @@ def experiment(tmp_path):
     return tiny_run.experiment(tmp_path, model=BASE)
 
 
+EXAMPLES = Supervised((TextToText(examples=JSONExamples("none.jsonl")),), Bytes(), input_length=24)
+
+
 def with_model(experiment, adapter, **changes):
     return replace(experiment, model=replace(BASE, adapter=adapter, **changes))
 
@@ -63,7 +66,7 @@ def batch_of(experiment, rows: int = 8):
 
 @pytest.mark.parametrize("adapter", [LoRA(rank=2, targets=ALL), IA3(), Only((r"norm", r"query")), PromptTuning(3)])
 def test_a_step_changes_what_the_adapter_trains_and_nothing_else(experiment, adapter):
-    experiment = with_model(experiment, adapter)
+    experiment = with_model(replace(experiment, data=EXAMPLES), adapter)
     state = new_state(experiment, make_mesh(Mesh(1), jax.devices()[:1]), jax.random.key(0))
     before = flatten(state.params)
     step = jax.jit(lambda state: train_step(experiment, state, batch_of(experiment), jax.random.key(1)))
@@ -218,7 +221,8 @@ def test_sizes_must_be_above_zero():
 @pytest.mark.parametrize("changes", [{}, {"stacks": DecoderOnly()}, {"source_vocab_size": 410}, {"zero_token": 400}])
 def test_a_prompt_of_embeddings_is_these_tokens(experiment, changes):
     """With the embeddings of three tokens as its values, a prompt computes what their ids do."""
-    adapted = with_model(experiment, PromptTuning(3), scaled_embedding=True, dropout=0.0, **changes)
+    supervised = replace(experiment, data=EXAMPLES)
+    adapted = with_model(supervised, PromptTuning(3), scaled_embedding=True, dropout=0.0, **changes)
     params = initial_params(adapted.model, jax.random.key(0))
     table = params["source_embedding" if "source_vocab_size" in changes else "embedding"]
     params["adapter"]["prompt_embedding"] = table[jnp.array([5, 7, 9])] * 4.0  # the root of the width
@@ -264,14 +268,13 @@ def test_a_prompt_costs_no_products_but_those_of_its_tokens_as_inputs():
 def test_a_prompt_needs_room_and_sources(experiment):
     mesh = make_mesh(Mesh(1), jax.devices()[:1])
     with pytest.raises(ConfigError, match=r"precedes the sources of examples: data must be Supervised"):
-        check(with_model(experiment, PromptTuning(3)), mesh)
-    examples = Supervised((TextToText(examples=JSONExamples("none.jsonl")),), Bytes(), input_length=24)
-    experiment = replace(experiment, data=examples)
+        with_model(experiment, PromptTuning(3))
+    experiment = replace(experiment, data=EXAMPLES)
     check(with_model(experiment, PromptTuning(23)), mesh)
     with pytest.raises(
         ConfigError, match=r"data\.input_length is 24, but the prompt .* has 24 tokens: no room is left"
     ):
-        check(with_model(experiment, PromptTuning(24)), mesh)
+        with_model(experiment, PromptTuning(24))
     with pytest.raises(ConfigError, match=r"number of positions is 8, but the prompt .* has 9 tokens"):
         abstract_state(with_model(experiment, PromptTuning(9), positions=Learned(8)))
 

@@ -1,9 +1,12 @@
-"""Errors of the runtime that mean that another host is gone, and those that do not."""
+"""The start of the runtime, and its errors: those that mean that another host is gone, and those that do not."""
+
+from typing import Any
 
 import jax
 import pytest
 
 from research.parallel import hosts
+from research.storage import stop
 from research.storage.checkpoint import CheckpointError
 
 
@@ -30,3 +33,21 @@ def test_an_error_of_the_runtime_is_a_lost_host_only_if_an_exchange_failed(
     assert hosts.is_exchange_failure(outer) == lost
     monkeypatch.setattr(jax, "process_count", lambda: 1)
     assert not hosts.is_exchange_failure(error)
+
+
+def test_a_host_alone_waits_for_no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the runtime aborts a process that was suspended for longer than the time-out of heartbeats."""
+    calls: list[dict[str, Any]] = []
+
+    def initialize(*arguments: Any, **settings: Any) -> None:
+        calls.append(settings)
+        if "num_processes" not in settings:
+            raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    monkeypatch.setattr(stop, "follow_jax", lambda: None)
+    hosts.initialize_hosts(heartbeat=60)
+    assert calls[0]["heartbeat_timeout_seconds"] == 60
+    assert calls[1]["heartbeat_timeout_seconds"] >= 7 * 24 * 3600

@@ -29,7 +29,7 @@ class Parquet(TextCorpus):
     text: str | tuple[str, ...] = "text"  # the column of the document's text, or several; "a/b" is b within a
     join: str = "\n\n"  # between the texts of several columns
     where: str | None = None  # a filter of rows, such as "language == 'de' and score > 0.5"
-    missing: Literal["refuse", "skip"] = "refuse"  # effect of a row without a text
+    empty: Literal["refuse", "skip"] = "refuse"  # effect of a row without a text
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ class Parquet(TextCorpus):
 
     @property
     def rule(self) -> str:
-        return repr((FORMAT, self.columns, self.join, self.where, self.missing))
+        return repr((FORMAT, self.columns, self.join, self.where, self.empty))
 
     @property
     def storage(self) -> Storage:
@@ -48,7 +48,7 @@ class Parquet(TextCorpus):
             absent = [column for column, text in value.items() if text is None]
             if absent:
                 what = f'{where} has no text in its column "{absent[0]}"'
-                require(self.missing == "skip", f'{what}: give Parquet missing="skip" to leave such rows out.')
+                require(self.empty == "skip", f'{what}: give Parquet empty="skip" to leave such rows out.')
                 yield Span(line.start, line.start, "")
             elif text := self._text(value, where):
                 yield Span(line.start, line.stop, text)

@@ -97,11 +97,11 @@ def test_directories_that_datasets_saved(tmp_path: Path) -> None:
 
 def test_missing_texts_are_refused_or_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.parquet", [*ROWS[:2], {**ROWS[2], "text": None}, ROWS[3]])
-    with pytest.raises(ConfigError, match=r'a\.parquet, row 3 has no text in its column "text": .*missing="skip"'):
+    with pytest.raises(ConfigError, match=r'a\.parquet, row 3 has no text in its column "text": .*empty="skip"'):
         opened(path)
     with pytest.raises(ConfigError, match=r"a\.parquet, selected row 2 has no text"):
         opened(path, where="n > 0")
-    assert opened(path, missing="skip") == ["document 0", "document 1", "document 3"]
+    assert opened(path, empty="skip") == ["document 0", "document 1", "document 3"]
     assert f"1 of 4 documents of {path} have no text: they are left out." in capsys.readouterr().err
 
 
