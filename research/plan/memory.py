@@ -28,9 +28,8 @@ from research.parallel.mesh import abstract_mesh
 from research.parallel.rules import flatten, unflatten
 from research.plan.attention import backends, on_one_chip
 from research.plan.roofline import SIZES
-from research.train.state import abstract_state
+from research.train.state import abstract_state, abstract_teacher
 from research.train.step import summed_loss
-from research.train.teacher import abstract_teacher
 
 
 def chip_bytes(experiment: Experiment, hardware: Hardware) -> int:

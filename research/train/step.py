@@ -26,8 +26,7 @@ from research.parallel.mesh import batch_sharding
 from research.parallel.padding import fill
 from research.parallel.rules import Tree, flatten, merge, unflatten
 from research.train.optimizer import learning_rate
-from research.train.state import TrainState, abstract_state, own_state, state_shardings, updater_of
-from research.train.teacher import abstract_teacher
+from research.train.state import TrainState, abstract_state, abstract_teacher, own_state, state_shardings, updater_of
 
 
 class Metrics(NamedTuple):

@@ -4,20 +4,19 @@ They are sharded as those of any model, in the dtype of its computations, and be
 checkpoint has the hash of the teacher's files.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 
 from research.config import Experiment, Pretrained, TrainedSentencePiece, require
 from research.data.tokenizer import Tokenizer, open_tokenizer
-from research.model.quantized import PRECISE
-from research.model.transformer import abstract_params, own_rows, specs_of
-from research.parallel.padding import fill, placed
-from research.parallel.rules import Tree, flatten, shardings, unflatten
+from research.model.transformer import own_rows
+from research.parallel.padding import fill
+from research.parallel.rules import Tree
 from research.pretrained.find import digest, find_model
 from research.pretrained.weights import Weights
 from research.storage.bucket import any_path
+from research.train.state import abstract_teacher, computed
 
 
 class FoundTeacher(NamedTuple):
@@ -62,28 +61,14 @@ def _reads(teacher: Tokenizer, tokenizer: Tokenizer) -> bool:
     return special[0] == special[1] and languages and pieces[0][: len(pieces[1])] == pieces[1]
 
 
-def abstract_teacher(teacher: Pretrained, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> Tree:
-    """Compute the shapes, dtypes and shardings of a teacher's parameters, as the mesh pads and shards them."""
-    shapes = jax.eval_shape(partial(_cast, dtype=teacher.compute), abstract_params(teacher))
-    return placed(shapes, shardings(mesh, specs_of(teacher)))
-
-
 def read_teacher(found: FoundTeacher, teacher: Pretrained, mesh: jax.sharding.Mesh) -> Tree:
     """Read a teacher's parameters onto the mesh."""
     whole = abstract_teacher(teacher, mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, whole)
     params = found.weights.params(places)
     convert = jax.jit(
-        lambda given: fill(_cast(own_rows(teacher, given), teacher.compute), whole),
+        lambda given: fill(computed(own_rows(teacher, given), teacher.compute), whole),
         out_shardings=places,
         donate_argnums=0,
     )
     return convert(params)
-
-
-def _cast(params: Tree, dtype: str) -> Tree:
-    """Cast parameters to the dtype of computations, except those whose computations are in float32."""
-    exact = PRECISE[:-1]
-    return unflatten(
-        {path: leaf if path.endswith(exact) else leaf.astype(dtype) for path, leaf in flatten(params).items()}
-    )

@@ -40,9 +40,9 @@ from research.plan.memory import device_bytes
 from research.pretrained import find as pretrained
 from research.storage import manifest
 from research.train.loop import train
-from research.train.state import new_state, state_shardings
+from research.train.state import abstract_teacher, new_state, state_shardings
 from research.train.step import compile_train_step, summed_loss
-from research.train.teacher import FoundTeacher, abstract_teacher, check_ids, read_teacher
+from research.train.teacher import FoundTeacher, check_ids, read_teacher
 
 ROWS, SOURCE, TARGET, VOCABULARY = 8, 8, 6, 96
 MESHES = {
