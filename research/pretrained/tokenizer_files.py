@@ -273,11 +273,13 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
 
 
 def _write_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> dict[str, Any]:
-    """Write spiece.model, and for byte fallback, which `T5Tokenizer` lacks, a complete tokenizer.json as well."""
+    """Write spiece.model, and for BPE or byte fallback, which `T5Tokenizer` lacks, a whole tokenizer.json as well."""
+    complete = unigram.tokenizer_json(tokenizer)
     tokenizer.save(directory / SPIECE)
-    if not any(map(tokenizer.processor.is_byte, range(tokenizer.pieces))):
+    bpe = unigram.is_bpe(unigram.proto.ModelProto.FromString(tokenizer.model))
+    if not (bpe or any(map(tokenizer.processor.is_byte, range(tokenizer.pieces)))):
         return {"tokenizer_class": "T5Tokenizer", "extra_ids": tokenizer.sentinels}
-    write_bytes(directory / TOKENIZER, unigram.tokenizer_json(tokenizer))
+    write_bytes(directory / TOKENIZER, complete)
     names = [f"<extra_id_{index}>" for index in range(tokenizer.sentinels)]
     controls = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "additional_special_tokens": names}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "extra_ids": tokenizer.sentinels, **controls}

@@ -208,6 +208,30 @@ def test_auto_tokenizer_gives_equal_ids_and_what_it_saves_is_read(families, name
         assert again.target(texts, language) == targets
 
 
+@pytest.mark.live
+@pytest.mark.parametrize("fallback", [False, True])
+def test_a_model_of_merges_gets_equal_ids_too(fallback, tmp_path):
+    """T5Tokenizer would read the pieces as a unigram model."""
+    from transformers import AutoTokenizer
+
+    model = vocabularies.t5_model(model_type="bpe", byte_fallback=fallback)
+    tokenizer = SentencePieceTokenizer(model, 4, "bpe")
+    write_tokenizer(tokenizer, tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    texts = [*ODD, *LINES[:1500]]
+    assert [theirs(text).input_ids for text in texts] == tokenizer.source(texts, None)
+    assert theirs.convert_tokens_to_ids("<extra_id_0>") == tokenizer.sentinel_ids[0]
+    assert read_tokenizer(tmp_path).digest == tokenizer.digest
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_a_model_that_transformers_cannot_read_is_refused(kind, tmp_path):
+    tokenizer = SentencePieceTokenizer(vocabularies.t5_model(model_type=kind), 4, kind)
+    with pytest.raises(ConfigError, match="words or characters, which transformers cannot read"):
+        write_tokenizer(tokenizer, tmp_path)
+    assert not (tmp_path / "spiece.model").exists()
+
+
 def _pieces(ids: list[int]) -> list[int]:
     """mBART's ids of text as those of its SentencePiece model."""
     return [0 if id == 3 else id - 1 for id in ids[:-2]]

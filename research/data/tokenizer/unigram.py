@@ -1,4 +1,4 @@
-"""Conversion of SentencePiece unigram models to and from tokenizer.json, as transformers 5 saves T5 and mBART."""
+"""Conversion of SentencePiece models to tokenizer.json, and of unigram models back, as transformers 5 has them."""
 
 import base64
 import contextlib
@@ -32,12 +32,22 @@ def is_unigram(content: dict[str, Any]) -> bool:
 
 
 def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
-    """Serialize a tokenizer.json with equal ids, including byte fallback and T5's special tokens."""
+    """Serialize a tokenizer.json with equal ids, including byte fallback and T5's special tokens.
+
+    Raises:
+        ConfigError: the model is neither a unigram model nor BPE.
+    """
     model = proto.ModelProto.FromString(tokenizer.model)
     names = [f"<extra_id_{index}>" for index in range(tokenizer.sentinels)]
     pieces = [(piece.piece, piece.score) for piece in model.pieces] + [(name, 0.0) for name in reversed(names)]
     fallback = model.trainer_spec.byte_fallback
-    backend = Backend(models.Unigram(pieces, unk_id=tokenizer.unknown_id, byte_fallback=fallback))
+    if is_bpe(model):
+        ids = {name: id for id, (name, _) in enumerate(pieces)}
+        unknown = model.pieces[tokenizer.unknown_id].piece
+        merges = merges_of(model)
+        backend = Backend(models.BPE(ids, merges, unk_token=unknown, fuse_unk=True, byte_fallback=fallback))
+    else:
+        backend = Backend(models.Unigram(pieces, unk_id=tokenizer.unknown_id, byte_fallback=fallback))
     if model.normalizer_spec.precompiled_charsmap:
         backend.normalizer = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -53,6 +63,28 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
         single=["$A", end], pair=["$A", end, "$B", end], special_tokens=[(end, tokenizer.eos_id)]
     )
     return utf8(backend.to_str(pretty=True))
+
+
+def is_bpe(model: Any) -> bool:
+    """Tell whether a SentencePiece model merges pieces by their scores; else it is a unigram model.
+
+    Raises:
+        ConfigError: it is a model of words or of characters.
+    """
+    kind, spec = model.trainer_spec.model_type, proto.TrainerSpec
+    message = "The vocabulary is a SentencePiece model of words or characters, which transformers cannot read."
+    require(kind in (spec.UNIGRAM, spec.BPE), message)
+    return bool(kind == spec.BPE)
+
+
+def merges_of(model: Any) -> list[tuple[str, str]]:
+    """List the pairs of pieces that a BPE model merges, first those that it prefers: of the highest score."""
+    scores = {piece.piece: piece.score for piece in model.pieces if piece.type == PIECE.NORMAL}
+    ids = {name: id for id, name in enumerate(scores)}
+    splits = [(name, name[:cut], name[cut:]) for name in scores for cut in range(1, len(name))]
+    pairs = [(name, left, right) for name, left, right in splits if left in ids and right in ids]
+    pairs.sort(key=lambda pair: (-scores[pair[0]], ids[pair[1]], ids[pair[2]]))
+    return [(left, right) for _, left, right in pairs]
 
 
 def mbart_json(tokenizer: MBartTokenizer) -> bytes:
