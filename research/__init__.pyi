@@ -76,6 +76,7 @@ from .config.search_space import Range as Range
 from .config.search_space import Search as Search
 from .config.search_space import SuccessiveHalving as SuccessiveHalving
 from .config.task import Task as Task
+from .config.tokenizer import M2M100 as M2M100
 from .config.tokenizer import ByteLevelBPE as ByteLevelBPE
 from .config.tokenizer import Bytes as Bytes
 from .config.tokenizer import Extended as Extended

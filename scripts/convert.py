@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("source", type=any_path, help="path of the weights; see below")
     made.add_argument("target", type=Path, help="a new directory, or a new file that ends in .npz")
     made.add_argument("--tokenizer", type=Path, help="a directory or SentencePiece model, where the source has none")
-    made.add_argument("--target_language", help="mBART: the target language in generation_config.json")
+    made.add_argument("--target_language", help="mBART, M2M-100: the target language in generation_config.json")
     made.add_argument("--adapter", type=Path, help="a directory in PEFT's format, with an adapter of the source")
     made.add_argument("--merge", action="store_true", help="write the whole model, with its adapter merged")
     made.add_argument("--no_tokenizer", action="store_true", help="weights and configuration alone")

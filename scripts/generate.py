@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_language_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--source_language", help="code of the source language, such as en_XX; >>deu<< for Marian")
-    made.add_argument("--target_language", help="code of the target language (mBART)")
+    made.add_argument("--target_language", help="code of the target language (mBART, M2M-100)")
 
 
 def add_model_options(made: argparse.ArgumentParser, optional: bool = False) -> None:

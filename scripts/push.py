@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", help="name on the hub")
     parser.add_argument("--license", help="the card's licence, by its name on the hub: apache-2.0, mit, cc-by-4.0 ...")
     parser.add_argument("--language", nargs="+", default=[], help="codes of the model's languages, for the card")
-    parser.add_argument("--target_language", help="mBART: the target language in generation_config.json")
+    parser.add_argument("--target_language", help="mBART, M2M-100: the target language in generation_config.json")
     parser.add_argument("--private", action="store_true", help="make a new model visible to its owners alone")
     parser.add_argument("--message", help="message of the commit (the run's name and step)")
     parser.add_argument("--out", type=Path, help="write the files into this new directory, and upload nothing")

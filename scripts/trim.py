@@ -22,8 +22,8 @@ what the corpus should hold
   that occur nowhere in it.
 
 formats
-  DIR is a Hugging Face directory of T5, mT5, BART, mBART or Marian, with its tokenizer. A run becomes one by kintsugi
-  convert. DIR2 loads in every command here and in transformers.
+  DIR is a Hugging Face directory of T5, mT5, BART, mBART, M2M-100 or Marian, with its tokenizer. A run becomes one by
+  kintsugi convert. M2M-100 keeps all of its languages. DIR2 loads in every command here and in transformers.
 
 examples
   kintsugi trim mt5-base --corpus 'news/*.txt.gz' --out mt5-base-de

@@ -80,6 +80,7 @@ from research.config.search_space import (
 )
 from research.config.task import Task
 from research.config.tokenizer import (
+    M2M100,
     ByteLevelBPE,
     Bytes,
     Extended,

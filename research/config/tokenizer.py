@@ -90,19 +90,32 @@ class Marian:
     directory: str
 
 
+NO_NEW_TOKENS = "M2M-100's vocabulary cannot have new tokens: the ids after its pieces are those of its languages."
+M2MEdition = Literal["m2m100", "wmt21"]
+
+
+@dataclass(frozen=True)
+class M2M100:
+    """M2M-100's vocabulary: a directory with sentencepiece.bpe.model and vocab.json; `edition` names its languages."""
+
+    directory: str
+    edition: M2MEdition = "m2m100"
+
+
 @dataclass(frozen=True)
 class Extended:
     """Another vocabulary with new tokens after its ids. A text that contains a new token has its one id there."""
 
-    vocabulary: SentencePiece | Bytes | ByteLevelBPE | MBart | Marian
+    vocabulary: SentencePiece | Bytes | ByteLevelBPE | MBart | Marian | M2M100
     tokens: tuple[str, ...]
 
     def __post_init__(self) -> None:
         require_new_tokens(self.tokens)
+        require(not isinstance(self.vocabulary, M2M100), NO_NEW_TOKENS)
 
 
 # Vocabularies that need no training.
-Vocabulary = SentencePiece | Bytes | ByteLevelBPE | MBart | Marian | Extended
+Vocabulary = SentencePiece | Bytes | ByteLevelBPE | MBart | Marian | M2M100 | Extended
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from research.config import (
+    M2M100,
     Bytes,
     ConfigError,
     Extended,
@@ -61,7 +62,7 @@ def saved_vocabulary(directory: AnyPath, tokenizer: TokenizerConfig) -> Vocabula
     match tokenizer:
         case TrainedSentencePiece(sentinels=sentinels, languages=languages):
             return SentencePiece(str(saved), sentinels, languages)
-        case Marian():
+        case Marian() | M2M100():
             return dataclasses.replace(tokenizer, directory=str(saved))
         case Bytes():
             return tokenizer

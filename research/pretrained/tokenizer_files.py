@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from research.config import (
+    M2M100,
     ByteLevelBPE,
     Bytes,
     ConfigError,
@@ -15,10 +16,12 @@ from research.config import (
     Vocabulary,
     require,
 )
+from research.config.tokenizer import NO_NEW_TOKENS
 from research.data.tokenizer import (
     ByteLevelBPETokenizer,
     ByteTokenizer,
     ExtendedTokenizer,
+    M2M100Tokenizer,
     MarianTokenizer,
     MBartTokenizer,
     SentencePieceTokenizer,
@@ -27,6 +30,7 @@ from research.data.tokenizer import (
     unigram,
 )
 from research.data.tokenizer.files import json_bytes
+from research.data.tokenizer.m2m_100 import LANGUAGES as M2M_LANGUAGES
 from research.data.tokenizer.mbart import MBartEdition
 from research.data.tokenizer.sentencepiece import SPACE
 from research.pretrained.files import read_json
@@ -42,6 +46,8 @@ NEEDED = (
 
 # mBART variant of each tokenizer class; config.json's model_type is "mbart" for both.
 MBART: dict[str, MBartEdition] = {"MBartTokenizer": "cc25", "MBart50Tokenizer": "50"}
+
+M2M = "M2M100Tokenizer"
 
 # Field of tokenizer_config.json with the languages that a trimmed mBART kept.
 KEPT = "kept_languages"
@@ -82,13 +88,15 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
         return None
     own = _own_vocabulary(directory, files, name, config)
     added = plain_tokens(directory, config)
-    tokens = new_tokens(open_tokenizer(own).size, added) if added else ()
+    if isinstance(own, M2M100) or not added:
+        return own
+    tokens = new_tokens(open_tokenizer(own).size, added)
     return Extended(own, tokens) if tokens else own
 
 
 def _own_vocabulary(
     directory: Path, files: set[str], name: str | None, config: dict[str, Any]
-) -> SentencePiece | Bytes | ByteLevelBPE | MBart | Marian:
+) -> SentencePiece | Bytes | ByteLevelBPE | MBart | Marian | M2M100:
     if not files & {"source.spm", BPE_MODEL, SPIECE} and TOKENIZER in files:
         origin = directory / TOKENIZER
         content = read_json(origin)
@@ -105,11 +113,16 @@ def _is_complete(files: set[str]) -> bool:
 
 def _vocabulary(
     directory: Path, files: set[str], name: str | None, config: dict[str, Any]
-) -> SentencePiece | Bytes | ByteLevelBPE | MBart | Marian:
+) -> SentencePiece | Bytes | ByteLevelBPE | MBart | Marian | M2M100:
     if "source.spm" in files:
         return Marian(str(directory))
+    if BPE_MODEL in files and name == M2M:
+        edition = config.get("language_codes", "m2m100")
+        known = f"{directory / CONFIG}: language_codes is {edition!r}, not {' or '.join(M2M_LANGUAGES)}."
+        require(edition in M2M_LANGUAGES, known)
+        return M2M100(str(directory), edition)
     if BPE_MODEL in files:
-        allowed = " or ".join(MBART)
+        allowed = f"{', '.join(MBART)} or {M2M}"
         require(name in MBART, f"{directory} has {BPE_MODEL} but its tokenizer_class is {name!r}, not {allowed}.")
         return MBart(str(directory / BPE_MODEL), MBART[str(name)], tuple(map(str, config.get(KEPT) or ())))
     if SPIECE in files:
@@ -123,7 +136,7 @@ def _vocabulary(
 def class_name(directory: Path, config: dict[str, Any]) -> str | None:
     """Return the tokenizer class named in a directory, or implied by its model_type; None without either."""
     model = _json(directory / "config.json")
-    implied = "MBartTokenizer" if model.get("model_type") == "mbart" else None
+    implied = {"mbart": "MBartTokenizer", "m2m_100": M2M}.get(str(model.get("model_type")))
     name = config.get("tokenizer_class") or model.get("tokenizer_class") or implied
     return name.removesuffix("Fast") if isinstance(name, str) else None
 
@@ -212,7 +225,8 @@ def own_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     names = {"<pad>": tokenizer.pad_id, "</s>": tokenizer.eos_id, "<unk>": tokenizer.unknown_id}
     names |= {"<s>": tokenizer.bos_id} if tokenizer.bos_id is not None else {}
     names |= {"<mask>": tokenizer.mask_id} if tokenizer.mask_id is not None else {}
-    names |= tokenizer.language_ids
+    is_m2m = isinstance(tokenizer, M2M100Tokenizer)
+    names |= {m2m_token(code) if is_m2m else code: id for code, id in tokenizer.language_ids.items()}
     if isinstance(tokenizer, ExtendedTokenizer):
         new = {token: tokenizer.inner.size + place for place, token in enumerate(tokenizer.tokens)}
         return own_tokens(tokenizer.inner) | new
@@ -226,6 +240,11 @@ def own_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     return names | {f"{space}<extra_id_{index}>": id for index, id in enumerate(sentinels) for space in ("", SPACE)}
 
 
+def m2m_token(language: str) -> str:
+    """Return the name of a language's token in M2M-100."""
+    return f"__{language}__"
+
+
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +252,7 @@ def check_extensible(tokenizer: Tokenizer) -> None:
     """Raise ConfigError if Hugging Face's files cannot add new tokens to a tokenizer."""
     bytes_ = "ByT5's tokenizer in Hugging Face's format cannot have new tokens."
     require(not isinstance(tokenizer, ByteTokenizer), bytes_)
+    require(not isinstance(tokenizer, M2M100Tokenizer), NO_NEW_TOKENS)
     some = "mBART with some of its languages cannot have new tokens: transformers gives their ids to the others."
     require(not (isinstance(tokenizer, MBartTokenizer) and tokenizer.kept_languages), some)
 
@@ -264,6 +284,10 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
             if tokenizer.kept_languages:  # transformers takes the ids from here, and gives the others ids at the end
                 write_bytes(directory / TOKENIZER, unigram.mbart_json(tokenizer))
                 config |= {KEPT: list(tokenizer.kept_languages)}
+        case M2M100Tokenizer():
+            tokenizer.save(directory)
+            names = list(map(m2m_token, tokenizer.languages))
+            config = {"tokenizer_class": M2M, "language_codes": tokenizer.edition, "additional_special_tokens": names}
         case MarianTokenizer():
             tokenizer.save(directory)
             config = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": tokenizer.separate}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import sentencepiece
 from tokenizers import Tokenizer as Backend
 
 from research.config import require
@@ -15,6 +16,7 @@ from research.data.tokenizer import (
     ByteLevelBPETokenizer,
     ByteTokenizer,
     ExtendedTokenizer,
+    M2M100Tokenizer,
     MarianTokenizer,
     MBartTokenizer,
     SentencePieceTokenizer,
@@ -23,6 +25,7 @@ from research.data.tokenizer import (
 from research.data.tokenizer.byte_level_bpe import SPECIAL as BART_SPECIAL
 from research.data.tokenizer.byte_level_bpe import byte_of_letter
 from research.data.tokenizer.files import json_bytes
+from research.data.tokenizer.m2m_100 import CONTROLS as M2M_CONTROLS
 from research.data.tokenizer.marian import SPECIAL
 from research.data.tokenizer.mbart import OFFSET
 from research.pretrained.pieces import closed_merges, kept_pieces, with_pieces
@@ -101,6 +104,8 @@ def trim_tokenizer(tokenizer: Tokenizer, used: set[int], origin: str, languages:
             return _mbart(tokenizer, used, origin, languages)
         case ByteLevelBPETokenizer():
             return _byte_level(tokenizer, used, origin)
+        case M2M100Tokenizer():
+            return _m2m_100(tokenizer, used, origin)
         case MarianTokenizer():
             return _marian(tokenizer, used, origin, languages)
     raise TypeError(f"{type(tokenizer).__name__} cannot be trimmed.")
@@ -114,6 +119,8 @@ def dropped_languages(tokenizer: Tokenizer, languages: Sequence[str], origin: st
     """
     bytes_ = f"{origin} has a vocabulary of bytes: there is nothing to trim."
     require(not isinstance(tokenizer, ByteTokenizer), bytes_)
+    all_ = f"{origin} keeps all its languages, since M2M-100's tokenizer numbers them by its own list."
+    require(not (languages and isinstance(tokenizer, M2M100Tokenizer)), f"{all_} Leave out --languages.")
     kept = {tokenizer.language_id(language) for language in languages}
     return {*tokenizer.language_ids.values()} - kept if languages else set()
 
@@ -164,6 +171,31 @@ def _byte_level(tokenizer: ByteLevelBPETokenizer, used: set[int], origin: str) -
     return Trimmed(ByteLevelBPETokenizer(Backend.from_str(json.dumps(content)), origin), np.array(kept))
 
 
+def _m2m_100(tokenizer: M2M100Tokenizer, used: set[int], origin: str) -> Trimmed:
+    ids = tokenizer.ids
+    names = {name for name, id in ids.items() if id in used}
+    model, pieces = _used_pieces(tokenizer.model, tokenizer.processor, ids, names, origin)
+    new, order = _renumbered(ids, {*names, *pieces, *M2M_CONTROLS})
+    smaller = M2M100Tokenizer(model, new, tokenizer.edition, origin)
+    return Trimmed(smaller, np.array([*order, *tokenizer.language_ids.values()]))
+
+
+def _used_pieces(
+    model: bytes, processor: sentencepiece.SentencePieceProcessor, ids: dict[str, int], names: set[str], origin: str
+) -> tuple[bytes, set[str]]:
+    """Return the model with the pieces of these names and those without an id, and the names that it keeps."""
+    pieces = {id: processor.id_to_piece(id) for id in range(processor.get_piece_size())}
+    kept = kept_pieces(model, {id for id, name in pieces.items() if name in names or name not in ids}, origin)
+    return with_pieces(model, kept), {pieces[id] for id in kept} & ids.keys()
+
+
+def _renumbered(ids: dict[str, int], names: set[str]) -> tuple[dict[str, int], list[int]]:
+    """Return the new ids of these names, in the order of the old ones, and the old ones."""
+    order = sorted(ids[name] for name in names)
+    new = {old: id for id, old in enumerate(order)}
+    return {name: new[id] for name, id in ids.items() if id in new}, order
+
+
 def _marian(tokenizer: MarianTokenizer, used: set[int], origin: str, languages: Sequence[str]) -> Trimmed:
     """Trim the vocabulary and both models; pieces without an id, which give the unknown token, cost no rows."""
     ids = tokenizer.source_side.ids
@@ -171,15 +203,11 @@ def _marian(tokenizer: MarianTokenizer, used: set[int], origin: str, languages: 
     names = {name for name, id in ids.items() if id in used and name not in tokenizer.language_ids}
     models = {}
     for side, (model, processor, _) in {"source": tokenizer.source_side, "target": tokenizer.target_side}.items():
-        pieces = {id: processor.id_to_piece(id) for id in range(processor.get_piece_size())}
-        needed = {id for id, name in pieces.items() if name in names or name not in ids}
-        kept = kept_pieces(model, needed, origin)
-        models[side] = with_pieces(model, kept)
-        names |= {pieces[id] for id in kept} & ids.keys()
-    order = sorted({ids[name] for name in {*names, *SPECIAL, *codes}})
-    new = {old: id for id, old in enumerate(order)}
+        models[side], pieces = _used_pieces(model, processor, ids, names, origin)
+        names |= pieces
+    new, order = _renumbered(ids, {*names, *SPECIAL, *codes})
     with tempfile.TemporaryDirectory() as made:
         for side, model in models.items():
             write_bytes(Path(made) / f"{side}.spm", model)
-        write_bytes(Path(made) / "vocab.json", json_bytes({name: new[id] for name, id in ids.items() if id in new}))
+        write_bytes(Path(made) / "vocab.json", json_bytes(new))
         return Trimmed(MarianTokenizer(Path(made)), np.array(order))

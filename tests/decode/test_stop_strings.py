@@ -16,7 +16,7 @@ from research.decode.stop_strings import completed, stop_table, surfaces
 from research.model.transformer import initial_params
 from research.pretrained.tokenizer_files import write_tokenizer
 
-FAMILIES = ("t5", "fallback", "mt5", "bart", "cc25", "50", "marian")
+FAMILIES = ("t5", "fallback", "mt5", "bart", "cc25", "50", "m2m_100", "marian")
 STRINGS = ("house", "er and", "ße", "e", " mountain", "的", "!", "ing r")
 
 
@@ -32,7 +32,7 @@ def rows_of(tokenizer, count: int = 60, length: int = 24) -> np.ndarray:
 
 
 def languages(tokenizer) -> str | None:
-    return "ro_RO" if "ro_RO" in tokenizer.language_ids else None
+    return next((code for code in ("ro_RO", "ro") if code in tokenizer.language_ids), None)
 
 
 def ours_at_every_position(table, rows: np.ndarray) -> np.ndarray:

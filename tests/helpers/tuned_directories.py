@@ -15,9 +15,9 @@ from research.pretrained.huggingface import read_config, read_params, write_dire
 
 VARIANTS = {
     **{"t5": "t5", "fallback": "t5_v1_1", "bpe": "t5_v1_1", "mt5": "mt5", "byt5": "t5"},
-    **{"bart": "bart", "cc25": "mbart", "50": "mbart", "marian": "marian"},
+    **{"bart": "bart", "cc25": "mbart", "50": "mbart", "m2m_100": "m2m_100", "marian": "marian"},
 }
-PADDING = 12  # rows above the last id of T5's tokenizers
+PADDING = 12  # rows above the last id of T5's and M2M-100's tokenizers
 
 
 def write_model(directory: Path, family: str, tokenizer: Tokenizer) -> None:

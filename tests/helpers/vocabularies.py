@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from research import ByteLevelBPE, Bytes, Marian, MBart, SentencePiece, Vocabulary
+from research import M2M100, ByteLevelBPE, Bytes, Marian, MBart, SentencePiece, Vocabulary
 from research.data.tokenizer import Tokenizer as Opened
 from research.data.tokenizer import open_tokenizer
 
@@ -67,9 +67,10 @@ def write_all(directory: Path) -> dict[str, Vocabulary]:
     }
     for name, model in models.items():
         (directory / f"{name}.model").write_bytes(model)
-    for name in ("bart", "marian", "separate"):
+    for name in ("bart", "m2m_100", "marian", "separate"):
         (directory / name).mkdir()
     write_bpe(directory / "bart")
+    write_m2m_100(directory / "m2m_100", models["mbart"])
     write_marian(directory / "marian", separate=False)
     write_marian(directory / "separate", separate=True)
     return {
@@ -80,6 +81,7 @@ def write_all(directory: Path) -> dict[str, Vocabulary]:
         "bart": ByteLevelBPE(str(directory / "bart")),
         "cc25": MBart(str(directory / "mbart.model"), "cc25"),
         "50": MBart(str(directory / "mbart.model"), "50"),
+        "m2m_100": M2M100(str(directory / "m2m_100")),
         "marian": Marian(str(directory / "marian")),
         "separate": Marian(str(directory / "separate")),
     }
@@ -125,6 +127,15 @@ def write_bpe(directory: Path) -> None:
     (directory / "vocab.json").write_text(json.dumps(model["vocab"] | {"<mask>": len(model["vocab"])}))
     merges = ["#version: 0.2", *map(" ".join, model["merges"])]
     (directory / "merges.txt").write_text("\n".join(merges) + "\n", encoding="utf-8")
+
+
+def write_m2m_100(directory: Path, model: bytes) -> None:
+    """Write M2M-100's files, with other ids than the model's own, and none for some pieces."""
+    (directory / "sentencepiece.bpe.model").write_bytes(model)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    pieces = [processor.id_to_piece(id) for id in range(3, processor.get_piece_size()) if id % 9 != 5 or id < 100]
+    names = ["<s>", "<pad>", "</s>", "<unk>", *pieces[::-1]]
+    (directory / "vocab.json").write_text(json.dumps({name: id for id, name in enumerate(names)}))
 
 
 def write_marian(directory: Path, separate: bool) -> None:

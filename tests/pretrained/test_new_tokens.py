@@ -238,14 +238,15 @@ def test_new_tokens_by_an_override_or_a_tokenizer_of_ones_own(directories):
         ("t5", "<x>", "The new tokens are '<x>': give a list of texts"),
         ("byt5", ("<x>",), "ByT5's tokenizer in Hugging Face's format cannot have new tokens."),
         ("separate", ("<x>",), "Separate vocabularies of source and target cannot have new tokens."),
+        ("m2m_100", ("<x>",), "M2M-100's vocabulary cannot have new tokens: the ids after its pieces are those of"),
         ("bare", ("<x>",), "bare holds no tokenizer, which spells new_tokens: give one"),
         ("absent", ("<x>",), "absent does not exist"),
     ],
 )
 def test_pretrained_refuses_in_one_sentence(directories, families, tmp_path, name, tokens, sentence):
     path = directories / name
-    if name in ("byt5", "separate") and not path.exists():
-        write_model(path, name if name == "byt5" else "marian", families[name])
+    if name in ("byt5", "m2m_100", "separate") and not path.exists():
+        write_model(path, "marian" if name == "separate" else name, families[name])
     if name == "bare":
         path = shutil.copytree(directories / "t5", tmp_path / name)
         for file in ("spiece.model", "tokenizer_config.json"):

@@ -21,8 +21,8 @@ from research.pretrained.tokenizer_files import write_tokenizer
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
-FAMILIES = ("t5", "fallback", "mt5", "byt5", "bart", "cc25", "50", "marian", "separate")
-LANGUAGE = {"cc25": "ro_RO", "50": "ro_RO"}
+FAMILIES = ("t5", "fallback", "mt5", "byt5", "bart", "cc25", "50", "m2m_100", "marian", "separate")
+LANGUAGE = {"cc25": "ro_RO", "50": "ro_RO", "m2m_100": "ro"}
 
 TOKENIZE = """
 from transformers import AutoTokenizer

@@ -19,7 +19,8 @@ from research.storage.progress import Progress
 from scripts.add_tokens import main as add_tokens
 from scripts.trim import main
 
-FAMILIES = ("t5", "fallback", "bpe", "mt5", "bart", "cc25", "50", "marian")
+FAMILIES = ("t5", "fallback", "bpe", "mt5", "bart", "cc25", "50", "m2m_100", "marian")
+LANGUAGE = {"cc25": "ro_RO", "50": "ro_RO", "m2m_100": "ro"}
 CORPUS = [line for line in LINES if "ö" in line or "ă" in line][:40]
 
 
@@ -66,7 +67,7 @@ def test_text_of_kept_ids_has_the_ids_that_it_had(directories, trimmed, name):
     assert new.size < 0.95 * old.size
     map = kept(directories / name, trimmed / name)
     assert len(map) == new.size
-    language = "ro_RO" if name in ("cc25", "50") else None
+    language = LANGUAGE.get(name)
     for sides in ("source", "target"):
         before, after = (getattr(tokenizer, sides)(LINES, language) for tokenizer in (old, new))
         others = 0
@@ -228,6 +229,7 @@ def test_other_ids_are_noticed(families):
         ("gpt2", [], "model_type is 'gpt2', not one of t5, mt5"),
         ("t5", ["--languages", "de_DE"], "this tokenizer has no language codes."),
         ("cc25", ["--languages", "xx_XX"], "The language is 'xx_XX': allowed is ar_AR"),
+        ("m2m_100", ["--languages", "de"], "m2m_100 keeps all its languages, since M2M-100's tokenizer numbers"),
         ("t5", ["--corpus", "absent.txt"], "There is no file absent.txt."),
         ("t5", ["--corpus", "blank.txt"], "The corpus blank.txt is empty: its files hold no document"),
         ("t5", ["--corpus", "corpus.txt", "--out", "empty"], "--out empty exists: nothing is overwritten"),
@@ -297,7 +299,7 @@ def test_transformers_gives_the_ids_and_logits_that_it_gave(directories, trimmed
     map = kept(directories / name, trimmed / name)
     old, new = (AutoTokenizer.from_pretrained(folder / name) for folder in (directories, trimmed))
     ours = read_tokenizer(trimmed / name)
-    language = "ro_RO" if name in ("cc25", "50") else None
+    language = LANGUAGE.get(name)
     if language:
         old.src_lang = new.src_lang = language
     for text, ids in zip(CORPUS, ours.source(CORPUS, language), strict=True):

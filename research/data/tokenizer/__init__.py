@@ -4,13 +4,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research.config import ByteLevelBPE, Bytes, Extended, Marian, MBart, ModelTokenizer, SentencePiece, Vocabulary
+from research.config import (
+    M2M100,
+    ByteLevelBPE,
+    Bytes,
+    Extended,
+    Marian,
+    MBart,
+    ModelTokenizer,
+    SentencePiece,
+    Vocabulary,
+)
 from research.data.tokenizer.base import Tokenizer
 
 if TYPE_CHECKING:
     from research.data.tokenizer.byte_level_bpe import ByteLevelBPETokenizer
     from research.data.tokenizer.bytes import ByteTokenizer
     from research.data.tokenizer.extended import ExtendedTokenizer
+    from research.data.tokenizer.m2m_100 import M2M100Tokenizer
     from research.data.tokenizer.marian import MarianTokenizer
     from research.data.tokenizer.mbart import MBartTokenizer
     from research.data.tokenizer.sentencepiece import SentencePieceTokenizer
@@ -21,6 +32,7 @@ __all__ = [
     "ByteLevelBPETokenizer",
     "ByteTokenizer",
     "ExtendedTokenizer",
+    "M2M100Tokenizer",
     "MBartTokenizer",
     "MarianTokenizer",
     "SentencePieceTokenizer",
@@ -36,6 +48,7 @@ _MODULES = {
     "ByteLevelBPETokenizer": "byte_level_bpe",
     "ByteTokenizer": "bytes",
     "ExtendedTokenizer": "extended",
+    "M2M100Tokenizer": "m2m_100",
     "MBartTokenizer": "mbart",
     "MarianTokenizer": "marian",
     "SentencePieceTokenizer": "sentencepiece",
@@ -55,7 +68,7 @@ def open_tokenizer(config: Vocabulary | ModelTokenizer) -> Tokenizer:
 
     Raises ConfigError naming a vocabulary file that is missing, broken or not in its family's format.
     """
-    from research.data.tokenizer.files import read, read_object
+    from research.data.tokenizer.files import read
 
     if isinstance(config, ModelTokenizer):
         assert config.vocabulary is not None  # set by the experiment
@@ -65,10 +78,6 @@ def open_tokenizer(config: Vocabulary | ModelTokenizer) -> Tokenizer:
             from research.data.tokenizer.unigram import open_t5
 
             return open_t5(Path(path), sentinels)
-        case MBart(path, variant, ()) if path.endswith(".json"):
-            from research.data.tokenizer.unigram import read_mbart
-
-            return read_mbart(read_object(Path(path), "tokenizer"), Path(path), variant)
         case SentencePiece(path, sentinels, languages):
             from research.data.tokenizer.sentencepiece import SentencePieceTokenizer
 
@@ -82,15 +91,31 @@ def open_tokenizer(config: Vocabulary | ModelTokenizer) -> Tokenizer:
             from research.data.tokenizer.byte_level_bpe import open_byte_level_bpe
 
             return open_byte_level_bpe(Path(path))
-        case MBart(path, variant, languages):
-            from research.data.tokenizer.mbart import MBartTokenizer
-
-            return MBartTokenizer(read(Path(path), "SentencePiece model"), variant, origin=path, languages=languages)
+        case MBart():
+            return _open_mbart(config)
         case Marian(directory):
             from research.data.tokenizer.marian import MarianTokenizer
 
             return MarianTokenizer(Path(directory))
+        case M2M100(directory, edition):
+            from research.data.tokenizer.m2m_100 import open_m2m_100
+
+            return open_m2m_100(Path(directory), edition)
         case Extended(vocabulary, tokens):
             from research.data.tokenizer.extended import ExtendedTokenizer
 
             return ExtendedTokenizer(open_tokenizer(vocabulary), tokens)
+
+
+def _open_mbart(config: MBart) -> Tokenizer:
+    from research.data.tokenizer.files import read, read_object
+
+    path = Path(config.path)
+    if path.suffix == ".json" and not config.languages:
+        from research.data.tokenizer.unigram import read_mbart
+
+        return read_mbart(read_object(path, "tokenizer"), path, config.variant)
+    from research.data.tokenizer.mbart import MBartTokenizer
+
+    model = read(path, "SentencePiece model")
+    return MBartTokenizer(model, config.variant, origin=config.path, languages=config.languages)

@@ -15,7 +15,7 @@ from research.config import Vocabulary, require
 Array = np.ndarray
 Ids = Sequence[int] | Integer[Array, " n"]
 
-LANGUAGES_SHOWN = 60  # in an error message: all of mBART-50's; Marian's largest vocabularies have several hundred
+LANGUAGES_SHOWN = 100  # in an error message: all of M2M-100's; Marian's largest vocabularies have several hundred
 
 
 class Tokenizer(ABC):
