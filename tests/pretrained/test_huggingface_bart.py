@@ -18,7 +18,7 @@ from research.pretrained.huggingface import read_config, read_params
 
 
 def test_configurations_read():
-    bart, mbart, marian, separate = (read_config(GOLDENS / variant) for variant in VARIANTS[len(T5S) :])
+    bart, mbart, m2m_100, marian, separate = (read_config(GOLDENS / variant) for variant in VARIANTS[len(T5S) :])
     assert bart == Model(
         vocab_size=61,
         width=24,
@@ -42,6 +42,8 @@ def test_configurations_read():
         shared_dropout=False,
     )
     assert mbart == replace(bart, norm_first=True, scaled_embedding=True, logits_bias=True)
+    unlike = {"activation": "relu", "embedding_norm": False, "logits_bias": False, "attention_dropout": 0.1}
+    assert m2m_100 == replace(mbart, positions=Sinusoidal(32, first=2), **unlike)
     changes = {"activation": "silu", "embedding_norm": False, "scaled_embedding": True, "logits_bias": True}
     assert marian == replace(bart, positions=Sinusoidal(32), zero_token=60, pad_token=60, **changes)
     sizes = {"vocab_size": 53, "source_vocab_size": 61, "zero_token": 52, "pad_token": 52}
