@@ -43,7 +43,7 @@ def test_configurations_read():
     )
     assert mbart == replace(bart, norm_first=True, scaled_embedding=True, logits_bias=True)
     unlike = {"activation": "relu", "embedding_norm": False, "logits_bias": False, "attention_dropout": 0.1}
-    assert m2m_100 == replace(mbart, positions=Sinusoidal(32, first=2), **unlike)
+    assert m2m_100 == replace(mbart, positions=Sinusoidal(32, last_included=True, first=2), **unlike)
     changes = {"activation": "silu", "embedding_norm": False, "scaled_embedding": True, "logits_bias": True}
     assert marian == replace(bart, positions=Sinusoidal(32), zero_token=60, pad_token=60, **changes)
     sizes = {"vocab_size": 53, "source_vocab_size": 61, "zero_token": 52, "pad_token": 52}
