@@ -96,10 +96,10 @@ M2MEdition = Literal["m2m100", "wmt21"]
 
 @dataclass(frozen=True)
 class M2M100:
-    """M2M-100's vocabulary: a directory with sentencepiece.bpe.model and vocab.json; `edition` names its languages."""
+    """M2M-100's vocabulary: a directory with sentencepiece.bpe.model and vocab.json; `variant` names its languages."""
 
     directory: str
-    edition: M2MEdition = "m2m100"
+    variant: M2MEdition = "m2m100"
 
 
 @dataclass(frozen=True)

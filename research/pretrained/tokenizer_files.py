@@ -117,10 +117,10 @@ def _vocabulary(
     if "source.spm" in files:
         return Marian(str(directory))
     if BPE_MODEL in files and name == M2M:
-        edition = config.get("language_codes", "m2m100")
-        known = f"{directory / CONFIG}: language_codes is {edition!r}, not {' or '.join(M2M_LANGUAGES)}."
-        require(edition in M2M_LANGUAGES, known)
-        return M2M100(str(directory), edition)
+        variant = config.get("language_codes", "m2m100")
+        known = f"{directory / CONFIG}: language_codes is {variant!r}, not {' or '.join(M2M_LANGUAGES)}."
+        require(variant in M2M_LANGUAGES, known)
+        return M2M100(str(directory), variant)
     if BPE_MODEL in files:
         allowed = f"{', '.join(MBART)} or {M2M}"
         require(name in MBART, f"{directory} has {BPE_MODEL} but its tokenizer_class is {name!r}, not {allowed}.")
@@ -287,7 +287,7 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         case M2M100Tokenizer():
             tokenizer.save(directory)
             names = list(map(m2m_token, tokenizer.languages))
-            config = {"tokenizer_class": M2M, "language_codes": tokenizer.edition, "additional_special_tokens": names}
+            config = {"tokenizer_class": M2M, "language_codes": tokenizer.variant, "additional_special_tokens": names}
         case MarianTokenizer():
             tokenizer.save(directory)
             config = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": tokenizer.separate}

@@ -176,7 +176,7 @@ def _m2m_100(tokenizer: M2M100Tokenizer, used: set[int], origin: str) -> Trimmed
     names = {name for name, id in ids.items() if id in used}
     model, pieces = _used_pieces(tokenizer.model, tokenizer.processor, ids, names, origin)
     new, order = _renumbered(ids, {*names, *pieces, *M2M_CONTROLS})
-    smaller = M2M100Tokenizer(model, new, tokenizer.edition, origin)
+    smaller = M2M100Tokenizer(model, new, tokenizer.variant, origin)
     return Trimmed(smaller, np.array([*order, *tokenizer.language_ids.values()]))
 
 

@@ -97,10 +97,10 @@ def open_tokenizer(config: Vocabulary | ModelTokenizer) -> Tokenizer:
             from research.data.tokenizer.marian import MarianTokenizer
 
             return MarianTokenizer(Path(directory))
-        case M2M100(directory, edition):
+        case M2M100(directory, variant):
             from research.data.tokenizer.m2m_100 import open_m2m_100
 
-            return open_m2m_100(Path(directory), edition)
+            return open_m2m_100(Path(directory), variant)
         case Extended(vocabulary, tokens):
             from research.data.tokenizer.extended import ExtendedTokenizer
 

@@ -40,17 +40,17 @@ class M2M100Tokenizer(Tokenizer):
 
     bos_id: int
 
-    def __init__(self, model: bytes, ids: dict[str, int], edition: M2MEdition, origin: str):
+    def __init__(self, model: bytes, ids: dict[str, int], variant: M2MEdition, origin: str):
         """Load a SentencePiece model and the ids of its pieces; raise ConfigError if one is damaged."""
         missing = [name for name in CONTROLS if name not in ids]
         require(not missing, f"{origin}: {VOCABULARY} lacks {', '.join(missing)}.")
-        self.model, self.ids, self.edition = model, ids, edition
+        self.model, self.ids, self.variant = model, ids, variant
         self.processor = load_processor(model, f"{origin}/{MODEL}")
         self.bos_id, self.pad_id, self.eos_id, self.unknown_id = (ids[name] for name in CONTROLS)
         self._text_ids = {piece: id for piece, id in ids.items() if piece not in CONTROLS}
-        languages = {language: len(ids) + place for place, language in enumerate(LANGUAGES[edition])}
+        languages = {language: len(ids) + place for place, language in enumerate(LANGUAGES[variant])}
         parts = [model, json_bytes(sorted(ids.items()))]
-        identity = f"m2m_100 {edition} ".encode() + b"".join(hashlib.sha256(part).digest() for part in parts)
+        identity = f"m2m_100 {variant} ".encode() + b"".join(hashlib.sha256(part).digest() for part in parts)
         super().__init__(len(ids) + len(languages), identity, languages)
 
     def parts(self, text: str, most: int) -> Iterator[str]:
@@ -99,9 +99,9 @@ class M2M100Tokenizer(Tokenizer):
         directory.mkdir(parents=True, exist_ok=True)
         write_bytes(directory / MODEL, self.model)
         write_bytes(directory / VOCABULARY, json_bytes(self.ids))
-        return M2M100(str(path), self.edition)
+        return M2M100(str(path), self.variant)
 
 
-def open_m2m_100(directory: Path, edition: M2MEdition) -> M2M100Tokenizer:
+def open_m2m_100(directory: Path, variant: M2MEdition) -> M2M100Tokenizer:
     model = read(directory / MODEL, "SentencePiece model")
-    return M2M100Tokenizer(model, read_ids(directory / VOCABULARY, "vocabulary"), edition, str(directory))
+    return M2M100Tokenizer(model, read_ids(directory / VOCABULARY, "vocabulary"), variant, str(directory))

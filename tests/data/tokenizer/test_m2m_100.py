@@ -44,13 +44,13 @@ def test_an_unknown_language_is_refused_with_those_there_are(families):
             families["m2m_100"].source(["a"], language)
 
 
-@pytest.mark.parametrize("edition", LANGUAGES)
-def test_an_edition_is_named_in_the_directory(files, edition, tmp_path):
+@pytest.mark.parametrize("variant", LANGUAGES)
+def test_a_variant_is_named_in_the_directory(files, variant, tmp_path):
     shutil.copytree(files / "m2m_100", tmp_path / "m")
-    config = {"tokenizer_class": "M2M100Tokenizer", "language_codes": edition}
+    config = {"tokenizer_class": "M2M100Tokenizer", "language_codes": variant}
     (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps(config))
-    assert read_tokenizer(tmp_path / "m").digest == open_tokenizer(M2M100(str(tmp_path / "m"), edition)).digest
-    assert read_tokenizer(tmp_path / "m").languages == LANGUAGES[edition]
+    assert read_tokenizer(tmp_path / "m").digest == open_tokenizer(M2M100(str(tmp_path / "m"), variant)).digest
+    assert read_tokenizer(tmp_path / "m").languages == LANGUAGES[variant]
     (tmp_path / "m" / "tokenizer_config.json").write_text(json.dumps(config | {"language_codes": "other"}))
     with pytest.raises(ConfigError, match=r"language_codes is 'other', not m2m100 or wmt21\.$"):
         read_tokenizer(tmp_path / "m")
@@ -74,18 +74,18 @@ def test_new_tokens_are_refused():
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("edition", LANGUAGES)
-def test_ids_and_text_are_hugging_faces(files, edition):
+@pytest.mark.parametrize("variant", LANGUAGES)
+def test_ids_and_text_are_hugging_faces(files, variant):
     from transformers import M2M100Tokenizer
 
-    names = [f"__{code}__" for code in LANGUAGES[edition]]
+    names = [f"__{code}__" for code in LANGUAGES[variant]]
     theirs = M2M100Tokenizer(
         str(files / "m2m_100" / "vocab.json"),
         str(files / "m2m_100" / "sentencepiece.bpe.model"),
-        language_codes=edition,
+        language_codes=variant,
         additional_special_tokens=names,
     )
-    tokenizer = open_tokenizer(M2M100(str(files / "m2m_100"), edition))
+    tokenizer = open_tokenizer(M2M100(str(files / "m2m_100"), variant))
     assert theirs.convert_tokens_to_ids(names) == list(tokenizer.language_ids.values())
     theirs.src_lang, theirs.tgt_lang = "ru", "de"
     texts = [*ODD, *LINES]
