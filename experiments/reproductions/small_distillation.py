@@ -10,7 +10,9 @@ Commands:
         --config.data.manual_dir=DIR
     python -m scripts.report sweeps/distillation
     Without manual_dir the files are downloaded. Both resume when they are repeated.
-Hardware, time, result: not run yet.
+Hardware, time: 2 cores of an Intel Xeon that other work shared, 5 to 10 minutes a student.
+Result: no gain: BLEU of 512 held-out pairs 25.40 with and 25.43 without the teacher's logits, means of three seeds; the
+    teacher has 27.47. ../LOG.md says how it was trained.
 """
 
 from collections.abc import Iterable
