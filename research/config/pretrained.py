@@ -109,9 +109,9 @@ def check_stored(
     require(init is None or init == path, message)
     ways = "data.tokenizer='SentencePiece(\"FILE\")' or another vocabulary"
     require(not own or model.tokenizer is not None, f"{path} holds no tokenizer: give its own, {ways}.")
-    message = f"data.tokenizer is a new vocabulary, for which {path} has no embedding: give ModelTokenizer()"
     same = own or not model.new_tokens or tokenizer == model.tokenizer
     require(same, "model.new_tokens belong to the tokenizer of the model: give data.tokenizer=ModelTokenizer().")
+    message = f"data.tokenizer is a new vocabulary, for which {path} has no embedding: give ModelTokenizer()"
     known = fresh or not isinstance(tokenizer, TrainedSentencePiece)
     require(known, f"{message}, or name embedding and head in init_fresh.")
     if isinstance(generation, ModelGeneration) and model.generation is not None and model.generation.names_ids:

@@ -23,9 +23,10 @@ from research.model.derivatives import PRODUCT
 from research.model.parameters import INT8, SCALE, param_specs, table_of
 from research.parallel.rules import Tree, flatten, match_once, shardings, unflatten
 
-# Norms, relative biases and logits are computed in float32, so their parameters are not rounded. Embeddings are cast
-# after the lookup instead: its gradient adds up the rows of equal tokens, and sums of thousands need float32.
-PRECISE = ("norm/scale", "norm/bias", "relative_bias", "logits_bias", "embedding")
+# Norms, relative biases and logits are computed in float32, so their parameters are not rounded. In a step, embeddings
+# are cast after the lookup: its gradient adds up the rows of equal tokens, and sums of thousands need float32.
+IN_FLOAT32 = ("norm/scale", "norm/bias", "relative_bias", "logits_bias")
+PRECISE = (*IN_FLOAT32, "embedding")
 INTEGERS = (f"{WEIGHT}/{INT8}", f"{WEIGHT}/{SCALE}")  # which are cast where they are used
 
 
@@ -102,9 +103,22 @@ def keep_one(model: Model, mesh: jax.sharding.Mesh, path: str, leaf: Any) -> Any
     places = shardings(mesh, param_specs({path: jax.eval_shape(convert, leaf)}, table_of(model)))
     result = jax.jit(convert, out_shardings=_at(places, path))(leaf)
     if isinstance(result, dict):
-        finite = bool(jax.jit(lambda scale: jnp.all(jnp.isfinite(scale)))(result[SCALE]))
-        require(finite, f'{path} has values that are not finite, which model.adapter.frozen="int8" cannot represent.')
+        require(
+            bool(_are_finite(result[SCALE])),
+            f'{path} has values that are not finite, which model.adapter.frozen="int8" cannot represent.',
+        )
     return result
+
+
+@jax.jit
+def _are_finite(values: Array) -> Array:
+    return jnp.all(jnp.isfinite(values))
+
+
+def cast(params: Tree, dtype: str, exact: tuple[str, ...]) -> Tree:
+    """Cast parameters to a dtype, except those whose paths end with one of `exact`."""
+    flat = flatten(params)
+    return unflatten({path: leaf if path.endswith(exact) else leaf.astype(dtype) for path, leaf in flat.items()})
 
 
 def whole(params: Tree) -> Tree:
@@ -132,7 +146,7 @@ def is_quantized(node: Any) -> bool:
 def _changes(model: Model, path: str) -> bool:
     """Tell whether the parameter at a path is kept otherwise than in float32."""
     adapter = model.adapter
-    exact = path.endswith((*PRECISE[:-1], *INTEGERS))
+    exact = path.endswith((*IN_FLOAT32, *INTEGERS))
     return adapter is not None and adapter.frozen != "float32" and not exact and not adapter.trains(path)
 
 

@@ -16,6 +16,8 @@ from jax.experimental import multihost_utils
 from research.config import ConfigError
 from research.storage import stop
 
+YEAR = 365 * 24 * 3600  # seconds
+
 
 def await_hosts(seconds: float) -> None:
     """Leave the distributed runtime together with the other hosts, or alone after `seconds`.
@@ -25,9 +27,6 @@ def await_hosts(seconds: float) -> None:
     leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     leaving.start()
     leaving.join(seconds)
-
-
-YEAR = 365 * 24 * 3600  # seconds
 
 
 class Cluster(NamedTuple):

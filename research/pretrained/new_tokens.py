@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from research.config import Extended, Model, Vocabulary, require
+from research.config import ConfigError, Extended, Model, Vocabulary, require
 from research.config.tokenizer import require_new_tokens
 from research.data.tokenizer import ExtendedTokenizer, Tokenizer, open_tokenizer
 from research.model.transformer import Params
@@ -76,8 +76,8 @@ def longer_fields(path: str, vocabulary: Vocabulary | None, model: Model, tokens
     directory = located(any_path(path))
     check_directory(directory)
     if vocabulary is None:
-        require(False, f"{path} holds no tokenizer, which spells new_tokens: give one, Pretrained(..., tokenizer=...).")
-    assert vocabulary is not None
+        message = f"{path} holds no tokenizer, which spells new_tokens: give one, Pretrained(..., tokenizer=...)."
+        raise ConfigError(message)
     tokenizer = open_tokenizer(vocabulary)
     check_vocabulary(model, tokenizer)
     longer = extended(tokenizer, tokens)

@@ -4,10 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from research.config import require
-from research.data.tokenizer.unigram import PIECE, proto
-
-UNIGRAM, BPE = proto.TrainerSpec.UNIGRAM, proto.TrainerSpec.BPE
+from research.data.tokenizer.unigram import PIECE, is_bpe, proto
 
 
 def kept_pieces(model: bytes, used: Collection[int], origin: str) -> list[int]:
@@ -20,13 +17,12 @@ def kept_pieces(model: bytes, used: Collection[int], origin: str) -> list[int]:
         ConfigError: the model is neither a unigram model nor BPE.
     """
     content = proto.ModelProto.FromString(model)
-    kind = content.trainer_spec.model_type
-    require(kind in (UNIGRAM, BPE), f"{origin} is a SentencePiece model of words or characters: it cannot be trimmed.")
+    bpe = is_bpe(content, f"{origin} is a SentencePiece model of words or characters: it cannot be trimmed.")
     pieces = content.pieces
     plain = [id for id, piece in enumerate(pieces) if piece.type == PIECE.NORMAL]
     names = {pieces[id].piece for id in used if pieces[id].type == PIECE.NORMAL}
     names |= {character for name in names for character in name}
-    if kind == UNIGRAM:
+    if not bpe:
         # The kept pieces allow some of the segmentations that all pieces allow, with the same scores, the best among
         # them. The penalty of an unknown character depends on the lowest score, and a user's symbols on the highest.
         extremes = [choose(plain, key=lambda id: pieces[id].score) for choose in (min, max) if plain]

@@ -298,12 +298,11 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
 
 def _write_sentencepiece(tokenizer: SentencePieceTokenizer, directory: Path) -> dict[str, Any]:
     """Write spiece.model, and for BPE or byte fallback, which `T5Tokenizer` lacks, a whole tokenizer.json as well."""
-    complete = unigram.tokenizer_json(tokenizer)
+    bpe = unigram.is_bpe(unigram.proto.ModelProto.FromString(tokenizer.model), unigram.UNREADABLE)
     tokenizer.save(directory / SPIECE)
-    bpe = unigram.is_bpe(unigram.proto.ModelProto.FromString(tokenizer.model))
     if not (bpe or any(map(tokenizer.processor.is_byte, range(tokenizer.pieces)))):
         return {"tokenizer_class": "T5Tokenizer", "extra_ids": tokenizer.sentinels}
-    write_bytes(directory / TOKENIZER, complete)
+    write_bytes(directory / TOKENIZER, unigram.tokenizer_json(tokenizer))
     names = [f"<extra_id_{index}>" for index in range(tokenizer.sentinels)]
     controls = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "additional_special_tokens": names}
     return {"tokenizer_class": "PreTrainedTokenizerFast", "extra_ids": tokenizer.sentinels, **controls}

@@ -78,8 +78,8 @@ def check(experiment: Experiment, mesh: jax.sharding.Mesh | jax.sharding.Abstrac
 
     Raises:
         ConfigError: the mesh does not divide the experiment's sizes, an evaluation generates more tokens than the model
-            has positions for, the optimizer or its schedule does not fit the model or the number of
-            steps, or the attention's backend, if named, cannot serve the model on these devices.
+            has positions for, the optimizer or its schedule does not fit the model or the number of steps, or the
+            attention's backend, if named, cannot serve the model on these devices.
     """
     check_divisible(experiment, mesh)
     check_length(experiment)

@@ -14,7 +14,7 @@ from research.config import Experiment, Model, Optimizer, Pretrained
 from research.config.parts import calling, is_shipped
 from research.data.tokenizer import Tokenizer
 from research.model.parameters import param_specs, state_specs, table_of
-from research.model.quantized import PRECISE, keep, kept
+from research.model.quantized import IN_FLOAT32, cast, keep, kept
 from research.model.transformer import abstract_params, initial_params, own_rows, specs_of, without_dropout
 from research.parallel.padding import check_padded, cut, fill, placed
 from research.parallel.rules import Tree, flatten, merge, shardings, unflatten
@@ -205,13 +205,5 @@ def new_state(
 
 def abstract_teacher(teacher: Pretrained, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> Tree:
     """Compute the shapes, dtypes and shardings of a teacher's parameters, as the mesh pads and shards them."""
-    shapes = jax.eval_shape(partial(computed, dtype=teacher.compute), abstract_params(teacher))
+    shapes = jax.eval_shape(partial(cast, dtype=teacher.compute, exact=IN_FLOAT32), abstract_params(teacher))
     return placed(shapes, shardings(mesh, specs_of(teacher)))
-
-
-def computed(params: Tree, dtype: str) -> Tree:
-    """Cast parameters to the dtype of computations, except those whose computations are in float32."""
-    exact = PRECISE[:-1]
-    return unflatten(
-        {path: leaf if path.endswith(exact) else leaf.astype(dtype) for path, leaf in flatten(params).items()}
-    )

@@ -19,12 +19,12 @@ from research.data.batch import Batch
 from research.model.loss import Sums, Teacher, chunks, cross_entropy, cross_entropy_in_chunks, distilled, zero_sums
 from research.model.network import Network
 from research.model.parameters import param_specs, table_of
-from research.model.quantized import INTEGERS, PRECISE
+from research.model.quantized import INTEGERS, PRECISE, cast
 from research.model.transformer import bind
 from research.parallel.layout import BATCH_AXES, LOGITS, constrain
 from research.parallel.mesh import batch_sharding
 from research.parallel.padding import fill
-from research.parallel.rules import Tree, flatten, merge, unflatten
+from research.parallel.rules import Tree, merge
 from research.train.optimizer import learning_rate
 from research.train.state import TrainState, abstract_state, abstract_teacher, own_state, state_shardings, updater_of
 
@@ -155,7 +155,7 @@ def _summed_gradients(
     """Compute float32 gradients of the summed loss, and the sums, accumulated over the micro-batches."""
     specs, count = param_specs(trained, table_of(experiment.model)), experiment.microbatches
     # Cast once per step, not once per micro-batch. If parameters are sharded, the cast ones are gathered.
-    cast, frozen = _cast(experiment, trained), _cast(experiment, frozen)
+    lower, frozen = _cast(experiment, trained), _cast(experiment, frozen)
 
     def gradients_and_sums(rows: Batch, key: PRNGKeyArray) -> tuple[Tree, Sums]:
         def summed(params: Tree) -> tuple[Float[Array, ""], Sums]:
@@ -163,7 +163,7 @@ def _summed_gradients(
             sums = summed_loss(experiment, merge(params, frozen), rows, drawn, teacher)
             return sums.loss, sums
 
-        gradients, sums = jax.grad(summed, has_aux=True)(cast)
+        gradients, sums = jax.grad(summed, has_aux=True)(lower)
         return constrain(jax.tree.map(lambda gradient: gradient.astype(jnp.float32), gradients), specs), sums
 
     if count == 1:
@@ -188,11 +188,7 @@ def _microbatches(batch: Batch, count: int) -> Batch:
 
 
 def _cast(experiment: Experiment, params: Tree) -> Tree:
-    flat, as_they_are = flatten(params), (*PRECISE, *INTEGERS)
-    compute = experiment.model.compute
-    return unflatten(
-        {path: leaf if path.endswith(as_they_are) else leaf.astype(compute) for path, leaf in flat.items()}
-    )
+    return cast(params, experiment.model.compute, (*PRECISE, *INTEGERS))
 
 
 # --- Compilation ------------------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ import jax
 
 from research.config import Experiment, Pretrained, TrainedSentencePiece, require
 from research.data.tokenizer import Tokenizer, open_tokenizer
+from research.model.quantized import IN_FLOAT32, cast
 from research.model.transformer import own_rows
 from research.parallel.padding import fill
 from research.parallel.rules import Tree
 from research.pretrained.find import digest, find_model
 from research.pretrained.weights import Weights
 from research.storage.bucket import any_path
-from research.train.state import abstract_teacher, computed
+from research.train.state import abstract_teacher
 
 
 class FoundTeacher(NamedTuple):
@@ -67,7 +68,7 @@ def read_teacher(found: FoundTeacher, teacher: Pretrained, mesh: jax.sharding.Me
     places = jax.tree.map(lambda leaf: leaf.sharding, whole)
     params = found.weights.params(places)
     convert = jax.jit(
-        lambda given: fill(computed(own_rows(teacher, given), teacher.compute), whole),
+        lambda given: fill(cast(own_rows(teacher, given), teacher.compute, IN_FLOAT32), whole),
         out_shardings=places,
         donate_argnums=0,
     )

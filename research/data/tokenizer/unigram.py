@@ -17,6 +17,7 @@ from research.storage.lines import is_unicode
 
 proto: Any = sentencepiece_model_pb2  # its classes are created at import, invisible to a type checker
 PIECE = proto.ModelProto.SentencePiece
+UNREADABLE = "The vocabulary is a SentencePiece model of words or characters, which transformers cannot read."
 FAIRSEQ_CONTROLS = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
@@ -41,7 +42,7 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
     names = [f"<extra_id_{index}>" for index in range(tokenizer.sentinels)]
     pieces = [(piece.piece, piece.score) for piece in model.pieces] + [(name, 0.0) for name in reversed(names)]
     fallback = model.trainer_spec.byte_fallback
-    if is_bpe(model):
+    if is_bpe(model, UNREADABLE):
         ids = {name: id for id, (name, _) in enumerate(pieces)}
         unknown = model.pieces[tokenizer.unknown_id].piece
         merges = merges_of(model)
@@ -65,14 +66,13 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
     return utf8(backend.to_str(pretty=True))
 
 
-def is_bpe(model: Any) -> bool:
+def is_bpe(model: Any, message: str) -> bool:
     """Tell whether a SentencePiece model merges pieces by their scores; else it is a unigram model.
 
     Raises:
-        ConfigError: it is a model of words or of characters.
+        ConfigError: it is a model of words or of characters, as the message says.
     """
     kind, spec = model.trainer_spec.model_type, proto.TrainerSpec
-    message = "The vocabulary is a SentencePiece model of words or characters, which transformers cannot read."
     require(kind in (spec.UNIGRAM, spec.BPE), message)
     return bool(kind == spec.BPE)
 

@@ -24,7 +24,7 @@ def test_pieces_without_an_id_are_unknown(families):
 
 
 def test_languages_have_the_ids_of_the_published_vocabulary(families):
-    """Of 128,004 ids: en 128022, fr 128028, and zu last."""
+    """The published ids after 128,004 pieces: en 128022, fr 128028, and zu last."""
     tokenizer = families["m2m_100"]
     above = {code: id - len(tokenizer.ids) + 128_004 for code, id in tokenizer.language_ids.items()}
     assert (above["af"], above["en"], above["fr"], above["zu"]) == (128_004, 128_022, 128_028, 128_103)
