@@ -128,6 +128,7 @@ from .score.bleu import BLEU as BLEU
 from .score.bleu import ChrF as ChrF
 from .score.rouge import ROUGE as ROUGE
 from .train.finetune import finetune as finetune
+from .train.optimizers import LAMB as LAMB
 from .train.optimizers import Adafactor as Adafactor
 from .train.optimizers import Adam as Adam
 from .train.optimizers import AdamW as AdamW

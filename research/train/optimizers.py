@@ -4,6 +4,7 @@ Their state is one dict of statistics by kind and then by path of the parameter.
 which bias correction and Adafactor's decay need.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -58,7 +59,7 @@ class Adafactor(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
-    """Base class of both kinds of AdamW."""
+    """Base class of AdamW, RMSScaledAdamW and LAMB."""
 
     b1: float = 0.9
     b2: float = 0.999
@@ -88,6 +89,34 @@ class AdamW(Adam):
             own.scale_by_growth(parameters, -1.0, rate),
             optax.scale(-1.0),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LAMB(Adam):
+    """Adam with steps as long as the parameter, for large batches (You et al., arXiv:1904.00962).
+
+    The step of a layer's parameter, weight decay included, is scaled by the norm of the parameter over that of the
+    step. Parameters that no_decay matches take Adam's steps.
+    """
+
+    b2: float = 0.98
+    epsilon: float = 1e-6
+
+    def transformation(self, rate: Any, parameters: Mapping[str, Parameter]) -> "optax.GradientTransformation":
+        import optax
+
+        from research.train import transformations as own
+
+        decayed = {path for path in parameters if not any(re.search(pattern, path) for pattern in self.no_decay)}
+        return own.chain_by_kind(
+            optax.scale_by_adam(self.b1, self.b2, self.epsilon),
+            own.scale_by_layer_trust(parameters, decayed, self.weight_decay, rate),
+            optax.scale(-1.0),
+        )
+
+    def decayed(self, param: Any, update: Any, rate: Any, weight_decay: float) -> Any:
+        """Apply an update, which has the weight decay."""
+        return param + update
 
 
 @dataclass(frozen=True, kw_only=True)

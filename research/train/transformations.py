@@ -16,7 +16,7 @@ multiplied first, then the array once.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,6 +58,27 @@ def scale_by_layer_rms(parameters: Known, power: float, rate: Rate = 1.0) -> opt
     def scaled(path: str, update: Array, param: Array) -> Array:
         factor = parameters[path].growth ** power
         return rate * factor * jnp.maximum(_rms(param, parameters[path]), SCALE_FLOOR * factor) * update
+
+    return optax.stateless(lambda updates, params: map_by_path(scaled, updates, params))
+
+
+def scale_by_layer_trust(
+    parameters: Known, decayed: Collection[str], weight_decay: float, rate: Rate = 1.0
+) -> optax.GradientTransformation:
+    """Add weight decay and multiply each layer's update by rate * growth ** -0.5 * LAMB's trust ratio.
+
+    The ratio is the parameter's norm over the update's, or 1 if either is 0. Parameters that are not `decayed` have no
+    decay and no ratio; their updates are multiplied by rate / growth.
+    """
+
+    def scaled(path: str, update: Array, param: Array) -> Array:
+        known = parameters[path]
+        if path not in decayed:
+            return rate / known.growth * update
+        update = update + weight_decay * param
+        size, step = _rms(param, known), _rms(update, known)
+        ratio = jnp.where((size > 0) & (step > 0), size / jnp.where(step > 0, step, 1.0), 1.0)
+        return rate * known.growth**-0.5 * ratio * update
 
     return optax.stateless(lambda updates, params: map_by_path(scaled, updates, params))
 

@@ -9,6 +9,7 @@ import pytest
 from test_transformer import batch_of
 
 from research import (
+    LAMB,
     Adafactor,
     AdamW,
     Constant,
@@ -113,10 +114,11 @@ def test_embeddings_are_scaled_by_the_bases_width():
     [
         (AdamW(schedule=Constant(peak=0.01), weight_decay=0.1), -1.0),
         (RMSScaledAdamW(schedule=Constant(peak=0.01), weight_decay=0.1), -0.5),
+        (LAMB(schedule=Constant(peak=0.01)), -0.5),
         (Adafactor(schedule=Constant(peak=0.01), weight_decay=0.1), -0.5),
         (Adafactor(schedule=Constant(peak=0.01), factored=False, momentum=0.9), -0.5),
     ],
-    ids=["AdamW", "RMSScaledAdamW", "Adafactor", "momentum"],
+    ids=["AdamW", "RMSScaledAdamW", "LAMB", "Adafactor", "momentum"],
 )
 def test_the_steps_of_hidden_matrices_alone_are_smaller_and_their_decay_is_not(optimizer: Optimizer, exponent: float):
     params = initial_params(WIDE, jax.random.key(0))

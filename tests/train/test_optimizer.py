@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from research import Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Model, RMSScaledAdamW
+from research import LAMB, Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Model, RMSScaledAdamW
 from research.config import ConfigError
 from research.parallel.rules import flatten, unflatten
 from research.train.optimizer import build, learning_rate
@@ -213,6 +213,43 @@ def test_rms_scaled_adamw_of_stacked_layers_is_nanot5_s_of_each_layer_alone():
 
     ours, _ = run(settings, parameters())
     assert_close(ours, layer_by_layer(one_layer, parameters()))
+
+
+# --- LAMB -------------------------------------------------------------------------------------------------------------
+
+
+def test_lamb_of_stacked_layers_is_the_algorithm_of_each_layer_alone():
+    """Algorithm 2 of arXiv:1904.00962; what has no decay takes Adam's steps, as in its authors' implementation."""
+    settings = LAMB(schedule=Constant(peak=0.02), weight_decay=0.1, no_decay=("norm", "relative_bias"))
+
+    def one_layer(path: str, param: np.ndarray, gradients: list) -> np.ndarray:
+        mean = square = 0.0
+        spared = "norm" in path or "relative_bias" in path
+        for step, gradient in enumerate(gradients, start=1):
+            mean = settings.b1 * mean + (1 - settings.b1) * gradient
+            square = settings.b2 * square + (1 - settings.b2) * gradient**2
+            root = np.sqrt(square / (1 - settings.b2**step)) + settings.epsilon
+            change = mean / (1 - settings.b1**step) / root
+            if not spared:
+                change = change + 0.1 * param
+                change = change * np.linalg.norm(param) / np.linalg.norm(change)
+            param = param - 0.02 * change
+        return param
+
+    ours, _ = run(settings, parameters())
+    assert_close(ours, layer_by_layer(one_layer, parameters()))
+
+
+def test_lamb_of_a_matrix_is_optax_s():
+    """An implementation by other hands, for what has no layers; from zeros too, where the ratio is 1."""
+    for value in (parameters()["head"], np.zeros_like(parameters()["head"])):
+        theirs = optax.lamb(0.02, 0.9, 0.98, 1e-6, weight_decay=0.1)
+        param, state = jnp.asarray(value), theirs.init(jnp.asarray(value))
+        for step in range(STEPS):
+            update, state = theirs.update(jnp.asarray(gradients_at(step)["head"]), state, param)
+            param = param + update
+        ours, _ = run(LAMB(schedule=Constant(peak=0.02), weight_decay=0.1, no_decay=()), {"head": value})
+        np.testing.assert_allclose(ours["head"], param, rtol=1e-5, atol=1e-6)
 
 
 # --- Clipping, freezing, decay ----------------------------------------------------------------------------------------
