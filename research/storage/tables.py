@@ -74,7 +74,9 @@ class _ParquetFile:
         import pyarrow.parquet
 
         self._path = path
-        self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+        # Checksums of pages are compared where the file has some.
+        reading = {"pre_buffer": False, "buffer_size": BUFFER_BYTES, "page_checksum_verification": True}
+        self._file = pyarrow.parquet.ParquetFile(path, **reading)
         self.schema = self._file.schema_arrow
 
     def batches(self, columns: list[str], chosen: Any) -> Iterator[Any]:

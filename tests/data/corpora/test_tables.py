@@ -81,6 +81,21 @@ def test_filters(tmp_path: Path, kind: str, where: str, numbers: list[int]) -> N
     assert opened(path, where=where) == [f"document {number}" for number in numbers]
 
 
+def test_row_groups_that_cannot_match_are_not_read(tmp_path: Path) -> None:
+    """Three groups of 7, 7 and 6 rows: what damages the first two is not noticed."""
+    path = Path(write(tmp_path / "a.parquet"))
+    groups = parquet.ParquetFile(path).metadata
+    content = bytearray(path.read_bytes())
+    for group in range(2):
+        column = groups.row_group(group).column(0)
+        start = min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset)
+        content[start : start + column.total_compressed_size] = b"\0" * column.total_compressed_size
+    path.write_bytes(content)
+    assert opened(str(path), where="n >= 16") == [f"document {number}" for number in range(16, 20)]
+    with pytest.raises(ConfigError, match="not a complete parquet file"):
+        opened(str(path), where="n >= 13")
+
+
 def test_directories_that_datasets_saved(tmp_path: Path) -> None:
     tables.save(tmp_path / "saved" / "train", table())
     assert opened(f"{tmp_path}/saved/train") == [row["text"] for row in ROWS]
@@ -124,6 +139,16 @@ def test_files_cut_short(tmp_path: Path, kind: str) -> None:
         with pytest.raises(ConfigError, match=r"/a is (not a complete \w+ file|no parquet, arrow or feather file)"):
             opened(f"{tmp_path}/a")
     assert not list(tmp_path.rglob("tables/*/text"))
+
+
+def test_a_flipped_bit_in_a_file_with_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(table(), path, write_page_checksum=True, compression="none", use_dictionary=False)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"document 3", b"document 2", 1))
+    assert content != path.read_bytes()
+    with pytest.raises(ConfigError, match=r"a\.parquet is not a complete parquet file \(.*CRC"):
+        opened(str(path))
 
 
 @pytest.mark.parametrize(
