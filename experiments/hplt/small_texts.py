@@ -4,6 +4,7 @@ Command: python -m scripts.train experiments/hplt/small_texts.py --run_dir runs/
 Data: any texts as texts/*.jsonl.zst. These were NLTK's ABC news, inaugural and State of the Union addresses, and the
     test and validation parts of WikiText-2, each made by
     zcat abc.txt.gz | jq -cR 'select(test("\\\\S")) | {text: .}' | zstd -o texts/abc.jsonl.zst
+Result: not run yet.
 """
 
 from dataclasses import replace
@@ -50,7 +51,7 @@ def get_config() -> Experiment:
             no_decay=("norm", "bias", "embedding"),
             clip_norm=2.0,
         ),
-        steps=1_000,
+        steps=600,
         batch_size=48,
         evaluation=Evaluation(every=200, rows=480),
         checkpoint=Checkpoint(every=100),
