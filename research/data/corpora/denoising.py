@@ -23,24 +23,31 @@ class DenoisingSource:
     """A token stream cut into rows, which a denoiser corrupts anew at each read."""
 
     def __init__(
-        self, stream: TokenStream, denoiser: Denoiser, input_length: int, tokenizer: Tokenizer, language: str | None
+        self,
+        recipe: Recipe,
+        stream: TokenStream,
+        denoiser: Denoiser,
+        input_length: int,
+        tokenizer: Tokenizer,
+        language: str | None,
     ) -> None:
         self.name, self.digest = stream.name, stream.text_digest
-        self._objective, self._tokenizer, self._language = denoiser.objective, tokenizer, language
+        self.recipe, self.stream, self.denoiser, self.language = recipe, stream, denoiser, language
+        self._objective, self._tokenizer = denoiser.objective, tokenizer
         self._prefix = np.array(tokenizer.encode(denoiser.prefix), np.int32)
         num_special_tokens = sum(map(len, tokenizer.special_tokens(language)))
         self._lengths = lengths_of(denoiser.objective, input_length - len(self._prefix), num_special_tokens)
         self.raw, self.targets = self._lengths.raw, self._lengths.targets
         self.inputs = len(self._prefix) + self._lengths.inputs
-        self._rows, self._stream = stream.rows(self.raw), stream
+        self.rows = stream.rows(self.raw)
         self._filled: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __call__(self, rows: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Batch:
-        self._stream.check(rows, self.raw)
-        batch = corrupt_block(self._objective, self._rows[rows], self._lengths, self._tokenizer, rng, self._language)
+        self.stream.check(rows, self.raw)
+        batch = corrupt_block(self._objective, self.rows[rows], self._lengths, self._tokenizer, rng, self.language)
         filled = filled_fields(batch)
         self._filled = self._filled or filled
         if filled != self._filled:
@@ -74,8 +81,8 @@ def prepare(data: Denoising) -> PreparedData:
         """Combine every corpus with every denoiser, in the order of the corpora."""
         streams = [recipe.stream() for recipe in split]
         return tuple(
-            DenoisingSource(stream, denoiser, data.input_length, tokenizer, language)
-            for stream, language in zip(streams, languages, strict=True)
+            DenoisingSource(recipe, stream, denoiser, data.input_length, tokenizer, language)
+            for recipe, stream, language in zip(split, streams, languages, strict=True)
             for denoiser in data.denoisers
         )
 
