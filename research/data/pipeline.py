@@ -174,7 +174,7 @@ class BucketPipeline(Pipeline):
         self, prepared: PreparedBuckets, seed: int, batch_size: int, threads: int, start_token: int | None = None
     ) -> None:
         self.seed, self.batch_size, self.threads, self.start_token = seed, batch_size, threads, start_token
-        self.tokenizer, self.buckets, self.notes = prepared.tokenizer, prepared.buckets, (str(prepared.buckets),)
+        self.tokenizer, self.buckets, self.notes = prepared.tokenizer, prepared.buckets, prepared.notes
         train, held_out = prepared.buckets.train, prepared.buckets.held_out
         self.train_rows, self.held_out_rows = len(train) * batch_size, len(held_out) * batch_size
         _, self.inputs, self.targets = train.shapes[-1]

@@ -10,6 +10,7 @@ from research.config import Denoising, Experiment, Supervised, require
 from research.data import mixing
 from research.data.batch import Batch, field_or_default
 from research.data.corpora.denoising import DenoisingSource
+from research.data.corpora.documents import LeftOut
 from research.data.corpora.tokens import Recipe, document_order
 from research.data.packing.packing import PackedRows
 from research.data.pipeline import BucketPipeline, Pipeline
@@ -35,6 +36,7 @@ class TextSplit(NamedTuple):
     tokens: int
     rows: int  # of all denoisers
     epoch: float | None  # rows of it among as many rows as there are to train on: by the mixing rates
+    left_out: LeftOut
     lengths: TokenLengths
     characters: int
     bytes: int
@@ -126,7 +128,7 @@ def text_splits(pipeline: Pipeline) -> list[TextSplit]:
             of_epoch = [epoch for _, epoch in own if epoch is not None]
             counted = len(recipe.documents), len(first.stream.tokens), sum(len(source) for source, _ in own)
             facts = recipe.documents.name, split, first.language, *counted, sum(of_epoch) if of_epoch else None
-            splits.append(TextSplit(*facts, *_sample(recipe, pipeline.tokenizer.unknown_id)))
+            splits.append(TextSplit(*facts, recipe.documents.left_out, *_sample(recipe, pipeline.tokenizer.unknown_id)))
     return splits
 
 
@@ -251,6 +253,8 @@ def as_json(found: Overview) -> dict[str, Any]:
 
     def plain(split: TextSplit | TaskSplit) -> dict[str, Any]:
         values = split._asdict()
+        if isinstance(split, TextSplit):
+            values["left_out"] = split.left_out._asdict()
         for name in [name for name, value in values.items() if isinstance(value, np.ndarray)]:
             bins = edges([values[name]])
             counted = {"edges": bins.tolist(), "counts": histogram(values[name], bins), "of": len(values[name])}

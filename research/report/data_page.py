@@ -24,8 +24,10 @@ LETTERS = 600  # of a text that is shown in part
 
 def tables(found: Overview, charts: bool = True) -> list[Table]:
     """Make the tables of an overview; `charts` adds bars to the lengths, which LaTeX cannot set."""
-    made = [text_table(found.texts), rows_table(found), denoiser_table(found)] if found.texts else []
-    made += [task_table(found.tasks), rows_table(found)] if found.tasks else []
+    if found.texts:
+        made = [text_table(found.texts), left_out_table(found.texts), rows_table(found), denoiser_table(found)]
+    else:
+        made = [task_table(found.tasks), rows_table(found)]
     return [table for table in (*made, length_table(lengths_of(found), charts)) if table.rows]
 
 
@@ -50,6 +52,16 @@ def _text_row(split: TextSplit, splits: Sequence[TextSplit]) -> list[Cell]:
         _percent(split.tokens / total), f"{split.characters / tokens:.2f}", f"{split.bytes / tokens:.2f}",
         _percent(split.unknown / tokens),
     )  # fmt: skip
+
+
+def left_out_table(splits: Sequence[TextSplit]) -> Table:
+    rows = [
+        _cells(split.name, f"{sum(split.left_out) + split.documents:,}", *(f"{count:,}" for count in split.left_out))
+        for split in splits
+        if any(split.left_out)
+    ]
+    header = ("corpus", "documents before", "within their corpus", "of an earlier corpus", "held out")
+    return Table("Documents left out, which repeat others", header, rows)
 
 
 def rows_table(found: Overview) -> Table:

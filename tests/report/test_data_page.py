@@ -141,6 +141,17 @@ def test_the_terminal_has_a_line_for_every_split(text: Path, capsys: pytest.Capt
     assert any(re.fullmatch(r"a\.jsonl, train 50 100 102 124 147 149 .*[▁-█]", line) for line in lines)
 
 
+def test_what_is_left_out_is_counted(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "held out 3 " * 20}, *({"text": f"{number} " * 40} for number in (1, 2, 3, 2, 1))]
+    write_lines("a.jsonl", rows)
+    found = figures(text, "--config.data.duplicates=leave_out", "--examples=0")
+    assert found["texts"][0]["documents"] == 3
+    assert found["texts"][0]["left_out"] == {"within": 2, "between": 0, "held_out": 1}
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "a.jsonl 6 2 0 1" in lines
+    assert any(line.startswith("3 of 6 documents of a.jsonl repeat others and are left out: 2 of") for line in lines)
+
+
 def test_a_page_has_charts_and_no_markup_of_the_text(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert data.main([str(text), "--out=page", "--examples=1"]) == 0
     page = Path("page.html").read_text()

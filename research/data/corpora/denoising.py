@@ -10,7 +10,8 @@ from research.config.base import digest
 from research.config.parts import expect
 from research.data import mixing
 from research.data.batch import Batch
-from research.data.corpora.documents import open_documents
+from research.data.corpora.documents import left_out_notes, open_documents
+from research.data.corpora.duplicates import distinct
 from research.data.corpora.overlap import check_disjoint
 from research.data.corpora.tokens import Recipe, TokenStream
 from research.data.corpora.vocabulary import tokenizer_for
@@ -98,7 +99,8 @@ def prepare(data: Denoising) -> PreparedData:
         "data.mixing": repr(data.mixing),
     }
     weights = mixing.cross_weights(of_corpora, tuple(shares))
-    return PreparedData(tokenizer, train_sources, held_out_sources, weights, fingerprint)
+    notes = left_out_notes([recipe.documents for recipe in train])
+    return PreparedData(tokenizer, train_sources, held_out_sources, weights, fingerprint, notes)
 
 
 def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
@@ -107,6 +109,8 @@ def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
     train = [open_documents(corpus, "train") for corpus in data.corpora]
     held_out = [open_documents(corpus, "held_out") for corpus in data.corpora]
     check_disjoint(train, held_out, data.shared_files)
+    if data.duplicates == "leave_out":
+        train = distinct(train, held_out)
     tokenizer = tokenizer_for(data.tokenizer, train, data.mixing)
     check_tokenizer(data, tokenizer)
     made = [[Recipe(documents, tokenizer, data.eos_after_lines) for documents in split] for split in (train, held_out)]

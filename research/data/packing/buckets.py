@@ -160,6 +160,7 @@ class PreparedBuckets(NamedTuple):
     tokenizer: Tokenizer
     buckets: BucketedSplits
     fingerprint: dict[str, str | int]
+    notes: tuple[str, ...]  # for the launch summary
 
 
 def abstract(shape: Shape) -> Batch:
