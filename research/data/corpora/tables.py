@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from research.config import require
+from research.config import ConfigError, require
 from research.config.base import digest
 from research.data.corpora.text_files import Span, Storage, TextCorpus, find_files, matching, plain_file, stored_text
 from research.storage.lines import Line, json_line_value, json_objects
@@ -45,8 +45,8 @@ class Parquet(TextCorpus):
 
     def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
         for line, where, value in json_objects(path, lines, row_name(self.where)):
-            absent = [column for column, text in value.items() if text is None]
-            if absent:
+            if None in value.values():
+                absent = [column for column, text in value.items() if text is None]
                 what = f'{where} has no text in its column "{absent[0]}"'
                 require(self.empty == "skip", f'{what}: give Parquet empty="skip" to leave such rows out.')
                 yield Span(line.start, line.start, "")
@@ -54,13 +54,15 @@ class Parquet(TextCorpus):
                 yield Span(line.start, line.stop, text)
 
     def text_of(self, content: bytes) -> str:
-        return self._text(json_line_value(content.decode()), "")
+        value = json_line_value(content.decode())
+        return value[self.text] if isinstance(self.text, str) else self.join.join([value[key] for key in self.text])
 
     def _text(self, value: dict[str, Any], where: str) -> str:
         """Return the text of a row, or nothing if it is blank."""
         for column, text in value.items():
-            require(isinstance(text, str), f'{where}: the column "{column}" holds lists, not strings.')
-        text = self.join.join(value[column] for column in self.columns)
+            if not isinstance(text, str):
+                raise ConfigError(f'{where}: the column "{column}" holds lists, not strings.')
+        text = self.join.join([value[column] for column in self.columns])
         return text if text.strip() else ""
 
 
