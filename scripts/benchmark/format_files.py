@@ -11,12 +11,13 @@ from research import Corpus, Denoising, JSONLines, Parquet, SpanCorruption
 from research.config import SentencePiece
 from research.storage.extras import data_library
 
-HELD_OUT = "held_out.jsonl"
 INPUT_LENGTH = 512
 
 
 @dataclass(frozen=True)
-class Settings:
+class FormatFiles:
+    """A folder with one text in every format, a vocabulary, and how long rows are counted."""
+
     folder: Path
     bytes: int  # of UTF-8 text in every file
     seconds: float  # that rows are counted in a round
@@ -25,10 +26,8 @@ class Settings:
         return self.folder / f"text.{suffix}"
 
     def corpus(self, suffix: str) -> Corpus:
-        cls = Parquet if suffix in ("parquet", "arrow") else JSONLines
-        return cls(
-            str(self.file(suffix)), held_out=str(self.folder / (HELD_OUT if cls is JSONLines else f"held_out.{suffix}"))
-        )
+        kind = Parquet if suffix in ("parquet", "arrow") else JSONLines
+        return kind(str(self.file(suffix)), held_out=str(self.folder / f"held_out.{suffix}"))
 
     @property
     def data(self) -> Denoising:

@@ -37,7 +37,7 @@ from research.storage.extras import data_library
 from research.storage.files import write_json
 from scripts import command_line
 from scripts.benchmark.data import collate
-from scripts.benchmark.format_files import INPUT_LENGTH, Settings, repeated, write_files
+from scripts.benchmark.format_files import INPUT_LENGTH, FormatFiles, repeated, write_files
 from scripts.benchmark.rounds import cell, hardware, ratios, receive, spread
 
 EPILOG = """
@@ -48,7 +48,7 @@ reading the tables
   Rows are of 512 input tokens. The vocabulary is one, trained on this text; `collator` has it as a fast tokenizer.
 
 examples
-  python -m scripts.benchmark.formats                                     48 MB made of the embedded corpus
+  python -m scripts.benchmark.formats                                     24 MB made of the embedded corpus
   python -m scripts.benchmark.formats --text 'news/*.txt' --rounds 5      blank lines between documents
 """
 FORMATS = {"jsonl": "json", "jsonl.gz": "json", "jsonl.zst": "json", "parquet": "parquet", "arrow": "arrow"}
@@ -61,7 +61,7 @@ Measured = dict[str, float]
 # --- Engines: each measures itself once a round -----------------------------------------------------------------------
 
 
-def read_ours(settings: Settings, suffix: str) -> Measured:
+def read_ours(settings: FormatFiles, suffix: str) -> Measured:
     """Read a file with an empty cache, then again in the order of training."""
     rates = {}
     with tempfile.TemporaryDirectory(dir=settings.folder) as cache:
@@ -75,19 +75,19 @@ def read_ours(settings: Settings, suffix: str) -> Measured:
     return rates
 
 
-def streamed(settings: Settings, suffix: str) -> Any:
+def streamed(settings: FormatFiles, suffix: str) -> Any:
     load = data_library("datasets", suffix).load_dataset
     return load(FORMATS[suffix], data_files=str(settings.file(suffix)), split="train", streaming=True)
 
 
-def read_datasets(settings: Settings, suffix: str) -> Measured:
+def read_datasets(settings: FormatFiles, suffix: str) -> Measured:
     began = time.perf_counter()
     size = sum(len(example["text"].encode()) for example in streamed(settings, suffix))
     assert size == settings.bytes
     return {"again": size / 1e6 / (time.perf_counter() - began)}
 
 
-def collated(settings: Settings, suffix: str) -> Iterator[int]:
+def collated(settings: FormatFiles, suffix: str) -> Iterator[int]:
     """Make batches of rows as the usual scripts do; yield their sizes."""
     import transformers
 
@@ -116,7 +116,7 @@ def collated_batch(
     return collate(ids, lengths, tokenizer, rng).encoder_input_tokens
 
 
-def prepared(settings: Settings) -> Iterator[int]:
+def prepared(settings: FormatFiles) -> Iterator[int]:
     """Read the rows of the tokens in the cache, which are made if there are none."""
     from research.data.pipeline import prepare
 
@@ -133,7 +133,7 @@ def rows_a_second(steps: Iterator[int], seconds: float) -> Measured:
     return {"rows/s": rows / (time.perf_counter() - began)}
 
 
-def epoch_from_nothing(settings: Settings) -> Measured:
+def epoch_from_nothing(settings: FormatFiles) -> Measured:
     from research.data.pipeline import prepare
 
     with tempfile.TemporaryDirectory(dir=settings.folder) as cache:
@@ -145,7 +145,7 @@ def epoch_from_nothing(settings: Settings) -> Measured:
         return {"rows/s": rows / (time.perf_counter() - began)}
 
 
-def measure_engine(engine: str, settings: Settings) -> Measured:
+def measure_engine(engine: str, settings: FormatFiles) -> Measured:
     kind, _, suffix = engine.partition(" ")
     match kind:
         case "ours":
@@ -171,7 +171,7 @@ ENGINES = (
 # --- Measuring --------------------------------------------------------------------------------------------------------
 
 
-def work(pipe: Connection, engine: str, settings: Settings, core: int | None) -> None:
+def work(pipe: Connection, engine: str, settings: FormatFiles, core: int | None) -> None:
     """Measure an engine in its own process, once for every True that is received."""
     if core is not None:
         os.sched_setaffinity(0, {core})
@@ -181,7 +181,7 @@ def work(pipe: Connection, engine: str, settings: Settings, core: int | None) ->
         pipe.send(measure_engine(engine, settings))
 
 
-def measure(engines: list[str], settings: Settings, rounds: int) -> dict[str, dict[str, list[float]]]:
+def measure(engines: list[str], settings: FormatFiles, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Return {engine: {measure: its value in each round}}."""
     context = multiprocessing.get_context("spawn")
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else None
@@ -211,7 +211,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         size = write_files(repeated(texts), folder, options.megabytes)
         train_sentencepiece(texts, TrainedSentencePiece(options.pieces), folder / "unigram.model")
-        settings = Settings(folder, size, options.seconds)
+        settings = FormatFiles(folder, size, options.seconds)
         if any(engine.startswith("collator") for engine in options.engines):
             from research.pretrained.tokenizer_files import write_tokenizer
 
@@ -267,7 +267,7 @@ def _ratio(values: list[float] | None, others: list[float] | None) -> str:
 def main(arguments: list[str] | None = None) -> int:
     made = command_line.parser("benchmark.formats", __doc__, EPILOG)
     made.add_argument("--text", help="files of text, blank lines between documents (default: the embedded corpus)")
-    made.add_argument("--megabytes", type=float, default=48, help="of text in every file (%(default)s)")
+    made.add_argument("--megabytes", type=float, default=24, help="of text in every file (%(default)s)")
     made.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE", help="(all)")
     made.add_argument("--pieces", type=int, default=8000, help="pieces of the vocabulary (%(default)s)")
     made.add_argument("--rounds", type=int, default=3, help="rounds, after one to warm up (%(default)s)")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from scripts.benchmark import formats
-from scripts.benchmark.format_files import Settings, repeated, write_files
+from scripts.benchmark.format_files import FormatFiles, repeated, write_files
 from scripts.benchmark.formats import FORMATS, STREAMED
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> FormatFiles:
     from research.config import TrainedSentencePiece
     from research.data.tokenizer import open_tokenizer, train_sentencepiece
     from research.pretrained.tokenizer_files import write_tokenizer
@@ -22,7 +22,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     texts = [" ".join(words[start : start + 50]) for start in range(0, 900, 3)]
     size = write_files(repeated(texts), folder, 0.4)
     train_sentencepiece(texts, TrainedSentencePiece(350), folder / "unigram.model")
-    made = Settings(folder, size, seconds=0.01)
+    made = FormatFiles(folder, size, seconds=0.01)
     write_tokenizer(open_tokenizer(made.data.tokenizer), folder / "fast")
     return made
 
@@ -33,19 +33,19 @@ def own(own_cache: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_our_reader_reads_every_byte_of_every_format(settings: Settings, suffix: str) -> None:
+def test_our_reader_reads_every_byte_of_every_format(settings: FormatFiles, suffix: str) -> None:
     rates = formats.measure_engine(f"ours {suffix}", settings)
     assert rates.keys() == {"first read", "again"}
     assert min(rates.values()) > 0
 
 
 @pytest.mark.parametrize("suffix", STREAMED)
-def test_datasets_reads_every_byte(settings: Settings, suffix: str) -> None:
+def test_datasets_reads_every_byte(settings: FormatFiles, suffix: str) -> None:
     pytest.importorskip("datasets")
     assert formats.measure_engine(f"datasets {suffix}", settings)["again"] > 0
 
 
-def test_the_collator_and_our_pipeline_make_rows_of_the_same_text(settings: Settings) -> None:
+def test_the_collator_and_our_pipeline_make_rows_of_the_same_text(settings: FormatFiles) -> None:
     """One after another, all rows: as many tokens, but for the EOS that the usual scripts put after each text."""
     pytest.importorskip("datasets")
     pytest.importorskip("transformers")
