@@ -17,6 +17,7 @@ from research.report.data_overview import (
     quantiles,
 )
 from research.report.table import Cell, Table
+from research.storage.console import amount_of
 
 BARS = " ▁▂▃▄▅▆▇█"
 LETTERS = 600  # of a text that is shown in part
@@ -40,7 +41,7 @@ def text_table(splits: Sequence[TextSplit]) -> Table:
             rows.append(_cells("total", name, "", f"{documents:,}", f"{tokens:,}", "100.0 %", "", "", ""))
     header = ("corpus", "split", "language", "documents", "tokens", "share", "characters a token", "bytes a token")
     sampled = max(len(split.lengths) for split in splits)
-    note = f"The share is of the split's tokens. The last three columns are of up to {sampled:,} documents."
+    note = f"The share is of the split's tokens. The last three columns are of up to {amount_of(sampled, 'document')}."
     return Table("Text", (*header, "unknown"), rows, note)
 
 
