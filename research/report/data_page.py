@@ -67,8 +67,8 @@ def left_out_table(splits: Sequence[TextSplit]) -> Table:
 
 def rows_table(found: Overview) -> Table:
     """Show how many rows each corpus or task has, and gives in an epoch of all."""
-    rows = []
-    for split in (*found.texts, *found.tasks):
+    rows, splits = [], list[TextSplit | TaskSplit]([*found.texts, *found.tasks])
+    for split in splits:
         if split.rows is not None and split.epoch is not None:
             share, passes = split.epoch / found.train_rows, split.epoch / max(1, split.rows)
             rows.append(_cells(split.name, f"{split.rows:,}", _percent(share), f"{split.epoch:,.0f}", f"{passes:.2f}"))
@@ -176,9 +176,9 @@ def write(path: Path, title: str, found: Overview) -> Path:
 def _chart(name: str, lengths: TokenLengths) -> str:
     bins = edges([lengths])
     counts = histogram(lengths, bins)
-    steps = [(float(edge), 100 * count / max(1, sum(counts))) for edge, count in zip(bins[:-1], counts, strict=True)]
+    shares = [100 * count / max(1, sum(counts)) for count in counts]
     svg = plot.curves(
-        [plot.Series(name, *map(list, zip(*steps, strict=True)))],
+        [plot.Series(name, bins[:-1].tolist(), shares)],
         title=name, x_label="tokens", y_label="share (%)", logarithmic=(True, False),
     )  # fmt: skip
     spread = ", ".join(f"{label} {length:,}" for label, length in quantiles(lengths).items())

@@ -30,9 +30,12 @@ class FormatFiles:
         return kind(str(self.file(suffix)), held_out=str(self.folder / f"held_out.{suffix}"))
 
     @property
+    def vocabulary(self) -> SentencePiece:
+        return SentencePiece(str(self.folder / "unigram.model"), sentinels=100)
+
+    @property
     def data(self) -> Denoising:
-        vocabulary = SentencePiece(str(self.folder / "unigram.model"), sentinels=100)
-        return Denoising((self.corpus("jsonl"),), vocabulary, SpanCorruption(), INPUT_LENGTH)
+        return Denoising((self.corpus("jsonl"),), self.vocabulary, SpanCorruption(), INPUT_LENGTH)
 
 
 def write_files(texts: Iterable[str], folder: Path, megabytes: float) -> int:

@@ -92,7 +92,7 @@ def collated(settings: FormatFiles, suffix: str) -> Iterator[int]:
     import transformers
 
     fast = transformers.AutoTokenizer.from_pretrained(settings.folder / "fast")
-    tokenizer, rng = open_tokenizer(settings.data.tokenizer), np.random.default_rng(0)
+    tokenizer, rng = open_tokenizer(settings.vocabulary), np.random.default_rng(0)
     lengths = SpanCorruption().lengths(INPUT_LENGTH)
 
     def tokenize(examples: dict[str, list[str]]) -> Any:
@@ -215,7 +215,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
         if any(engine.startswith("collator") for engine in options.engines):
             from research.pretrained.tokenizer_files import write_tokenizer
 
-            write_tokenizer(open_tokenizer(settings.data.tokenizer), folder / "fast")
+            write_tokenizer(open_tokenizer(settings.vocabulary), folder / "fast")
         before = os.getloadavg()[0]
         found = measure(options.engines, settings, options.rounds)
         files = {suffix: settings.file(suffix).stat().st_size for suffix in FORMATS}

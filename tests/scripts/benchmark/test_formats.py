@@ -23,7 +23,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> FormatFiles:
     size = write_files(repeated(texts), folder, 0.4)
     train_sentencepiece(texts, TrainedSentencePiece(350), folder / "unigram.model")
     made = FormatFiles(folder, size, seconds=0.01)
-    write_tokenizer(open_tokenizer(made.data.tokenizer), folder / "fast")
+    write_tokenizer(open_tokenizer(made.vocabulary), folder / "fast")
     return made
 
 
