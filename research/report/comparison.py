@@ -201,9 +201,14 @@ def field_columns(groups: Sequence[Group]) -> Columns:
     names = list({name: None for group in groups for name in group.fields})
     if not names or len(names) > MOST_COLUMNS:
         return Columns(["variant"], [[Cell(group.label)] for group in groups])
-    short = short_names([{name: str(leaf) for name, leaf in group.fields.items()} for group in groups])
+    short = short_fields(groups)
     shown = [[Cell(str(group.fields.get(name, "-"))) for name in names] for group in groups]
     return Columns([short[name].replace("_", " ") for name in names], shown)
+
+
+def short_fields(groups: Sequence[Group]) -> dict[str, str]:
+    """Map the dotted names of the fields that differ to short ones."""
+    return short_names([{name: str(leaf) for name, leaf in group.fields.items()} for group in groups])
 
 
 def costs(group: Group) -> list[Cell]:

@@ -228,9 +228,9 @@ def smoothed(points: Points, share: Number = SMOOTHED) -> tuple[Points, int]:
     return list(zip(x.tolist(), ((sums[ends] - sums[starts]) / (ends - starts)).tolist(), strict=True)), window
 
 
-def thinned(points: Points) -> Points:
-    """Reduce points to at most MOST_POINTS by averaging neighbours."""
-    size = -(-len(points) // MOST_POINTS)
+def thinned(points: Points, most: int = MOST_POINTS) -> Points:
+    """Reduce points to at most `most` by averaging neighbours."""
+    size = -(-len(points) // most)
     groups = [points[start : start + size] for start in range(0, len(points), size)] if size > 1 else []
     return [(float(x), float(y)) for x, y in (np.mean(group, axis=0) for group in groups)] if groups else list(points)
 

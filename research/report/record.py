@@ -63,6 +63,15 @@ class RunRecord(NamedTuple):
         """Return (step, value) of every line of metrics.jsonl that has a number under this name."""
         return [(line["step"], float(line[name])) for line in self.lines if is_number(line.get(name))]
 
+    def clock(self) -> list[tuple[int, float]]:
+        """Return (step, seconds of steps until then), without evaluations, saves and time between starts."""
+        seconds, ends = 0.0, [(0, 0.0)]
+        for line in self.lines:
+            if is_number(line.get("step_seconds")):
+                seconds += line["steps"] * line["step_seconds"]
+                ends.append((line["step"], seconds))
+        return ends
+
     def scores(self) -> dict[str, float]:
         """Return the scores of the best evaluation in training, and those of scripts.evaluate.
 

@@ -9,6 +9,7 @@ from scipy.stats import kendalltau
 
 from research.config import TEACHER_FORCED, parse_json, require
 from research.report import page, run_page
+from research.report.chart import Curve, living
 from research.report.comparison import (
     NOT_COMPARABLE,
     Group,
@@ -19,13 +20,15 @@ from research.report.comparison import (
     lower_is_better,
     runs_table,
     scores_table,
+    short_fields,
 )
-from research.report.plot import SMOOTHED, Number, Points, Series, curves, dots, smoothed, thinned
+from research.report.plot import MOST_POINTS, SMOOTHED, Number, Points, Series, curves, dots, smoothed, thinned
 from research.report.record import RunRecord, is_number
 from research.report.table import Cell, Table
 from research.storage.console import amount_of
 from research.storage.progress import Progress
 
+MOST_DRAWN = 20_000  # points of a picture
 AXES: tuple[tuple[str, Callable[[RunRecord], int]], ...] = (
     ("steps", lambda record: 1),
     ("tokens", lambda record: record.tokens_per_step),
@@ -79,7 +82,7 @@ def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str
             page.section(
                 "Curves",
                 *[page.paragraph(NOT_COMPARABLE, "note")] * unlike_targets,
-                page.charts(*curve_switches(groups)),
+                page.charts(*curve_charts(groups)),
             ),
             page.section("Published", *tables[1:-1]),
             page.section("Every run", tables[-1]),
@@ -123,14 +126,13 @@ def dimension_charts(groups: Sequence[Group]) -> list[str]:
             values = [x for line in series for x in line.x]
             wide = min(values) > 0 and max(values) / min(values) >= 20
             short, score_name = name.split(".")[-1].replace("_", " "), score.replace("_", " ")
-            drawn = curves(
-                series, title=f"{score_name} against {short}", x_label=name, y_label=score_name,
-                logarithmic=(wide, False), joined=False,
-            )  # fmt: skip
+            title, log = f"{score_name} against {short}", (wide, False)
+            svg = curves(series, title=title, x_label=name, y_label=score_name, logarithmic=log, joined=False)
             best = "; ".join(f"{line.label}: best at {_best(line, score):g}" for line in series)
-            figures.append(
-                page.chart(drawn, f"{score_name} against {short}. {best}.", "Mean and standard deviation over seeds.")
-            )
+            lines = [Curve(one.label, list(zip(one.x, one.y, strict=True)), spread=one.spread) for one in series]
+            data = living(lines, title=title, x_label=name, y_label=score_name, logarithmic=log)
+            alternative, caption = f"{title}. {best}.", "Mean and standard deviation over seeds."
+            figures.append(page.living(page.picture(svg, alternative), data, title, alternative, caption))
     return figures
 
 
@@ -187,36 +189,69 @@ def _best(line: Series, score: str) -> Number:
 # --- Curves -----------------------------------------------------------------------------------------------------------
 
 
-def curve_switches(groups: Sequence[Group]) -> list[str]:
-    """Plot each curve against steps, tokens or FLOPs, as the reader chooses."""
+def curve_charts(groups: Sequence[Group]) -> list[str]:
+    """Plot each curve; print and readers without scripts see pictures of it against steps, tokens and FLOPs."""
     names = [("nll", "training nll"), (TEACHER_FORCED[0], "held-out loss")]
     names += [(score, score.replace("_", " ")) for score in judged(groups) if score != TEACHER_FORCED[0]]
-    switches = []
+    charts = []
     for name, label in names:
-        panels = [(axis, _overlaid(groups, name, label, axis, scale)) for axis, scale in AXES]
+        means = {group.label: mean_curve([one.curve(name) for one in group.done or group.records]) for group in groups}
+        panels = [(axis, _overlaid(groups, means, name, label, axis, scale)) for axis, scale in AXES]
         if panels[0][1]:
-            switches.append(page.switch(f"axis-{name}", f"{label} against", panels))
-    return switches
+            data = living(_curves(groups, means, name), title=label, y_label=label, settled=True)
+            pictures = page.switch(f"axis-{name}", f"{label} against", panels)
+            caption = "The y axis covers the last nine tenths of the curves."
+            charts.append(
+                page.living(pictures, data, label, f"{label} of {amount_of(len(means), 'variant')}.", caption)
+            )
+    return charts
 
 
-def _overlaid(groups: Sequence[Group], name: str, label: str, axis: str, scale: Callable[[RunRecord], int]) -> str:
+def _curves(groups: Sequence[Group], means: Mapping[str, Points], name: str) -> list[Curve]:
+    """Return the mean of each group and, where any has several seeds, every run."""
+    short, smooth = short_fields(groups), name == "nll"  # evaluations are few
+    curves_of, several = [], any(len(group.records) > 1 for group in groups)
+    for group in groups:
+        fields = {short[field]: str(leaf) for field, leaf in group.fields.items()}
+        runs = group.done or group.records
+        costs = (group.records[0].tokens_per_step, group.records[0].flops_per_step)
+        common = Curve("", (), group.label, smooth, fields, costs)
+        of_all = f"{group.label}, mean of {amount_of(len(runs), 'seed')}" if len(runs) > 1 else group.label
+        clock = mean_curve([run.clock() for run in runs])
+        mean = common._replace(name=of_all, points=means[group.label], clock=clock, each=False if several else None)
+        curves_of.append(mean)
+        for run in group.records if several else ():
+            seeded = fields | {"seed": str(run.config.seed)}
+            points, clock = run.curve(name), run.clock()
+            curves_of.append(common._replace(name=run.name, points=points, fields=seeded, clock=clock, each=True))
+    return curves_of
+
+
+def _overlaid(
+    groups: Sequence[Group],
+    means: Mapping[str, Points],
+    name: str,
+    label: str,
+    axis: str,
+    scale: Callable[[RunRecord], int],
+) -> str:
     series, windows = [], set()
+    most = max(50, min(MOST_POINTS, MOST_DRAWN // len(groups)))
     for group in groups:
         share = SMOOTHED if name == "nll" else 0.0  # evaluations are few
-        points, window = smoothed(mean_curve([record.curve(name) for record in group.done or group.records]), share)
+        points, window = smoothed(means[group.label], share)
         if points:
             windows.add(window)
             factor = scale(group.records[0])
-            shown = thinned(points)
+            shown = thinned(points, most)
             series.append(Series(group.label, [step * factor for step, _ in shown], [value for _, value in shown]))
     if not series:
         return ""
     window = max(windows)
     caption = "Mean over seeds" + (f", running mean over {window} lines of metrics." if window > 1 else ".")
-    caption += " The y axis covers the last nine tenths of the curves."
     drawn = curves(series, title=f"{label} against {axis}", x_label=axis, y_label=label, settled=True)
     ends = "; ".join(f"{one.label} ends at {one.y[-1]:.4g}" for one in series)
-    return page.chart(drawn, f"{label} against {axis}: {ends}.", caption)
+    return page.picture(drawn, f"{label} against {axis}: {ends}.", caption)
 
 
 def mean_curve(curves_of_seeds: Sequence[Points]) -> Points:
