@@ -38,7 +38,7 @@ cursor and what was selected; the curves are drawn here, because each has its ow
 
   function number(value) {
     const size = Math.abs(value);
-    if (size !== 0 && (size >= 1e7 || size < 1e-3)) return String(Number(value.toPrecision(4))).replace("e+", "e");
+    if (size !== 0 && (size >= 1e7 || size < 1e-3)) return Number(value.toPrecision(4)).toExponential().replace("e+", "e");
     return value.toLocaleString("en", { maximumSignificantDigits: Math.max(5, Math.ceil(Math.log10(size + 1))) });
   }
 
@@ -124,7 +124,7 @@ cursor and what was selected; the curves are drawn here, because each has its ow
       this.trace.classList.add("trace");
       this.trace.setAttribute("aria-hidden", "true");
       this.view = make("div", { class: "chart" },
-        make("div", { class: "tools" }, make("strong", {}, this.data.title), 
+        make("div", { class: "tools" }, make("strong", {}, this.data.title),
           checkbox("log x", this.logX, (checked) => { this.logX = checked; this.rebuild(); }),
           checkbox("log y", this.logY, (checked) => { this.logY = checked; this.rebuild(); }),
           button("−", `Zoom out of ${this.data.title}`, () => this.zoomBy(2)),
@@ -369,6 +369,8 @@ cursor and what was selected; the curves are drawn here, because each has its ow
       this.keyboard = false;
       this.dot.hidden = this.tip.hidden = true;
       this.trace.replaceChildren();
+      clearTimeout(this.timer);
+      this.readout.textContent = "";
       delete this.trace.dataset.curve;
     }
 
