@@ -15,7 +15,7 @@ KNOTS = 64  # of a clock, with straight lines between them
 LARGEST = 3e38  # of float32
 
 
-class Curve(NamedTuple):
+class LivingCurve(NamedTuple):
     """A curve by steps, and what places it on the other axes."""
 
     name: str
@@ -30,7 +30,7 @@ class Curve(NamedTuple):
 
 
 def living(
-    curves: Sequence[Curve],
+    curves: Sequence[LivingCurve],
     *,
     title: str,
     y_label: str,
@@ -60,7 +60,7 @@ def living(
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _curve(curve: Curve, most: int, stored: Any) -> dict[str, Any]:
+def _curve(curve: LivingCurve, most: int, stored: Any) -> dict[str, Any]:
     points = np.array(curve.points, float)
     data: dict[str, Any] = {
         "name": curve.name, "group": curve.group or curve.name, "smooth": curve.smooth, "fields": dict(curve.fields),

@@ -552,7 +552,7 @@ cursor and what was selected; the curves are drawn here, because each has its ow
     }
   }
 
-  let groups = [];
+  let groups = [], tag = null; // of the page that was taken over last
   const start = () => {
     groups = [...document.querySelectorAll(".charts")].filter((each) => each.querySelector("figure.living")).map((each) => new Group(each));
   };
@@ -563,6 +563,8 @@ cursor and what was selected; the curves are drawn here, because each has its ow
     const state = document.querySelector(".state");
     if (!answer || !answer.ok) { state.dataset.stale = "not updated: the server does not answer"; return; }
     delete state.dataset.stale;
+    if (answer.headers.get("ETag") === tag) return;
+    tag = answer.headers.get("ETag");
     const next = new DOMParser().parseFromString(await answer.text(), "text/html");
     const shape = (page) => [...page.querySelectorAll("figure.living, h2")].map((each) => each.dataset.title || each.textContent).join("\n");
     if (shape(next) !== shape(document)) { location.reload(); return; }

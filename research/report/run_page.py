@@ -7,7 +7,7 @@ from typing import Any
 
 from research.config import TEACHER_FORCED, override
 from research.report import page
-from research.report.chart import Curve, living
+from research.report.chart import LivingCurve, living
 from research.report.plot import Number, Points, Series, curves, smoothed, thinned
 from research.report.record import RunRecord, is_number
 from research.report.table import Cell, Table
@@ -72,33 +72,41 @@ def loss_charts(record: RunRecord) -> list[str]:
             "Accuracy of the next token",
             "share of target tokens",
         ),
-        *(_chart(record, [Curve(name, record.curve(name))], name, "score, 0 to 100") for name in scores),
+        *(_chart(record, [LivingCurve(name, record.curve(name))], name, "score, 0 to 100") for name in scores),
     ]
 
 
 def health_charts(record: RunRecord) -> list[str]:
     waits = {line["step"]: line["step_seconds"] for line in record.lines if is_number(line.get("step_seconds"))}
     wait = [(step, seconds / waits[step]) for step, seconds in record.curve("data_wait_seconds") if waits.get(step)]
-    rate = Curve("tokens per second", record.curve("tokens_per_second"), smooth=True)
-    norm = Curve("gradient norm", record.curve("gradient_norm"), smooth=True)
-    parameters = Curve("parameters", record.curve("parameter_norm"))
-    learning_rate = Curve("learning rate", record.curve("learning_rate"))
+    rate = LivingCurve("tokens per second", record.curve("tokens_per_second"), smooth=True)
+    norm = LivingCurve("gradient norm", record.curve("gradient_norm"), smooth=True)
+    parameters = LivingCurve("parameters", record.curve("parameter_norm"))
+    learning_rate = LivingCurve("learning rate", record.curve("learning_rate"))
     return [
         _chart(record, [rate], "Throughput", "tokens per second, with padding"),
-        _chart(record, [Curve("MFU", record.curve("mfu"))], "Model FLOPs utilisation", "share of the peak"),
-        _chart(record, [Curve("waiting", wait)], "Waiting for data", "share of a step's time"),
+        _chart(record, [LivingCurve("MFU", record.curve("mfu"))], "Model FLOPs utilisation", "share of the peak"),
+        _chart(record, [LivingCurve("waiting", wait)], "Waiting for data", "share of a step's time"),
         _chart(record, [norm], "Gradient norm, before clipping", "global norm", log_y=True),
         _chart(record, [parameters], "Norm of the parameters", "global norm"),
         _chart(record, [learning_rate], "Learning rate", "learning rate"),
     ]
 
 
-def _both(record: RunRecord, training: str, held_out: str) -> list[Curve]:
-    return [Curve("training", record.curve(training), smooth=True), Curve("held out", record.curve(held_out))]
+def _both(record: RunRecord, training: str, held_out: str) -> list[LivingCurve]:
+    return [
+        LivingCurve("training", record.curve(training), smooth=True),
+        LivingCurve("held out", record.curve(held_out)),
+    ]
 
 
 def _chart(
-    record: RunRecord, curves_of: Sequence[Curve], title: str, y_label: str, caption: str = "", log_y: bool = False
+    record: RunRecord,
+    curves_of: Sequence[LivingCurve],
+    title: str,
+    y_label: str,
+    caption: str = "",
+    log_y: bool = False,
 ) -> str:
     """Make a figure of the curves that have points, with a picture of them against the step."""
     known = [curve for curve in curves_of if curve.points]
@@ -118,7 +126,7 @@ def _chart(
     return page.living(page.picture(svg, alternative, smoothing), data, title, alternative, caption)
 
 
-def _series(curve: Curve) -> tuple[list[Series], str]:
+def _series(curve: LivingCurve) -> tuple[list[Series], str]:
     """Return what a picture shows of a curve, and a caption.
 
     A curve that may be smoothed is a pale line with its smoothed line, and the caption describes the smoothing.

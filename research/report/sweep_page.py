@@ -9,7 +9,7 @@ from scipy.stats import kendalltau
 
 from research.config import TEACHER_FORCED, parse_json, require
 from research.report import page, run_page
-from research.report.chart import Curve, living
+from research.report.chart import LivingCurve, living
 from research.report.comparison import (
     NOT_COMPARABLE,
     Group,
@@ -28,6 +28,7 @@ from research.report.table import Cell, Table
 from research.storage.console import amount_of
 from research.storage.progress import Progress
 
+NOTHING = "{} has no started run: there is nothing to report yet."
 MOST_DRAWN = 20_000  # points of a picture
 AXES: tuple[tuple[str, Callable[[RunRecord], int]], ...] = (
     ("steps", lambda record: 1),
@@ -56,16 +57,28 @@ def write(
     path: Path, title: str, runs: Sequence[Path], waiting: Sequence[str] = (), published: Sequence[dict[str, Any]] = ()
 ) -> Path:
     """Write PATH.html, .md, .csv and .tex, and outdated pages of single runs. Raises ConfigError without runs."""
-    require(len(runs) > 0, f"{path.parent} has no started run: there is nothing to report yet.")
+    require(len(runs) > 0, NOTHING.format(path.parent))
     groups = compared(runs)
     stale = [record for group in groups for record in group.records if not run_page.is_fresh(record)]
     with Progress("Pages of runs", len(stale), "runs") as progress:
         for record in stale:
             run_page.write(record)
             progress.advance()
-    tables = [scores_table(groups), *(published_table(table, groups) for table in published)]
-    tables = [*(table for table in tables if table.rows), runs_table(groups, path.parent)]
+    tables = _tables(groups, published, path.parent)
     return page.write(path, title, body(groups, tables, waiting), tables)
+
+
+def current(sweep: Path) -> str:
+    """Return the content of a sweep's page, and write nothing. Raises ConfigError without runs."""
+    runs, waiting, published = runs_of(sweep)
+    require(len(runs) > 0, NOTHING.format(sweep))
+    groups = compared(runs)
+    return body(groups, _tables(groups, published, sweep), waiting)
+
+
+def _tables(groups: Sequence[Group], published: Sequence[dict[str, Any]], beside: Path) -> list[Table]:
+    tables = [scores_table(groups), *(published_table(table, groups) for table in published)]
+    return [*(table for table in tables if table.rows), runs_table(groups, beside)]
 
 
 def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str]) -> str:
@@ -129,7 +142,7 @@ def dimension_charts(groups: Sequence[Group]) -> list[str]:
             title, log = f"{score_name} against {short}", (wide, False)
             svg = curves(series, title=title, x_label=name, y_label=score_name, logarithmic=log, joined=False)
             best = "; ".join(f"{line.label}: best at {_best(line, score):g}" for line in series)
-            lines = [Curve(one.label, list(zip(one.x, one.y, strict=True)), spread=one.spread) for one in series]
+            lines = [LivingCurve(one.label, list(zip(one.x, one.y, strict=True)), spread=one.spread) for one in series]
             data = living(lines, title=title, x_label=name, y_label=score_name, logarithmic=log)
             alternative, caption = f"{title}. {best}.", "Mean and standard deviation over seeds."
             figures.append(page.living(page.picture(svg, alternative), data, title, alternative, caption))
@@ -207,7 +220,7 @@ def curve_charts(groups: Sequence[Group]) -> list[str]:
     return charts
 
 
-def _curves(groups: Sequence[Group], means: Mapping[str, Points], name: str) -> list[Curve]:
+def _curves(groups: Sequence[Group], means: Mapping[str, Points], name: str) -> list[LivingCurve]:
     """Return the mean of each group and, where any has several seeds, every run."""
     short, smooth = short_fields(groups), name == "nll"  # evaluations are few
     curves_of, several = [], any(len(group.records) > 1 for group in groups)
@@ -215,7 +228,7 @@ def _curves(groups: Sequence[Group], means: Mapping[str, Points], name: str) -> 
         fields = {short[field]: str(leaf) for field, leaf in group.fields.items()}
         runs = group.done or group.records
         costs = (group.records[0].tokens_per_step, group.records[0].flops_per_step)
-        common = Curve("", (), group.label, smooth, fields, costs)
+        common = LivingCurve("", (), group.label, smooth, fields, costs)
         of_all = f"{group.label}, mean of {amount_of(len(runs), 'seed')}" if len(runs) > 1 else group.label
         clock = mean_curve([run.clock() for run in runs])
         mean = common._replace(name=of_all, points=means[group.label], clock=clock, each=False if several else None)

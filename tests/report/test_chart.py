@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from research.report.chart import Curve, extremes, living, means
+from research.report.chart import LivingCurve, extremes, living, means
 from research.report.plot import COLOURS, MOST_POINTS, Series, curves, dots, smoothed, thinned
 
 LINES = [Series(f"variant {number}", [0, 1, 2], [number, number + 1, number + 2]) for number in range(9)]
@@ -77,7 +77,7 @@ def test_living_curves_are_thinned_and_not_cut() -> None:
 
 
 def test_living_data_is_float32_of_the_points_with_equal_arrays_once() -> None:
-    curve = Curve("a", [(1, 0.5), (2, 1e300)], scales=(3, 5))
+    curve = LivingCurve("a", [(1, 0.5), (2, 1e300)], scales=(3, 5))
     text = living([curve, curve._replace(name="</script>", points=[(1, 2.5), (2, 3.5)])], title="<t>", y_label="y")
     assert "<" not in text
     data = json.loads(text)

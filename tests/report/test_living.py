@@ -9,13 +9,13 @@ import pytest
 from run_directories import experiment, made
 
 from research.report import page, record, run_page, sweep_page
-from research.report.chart import Curve, living
+from research.report.chart import LivingCurve, living
 from research.report.plot import smoothed
 
 pytestmark = pytest.mark.slow
 
 STEPS = range(1, 101)
-NARROW = Curve(
+NARROW = LivingCurve(
     "narrow", [(step, 200.0 - step) for step in STEPS], "width=16", fields={"width": "16"}, scales=(1000, 10**12),
     clock=[(0, 0.0), (50, 3600.0), (100, 3660.0)],
 )  # fmt: skip
@@ -31,7 +31,7 @@ HOSTILE = (
 )
 
 
-def written(path: Path, *curves: Curve, body: str = "", title: str = "loss", **options: Any) -> Path:
+def written(path: Path, *curves: LivingCurve, body: str = "", title: str = "loss", **options: Any) -> Path:
     data = living(curves, title=title, y_label=title, **options)
     path.write_text(page.document("A page", page.charts(page.living(PICTURE, data, title, f"{title}.")) + body))
     return path
@@ -135,7 +135,7 @@ def test_the_keyboard_moves_along_curves_and_zooms(shown) -> None:
 
 
 def test_logarithmic_axes(opened, tmp_path: Path) -> None:
-    powers = Curve("powers", [(1, 1.0), (10, 10.0), (100, 1000.0), (1000, -1.0)])
+    powers = LivingCurve("powers", [(1, 1.0), (10, 10.0), (100, 1000.0), (1000, -1.0)])
     shown = opened(written(tmp_path / "page.html", powers))
     shown.get_by_label("log x").check()
     places = [place_of(shown, "Home"), *(place_of(shown, "ArrowRight") for _ in range(2))]
