@@ -153,6 +153,12 @@ def lower_is_better(score: str) -> bool:
     return score.endswith("loss")
 
 
+def judged(groups: Sequence[Group]) -> list[str]:
+    """Return the scores to plot: the metrics for the best checkpoint, and the held-out loss."""
+    best = [group.records[0].config.evaluation.best for group in groups]
+    return list(dict.fromkeys([*best, TEACHER_FORCED[0]]))
+
+
 def is_comparable(groups: Sequence[Group], score: str) -> bool:
     """Return True if a score is comparable between all groups; per-token scores of different targets are not."""
     of_tokens = score in TEACHER_FORCED or score.endswith("loss")

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import kendalltau
-
 from research.config import TEACHER_FORCED, parse_json, require
 from research.report import page, run_page
 from research.report.chart import LivingCurve, living
@@ -15,16 +13,28 @@ from research.report.comparison import (
     Group,
     Leaf,
     compared,
-    field_columns,
     is_comparable,
+    judged,
     lower_is_better,
     runs_table,
     scores_table,
     short_fields,
 )
-from research.report.plot import MOST_POINTS, SMOOTHED, Number, Points, Series, curves, dots, smoothed, thinned
+from research.report.plot import (
+    MOST_NAMED,
+    MOST_POINTS,
+    SMOOTHED,
+    Number,
+    Points,
+    Series,
+    curves,
+    dots,
+    smoothed,
+    thinned,
+)
+from research.report.published import published_table
 from research.report.record import RunRecord, is_number
-from research.report.table import Cell, Table
+from research.report.table import Table
 from research.storage.console import amount_of
 from research.storage.progress import Progress
 
@@ -104,12 +114,6 @@ def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
-
-
-def judged(groups: Sequence[Group]) -> list[str]:
-    """Return the scores to plot: the metrics for the best checkpoint, and the held-out loss."""
-    best = [group.records[0].config.evaluation.best for group in groups]
-    return list(dict.fromkeys([*best, TEACHER_FORCED[0]]))
 
 
 def score_charts(groups: Sequence[Group]) -> list[str]:
@@ -263,7 +267,9 @@ def _overlaid(
     window = max(windows)
     caption = "Mean over seeds" + (f", running mean over {window} lines of metrics." if window > 1 else ".")
     drawn = curves(series, title=f"{label} against {axis}", x_label=axis, y_label=label, settled=True)
-    ends = "; ".join(f"{one.label} ends at {one.y[-1]:.4g}" for one in series)
+    ends = "; ".join(f"{one.label} ends at {one.y[-1]:.4g}" for one in series[:MOST_NAMED])
+    if len(series) > MOST_NAMED:
+        caption, ends = f"{caption} {len(series)} curves, without a legend.", f"{ends}; and so on"
     return page.picture(drawn, f"{label} against {axis}: {ends}.", caption)
 
 
@@ -274,55 +280,3 @@ def mean_curve(curves_of_seeds: Sequence[Points]) -> Points:
         return []
     shared = set(started[0]).intersection(*started[1:])
     return [(step, statistics.mean(points[step] for points in started)) for step in sorted(shared)]
-
-
-# --- A paper's numbers ------------------------------------------------------------------------------------------------
-
-
-def published_table(published: Mapping[str, Any], groups: Sequence[Group]) -> Table:
-    """Make a table of the paper's rows beside the means of the matching groups, with the agreement of their orders."""
-    score, names = judged(groups)[0], [str(name) for name in published["scores"]]
-    group_of = {str(record.directory): group for group in groups for record in group.records}
-    rows = [
-        (group, row["values"])
-        for row in published["rows"]
-        for group in groups
-        if any(group_of.get(name) is group for name in row["variants"])
-    ]
-    means = [statistics.mean(values) if (values := group.values(score)) else None for group, _ in rows]
-    columns = field_columns(groups)
-    fields = {group.label: cells for group, cells in zip(groups, columns.values_by_group, strict=True)}
-    shown = [
-        [*fields[group.label], *map(_value, (mean, *theirs))] for (group, theirs), mean in zip(rows, means, strict=True)
-    ]
-    header = (*columns.names, f"{score.replace('_', ' ')}, here", *names)
-    lower = [name in published.get("lower_is_better", ()) for name in names]
-    note = NOT_COMPARABLE
-    if is_comparable(groups, score):
-        note = agreement(names, lower, lower_is_better(score), means, [theirs for _, theirs in rows])
-    return Table(str(published["source"]), header, shown, note)
-
-
-def _value(value: Number | None) -> Cell:
-    return Cell("-", raw="") if value is None else Cell(f"{value:.4g}", raw=repr(value))
-
-
-def agreement(
-    names: Sequence[str],
-    lower: Sequence[bool],
-    ours_lower: bool,
-    ours: Sequence[Number | None],
-    theirs: Sequence[Sequence[Number | None]],
-) -> str:
-    """Report Kendall's tau between the order here and each published column: 1 equal, -1 reversed, 0 unrelated."""
-    taus = []
-    for column, (name, is_lower) in enumerate(zip(names, lower, strict=True)):
-        sign = 1 if is_lower == ours_lower else -1
-        pairs = [
-            (sign * mine, paper)
-            for mine, row in zip(ours, theirs, strict=True)
-            if mine is not None and (paper := row[column]) is not None
-        ]
-        if len(pairs) > 2:
-            taus.append(f"{name} {kendalltau(*zip(*pairs, strict=True)).statistic:.2f}")
-    return f"Kendall's tau of the order here with each published column: {', '.join(taus)}." if taus else ""
