@@ -1,5 +1,6 @@
 """Write pages of runs and sweeps: kintsugi report sweeps/NAME, or runs/a runs/b to compare any"""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,14 +17,32 @@ what it takes
 what is written
   OUT.html, one file that opens from disk and needs no network; its tables as OUT.md, OUT.tex and, the first, OUT.csv.
   OUT is DIR/report; several directories need --out. A training run and a sweep write their own pages at the end.
+
+served
+  --serve shows the runs and sweeps in one directory to browsers of this machine: state, last loss, time left and, for
+  each, its page, which follows the run. Nothing is written. Ctrl-C stops it.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("report", __doc__, EPILOG)
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="directory of a run or of a sweep")
+    parser.add_argument(
+        "directories", nargs="+", type=Path, metavar="DIR", help="directory of a run or of a sweep, or any with --serve"
+    )
     parser.add_argument("--out", type=Path, help="path of the pages, without its ending")
-    return command_line.run(parser, lambda options: print(write(options.directories, options.out)), arguments)
+    parser.add_argument("--serve", action="store_true", help="serve live pages of DIR on 127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="port of --serve, 0 for a free one (%(default)s)")
+    return command_line.run(parser, work, arguments)
+
+
+def work(options: argparse.Namespace) -> None:
+    if not options.serve:
+        print(write(options.directories, options.out))
+        return
+    require(len(options.directories) == 1 and options.out is None, "--serve takes one directory, and no --out.")
+    from research.report.serve import serve
+
+    serve(options.directories[0], options.port)
 
 
 def write(directories: list[Path], out: Path | None) -> Path:

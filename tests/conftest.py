@@ -18,6 +18,7 @@ install_import_hook("research", "beartype.beartype")
 
 # Once for all tests of a process: small runs, and a small tokenizer of each family.
 from any_directory import any_directory  # noqa: E402
+from browser import chromium, opened  # noqa: E402
 from older_transformers import older_python  # noqa: E402
 from real_runs import folder  # noqa: E402
 from tiny_run import tiny_run  # noqa: E402
@@ -25,7 +26,7 @@ from vocabularies import families, files  # noqa: E402
 
 TESTS = Path(__file__).resolve().parent
 
-__all__ = ["any_directory", "families", "files", "folder", "older_python", "tiny_run"]
+__all__ = ["any_directory", "chromium", "families", "files", "folder", "older_python", "opened", "tiny_run"]
 
 
 @pytest.fixture

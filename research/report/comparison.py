@@ -153,6 +153,12 @@ def lower_is_better(score: str) -> bool:
     return score.endswith("loss")
 
 
+def judged(groups: Sequence[Group]) -> list[str]:
+    """Return the scores to plot: the metrics for the best checkpoint, and the held-out loss."""
+    best = [group.records[0].config.evaluation.best for group in groups]
+    return list(dict.fromkeys([*best, TEACHER_FORCED[0]]))
+
+
 def is_comparable(groups: Sequence[Group], score: str) -> bool:
     """Return True if a score is comparable between all groups; per-token scores of different targets are not."""
     of_tokens = score in TEACHER_FORCED or score.endswith("loss")
@@ -201,9 +207,14 @@ def field_columns(groups: Sequence[Group]) -> Columns:
     names = list({name: None for group in groups for name in group.fields})
     if not names or len(names) > MOST_COLUMNS:
         return Columns(["variant"], [[Cell(group.label)] for group in groups])
-    short = short_names([{name: str(leaf) for name, leaf in group.fields.items()} for group in groups])
+    short = short_fields(groups)
     shown = [[Cell(str(group.fields.get(name, "-"))) for name in names] for group in groups]
     return Columns([short[name].replace("_", " ") for name in names], shown)
+
+
+def short_fields(groups: Sequence[Group]) -> dict[str, str]:
+    """Map the dotted names of the fields that differ to short ones."""
+    return short_names([{name: str(leaf) for name, leaf in group.fields.items()} for group in groups])
 
 
 def costs(group: Group) -> list[Cell]:

@@ -1,6 +1,10 @@
-"""A report page: one HTML file without scripts, downloads or fonts, and its tables as files next to it."""
+"""A report page: one HTML file that needs no network, and its tables as files next to it.
+
+Its charts react by two scripts in it, uPlot and charts.js. Its content security policy lets no other script run.
+"""
 
 import base64
+import hashlib
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +14,8 @@ from research.config.base import visible
 from research.report.table import Table, as_markdown
 from research.storage.files import write_text
 
+HERE = Path(__file__).parent
+SCRIPTS = tuple((HERE / name).read_text() for name in ("uplot/uPlot.iife.min.js", "charts.js"))
 MARKER = "<!-- made by scripts.report -->"
 STYLE = """
 :root { color-scheme: light; }
@@ -50,15 +56,30 @@ summary { cursor: pointer; padding: .4rem 0; }
   figure, tr { break-inside: avoid; } .scroll { overflow: visible; background: none; } table { font-size: .65rem; }
   th, td { padding-right: .4rem; } }
 """
+ALL_STYLE = STYLE + (HERE / "uplot/uPlot.min.css").read_text() + (HERE / "charts.css").read_text()
+LIVING = "<figure class=living "
 
 
-def document(title: str, body: str) -> str:
-    name = html.escape(title)
+def document(title: str, body: str, every: int | None = None) -> str:
+    """Make the page. A served one asks its server again after `every` seconds."""
+    name = html.escape(visible(title))
+    scripts = SCRIPTS if every or LIVING in body else ()
+    live = "" if every is None else f" data-every={every}"
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(ALL_STYLE)}; base-uri 'none'; form-action 'none'"
+    policy += f"; script-src {' '.join(map(_hash, scripts))}" * bool(scripts)
+    policy += "; connect-src 'self'" * (every is not None)
     return (
-        f'<!doctype html>\n{MARKER}\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html>\n{MARKER}\n<html lang="en"{live}><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title>'
-        f"<style>{STYLE}</style></head>\n<body><main>\n<h1>{name}</h1>\n{body}</main></body></html>\n"
+        f"<style>{ALL_STYLE}</style></head>\n<body><main>\n<h1>{name}</h1>\n{visible(body)}</main>\n"
+        + "".join(f"<script>{script}</script>\n" for script in scripts)
+        + "</body></html>\n"
     )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def section(title: str, *parts: str | Table) -> str:
@@ -74,11 +95,25 @@ def charts(*figures: str) -> str:
 
 
 def chart(svg: str, alternative: str, caption: str = "") -> str:
+    return f"<figure>{picture(svg, alternative, caption)}</figure>\n"
+
+
+def picture(svg: str, alternative: str, caption: str = "") -> str:
     """Embed an SVG document; `alternative` is its description in words, for screen readers."""
     data = base64.b64encode(svg.encode()).decode()
-    shown = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    shown = f"<p class=note>{html.escape(caption)}</p>" if caption else ""
     alt = html.escape(alternative, quote=True)
-    return f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{alt}">{shown}</figure>\n'
+    return f'<img src="data:image/svg+xml;base64,{data}" alt="{alt}">{shown}\n'
+
+
+def living(pictures: str, data: str, title: str, alternative: str, caption: str = "") -> str:
+    """Make a figure that charts.js draws from its data; print and readers without scripts see the pictures."""
+    named, alt = html.escape(title, quote=True), html.escape(alternative, quote=True)
+    shown = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return (
+        f'{LIVING}data-title="{named}" data-alternative="{alt}"><div class=picture>{pictures}</div>{shown}'
+        f"<script type=application/json>{data}</script></figure>\n"
+    )
 
 
 def switch(name: str, legend: str, panels: Sequence[tuple[str, str]]) -> str:
@@ -117,7 +152,7 @@ def write(path: Path, title: str, body: str, tables: Sequence[Table]) -> Path:
     existing = [one for one in (page, markdown, latex, table) if one.exists()]
     named = ", ".join(map(str, existing))
     require(ours or not existing, f"Refusing to overwrite {named}, not written as a report: give another --out.")
-    write_text(page, visible(document(title, body)))
+    write_text(page, document(title, body))
     write_text(markdown, visible(f"# {as_markdown(title)}\n\n" + "\n".join(table.markdown() for table in tables)))
     write_text(latex, visible("\n".join(table.latex() for table in tables)))
     write_text(table, visible(tables[0].csv() if tables else ""))

@@ -23,6 +23,7 @@ WIDTH = 5.2  # inches: the text is readable on a phone and on a page
 FILE_SIZE = (8.0, 5.0)  # inches, for plots saved to files
 LEGEND = 44  # characters per line of a legend
 MOST_POINTS = 400  # per curve
+MOST_NAMED = 60  # curves of an SVG document that are shapes with a name; more are one bitmap without a legend
 SMOOTHED = 0.04  # window of the running mean, as a share of the curve
 
 Number = float | int
@@ -179,7 +180,7 @@ def curves(
     `settled`, the y axis covers the last nine tenths of each curve.
     """
     named = [one for one in series if not one.pale]
-    legend = len(named) > 1
+    legend = 1 < len(named) <= MOST_NAMED
     lines = sum(max(1, len(textwrap.wrap(one.label, LEGEND))) for one in named) if legend else 0
     figure = _figure(WIDTH, 3.3 + 0.19 * lines)
     axes = figure.add_subplot()
@@ -189,6 +190,8 @@ def curves(
         _draw(axes, one, behind if one.pale else named.index(one), joined)
     axes.set(xlabel=_text(x_label), ylabel=_text(y_label))
     axes.set_title(_text(title, 52), fontsize=10)
+    for line in axes.lines if len(named) > MOST_NAMED else ():
+        line.set_rasterized(True)
     for axis, is_log in zip(("x", "y"), logarithmic, strict=True):
         if is_log:
             getattr(axes, f"set_{axis}scale")("log")
@@ -228,9 +231,9 @@ def smoothed(points: Points, share: Number = SMOOTHED) -> tuple[Points, int]:
     return list(zip(x.tolist(), ((sums[ends] - sums[starts]) / (ends - starts)).tolist(), strict=True)), window
 
 
-def thinned(points: Points) -> Points:
-    """Reduce points to at most MOST_POINTS by averaging neighbours."""
-    size = -(-len(points) // MOST_POINTS)
+def thinned(points: Points, most: int = MOST_POINTS) -> Points:
+    """Reduce points to at most `most` by averaging neighbours."""
+    size = -(-len(points) // most)
     groups = [points[start : start + size] for start in range(0, len(points), size)] if size > 1 else []
     return [(float(x), float(y)) for x, y in (np.mean(group, axis=0) for group in groups)] if groups else list(points)
 
@@ -293,5 +296,5 @@ def _svg(figure: Any) -> str:
     _add_grids(figure)
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "kintsugi"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", dpi=120, metadata={"Date": None})
     return text.getvalue()

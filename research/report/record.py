@@ -63,6 +63,15 @@ class RunRecord(NamedTuple):
         """Return (step, value) of every line of metrics.jsonl that has a number under this name."""
         return [(line["step"], float(line[name])) for line in self.lines if is_number(line.get(name))]
 
+    def clock(self) -> list[tuple[int, float]]:
+        """Return (step, seconds of steps until then), without evaluations, saves and time between starts."""
+        seconds, ends = 0.0, [(0, 0.0)]
+        for line in self.lines:
+            if is_number(line.get("step_seconds")):
+                seconds += line["steps"] * line["step_seconds"]
+                ends.append((line["step"], seconds))
+        return ends
+
     def scores(self) -> dict[str, float]:
         """Return the scores of the best evaluation in training, and those of scripts.evaluate.
 
@@ -92,19 +101,19 @@ def read(directory: Path) -> RunRecord:
     require(directory.is_dir(), f"{directory}: there is no such directory.")
     is_run = (directory / "config.json").is_file() or (directory / "checkpoints").is_dir()
     require(is_run, f"{directory} holds no run: a run directory has a config.json, a sweep has a sweep.json.")
-    changes = _object(directory / "diff.json")
+    changes = read_object(directory / "diff.json")
     score_files = sorted((directory / "evaluations").glob("*/scores.json"))
     return RunRecord(
         directory=directory,
         config=run_directory.read_last_config(directory),
         changes={name: (str(pair[0]), str(pair[1])) for name, pair in changes.items() if len(pair) == 2},
         lines=read_metrics(directory),
-        result=_object(directory / "RESULT.json"),
+        result=read_object(directory / "RESULT.json"),
         starts=read_lines(directory / "history.jsonl"),
         events=read_lines(directory / "events.jsonl"),
         samples=read_lines(directory / "samples.jsonl"),
-        launch={name: str(text) for name, text in _object(directory / "launch.json").items()},
-        evaluations={path.parent.name: _object(path) for path in score_files},
+        launch={name: str(text) for name, text in read_object(directory / "launch.json").items()},
+        evaluations={path.parent.name: read_object(path) for path in score_files},
     )
 
 
@@ -184,7 +193,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_bytes())
         return content if isinstance(content, dict) else {}

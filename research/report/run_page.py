@@ -7,6 +7,7 @@ from typing import Any
 
 from research.config import TEACHER_FORCED, override
 from research.report import page
+from research.report.chart import LivingCurve, living
 from research.report.plot import Number, Points, Series, curves, smoothed, thinned
 from research.report.record import RunRecord, is_number
 from research.report.table import Cell, Table
@@ -17,9 +18,12 @@ SHOWN_STEPS = 6  # evaluations with samples: the first, the last, and some betwe
 
 def write(record: RunRecord) -> Path:
     """Write report.html, .md, .csv and .tex into the run directory."""
-    path = record.directory / "report"
     tables = _shown(scores_table(record), summary_table(record), changes_table(record), events_table(record))
-    return page.write(path, f"Run {record.name}", body(record), tables)
+    return page.write(record.directory / "report", title(record), body(record), tables)
+
+
+def title(record: RunRecord) -> str:
+    return f"Run {record.name}"
 
 
 def is_fresh(record: RunRecord) -> bool:
@@ -46,9 +50,8 @@ def body(record: RunRecord) -> str:
 
 
 def state(record: RunRecord) -> str:
-    timed = [line for line in record.lines if is_number(line.get("step_seconds"))]
-    seconds = sum(line["steps"] * line["step_seconds"] for line in timed)
-    progress = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {clock(seconds)} of steps"
+    seconds = clock(record.clock()[-1][1])
+    progress = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {seconds} of steps"
     return f"{progress}: {record.reason}" if record.reason else progress
 
 
@@ -56,66 +59,88 @@ def state(record: RunRecord) -> str:
 
 
 def loss_charts(record: RunRecord) -> list[str]:
-    training, held_out = record.curve("nll"), record.curve("held_out_loss")
-    charts = []
-    if training or held_out:
-        series, caption = _training(training, "training", record)
-        if held_out:
-            series.append(Series("held out", *_columns(held_out)))
-        entropy = record.result.get("unigram_entropy")
-        known = f" The best possible loss of a model without context is {entropy:.3f}." if is_number(entropy) else ""
-        charts.append(_chart(series, "Negative log-likelihood", "nats per target token", caption + known))
-    series, caption = _training(record.curve("accuracy"), "training", record)
-    if held := record.curve("held_out_accuracy"):
-        series.append(Series("held out", *_columns(held)))
-    charts.append(_chart(series, "Accuracy of the next token", "share of target tokens", caption))
-    charts += [
-        _chart([Series(name, *_columns(record.curve(name)))], name, "score, 0 to 100")
-        for name in record.config.scores
-        if name not in TEACHER_FORCED and record.curve(name)
+    entropy = record.result.get("unigram_entropy")
+    known = f"The best possible loss of a model without context is {entropy:.3f}." if is_number(entropy) else ""
+    scores = [name for name in record.config.scores if name not in TEACHER_FORCED]
+    return [
+        _chart(
+            record, _both(record, "nll", "held_out_loss"), "Negative log-likelihood", "nats per target token", known
+        ),
+        _chart(
+            record,
+            _both(record, "accuracy", "held_out_accuracy"),
+            "Accuracy of the next token",
+            "share of target tokens",
+        ),
+        *(_chart(record, [LivingCurve(name, record.curve(name))], name, "score, 0 to 100") for name in scores),
     ]
-    return charts
 
 
 def health_charts(record: RunRecord) -> list[str]:
-    rate, caption = _training(record.curve("tokens_per_second"), "tokens per second", record)
     waits = {line["step"]: line["step_seconds"] for line in record.lines if is_number(line.get("step_seconds"))}
     wait = [(step, seconds / waits[step]) for step, seconds in record.curve("data_wait_seconds") if waits.get(step)]
-    norm, smoothing = _training(record.curve("gradient_norm"), "gradient norm", record)
+    rate = LivingCurve("tokens per second", record.curve("tokens_per_second"), smooth=True)
+    norm = LivingCurve("gradient norm", record.curve("gradient_norm"), smooth=True)
+    parameters = LivingCurve("parameters", record.curve("parameter_norm"))
+    learning_rate = LivingCurve("learning rate", record.curve("learning_rate"))
     return [
-        _chart(rate, "Throughput", "tokens per second, with padding", caption),
-        _chart(_plain(record.curve("mfu"), "MFU"), "Model FLOPs utilisation", "share of the peak"),
-        _chart(_plain(wait, "waiting"), "Waiting for data", "share of a step's time"),
-        _chart(norm, "Gradient norm, before clipping", "global norm", smoothing, log_y=True),
-        _chart(_plain(record.curve("parameter_norm"), "parameters"), "Norm of the parameters", "global norm"),
-        _chart(_plain(record.curve("learning_rate"), "learning rate"), "Learning rate", "learning rate"),
+        _chart(record, [rate], "Throughput", "tokens per second, with padding"),
+        _chart(record, [LivingCurve("MFU", record.curve("mfu"))], "Model FLOPs utilisation", "share of the peak"),
+        _chart(record, [LivingCurve("waiting", wait)], "Waiting for data", "share of a step's time"),
+        _chart(record, [norm], "Gradient norm, before clipping", "global norm", log_y=True),
+        _chart(record, [parameters], "Norm of the parameters", "global norm"),
+        _chart(record, [learning_rate], "Learning rate", "learning rate"),
     ]
 
 
-def _training(points: Points, label: str, record: RunRecord) -> tuple[list[Series], str]:
-    """Return the curve as a pale line with its smoothed line, and a caption that describes the smoothing."""
-    if not points:
-        return [], ""
-    smooth, window = smoothed(points)
-    steps = round(window * (points[-1][0] - points[0][0]) / max(1, len(points) - 1))
-    named = Series(label, *_columns(thinned(smooth)))
+def _both(record: RunRecord, training: str, held_out: str) -> list[LivingCurve]:
+    return [
+        LivingCurve("training", record.curve(training), smooth=True),
+        LivingCurve("held out", record.curve(held_out)),
+    ]
+
+
+def _chart(
+    record: RunRecord,
+    curves_of: Sequence[LivingCurve],
+    title: str,
+    y_label: str,
+    caption: str = "",
+    log_y: bool = False,
+) -> str:
+    """Make a figure of the curves that have points, with a picture of them against the step."""
+    known = [curve for curve in curves_of if curve.points]
+    if not known:
+        return ""
+    series, smoothing = list[Series](), ""
+    for curve in known:
+        drawn, note = _series(curve)
+        series, smoothing = series + drawn, smoothing or note
+    log_y = log_y and all(value > 0 for one in series for value in one.y)
+    svg = curves(series, title=title, x_label="step", y_label=y_label, logarithmic=(False, log_y))
+    ends = "; ".join(f"{one.label} ends at {one.y[-1]:.4g}" for one in series if not one.pale)
+    alternative = f"{title} against the step: {ends}."
+    costs, clock_of = (record.tokens_per_step, record.flops_per_step), record.clock()
+    placed = [curve._replace(scales=costs, clock=clock_of) for curve in known]
+    data = living(placed, title=title, y_label=y_label, logarithmic=(False, log_y))
+    return page.living(page.picture(svg, alternative, smoothing), data, title, alternative, caption)
+
+
+def _series(curve: LivingCurve) -> tuple[list[Series], str]:
+    """Return what a picture shows of a curve, and a caption.
+
+    A curve that may be smoothed is a pale line with its smoothed line, and the caption describes the smoothing.
+    """
+    smooth, window = smoothed(curve.points) if curve.smooth else (curve.points, 1)
+    named = Series(curve.name, *_columns(thinned(smooth)))
     if window == 1:
         return [named], ""
-    caption = f"Training: running mean over {window} lines of metrics, {steps:,} steps; the pale line is not smoothed."
-    return [Series(label, *_columns(thinned(points)), pale=True), named], caption
-
-
-def _plain(points: Points, label: str) -> list[Series]:
-    return [Series(label, *_columns(thinned(points)))] if points else []
-
-
-def _chart(series: Sequence[Series], title: str, y_label: str, caption: str = "", log_y: bool = False) -> str:
-    if not any(one.x for one in series):
-        return ""
-    log_y = log_y and all(value > 0 for one in series for value in one.y)
-    drawn = curves(series, title=title, x_label="step", y_label=y_label, logarithmic=(False, log_y))
-    ends = "; ".join(f"{one.label} ends at {one.y[-1]:.4g}" for one in series if not one.pale)
-    return page.chart(drawn, f"{title} against the step: {ends}.", caption)
+    steps = round(window * (curve.points[-1][0] - curve.points[0][0]) / max(1, len(curve.points) - 1))
+    caption = (
+        f"{curve.name.capitalize()}: running mean over {window} lines of metrics, {steps:,} steps; the pale line is not"
+        " smoothed."
+    )
+    return [Series(curve.name, *_columns(thinned(curve.points)), pale=True), named], caption
 
 
 def _columns(points: Points) -> tuple[list[Number], list[Number]]:

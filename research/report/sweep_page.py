@@ -5,27 +5,41 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import kendalltau
-
 from research.config import TEACHER_FORCED, parse_json, require
 from research.report import page, run_page
+from research.report.chart import LivingCurve, living
 from research.report.comparison import (
     NOT_COMPARABLE,
     Group,
     Leaf,
     compared,
-    field_columns,
     is_comparable,
+    judged,
     lower_is_better,
     runs_table,
     scores_table,
+    short_fields,
 )
-from research.report.plot import SMOOTHED, Number, Points, Series, curves, dots, smoothed, thinned
+from research.report.plot import (
+    MOST_NAMED,
+    MOST_POINTS,
+    SMOOTHED,
+    Number,
+    Points,
+    Series,
+    curves,
+    dots,
+    smoothed,
+    thinned,
+)
+from research.report.published import published_table
 from research.report.record import RunRecord, is_number
-from research.report.table import Cell, Table
+from research.report.table import Table
 from research.storage.console import amount_of
 from research.storage.progress import Progress
 
+NOTHING = "{} has no started run: there is nothing to report yet."
+MOST_DRAWN = 20_000  # points of a picture
 AXES: tuple[tuple[str, Callable[[RunRecord], int]], ...] = (
     ("steps", lambda record: 1),
     ("tokens", lambda record: record.tokens_per_step),
@@ -53,16 +67,28 @@ def write(
     path: Path, title: str, runs: Sequence[Path], waiting: Sequence[str] = (), published: Sequence[dict[str, Any]] = ()
 ) -> Path:
     """Write PATH.html, .md, .csv and .tex, and outdated pages of single runs. Raises ConfigError without runs."""
-    require(len(runs) > 0, f"{path.parent} has no started run: there is nothing to report yet.")
+    require(len(runs) > 0, NOTHING.format(path.parent))
     groups = compared(runs)
     stale = [record for group in groups for record in group.records if not run_page.is_fresh(record)]
     with Progress("Pages of runs", len(stale), "runs") as progress:
         for record in stale:
             run_page.write(record)
             progress.advance()
-    tables = [scores_table(groups), *(published_table(table, groups) for table in published)]
-    tables = [*(table for table in tables if table.rows), runs_table(groups, path.parent)]
+    tables = _tables(groups, published, path.parent)
     return page.write(path, title, body(groups, tables, waiting), tables)
+
+
+def current(sweep: Path) -> str:
+    """Return the content of a sweep's page, and write nothing. Raises ConfigError without runs."""
+    runs, waiting, published = runs_of(sweep)
+    require(len(runs) > 0, NOTHING.format(sweep))
+    groups = compared(runs)
+    return body(groups, _tables(groups, published, sweep), waiting)
+
+
+def _tables(groups: Sequence[Group], published: Sequence[dict[str, Any]], beside: Path) -> list[Table]:
+    tables = [scores_table(groups), *(published_table(table, groups) for table in published)]
+    return [*(table for table in tables if table.rows), runs_table(groups, beside)]
 
 
 def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str]) -> str:
@@ -79,7 +105,7 @@ def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str
             page.section(
                 "Curves",
                 *[page.paragraph(NOT_COMPARABLE, "note")] * unlike_targets,
-                page.charts(*curve_switches(groups)),
+                page.charts(*curve_charts(groups)),
             ),
             page.section("Published", *tables[1:-1]),
             page.section("Every run", tables[-1]),
@@ -88,12 +114,6 @@ def body(groups: Sequence[Group], tables: Sequence[Table], waiting: Sequence[str
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
-
-
-def judged(groups: Sequence[Group]) -> list[str]:
-    """Return the scores to plot: the metrics for the best checkpoint, and the held-out loss."""
-    best = [group.records[0].config.evaluation.best for group in groups]
-    return list(dict.fromkeys([*best, TEACHER_FORCED[0]]))
 
 
 def score_charts(groups: Sequence[Group]) -> list[str]:
@@ -123,14 +143,13 @@ def dimension_charts(groups: Sequence[Group]) -> list[str]:
             values = [x for line in series for x in line.x]
             wide = min(values) > 0 and max(values) / min(values) >= 20
             short, score_name = name.split(".")[-1].replace("_", " "), score.replace("_", " ")
-            drawn = curves(
-                series, title=f"{score_name} against {short}", x_label=name, y_label=score_name,
-                logarithmic=(wide, False), joined=False,
-            )  # fmt: skip
+            title, log = f"{score_name} against {short}", (wide, False)
+            svg = curves(series, title=title, x_label=name, y_label=score_name, logarithmic=log, joined=False)
             best = "; ".join(f"{line.label}: best at {_best(line, score):g}" for line in series)
-            figures.append(
-                page.chart(drawn, f"{score_name} against {short}. {best}.", "Mean and standard deviation over seeds.")
-            )
+            lines = [LivingCurve(one.label, list(zip(one.x, one.y, strict=True)), spread=one.spread) for one in series]
+            data = living(lines, title=title, x_label=name, y_label=score_name, logarithmic=log)
+            alternative, caption = f"{title}. {best}.", "Mean and standard deviation over seeds."
+            figures.append(page.living(page.picture(svg, alternative), data, title, alternative, caption))
     return figures
 
 
@@ -187,36 +206,71 @@ def _best(line: Series, score: str) -> Number:
 # --- Curves -----------------------------------------------------------------------------------------------------------
 
 
-def curve_switches(groups: Sequence[Group]) -> list[str]:
-    """Plot each curve against steps, tokens or FLOPs, as the reader chooses."""
+def curve_charts(groups: Sequence[Group]) -> list[str]:
+    """Plot each curve; print and readers without scripts see pictures of it against steps, tokens and FLOPs."""
     names = [("nll", "training nll"), (TEACHER_FORCED[0], "held-out loss")]
     names += [(score, score.replace("_", " ")) for score in judged(groups) if score != TEACHER_FORCED[0]]
-    switches = []
+    charts = []
     for name, label in names:
-        panels = [(axis, _overlaid(groups, name, label, axis, scale)) for axis, scale in AXES]
+        means = {group.label: mean_curve([one.curve(name) for one in group.done or group.records]) for group in groups}
+        panels = [(axis, _overlaid(groups, means, name, label, axis, scale)) for axis, scale in AXES]
         if panels[0][1]:
-            switches.append(page.switch(f"axis-{name}", f"{label} against", panels))
-    return switches
+            data = living(_curves(groups, means, name), title=label, y_label=label, settled=True)
+            pictures = page.switch(f"axis-{name}", f"{label} against", panels)
+            caption = "The y axis covers the last nine tenths of the curves."
+            charts.append(
+                page.living(pictures, data, label, f"{label} of {amount_of(len(means), 'variant')}.", caption)
+            )
+    return charts
 
 
-def _overlaid(groups: Sequence[Group], name: str, label: str, axis: str, scale: Callable[[RunRecord], int]) -> str:
+def _curves(groups: Sequence[Group], means: Mapping[str, Points], name: str) -> list[LivingCurve]:
+    """Return the mean of each group and, where any has several seeds, every run."""
+    short, smooth = short_fields(groups), name == "nll"  # evaluations are few
+    curves_of, several = [], any(len(group.records) > 1 for group in groups)
+    for group in groups:
+        fields = {short[field]: str(leaf) for field, leaf in group.fields.items()}
+        runs = group.done or group.records
+        costs = (group.records[0].tokens_per_step, group.records[0].flops_per_step)
+        common = LivingCurve("", (), group.label, smooth, fields, costs)
+        of_all = f"{group.label}, mean of {amount_of(len(runs), 'seed')}" if len(runs) > 1 else group.label
+        clock = mean_curve([run.clock() for run in runs])
+        mean = common._replace(name=of_all, points=means[group.label], clock=clock, each=False if several else None)
+        curves_of.append(mean)
+        for run in group.records if several else ():
+            seeded = fields | {"seed": str(run.config.seed)}
+            points, clock = run.curve(name), run.clock()
+            curves_of.append(common._replace(name=run.name, points=points, fields=seeded, clock=clock, each=True))
+    return curves_of
+
+
+def _overlaid(
+    groups: Sequence[Group],
+    means: Mapping[str, Points],
+    name: str,
+    label: str,
+    axis: str,
+    scale: Callable[[RunRecord], int],
+) -> str:
     series, windows = [], set()
+    most = max(50, min(MOST_POINTS, MOST_DRAWN // len(groups)))
     for group in groups:
         share = SMOOTHED if name == "nll" else 0.0  # evaluations are few
-        points, window = smoothed(mean_curve([record.curve(name) for record in group.done or group.records]), share)
+        points, window = smoothed(means[group.label], share)
         if points:
             windows.add(window)
             factor = scale(group.records[0])
-            shown = thinned(points)
+            shown = thinned(points, most)
             series.append(Series(group.label, [step * factor for step, _ in shown], [value for _, value in shown]))
     if not series:
         return ""
     window = max(windows)
     caption = "Mean over seeds" + (f", running mean over {window} lines of metrics." if window > 1 else ".")
-    caption += " The y axis covers the last nine tenths of the curves."
     drawn = curves(series, title=f"{label} against {axis}", x_label=axis, y_label=label, settled=True)
-    ends = "; ".join(f"{one.label} ends at {one.y[-1]:.4g}" for one in series)
-    return page.chart(drawn, f"{label} against {axis}: {ends}.", caption)
+    ends = "; ".join(f"{one.label} ends at {one.y[-1]:.4g}" for one in series[:MOST_NAMED])
+    if len(series) > MOST_NAMED:
+        caption, ends = f"{caption} {len(series)} curves, without a legend.", f"{ends}; and so on"
+    return page.picture(drawn, f"{label} against {axis}: {ends}.", caption)
 
 
 def mean_curve(curves_of_seeds: Sequence[Points]) -> Points:
@@ -226,55 +280,3 @@ def mean_curve(curves_of_seeds: Sequence[Points]) -> Points:
         return []
     shared = set(started[0]).intersection(*started[1:])
     return [(step, statistics.mean(points[step] for points in started)) for step in sorted(shared)]
-
-
-# --- A paper's numbers ------------------------------------------------------------------------------------------------
-
-
-def published_table(published: Mapping[str, Any], groups: Sequence[Group]) -> Table:
-    """Make a table of the paper's rows beside the means of the matching groups, with the agreement of their orders."""
-    score, names = judged(groups)[0], [str(name) for name in published["scores"]]
-    group_of = {str(record.directory): group for group in groups for record in group.records}
-    rows = [
-        (group, row["values"])
-        for row in published["rows"]
-        for group in groups
-        if any(group_of.get(name) is group for name in row["variants"])
-    ]
-    means = [statistics.mean(values) if (values := group.values(score)) else None for group, _ in rows]
-    columns = field_columns(groups)
-    fields = {group.label: cells for group, cells in zip(groups, columns.values_by_group, strict=True)}
-    shown = [
-        [*fields[group.label], *map(_value, (mean, *theirs))] for (group, theirs), mean in zip(rows, means, strict=True)
-    ]
-    header = (*columns.names, f"{score.replace('_', ' ')}, here", *names)
-    lower = [name in published.get("lower_is_better", ()) for name in names]
-    note = NOT_COMPARABLE
-    if is_comparable(groups, score):
-        note = agreement(names, lower, lower_is_better(score), means, [theirs for _, theirs in rows])
-    return Table(str(published["source"]), header, shown, note)
-
-
-def _value(value: Number | None) -> Cell:
-    return Cell("-", raw="") if value is None else Cell(f"{value:.4g}", raw=repr(value))
-
-
-def agreement(
-    names: Sequence[str],
-    lower: Sequence[bool],
-    ours_lower: bool,
-    ours: Sequence[Number | None],
-    theirs: Sequence[Sequence[Number | None]],
-) -> str:
-    """Report Kendall's tau between the order here and each published column: 1 equal, -1 reversed, 0 unrelated."""
-    taus = []
-    for column, (name, is_lower) in enumerate(zip(names, lower, strict=True)):
-        sign = 1 if is_lower == ours_lower else -1
-        pairs = [
-            (sign * mine, paper)
-            for mine, row in zip(ours, theirs, strict=True)
-            if mine is not None and (paper := row[column]) is not None
-        ]
-        if len(pairs) > 2:
-            taus.append(f"{name} {kendalltau(*zip(*pairs, strict=True)).statistic:.2f}")
-    return f"Kendall's tau of the order here with each published column: {', '.join(taus)}." if taus else ""

@@ -37,7 +37,8 @@ class Table(NamedTuple):
         numeric = [all(row[column].is_number for row in self.rows) for column in range(len(self.header))]
         kinds = [" class=number" if is_number else "" for is_number in numeric]
         head = "".join(
-            f"<th scope=col{kind}>{html.escape(name)}</th>" for name, kind in zip(self.header, kinds, strict=True)
+            f"<th scope=col{kind}>{html.escape(name)}</th>" if name else "<td></td>"
+            for name, kind in zip(self.header, kinds, strict=True)
         )
         body = "".join(
             "<tr>" + "".join(_html(cell, kind) for cell, kind in zip(row, kinds, strict=True)) + "</tr>\n"

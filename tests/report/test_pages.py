@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_directories import experiment, made
@@ -17,7 +18,7 @@ from scripts import report
 
 
 class Checked(html.parser.HTMLParser):
-    """Every element is closed, every id once, every picture described, and nothing is fetched."""
+    """Every element is closed, every id once, every picture described, nothing is fetched, and only our scripts run."""
 
     EMPTY = ("meta", "img", "input", "br", "link")
 
@@ -25,13 +26,26 @@ class Checked(html.parser.HTMLParser):
         super().__init__()
         self.open, self.ids, self.alternatives = list[str](), list[str](), list[str]()
         self.classes = list[str | None]()  # of the open elements
+        self.scripts, self.data = list[str](), list[dict[str, Any]]()
+        self.policy = ""
         self.feed(text)
         assert self.open == []
+        assert self.scripts == list(page.SCRIPTS) * bool(self.data)
+        directives = dict(one.split(" ", 1) for one in self.policy.split("; "))
+        assert directives.pop("default-src") == "'none'"
+        assert directives.pop("script-src", "").split() == [page._hash(script) for script in self.scripts]
+        assert directives.pop("style-src") == page._hash(page.ALL_STYLE)
+        assert directives == {"img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
         assert len(self.ids) == len(set(self.ids))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
-        assert tag not in ("script", "link", "iframe", "object")
+        assert tag not in ("link", "iframe", "object")
+        assert not [name for name in found if name.startswith("on") or name == "style"]
+        if found.get("http-equiv") == "Content-Security-Policy":
+            self.policy = found["content"] or ""
+        self.is_data = found == {"type": "application/json"}
+        assert tag != "script" or self.is_data or not found
         for name in ("src", "href"):
             address = found.get(name) or ""
             assert not re.match(r"\w+:", address) or address.startswith("data:image/svg+xml;base64,")
@@ -43,6 +57,13 @@ class Checked(html.parser.HTMLParser):
         if tag not in self.EMPTY:
             self.open.append(tag)
             self.classes.append(found.get("class"))
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            if self.is_data:
+                self.data.append(json.loads(data))
+            else:
+                self.scripts.append(data)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag

@@ -105,6 +105,7 @@ def test_a_file_of_one_s_own_is_trained_evaluated_and_reported(run) -> None:
     run("kintsugi", "report", "runs/a")
     page = (directory / "report.html").read_text()
     assert f"pip install {start['commit'].replace(' ', '==')}" in page
+    assert "leeoniya/uPlot" in page  # files of the package that are no modules
     assert run("kintsugi", "generate", "runs/a", "a line", "--generation.max_length", "3").stdout.count("\n") == 1
     refused = run("kintsugi", "train", "my_experiment.py", "--run_dir", "runs/a", "--config.seed=9", code=2)
     assert refused.stderr.startswith("error: runs/a holds another experiment: seed was 0 and is now 9.")
