@@ -46,9 +46,7 @@ def body(record: RunRecord) -> str:
 
 
 def state(record: RunRecord) -> str:
-    timed = [line for line in record.lines if is_number(line.get("step_seconds"))]
-    seconds = sum(line["steps"] * line["step_seconds"] for line in timed)
-    progress = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {clock(seconds)} of steps"
+    progress = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {clock(record.seconds)} of steps"
     return f"{progress}: {record.reason}" if record.reason else progress
 
 
