@@ -39,6 +39,7 @@ td { max-width: 34rem; overflow-wrap: break-word; }
   align-items: start; }
 figure { margin: 0; } img { width: 100%; max-width: 36rem; height: auto; display: block; }
 pre { background: #f6f6f6; padding: .75rem; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+ins { background: #d9f2de; text-decoration: underline; } del { background: #fbe4e4; text-decoration: line-through; }
 summary { cursor: pointer; padding: .4rem 0; }
 .switch > input { margin: 0 .3rem 0 0; } .switch > label { margin-right: 1rem; }
 .switch > .panel { display: none; }
@@ -52,12 +53,13 @@ summary { cursor: pointer; padding: .4rem 0; }
 """
 
 
-def document(title: str, body: str) -> str:
+def document(title: str, body: str, style: str = "") -> str:
+    """Make the page; `style` is added to that of all pages."""
     name = html.escape(title)
     return (
         f'<!doctype html>\n{MARKER}\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title>'
-        f"<style>{STYLE}</style></head>\n<body><main>\n<h1>{name}</h1>\n{body}</main></body></html>\n"
+        f"<style>{STYLE}{style}</style></head>\n<body><main>\n<h1>{name}</h1>\n{body}</main></body></html>\n"
     )
 
 
@@ -105,7 +107,7 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p{f' class={kind}' if kind else ''}>{html.escape(text)}</p>\n"
 
 
-def write(path: Path, title: str, body: str, tables: Sequence[Table]) -> Path:
+def write(path: Path, title: str, body: str, tables: Sequence[Table], style: str = "") -> Path:
     """Write the page to PATH.html and its tables to PATH.md, PATH.tex and PATH.csv; the last has only the first table.
 
     Raises ConfigError if one of these files exists and was not written by this function. Existing files count as
@@ -117,7 +119,7 @@ def write(path: Path, title: str, body: str, tables: Sequence[Table]) -> Path:
     existing = [one for one in (page, markdown, latex, table) if one.exists()]
     named = ", ".join(map(str, existing))
     require(ours or not existing, f"Refusing to overwrite {named}, not written as a report: give another --out.")
-    write_text(page, visible(document(title, body)))
+    write_text(page, visible(document(title, body, style)))
     write_text(markdown, visible(f"# {as_markdown(title)}\n\n" + "\n".join(table.markdown() for table in tables)))
     write_text(latex, visible("\n".join(table.latex() for table in tables)))
     write_text(table, visible(tables[0].csv() if tables else ""))
