@@ -54,7 +54,7 @@ class RunRecord(NamedTuple):
     def seconds(self) -> float:
         """The time of the steps, without evaluations and saves."""
         timed = [line for line in self.lines if is_number(line.get("step_seconds"))]
-        return sum(line["steps"] * line["step_seconds"] for line in timed)
+        return sum((line["steps"] * line["step_seconds"] for line in timed), 0.0)
 
     @property
     def flops_per_step(self) -> int:
