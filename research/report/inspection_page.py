@@ -28,8 +28,9 @@ NAMES: dict[AttentionPart, str] = {
     "cross": "the decoder, targets to inputs",
 }
 STYLE = """
-.tokens { line-height: 2; overflow-wrap: anywhere; }
-.tokens > span { border: 1px solid #bbb; border-radius: 3px; padding: 0 .15rem; margin: 0 .1rem 0 0; }
+.tokens { overflow-wrap: anywhere; }
+.tokens > span { display: inline-block; max-width: 100%; border: 1px solid #bbb; border-radius: 3px;
+  padding: 0 .15rem; margin: 0 .1rem .1rem 0; }
 .tokens > .sentinel { border: 2px solid #D55E00; font-weight: 700; } .tokens > .special { border-style: dashed; }
 .panel { position: relative; } .panel > .choice { position: absolute; opacity: 0; }
 .heads { display: grid; gap: 3px; overflow-x: auto; align-items: center; padding: 4px 0; font-size: .75rem; }

@@ -10,6 +10,7 @@ from typing import Any
 from research.report import page
 from research.report.record import RunRecord
 from research.report.table import Cell, Table
+from research.storage.console import amount_of
 
 MOST_EVALUATIONS = 40  # of a sample: the first, the last, and some between
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+|\s+|.", re.S)  # a letter of Japanese and Chinese is a word
@@ -47,7 +48,8 @@ def table(outputs: Sequence[tuple[int, dict[str, Any]]], number: int, left_out: 
         steps = [step for step, _ in group]
         rows.append([Cell(f"step {steps[0]:,}"), Cell(text, markup=changes(text if before is None else before, text))])
         if len(steps) > 1:
-            rows.append([Cell(f"to step {steps[-1]:,}"), Cell(f"unchanged in {len(steps) - 1} more")])
+            more = amount_of(len(steps) - 1, "more evaluation")
+            rows.append([Cell(f"to step {steps[-1]:,}"), Cell(f"unchanged in {more}")])
         before = text
     differs = len({row[1].text for row in rows if row[0].text.startswith("step ")}) > 1
     note = (NOTE * differs + left_out).strip()

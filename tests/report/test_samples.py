@@ -60,7 +60,7 @@ def test_evaluations_that_change_nothing_are_one_row(tmp_path: Path) -> None:
         ("input", "a [] b"),
         ("original", "a x b"),
         ("step 10", "a [&lt;i&gt;] b"),
-        ("to step 30", "unchanged in 2 more"),
+        ("to step 30", "unchanged in 2 more evaluations"),
         ("step 40", "a [<del>&lt;i&gt;</del><ins>x</ins>] b"),
         ("step 50", "a [<del>x</del><ins>&lt;i&gt;</ins>] b"),
     ]
