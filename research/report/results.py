@@ -34,7 +34,7 @@ def results(*directories: str | os.PathLike[str]) -> Any:
     for group in groups:
         parameters = flops.parameter_count(abstract_params(group.records[0].config.model))
         for record in group.records:
-            known = {"run": names[record.directory], "variant": group.label, "seed": record.config.seed}
+            known: dict[str, Any] = {"run": names[record.directory], "variant": group.label, "seed": record.config.seed}
             known |= {name: group.fields.get(name) for name in fields} | record.scores()
             known |= {"state": record.status, "reason": record.reason, "step": record.step}
             known |= {"steps": record.config.steps, "parameters": parameters, **_costs(record, record.step)}
