@@ -130,6 +130,7 @@ def options_of(**given: object) -> SimpleNamespace:
     return SimpleNamespace(**(defaults | given))
 
 
+@pytest.mark.slow
 def test_an_example_of_a_run_is_its_held_out_row(elsewhere: Path, tiny_run: Path, capsys) -> None:
     assert inspect.main([str(tiny_run), "--example", "11", "--out", "page", "--alternatives", "2"]) == 0
     assert capsys.readouterr().out.endswith("page.html\n")
