@@ -122,6 +122,8 @@ from .data.tasks.text_to_text import TextToText as TextToText
 from .data.tasks.text_to_text import Translation as Translation
 from .data.tokenizer.base import Tokenizer as Tokenizer
 from .decode.loaded_model import load as load
+from .report.results import curves as curves
+from .report.results import results as results
 from .score.answers import Accuracy as Accuracy
 from .score.answers import SQuAD as SQuAD
 from .score.bleu import BLEU as BLEU

@@ -1,4 +1,4 @@
-"""What pages show of Python runs as it is shown: docs/python.md, the notebook, and the API pages."""
+"""What pages show of Python runs as it is shown: docs/python.md, the notebooks, and the API pages."""
 
 import importlib.util
 import json
@@ -32,27 +32,59 @@ def test_the_page_on_python_can_be_typed(elsewhere, tiny_run):
     assert (elsewhere / "my_model" / "config.json").is_file()
 
 
-def cells() -> list[dict]:
-    return json.loads((DOCS / "notebook.ipynb").read_text())["cells"]
+def notebook(name: str) -> dict:
+    return json.loads((DOCS / name).read_text())
 
 
-def test_the_notebook_is_short_and_has_no_outputs():
-    content = json.loads((DOCS / "notebook.ipynb").read_text())
-    assert (content["nbformat"], len(cells())) == (4, 10)
-    assert len({cell["id"] for cell in cells()}) == 10
-    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells() if "outputs" in cell)
+@pytest.mark.parametrize("name", ["notebook.ipynb", "sweeps.ipynb"])
+def test_a_notebook_is_short_and_has_no_outputs(name):
+    content = notebook(name)
+    cells = content["cells"]
+    assert (content["nbformat"], len(cells)) == (4, 10)
+    assert len({cell["id"] for cell in cells}) == 10
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if "outputs" in cell)
+
+
+def run(name: str) -> dict:
+    """Run a notebook's code in the working directory; return its names."""
+    names: dict = {}
+    for cell in notebook(name)["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    return names
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(elsewhere, monkeypatch):
+def test_the_notebook_of_a_model_runs(elsewhere, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    names: dict = {}
-    for cell in cells():
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    names = run("notebook.ipynb")
     assert len(names["losses"]) == 50
     assert names["losses"][-1] < names["losses"][0] / 2
     assert names["after"] != names["before"]
+
+
+CHECKS = """
+assert table["state"].tolist() == ["done"] * 6
+assert table["seed"].tolist() == [0, 1, 2] * 2
+assert table["test chrf"].notna().sum() == 2
+assert losses.columns.tolist() == [better, other]
+assert sorted(losses.stack()) == sorted(table["held_out_loss"])
+assert 0 < paired.pvalue < 1
+assert len(points) == 6 * 6
+(measure,) = compared[FILES["test"]].values()
+assert measure.score == table[table["directory"] == pair[0]]["test chrf"].item()
+print("checked")
+"""
+
+
+@pytest.mark.slow
+def test_the_notebook_of_a_sweep_runs(elsewhere):
+    """In a process of its own, on one device: it trains six times."""
+    code = ["".join(cell["source"]) for cell in notebook("sweeps.ipynb")["cells"] if cell["cell_type"] == "code"]
+    (elsewhere / "notebook.py").write_text("\n".join([*code, CHECKS]))
+    environment = os.environ | {"MPLBACKEND": "Agg", "XLA_FLAGS": "", "PYTHONPATH": str(DOCS.parent)}
+    ran = subprocess.run([sys.executable, "notebook.py"], env=environment, capture_output=True, text=True)
+    assert ran.stdout.endswith("checked\n"), ran.stderr[-3000:]
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ td { max-width: 34rem; overflow-wrap: break-word; }
   align-items: start; }
 figure { margin: 0; } img { width: 100%; max-width: 36rem; height: auto; display: block; }
 pre { background: #f6f6f6; padding: .75rem; font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+ins { background: #d9f2de; text-decoration: underline; } del { background: #fbe4e4; text-decoration: line-through; }
 summary { cursor: pointer; padding: .4rem 0; }
 .switch > input { margin: 0 .3rem 0 0; } .switch > label { margin-right: 1rem; }
 .switch > .panel { display: none; }
@@ -60,19 +61,19 @@ ALL_STYLE = STYLE + (HERE / "uplot/uPlot.min.css").read_text() + (HERE / "charts
 LIVING = "<figure class=living "
 
 
-def document(title: str, body: str, every: int | None = None) -> str:
-    """Make the page. A served one asks its server again after `every` seconds."""
-    name = html.escape(visible(title))
+def document(title: str, body: str, every: int | None = None, style: str = "") -> str:
+    """Make the page, with `style` after that of all pages. A served one asks its server again after `every` seconds."""
+    name, style = html.escape(visible(title)), ALL_STYLE + style
     scripts = SCRIPTS if every or LIVING in body else ()
     live = "" if every is None else f" data-every={every}"
-    policy = f"default-src 'none'; img-src data:; style-src {_hash(ALL_STYLE)}; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
     policy += f"; script-src {' '.join(map(_hash, scripts))}" * bool(scripts)
     policy += "; connect-src 'self'" * (every is not None)
     return (
         f'<!doctype html>\n{MARKER}\n<html lang="en"{live}><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title>'
-        f"<style>{ALL_STYLE}</style></head>\n<body><main>\n<h1>{name}</h1>\n{visible(body)}</main>\n"
+        f"<style>{style}</style></head>\n<body><main>\n<h1>{name}</h1>\n{visible(body)}</main>\n"
         + "".join(f"<script>{script}</script>\n" for script in scripts)
         + "</body></html>\n"
     )
@@ -140,7 +141,7 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p{f' class={kind}' if kind else ''}>{html.escape(text)}</p>\n"
 
 
-def write(path: Path, title: str, body: str, tables: Sequence[Table]) -> Path:
+def write(path: Path, title: str, body: str, tables: Sequence[Table], style: str = "") -> Path:
     """Write the page to PATH.html and its tables to PATH.md, PATH.tex and PATH.csv; the last has only the first table.
 
     Raises ConfigError if one of these files exists and was not written by this function. Existing files count as
@@ -152,7 +153,7 @@ def write(path: Path, title: str, body: str, tables: Sequence[Table]) -> Path:
     existing = [one for one in (page, markdown, latex, table) if one.exists()]
     named = ", ".join(map(str, existing))
     require(ours or not existing, f"Refusing to overwrite {named}, not written as a report: give another --out.")
-    write_text(page, document(title, body))
+    write_text(page, document(title, body, style=style))
     write_text(markdown, visible(f"# {as_markdown(title)}\n\n" + "\n".join(table.markdown() for table in tables)))
     write_text(latex, visible("\n".join(table.latex() for table in tables)))
     write_text(table, visible(tables[0].csv() if tables else ""))

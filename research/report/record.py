@@ -51,6 +51,12 @@ class RunRecord(NamedTuple):
         return str(self.result.get("reason", "")) if self.status not in ("done", "running", "interrupted") else ""
 
     @property
+    def seconds(self) -> float:
+        """The time of the steps, without evaluations and saves."""
+        timed = [line for line in self.lines if is_number(line.get("step_seconds"))]
+        return sum((line["steps"] * line["step_seconds"] for line in timed), 0.0)
+
+    @property
     def flops_per_step(self) -> int:
         return flops.flops_per_step(self.config, *row_lengths(self.config))
 

@@ -10,10 +10,9 @@ from research.report import page
 from research.report.chart import LivingCurve, living
 from research.report.plot import Number, Points, Series, curves, smoothed, thinned
 from research.report.record import RunRecord, is_number
+from research.report.samples import samples
 from research.report.table import Cell, Table
 from research.storage.console import amount_of, clock
-
-SHOWN_STEPS = 6  # evaluations with samples: the first, the last, and some between
 
 
 def write(record: RunRecord) -> Path:
@@ -50,8 +49,7 @@ def body(record: RunRecord) -> str:
 
 
 def state(record: RunRecord) -> str:
-    seconds = clock(record.clock()[-1][1])
-    progress = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {seconds} of steps"
+    progress = f"{record.status}, step {record.step:,} of {record.config.steps:,}, {clock(record.seconds)} of steps"
     return f"{progress}: {record.reason}" if record.reason else progress
 
 
@@ -214,39 +212,7 @@ def _config(record: RunRecord) -> str:
     return page.folded("The whole config", page.preformatted(override.to_json(record.config)))
 
 
-# --- Samples and commands ---------------------------------------------------------------------------------------------
-
-
-def samples(record: RunRecord) -> list[str]:
-    """Show how the outputs for the same held-out examples change, from the first evaluation to the last."""
-    steps = sorted({line["step"] for line in record.samples if isinstance(line.get("step"), int)})
-    if not steps:
-        return []
-    last = len(steps) - 1
-    indices = sorted({round(last * part / (SHOWN_STEPS - 1)) for part in range(SHOWN_STEPS)})
-    chosen = [steps[index] for index in indices]
-    return [
-        page.folded(f"Held-out example {number + 1}{task}", _over_steps(record, chosen, number), opened=number == 0)
-        for number, task in _examples(record, steps[-1])
-    ]
-
-
-def _examples(record: RunRecord, step: int) -> list[tuple[int, str]]:
-    """Number the examples of a step, each with " of TASK" if it has a task."""
-    lines = [line for line in record.samples if line.get("step") == step]
-    return [(number, f" of {line['task']}" if line.get("task") else "") for number, line in enumerate(lines)]
-
-
-def _over_steps(record: RunRecord, steps: Sequence[int], number: int) -> str:
-    by_step = {step: [line for line in record.samples if line.get("step") == step] for step in steps}
-    outputs = {step: lines[number] for step, lines in by_step.items() if number < len(lines)}
-    first = next(iter(outputs.values()))
-    written = "filled" if "filled" in first else "written"
-    rows = [
-        [Cell(name), Cell(str(first[name]))] for name in ("input", "source", "original", "reference") if name in first
-    ]
-    rows += [[Cell(f"step {step:,}"), Cell(str(line.get(written, "")))] for step, line in outputs.items()]
-    return Table(f"Held-out example {number + 1}", ("", "text"), rows).html(caption=False)
+# --- Commands ---------------------------------------------------------------------------------------------------------
 
 
 def repeat(record: RunRecord) -> str:

@@ -20,6 +20,7 @@ class Cell(NamedTuple):
     best: bool = False  # best value of its column
     link: str = ""  # relative, for pages
     raw: str | None = None  # for spreadsheets, if it differs from the text
+    markup: str | None = None  # HTML for pages, if it differs from the text
 
     @property
     def is_number(self) -> bool:
@@ -116,7 +117,7 @@ def _range(table: Table) -> range:
 
 
 def _html(cell: Cell, kind: str) -> str:
-    text = html.escape(cell.text)
+    text = html.escape(cell.text) if cell.markup is None else cell.markup
     if cell.link:
         text = f'<a href="{html.escape(cell.link, quote=True)}">{text}</a>'
     return f"<td{kind}>" + (f"<strong>{text}</strong> <span class=mark>best</span>" if cell.best else text) + "</td>"

@@ -22,6 +22,7 @@ BAD = {
     "evaluate": ["absent", "--config.stesp=3"],
     "generate": ["absent", "text", "--generation.max_length=many"],
     "score": ["absent", "--input=absent", "--generation.max_lenght=3"],
+    "inspect": ["absent", "--exmaple=3"],
     "report": ["absent", "--otu=x"],
     "data": ["experiments/quickstart.py", "--config.stesp=3"],
     "prepare": ["experiments/quickstart.py", "--config.optimizer.peak=3"],

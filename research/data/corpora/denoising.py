@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from research.config import Denoiser, Denoising, TrainedSentencePiece, require
+from research.config import ConfigError, Denoiser, Denoising, TrainedSentencePiece, require
 from research.config.base import digest
 from research.config.parts import expect
 from research.data import mixing
-from research.data.batch import Batch
+from research.data.batch import Batch, with_start_token
 from research.data.corpora.documents import left_out_notes, open_documents
 from research.data.corpora.duplicates import distinct
 from research.data.corpora.overlap import check_disjoint
@@ -68,6 +68,32 @@ def add_prefix(batch: Batch, prefix: Int32[np.ndarray, " p"]) -> Batch:
         positions = np.concatenate([first, positions + np.int32(len(prefix))], axis=1)
     tokens = np.concatenate([before, tokens], axis=1)
     return batch._replace(encoder_input_tokens=tokens, encoder_segment_ids=segments, encoder_positions=positions)
+
+
+def corrupted_text(
+    data: Denoising, tokenizer: Tokenizer, text: str, start_token: int | None, seed: int
+) -> tuple[Batch, int]:
+    """Corrupt a text as one row, by the first denoiser and in the language of the first corpus.
+
+    Return the row and the number of tokens at the end of the text that are left out, as no row has its length.
+
+    Raises:
+        ConfigError: the text is longer than a row of the data, or too short for the objective.
+    """
+    denoiser, language = data.denoisers[0], data.corpora[0].language
+    prefix, ids = np.array(tokenizer.encode(denoiser.prefix), np.int32), tokenizer.encode(text)
+    num_special_tokens, room = sum(map(len, tokenizer.special_tokens(language))), data.input_length - len(prefix)
+    most = lengths_of(denoiser.objective, room, num_special_tokens).raw
+    require(len(ids) <= most, f"The text has {len(ids):,} tokens, and a row has at most {most:,}: give a shorter one.")
+    try:
+        found = (lengths_of(denoiser.objective, length, num_special_tokens) for length in range(room, 0, -1))
+        lengths = next(one for one in found if one.raw <= len(ids))
+    except (ConfigError, StopIteration):
+        raise ConfigError(f"The text has {len(ids):,} tokens, too few for the objective: give a longer one.") from None
+    tokens = np.array([ids[: lengths.raw]], np.uint32)
+    batch = corrupt_block(denoiser.objective, tokens, lengths, tokenizer, np.random.default_rng(seed), language)
+    batch = add_prefix(batch, prefix) if len(prefix) else batch
+    return batch if start_token is None else with_start_token(batch, start_token), len(ids) - lengths.raw
 
 
 def prepare(data: Denoising) -> PreparedData:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -32,10 +33,12 @@ from research import (
 from research.config import ConfigError
 from research.data import mixing
 from research.data.batch import Batch, Shard
+from research.data.corpora.denoising import corrupted_text
 from research.data.corpora.documents import open_documents
 from research.data.corpora.tokens import Recipe
 from research.data.pipeline import Pipeline, prepare
 from research.data.tokenizer import open_tokenizer
+from research.decode.evaluate import replace_sentinels
 
 
 def words(numbers: range) -> str:
@@ -310,3 +313,22 @@ def test_what_is_known_before_is_refused_before_a_corpus_is_looked_for(multiling
         prepare(dataclasses.replace(multilingual, corpora=(nowhere,)), 0, 8)
     with pytest.raises(ConfigError, match=r"needs up to 1\d\d sentinels"):
         prepare(Denoising((PlainText("nowhere"),), Bytes(), ReplaceSpans(0.5)), 0, 8)
+
+
+def test_a_text_of_ones_own_is_corrupted_as_a_row() -> None:
+    tokenizer = open_tokenizer(Bytes())
+    data = Denoising((PlainText("absent"),), Bytes(), input_length=48)
+    text = "def main(arguments: list[str]) -> int:"
+    batch, left_out = corrupted_text(data, tokenizer, text, start_token=7, seed=3)
+    whole = replace_sentinels(batch.encoder_input_tokens[0], batch.decoder_target_tokens[0], tokenizer)
+    spelled = re.sub(r"[\[\]\s]", "", whole)
+    assert spelled == re.sub(r"[\[\]\s]", "", text[: len(text) - left_out])
+    assert whole.count("[") > 1
+    assert left_out <= 1
+    assert batch.decoder_input_tokens[0, 0] == 7
+    again = corrupted_text(data, tokenizer, text, start_token=None, seed=4)[0]
+    assert again.encoder_input_tokens.tolist() != batch.encoder_input_tokens.tolist()
+    with pytest.raises(ConfigError, match=r"The text has 60 tokens, and a row has at most 5\d: give a shorter one"):
+        corrupted_text(data, tokenizer, "x" * 60, None, 0)
+    with pytest.raises(ConfigError, match="The text has 1 tokens, too few for the objective: give a longer one"):
+        corrupted_text(data, tokenizer, "x", None, 0)
