@@ -90,6 +90,7 @@ from .data.batch import Batch as Batch
 from .data.corpora.corpus import TFDS as TFDS
 from .data.corpora.documents import Documents as Documents
 from .data.corpora.documents import DocumentsInMemory as DocumentsInMemory
+from .data.corpora.hugging_face import HFDataset as HFDataset
 from .data.corpora.tables import Parquet as Parquet
 from .data.corpora.text_files import JSONLines as JSONLines
 from .data.corpora.text_files import PlainText as PlainText
@@ -109,6 +110,7 @@ from .data.objective.words import TokenDeletion as TokenDeletion
 from .data.objective.words import TokenMasking as TokenMasking
 from .data.tasks.data_set import TFDSExamples as TFDSExamples
 from .data.tasks.examples import FileExamples as FileExamples
+from .data.tasks.examples import HFDatasetExamples as HFDatasetExamples
 from .data.tasks.examples import JSONExamples as JSONExamples
 from .data.tasks.examples import ParquetExamples as ParquetExamples
 from .data.tasks.examples import SQuADFile as SQuADFile

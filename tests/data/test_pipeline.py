@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from research import (
     Bytes,
     Denoising,
+    HFDataset,
     JSONLines,
     Mixing,
     Parquet,
@@ -131,20 +132,26 @@ def test_hosts_have_disjoint_parts_whose_union_is_the_batch(two: Denoising) -> N
             assert list(itertools.chain(*mine)) == rows_of([batch])
 
 
-@pytest.mark.parametrize("kind", [*compressed.PACK, *tables.ANY])
+@pytest.mark.parametrize("kind", [*compressed.PACK, *tables.ANY, "directory of datasets"])
 def test_every_format_gives_the_rows_of_json_lines_anywhere(
     corpora: tuple[PlainText, JSONLines], tmp_path: Path, kind: str
 ) -> None:
     paths = [Path(corpora[1].train), Path(corpora[1].held_out or "")]
     here = [tmp_path / f"{path.name}.{kind}" for path in paths]
     for path, copy in zip(paths, here, strict=True):
+        lines = path.read_text().splitlines(keepends=True)
         if kind in compressed.PACK:
             copy.write_bytes(compressed.PACK[kind](path.read_bytes()))
-            continue
-        tables.ANY[kind](pa.Table.from_pylist([json.loads(line) for line in path.read_text().splitlines()]), copy)
+        elif kind in tables.ANY:
+            tables.ANY[kind](pa.Table.from_pylist(list(map(json.loads, lines))), copy)
+        else:
+            name, half = "validation" if "held_out" in path.name else "train", len(lines) // 2
+            for number, part in enumerate((lines[:half], lines[half:])):
+                (tmp_path / f"{name}-{number}.jsonl").write_text("".join(part))
+    other = JSONLines if kind in compressed.PACK else Parquet
+    own = other(*map(str, here)) if kind in {*compressed.PACK, *tables.ANY} else HFDataset(str(tmp_path))
     expected, pipeline = (
-        prepare(Denoising((corpus,), Bytes(), input_length=64), 0, 24)
-        for corpus in (corpora[1], (JSONLines if kind in compressed.PACK else Parquet)(*map(str, here)))
+        prepare(Denoising((corpus,), Bytes(), input_length=64), 0, 24) for corpus in (corpora[1], own)
     )
     assert rows_of(list(pipeline.held_out(24))) == rows_of(list(expected.held_out(24)))
     whole = take(expected, 8)

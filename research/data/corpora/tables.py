@@ -12,6 +12,7 @@ from typing import Any, Literal
 from research.config import require
 from research.config.base import digest
 from research.data.corpora.text_files import Span, Storage, TextCorpus, find_files, matching, plain_file, stored_text
+from research.storage.copies import origin_of
 from research.storage.lines import Line, json_line_value, json_objects
 from research.storage.tables import TablePart, table_lines
 
@@ -40,15 +41,19 @@ class Parquet(TextCorpus):
         return repr((FORMAT, self.columns, self.join, self.where, self.empty))
 
     @property
-    def storage(self) -> Storage:
-        return table_storage(TablePart(self.columns, self.where))
+    def part(self) -> TablePart:
+        return TablePart(self.columns, self.where)
 
-    def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-        for line, where, value in json_objects(path, lines, row_name(self.where)):
+    @property
+    def storage(self) -> Storage:
+        return table_storage(self.part)
+
+    def spans(self, name: str, lines: Iterator[Line]) -> Iterator[Span]:
+        for line, where, value in json_objects(name, lines, row_name(self.where)):
             absent = [column for column, text in value.items() if text is None]
             if absent:
                 what = f'{where} has no text in its column "{absent[0]}"'
-                require(self.empty == "skip", f'{what}: give Parquet empty="skip" to leave such rows out.')
+                require(self.empty == "skip", f'{what}: give the corpus empty="skip" to leave such rows out.')
                 yield Span(line.start, line.start, "")
             elif text := self._text(value, where):
                 yield Span(line.start, line.stop, text)
@@ -69,7 +74,7 @@ def table_storage(selection: TablePart) -> Storage:
 
     def text(path: Path, content: str) -> Path:
         key = digest([FORMAT, content, *selection])
-        return stored_text("tables", key, lambda: table_lines(plain_file(path, content), selection, path))
+        return stored_text("tables", key, lambda: table_lines(plain_file(path, content), selection, origin_of(path)))
 
     return Storage(find_tables, text)
 
