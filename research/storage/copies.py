@@ -10,11 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from research.config.base import digest
+from research.config.base import ConfigError, digest
 from research.storage import cache
 from research.storage.files import write_json
 
-ORIGIN = "origin"  # file of an entry with the name of the original
+ORIGIN, DIGEST = "origin", "sha256"  # files of an entry: the name of the original, and the digest of its bytes
+
+
+class UnreachableError(ConfigError):
+    """A source that does not answer, or must not be asked."""
 
 
 class Copy(NamedTuple):
@@ -32,10 +36,8 @@ def origin_of(path: Path) -> str:
 
 def remember(kind: str, source: str, copies: list[Copy]) -> None:
     """Write the list of a source's copies."""
-    path = _list_path(kind, source)
-    with cache.writable():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, copies)
+    with suppress(OSError):  # of a cache that is only read, and has the copies
+        write_json(_list_path(kind, source), copies)
 
 
 def recall(kind: str, source: str, called: str) -> list[Copy]:
@@ -47,6 +49,11 @@ def recall(kind: str, source: str, called: str) -> list[Copy]:
         return []
     print(f"note: {called} cannot be reached: its copy in the cache is read.", file=sys.stderr, flush=True)
     return copies
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the message of a library's error in one line."""
+    return " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
 
 
 def _list_path(kind: str, source: str) -> Path:

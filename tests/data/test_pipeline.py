@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import compressed
+import fsspec
 import jax
 import numpy as np
 import pyarrow as pa
@@ -132,24 +133,27 @@ def test_hosts_have_disjoint_parts_whose_union_is_the_batch(two: Denoising) -> N
             assert list(itertools.chain(*mine)) == rows_of([batch])
 
 
-@pytest.mark.parametrize("kind", [*compressed.PACK, *tables.ANY, "directory of datasets"])
+@pytest.mark.parametrize("kind", [*compressed.PACK, *tables.ANY, "directory of datasets", "memory"])
 def test_every_format_gives_the_rows_of_json_lines_anywhere(
     corpora: tuple[PlainText, JSONLines], tmp_path: Path, kind: str
 ) -> None:
     paths = [Path(corpora[1].train), Path(corpora[1].held_out or "")]
-    here = [tmp_path / f"{path.name}.{kind}" for path in paths]
+    here = [tmp_path / f"{path.name}.{kind.strip(':/')}" for path in paths]
     for path, copy in zip(paths, here, strict=True):
         lines = path.read_text().splitlines(keepends=True)
         if kind in compressed.PACK:
             copy.write_bytes(compressed.PACK[kind](path.read_bytes()))
+        elif kind == "memory":
+            fsspec.filesystem("memory").pipe(f"/{copy.name}", path.read_bytes())
         elif kind in tables.ANY:
             tables.ANY[kind](pa.Table.from_pylist(list(map(json.loads, lines))), copy)
         else:
             name, half = "validation" if "held_out" in path.name else "train", len(lines) // 2
             for number, part in enumerate((lines[:half], lines[half:])):
                 (tmp_path / f"{name}-{number}.jsonl").write_text("".join(part))
-    other = JSONLines if kind in compressed.PACK else Parquet
-    own = other(*map(str, here)) if kind in {*compressed.PACK, *tables.ANY} else HFDataset(str(tmp_path))
+    other = Parquet if kind in tables.ANY else JSONLines
+    named = [f"memory://{copy.name}" if kind == "memory" else str(copy) for copy in here]
+    own = HFDataset(str(tmp_path)) if kind == "directory of datasets" else other(*named)
     expected, pipeline = (
         prepare(Denoising((corpus,), Bytes(), input_length=64), 0, 24) for corpus in (corpora[1], own)
     )

@@ -17,7 +17,7 @@ from research.config.base import digest
 from research.data.corpora.tables import Parquet
 from research.data.corpora.text_files import Storage, TextFiles, stored_text
 from research.storage.cache import Entry
-from research.storage.copies import Copy, recall, remember
+from research.storage.copies import Copy, UnreachableError, reason_of, recall, remember
 from research.storage.extras import data_library
 from research.storage.tables import ROWS, TablePart, row_lines
 
@@ -141,10 +141,6 @@ class ShardTable:
         return pa.string() if field.name in self._classes else field.type
 
 
-class UnreachableError(ConfigError):
-    """A hub that does not answer, or must not be asked."""
-
-
 def open_builder(source: HubSource, called: str) -> Any:
     """Open a data set.
 
@@ -203,10 +199,6 @@ def explained(called: str) -> Iterator[None]:
     except ConfigError:
         raise
     except (ConnectionError, httpx.TransportError) as error:
-        raise UnreachableError(f"{called} cannot be reached ({_reason(error)})") from None
+        raise UnreachableError(f"{called} cannot be reached ({reason_of(error)})") from None
     except Exception as error:
-        raise ConfigError(f"`datasets` cannot read {called} ({_reason(error)}).") from None
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
+        raise ConfigError(f"`datasets` cannot read {called} ({reason_of(error)}).") from None

@@ -26,13 +26,13 @@ from research.data.corpora.documents import Documents
 from research.data.corpora.overlap import Piece
 from research.storage import cache
 from research.storage.compression import compression_of, decompress
-from research.storage.copies import ORIGIN, origin_of
+from research.storage.copies import DIGEST, ORIGIN, origin_of
 from research.storage.lines import Line, is_unicode, json_line_value, json_objects, text_lines
 from research.storage.parts import Parts
 from research.storage.progress import Progress
+from research.storage.remote import is_address, remote_copies
 
 FORMAT = 1  # increment when the same files would give other documents or another index
-DIGEST = "sha256"  # the file of an entry that has it
 HELD_OUT_ONE_IN = 100  # documents, if a corpus names no held-out files
 
 
@@ -277,7 +277,9 @@ def _join_lines(lines: list[Line]) -> Span:
 
 
 def matching(pattern: str) -> list[Path]:
-    """Return the files and directories that match a path or a glob pattern, sorted."""
+    """Return the files and directories that match a path or a glob pattern, sorted; of addresses, their copies."""
+    if is_address(pattern):
+        return remote_copies(pattern)
     expanded = os.path.expanduser(pattern)
     return [Path(expanded)] if os.path.exists(expanded) else sorted(map(Path, glob.glob(expanded, recursive=True)))
 
