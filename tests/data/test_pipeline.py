@@ -1,9 +1,11 @@
 """Batches are the same whatever the threads, hosts and starting place; every row comes once an epoch."""
 
 import dataclasses
+import io
 import itertools
 import json
 import math
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,8 +32,9 @@ from research import (
     SentencePiece,
     SpanCorruption,
     TrainedSentencePiece,
+    WebDataset,
 )
-from research.config import ConfigError
+from research.config import ConfigError, Corpus
 from research.data.batch import Batch, Shard
 from research.data.blocks import BLOCK_ROWS, Block, Share, cut
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
@@ -133,7 +136,7 @@ def test_hosts_have_disjoint_parts_whose_union_is_the_batch(two: Denoising) -> N
             assert list(itertools.chain(*mine)) == rows_of([batch])
 
 
-@pytest.mark.parametrize("kind", [*compressed.PACK, *tables.ANY, "directory of datasets", "memory"])
+@pytest.mark.parametrize("kind", [*compressed.PACK, *tables.ANY, "directory of datasets", "memory", "tar"])
 def test_every_format_gives_the_rows_of_json_lines_anywhere(
     corpora: tuple[PlainText, JSONLines], tmp_path: Path, kind: str
 ) -> None:
@@ -145,15 +148,22 @@ def test_every_format_gives_the_rows_of_json_lines_anywhere(
             copy.write_bytes(compressed.PACK[kind](path.read_bytes()))
         elif kind == "memory":
             fsspec.filesystem("memory").pipe(f"/{copy.name}", path.read_bytes())
+        elif kind == "tar":
+            with tarfile.open(copy, "w") as tar:
+                for number, line in enumerate(lines):
+                    member = tarfile.TarInfo(f"{number}.json")
+                    member.size = len(line)
+                    tar.addfile(member, io.BytesIO(line.encode()))
         elif kind in tables.ANY:
             tables.ANY[kind](pa.Table.from_pylist(list(map(json.loads, lines))), copy)
         else:
             name, half = "validation" if "held_out" in path.name else "train", len(lines) // 2
             for number, part in enumerate((lines[:half], lines[half:])):
                 (tmp_path / f"{name}-{number}.jsonl").write_text("".join(part))
-    other = Parquet if kind in tables.ANY else JSONLines
     named = [f"memory://{copy.name}" if kind == "memory" else str(copy) for copy in here]
-    own = HFDataset(str(tmp_path)) if kind == "directory of datasets" else other(*named)
+    own: Corpus = (Parquet if kind in tables.ANY else JSONLines)(*named)
+    if kind in ("directory of datasets", "tar"):
+        own = HFDataset(str(tmp_path)) if kind != "tar" else WebDataset(*named, text="json/text")
     expected, pipeline = (
         prepare(Denoising((corpus,), Bytes(), input_length=64), 0, 24) for corpus in (corpora[1], own)
     )

@@ -11,6 +11,7 @@ from research.config.examples import Names, Records, Split, TextRecord
 from research.data.corpora.hugging_face import HubSource
 from research.data.corpora.tables import row_name, table_storage
 from research.data.corpora.text_files import PLAIN, FileIndex, Span, Storage, choose
+from research.data.corpora.web_dataset import tar_storage
 from research.data.tasks import squad
 from research.data.tasks.records import FORMAT, Empty, is_filled, require_names, source_text, without_empty
 from research.storage.lines import Line, is_unicode, json_line_value, json_objects, without_end
@@ -181,6 +182,21 @@ class HFDatasetExamples(Examples):
         splits = [each and source.called(each) for each in (self.train, self.held_out, self.test)]
         files = ParquetExamples(*splits, where=self.where, empty=self.empty)
         return files.records(split, names, source.storage(files.part(names)))
+
+
+# --- Tars -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WebDatasetExamples(FileExamples):
+    """Samples in tars as WebDataset has them: "src" is the text of the member KEY.src, "json/a" the key a in KEY.json.
+
+    A list of strings in JSON holds several references. A text that is missing is empty.
+    """
+
+    def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
+        storage = tar_storage(names.all, may_lack=True, missing="")
+        return FileRecords(self, split, names, json_reader(names, self.empty, "sample", storage))
 
 
 # --- Columns ----------------------------------------------------------------------------------------------------------
