@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ def remote_copies(pattern: str) -> list[Path]:
         raise ConfigError(f"{error}, and the cache has no copy of it.") from None
     require(len(files) > 0, f"No file matches the pattern {pattern}.")
     for file in files:
-        cache.entry(KIND, file.copy.key, lambda folder, file=file: _fill(folder, file), lambda name: True)
+        cache.entry(KIND, file.copy.key, partial(_fill, file), lambda name: True)
     remember(KIND, pattern, [file.copy for file in files])
     return [copied(file.copy) for file in files]
 
@@ -81,7 +82,7 @@ def list_files(pattern: str) -> list[RemoteFile]:
         system.invalidate_cache()
         if not any(letter in path for letter in "*["):
             found = system.info(path)
-            what = f"{pattern} is a directory: name a file, or a pattern such as {pattern}/*.jsonl.zst."
+            what = f"{pattern} is a directory: name a file, or a pattern such as {pattern}/*."
             require(found["type"] == "file", what)
             return [_described(system, path, found, pattern)]
         listed = {name: info for name, info in system.glob(path, detail=True).items() if info["type"] == "file"}
@@ -146,7 +147,7 @@ def explained(address: str) -> Iterator[None]:
         raise UnreachableError(f"{address} cannot be reached ({reason_of(error)})") from None
 
 
-def _fill(folder: Path, file: RemoteFile) -> None:
+def _fill(file: RemoteFile, folder: Path) -> None:
     """Copy a file into its entry. A part of it is kept beside the entry, with the key of this version."""
     part = folder.with_name(f"{file.copy.key}.download")
     hash = _download(file, part)

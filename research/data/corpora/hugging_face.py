@@ -19,6 +19,7 @@ from research.data.corpora.text_files import Storage, TextFiles, stored_text
 from research.storage.cache import Entry
 from research.storage.copies import Copy, UnreachableError, reason_of, recall, remember
 from research.storage.extras import data_library
+from research.storage.progress import Progress
 from research.storage.tables import ROWS, TablePart, row_lines
 
 FORMAT = 1  # increment when the same data set would give other lines
@@ -95,18 +96,23 @@ def copies_of(source: HubSource, split: str, part: TablePart) -> list[Copy]:
     number = _shards(rows)
     version = digest([FORMAT, *source, *_version(builder), split, *part])
     copies = [Copy(called, digest([version, shard, number])) for shard in range(number)]
-    for shard, copy in enumerate(copies):
-        _copy(copy, rows, shard, number, part)
+    with Progress(f"Copying {called}", number, "shards") as progress:
+        for shard, copy in enumerate(copies):
+            _copy(copy, rows, shard, number, part, progress)
+            progress.advance()
     remember(KIND, listed, copies)
     return copies
 
 
-def _copy(copy: Copy, rows: Any, shard: int, number: int, part: TablePart) -> None:
+def _copy(copy: Copy, rows: Any, shard: int, number: int, part: TablePart, progress: Progress) -> None:
     origin = f"{copy.origin}, shard {shard + 1} of {number}" if number > 1 else copy.origin
 
     def lines() -> Iterator[bytes]:
         with explained(origin):
-            yield from row_lines(ShardTable(rows.shard(number, shard)), part, origin)
+            for row, line in enumerate(row_lines(ShardTable(rows.shard(number, shard)), part, origin)):
+                if row % ROWS == 0:
+                    progress.note(f"row {row:,} of shard {shard + 1}")
+                yield line
 
     stored_text(KIND, copy.key, lines, origin)
 

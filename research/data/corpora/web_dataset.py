@@ -109,7 +109,7 @@ def _members(path: Path, extensions: set[str], called: str) -> Iterator[Member]:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # of those that were read: they would fill the memory
+                    tar.members.clear()  # type: ignore[attr-defined]  # those that were read would fill the memory
                     if _is_file(member, called):
                         key, extension = _parts(member.name)
                         opened = tar.extractfile(member) if extension in extensions else None

@@ -179,8 +179,8 @@ class HFDatasetExamples(Examples):
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         source = HubSource(self.name, self.config, self.revision, self.streaming)
-        splits = [each and source.called(each) for each in (self.train, self.held_out, self.test)]
-        files = ParquetExamples(*splits, where=self.where, empty=self.empty)
+        held_out, test = (each and source.called(each) for each in (self.held_out, self.test))
+        files = ParquetExamples(source.called(self.train), held_out, test, where=self.where, empty=self.empty)
         return files.records(split, names, source.storage(files.part(names)))
 
 
