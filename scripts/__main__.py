@@ -9,8 +9,8 @@ from pathlib import Path
 from research.config.base import closest
 
 COMMANDS = (
-    "train", "sweep", "evaluate", "generate", "score", "report", "prepare", "plan", "convert", "push", "average",
-    "significance", "scaling", "rates", "coordinates", "train_tokenizer", "trim", "add_tokens",
+    "train", "sweep", "evaluate", "generate", "score", "report", "data", "prepare", "plan", "convert", "push",
+    "average", "significance", "scaling", "rates", "coordinates", "train_tokenizer", "trim", "add_tokens",
 )  # fmt: skip
 
 

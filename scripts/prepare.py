@@ -124,6 +124,8 @@ def prepare(config: Experiment, jobs: int, number: int, count: int, file: load.E
         pipeline = prepare_examples(data, config.seed, config.batch_size, config.model.zero_token, config.model.prompt)
         print(f"{pipeline.train_rows:,} rows to train on, {pipeline.held_out_rows:,} held out")
         return
+    from research.data.corpora.documents import left_out_notes
+
     streams = opened(data)
     mine = [Work(stream, piece) for stream, recipe in enumerate(streams) for piece in recipe.missing()]
     mine = [work for work in mine if work.piece % count == number - 1]
@@ -140,6 +142,8 @@ def prepare(config: Experiment, jobs: int, number: int, count: int, file: load.E
     if missing:
         print("Other shards make them; the last one to end joins all, or run this command without --shard.")
         return
+    for note in left_out_notes([recipe.documents for recipe in streams]):
+        print(note)
     for recipe in streams:
         name, tokens, *_ = recipe.stream()
         print(f"{name}: {len(tokens):,} tokens, {tokens.nbytes / 1e9:.2f} GB")

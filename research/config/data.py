@@ -88,6 +88,7 @@ class Denoising:
     mixing: Mixing = Mixing()
     threads: int = 2  # that read and corrupt ahead of the device; the data do not depend on it
     shared_files: Literal["refuse", "count"] = "refuse"  # files that are trained on and held out
+    duplicates: Literal["keep", "leave_out"] = "keep"  # documents to train on that repeat others, or are held out
 
     def __post_init__(self) -> None:
         require(len(self.corpora) > 0, "data.corpora is empty: name at least one corpus.")
@@ -143,6 +144,7 @@ class Supervised:
     manual_dir: str | None = None  # directory of manually downloaded files (TFDS)
     threads: int = 2  # that read ahead of the device; the data do not depend on it
     shared_files: Literal["refuse", "count"] = "refuse"  # files that are trained on and held out
+    duplicates: Literal["keep", "leave_out"] = "keep"  # examples to train on that repeat others, or are held out
 
     def __post_init__(self) -> None:
         require(len(self.tasks) > 0, "data.tasks is empty: name at least one task.")

@@ -14,7 +14,7 @@ import numpy as np
 from research.config import Buckets, Denoising, Supervised, require
 from research.data import blocks
 from research.data.batch import WHOLE, Batch, Shard, fields_of, interleave, with_start_token
-from research.data.blocks import BLOCK_ROWS, Block, Order, Share
+from research.data.blocks import BLOCK_ROWS, Block, Order, Share, rows_of
 from research.data.corpora import denoising
 from research.data.packing.buckets import BucketedExamples, HostBatches, PreparedBuckets
 from research.data.shuffle import counter_generator
@@ -69,7 +69,7 @@ class Pipeline:
     ) -> None:
         self.seed, self.batch_size, self.threads, self.start_token = seed, batch_size, threads, start_token
         self.tokenizer, self.notes = prepared.tokenizer, prepared.notes
-        self._sources, self._held_out_sources = prepared.train, prepared.held_out
+        self.sources, self.held_out_sources = prepared.train, prepared.held_out
         sizes, held_out_sizes = tuple(map(len, prepared.train)), tuple(map(len, prepared.held_out))
         self.train_rows, self.held_out_rows = sum(sizes), sum(held_out_sizes)
         self.inputs = max(source.inputs for source in prepared.train)
@@ -81,7 +81,7 @@ class Pipeline:
         # A text under several objectives has one source for each, but counts once.
         texts = {(source.name, source.digest): len(source) * source.raw for source in prepared.train}
         self.train_tokens = sum(texts.values())
-        self._train = Order(sizes, prepared.weights, (seed, ORDER))
+        self.order = Order(sizes, prepared.weights, (seed, ORDER))
         self._held_out = Order(held_out_sizes, held_out_sizes, None)
         self.fingerprint = _fingerprint(prepared.fingerprint, self.tokenizer, seed, batch_size)
 
@@ -92,6 +92,11 @@ class Pipeline:
         batch does not divide into the shard's parts, or if `start_row` is not a multiple of the batch size.
         """
         return self._batches(self._train_block, shard, self._first(start_row), ENDLESS)
+
+    def train_row(self, row: int) -> Batch:
+        """Return one global row as training reads it, in a batch of one."""
+        first, place = row - row % self.batch_size, row % self.batch_size
+        return rows_of(Block(0, self.batch_size, next(self.train(first))), place, place + 1)
 
     def held_out(self, rows: int, shard: Shard = WHOLE) -> Iterator[Batch]:
         """Yield this host's rows of the first `rows` held-out rows. Rows and noise are equal at every call and for
@@ -136,12 +141,12 @@ class Pipeline:
 
     def _train_block(self, number: int) -> Block:
         start = number * BLOCK_ROWS
-        return self._block(self._sources, self._train, start, start + BLOCK_ROWS, (self.seed, TRAIN_NOISE))
+        return self._block(self.sources, self.order, start, start + BLOCK_ROWS, (self.seed, TRAIN_NOISE))
 
     def _held_out_block(self, number: int) -> Block:
         start = number * BLOCK_ROWS
         stop = min(start + BLOCK_ROWS, self.held_out_rows)
-        return self._block(self._held_out_sources, self._held_out, start, stop, (HELD_OUT_SEED, HELD_OUT_NOISE))
+        return self._block(self.held_out_sources, self._held_out, start, stop, (HELD_OUT_SEED, HELD_OUT_NOISE))
 
     def _block(self, sources: tuple[Source, ...], order: Order, start: int, stop: int, noise: tuple[int, int]) -> Block:
         """Make a block of rows. A global row index never repeats, though its text does in each epoch: the block number
@@ -169,7 +174,7 @@ class BucketPipeline(Pipeline):
         self, prepared: PreparedBuckets, seed: int, batch_size: int, threads: int, start_token: int | None = None
     ) -> None:
         self.seed, self.batch_size, self.threads, self.start_token = seed, batch_size, threads, start_token
-        self.tokenizer, self._buckets, self.notes = prepared.tokenizer, prepared.buckets, (str(prepared.buckets),)
+        self.tokenizer, self.buckets, self.notes = prepared.tokenizer, prepared.buckets, prepared.notes
         train, held_out = prepared.buckets.train, prepared.buckets.held_out
         self.train_rows, self.held_out_rows = len(train) * batch_size, len(held_out) * batch_size
         _, self.inputs, self.targets = train.shapes[-1]
@@ -178,16 +183,16 @@ class BucketPipeline(Pipeline):
         self.fingerprint = _fingerprint(prepared.fingerprint, self.tokenizer, seed, batch_size)
 
     def train(self, start_row: int = 0, shard: Shard = WHOLE) -> Iterator[Batch]:
-        return self._read(self._buckets.train, self._first(start_row), ENDLESS, (self.seed, ORDER), shard)
+        return self._read(self.buckets.train, self._first(start_row), ENDLESS, (self.seed, ORDER), shard)
 
     def held_out(self, rows: int, shard: Shard = WHOLE) -> Iterator[Batch]:
         require(rows > 0, f"evaluation.rows is {rows}: it must be above 0.")
-        held_out = self._buckets.held_out
+        held_out = self.buckets.held_out
         return self._read(held_out, 0, min(-(-rows // self.batch_size), len(held_out)), (HELD_OUT_SEED, ORDER), shard)
 
     @property
     def batch_shapes(self) -> tuple[Batch, ...]:
-        return self._buckets.batch_shapes
+        return self.buckets.batch_shapes
 
     def _read(
         self, examples: BucketedExamples, first: int, stop: int, key: tuple[int, int], shard: Shard

@@ -63,6 +63,22 @@ class Table(NamedTuple):
         note = f"\n{as_markdown(self.note)}\n" if self.note else ""
         return title + line(list(map(as_markdown, self.header))) + line(["---"] * len(self.header)) + rows + note
 
+    def text(self) -> str:
+        """Render for a terminal: columns are aligned, numbers to the right."""
+        lines = [list(self.header), *([" ".join(cell.text.split()) or "-" for cell in row] for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in _range(self)]
+        right = [all(row[column].is_number for row in self.rows) for column in _range(self)]
+        aligned = [
+            [
+                f"{text:>{width}}" if is_number else f"{text:<{width}}"
+                for text, width, is_number in zip(line, widths, right, strict=True)
+            ]
+            for line in lines
+        ]
+        shown = ["  ".join(line).rstrip() for line in aligned]
+        shown.insert(1, "-" * max(map(len, shown)))
+        return "\n".join([self.title, *(f"  {line}" for line in shown), *([f"  {self.note}"] if self.note else []), ""])
+
     def csv(self) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

@@ -30,7 +30,7 @@ class TablePart(NamedTuple):
 
 
 def table_lines(path: Path, selection: TablePart, name: str) -> Iterator[bytes]:
-    """Yield a JSON object for each row that is selected; the file is `name` in messages.
+    """Yield lines, several at once: a JSON object for each row that is selected. The file is `name` in messages.
 
     Raises:
         ConfigError: the file is damaged or no table, lacks a column, or has one that does not hold texts.
@@ -57,7 +57,7 @@ class TableReader(Protocol):
 
 
 def row_lines(table: TableReader, selection: TablePart, name: str) -> Iterator[bytes]:
-    """Yield a JSON object for each row that is selected; the table is `name` in messages.
+    """Yield lines, several at once: a JSON object for each row that is selected. The table is `name` in messages.
 
     Raises:
         ConfigError: it lacks a column, has one that does not hold texts, or holds text that is not UTF-8.
@@ -65,9 +65,12 @@ def row_lines(table: TableReader, selection: TablePart, name: str) -> Iterator[b
     try:
         for columns in _scan(table, selection, name):
             stop.check()
+            lines = []
             for values in zip(*(column.to_pylist() for column in columns), strict=True):
-                row = [_filled(value, selection.missing) for value in values]
-                yield json.dumps(dict(zip(selection.columns, row, strict=True)), ensure_ascii=False).encode() + b"\n"
+                row = zip(selection.columns, values, strict=True)
+                fields = {column: _json(_filled(value, selection.missing)) for column, value in row}
+                lines.append(f"{{{', '.join([f'{_json(column)}: {value}' for column, value in fields.items()])}}}\n")
+            yield "".join(lines).encode()
     except UnicodeDecodeError:
         raise ConfigError(f"{name} holds text that is not UTF-8.") from None
 
@@ -182,6 +185,13 @@ def _filter(schema: Any, where: str, name: str) -> tuple[set[str], Any]:
     except (pa.ArrowException, TypeError) as error:
         raise ConfigError(f"{name}: where={where!r} does not fit the columns ({_first_line(error)}).") from None
     return named, chosen
+
+
+def _json(value: Any) -> str:
+    """Write a text, several or none as JSON; the encoder that json.dumps makes for each call would take longer."""
+    if isinstance(value, str):
+        return json.encoder.encode_basestring(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _filled(value: Any, missing: str | None) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from research.config import TEACHER_FORCED, ConfigError, Distil, Experiment, Model, Pretrained
+from research.config import TEACHER_FORCED, ConfigError, Denoising, Distil, Experiment, Model, Pretrained
 from research.data.pipeline import Pipeline
 from research.model import flops
 from research.model.attention_backends import Record, backends_text
@@ -54,7 +54,11 @@ def launch(
         + f" on {mesh.size} x {mesh.devices.flat[0].device_kind}",
         "data": f"{data.train_rows:,} rows of {raw} raw tokens, from {amount(data.train_tokens)} in all; "
         f"{data.held_out_rows:,} rows held out",
-        **({"examples": "; ".join(data.notes)} if data.notes else {}),
+        **(
+            {"documents" if isinstance(config.data, Denoising) else "examples": "; ".join(data.notes)}
+            if data.notes
+            else {}
+        ),
         "vocabulary": f"{data.tokenizer.size} ids, {len(data.tokenizer.sentinel_ids)} of them sentinels; "
         f"{model.vocab_size} rows of embedding",
         "optimizer": f"{type(config.optimizer).__name__}, {type(schedule).__name__} with peak {schedule.peak:g}",

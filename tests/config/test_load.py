@@ -12,7 +12,7 @@ import pytest
 from research.config import ConfigError
 from research.config.load import open_experiment
 from research.storage.run_directory import claim
-from scripts import coordinates, evaluate, plan, prepare, sweep, train
+from scripts import coordinates, data, evaluate, plan, prepare, sweep, train
 from scripts.benchmark import data as benchmark_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +118,7 @@ COMMANDS = {
     "train": (train, ["--run_dir", "run"]),
     "sweep": (sweep, ["--dir", "sweep", "--list"]),
     "plan": (plan, ["--hardware", "8xH100"]),
+    "data": (data, []),
     "prepare": (prepare, ["--jobs", "1"]),
     "coordinates": (coordinates, ["--widths", "16", "32", "64"]),
 }

@@ -23,6 +23,7 @@ BAD = {
     "generate": ["absent", "text", "--generation.max_length=many"],
     "score": ["absent", "--input=absent", "--generation.max_lenght=3"],
     "report": ["absent", "--otu=x"],
+    "data": ["experiments/quickstart.py", "--config.stesp=3"],
     "prepare": ["experiments/quickstart.py", "--config.optimizer.peak=3"],
     "plan": ["experiments/quickstart.py", "--hardware=v5p-64", "--config.model.width=wide"],
     "convert": ["absent", "new", "--model.activation=swish"],

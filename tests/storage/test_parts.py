@@ -151,9 +151,10 @@ def test_who_waited_for_the_parts_of_an_entry_does_not_compute_them_again(monkey
 def test_every_reader_of_a_large_file_checks_its_parts(own_cache: Path, tmp_path: Path) -> None:
     tokenizer = open_tokenizer(Bytes())
     texts = [f"document {number} has some words" for number in range(40)]
-    stream = Recipe(DocumentsInMemory("a", texts), tokenizer).stream()
+    recipe = Recipe(DocumentsInMemory("a", texts), tokenizer)
+    stream = recipe.stream()
     denoiser = Denoiser(SpanCorruption())
-    source = DenoisingSource(stream, denoiser, 32, tokenizer, None)
+    source = DenoisingSource(recipe, stream, denoiser, 32, tokenizer, None)
     (tokens,) = own_cache.glob("tokens/*/tokens")
     flip(tokens, tokens.stat().st_size - 200)
     source(np.arange(2), np.random.default_rng(0))

@@ -10,7 +10,8 @@ from research.config.base import digest
 from research.config.parts import expect
 from research.data import mixing
 from research.data.batch import Batch
-from research.data.corpora.documents import open_documents
+from research.data.corpora.documents import left_out_notes, open_documents
+from research.data.corpora.duplicates import distinct
 from research.data.corpora.overlap import check_disjoint
 from research.data.corpora.tokens import Recipe, TokenStream
 from research.data.corpora.vocabulary import tokenizer_for
@@ -23,24 +24,31 @@ class DenoisingSource:
     """A token stream cut into rows, which a denoiser corrupts anew at each read."""
 
     def __init__(
-        self, stream: TokenStream, denoiser: Denoiser, input_length: int, tokenizer: Tokenizer, language: str | None
+        self,
+        recipe: Recipe,
+        stream: TokenStream,
+        denoiser: Denoiser,
+        input_length: int,
+        tokenizer: Tokenizer,
+        language: str | None,
     ) -> None:
         self.name, self.digest = stream.name, stream.text_digest
-        self._objective, self._tokenizer, self._language = denoiser.objective, tokenizer, language
+        self.recipe, self.stream, self.denoiser, self.language = recipe, stream, denoiser, language
+        self._objective, self._tokenizer = denoiser.objective, tokenizer
         self._prefix = np.array(tokenizer.encode(denoiser.prefix), np.int32)
         num_special_tokens = sum(map(len, tokenizer.special_tokens(language)))
         self._lengths = lengths_of(denoiser.objective, input_length - len(self._prefix), num_special_tokens)
         self.raw, self.targets = self._lengths.raw, self._lengths.targets
         self.inputs = len(self._prefix) + self._lengths.inputs
-        self._rows, self._stream = stream.rows(self.raw), stream
+        self.rows = stream.rows(self.raw)
         self._filled: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __call__(self, rows: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Batch:
-        self._stream.check(rows, self.raw)
-        batch = corrupt_block(self._objective, self._rows[rows], self._lengths, self._tokenizer, rng, self._language)
+        self.stream.check(rows, self.raw)
+        batch = corrupt_block(self._objective, self.rows[rows], self._lengths, self._tokenizer, rng, self.language)
         filled = filled_fields(batch)
         self._filled = self._filled or filled
         if filled != self._filled:
@@ -74,8 +82,8 @@ def prepare(data: Denoising) -> PreparedData:
         """Combine every corpus with every denoiser, in the order of the corpora."""
         streams = [recipe.stream() for recipe in split]
         return tuple(
-            DenoisingSource(stream, denoiser, data.input_length, tokenizer, language)
-            for stream, language in zip(streams, languages, strict=True)
+            DenoisingSource(recipe, stream, denoiser, data.input_length, tokenizer, language)
+            for recipe, stream, language in zip(split, streams, languages, strict=True)
             for denoiser in data.denoisers
         )
 
@@ -91,7 +99,8 @@ def prepare(data: Denoising) -> PreparedData:
         "data.mixing": repr(data.mixing),
     }
     weights = mixing.cross_weights(of_corpora, tuple(shares))
-    return PreparedData(tokenizer, train_sources, held_out_sources, weights, fingerprint)
+    notes = left_out_notes([recipe.documents for recipe in train])
+    return PreparedData(tokenizer, train_sources, held_out_sources, weights, fingerprint, notes)
 
 
 def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
@@ -100,6 +109,8 @@ def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
     train = [open_documents(corpus, "train") for corpus in data.corpora]
     held_out = [open_documents(corpus, "held_out") for corpus in data.corpora]
     check_disjoint(train, held_out, data.shared_files)
+    if data.duplicates == "leave_out":
+        train = distinct(train, held_out)
     tokenizer = tokenizer_for(data.tokenizer, train, data.mixing)
     check_tokenizer(data, tokenizer)
     made = [[Recipe(documents, tokenizer, data.eos_after_lines) for documents in split] for split in (train, held_out)]

@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -20,6 +20,18 @@ AT_ONCE = 1024  # documents hashed together
 TEST_DOCUMENTS = 16  # documents of a user's corpus that are read first, as a test
 
 
+class LeftOut(NamedTuple):
+    """Counts of documents that are left out, each by what it repeats."""
+
+    within: int = 0  # an earlier one of its corpus
+    between: int = 0  # one of an earlier corpus
+    held_out: int = 0  # one that is held out, whatever else it repeats
+
+    def __str__(self) -> str:
+        named = ("of their own corpus", "of an earlier corpus", "of held-out text")
+        return ", ".join(f"{count:,} {what}" for count, what in zip(self, named, strict=True) if count)
+
+
 class Documents(ABC):
     """One split of a corpus. A subclass needs a `name`, `__len__` and `__getitem__`.
 
@@ -27,6 +39,7 @@ class Documents(ABC):
     """
 
     name: str
+    left_out = LeftOut()  # of documents that would be here otherwise
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -104,6 +117,17 @@ class CheckedDocuments(Documents):
             own = self._documents.identity
         expect(isinstance(own, str) and len(own) > 0, self._part, "identity", f"is {own!r}, not text")
         return digest([repr(self._corpus), self._split, own])
+
+
+def left_out_notes(several: Sequence[Any], what: str = "documents") -> tuple[str, ...]:
+    """Describe what is left out of corpora, or of tasks' examples."""
+    counts = [(one, getattr(one, "left_out", LeftOut())) for one in several]
+    return tuple(
+        f"{sum(left_out):,} of {sum(left_out, len(one)):,} {what} of {one.name} repeat others and are left out:"
+        f" {left_out}"
+        for one, left_out in counts
+        if any(left_out)
+    )
 
 
 def open_documents(corpus: Corpus, split: Literal["train", "held_out"]) -> Documents:

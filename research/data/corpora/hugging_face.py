@@ -109,10 +109,11 @@ def _copy(copy: Copy, rows: Any, shard: int, number: int, part: TablePart, progr
 
     def lines() -> Iterator[bytes]:
         with explained(origin):
-            for row, line in enumerate(row_lines(ShardTable(rows.shard(number, shard)), part, origin)):
-                if row % ROWS == 0:
-                    progress.note(f"row {row:,} of shard {shard + 1}")
-                yield line
+            copied = 0
+            for content in row_lines(ShardTable(rows.shard(number, shard)), part, origin):
+                yield content
+                copied += content.count(b"\n")
+                progress.note(f"{copied:,} rows of shard {shard + 1}")
 
     stored_text(KIND, copy.key, lines, origin)
 

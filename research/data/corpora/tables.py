@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from research.config import require
+from research.config import ConfigError, require
 from research.config.base import digest
 from research.data.corpora.text_files import Span, Storage, TextCorpus, find_files, matching, plain_file, stored_text
 from research.storage.copies import origin_of
@@ -30,8 +30,8 @@ class RowTexts(NamedTuple):
     def spans(self, name: str, lines: Iterator[Line], called: str) -> Iterator[Span]:
         """Find one document per row, of which none has a blank text; a row is `called` so in messages."""
         for line, where, value in json_objects(name, lines, called):
-            absent = [column for column, text in value.items() if text is None]
-            if absent:
+            if None in value.values():
+                absent = [column for column, text in value.items() if text is None]
                 what = f'{where} has no text in its column "{absent[0]}"'
                 require(self.empty == "skip", f'{what}: give the corpus empty="skip" to leave such rows out.')
                 yield Span(line.start, line.start, "")
@@ -39,13 +39,15 @@ class RowTexts(NamedTuple):
                 yield Span(line.start, line.stop, text)
 
     def parse(self, content: bytes) -> str:
-        return self._text(json_line_value(content.decode()), "")
+        value = json_line_value(content.decode())
+        return self.join.join([value[column] for column in self.columns])
 
     def _text(self, value: dict[str, Any], where: str) -> str:
         """Return the text of a row, or nothing if it is blank."""
         for column, text in value.items():
-            require(isinstance(text, str), f'{where}: the column "{column}" holds lists, not strings.')
-        text = self.join.join(value[column] for column in self.columns)
+            if not isinstance(text, str):
+                raise ConfigError(f'{where}: the column "{column}" holds lists, not strings.')
+        text = self.join.join([value[column] for column in self.columns])
         return text if text.strip() else ""
 
 

@@ -14,6 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -96,11 +97,20 @@ class FileIndex:
         return np.bincount(self._spans[:, 0], minlength=len(self.files)).tolist()
 
     def __getitem__(self, index: int) -> bytes:
-        file, start, stop = (int(number) for number in self._spans[index])
-        if parts := self._parts[file]:
-            parts.check(np.array([start]), np.array([stop]))
-        with self._paths[file].open("rb") as opened:
-            return os.pread(opened.fileno(), stop - start, start)
+        return self.read(np.array([index]))[0]
+
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[bytes]:
+        """Read pieces in the order of the indices; each of their files is opened once."""
+        files, starts, stops = self._spans[indices].T
+        pieces = [b""] * len(indices)
+        for file, group in groupby(np.argsort(files, kind="stable").tolist(), files.__getitem__):
+            own = list(group)
+            if parts := self._parts[file]:
+                parts.check(starts[own], stops[own])
+            with self._paths[file].open("rb") as opened:
+                for place, start, stop in zip(own, starts[own].tolist(), stops[own].tolist(), strict=True):
+                    pieces[place] = os.pread(opened.fileno(), stop - start, start)
+        return pieces
 
     def _write(self, folder: Path, find: Callable[[str, Iterator[Line]], Iterator[Span]]) -> None:
         """Check every piece and write the index: `spans` holds (file, start, stop) per piece, and `held_out` a flag."""
@@ -236,7 +246,10 @@ class TextFiles(Documents):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> str:
-        return self._corpus.text_of(self._index[int(self._rows[index])])
+        return self.read(np.array([index]))[0]
+
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
+        return list(map(self._corpus.text_of, self._index.read(self._rows[indices])))
 
 
 def json_spans(name: str, lines: Iterable[Line], key: str) -> Iterator[Span]:

@@ -73,6 +73,10 @@ class Recipe:
         count = max(1, -(-len(documents) // PIECE))
         self._pieces = [cache.Entry(f"tokens/{name}.pieces", f"{PIECE}-{piece}") for piece in range(count)]
 
+    def encode(self, text: str) -> list[int]:
+        """Encode one document as the stream has it."""
+        return [id for group in self._groups([text]) for ids in self._encode(group) for id in ids]
+
     def stream(self) -> TokenStream:
         """Load the stream from the cache, building it if needed."""
         folder = cache.entry(*self._whole, self._write, by_parts=lambda name: name == "tokens")

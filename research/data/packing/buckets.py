@@ -40,7 +40,7 @@ class BucketedExamples:
     """One split of the examples of all tasks, by bucket."""
 
     def __init__(self, tasks: Sequence[Pairs], shapes: Sequence[Shape], drop: bool, pad_id: int) -> None:
-        self.shapes, self._tasks, self._pad_id = list(shapes), tasks, pad_id
+        self.shapes, self.tasks, self._pad_id = list(shapes), tasks, pad_id
         fitting = [cut(pairs, shapes[-1].inputs, shapes[-1].targets, drop) for pairs in tasks]
         self.too_long = [each.too_long for each in fitting]
         task = np.repeat(np.arange(len(tasks)), [len(each.chosen) for each in fitting])
@@ -91,7 +91,7 @@ class BucketedExamples:
         sides = [np.full((shape.rows, width), self._pad_id, np.int32) for width in shape[1:]]
         real = [np.zeros((shape.rows, width), np.int32) for width in shape[1:]]
         starts = np.full(shape.rows, self._pad_id, np.int32)
-        for task, pairs in enumerate(self._tasks):
+        for task, pairs in enumerate(self.tasks):
             where = np.flatnonzero(rows[:, 0] == task)
             starts[where] = pairs.start_id
             for side, ragged in enumerate((pairs.sources, pairs.targets)):
@@ -160,6 +160,7 @@ class PreparedBuckets(NamedTuple):
     tokenizer: Tokenizer
     buckets: BucketedSplits
     fingerprint: dict[str, str | int]
+    notes: tuple[str, ...]  # for the launch summary
 
 
 def abstract(shape: Shape) -> Batch:

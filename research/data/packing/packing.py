@@ -40,7 +40,7 @@ class PackedRows:
 
     def __init__(self, pairs: Pairs, content: str, inputs: int, targets: int, drop: bool, pad_id: int) -> None:
         self.name, self.digest, self.inputs, self.targets = pairs.name, content, inputs, targets
-        self._pairs, self._pad_id = pairs, pad_id
+        self.pairs, self._pad_id = pairs, pad_id
         fitting = cut(pairs, inputs, targets, drop)
         require(
             len(fitting.chosen) > 0,
@@ -84,9 +84,9 @@ class PackedRows:
             for side, width in enumerate((self.inputs, self.targets))
         ]
         examples = self._chosen[members]
-        sources = gather(self._pairs.sources, examples, sides[0].lengths, self._pairs.endings[0], sides[0].spread)
-        labels = gather(self._pairs.targets, examples, sides[1].lengths, self._pairs.endings[1], sides[1].spread)
-        return build_batch(sides, sources, labels, self._pad_id, self._pairs.start_id)
+        sources = gather(self.pairs.sources, examples, sides[0].lengths, self.pairs.endings[0], sides[0].spread)
+        labels = gather(self.pairs.targets, examples, sides[1].lengths, self.pairs.endings[1], sides[1].spread)
+        return build_batch(sides, sources, labels, self._pad_id, self.pairs.start_id)
 
 
 class Layout(NamedTuple):

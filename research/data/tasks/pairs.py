@@ -1,6 +1,6 @@
 """A split of a task as token ids: sources and targets with special tokens, built once and stored on disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,8 @@ from jaxtyping import Int64, UInt
 
 from research.config.base import digest
 from research.data.corpora.documents import Documents
-from research.data.tasks.task import TaskExamples
+from research.data.corpora.duplicates import Kept, find_kept
+from research.data.tasks.task import Example, TaskExamples
 from research.data.tokenizer import Tokenizer
 from research.storage import cache
 from research.storage.parts import Parts
@@ -112,6 +113,31 @@ class SidesAsDocuments(Documents):
 
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[str]:
         return [f"{example.source}\n{example.target}" for example in self._examples.read(indices)]
+
+
+class DistinctExamples:
+    """The examples of a split that are kept, by index."""
+
+    def __init__(self, examples: TaskExamples, kept: Kept) -> None:
+        assert kept.rows is not None
+        self.name, self.left_out = examples.name, kept.left_out
+        self._examples, self._rows = examples, kept.rows
+        self.identity = digest(["distinct", examples.identity, kept.identity])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Example]:
+        return self._examples.read(self._rows[indices])
+
+
+def distinct_examples(train: Sequence[TaskExamples], held_out: Sequence[TaskExamples]) -> list[TaskExamples]:
+    """Return the examples to train on without those that repeat another or are held out, by source and target."""
+    found = find_kept(*([SidesAsDocuments(examples) for examples in split] for split in (train, held_out)))
+    return [
+        examples if kept.rows is None else DistinctExamples(examples, kept)
+        for examples, kept in zip(train, found, strict=True)
+    ]
 
 
 class Truncation(NamedTuple):

@@ -8,13 +8,14 @@ from research.config import Buckets, Mixing, Supervised, TrainedSentencePiece
 from research.config.base import digest
 from research.config.examples import Split
 from research.data import mixing
+from research.data.corpora.documents import left_out_notes
 from research.data.corpora.overlap import check_disjoint
 from research.data.corpora.vocabulary import tokenizer_for
 from research.data.packing import buckets
 from research.data.packing.buckets import BucketedExamples, BucketedSplits, PreparedBuckets
 from research.data.packing.packing import PackedRows
 from research.data.source import PreparedData
-from research.data.tasks.pairs import Pairs, SidesAsDocuments, open_pairs
+from research.data.tasks.pairs import Pairs, SidesAsDocuments, distinct_examples, open_pairs
 from research.data.tasks.task import TaskExamples, open_task
 from research.data.tokenizer import Tokenizer, open_tokenizer
 from research.score import metrics
@@ -28,6 +29,7 @@ class TokenisedTasks(NamedTuple):
     held_out: list[Pairs]
     identities: tuple[list[str], list[str]]  # of the examples; independent of the tokenizer
     fingerprint: dict[str, str | int]
+    notes: tuple[str, ...]  # of what is left out
 
 
 def prepare(config: Supervised, batch_size: int, prompt: range = range(0)) -> PreparedData:
@@ -52,7 +54,7 @@ def prepare(config: Supervised, batch_size: int, prompt: range = range(0)) -> Pr
         _warn_too_long(rows.name, rows.too_long, config)
     examples, sizes = tuple(rows.examples for rows in train), tuple(map(len, train))
     weights = mixing.row_weights(examples, sizes, config.mixing)
-    notes = tuple(map(str, train))
+    notes = (*map(str, train), *tokenised.notes)
     return PreparedData(tokenised.tokenizer, tuple(train), tuple(held_out), weights, tokenised.fingerprint, notes)
 
 
@@ -68,7 +70,8 @@ def prepare_buckets(
         for each, too_long in zip(pairs, examples.too_long, strict=True):
             _warn_too_long(each.name, too_long, config)
         splits.append(examples)
-    return PreparedBuckets(tokenised.tokenizer, BucketedSplits(*splits), tokenised.fingerprint)
+    made = BucketedSplits(*splits)
+    return PreparedBuckets(tokenised.tokenizer, made, tokenised.fingerprint, (str(made), *tokenised.notes))
 
 
 def _tokenise_tasks(config: Supervised, prompt: range) -> TokenisedTasks:
@@ -78,6 +81,8 @@ def _tokenise_tasks(config: Supervised, prompt: range) -> TokenisedTasks:
         _check_languages(config, open_tokenizer(config.tokenizer))
     train, held_out = _open_tasks(config, "train"), _open_tasks(config, "held_out")
     check_disjoint(train, held_out, config.shared_files)
+    if config.duplicates == "leave_out":
+        train = distinct_examples(train, held_out)
     documents = [SidesAsDocuments(examples) for examples in train]
     tokenizer = tokenizer_for(config.tokenizer, documents, Mixing(config.mixing.temperature))
     _check_languages(config, tokenizer)
@@ -98,7 +103,8 @@ def _tokenise_tasks(config: Supervised, prompt: range) -> TokenisedTasks:
     }
     if prompt:
         fingerprint["model.prompt"] = str(prompt)
-    return TokenisedTasks(tokenizer, pairs(train), pairs(held_out), identities, fingerprint)
+    notes = left_out_notes(train, "examples")
+    return TokenisedTasks(tokenizer, pairs(train), pairs(held_out), identities, fingerprint, notes)
 
 
 def _check_languages(config: Supervised, tokenizer: Tokenizer) -> None:

@@ -74,6 +74,16 @@ def test_plain_text_files(tmp_path: Path) -> None:
     assert texts(documents) == ["one\n\nstill one", "two"]
 
 
+def test_documents_of_several_files_come_in_the_order_that_is_asked_for(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        texts = [f"{name}{number}" for number in range(20)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    documents = open_documents(JSONLines(f"{tmp_path}/*.jsonl", f"{tmp_path}/a.jsonl"), "train")
+    order = np.random.default_rng(0).integers(0, 60, 200)
+    assert documents.read(order) == [f"{'abc'[index // 20]}{index % 20}" for index in order]
+    assert documents.read(order[:0]) == []
+
+
 def test_globs_are_sorted_and_may_descend(tmp_path: Path) -> None:
     for name in ("b", "a", "deep/c"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
