@@ -90,9 +90,11 @@ from .data.batch import Batch as Batch
 from .data.corpora.corpus import TFDS as TFDS
 from .data.corpora.documents import Documents as Documents
 from .data.corpora.documents import DocumentsInMemory as DocumentsInMemory
+from .data.corpora.hugging_face import HFDataset as HFDataset
 from .data.corpora.tables import Parquet as Parquet
 from .data.corpora.text_files import JSONLines as JSONLines
 from .data.corpora.text_files import PlainText as PlainText
+from .data.corpora.web_dataset import WebDataset as WebDataset
 from .data.objective.bart import BART as BART
 from .data.objective.bert_style import BERTStyle as BERTStyle
 from .data.objective.bert_style import MASSStyle as MASSStyle
@@ -109,10 +111,12 @@ from .data.objective.words import TokenDeletion as TokenDeletion
 from .data.objective.words import TokenMasking as TokenMasking
 from .data.tasks.data_set import TFDSExamples as TFDSExamples
 from .data.tasks.examples import FileExamples as FileExamples
+from .data.tasks.examples import HFDatasetExamples as HFDatasetExamples
 from .data.tasks.examples import JSONExamples as JSONExamples
 from .data.tasks.examples import ParquetExamples as ParquetExamples
 from .data.tasks.examples import SQuADFile as SQuADFile
 from .data.tasks.examples import TSVExamples as TSVExamples
+from .data.tasks.examples import WebDatasetExamples as WebDatasetExamples
 from .data.tasks.names_by_split import NamesBySplit as NamesBySplit
 from .data.tasks.parallel_text import ParallelText as ParallelText
 from .data.tasks.records import ExamplesInMemory as ExamplesInMemory

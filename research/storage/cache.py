@@ -241,7 +241,7 @@ def _require_whole(folder: Path, problem: str) -> None:
 ALWAYS_ALLOWED, MAX_RATIO = 2**26, 100
 
 
-def check_inflation(path: Path, stored: int, inflated: int) -> None:
+def check_inflation(path: Path | str, stored: int, inflated: int) -> None:
     """Guard against decompression bombs: compare the `stored` bytes of a file with its `inflated` bytes.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from research.config import ConfigError
 from research.storage import stop
 from research.storage.cache import CHUNK_BYTES, check_inflation
+from research.storage.copies import origin_of
 from research.storage.extras import data_library
 
 WINDOW_LOG = 31  # of zstd: what `zstd --long=31` writes is read
@@ -63,16 +64,16 @@ def decompress(path: Path, packed: Compression) -> Iterator[bytes]:
     Raises:
         ConfigError: it was cut short or damaged, it would become far too large, or its library is not installed.
     """
-    inflated, stored = 0, path.stat().st_size
+    inflated, stored, name = 0, path.stat().st_size, origin_of(path)
     with packed.open(path) as file:
         while True:
             try:
                 piece = file.read(CHUNK_BYTES)
             except (OSError, EOFError, packed.error()) as error:
-                raise ConfigError(f"{path} is not a complete {packed.name} file ({error}).") from None
+                raise ConfigError(f"{name} is not a complete {packed.name} file ({error}).") from None
             if not piece:
                 return
             inflated += len(piece)
-            check_inflation(path, stored, inflated)
+            check_inflation(name, stored, inflated)
             stop.check()
             yield piece

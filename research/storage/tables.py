@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from research.config import ConfigError, require
 from research.storage import stop
@@ -29,7 +29,7 @@ class TablePart(NamedTuple):
     missing: str | None = None  # what is read for a text that is missing
 
 
-def table_lines(path: Path, selection: TablePart, name: Path) -> Iterator[bytes]:
+def table_lines(path: Path, selection: TablePart, name: str) -> Iterator[bytes]:
     """Yield lines, several at once: a JSON object for each row that is selected. The file is `name` in messages.
 
     Raises:
@@ -40,8 +40,30 @@ def table_lines(path: Path, selection: TablePart, name: Path) -> Iterator[bytes]
         first = file.read(len(STREAM))
     require(first in FORMATS, f"{name} is no parquet, arrow or feather file: its first bytes are {first!r}.")
     damaged = f"{name} is not a complete {FORMATS[first]} file"
+    kind = _ParquetFile if FORMATS[first] == "parquet" else _ArrowStream if first == STREAM else _ArrowFile
     try:
-        for columns in _scan(path, first, selection, name):
+        yield from row_lines(kind(path), selection, name)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ConfigError(f"{damaged} ({_first_line(error)}).") from None
+
+
+@runtime_checkable
+class TableReader(Protocol):
+    """A table with a pyarrow schema. Its batches have all of the columns, and at least all of the chosen rows."""
+
+    schema: Any
+
+    def batches(self, columns: list[str], chosen: Any) -> Iterator[Any]: ...
+
+
+def row_lines(table: TableReader, selection: TablePart, name: str) -> Iterator[bytes]:
+    """Yield lines, several at once: a JSON object for each row that is selected. The table is `name` in messages.
+
+    Raises:
+        ConfigError: it lacks a column, has one that does not hold texts, or holds text that is not UTF-8.
+    """
+    try:
+        for columns in _scan(table, selection, name):
             stop.check()
             lines = []
             for values in zip(*(column.to_pylist() for column in columns), strict=True):
@@ -51,15 +73,12 @@ def table_lines(path: Path, selection: TablePart, name: Path) -> Iterator[bytes]
             yield "".join(lines).encode()
     except UnicodeDecodeError:
         raise ConfigError(f"{name} holds text that is not UTF-8.") from None
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(f"{damaged} ({_first_line(error)}).") from None
 
 
-def _scan(path: Path, first: bytes, selection: TablePart, name: Path) -> Iterator[list[Any]]:
-    """Yield the selected columns of batches of the selected rows. A file is never in memory as a whole."""
+def _scan(table: TableReader, selection: TablePart, name: str) -> Iterator[list[Any]]:
+    """Yield the selected columns of batches of the selected rows. A table is never in memory as a whole."""
     import pyarrow.compute as compute
 
-    table = (_ParquetFile if FORMATS[first] == "parquet" else _ArrowStream if first == STREAM else _ArrowFile)(path)
     paths = [_texts(table.schema, column, name) for column in selection.columns]
     read, chosen = {column for column, *_ in paths}, None
     if selection.where is not None:
@@ -124,7 +143,7 @@ class _ArrowStream:
         yield from self._file
 
 
-def _texts(schema: Any, column: str, name: Path) -> tuple[str, ...]:
+def _texts(schema: Any, column: str, name: str) -> tuple[str, ...]:
     """Return the path of a column of texts."""
     from pyarrow import types
 
@@ -136,7 +155,7 @@ def _texts(schema: Any, column: str, name: Path) -> tuple[str, ...]:
     return path
 
 
-def _found(schema: Any, column: str, name: Path) -> tuple[tuple[str, ...], Any]:
+def _found(schema: Any, column: str, name: str) -> tuple[tuple[str, ...], Any]:
     """Find a column, or the field of a column that has fields: its path and its type."""
     import pyarrow as pa
 
@@ -149,7 +168,7 @@ def _found(schema: Any, column: str, name: Path) -> tuple[tuple[str, ...], Any]:
     return path, within
 
 
-def _filter(schema: Any, where: str, name: Path) -> tuple[set[str], Any]:
+def _filter(schema: Any, where: str, name: str) -> tuple[set[str], Any]:
     """Return the columns of a filter and its expression."""
     import pyarrow as pa
 

@@ -1,15 +1,18 @@
 """Batches are the same whatever the threads, hosts and starting place; every row comes once an epoch."""
 
 import dataclasses
+import io
 import itertools
 import json
 import math
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import compressed
+import fsspec
 import jax
 import numpy as np
 import pyarrow as pa
@@ -21,6 +24,7 @@ from hypothesis import strategies as st
 from research import (
     Bytes,
     Denoising,
+    HFDataset,
     JSONLines,
     Mixing,
     Parquet,
@@ -28,8 +32,9 @@ from research import (
     SentencePiece,
     SpanCorruption,
     TrainedSentencePiece,
+    WebDataset,
 )
-from research.config import ConfigError
+from research.config import ConfigError, Corpus
 from research.data.batch import Batch, Shard
 from research.data.blocks import BLOCK_ROWS, Block, Share, cut
 from research.data.pipeline import Pipeline, prepare, unigram_entropy
@@ -131,21 +136,36 @@ def test_hosts_have_disjoint_parts_whose_union_is_the_batch(two: Denoising) -> N
             assert list(itertools.chain(*mine)) == rows_of([batch])
 
 
-@pytest.mark.parametrize("kind", [*compressed.PACK, *tables.WRITE, "saved"])
+@pytest.mark.parametrize("kind", [*compressed.PACK, *tables.ANY, "directory of datasets", "memory", "tar"])
 def test_every_format_gives_the_rows_of_json_lines_anywhere(
     corpora: tuple[PlainText, JSONLines], tmp_path: Path, kind: str
 ) -> None:
     paths = [Path(corpora[1].train), Path(corpora[1].held_out or "")]
-    here = [tmp_path / f"{path.name}.{kind}" for path in paths]
+    here = [tmp_path / f"{path.name}.{kind.strip(':/')}" for path in paths]
     for path, copy in zip(paths, here, strict=True):
+        lines = path.read_text().splitlines(keepends=True)
         if kind in compressed.PACK:
             copy.write_bytes(compressed.PACK[kind](path.read_bytes()))
-            continue
-        table = pa.Table.from_pylist([json.loads(line) for line in path.read_text().splitlines()])
-        (tables.save if kind == "saved" else lambda folder, table: tables.WRITE[kind](table, folder))(copy, table)
+        elif kind == "memory":
+            fsspec.filesystem("memory").pipe(f"/{copy.name}", path.read_bytes())
+        elif kind == "tar":
+            with tarfile.open(copy, "w") as tar:
+                for number, line in enumerate(lines):
+                    member = tarfile.TarInfo(f"{number}.json")
+                    member.size = len(line)
+                    tar.addfile(member, io.BytesIO(line.encode()))
+        elif kind in tables.ANY:
+            tables.ANY[kind](pa.Table.from_pylist(list(map(json.loads, lines))), copy)
+        else:
+            name, half = "validation" if "held_out" in path.name else "train", len(lines) // 2
+            for number, part in enumerate((lines[:half], lines[half:])):
+                (tmp_path / f"{name}-{number}.jsonl").write_text("".join(part))
+    named = [f"memory://{copy.name}" if kind == "memory" else str(copy) for copy in here]
+    own: Corpus = (Parquet if kind in tables.ANY else JSONLines)(*named)
+    if kind in ("directory of datasets", "tar"):
+        own = HFDataset(str(tmp_path)) if kind != "tar" else WebDataset(*named, text="json/text")
     expected, pipeline = (
-        prepare(Denoising((corpus,), Bytes(), input_length=64), 0, 24)
-        for corpus in (corpora[1], (JSONLines if kind in compressed.PACK else Parquet)(*map(str, here)))
+        prepare(Denoising((corpus,), Bytes(), input_length=64), 0, 24) for corpus in (corpora[1], own)
     )
     assert rows_of(list(pipeline.held_out(24))) == rows_of(list(expected.held_out(24)))
     whole = take(expected, 8)

@@ -1,19 +1,21 @@
 """A server with the part of the Hugging Face Hub's interface that huggingface_hub uses.
 
-FOLDER/ORGANISATION/NAME are its models, which everybody may read unless they have a file named .private or .gated.
+FOLDER/ORGANISATION/NAME are its models, and FOLDER/datasets/ORGANISATION/NAME its data sets, which everybody may read
+unless they have a file named .private or .gated.
 Commits are written there, and TOKEN is the only valid token. The interface is that of https://huggingface.co/docs/hub/api.
 """
 
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from huggingface_hub import constants
 
@@ -21,7 +23,6 @@ from research.pretrained.hub import download
 
 TOKEN = "hf_test"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REVISIONS = ("main", COMMIT)
 HIDDEN = (".private", ".gated")
 
 
@@ -34,6 +35,7 @@ class Hub(BaseHTTPRequestHandler):
     folder: Path
     requests: list[str]  # of all files that were asked for
     calls: list[str]  # the path of every request
+    commit = COMMIT  # the newest
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -57,6 +59,10 @@ class Hub(BaseHTTPRequestHandler):
         except Refusal as refusal:
             status, code = refusal.args
             content, headers = b"{}", {"X-Error-Code": code, "X-Error-Message": code}
+        if status == 200 and (span := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")):
+            start, stop = int(span[1]), min(int(span[2]) + 1, len(content))
+            headers = {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"} | headers
+            status, content = 206, content[start:stop]
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(content))} | headers).items():
             self.send_header(name, value)
@@ -84,6 +90,10 @@ class Hub(BaseHTTPRequestHandler):
                 return as_json({"errors": [], "warnings": []})
             case ["api", "models", organisation, name, *rest]:
                 return self.model(f"{organisation}/{name}", rest, body, known)
+            case ["api", "datasets", organisation, name, *rest]:
+                return self.model(f"datasets/{organisation}/{name}", rest, body, known)
+            case ["datasets", organisation, name, "resolve", revision, *file]:
+                return self.file(f"datasets/{organisation}/{name}", revision, "/".join(file), known)
             case [organisation, name, "resolve", revision, *file]:
                 return self.file(f"{organisation}/{name}", revision, "/".join(file), known)
         raise Refusal(404, "NotFound")
@@ -96,7 +106,7 @@ class Hub(BaseHTTPRequestHandler):
         folder = self.folder / model
         if not folder.is_dir() or ((folder / ".private").exists() and not known):
             raise Refusal(401 if not known else 404, "RepoNotFound")
-        if revision not in REVISIONS:
+        if revision not in ("main", self.commit):
             raise Refusal(404, "RevisionNotFound")
         return folder
 
@@ -107,11 +117,12 @@ class Hub(BaseHTTPRequestHandler):
         match rest:
             case [] | ["revision", _]:
                 siblings = [{"rfilename": file.name, "size": file.stat().st_size} for file in files]
-                return as_json({"id": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
+                return as_json({"id": name, "sha": self.commit, "siblings": siblings, "private": False, "tags": []})
             case ["tree", *_]:
-                return as_json(
-                    [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": oid(f)} for f in files]
-                )
+                return as_json([described(file) for file in files])
+            case ["paths-info", _]:
+                asked = parse_qs(body.decode())["paths"]
+                return as_json([described(file) for file in files if file.name in asked])
             case ["preupload", _]:
                 asked = json.loads(body)["files"]
                 return as_json(
@@ -139,11 +150,15 @@ class Hub(BaseHTTPRequestHandler):
         if not path.is_file():
             raise Refusal(404, "EntryNotFound")
         self.requests.append(f"{model}/{name}")
-        return path.read_bytes(), {"X-Repo-Commit": COMMIT, "ETag": f'"{oid(path)}"'}
+        return path.read_bytes(), {"X-Repo-Commit": self.commit, "ETag": f'"{oid(path)}"'}
 
 
 def oid(path: Path) -> str:
     return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+def described(file: Path) -> dict[str, Any]:
+    return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": oid(file)}
 
 
 def as_json(value: Any) -> tuple[bytes, dict[str, str]]:

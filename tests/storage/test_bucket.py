@@ -31,9 +31,10 @@ from real_runs import (
 )
 from tiny_run import experiment
 
-from research import Checkpoint, Profile
+from research import Checkpoint, JSONLines, Profile
 from research.config import ConfigError
 from research.config.load import open_experiment
+from research.data.corpora.documents import open_documents
 from research.parallel.rules import flatten
 from research.pretrained import find
 from research.pretrained.average import average
@@ -114,6 +115,24 @@ def test_a_run_in_a_bucket_is_the_run_in_a_directory(runs) -> None:
     assert losses(there) == losses(here)
     assert steps_on_disk(there / "checkpoints") == [2, 1]
     assert_same_arrays(there / "checkpoints" / "2", here / "checkpoints" / "2")
+
+
+def test_text_in_a_bucket_is_read_through_its_copy(storage, own_cache: Path) -> None:
+    for name in ("2", "10"):
+        storage.pipe_file(f"bucket/texts/{name}.jsonl", json.dumps({"text": f"text {name}"}).encode() + b"\n")
+
+    def opened() -> list[str]:
+        documents = open_documents(JSONLines("gs://bucket/texts/*.jsonl", "gs://bucket/texts/2.jsonl"), "train")
+        return documents.read(np.arange(len(documents)))
+
+    assert opened() == ["text 10", "text 2"]
+    storage.pipe_file("bucket/texts/2.jsonl", json.dumps({"text": "text 3"}).encode() + b"\n")  # of the same size
+    assert opened() == ["text 10", "text 3"]
+    assert {path.read_text() for path in own_cache.glob("remote/*/origin")} == {
+        "gs://bucket/texts/10.jsonl", "gs://bucket/texts/2.jsonl",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^There is no file gs://bucket/texts/4\.jsonl\.$"):
+        open_documents(JSONLines("gs://bucket/texts/4.jsonl"), "train")
 
 
 def losses(directory) -> list[tuple[int, float]]:

@@ -7,16 +7,48 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from research.config import ConfigError, require
 from research.config.base import digest
 from research.data.corpora.text_files import Span, Storage, TextCorpus, find_files, matching, plain_file, stored_text
+from research.storage.copies import origin_of
 from research.storage.lines import Line, json_line_value, json_objects
 from research.storage.tables import TablePart, table_lines
 
 FORMAT = 1  # increment when the same files would give other lines
 STATE, SPLITS = "state.json", "dataset_dict.json"  # files of a directory of `datasets`
+
+
+class RowTexts(NamedTuple):
+    """The texts of rows in lines of JSON: those of several columns are joined."""
+
+    columns: tuple[str, ...]
+    join: str
+    empty: Literal["refuse", "skip"]
+
+    def spans(self, name: str, lines: Iterator[Line], called: str) -> Iterator[Span]:
+        """Find one document per row, of which none has a blank text; a row is `called` so in messages."""
+        for line, where, value in json_objects(name, lines, called):
+            if None in value.values():
+                absent = [column for column, text in value.items() if text is None]
+                what = f'{where} has no text in its column "{absent[0]}"'
+                require(self.empty == "skip", f'{what}: give the corpus empty="skip" to leave such rows out.')
+                yield Span(line.start, line.start, "")
+            elif text := self._text(value, where):
+                yield Span(line.start, line.stop, text)
+
+    def parse(self, content: bytes) -> str:
+        value = json_line_value(content.decode())
+        return self.join.join([value[column] for column in self.columns])
+
+    def _text(self, value: dict[str, Any], where: str) -> str:
+        """Return the text of a row, or nothing if it is blank."""
+        for column, text in value.items():
+            if not isinstance(text, str):
+                raise ConfigError(f'{where}: the column "{column}" holds lists, not strings.')
+        text = self.join.join([value[column] for column in self.columns])
+        return text if text.strip() else ""
 
 
 @dataclass(frozen=True)
@@ -32,38 +64,26 @@ class Parquet(TextCorpus):
     empty: Literal["refuse", "skip"] = "refuse"  # effect of a row without a text
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.text,) if isinstance(self.text, str) else self.text
+    def texts(self) -> RowTexts:
+        return RowTexts((self.text,) if isinstance(self.text, str) else self.text, self.join, self.empty)
 
     @property
     def rule(self) -> str:
-        return repr((FORMAT, self.columns, self.join, self.where, self.empty))
+        return repr((FORMAT, self.texts.columns, self.join, self.where, self.empty))
+
+    @property
+    def part(self) -> TablePart:
+        return TablePart(self.texts.columns, self.where)
 
     @property
     def storage(self) -> Storage:
-        return table_storage(TablePart(self.columns, self.where))
+        return table_storage(self.part)
 
-    def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-        for line, where, value in json_objects(path, lines, row_name(self.where)):
-            if None in value.values():
-                absent = [column for column, text in value.items() if text is None]
-                what = f'{where} has no text in its column "{absent[0]}"'
-                require(self.empty == "skip", f'{what}: give Parquet empty="skip" to leave such rows out.')
-                yield Span(line.start, line.start, "")
-            elif text := self._text(value, where):
-                yield Span(line.start, line.stop, text)
+    def spans(self, name: str, lines: Iterator[Line]) -> Iterator[Span]:
+        return self.texts.spans(name, lines, row_name(self.where))
 
     def text_of(self, content: bytes) -> str:
-        value = json_line_value(content.decode())
-        return value[self.text] if isinstance(self.text, str) else self.join.join([value[key] for key in self.text])
-
-    def _text(self, value: dict[str, Any], where: str) -> str:
-        """Return the text of a row, or nothing if it is blank."""
-        for column, text in value.items():
-            if not isinstance(text, str):
-                raise ConfigError(f'{where}: the column "{column}" holds lists, not strings.')
-        text = self.join.join([value[column] for column in self.columns])
-        return text if text.strip() else ""
+        return self.texts.parse(content)
 
 
 def table_storage(selection: TablePart) -> Storage:
@@ -71,7 +91,7 @@ def table_storage(selection: TablePart) -> Storage:
 
     def text(path: Path, content: str) -> Path:
         key = digest([FORMAT, content, *selection])
-        return stored_text("tables", key, lambda: table_lines(plain_file(path, content), selection, path))
+        return stored_text("tables", key, lambda: table_lines(plain_file(path, content), selection, origin_of(path)))
 
     return Storage(find_tables, text)
 

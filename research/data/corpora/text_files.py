@@ -27,12 +27,13 @@ from research.data.corpora.documents import Documents
 from research.data.corpora.overlap import Piece
 from research.storage import cache
 from research.storage.compression import compression_of, decompress
+from research.storage.copies import DIGEST, ORIGIN, origin_of
 from research.storage.lines import Line, is_unicode, json_line_value, json_objects, text_lines
 from research.storage.parts import Parts
 from research.storage.progress import Progress
+from research.storage.remote import is_address, remote_copies
 
 FORMAT = 1  # increment when the same files would give other documents or another index
-DIGEST = "sha256"  # the file of an entry that has it
 HELD_OUT_ONE_IN = 100  # documents, if a corpus names no held-out files
 
 
@@ -64,21 +65,22 @@ class FileIndex:
         self,
         pattern: str,
         rules: list[Any],
-        find: Callable[[Path, Iterator[Line]], Iterator[Span]],
+        find: Callable[[str, Iterator[Line]], Iterator[Span]],
         storage: Storage | None = None,
     ) -> None:
         self.name = pattern
         storage = storage or PLAIN
-        self.files = named = storage.find(pattern)
-        digests = [known_digest(path) for path in named]
-        self._paths = [storage.text(path, content) for path, content in zip(named, digests, strict=True)]
+        found = storage.find(pattern)
+        self.files = [origin_of(path) for path in found]  # their names
+        digests = [content_digest(path) for path in found]
+        self._paths = [storage.text(path, content) for path, content in zip(found, digests, strict=True)]
         self.identity = digest([FORMAT, *rules, digests])
         self.pieces = [
-            Piece(path.stat().st_size, partial(content_digest, path), str(original))
-            for path, original in zip(self._paths, named, strict=True)
+            Piece(path.stat().st_size, partial(content_digest, path), name)
+            for path, name in zip(self._paths, self.files, strict=True)
         ]
         self._parts = [Parts(path) if cache.contains(path) else None for path in self._paths]
-        index = cache.entry("documents", self.identity, lambda folder: self._write(folder, named, find))
+        index = cache.entry("documents", self.identity, lambda folder: self._write(folder, find))
         self._spans = np.fromfile(index / "spans", np.int64).reshape(-1, 3)
         self.held_out = np.fromfile(index / "held_out", np.bool_)
 
@@ -110,7 +112,7 @@ class FileIndex:
                     pieces[place] = os.pread(opened.fileno(), stop - start, start)
         return pieces
 
-    def _write(self, folder: Path, named: list[Path], find: Callable[[Path, Iterator[Line]], Iterator[Span]]) -> None:
+    def _write(self, folder: Path, find: Callable[[str, Iterator[Line]], Iterator[Span]]) -> None:
         """Check every piece and write the index: `spans` holds (file, start, stop) per piece, and `held_out` a flag."""
         size = sum(path.stat().st_size for path in self._paths)
         with (
@@ -123,7 +125,7 @@ class FileIndex:
                     parts.check_all()
                 rows, flags, done = array.array("q"), bytearray(), 0
                 with path.open("rb") as opened:
-                    for start, stop, text in find(named[file], text_lines(opened, named[file])):
+                    for start, stop, text in find(self.files[file], text_lines(opened, self.files[file])):
                         rows.extend((file, start, stop))
                         flags.append(_is_held_out(text))
                         progress.advance(stop - done)
@@ -177,8 +179,8 @@ class TextCorpus(Corpus):
         """Setting that, with the class, determines which documents a file holds."""
 
     @abstractmethod
-    def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-        """Find documents in the lines of a file; errors refer to the file as `path`."""
+    def spans(self, name: str, lines: Iterator[Line]) -> Iterator[Span]:
+        """Find documents in the lines of a file; errors refer to the file by its name."""
 
     @abstractmethod
     def text_of(self, content: bytes) -> str:
@@ -199,8 +201,8 @@ class JSONLines(TextCorpus):
     def rule(self) -> str:
         return self.text
 
-    def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-        return json_spans(path, lines, self.text)
+    def spans(self, name: str, lines: Iterator[Line]) -> Iterator[Span]:
+        return json_spans(name, lines, self.text)
 
     def text_of(self, content: bytes) -> str:
         return str(json_line_value(content.decode())[self.text])
@@ -216,7 +218,7 @@ class PlainText(TextCorpus):
     def rule(self) -> str:
         return self.document
 
-    def spans(self, path: Path, lines: Iterator[Line]) -> Iterator[Span]:
+    def spans(self, name: str, lines: Iterator[Line]) -> Iterator[Span]:
         return block_spans(lines) if self.document == "block" else file_spans(lines)
 
     def text_of(self, content: bytes) -> str:
@@ -226,11 +228,12 @@ class PlainText(TextCorpus):
 class TextFiles(Documents):
     """The documents of one split of a corpus in files, by index."""
 
-    def __init__(self, corpus: TextCorpus, split: Literal["train", "held_out"]) -> None:
+    def __init__(self, corpus: TextCorpus, split: Literal["train", "held_out"], storage: Storage | None = None) -> None:
         pattern = corpus.train if split == "train" or corpus.held_out is None else corpus.held_out
         self.name, self._corpus = pattern, corpus
-        self._index = FileIndex(pattern, [type(corpus).__name__, corpus.rule], corpus.spans, corpus.storage)
-        hashed = digest([type(corpus).__name__, corpus.rule]) if corpus.held_out is None else ""
+        rules = [type(corpus).__name__, corpus.rule]
+        self._index = FileIndex(pattern, rules, corpus.spans, storage or corpus.storage)
+        hashed = digest(rules) if corpus.held_out is None else ""
         self.pieces = [piece._replace(hashed=hashed) for piece in self._index.pieces]
         rows, self.identity = choose(self._index, split, corpus.held_out is None, "document")
         self._rows = rows[self._index.is_filled(rows)]
@@ -249,9 +252,9 @@ class TextFiles(Documents):
         return list(map(self._corpus.text_of, self._index.read(self._rows[indices])))
 
 
-def json_spans(path: Path, lines: Iterable[Line], key: str) -> Iterator[Span]:
+def json_spans(name: str, lines: Iterable[Line], key: str) -> Iterator[Span]:
     """Find one document per line, skipping blank lines and empty texts."""
-    for line, where, value in json_objects(path, lines):
+    for line, where, value in json_objects(name, lines):
         require(key in value, f'{where} has no key "{key}": its keys are {", ".join(map(repr, value)) or "none"}.')
         text = value[key]
         require(isinstance(text, str), f'{where}: the value of "{key}" is {type(text).__name__}, not a string.')
@@ -287,7 +290,9 @@ def _join_lines(lines: list[Line]) -> Span:
 
 
 def matching(pattern: str) -> list[Path]:
-    """Return the files and directories that match a path or a glob pattern, sorted."""
+    """Return the files and directories that match a path or a glob pattern, sorted; of addresses, their copies."""
+    if is_address(pattern):
+        return remote_copies(pattern)
     expanded = os.path.expanduser(pattern)
     return [Path(expanded)] if os.path.exists(expanded) else sorted(map(Path, glob.glob(expanded, recursive=True)))
 
@@ -321,7 +326,7 @@ def _write_digest(folder: Path, path: Path) -> None:
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes: for a decompressed copy, that computed with it; else as `known_digest`."""
+    """Return the SHA-256 of a file's bytes: for a copy in the cache, that computed with it; else as `known_digest`."""
     kept = path.with_name(DIGEST)
     return kept.read_text() if cache.contains(path) and kept.exists() else known_digest(path)
 
@@ -337,12 +342,16 @@ def plain_file(path: Path, content: str) -> Path:
 PLAIN = Storage(find_files, plain_file)
 
 
-def stored_text(kind: str, key: str, pieces: Callable[[], Iterable[bytes]]) -> Path:
-    """Return the text of an entry of the cache; if there is none, it is written from pieces, with its digest."""
-    return cache.entry(kind, key, lambda folder: _write_text(folder, pieces()), lambda name: True) / "text"
+def stored_text(kind: str, key: str, pieces: Callable[[], Iterable[bytes]], origin: str = "") -> Path:
+    """Return the text of an entry of the cache; if there is none, it is written from pieces, with its digest and the
+    name of its origin, which is its name in messages.
+    """
+    return cache.entry(kind, key, lambda folder: _write_text(folder, pieces(), origin), lambda name: True) / "text"
 
 
-def _write_text(folder: Path, pieces: Iterable[bytes]) -> None:
+def _write_text(folder: Path, pieces: Iterable[bytes], origin: str) -> None:
+    if origin:
+        (folder / ORIGIN).write_text(origin)
     hash = hashlib.sha256()
     with (folder / "text").open("wb") as plain:
         for piece in pieces:

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from research.config import ConfigError, Examples, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
+from research.data.corpora.hugging_face import HubSource
 from research.data.corpora.tables import row_name, table_storage
 from research.data.corpora.text_files import PLAIN, FileIndex, Span, Storage, choose
+from research.data.corpora.web_dataset import tar_storage
 from research.data.tasks import squad
 from research.data.tasks.records import FORMAT, Empty, is_filled, require_names, source_text, without_empty
 from research.storage.lines import Line, is_unicode, json_line_value, json_objects, without_end
@@ -49,7 +51,7 @@ class Reader(NamedTuple):
     one from its bytes; `hashed` are the names or columns of the text that decides whether a record is held out.
     """
 
-    spans: Callable[[Path, Iterator[Line]], Iterator[Span]]
+    spans: Callable[[str, Iterator[Line]], Iterator[Span]]
     record: Callable[[bytes], TextRecord]
     hashed: tuple[str | int, ...]
     storage: Storage = PLAIN
@@ -91,14 +93,14 @@ class JSONExamples(FileExamples):
 def json_reader(names: Names, empty: Empty, called: str = "line", storage: Storage = PLAIN) -> Reader:
     """Return the reader of JSON lines, each of which is a line or a row in messages."""
 
-    def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-        return json_spans(path, lines, names, empty, called)
+    def spans(name: str, lines: Iterator[Line]) -> Iterator[Span]:
+        return json_spans(name, lines, names, empty, called)
 
     return Reader(spans, lambda content: _parse_record(content, names), names.source, storage)
 
 
-def json_spans(path: Path, lines: Iterable[Line], names: Names, empty: Empty, called: str) -> Iterator[Span]:
-    for line, where, value in json_objects(path, lines, called):
+def json_spans(file: str, lines: Iterable[Line], names: Names, empty: Empty, called: str) -> Iterator[Span]:
+    for line, where, value in json_objects(file, lines, called):
         record = {name: texts_at(value, name, where) for name in names.all}
         yield _span(line, is_filled(record, names, where, empty), source_text(record, names))
 
@@ -143,9 +145,58 @@ class ParquetExamples(FileExamples):
     where: str | None = None  # a filter of rows, such as "language == 'de' and score > 0.5"
 
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
-        storage = table_storage(TablePart(names.all, self.where, missing=""))
+        return self.records(split, names, table_storage(self.part(names)))
+
+    def part(self, names: Names) -> TablePart:
+        return TablePart(names.all, self.where, missing="")
+
+    def records(self, split: Split, names: Names, storage: Storage) -> FileRecords:
         reader = json_reader(names, self.empty, row_name(self.where), storage)
         return FileRecords(self, split, names, reader, (self.where,) if self.where else ())
+
+
+@dataclass(frozen=True)
+class HFDatasetExamples(Examples):
+    """Rows of a data set of the Hugging Face Hub by name, or of a local directory, as `datasets` opens it.
+
+    The splits are names of its splits. A list of strings holds several references; "a/b" is the field b within the
+    column a; a class has its name. A text that is missing is empty. Needs the extra `data`.
+    """
+
+    name: str
+    config: str | None = None  # such as a language, if the data set has several
+    train: str = "train"
+    held_out: str | None = "validation"
+    test: str | None = "test"
+    empty: Empty = "refuse"  # effect of an example with an empty side
+    where: str | None = None  # a filter of rows, such as "language == 'de' and score > 0.5"
+    revision: str | None = None  # a commit, tag or branch
+    streaming: bool = True  # without, `datasets` keeps its own copy too, and splits may be slices ("train[:1%]")
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
+        source = HubSource(self.name, self.config, self.revision, self.streaming)
+        held_out, test = (each and source.called(each) for each in (self.held_out, self.test))
+        files = ParquetExamples(source.called(self.train), held_out, test, where=self.where, empty=self.empty)
+        return files.records(split, names, source.storage(files.part(names)))
+
+
+# --- Tars -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WebDatasetExamples(FileExamples):
+    """Samples in tars as WebDataset has them: "src" is the text of the member KEY.src, "json/a" the key a in KEY.json.
+
+    A list of strings in JSON holds several references. A text that is missing is empty.
+    """
+
+    def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
+        storage = tar_storage(names.all, may_lack=True, missing="")
+        return FileRecords(self, split, names, json_reader(names, self.empty, "sample", storage))
 
 
 # --- Columns ----------------------------------------------------------------------------------------------------------
@@ -160,8 +211,8 @@ class TSVExamples(FileExamples):
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         require_names(names, self.columns, f"{self.train}, by its columns,")
 
-        def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-            return tsv_spans(path, lines, self.columns, names, self.empty)
+        def spans(name: str, lines: Iterator[Line]) -> Iterator[Span]:
+            return tsv_spans(name, lines, self.columns, names, self.empty)
 
         def record(content: bytes) -> TextRecord:
             return {name: (text,) for name, text in zip(self.columns, _cells(content.decode()), strict=True)}
@@ -170,13 +221,11 @@ class TSVExamples(FileExamples):
         return FileRecords(self, split, names, Reader(spans, record, hashed), self.columns)
 
 
-def tsv_spans(
-    path: Path, lines: Iterable[Line], columns: tuple[str, ...], names: Names, empty: Empty
-) -> Iterator[Span]:
+def tsv_spans(name: str, lines: Iterable[Line], columns: tuple[str, ...], names: Names, empty: Empty) -> Iterator[Span]:
     for line in lines:
         if not line.content:
             continue
-        where, cells = f"{path}, line {line.number}", _cells(line.text)
+        where, cells = f"{name}, line {line.number}", _cells(line.text)
         require(
             len(cells) == len(columns),
             f"{where} has {len(cells)} columns: they must be {len(columns)}, {', '.join(columns)}, separated by tabs.",
@@ -204,11 +253,11 @@ class SQuADFile(FileExamples):
         return FileRecords(self, split, names, reader)
 
 
-def squad_spans(names: Names, empty: Empty) -> Callable[[Path, Iterator[Line]], Iterator[Span]]:
-    def spans(path: Path, lines: Iterator[Line]) -> Iterator[Span]:
-        for line, where, value in json_objects(path, lines):
+def squad_spans(names: Names, empty: Empty) -> Callable[[str, Iterator[Line]], Iterator[Span]]:
+    def spans(file: str, lines: Iterator[Line]) -> Iterator[Span]:
+        for line, where, value in json_objects(file, lines):
             record = {name: texts_at(value, name, where) for name in names.all}
-            filled = is_filled(record, names, f"Question {value['id']} of {path}", empty)
+            filled = is_filled(record, names, f"Question {value['id']} of {file}", empty)
             yield _span(line, filled, value["context"])
 
     return spans

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -76,11 +75,11 @@ def _check_parallel(first: FileIndex, other: FileIndex) -> None:
         )
 
 
-def line_spans(path: Path, lines: Iterable[Line], empty: Empty) -> Iterator[Span]:
+def line_spans(name: str, lines: Iterable[Line], empty: Empty) -> Iterator[Span]:
     for line in lines:
         text = line.content
         if not text.strip():
             what = 'each line must be a side of an example, or give ParallelText empty="skip"'
-            require(empty == "skip", f"{path}, line {line.number} is empty: {what}.")
+            require(empty == "skip", f"{name}, line {line.number} is empty: {what}.")
             text = ""
         yield Span(line.start, line.start + len(text.encode()), text)

@@ -9,6 +9,7 @@ from research.config import ConfigError
 from research.config.base import digest
 from research.data.corpora.text_files import plain_file
 from research.storage import cache
+from research.storage.copies import origin_of
 
 FORMAT = 1  # increment when the same file would give other lines
 NAMES = ("question", "context", "answers/text", "title", "id")
@@ -51,15 +52,15 @@ def as_lines(path: Path, content: str) -> Path:
     """Write the questions as JSON lines into the cache; `content` is the digest of the file's bytes."""
     key = digest([FORMAT, content])
     folder = cache.entry(
-        "squad", key, lambda folder: _write(path, plain_file(path, content), folder), lambda name: True
+        "squad", key, lambda folder: _write(origin_of(path), plain_file(path, content), folder), lambda name: True
     )
     return folder / "text"
 
 
-def _write(path: Path, plain: Path, folder: Path) -> None:
+def _write(name: str, plain: Path, folder: Path) -> None:
     try:
         records = questions(plain)
     except ConfigError as error:
-        raise ConfigError(str(error).replace(str(plain), str(path))) from None
+        raise ConfigError(str(error).replace(str(plain), name)) from None
     with (folder / "text").open("w") as file:
         file.writelines(json.dumps(question._asdict()) + "\n" for question in records)

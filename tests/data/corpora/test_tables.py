@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import compressed
+import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -97,17 +98,28 @@ def test_row_groups_that_cannot_match_are_not_read(tmp_path: Path) -> None:
 
 
 def test_directories_that_datasets_saved(tmp_path: Path) -> None:
-    tables.save(tmp_path / "saved" / "train", table())
+    datasets.disable_progress_bars()
+    whole = datasets.Dataset(table())
+    both = datasets.DatasetDict(train=whole, validation=whole.select(range(12, 20)))
+    both.save_to_disk(tmp_path / "saved", num_shards={"train": 3, "validation": 2})
+    assert len(list((tmp_path / "saved" / "train").glob("*.arrow"))) == 3
     assert opened(f"{tmp_path}/saved/train") == [row["text"] for row in ROWS]
-    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
-    with pytest.raises(ConfigError, match=rf"saved has splits: name one of them, {tmp_path}/saved/train"):
+    assert opened(f"{tmp_path}/saved/validation", text="meta/language", where="n > 12") == ["en", "de"] * 3 + ["en"]
+    with pytest.raises(
+        ConfigError, match=rf"saved has splits: name one of them, {tmp_path}/saved/train or {tmp_path}/saved/val"
+    ):
         opened(f"{tmp_path}/saved")
-    (tmp_path / "saved" / "train" / "data-00001-of-00002.arrow").unlink()
-    with pytest.raises(ConfigError, match=r"train lacks data-00001-of-00002\.arrow, which its state\.json names"):
+    (tmp_path / "saved" / "train" / "data-00001-of-00003.arrow").unlink()
+    with pytest.raises(ConfigError, match=r"train lacks data-00001-of-00003\.arrow, which its state\.json names"):
         opened(f"{tmp_path}/saved/train")
     (tmp_path / "saved" / "train" / "state.json").write_text('{"_data_files": [{"filename": "../../a.arrow"}]}')
     with pytest.raises(ConfigError, match=r"state\.json is not as `datasets` writes it"):
         opened(f"{tmp_path}/saved/train")
+
+
+def test_rows_that_datasets_has_selected_are_those_that_it_saves(tmp_path: Path) -> None:
+    datasets.Dataset(table()).shuffle(seed=0).select(range(5, 15)).save_to_disk(tmp_path / "saved", num_shards=4)
+    assert opened(f"{tmp_path}/saved") == datasets.load_from_disk(tmp_path / "saved")["text"][:]
 
 
 def test_missing_texts_are_refused_or_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

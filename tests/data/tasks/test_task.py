@@ -92,7 +92,7 @@ def test_json_lines(tmp_path: Path) -> None:
         assert examples(dataclasses.replace(task, examples=JSONExamples(str(packed), str(packed)))) == expected
 
 
-@pytest.mark.parametrize("kind", tables.WRITE)
+@pytest.mark.parametrize("kind", tables.ANY)
 def test_columns_of_tables(tmp_path: Path, kind: str) -> None:
     rows = [
         {"q": {"text": "who"}, "answers": {"text": ["he", "she"], "start": [1, 2]}, "n": 1},
@@ -100,7 +100,7 @@ def test_columns_of_tables(tmp_path: Path, kind: str) -> None:
         {"q": {"text": "what"}, "answers": {"text": [], "start": []}, "n": 3},
         {"q": {"text": "where"}, "answers": {"text": ["here"], "start": [3]}, "n": 4},
     ]
-    tables.WRITE[kind](pa.Table.from_pylist(rows), tmp_path / "a")
+    tables.ANY[kind](pa.Table.from_pylist(rows), tmp_path / "a")
     path = str(tmp_path / "a")
     kinds = ParquetExamples(path, path, where="n < 5", empty="skip")
     task = TextToText(examples=kinds, source="q/text", target="answers/text")
@@ -109,7 +109,7 @@ def test_columns_of_tables(tmp_path: Path, kind: str) -> None:
     assert examples(only) == examples(task)
     for where, message in (
         ("n < 3", r'selected row 2 has an empty source \("q/text"\)'),
-        (None, r"a, row 2 has an empty"),
+        (None, r"/a(/data-00000-of-00002.arrow)?, row 2 has an empty"),
     ):
         with pytest.raises(ConfigError, match=message + '.*empty="skip"'):
             examples(dataclasses.replace(task, examples=ParquetExamples(path, path, where=where)))
