@@ -139,3 +139,6 @@ from .train.schedules import Decay as Decay
 from .train.schedules import InverseSquareRoot as InverseSquareRoot
 from .train.schedules import Linear as Linear
 from .train.tensorboard import TensorBoard as TensorBoard
+from .train.trackers.mlflow import MLflow as MLflow
+from .train.trackers.trackio import Trackio as Trackio
+from .train.trackers.wandb import WandB as WandB
