@@ -122,6 +122,9 @@ from .data.tasks.text_to_text import TextToText as TextToText
 from .data.tasks.text_to_text import Translation as Translation
 from .data.tokenizer.base import Tokenizer as Tokenizer
 from .decode.loaded_model import load as load
+from .report.trackers.mlflow import MLflow as MLflow
+from .report.trackers.trackio import Trackio as Trackio
+from .report.trackers.wandb import WandB as WandB
 from .score.answers import Accuracy as Accuracy
 from .score.answers import SQuAD as SQuAD
 from .score.bleu import BLEU as BLEU
@@ -139,6 +142,3 @@ from .train.schedules import Decay as Decay
 from .train.schedules import InverseSquareRoot as InverseSquareRoot
 from .train.schedules import Linear as Linear
 from .train.tensorboard import TensorBoard as TensorBoard
-from .train.trackers.mlflow import MLflow as MLflow
-from .train.trackers.trackio import Trackio as Trackio
-from .train.trackers.wandb import WandB as WandB

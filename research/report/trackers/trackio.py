@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from research.train.trackers.tracker import Client, End, MetricsLine, TrackedRun, Tracker, as_table
+from research.report.trackers.tracker import Client, End, MetricsLine, TrackedRun, Tracker, as_table
 
 
 @dataclass(frozen=True)

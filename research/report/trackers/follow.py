@@ -18,11 +18,12 @@ from typing import Any
 
 import research
 from research.config import ConfigError, parse_json
+from research.report.trackers.tracker import Client, End, MetricsLine, State, TrackedRun, Tracker, order
 from research.storage.files import parse_lines, read_lines
-from research.train.trackers.tracker import Client, End, MetricsLine, State, TrackedRun, Tracker, order
 
 EVERY = 1.0  # seconds between two looks at the files
 MOST_LINES = 50  # sent at once
+GRACE = 5.0  # seconds until this process ends itself if the run's process, which would kill it, is gone
 LONGEST_PAUSE = 60.0  # seconds between two attempts to reach a tracker
 READ = "\0read"  # key of the time at which a line was read
 PLOTS = ("loss.png", "report.html")
@@ -184,7 +185,7 @@ def _wait_for_end(over: threading.Event, most: int) -> None:
     while os.read(0, 1):
         pass
     over.set()
-    time.sleep(most)
+    time.sleep(most + GRACE)
     os._exit(1)
 
 

@@ -11,12 +11,12 @@ from tiny_run import experiment
 
 from research import Logger, MLflow, Report, TensorBoard, Trackio, WandB
 from research.config import ConfigError, override
+from research.report.trackers import follow
+from research.report.trackers.follow import Follower, read_end, tracked_run
+from research.report.trackers.tracker import Client, End, MetricsLine, State, TrackedRun
 from research.storage.files import append_lines, write_json
 from research.storage.run_directory import as_data
 from research.train.loggers import loggers
-from research.train.trackers import follow
-from research.train.trackers.follow import Follower, read_end, tracked_run
-from research.train.trackers.tracker import Client, End, MetricsLine, State, TrackedRun
 
 CHANGES = {"steps": ["10", "20"]}
 
@@ -278,7 +278,10 @@ def test_trackers_are_settings_like_others(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "MLFLOW_TRACKING_URI"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        *("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"),
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
@@ -302,13 +305,17 @@ def test_an_address_is_needed(no_account: None, monkeypatch: pytest.MonkeyPatch)
     MLflow().check()
 
 
-def test_a_key_is_needed_to_be_online(no_account: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+def test_a_key_is_needed_to_be_online(no_account: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"^WandB has no key for its server: run `wandb login`, set "):
         WandB().check()
     WandB(mode="offline").check()
     monkeypatch.setenv("WANDB_MODE", "offline")
     WandB().check()
+    with pytest.raises(ConfigError, match="no key"):
+        WandB(mode="online").check()
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password 0\n")
+    WandB(mode="online").check()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example")
     with pytest.raises(ConfigError, match="no key"):
         WandB(mode="online").check()
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)

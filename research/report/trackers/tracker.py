@@ -163,7 +163,7 @@ class _FollowProcess:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with (directory / "trackers" / f"{file_name}.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "research.train.trackers.follow", json.dumps(request)],
+                [sys.executable, "-m", "research.report.trackers.follow", json.dumps(request)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,13 +1,17 @@
 """Weights & Biases as a tracker."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from netrc import NetrcParseError, netrc
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from research.config import require
-from research.train.trackers.tracker import Client, End, MetricsLine, TrackedRun, Tracker, as_table
+from research.report.trackers.tracker import Client, End, MetricsLine, TrackedRun, Tracker, as_table
 
 LONGEST_TAG = 64  # letters
 
@@ -37,15 +41,19 @@ class WandB(Tracker):
 
 
 def _has_key() -> bool:
-    import wandb
-
-    try:
-        from wandb.sdk.lib.wbauth import authenticate_session
-    except ImportError:  # another version than the extra's: its own message comes later
+    """Tell whether W&B will find a key, without its library, which would start a process of its own here."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = wandb.setup().settings.base_url
-    found = authenticate_session(host=host, source="kintsugi", prompt=False, update_session=False)
-    return found is not None
+    settings = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser() / "settings"
+    with suppress(OSError):
+        if re.search(r"^(api_key|base_url)\b", settings.read_text(), re.M):
+            return True  # or another server, for which W&B looks itself
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    for path in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        with suppress(OSError, NetrcParseError):
+            if path and netrc(Path(path).expanduser()).authenticators(host):
+                return True
+    return False
 
 
 class _WandBRun(Client):

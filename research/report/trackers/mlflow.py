@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from research.config import require
-from research.train.trackers.tracker import Client, End, MetricsLine, TrackedRun, Tracker, as_table
+from research.report.trackers.tracker import Client, End, MetricsLine, TrackedRun, Tracker, as_table
 
 MOST_PARAMS, MOST_METRICS = 100, 1000  # in one request
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # letters
