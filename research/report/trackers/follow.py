@@ -153,10 +153,10 @@ def read_end(directory: Path) -> End:
     status, reason = result.get("status", "running"), str(result.get("reason", ""))
     if status == "running":
         status, reason = "killed", "its process ended without a result"
-    best = directory / "checkpoints" / "best"
+    best = directory / "checkpoints" / str((result.get("best") or {}).get("step"))
     files = [directory / name for name in PLOTS if (directory / name).is_file()]
     code, step = int(result.get("exit_code") or 0), int(result.get("step") or 0)
-    return End(status, code or int(status != "done"), step, reason, files, best.resolve() if best.exists() else None)
+    return End(status, code or int(status != "done"), step, reason, files, best if best.is_dir() else None)
 
 
 def follow(follower: Follower, over: threading.Event) -> None:
@@ -167,7 +167,8 @@ def follow(follower: Follower, over: threading.Event) -> None:
         try:
             client = follower.send()
             if ended:
-                client.end(read_end(follower.run.directory))
+                end = read_end(follower.run.directory)
+                client.end(end._replace(step=max(end.step, follower.state.metrics[0])))
                 return
             failures = 0
         except Exception as error:

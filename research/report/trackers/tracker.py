@@ -61,7 +61,7 @@ class End(NamedTuple):
     step: int
     reason: str
     files: list[Path]  # the plot and the page
-    best: Path | None  # the best checkpoint
+    best: Path | None  # the best checkpoint of a finished run, unless it is in a bucket
 
 
 class Client(ABC):
@@ -91,7 +91,7 @@ class Tracker(Logger):
     `close_seconds`. Metrics that are not sent by then are sent when the run is resumed.
     """
 
-    artifacts: bool = False  # sends the best checkpoint too, when the run ends
+    artifacts: bool = False  # sends the best checkpoint too, when the run is finished
     close_seconds: int = 60  # longest wait for the tracker when the run ends
 
     package = ""  # imported in the tracker's own process
