@@ -21,13 +21,15 @@ class Loggers:
     def __init__(self, logs: Logs | None = None) -> None:
         self._logs: Logs = [] if logs is None else logs
 
-    def open(self, directory: Path, config: Experiment, step: int) -> None:
-        """Open every logger of the experiment, on the first host only.
+    def open(
+        self, directory: Path, config: Experiment, step: int, wanted: Callable[[Logger], bool] = lambda logger: True
+    ) -> None:
+        """Open every logger of the experiment, or those that are `wanted`, on the first host only.
 
         Raises:
             ConfigError: a user's logger raises, or its writer has no `write` or `close`.
         """
-        for logger in config.report.loggers if jax.process_index() == 0 else ():
+        for logger in filter(wanted, config.report.loggers if jax.process_index() == 0 else ()):
             with calling(logger, "open"):
                 writer = logger.open(directory, config, step)
             for name in ("write", "close"):

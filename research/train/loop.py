@@ -12,11 +12,13 @@ import jax
 
 from research.config import Experiment, Supervised, override
 from research.config.load import ExperimentFile
+from research.config.logger import Logger
 from research.decode import evaluate
 from research.parallel import hosts
 from research.parallel.mesh import place_batch
 from research.pretrained.weights import Weights
 from research.report.plot import plot_loss
+from research.report.trackers.tracker import Tracker
 from research.storage import code, output, run_directory, stop
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
@@ -124,6 +126,8 @@ def _train(
             run = _start(launch, run_files.local, checkpoints, end)
             if run is not None:
                 _fit(run, run_files, checkpoints, weights, logs)
+            else:
+                logs.open(run_files.local, config, end.step, partial(_lacks, run_files.local, config))
         _write_page(end, run_files)
     return end.exit_code
 
@@ -174,6 +178,11 @@ def _is_complete(config: Experiment, directory: AnyPath, local: Path, newest: in
         say(f"{directory} is complete: {early_stop_reason(config, newest, best)}. {more}")
         return True
     return False
+
+
+def _lacks(local: Path, config: Experiment, logger: Logger) -> bool:
+    """Tell whether a logger is a tracker that lacks records of the complete run."""
+    return isinstance(logger, Tracker) and logger.lacks(local, config)
 
 
 def _write_page(end: Outcome, run_files: RunFiles) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_runs import STEPS, free_port, metrics, newest_save, newest_step, run, start, until
+from real_runs import STEPS, free_port, log, metrics, newest_save, newest_step, run, start, until
 
 pytestmark = pytest.mark.slow
 NAME = "widths/width=16,seed=0"
@@ -27,13 +28,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
     store = ("--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "artifacts"))
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (folder / "log").open("wb") as log:
+    with (folder / "log").open("wb") as log_file:
         process = subprocess.Popen(
             [*command, *store],
             cwd=folder,
             env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
+            stdout=log_file,
+            stderr=log_file,
             start_new_session=True,
         )
     address = f"http://127.0.0.1:{port}"
@@ -91,6 +92,18 @@ def test_the_run_itself_is_as_without_trackers(tracked: Path) -> None:
     events = (tracked / NAME / "events.jsonl").read_text()
     assert not [line for line in events.splitlines() if "finish" in line or "reached, and" in line or "stopped" in line]
     assert events.count("MLflow shows the run at http://127.0.0.1:") in (1, 2)  # the kill may come before the first
+
+
+def test_a_tracker_that_is_added_to_a_finished_run_gets_all_of_it(tracked: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tracked / "added"))
+    arguments = ("--config.report.loggers=[Trackio('late')]",)
+    shutil.copytree(tracked / "whole", tracked / "untracked")
+    for start_number in range(2):
+        assert run(tracked, "untracked", *arguments) == 0
+        assert f"is complete at step {STEPS}" in log(tracked, "untracked")
+        found = read_trackio(tracked / "added", "late")
+        assert [line["step"] for line in found["logs"] if "nll" in line] == list(range(1, STEPS + 1)), start_number
+    assert len(found["alerts"]) == 1  # the second start found nothing to send
 
 
 # --- W&B --------------------------------------------------------------------------------------------------------------
@@ -187,16 +200,22 @@ def test_mlflow_has_one_run_with_every_step_once(tracked: Path, server: str, pla
 READ = """
 import json, sys, trackio
 from trackio.sqlite_storage import SQLiteStorage
-(run,) = SQLiteStorage.get_runs("t5")
-logs, config = SQLiteStorage.get_logs("t5", run), SQLiteStorage.get_run_config("t5", run)
-print(json.dumps({"run": run, "logs": logs, "config": config, "alerts": trackio.Api().alerts("t5")}))
+project = sys.argv[1]
+(run,) = SQLiteStorage.get_runs(project)
+logs, config = SQLiteStorage.get_logs(project, run), SQLiteStorage.get_run_config(project, run)
+print(json.dumps({"run": run, "logs": logs, "config": config, "alerts": trackio.Api().alerts(project)}))
 """
 
 
+def read_trackio(database: Path, project: str) -> Any:
+    """Read the only run of a project, in another process, since trackio looks for its directory when it is imported."""
+    command, environment = [sys.executable, "-c", READ, project], os.environ | {"TRACKIO_DIR": str(database)}
+    answer = subprocess.run(command, env=environment, capture_output=True, check=True)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
 def test_trackio_has_one_run_with_every_step_once(tracked: Path) -> None:
-    environment = os.environ | {"TRACKIO_DIR": str(tracked / "trackio")}
-    answer = subprocess.run([sys.executable, "-c", READ], env=environment, capture_output=True, check=True)
-    found = json.loads(answer.stdout.splitlines()[-1])
+    found = read_trackio(tracked / "trackio", "t5")
     id = json.loads((tracked / NAME / "trackers" / "trackio.json").read_text())["id"]
     assert found["run"] == f"width=16,seed=0-{id}"
     config = found["config"]

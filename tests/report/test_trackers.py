@@ -17,6 +17,7 @@ from research.report.trackers.tracker import Client, End, MetricsLine, State, Tr
 from research.storage.files import append_lines, write_json
 from research.storage.run_directory import as_data
 from research.train.loggers import loggers
+from research.train.loop import train
 
 CHANGES = {"steps": ["10", "20"]}
 
@@ -72,6 +73,7 @@ CLIENTS: list[Recorded] = []
 def follower(run: Path, client: Recorded) -> Follower:
     CLIENTS.append(client)
     state = State(run, "recording")
+    state.write()
     return Follower(Recording(), tracked_run(run, state.id), state)
 
 
@@ -154,9 +156,23 @@ def test_a_tracker_that_knows_its_last_step_gets_what_it_lacks(directory: Path) 
 
 def test_a_damaged_state_begins_again(directory: Path) -> None:
     state = State(directory, "recording")
+    state.write()
+    assert State(directory, "recording").id == state.id
     state.path.write_text("{")
     assert State(directory, "recording").id != state.id
-    assert State(directory, "recording").id == State(directory, "recording").id
+
+
+def test_what_a_finished_run_has_not_sent_is_known(directory: Path, tmp_path: Path) -> None:
+    config = replace(experiment(tmp_path), report=Report(loggers=(Trackio("a"), Trackio("b"))))
+    assert Trackio("b").lacks(directory, config)
+    state = State(directory, "trackio-2")
+    state.metrics = (1, 0)
+    assert state.unsent() == (1, 2)
+    for metrics, ended, lacks in (((1, 0), True, True), ((2, 0), False, True), ((2, 0), True, False)):
+        state.metrics, state.ended = metrics, ended
+        state.write()
+        assert Trackio("b").lacks(directory, config) == lacks
+    assert Trackio("a").lacks(directory, config)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +319,13 @@ def test_an_address_is_needed(no_account: None, monkeypatch: pytest.MonkeyPatch)
         MLflow().check()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://x")
     MLflow().check()
+
+
+def test_what_is_missing_is_named_before_the_run_directory_is_made(no_account: None, tmp_path: Path) -> None:
+    config = replace(experiment(tmp_path), report=Report(loggers=(TensorBoard(), MLflow())))
+    with pytest.raises(ConfigError, match="MLflow has no address"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_key_is_needed_to_be_online(no_account: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,8 @@ def follow(follower: Follower, over: threading.Event) -> None:
             if ended:
                 end = read_end(follower.run.directory)
                 client.end(end._replace(step=max(end.step, follower.state.metrics[0])))
+                follower.state.ended = True
+                follower.state.write()
                 return
             failures = 0
         except Exception as error:

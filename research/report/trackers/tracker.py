@@ -105,8 +105,16 @@ class Tracker(Logger):
 
     def open(self, directory: Path, experiment: Any, step: int) -> LogWriter:
         self.check()
+        return _FollowProcess(self, directory, self._file_name(experiment))
+
+    def lacks(self, directory: Path, experiment: Any) -> bool:
+        """Tell whether records of a run that has ended were not sent."""
+        state = State(directory, self._file_name(experiment))
+        return not state.ended or state.unsent()[0] > 0
+
+    def _file_name(self, experiment: Any) -> str:
         number = [other for other in experiment.report.loggers if type(other) is type(self)].index(self)
-        return _FollowProcess(self, directory, f"{self.package}-{number + 1}" if number else self.package)
+        return f"{self.package}-{number + 1}" if number else self.package
 
     @abstractmethod
     def connect(self, run: TrackedRun) -> Client:
@@ -122,23 +130,30 @@ def as_table(rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[st
 class State:
     """A tracker's file in a run directory, trackers/NAME.json: the run's id, and how much of its records is sent.
 
-    A new or damaged file gets a new id.
+    Without a readable file the id is new.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
         self.path = directory / "trackers" / f"{name}.json"
         self.metrics, self.samples = (0, 0), 0  # last line sent, as `order` gives it; step of the last samples sent
+        self.ended = False  # whether the end of the last start was sent
         try:
             content = parse_json(self.path.read_bytes(), str(self.path))
             self.id, self.samples = str(content["id"]), int(content["samples"])
             self.metrics = (int(content["metrics"][0]), int(content["metrics"][1]))
+            self.ended = content["ended"] is True
         except (FileNotFoundError, ConfigError, KeyError, IndexError, TypeError, ValueError):
             self.id = secrets.token_hex(4)
-            self.path.parent.mkdir(exist_ok=True)
-            self.write()
 
     def write(self) -> None:
-        write_json(self.path, {"id": self.id, "metrics": self.metrics, "samples": self.samples})
+        self.path.parent.mkdir(exist_ok=True)
+        content = {"id": self.id, "metrics": self.metrics, "samples": self.samples, "ended": self.ended}
+        write_json(self.path, content)
+
+    def unsent(self) -> tuple[int, int]:
+        """Count the lines of metrics.jsonl that were not sent, and all."""
+        lines = read_lines(self.path.parents[1] / "metrics.jsonl")
+        return sum(order(line) > self.metrics for line in lines), len(lines)
 
 
 def order(line: Mapping[str, Any]) -> tuple[int, int]:
@@ -156,7 +171,9 @@ class _FollowProcess:
     def __init__(self, tracker: Tracker, directory: Path, file_name: str) -> None:
         self.tracker, self.directory, self.step = tracker, directory, 0
         self.name, self.file_name = type(tracker).__name__, file_name
-        State(directory, file_name)  # gives the run its id before the tracker has it
+        state = State(directory, file_name)
+        state.ended = False
+        state.write()  # the run's id, before the tracker has it
         self._deadline: float | None = None
         self._rest = b""
         request = {"tracker": self.name, "fields": asdict(tracker), "directory": str(directory), "file": file_name}
@@ -227,8 +244,5 @@ class _FollowProcess:
             run_directory.record_event(self.directory, self.step, f"{self.name} {what}")
 
     def _unsent(self) -> str:
-        sent = State(self.directory, self.file_name).metrics
-        lines = read_lines(self.directory / "metrics.jsonl")
-        count = sum(order(line) > sent for line in lines)
-        more = "they are sent when the run is resumed" if count else "its own files in trackers/ may have more than it"
-        return f"{count} of {len(lines)} lines of metrics.jsonl were not sent: {more}."
+        count, all_lines = State(self.directory, self.file_name).unsent()
+        return f"{count} of {all_lines} lines of metrics.jsonl were not sent: repeat the command to send the rest."

@@ -97,7 +97,7 @@ class _WandBRun(Client):
 
     def samples(self, step: int, rows: Sequence[Mapping[str, str]]) -> None:
         names, data = as_table(rows)
-        self._run.log({"samples": self._wandb.Table(columns=names, data=data)}, step=step)
+        self._run.log({"samples": self._wandb.Table(columns=[*names], data=data)}, step=step)
 
     def end(self, end: End) -> None:
         if end.files:
