@@ -96,12 +96,15 @@ def assert_neither_delayed_nor_stopped(directory: Path, seconds: int, *trackers:
             longest = max(longest, time.monotonic() - began)
             time.sleep(0.05)
         assert longest < 0.5  # a busy machine's; it is microseconds
+        parents = {process.pid for process in processes}
+        everyone = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+        children = [pid for pid in everyone if (state := parent_and_state(pid)) and state[0] in parents]
         ending = time.monotonic()
         stack.close()
         assert time.monotonic() - ending < seconds + 2
     assert all(process.poll() is not None for process in processes)
     assert own_threads() <= threads
-    assert not [name for process in processes for name in in_group(process.pid)]
+    wait_for(lambda: not [pid for pid in children if (state := parent_and_state(pid)) and state[1] != "Z"], 20)
     return events(directory)
 
 
@@ -110,15 +113,12 @@ def own_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if "process_request" not in thread.name}
 
 
-def in_group(group: int) -> list[str]:
-    """Return the processes that run in a process group."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, _, rest = path.read_text().rpartition(")")
-            state, _, own = rest.split()[:3]
-            found += [name] if int(own) == group and state != "Z" else []
-    return found
+def parent_and_state(pid: int) -> tuple[int, str] | None:
+    """Return the parent of a process and its state, Z for one that has ended; None if there is no such process."""
+    with contextlib.suppress(OSError):
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(parent), state
+    return None
 
 
 def test_servers_that_do_not_work_neither_delay_nor_stop_a_run(directory: Path, servers: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """Trackers get all of a run's records, from their own processes, and never stop or delay the run."""
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -137,6 +138,11 @@ def test_steps_that_are_made_again_after_a_resume_are_sent_once(directory: Path)
     after.send()
     assert [step for step, _ in first.calls] == [1, 2, 2, 3, 4]
     assert second.calls == [(5, {"nll": 1.0})]
+    longer = [{"step": step, "x" * 300: 1.0} for step in (6, 7)]  # cut and longer than before, between two looks
+    (directory / "cut").write_text("".join(json.dumps(line) + "\n" for line in longer))
+    (directory / "cut").replace(directory / "metrics.jsonl")
+    after.send()
+    assert [step for step, _ in second.calls] == [5, 6, 7]
 
 
 def test_the_scores_of_a_step_are_sent_if_only_its_training_metrics_were(directory: Path) -> None:

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -213,8 +212,7 @@ class _FollowProcess:
             self._event(f"did not finish within {self.tracker.close_seconds} s. {self._unsent()}")
         else:
             self._report_events()
-        with suppress(ProcessLookupError):  # what the process has started, too
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()  # what it has started ends with it
         self._process.wait()
         self._output.close()
 
