@@ -128,6 +128,9 @@ from .data.tokenizer.base import Tokenizer as Tokenizer
 from .decode.loaded_model import load as load
 from .report.results import curves as curves
 from .report.results import results as results
+from .report.trackers.mlflow import MLflow as MLflow
+from .report.trackers.trackio import Trackio as Trackio
+from .report.trackers.wandb import WandB as WandB
 from .score.answers import Accuracy as Accuracy
 from .score.answers import SQuAD as SQuAD
 from .score.bleu import BLEU as BLEU

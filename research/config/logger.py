@@ -44,9 +44,21 @@ class Logger(Part):
 
         Report(every=10, loggers=(TensorBoard(), CSV()))
 
+    A writer may have two more methods:
+
+        def samples(self, step, rows):  # samples of an evaluation, as samples.jsonl has them
+        def end(self, status):  # how the run ended, as in RESULT.json: "done", "failed", "preempted" ...
+
+    `end` is called before `close`, when all files of the run directory are written: RESULT.json, report.html, loss.png.
+    Without it `close` is called as soon as training ends. From `open` on, the directory has config.json (the fields),
+    diff.json (those that differ from the experiment's file) and history.jsonl (the commit and the command).
+
     Only the first host logs. An exception in `open` stops the run before the first step, with its file and line. A
     writer that raises later is disabled, with a line in events.jsonl, and training continues.
     """
+
+    def check(self) -> None:
+        """Raise ConfigError if something is missing, such as a package. Called before data are prepared."""
 
     @abstractmethod
     def open(self, directory: Path, experiment: Any, step: int) -> LogWriter:

@@ -1,1 +1,1 @@
-"""Tables, plots and pages of runs, sweeps and comparisons, and fits to their numbers."""
+"""Tables, plots and pages of runs, sweeps and comparisons, fits to their numbers, and trackers."""

@@ -5,6 +5,7 @@
     code/         the experiment's file and those it imports beside it
     launch.json   the launch summary            events.jsonl    starts, saves, spikes, skipped updates, ends
     RUN.lock      held while a process trains   checkpoints/, metrics.jsonl, tensorboard/, loss.png, samples.jsonl
+    trackers/     what trackers have of the run, and their own files
 
 Only process 0 writes to it, except checkpoints. A directory in a bucket has a local copy, where everything but the
 checkpoints is written first.
@@ -49,7 +50,7 @@ CHANGEABLE = (
 )  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]  # of the source tree
-FOLDERS = ("checkpoints", "set_aside", "tensorboard", "profile")
+FOLDERS = ("checkpoints", "set_aside", "tensorboard", "trackers", "profile")
 
 EXIT_CODES = {
     "running": 1, "done": 0, "failed": 1, "bad input": 2, "preempted": 42, "hung": 43, "not finite": 44,

@@ -8,6 +8,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,13 @@ import jax
 import numpy as np
 
 from research.config import Experiment
-from research.config.logger import Logger, LogWriter
-from research.config.parts import calling, expect, is_shipped
 from research.data.pipeline import Pipeline
 from research.model import flops
 from research.storage import run_directory
 from research.storage.console import console
 from research.storage.files import append_lines, keep_lines
 from research.storage.progress import Progress
+from research.train.loggers import Loggers
 
 
 class NotFiniteError(RuntimeError):
@@ -82,7 +82,7 @@ class Reporter:
         flops_per_step: int,
         peak_flops: float | None,
         evaluation_due: bool = False,
-        logs: Sequence[tuple[Logger, LogWriter]] = (),
+        logs: Loggers | None = None,
     ) -> None:
         self.directory = directory
         self._path = directory / "metrics.jsonl"
@@ -99,7 +99,7 @@ class Reporter:
                 if damaged := _keep_up_to(directory / name, start, due):
                     run_directory.record_event(directory, start, f"{damaged} lines of {name} could not be read")
         self._leads = leads
-        self._logs = list(logs)
+        self._logs = Loggers() if logs is None else logs
         self._progress = Progress("Training", steps, "steps", done=start, quiet=0.0, console=console, hidden=not leads)
         self._text = ""
 
@@ -153,14 +153,7 @@ class Reporter:
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         if self._leads:
             append_lines(self._path, [{"step": step, **{name: finite.get(name) for name in values}}])
-        for logger, writer in list(self._logs):
-            try:
-                writer.write(step, finite)
-            except Exception as error:
-                if is_shipped(type(logger)):
-                    raise
-                self._logs.remove((logger, writer))
-                self._event(step, f"{type(logger).__name__} is switched off: {type(error).__name__}: {error}")
+        self._logs.call("write", step, finite, on_failure=partial(self._event, step))
 
     def show_evaluation(self, done: int, total: int) -> None:
         """Show how many examples an evaluation has generated."""
@@ -171,6 +164,10 @@ class Reporter:
         self.write(step, values)
         scores = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
         self._progress.say(f"step {step}: {scores}")
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, str]]) -> None:
+        """Give the samples of an evaluation to the loggers that take them."""
+        self._logs.call("samples", step, rows, on_failure=partial(self._event, step))
 
     @property
     def skipping(self) -> bool:
@@ -188,10 +185,9 @@ class Reporter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Write the pending steps, unless an error is being raised, and close the logs."""
+        """Write the pending steps, unless an error is being raised, and close the logs that need not know the end."""
         with contextlib.ExitStack() as closing:
-            for logger, writer in self._logs:
-                closing.callback(_close, logger, writer)
+            closing.callback(self._logs.close)
             closing.callback(self._progress.close)
             if error[0] is None:
                 self.flush()
@@ -209,42 +205,17 @@ class Reporter:
         run_directory.record_event(self.directory, step, what)
 
 
-def open_logs(directory: Path, config: Experiment, step: int) -> list[tuple[Logger, LogWriter]]:
-    """Open every logger of the experiment, on the first host only.
-
-    Raises:
-        ConfigError: a user's logger raises, or its writer has no `write` or `close`.
-    """
-    logs: list[tuple[Logger, LogWriter]] = []
-    for logger in config.report.loggers if jax.process_index() == 0 else ():
-        with calling(logger, "open"):
-            writer = logger.open(directory, config, step)
-        for name in ("write", "close"):
-            returned = f"returned {type(writer).__name__}, which has no {name}()"
-            expect(callable(getattr(writer, name, None)), logger, "open", returned)
-        logs.append((logger, writer))
-    return logs
-
-
-def _close(logger: Logger, writer: LogWriter) -> None:
-    """Close a log. Errors of a user's logger are only printed, so that they do not change how the run ends."""
-    try:
-        writer.close()
-    except Exception as error:
-        if is_shipped(type(logger)):
-            raise
-        console.print(f"{type(logger).__name__} could not be closed: {type(error).__name__}: {error}", markup=False)
-
-
 def open_reporter(
     directory: Path,
     config: Experiment,
     mesh: jax.sharding.Mesh,
     data: Pipeline,
     start: int,
-    evaluation_due: bool = False,
+    evaluation_due: bool,
+    logs: Loggers,
 ) -> Reporter:
-    """Make the reporter of a run that starts at a step, the evaluation of which may be due."""
+    """Make the reporter of a run that starts at a step, the evaluation of which may be due, and open its loggers."""
+    logs.open(directory, config, start)
     peak = flops.peak_flops(mesh.devices.flat[0])
     return Reporter(
         directory,
@@ -256,7 +227,7 @@ def open_reporter(
         flops_per_step=flops.flops_per_step(config, data.inputs, data.targets),
         peak_flops=None if peak is None else peak * mesh.size,
         evaluation_due=evaluation_due,
-        logs=open_logs(directory, config, start),
+        logs=logs,
     )
 
 

@@ -12,11 +12,13 @@ import jax
 
 from research.config import Experiment, Supervised, override
 from research.config.load import ExperimentFile
+from research.config.logger import Logger
 from research.decode import evaluate
 from research.parallel import hosts
 from research.parallel.mesh import place_batch
 from research.pretrained.weights import Weights
 from research.report.plot import plot_loss
+from research.report.trackers.tracker import Tracker
 from research.storage import code, output, run_directory, stop
 from research.storage.best import Best
 from research.storage.bucket import AnyPath
@@ -28,6 +30,7 @@ from research.storage.stop import Stopped
 from research.train import log, summary
 from research.train.compilation import enable_compilation_cache
 from research.train.log import NotFiniteError
+from research.train.loggers import Loggers, loggers
 from research.train.outcome import Outcome, Preempted, outcome, record_hang
 from research.train.preflight import preflight
 from research.train.profile import Trace
@@ -112,14 +115,19 @@ def _train(
         return 0
     accepts = accept_changed_code or file is None
     launch = _Launch(config, directory, mesh, weights, startup, users_code, accepts, base, teacher)
-    with run_directory.claim(directory, config, file, accept_changed_code) as run_files:
+    with (
+        run_directory.claim(directory, config, file, accept_changed_code) as run_files,
+        loggers(lambda: str(run_directory.read_result(run_files.local).get("status", "failed"))) as logs,
+    ):
         with outcome(run_files, directory / "checkpoints") as end:
             checkpoints = Checkpoints(
                 directory / "checkpoints", config.checkpoint, config.evaluation.best, run_files.before_commit
             )
             run = _start(launch, run_files.local, checkpoints, end)
             if run is not None:
-                _fit(run, run_files, checkpoints, weights)
+                _fit(run, run_files, checkpoints, weights, logs)
+            else:
+                logs.open(run_files.local, config, end.step, partial(_lacks, run_files.local, config))
         _write_page(end, run_files)
     return end.exit_code
 
@@ -172,6 +180,11 @@ def _is_complete(config: Experiment, directory: AnyPath, local: Path, newest: in
     return False
 
 
+def _lacks(local: Path, config: Experiment, logger: Logger) -> bool:
+    """Tell whether a logger is a tracker that lacks records of the complete run."""
+    return isinstance(logger, Tracker) and logger.lacks(local, config)
+
+
 def _write_page(end: Outcome, run_files: RunFiles) -> None:
     """Write report.html for a finished or diverged run. RESULT.json is already saved, so failures are only printed."""
     ended = [run_directory.EXIT_CODES[status] for status in ("done", "not finite")]
@@ -189,7 +202,7 @@ def _write_page(end: Outcome, run_files: RunFiles) -> None:
         say(f"The report could not be written: {error}")
 
 
-def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weights | None) -> None:
+def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weights | None, logs: Loggers) -> None:
     config, directory = run.config, run_files.local
     state, key = run.start(checkpoints, weights)
     run.startup.done("state")
@@ -197,7 +210,7 @@ def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weigh
     on_hang = partial(record_hang, run.end, config.guard.hang_seconds, run_files)
     watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], on_hang, checkpoints.unfinished)
     with (
-        log.open_reporter(directory, config, run.mesh, run.pipeline, run.step, run.evaluation_due) as reporter,
+        log.open_reporter(directory, config, run.mesh, run.pipeline, run.step, run.evaluation_due, logs) as reporter,
         Trace(config.profile, directory / "profile", run.step, run_files.address / "profile") as trace,
         _finished_saves(checkpoints),
     ):
@@ -213,7 +226,7 @@ def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weigh
         checkpoints.wait()
         loop.predict()
     watchdog.stop()
-    _conclude(run, run_files, loop.state.evaluated, loop.scores)
+    _conclude(run, run_files, loop.state.evaluated, loop.scores, reporter)
 
 
 @contextlib.contextmanager
@@ -288,7 +301,7 @@ class _Loop:
                 self.stopping = True
                 return
             self.reporter.held_out(run.step, self.scores)
-            summary.keep_examples(self.directory, run.step, examples)
+            self.reporter.samples(run.step, summary.keep_examples(self.directory, run.step, examples))
             plot_loss(self.directory, run.unigram_entropy, run.config)
         # While updates are being skipped nothing is saved, so such an evaluation cannot be the best.
         run.best = run.best.after(run.step, self.scores, valid=not self.reporter.skipping)
@@ -335,11 +348,11 @@ class _Loop:
             raise Preempted from None
 
 
-def _conclude(run: Run, run_files: RunFiles, params: Any, scores: dict[str, float]) -> None:
+def _conclude(run: Run, run_files: RunFiles, params: Any, scores: dict[str, float], reporter: log.Reporter) -> None:
     """Show and save the conclusion of a run: scores beside the baseline, examples of its output, and the plot."""
     directory = run_files.local
     examples = run.examples(params)
-    summary.keep_examples(directory, run.step, examples)
+    reporter.samples(run.step, summary.keep_examples(directory, run.step, examples))
     summary.show_examples(examples, isinstance(run.config.data, Supervised))
     plot_loss(directory, run.unigram_entropy, run.config)
     summary.conclusion(run_files.address, run.step, scores, run.unigram_entropy, run.config, run.best)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 
 from research.config import ConfigError, Experiment, require
+from research.config.parts import calling
 from research.data.shapes import abstract_batch
 from research.decode.evaluate import check_length
 from research.model.attention_backends import recorded
@@ -39,6 +40,9 @@ def preflight(experiment: Experiment, directory: AnyPath) -> Preflight:
     """
     mesh = make_mesh(experiment.mesh)
     check(experiment, mesh)
+    for logger in experiment.report.loggers if jax.process_index() == 0 else ():
+        with calling(logger, "check"):
+            logger.check()
     teacher = find_teacher(experiment)
     if teacher is not None and experiment.distil is not None:
         _check_unchanged(directory, "teacher", experiment.distil.teacher.path, teacher.digest)

@@ -95,12 +95,14 @@ def describe_scan(model: Model, mesh: jax.sharding.Mesh) -> str:
     return f"{how} (model.unroll is {model.unroll})"
 
 
-def keep_examples(directory: Path, step: int, examples: Sequence[RunSample]) -> None:
-    """Append examples to samples.jsonl, unless it already has those of this step."""
+def keep_examples(directory: Path, step: int, examples: Sequence[RunSample]) -> list[dict[str, str]]:
+    """Append examples to samples.jsonl, unless it already has those of this step; return what is new, without it."""
     path = directory / "samples.jsonl"
     if jax.process_index() != 0 or any(line.get("step") == step for line in read_lines(path)):
-        return
-    append_lines(path, [{"step": step} | ({"task": task} if task else {}) | texts for task, texts in examples])
+        return []
+    rows = [({"task": task} if task else {}) | texts for task, texts in examples]
+    append_lines(path, [{"step": step} | row for row in rows])
+    return rows
 
 
 def show_examples(examples: Sequence[RunSample], supervised: bool) -> None:

@@ -16,6 +16,7 @@ from research.config import ConfigError
 from research.config.load import open_experiment
 from research.train import log
 from research.train.log import Losses, NotFiniteError, Reporter
+from research.train.loggers import Loggers
 from research.train.step import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ SKIPPED = metrics(0.0, tokens=0.0, skipped=1)
 def open_reporter(directory: Path, **settings: Any) -> Reporter:
     defaults = dict(start=0, steps=100, every=2, nonfinite_limit=3, tokens_per_step=30, flops_per_step=6)
     board = TensorBoard()
-    logs = [(board, board.open(directory, None, settings.get("start", 0)))]
+    logs = Loggers([(board, board.open(directory, None, settings.get("start", 0)))])
     return Reporter(directory, **defaults | {"peak_flops": None, "logs": logs} | settings)
 
 
@@ -222,7 +223,7 @@ class FailingWriter:
 
 def test_a_users_log_that_fails_is_switched_off_and_training_continues(tmp_path: Path) -> None:
     writer = FailingWriter()
-    with open_reporter(tmp_path, every=1, logs=[(Failing(), writer)]) as reporter:
+    with open_reporter(tmp_path, every=1, logs=Loggers([(Failing(), writer)])) as reporter:
         for step in range(1, 5):
             reporter.step(step, metrics(1.0), 0.0)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
@@ -244,6 +245,6 @@ def test_a_users_logger_that_cannot_open_is_refused_with_its_place(tmp_path: Pat
 
     config = replace(open_experiment(ROOT / "experiments/quickstart.py").config, report=Report(loggers=(Broken(),)))
     with pytest.raises(ConfigError, match=r"test_log.py:\d+: Broken.open raised KeyError: 'API_KEY'\.$"):
-        log.open_logs(tmp_path, config, 0)
+        Loggers().open(tmp_path, config, 0)
     with pytest.raises(ConfigError, match=r"test_log.py:\d+: Nothing.open returned NoneType, which has no write\(\)"):
-        log.open_logs(tmp_path, replace(config, report=Report(loggers=(Nothing(),))), 0)
+        Loggers().open(tmp_path, replace(config, report=Report(loggers=(Nothing(),))), 0)
