@@ -1,12 +1,14 @@
-"""Look at an experiment's data before it trains: kintsugi data experiments/quickstart.py"""
+"""Look at data before training on them: kintsugi data experiments/quickstart.py, or 'JSONLines("a.jsonl.zst")'"""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 from research.config import load, override, require
 from scripts import command_line
 
+QUICKSTART = Path(__file__).parents[1] / "experiments" / "quickstart.py"
 EPILOG = """
 what is shown
   text         documents, tokens, characters and bytes a token, unknown tokens, language and share of each corpus;
@@ -20,6 +22,7 @@ what is shown
 
 examples
   kintsugi data experiments/quickstart.py
+  kintsugi data 'JSONLines("wiki/*.jsonl.zst")'                 a corpus, with the quickstart's objective and tokenizer
   kintsugi data experiments/quickstart.py --example 7                                  one row, whole
   kintsugi data experiments/quickstart.py --config.data.objective='BART()' --config.data.tokenizer='Bytes()'
   kintsugi data experiments/finetune/summarize.py --out page --json data.json          a page with charts, and figures
@@ -28,7 +31,7 @@ examples
 
 def main(arguments: list[str] | None = None) -> int:
     parser = command_line.parser("data", __doc__, EPILOG)
-    parser.add_argument("experiment", help=command_line.EXPERIMENT_HELP)
+    parser.add_argument("experiment", help=f"{command_line.EXPERIMENT_HELP}; or a corpus as in data.corpora")
     parser.add_argument("--example", type=int, action="append", default=[], metavar="N", help="show row N whole")
     parser.add_argument("--examples", type=int, default=2, help="rows of every denoiser or task (%(default)s)")
     parser.add_argument("--out", type=Path, help="write a page with charts: its path without .html")
@@ -41,6 +44,8 @@ def show(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     for name in ("out", "json"):
         path = getattr(options, name)
         require(path is None or path.absolute().parent.is_dir(), f"--{name} {path}: there is no such directory.")
+    if re.fullmatch(r"\w+\(.*\)", options.experiment, re.DOTALL):
+        options.experiment, overrides = QUICKSTART, {"data.corpora": f"[{options.experiment}]", **overrides}
     file = load.open_experiment(options.experiment)
     config = override.apply(file.config, overrides)
     from research.report import data_overview, data_page  # after the config is checked: importing JAX takes seconds

@@ -5,6 +5,7 @@ that are not UTF-8 are refused with their offset; or, by choice, replaced by U+F
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -113,3 +114,22 @@ def json_objects(
 def json_line_value(line: str) -> Any:
     """Parse a line of JSON; whitespace of any kind, also what JSON does not allow, may follow the value."""
     return json.loads(line.rstrip())
+
+
+def json_value_at(value: Any, name: str, where: str) -> Any:
+    """Return the value under a key or, without such a key, under nested ones: "meta/text" or "meta.text".
+
+    Raises:
+        ConfigError: there is no such key.
+    """
+    for key in (name,) if isinstance(value, dict) and name in value else nested_names(name):
+        if not isinstance(value, dict) or key not in value:
+            keys = value if isinstance(value, dict) else ()
+            raise ConfigError(f'{where} has no key "{name}": its keys are {", ".join(map(repr, keys)) or "none"}.')
+        value = value[key]
+    return value
+
+
+def nested_names(name: str) -> tuple[str, ...]:
+    """Split the name of a key within keys, or of a field within a column."""
+    return tuple(re.split("[/.]", name))

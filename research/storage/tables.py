@@ -1,7 +1,7 @@
 """Tables in files of parquet, arrow (or its streams) and feather, read by pyarrow in batches of rows.
 
 The columns that are wanted become lines of JSON, one a row, so that each row has a byte offset. Columns are named like
-keys of JSON: "a/b" is the field b within the column a.
+keys of JSON: "a/b" or "a.b" is the field b within the column a.
 """
 
 import json
@@ -15,6 +15,7 @@ from research.config import ConfigError, require
 from research.storage import stop
 from research.storage.extras import data_library
 from research.storage.filters import expression
+from research.storage.lines import nested_names
 
 ROWS, BUFFER_BYTES = 1024, 1 << 20  # of a batch, and of a column that is read
 STREAM, STREAM_END = b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\0\0\0\0"  # the first and the last bytes of arrow's streams
@@ -159,7 +160,7 @@ def _found(schema: Any, column: str, name: str) -> tuple[tuple[str, ...], Any]:
     """Find a column, or the field of a column that has fields: its path and its type."""
     import pyarrow as pa
 
-    within, path = schema, (column,) if column in schema.names else tuple(column.split("/"))
+    within, path = schema, (column,) if column in schema.names else nested_names(column)
     for key in path:
         fields = {field.name: field.type for field in within} if isinstance(within, pa.Schema | pa.StructType) else {}
         listed = ", ".join(map(repr, fields)) or "none"

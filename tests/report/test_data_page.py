@@ -82,6 +82,17 @@ def figures(file: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(Path("found.json").read_text())
 
 
+def test_a_corpus_alone(text: Path) -> None:
+    arguments = ["--json=found.json", "--config.data.tokenizer=Bytes()", "--config.model.vocab_size=512"]
+    assert data.main(['JSONLines("a.jsonl", "a_held_out.jsonl")', *arguments]) == 0
+    found = json.loads(Path("found.json").read_text())
+    assert [(split["name"], split["documents"]) for split in found["texts"]] == [
+        ("a.jsonl", 50),
+        ("a_held_out.jsonl", 20),
+    ]
+    assert data.main(["JSONLines(5)"]) == 2
+
+
 # --- Text -------------------------------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ from research.data.corpora.overlap import Piece
 from research.storage import cache
 from research.storage.compression import compression_of, decompress
 from research.storage.copies import DIGEST, ORIGIN, origin_of
-from research.storage.lines import Line, is_unicode, json_line_value, json_objects, text_lines
+from research.storage.lines import Line, is_unicode, json_line_value, json_objects, json_value_at, text_lines
 from research.storage.parts import Parts
 from research.storage.progress import Progress
 from research.storage.remote import is_address, remote_copies
@@ -195,7 +195,7 @@ class JSONLines(TextCorpus):
     With `held_out=None`, about one document in a hundred is held out by a hash of its text.
     """
 
-    text: str = "text"  # the key of the document's text
+    text: str = "text"  # the key of the document's text; "a/b" or "a.b" is b within a
 
     @property
     def rule(self) -> str:
@@ -205,7 +205,7 @@ class JSONLines(TextCorpus):
         return json_spans(name, lines, self.text)
 
     def text_of(self, content: bytes) -> str:
-        return str(json_line_value(content.decode())[self.text])
+        return str(json_value_at(json_line_value(content.decode()), self.text, self.train))
 
 
 @dataclass(frozen=True)
@@ -255,8 +255,7 @@ class TextFiles(Documents):
 def json_spans(name: str, lines: Iterable[Line], key: str) -> Iterator[Span]:
     """Find one document per line, skipping blank lines and empty texts."""
     for line, where, value in json_objects(name, lines):
-        require(key in value, f'{where} has no key "{key}": its keys are {", ".join(map(repr, value)) or "none"}.')
-        text = value[key]
+        text = json_value_at(value, key, where)
         require(isinstance(text, str), f'{where}: the value of "{key}" is {type(text).__name__}, not a string.')
         require(is_unicode(text), f'{where}: the value of "{key}" holds half of a surrogate pair.')
         if text.strip():

@@ -19,7 +19,7 @@ from research.data.corpora.text_files import Span, Storage, TextCorpus, find_fil
 from research.storage import stop
 from research.storage.cache import CHUNK_BYTES
 from research.storage.copies import origin_of, reason_of
-from research.storage.lines import BYTE_ORDER_MARK, Line, is_unicode
+from research.storage.lines import BYTE_ORDER_MARK, Line, is_unicode, json_value_at
 
 FORMAT = 1  # increment when the same files would give other lines
 END_BYTES = 1024  # of zeros, with which a tar ends
@@ -155,10 +155,7 @@ def _text(members: dict[str, bytes], name: str, missing: str | None, where: str)
         value: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not JSON ({reason_of(error)}).") from None
-    for key in field.split("/"):
-        listed = ", ".join(map(repr, value)) if isinstance(value, dict) else ""
-        require(isinstance(value, dict) and key in value, f'{where} has no key "{field}": it has {listed or "none"}.')
-        value = value[key]
+    value = json_value_at(value, field, where)
     for text in value if isinstance(value, list) else [value]:
         kind = f'{where}: the value of "{field}" is {type(text).__name__}, not a string or a list of strings.'
         require(isinstance(text, str) or (text is None and value is None), kind)

@@ -14,7 +14,7 @@ from research.data.corpora.text_files import PLAIN, FileIndex, Span, Storage, ch
 from research.data.corpora.web_dataset import tar_storage
 from research.data.tasks import squad
 from research.data.tasks.records import FORMAT, Empty, is_filled, require_names, source_text, without_empty
-from research.storage.lines import Line, is_unicode, json_line_value, json_objects, without_end
+from research.storage.lines import Line, is_unicode, json_line_value, json_objects, json_value_at, without_end
 from research.storage.tables import TablePart
 
 
@@ -117,12 +117,7 @@ def _parse_record(content: bytes, names: Names) -> TextRecord:
 
 def texts_at(value: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
     """Return the texts under a key, or under nested keys ("answers/text")."""
-    content: Any = value
-    for key in (name,) if name in value else name.split("/"):
-        keys = tuple(content) if isinstance(content, dict) else ()
-        listed = ", ".join(map(repr, keys)) or "none"
-        require(key in keys, f'{where} has no key "{name}": its keys are {listed}.')
-        content = content[key]
+    content = json_value_at(value, name, where)
     texts = tuple(content) if isinstance(content, list) else (content,)
     for text in texts:
         kind = type(text).__name__

@@ -50,6 +50,15 @@ def test_json_lines(tmp_path: Path) -> None:
     assert texts(documents) == ["first", "zwei\nlines", "drei 😀", "<>&\\"]
 
 
+def test_keys_within_keys(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"doc": {"text": "one"}, "a.b": "two"}\n')
+    for key, text in (("doc/text", "one"), ("doc.text", "one"), ("a.b", "two")):
+        assert texts(open_documents(JSONLines(str(path), str(path), text=key), "train")) == [text]
+    with pytest.raises(ConfigError, match=r'line 1 has no key "doc\.title": its keys are \'text\'\.'):
+        open_documents(JSONLines(str(path), str(path), text="doc.title"), "train")
+
+
 def test_whitespace_after_an_object(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\xa0\n{"text": "two"}\u2028\x0b\r\n')
     documents = open_documents(JSONLines(str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")), "train")

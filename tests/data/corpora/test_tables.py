@@ -64,6 +64,7 @@ def test_several_files_compressed_too(tmp_path: Path) -> None:
 def test_columns_within_columns_and_several_joined(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet")
     assert opened(path, text="meta/language")[:3] == ["de", "en", "de"]
+    assert opened(path, text="meta.language")[:3] == ["de", "en", "de"]
     assert opened(path, text=("title", "text"), join=": ")[1] == "title 1: document 1"
 
 

@@ -65,7 +65,7 @@ def test_fields_of_json_and_several_members(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar", [("1.json", json.dumps({"t": "title", "l": ["a"]})), ("1.txt", "text")])
     assert opened(path, text="json/t") == ["title"]
     assert opened(path, text=("json/t", "txt"), join=": ") == ["title: text"]
-    with pytest.raises(ConfigError, match=r"a\.tar, 1\.json has no key \"x\": it has 't', 'l'\."):
+    with pytest.raises(ConfigError, match=r"a\.tar, 1\.json has no key \"x\": its keys are 't', 'l'\."):
         opened(path, text="json/x")
     with pytest.raises(ConfigError, match=r'the column "json/l" holds lists'):
         opened(path, text="json/l")

@@ -122,6 +122,10 @@ def test_keys_within_keys(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", rows)
     task = TextToText(examples=JSONExamples(path, path), source="q/text", target="answers/text")
     assert examples(task) == [Example("who", "he", ("he", "she"))]
+    dotted = TextToText(examples=JSONExamples(path, path), source="{q.text} {q.a/b}", target="answers.text")
+    with pytest.raises(ConfigError, match=r'has no key "q\.a/b": its keys are \'text\', \'a/b\''):
+        examples(dotted)
+    assert examples(dataclasses.replace(dotted, source="{q.text}?")) == [Example("who?", "he", ("he", "she"))]
 
 
 def test_tsv(tmp_path: Path) -> None:
