@@ -1,6 +1,7 @@
 """Tests run on 8 simulated CPU devices, with every annotated shape checked."""
 
 import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,6 +55,10 @@ def pytest_collection_modifyitems(config, items) -> None:
 
 
 def pytest_configure() -> None:
+    # A shell starts background commands with these ignored, and so would be what tests start.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     import jax
 
     from research.parallel.hosts import initialize_hosts

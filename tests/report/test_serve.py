@@ -154,10 +154,13 @@ def test_ctrl_c_stops_it(runs: Path) -> None:
     command = [sys.executable, "-m", "scripts.report", str(runs), "--serve", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("http://127.0.0.1:")
-        process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=60)
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("http://127.0.0.1:")
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, out, errors) == (130, "", "")
 
 
