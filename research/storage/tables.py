@@ -28,6 +28,7 @@ class TablePart(NamedTuple):
     columns: tuple[str, ...]
     where: str | None = None  # a filter of rows
     missing: str | None = None  # what is read for a text that is missing
+    numbers: bool = False  # whether the columns may hold numbers or truth values
 
 
 def table_lines(path: Path, selection: TablePart, name: str) -> Iterator[bytes]:
@@ -80,7 +81,7 @@ def _scan(table: TableReader, selection: TablePart, name: str) -> Iterator[list[
     """Yield the selected columns of batches of the selected rows. A table is never in memory as a whole."""
     import pyarrow.compute as compute
 
-    paths = [_texts(table.schema, column, name) for column in selection.columns]
+    paths = [_texts(table.schema, column, name, selection.numbers) for column in selection.columns]
     read, chosen = {column for column, *_ in paths}, None
     if selection.where is not None:
         named, chosen = _filter(table.schema, selection.where, name)
@@ -144,14 +145,15 @@ class _ArrowStream:
         yield from self._file
 
 
-def _texts(schema: Any, column: str, name: str) -> tuple[str, ...]:
-    """Return the path of a column of texts."""
+def _texts(schema: Any, column: str, name: str, numbers: bool) -> tuple[str, ...]:
+    """Return the path of a column of texts, or of numbers where they are allowed."""
     from pyarrow import types
 
     path, kind = _found(schema, column, name)
     inner = kind.value_type if hasattr(kind, "value_field") or types.is_dictionary(kind) else kind
     inner = inner.value_type if types.is_dictionary(inner) else inner
     texts = types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)
+    texts |= numbers and (types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner))
     require(texts, f'{name}: the column "{column}" is {kind}, not a string or a list of strings.')
     return path
 

@@ -1,6 +1,6 @@
 """Task examples from TensorFlow Datasets."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class TFDSExamples(Examples):
 
 
 class DataSetRecords:
-    """Text features, lists of texts and class names of a split of a TFDS data set, as records."""
+    """Texts, lists of texts, class names and numbers of a split of a TFDS data set, as records."""
 
     def __init__(self, name: str, split: str, names: Names, manual_dir: str | None, empty: Empty) -> None:
         builder = corpus.open_builder(name, manual_dir)
@@ -91,20 +91,27 @@ class DataSetRecords:
         value: Any = example
         for key in name.split("/"):
             value = value[key]
-        if to_name := getattr(self._features[name], "int2str", None):
-            return (to_name(int(value)),)
+        class_name = getattr(self._features[name], "int2str", str)
         try:
-            return tuple(text.decode() for text in ([value] if isinstance(value, bytes) else value))
+            return tuple(_as_text(each, class_name) for each in (value if np.ndim(value) else [value]))
         except UnicodeDecodeError as error:
             raise ConfigError(f'{where} is not UTF-8 in its feature "{name}".') from error
 
 
+def _as_text(value: Any, class_name: Callable[[Any], str]) -> str:
+    """Return a text, the name of a class, or a number as text, such as -1 for a class that is not published."""
+    if isinstance(value, bytes):
+        return value.decode()
+    number = np.asarray(value).item()
+    return str(number) if number < 0 else class_name(number)
+
+
 def text_features(features: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (path, feature) of all text and class-label features, in dictionaries and sequences at any depth."""
+    """Yield (path, feature) of all texts, classes and numbers, in dictionaries and sequences at any depth."""
     import tensorflow_datasets as tfds
 
     match features:
-        case tfds.features.Text() | tfds.features.ClassLabel():
+        case tfds.features.Tensor() if features.shape == ():
             yield name, features
         case tfds.features.FeaturesDict():
             for key, feature in features.items():

@@ -116,9 +116,10 @@ def _parse_record(content: bytes, names: Names) -> TextRecord:
 
 
 def texts_at(value: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
-    """Return the texts under a key, or under nested keys ("answers/text")."""
+    """Return the texts under a key, or under nested keys ("answers/text"). A number is written as Python writes it."""
     content = json_value_at(value, name, where)
-    texts = tuple(content) if isinstance(content, list) else (content,)
+    values = tuple(content) if isinstance(content, list) else (content,)
+    texts = tuple(str(each) if isinstance(each, int | float) else each for each in values)
     for text in texts:
         kind = type(text).__name__
         require(isinstance(text, str), f'{where}: the value of "{name}" is {kind}, not a string or a list of strings.')
@@ -143,7 +144,7 @@ class ParquetExamples(FileExamples):
         return self.records(split, names, table_storage(self.part(names)))
 
     def part(self, names: Names) -> TablePart:
-        return TablePart(names.all, self.where, missing="")
+        return TablePart(names.all, self.where, missing="", numbers=True)
 
     def records(self, split: Split, names: Names, storage: Storage) -> FileRecords:
         reader = json_reader(names, self.empty, row_name(self.where), storage)

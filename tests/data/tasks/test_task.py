@@ -113,8 +113,9 @@ def test_columns_of_tables(tmp_path: Path, kind: str) -> None:
     ):
         with pytest.raises(ConfigError, match=message + '.*empty="skip"'):
             examples(dataclasses.replace(task, examples=ParquetExamples(path, path, where=where)))
-    with pytest.raises(ConfigError, match=r'the column "n" is int64, not a string or a list of strings'):
-        examples(dataclasses.replace(task, target="n"))
+    assert [made.target for made in examples(dataclasses.replace(task, target="n"))] == ["1", "3", "4"]
+    with pytest.raises(ConfigError, match=r'the column "q" is struct.*, not a string or a list of strings'):
+        examples(dataclasses.replace(task, target="q"))
 
 
 def test_keys_within_keys(tmp_path: Path) -> None:
@@ -126,6 +127,12 @@ def test_keys_within_keys(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'has no key "q\.a/b": its keys are \'text\', \'a/b\''):
         examples(dotted)
     assert examples(dataclasses.replace(dotted, source="{q.text}?")) == [Example("who?", "he", ("he", "she"))]
+
+
+def test_numbers_are_texts(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [{"source": f"{n}", "target": n} for n in (3, -1, 3.8, True)])
+    found = examples(TextToText(examples=JSONExamples(path, path)))
+    assert [made.target for made in found] == ["3", "-1", "3.8", "True"]
 
 
 def test_tsv(tmp_path: Path) -> None:
@@ -345,10 +352,15 @@ def test_tfds_features(mixed: TFDSExamples) -> None:
     )
     assert len({example.source for example in found}) == 5
     assert sorted(examples(dataclasses.replace(task, target="notes"), "held_out"))[0].target == "note 0"
+    numbers = examples(dataclasses.replace(task, source="pair/en", target="number"))
+    assert sorted(made[:2] for made in numbers) == [(f"en {number}", str(number)) for number in range(5)]
+    assert examples(dataclasses.replace(task, target="answers/start"))[0].references == ("1", "2")
 
 
 def test_what_a_tfds_data_set_lacks(mixed: TFDSExamples) -> None:
-    with pytest.raises(ConfigError, match='mixed has no "en": it has answers/text, label, notes, pair/de, pair/en'):
+    with pytest.raises(
+        ConfigError, match='mixed has no "en": it has answers/start, answers/text, label, notes, number, pair/de'
+    ):
         open_task(Translation(examples=mixed), "train")
     with pytest.raises(ConfigError, match=r"mixed has no examples in test: it has train \(5\), validation \(5\)"):
         open_task(TextToText(examples=mixed, source="label", target="notes"), "test")
@@ -449,7 +461,7 @@ def test_files_that_are_parallel_only_as_a_whole(tmp_path: Path) -> None:
         ({"source": "x", "target": []}, r'line 2 has an empty target \("target"\)'),
         ({"source": ["", "x"], "target": "y"}, r'line 2 has an empty source \("source"\)'),
         ({"source": "x", "target": ["y", " "]}, 'line 2 has an empty text among those of "target"'),
-        ({"source": "x", "target": 3}, 'the value of "target" is int, not a string or a list of strings'),
+        ({"source": "x", "target": {"a": 3}}, 'the value of "target" is dict, not a string or a list of strings'),
         ({"source": "x", "target": ["y", None]}, 'the value of "target" is NoneType'),
         ({"source": "\ud800", "target": "y"}, "half of a surrogate pair"),
         ("text", "is not a JSON object but str"),

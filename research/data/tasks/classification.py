@@ -1,0 +1,66 @@
+"""Classification as text to text, in T5's form (arXiv:1910.10683, section 2.4 and appendix D).
+
+mnli hypothesis: The St. Louis Cardinals have always won. premise: yeah well losing is i mean ...
+contradiction
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from research.config import ConfigError, Metric, Task
+from research.config.examples import Names, TextRecord
+
+# The class of an example whose label is not published, and the text that T5 gives it.
+UNLABELLED, UNKNOWN = "-1", "<unk>"
+LABEL = "label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """The base of tasks with labels. Each feature of a record is written as "name: text", after the task's word.
+
+    A label may be given as its text or as its number. Subclass it with the class attributes, for example:
+
+        @dataclass(frozen=True, kw_only=True)
+        class Polarity(Classification):
+            word: ClassVar[str] = "polarity"
+            features: ClassVar[tuple[str, ...]] = ("review",)
+            labels: ClassVar[tuple[str, ...]] = ("negative", "positive")
+            metrics: tuple[Metric, ...] = (LabelAccuracy(("negative", "positive")),)
+    """
+
+    word: ClassVar[str]
+    features: ClassVar[tuple[str, ...]]
+    labels: ClassVar[tuple[str, ...]]
+    columns: ClassVar[dict[str, str]] = {}  # names in records, of features that have another there
+    metrics: tuple[Metric, ...] = ()
+
+    @property
+    def names(self) -> Names:
+        return Names(tuple(self.column(feature) for feature in self.features), (LABEL,))
+
+    def column(self, feature: str) -> str:
+        return self.columns.get(feature, feature)
+
+    def example(self, record: TextRecord) -> tuple[str, str]:
+        parts = [part for feature in self.features for part in (f"{feature}:", record[self.column(feature)][0])]
+        return " ".join([self.word, *parts]), self.label(record[LABEL][0])
+
+    def label(self, given: str) -> str:
+        """Return the text of a label. Raises ConfigError for one that the task does not have."""
+        if given in (UNLABELLED, UNKNOWN):
+            return UNKNOWN
+        if given in self.labels:
+            return given
+        number = next((number for number in range(len(self.labels)) if given == str(number)), None)
+        if number is None:
+            listed = ", ".join(map(repr, self.labels))
+            raise ConfigError(
+                f"{type(self).__name__} has no label {given!r}: its labels are {listed}, or their numbers from 0, or -1"
+                " where none is published."
+            )
+        return self.labels[number]
+
+    @property
+    def identity(self) -> tuple[str, ...] | None:
+        return (type(self).__name__, self.word, *self.features, *self.labels)
