@@ -28,15 +28,16 @@ class RowTexts(NamedTuple):
     empty: Literal["refuse", "skip"]
 
     def spans(self, name: str, lines: Iterator[Line], called: str) -> Iterator[Span]:
-        """Find one document per row, of which none has a blank text; a row is `called` so in messages."""
+        """Find one document per row, of no bytes if it has no text. A row is `called` so in messages."""
         for line, where, value in json_objects(name, lines, called):
             if None in value.values():
                 absent = [column for column, text in value.items() if text is None]
                 what = f'{where} has no text in its column "{absent[0]}"'
                 require(self.empty == "skip", f'{what}: give the corpus empty="skip" to leave such rows out.')
                 yield Span(line.start, line.start, "")
-            elif text := self._text(value, where):
-                yield Span(line.start, line.stop, text)
+            else:
+                text = self._text(value, where)
+                yield Span(line.start, line.stop if text else line.start, text)
 
     def parse(self, content: bytes) -> str:
         value = json_line_value(content.decode())

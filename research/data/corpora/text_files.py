@@ -253,13 +253,12 @@ class TextFiles(Documents):
 
 
 def json_spans(name: str, lines: Iterable[Line], key: str) -> Iterator[Span]:
-    """Find one document per line, skipping blank lines and empty texts."""
+    """Find one document per line, skipping blank lines; an empty text is a document of no bytes, which is left out."""
     for line, where, value in json_objects(name, lines):
         text = json_value_at(value, key, where)
         require(isinstance(text, str), f'{where}: the value of "{key}" is {type(text).__name__}, not a string.')
         require(is_unicode(text), f'{where}: the value of "{key}" holds half of a surrogate pair.')
-        if text.strip():
-            yield Span(line.start, line.stop, text)
+        yield Span(line.start, line.stop if text.strip() else line.start, text)
 
 
 def block_spans(lines: Iterable[Line]) -> Iterator[Span]:

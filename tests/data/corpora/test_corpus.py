@@ -42,12 +42,13 @@ def plain(path: Path, content: bytes, **fields: str) -> PlainText:
 # --- What is read -----------------------------------------------------------------------------------------------------
 
 
-def test_json_lines(tmp_path: Path) -> None:
+def test_json_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = ["first", "zwei\nlines", "", "  ", "drei 😀", "<>&\\"]
     path = write_json(tmp_path / "a.jsonl", rows, "body")
     Path(path).write_bytes(Path(path).read_bytes().replace(b"\n", b"\r\n\n").rstrip())
     documents = open_documents(JSONLines(path, held_out=path, text="body"), "train")
     assert texts(documents) == ["first", "zwei\nlines", "drei 😀", "<>&\\"]
+    assert f"2 of 6 documents of {path} have no text: they are left out." in capsys.readouterr().err
 
 
 def test_keys_within_keys(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_examples(tmp_path: Path) -> None:
         ([("a.txt", b"\xff")], r"a\.tar, a\.txt is not UTF-8 text"),
         ([("a.txt", "x"), ("a.txt", "y")], r"has two members a\.txt one after the other"),
         ([("a.jpg", "x")], r"has no member a\.txt"),
-        ([("a.txt", " ")], r"is empty"),
+        ([("a.txt", " ")], r"None of the 1 documents of .* has a text"),
     ],
 )
 def test_members_that_are_not_read(tmp_path: Path, members: Any, message: str) -> None:
