@@ -3,7 +3,6 @@
 It reads the files that the run writes, so it needs nothing of the run but its end: that closes the standard input.
 """
 
-import fcntl
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from typing import Any
 import research
 from research.config import ConfigError, parse_json
 from research.report.trackers.tracker import Client, End, MetricsLine, State, TrackedRun, Tracker, order
-from research.storage.files import parse_lines, read_lines
+from research.storage.files import NoLocksError, parse_lines, read_lines, try_lock
 
 EVERY = 1.0  # seconds between two looks at the files
 MOST_LINES = 50  # sent at once
@@ -201,8 +200,10 @@ def main() -> None:
     over, directory = threading.Event(), Path(request["directory"])
     tracker: Tracker = getattr(research, request["tracker"])(**request["fields"])
     threading.Thread(target=_wait_for_end, args=(over, tracker.close_seconds), daemon=True).start()
-    with (directory / "trackers" / f"{request['file']}.log").open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the process of a start before, which was killed, has sent the rest
+    with (directory / "trackers" / f"{request['file']}.log").open("ab") as lock:
+        with suppress(NoLocksError):  # where there are no locks, steps may be sent twice
+            while not try_lock(lock):  # the process of a start before, which was killed, sends the rest
+                time.sleep(EVERY / 10)
         state = State(directory, request["file"])
         follow(Follower(tracker, tracked_run(directory, state.id), state), over)
 
