@@ -208,8 +208,9 @@ def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weigh
     run.startup.done("state")
     run_directory.record_event(directory, run.step, "resumed from its checkpoint" if run.step else "started")
     on_hang = partial(record_hang, run.end, config.guard.hang_seconds, run_files)
-    watchdog = Watchdog(config.guard.hang_seconds, run_directory.EXIT_CODES["hung"], on_hang, checkpoints.unfinished)
+    hung = run_directory.EXIT_CODES["hung"]
     with (
+        Watchdog(config.guard.hang_seconds, hung, on_hang, checkpoints.unfinished) as watchdog,
         log.open_reporter(directory, config, run.mesh, run.pipeline, run.step, run.evaluation_due, logs) as reporter,
         Trace(config.profile, directory / "profile", run.step, run_files.address / "profile") as trace,
         _finished_saves(checkpoints),
@@ -225,7 +226,6 @@ def _fit(run: Run, run_files: RunFiles, checkpoints: Checkpoints, weights: Weigh
                 raise Preempted
         checkpoints.wait()
         loop.predict()
-    watchdog.stop()
     _conclude(run, run_files, loop.state.evaluated, loop.scores, reporter)
 
 

@@ -12,7 +12,7 @@ class Watchdog:
     """A thread that exits with `exit_code` if `beat` is not called for `seconds`.
 
     It prints what work `unfinished` names or, if that is "", the stacks of all threads. It starts at the first
-    beat, so that compiling and restoring may take any time.
+    beat, so that compiling and restoring may take any time, and ends with the `with` block, also by an exception.
     """
 
     def __init__(
@@ -34,6 +34,12 @@ class Watchdog:
     def stop(self) -> None:
         """End the watch."""
         self._stopped.set()
+
+    def __enter__(self) -> "Watchdog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self._seconds / 4)):

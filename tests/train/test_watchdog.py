@@ -2,7 +2,13 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+import pytest
+from tiny_run import experiment
+
+from research.train import loop
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -40,3 +46,18 @@ def test_a_hang_ends_with_43_and_every_stack() -> None:
 def test_a_run_that_beats_or_has_ended_is_left_alone() -> None:
     process = run("stop")
     assert (process.returncode, process.stdout.split(), process.stderr) == (0, ["beating"], "")
+
+
+def test_a_run_that_raises_leaves_no_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would end the process, perhaps a notebook, half an hour later."""
+
+    def breaks(self: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(loop._Loop, "save", breaks)
+    with pytest.raises(RuntimeError, match="broken"):
+        loop.train(experiment(tmp_path), tmp_path / "run")
+    watching = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+    for thread in watching:
+        thread.join(3)
+    assert not any(thread.is_alive() for thread in watching)
