@@ -1,4 +1,4 @@
-"""What pages show of Python runs as it is shown: docs/python.md, the notebooks, and the API pages."""
+"""Python in pages runs as it is shown: docs/python.md, the notebooks, and the API pages."""
 
 import importlib.util
 import json

@@ -12,7 +12,6 @@ Result: held-out loss 4.671 nats a target token, unigram entropy 5.746 (commit f
 from dataclasses import replace
 
 from research import (
-    LAMB,
     Checkpoint,
     Cosine,
     Denoising,
@@ -47,12 +46,7 @@ def get_config() -> Experiment:
             tokenizer=TrainedSentencePiece(pieces=3_996, algorithm="bpe"),
             input_length=115,  # of 127 raw tokens, as in base in proportion
         ),
-        optimizer=LAMB(
-            schedule=Cosine(peak=1e-2, warmup=40, final=1e-3),
-            weight_decay=0.1,
-            no_decay=("norm", "bias", "embedding"),
-            clip_norm=2.0,
-        ),
+        optimizer=replace(BASE.optimizer, schedule=Cosine(peak=1e-2, warmup=40, final=1e-3)),
         steps=600,
         batch_size=48,
         evaluation=Evaluation(every=200, rows=480),

@@ -1,4 +1,4 @@
-"""What a page shows of a model is what the model computes: the softmax of its logits, and its own attention weights."""
+"""The numbers on a page about a model equal its own: the softmax of its logits, and its attention weights."""
 
 import jax
 import numpy as np

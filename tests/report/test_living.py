@@ -227,7 +227,7 @@ def test_hostile_text_stays_text(opened, tmp_path: Path) -> None:
 
 
 def test_the_policy_refuses_any_other_script(opened, tmp_path: Path) -> None:
-    """What an escape that was forgotten would let in."""
+    """Markup that a forgotten escape would let in."""
     body = '<script>window.ran = 1</script><img src="data:," onerror="window.ran = 1"><p style="color: red">x</p>'
     shown = opened(written(tmp_path / "page.html", NARROW, body=body))
     plot(shown)

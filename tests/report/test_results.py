@@ -90,13 +90,13 @@ def test_runs_and_sweeps_are_read_together_and_equal_names_told_apart(sweep: Pat
 @pytest.mark.filterwarnings("ignore:.*not started")
 def test_bad_input(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sweep.json").write_text('{"variants": {"a": {}}}')
-    for given, said in (
+    for given, message in (
         ((), "Give the directory of a sweep or of a run"),
         (("nowhere",), "nowhere: there is no such directory"),
         ((sweep.parent,), "holds no run"),
         ((tmp_path,), "has no started run"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             results(*given)
     with pytest.raises(ConfigError, match=r"No run has recorded loss_of_mine: there are accuracy, data_wait"):
         curves(sweep, names=["loss_of_mine", "nll"])

@@ -1,4 +1,4 @@
-"""What changed in a run's samples between evaluations: every word of both texts is there, and marked if it changed."""
+"""Changes in a run's samples between evaluations: every word of both texts is there, and marked if it changed."""
 
 import html
 import json

@@ -167,7 +167,7 @@ def test_ctrl_c_stops_it(runs: Path) -> None:
 def test_bad_input(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        for arguments, said in (
+        for arguments, message in (
             (
                 [str(runs), "--serve", "--port", port],
                 f"Port {port} cannot be had (Address already in use): give another",
@@ -177,4 +177,4 @@ def test_bad_input(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
             ([str(runs / "nothing"), "--serve"], "nothing: there is no such directory."),
         ):
             assert report.main(arguments) == 2
-            assert said in capsys.readouterr().err
+            assert message in capsys.readouterr().err

@@ -168,7 +168,7 @@ def test_an_example_of_a_task_is_alone_in_its_row(batching, elsewhere: Path, tin
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["RUN"], "Give one of --example, --text and --source."),
         (["RUN", "--example", "1", "--text", "a"], "Give one of --example, --text and --source."),
@@ -189,9 +189,9 @@ def test_an_example_of_a_task_is_alone_in_its_row(batching, elsewhere: Path, tin
         ([".", "--source", "a", "--out", "page"], "has no known format"),
     ],
 )
-def test_bad_input(arguments: list[str], said: str, elsewhere: Path, tiny_run: Path, capsys) -> None:
+def test_bad_input(arguments: list[str], message: str, elsewhere: Path, tiny_run: Path, capsys) -> None:
     assert inspect.main([str(tiny_run) if one == "RUN" else one for one in arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert list(elsewhere.iterdir()) == []
 
 

@@ -32,18 +32,14 @@ class Classification(Task):
     word: ClassVar[str]
     features: ClassVar[tuple[str, ...]]
     labels: ClassVar[tuple[str, ...]]
-    columns: ClassVar[dict[str, str]] = {}  # names in records, of features that have another there
     metrics: tuple[Metric, ...] = ()
 
     @property
     def names(self) -> Names:
-        return Names(tuple(self.column(feature) for feature in self.features), (LABEL,))
-
-    def column(self, feature: str) -> str:
-        return self.columns.get(feature, feature)
+        return Names(self.features, (LABEL,))
 
     def example(self, record: TextRecord) -> tuple[str, str]:
-        parts = [part for feature in self.features for part in (f"{feature}:", record[self.column(feature)][0])]
+        parts = [part for feature in self.features for part in (f"{feature}:", record[feature][0])]
         return " ".join([self.word, *parts]), self.label(record[LABEL][0])
 
     def label(self, given: str) -> str:
