@@ -331,7 +331,7 @@ class Answers(NamedTuple):
     def result(self, eval_task: Any, generation: Generation) -> dict[str, Any]:
         from research.score import metrics
 
-        scores = metrics.score(eval_task.task.metrics, self.written, eval_task.references)
+        scores = metrics.score(eval_task.task.metrics, self.written, eval_task.references, eval_task.more)
         tokens = sum(tokens for _, tokens in self.likelihoods)
         loss = -sum(likelihood for likelihood, _ in self.likelihoods) / tokens
         return {
@@ -355,6 +355,7 @@ class Answers(NamedTuple):
         parts = zip(eval_task.examples, self.written, each, self.likelihoods, strict=True)
         for example, written, scores, (likelihood, tokens) in parts:
             texts = {"source": example.source, "prediction": written, "references": example.references}
+            texts |= {"more": dict(example.more)} if example.more else {}
             yield (
                 {"task": eval_task.name}
                 | texts
@@ -418,7 +419,7 @@ def evaluate_file(options: argparse.Namespace, chosen_metrics: tuple[Metric, ...
 
     check_new(options.output)
     metrics.check(chosen_metrics)
-    predictions, references = outputs.read_predictions(options.predictions, options.bad_bytes)
+    predictions, references, more = outputs.read_predictions(options.predictions, options.bad_bytes)
     if options.references:
         references = outputs.read_references(
             options.references, len(predictions), options.predictions, options.bad_bytes
@@ -426,7 +427,7 @@ def evaluate_file(options: argparse.Namespace, chosen_metrics: tuple[Metric, ...
     if references is None:
         raise ConfigError(f"{options.predictions} has no references: give files of references with --references.")
     metrics.check_references(chosen_metrics, references, options.predictions)
-    scores = metrics.score(chosen_metrics, predictions, references)
+    scores = metrics.score(chosen_metrics, predictions, references, more)
     result = {
         "examples": len(predictions),
         "scores": {name: score.value for name, score in scores.items()},

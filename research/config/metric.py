@@ -58,6 +58,12 @@ class Metric(Part):
         rows = [self.score_example(*pair) for pair in zip(predictions, references, strict=True)]
         return {name: float(np.mean([row[name] for row in rows if row is not None])) for name in self.names}
 
+    def score_examples(
+        self, predictions: Sequence[str], references: References, more: Sequence[Mapping[str, str]]
+    ) -> Mapping[str, float]:
+        """Score all examples with what their task gives beside the references. By default this is not read."""
+        return self.score(predictions, references)
+
     def signature(self, references: References) -> str:
         """Return the settings to publish with a number so that other numbers can be compared with it."""
         return f"{reference_count(references)}|{self!r}"
@@ -70,7 +76,8 @@ class Metric(Part):
     def is_mean(self) -> bool:
         """True if the numbers are means of `score_example`."""
         kind = type(self)
-        return kind.score is Metric.score and kind.score_example is not Metric.score_example
+        whole = kind.score is not Metric.score or kind.score_examples is not Metric.score_examples
+        return not whole and kind.score_example is not Metric.score_example
 
 
 def reference_count(references: References) -> str:

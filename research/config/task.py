@@ -10,6 +10,9 @@ from research.config.parts import Part
 
 Languages = tuple[str | None, str | None]  # codes of source and target, such as en_XX; None: no language
 
+# A source, one or more targets and, for metrics that need more than these, texts by name.
+MadeExample = tuple[str, str | Sequence[str]] | tuple[str, str | Sequence[str], Mapping[str, str]]
+
 NO_LANGUAGES: Languages = (None, None)
 NO_METRICS: tuple[Metric, ...] = ()
 
@@ -52,12 +55,17 @@ class Task(Part):
         """The names that are read from each record, for the source and for the targets. Each must have a text."""
 
     @abstractmethod
-    def example(self, record: TextRecord) -> tuple[str, str | Sequence[str]]:
+    def example(self, record: TextRecord) -> MadeExample:
         """Convert a record to its source and its targets, none of which may be empty.
 
         `record[name]` is the tuple of the texts of a name, one or more. The first target is used for training; all
-        targets are references for the metrics.
+        targets are references for the metrics. A dictionary of texts may follow, for metrics that need more than the
+        references, such as the number of the question that several answers belong to.
         """
+
+    def training_examples(self, record: TextRecord) -> Sequence[MadeExample]:
+        """Convert a record of the training split to examples, any number of them. By default its `example`."""
+        return (self.example(record),)
 
     @property
     def prefixes(self) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,6 @@
 """Evaluation on held-out data: the loss, predictions for tasks, and infilled passages."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,6 +52,10 @@ class EvalTask:
     @property
     def references(self) -> list[tuple[str, ...]]:
         return [example.references for example in self.examples]
+
+    @property
+    def more(self) -> list[Mapping[str, str]]:
+        return [example.more for example in self.examples]
 
 
 class Written(NamedTuple):
@@ -162,7 +166,7 @@ def write(generator: Generator, sources: Sequence[str], advance: Callable[[int],
 
 
 def score_predictions(task: EvalTask, predictions: Sequence[str]) -> dict[str, Score]:
-    scores = metrics.score(task.task.metrics, predictions, task.references)
+    scores = metrics.score(task.task.metrics, predictions, task.references, task.more)
     return {task.label + name: score for name, score in scores.items()}
 
 

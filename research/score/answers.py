@@ -5,30 +5,58 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from research.config import Metric
 from research.config.metric import References, reference_count
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_MARKS_TO_SPACES = str.maketrans(dict.fromkeys(string.punctuation + "‘’´", " "))
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 @dataclass(frozen=True)
 class SQuAD(Metric):
-    """Exact match and F1 over words, normalised as English by SQuAD's own script (arXiv:1806.03822)."""
+    """Exact match and F1 over words, normalised as English by SQuAD's own script (arXiv:1806.03822).
+
+    The versions differ in the F1 of two answers without words: 1 in 2.0 and 0 in 1.1, which T5 uses.
+    """
+
+    version: Literal["1.1", "2.0"] = "2.0"
 
     @property
     def names(self) -> tuple[str, ...]:
         return ("exact_match", "f1")
 
     def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
+        predicted, expected = _normalised(prediction), [_normalised(one) for one in references]
+        both_empty = float(self.version == "2.0")
         return {
-            "exact_match": 100.0 * max(_normalised(one) == _normalised(prediction) for one in references),
-            "f1": 100.0 * max(_overlap(prediction, one) for one in references),
+            "exact_match": 100.0 * (predicted in expected),
+            "f1": 100.0 * max(_overlap(predicted, one, both_empty) for one in expected),
         }
 
     def signature(self, references: References) -> str:
-        return f"{reference_count(references)}|best reference|normalised as SQuAD v2.0's script"
+        return f"{reference_count(references)}|best reference|normalised as SQuAD v{self.version}'s script"
+
+
+@dataclass(frozen=True)
+class TriviaQA(Metric):
+    """Exact match and F1 over words, normalised by TriviaQA's own script (arXiv:1705.03551): marks become spaces."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("exact_match", "f1")
+
+    def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
+        predicted, expected = _spaced(prediction), [_spaced(one) for one in references]
+        return {
+            "exact_match": 100.0 * (predicted in expected),
+            "f1": 100.0 * max(_overlap(predicted, one, 0.0) for one in expected),
+        }
+
+    def signature(self, references: References) -> str:
+        return f"{reference_count(references)}|best reference|normalised as TriviaQA v1.0's script"
 
 
 def _normalised(answer: str) -> str:
@@ -36,25 +64,34 @@ def _normalised(answer: str) -> str:
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
 
 
-def _overlap(prediction: str, reference: str) -> float:
-    """Compute F1 over bags of words; two empty answers score 1, unlike in v1.1's script, and one empty answer 0."""
-    predicted, expected = _normalised(prediction).split(), _normalised(reference).split()
+def _spaced(answer: str) -> str:
+    """Lowercase, replace marks by spaces, remove articles, and join the words by single spaces."""
+    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_MARKS_TO_SPACES)).split())
+
+
+def _overlap(prediction: str, reference: str, both_empty: float) -> float:
+    """Compute F1 over bags of normalised words; if only one side has any it is 0."""
+    predicted, expected = prediction.split(), reference.split()
     if not predicted or not expected:
-        return float(predicted == expected)
+        return both_empty * float(predicted == expected)
     same = sum((Counter(predicted) & Counter(expected)).values())
     return 2 * same / (len(predicted) + len(expected))
 
 
 @dataclass(frozen=True)
 class Accuracy(Metric):
-    """The percentage of outputs that equal a reference, ignoring surrounding whitespace."""
+    """The percentage of outputs that equal a reference, ignoring surrounding whitespace or, with strip=False, not."""
+
+    strip: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
         return ("sequence_accuracy",)
 
     def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
-        return {"sequence_accuracy": 100.0 * (prediction.strip() in {one.strip() for one in references})}
+        if self.strip:
+            prediction, references = prediction.strip(), [one.strip() for one in references]
+        return {"sequence_accuracy": 100.0 * (prediction in references)}
 
     def signature(self, references: References) -> str:
-        return f"{reference_count(references)}|equal to a reference after strip"
+        return f"{reference_count(references)}|equal to a reference{' after strip' if self.strip else ''}"

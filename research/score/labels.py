@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
-from research.config import Metric, require
+from research.config import ConfigError, Metric, require
 from research.config.metric import References
 
 NONE = -1  # the class of a text that is no label
@@ -104,6 +104,37 @@ class MacroF1(LabelMetric):
         predicted, expected = self.classes(predictions, references)
         each = [f1(predicted == label, expected == label) for label in range(len(self.labels))]
         return {self.names[0]: 100.0 * float(np.mean(each))}
+
+
+@dataclass(frozen=True)
+class GroupMatch(LabelMetric):
+    """The percentage of groups of examples all of whose outputs are right, such as all answers to a question.
+
+    A task gives the name of an example's group as "group" beside its references.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("exact_match",)
+
+    def score_examples(
+        self, predictions: Sequence[str], references: References, more: Sequence[Mapping[str, str]]
+    ) -> Mapping[str, float]:
+        predicted, expected = self.classes(predictions, references)
+        groups = [text_of(each, "group", self) for each in more]
+        all_right = dict.fromkeys(groups, True)
+        for group, right in zip(groups, (predicted == expected).tolist(), strict=True):
+            all_right[group] &= right
+        return {"exact_match": 100.0 * float(np.mean(list(all_right.values())))}
+
+
+def text_of(more: Mapping[str, str], name: str, metric: Metric) -> str:
+    """Return a text that a task gives beside the references. Raises ConfigError if it does not."""
+    try:
+        return more[name]
+    except KeyError:
+        needed = f'{type(metric).__name__} needs a text "{name}" beside the references of each example'
+        raise ConfigError(f"{needed}: the task must give it.") from None
 
 
 def f1(predicted: np.ndarray, expected: np.ndarray) -> float:

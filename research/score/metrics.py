@@ -1,6 +1,7 @@
 """Scoring of outputs against references with any metrics, and checks of the metrics before there are outputs."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from research.config.parts import calling, expect
 
 # Two made-up examples. The second output is empty, as from an untrained model, and has two references.
 TRIAL: tuple[list[str], References] = ["two red birds", ""], [("two red birds",), ("a house", "a small house 1")]
+ANY_TEXT: Mapping[str, str] = defaultdict(lambda: "1")  # what a task gives with each of them, by any name
 SHOWN = 100  # characters of a value in an error message
 
 
@@ -30,7 +32,7 @@ def check(metrics: Sequence[Metric]) -> None:
         _check_names(metric)
     score_names(tuple(metrics))
     score_each(metrics, *TRIAL)
-    score(metrics, *TRIAL)
+    score(metrics, *TRIAL, [ANY_TEXT, ANY_TEXT])
 
 
 def _check_names(metric: Metric) -> None:
@@ -38,8 +40,10 @@ def _check_names(metric: Metric) -> None:
         names = metric.names
     named = isinstance(names, tuple) and len(names) > 0 and all(isinstance(name, str) and name for name in names)
     expect(named, metric, "names", f"returned {names!r}: it must be a tuple of one or more names")
-    methods = type(metric).score is not Metric.score, type(metric).score_example is not Metric.score_example
-    expect(any(methods), metric, "score_example", "and score() are both missing: define one of them")
+    kind = type(metric)
+    methods = kind.score is not Metric.score, kind.score_examples is not Metric.score_examples
+    defined = any(methods) or kind.score_example is not Metric.score_example
+    expect(defined, metric, "score_example", "and score() are both missing: define one of them")
 
 
 def check_references(metrics: Sequence[Metric], references: References, name: str) -> None:
@@ -52,8 +56,13 @@ def check_references(metrics: Sequence[Metric], references: References, name: st
             metric.check_references(references, name)
 
 
-def score(metrics: Sequence[Metric], predictions: Sequence[str], references: References) -> dict[str, Score]:
-    """Compute every score, by name.
+def score(
+    metrics: Sequence[Metric],
+    predictions: Sequence[str],
+    references: References,
+    more: Sequence[Mapping[str, str]] | None = None,
+) -> dict[str, Score]:
+    """Compute every score, by name; `more` is what the task gives with each example beside the references.
 
     Raises:
         ConfigError: there is nothing to score, an example has no reference, or a metric does not return its scores.
@@ -61,9 +70,13 @@ def score(metrics: Sequence[Metric], predictions: Sequence[str], references: Ref
     _check_pairs(predictions, references)
     scores: dict[str, Score] = {}
     for metric in metrics:
-        method = "score_example" if metric.is_mean else "score"
+        reads_more = type(metric).score_examples is not Metric.score_examples
+        method = "score_example" if metric.is_mean else "score_examples" if reads_more else "score"
         with calling(metric, method):
-            values = metric.score(predictions, references)
+            if reads_more:
+                values = metric.score_examples(predictions, references, more or [{}] * len(predictions))
+            else:
+                values = metric.score(predictions, references)
         values = _checked(metric, method, values)
         with calling(metric, "signature"):
             signature = metric.signature(references)

@@ -17,13 +17,21 @@ class Predictions(NamedTuple):
     references: ReferenceTexts
 
 
-def read_predictions(name: str, bad_bytes: BadBytes = "refuse") -> tuple[list[str], ReferenceTexts | None]:
+class SystemOutputs(NamedTuple):
+    """A system's predictions, with their references if these are known."""
+
+    predictions: list[str]
+    references: ReferenceTexts | None
+    more: list[dict[str, str]] | None = None  # what the task gives with each example beside the references
+
+
+def read_predictions(name: str, bad_bytes: BadBytes = "refuse") -> SystemOutputs:
     """Read predictions, and their references if the file has them.
 
     Each object of a .jsonl has "prediction" or, as scripts.generate writes it, "outputs", and optionally "references".
     """
     if not name.endswith(".jsonl"):
-        return _lines(name, bad_bytes), None
+        return SystemOutputs(_lines(name, bad_bytes), None)
     rows = _objects(name, bad_bytes)
     tasks = dict.fromkeys(str(row["task"]) for _, row in rows if "task" in row)
     require(
@@ -33,9 +41,10 @@ def read_predictions(name: str, bad_bytes: BadBytes = "refuse") -> tuple[list[st
     predictions = [_prediction(row, where) for where, row in rows]
     lacking = [where for where, row in rows if "references" not in row]
     if len(lacking) == len(rows):
-        return predictions, None
+        return SystemOutputs(predictions, None)
     require(not lacking, f'{"".join(lacking[:1])} has no "references", but other lines have them.')
-    return predictions, [_texts(row["references"], where, "references") for where, row in rows]
+    references = [_texts(row["references"], where, "references") for where, row in rows]
+    return SystemOutputs(predictions, references, [_more(row, where) for where, row in rows])
 
 
 def read_tasks(name: str) -> dict[str, Predictions]:
@@ -92,6 +101,13 @@ def _prediction(row: dict[str, Any], where: str) -> str:
     if not isinstance(prediction, str):
         raise ConfigError(f'{where} has no text under "prediction", nor in the first of its "outputs".')
     return prediction
+
+
+def _more(row: dict[str, Any], where: str) -> dict[str, str]:
+    more = row.get("more", {})
+    texts = isinstance(more, dict) and all(isinstance(text, str) for text in more.values())
+    require(texts, f'{where} needs texts by name under "more", as scripts.evaluate writes them.')
+    return dict(more)
 
 
 def _texts(value: Any, where: str, key: str) -> tuple[str, ...]:

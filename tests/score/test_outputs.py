@@ -17,12 +17,12 @@ def write(path: Path, text: str) -> str:
 def test_only_the_ends_of_lines_part_lines(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("one \u2028 line\r\n\nthird\x0bstill\rthird".encode())
     expected = ["one \u2028 line", "", "third\x0bstill\rthird"]
-    assert read_predictions(str(tmp_path / "a.txt")) == (expected, None)
+    assert read_predictions(str(tmp_path / "a.txt")) == (expected, None, None)
 
 
 def test_a_byte_order_mark_a_blank_last_line_and_bad_bytes(tmp_path: Path) -> None:
     row = json.dumps({"prediction": "a", "references": ["b"]})
-    assert read_predictions(write(tmp_path / "a.jsonl", f"\ufeff{row}\n\n")) == (["a"], [("b",)])
+    assert read_predictions(write(tmp_path / "a.jsonl", f"\ufeff{row}\n\n")) == (["a"], [("b",)], [{}])
     assert read_references([write(tmp_path / "b.txt", "\ufeffa\n")], 1, "hyp.txt") == [("a",)]
     (tmp_path / "c.txt").write_bytes(b"a\n\xff\n")
     with pytest.raises(ConfigError, match=r"c.txt is not UTF-8 text: byte 0xff at offset 2 \(line 2\)"):

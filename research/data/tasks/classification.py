@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from research.config import ConfigError, Metric, Task
 from research.config.examples import Names, TextRecord
+from research.config.task import MadeExample
 
 # The class of an example whose label is not published, and the text that T5 gives it.
 UNLABELLED, UNKNOWN = "-1", "<unk>"
@@ -38,25 +39,30 @@ class Classification(Task):
     def names(self) -> Names:
         return Names(self.features, (LABEL,))
 
-    def example(self, record: TextRecord) -> tuple[str, str]:
+    def example(self, record: TextRecord) -> MadeExample:
         parts = [part for feature in self.features for part in (f"{feature}:", record[feature][0])]
         return " ".join([self.word, *parts]), self.label(record[LABEL][0])
 
     def label(self, given: str) -> str:
         """Return the text of a label. Raises ConfigError for one that the task does not have."""
-        if given in (UNLABELLED, UNKNOWN):
-            return UNKNOWN
-        if given in self.labels:
-            return given
-        number = next((number for number in range(len(self.labels)) if given == str(number)), None)
-        if number is None:
-            listed = ", ".join(map(repr, self.labels))
-            raise ConfigError(
-                f"{type(self).__name__} has no label {given!r}: its labels are {listed}, or their numbers from 0, or -1"
-                " where none is published."
-            )
-        return self.labels[number]
+        return label_text(given, self.labels, type(self).__name__)
 
     @property
     def identity(self) -> tuple[str, ...] | None:
         return (type(self).__name__, self.word, *self.features, *self.labels)
+
+
+def label_text(given: str, labels: tuple[str, ...], task: str) -> str:
+    """Return the text of a label, given as text or number. Raises ConfigError for one that the task does not have."""
+    if given in (UNLABELLED, UNKNOWN):
+        return UNKNOWN
+    if given in labels:
+        return given
+    number = next((number for number in range(len(labels)) if given == str(number)), None)
+    if number is None:
+        listed = ", ".join(map(repr, labels))
+        raise ConfigError(
+            f"{task} has no label {given!r}: its labels are {listed}, or their numbers from 0, or -1 where none is"
+            " published."
+        )
+    return labels[number]

@@ -1,17 +1,20 @@
 """Examples of tasks, by index: each has a source, a target to learn, and the references for metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
-from research.config import ConfigError, Task
+from research.config import ConfigError, Task, require
 from research.config.base import digest
-from research.config.examples import Names, Records, Split
+from research.config.examples import Names, Records, Split, TextRecord
 from research.config.parts import calling, expect, is_shipped, place
 from research.data.corpora.overlap import pieces_of
 from research.data.tasks.records import check_record, identity_of, open_records
+from research.storage import cache
 from research.storage.lines import is_unicode
 from research.storage.progress import Progress
 
@@ -24,6 +27,7 @@ class Example(NamedTuple):
     source: str  # including the prefix
     target: str  # the text to learn
     references: tuple[str, ...]  # texts that an output is scored against; the target is the first
+    more: Mapping[str, str] = MappingProxyType({})  # what metrics need beside the references
 
 
 @runtime_checkable
@@ -48,7 +52,10 @@ def open_task(task: Task, split: Split, manual_dir: str | None = None) -> TaskEx
         names = task.names
     correct = isinstance(names, Names) and len(names.source) > 0 and len(names.target) > 0
     expect(correct, task, "names", f"returned {names!r}: it must be Names(source=(...), target=(...))")
-    return RecordsAsExamples(task, open_records(task.examples, split, names, manual_dir), names)
+    records = open_records(task.examples, split, names, manual_dir)
+    if split == "train" and type(task).training_examples is not Task.training_examples:
+        return TrainingExamples(task, records, names)
+    return RecordsAsExamples(task, records, names)
 
 
 class RecordsAsExamples:
@@ -59,7 +66,7 @@ class RecordsAsExamples:
         self._records, self._task, self._names = records, task, names
         self.pieces = pieces_of([records])
         self._unchecked = not is_shipped(type(records))
-        self.read(np.array([0]))  # fail early, before all examples are read
+        self._made([0])  # fail early, before all examples are read
         decided = identity(task)
         made = identity_of(self._all()) if decided is None else None
         self.identity = digest([FORMAT, records.identity, *(decided or (made,))])
@@ -68,48 +75,92 @@ class RecordsAsExamples:
         return len(self._records)
 
     def read(self, indices: Int64[np.ndarray, " n"]) -> list[Example]:
-        numbers = indices.tolist()
-        with calling(self._task.examples, "open"):
-            records = self._records.read(numbers)
-        return [self._example(record, number) for record, number in zip(records, numbers, strict=True)]
+        return [example for made in self._made(indices.tolist()) for example in made]
 
-    def _all(self) -> Iterator[Example]:
-        with Progress(f"Making examples of {self.name}", len(self), "examples") as progress:
-            for start in range(0, len(self), AT_ONCE):
-                made = self.read(np.arange(start, min(start + AT_ONCE, len(self))))
+    def _all(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """Yield the texts of all examples."""
+        for made in self._made_of_each():
+            yield from (example[:3] for example in made)
+
+    def _made_of_each(self) -> Iterator[list[Example]]:
+        """Yield the examples of each record."""
+        count = len(self._records)
+        with Progress(f"Making examples of {self.name}", count, "records") as progress:
+            for start in range(0, count, AT_ONCE):
+                made = self._made(range(start, min(start + AT_ONCE, count)))
                 yield from made
                 progress.advance(len(made))
 
-    def _example(self, record: Any, number: int) -> Example:
+    def _made(self, numbers: Sequence[int]) -> list[list[Example]]:
+        """Return the examples of each of some records."""
+        with calling(self._task.examples, "open"):
+            records = self._records.read(numbers)
+        return [self._made_of(number, record) for record, number in zip(records, numbers, strict=True)]
+
+    def _made_of(self, number: int, record: Any) -> list[Example]:
         if self._unchecked:
             where = f"{place(type(self._task.examples))}record {number + 1} of {self.name}"
             record = check_record(record, self._names, where)
+        return [self._as_example(made, number) for made in self._convert(record)]
+
+    def _convert(self, record: TextRecord) -> Sequence[Any]:
         with calling(self._task, "example"):
-            made = self._task.example(record)
-        return self._as_example(made, number)
+            return (self._task.example(record),)
 
     def _as_example(self, made: Any, number: int) -> Example:
         """Convert the result of a user's task. Raises ConfigError unless it is a source and targets, all non-empty
-        text.
+        text, and perhaps a dictionary of texts.
         """
+        more: Mapping[Any, Any] = MappingProxyType({})
         match made:
-            case (str(source), str(target)):
-                targets: tuple[Any, ...] = (target,)
-            case (str(source), [_, *_] as several):
-                targets = tuple(several)
+            case (str(source), str() | [_, *_] as given):
+                pass
+            case (str(source), str() | [_, *_] as given, {**more}):
+                pass
             case _:
                 raise self._wrong(number, f"returned {_shown(made)}: it must be a source and one or more targets")
-        for text in (source, *targets):
+        targets: tuple[Any, ...] = (given,) if isinstance(given, str) else tuple(given)
+        for text in (source, *targets, *more, *more.values()):
             if not isinstance(text, str) or not is_unicode(text):
                 raise self._wrong(number, f"gave {_shown(text)}: it must be text that UTF-8 can represent")
-            if not text.strip() and not is_shipped(type(self._task)):
+        for text in () if is_shipped(type(self._task)) else (source, *targets):
+            if not text.strip():
                 raise self._wrong(number, "gave an empty text: the examples must leave such records out")
-        return Example(source, targets[0], targets)
+        return Example(source, targets[0], targets, more)
 
     def _wrong(self, number: int, reason: str) -> ConfigError:
         task = type(self._task)
         where = f"of record {number + 1} of {self.name}"
         return ConfigError(f"{place(task, 'example')}{task.__name__}.example {where} {reason}.")
+
+
+class TrainingExamples(RecordsAsExamples):
+    """The examples that a task makes of records of the training split, any number of each."""
+
+    def __init__(self, task: Task, records: Records, names: Names) -> None:
+        super().__init__(task, records, names)
+        self.identity = digest(["training", self.identity])
+        self._starts = np.load(cache.entry("training", self.identity, self._count) / "starts.npy")
+        require(len(self) > 0, f"{type(task).__name__} makes no training example of {self.name}.")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, indices: Int64[np.ndarray, " n"]) -> list[Example]:
+        rows = np.searchsorted(self._starts, indices, side="right") - 1
+        needed, places = np.unique(rows, return_inverse=True)
+        made = self._made(needed.tolist())
+        within = (indices - self._starts[rows]).tolist()
+        return [made[place][number] for place, number in zip(places.tolist(), within, strict=True)]
+
+    def _convert(self, record: TextRecord) -> Sequence[Any]:
+        with calling(self._task, "training_examples"):
+            return tuple(self._task.training_examples(record))
+
+    def _count(self, folder: Path) -> None:
+        """Write the index of the first example of each record, and the number of all examples."""
+        counts = [len(made) for made in self._made_of_each()]
+        np.save(folder / "starts.npy", np.cumsum([0, *counts], dtype=np.int64))
 
 
 def _shown(value: object) -> str:

@@ -1,5 +1,6 @@
 """Tasks defined by templates: text to text, translation, summarization and question answering."""
 
+import re
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -117,12 +118,26 @@ class Summarization(TextToText):
 class QuestionAnswering(TextToText):
     """SQuAD's task in T5's format. The first answer is the training target; all answers are references.
 
-    BART reads "{question} {context}": text never becomes a special token, so no separator can be written.
+    BART reads "{question} {context}": text never becomes a special token, so no separator can be written. With
+    text="spaced", punctuation is surrounded by spaces, as T5 trained on SQuAD; score it with SQuAD("1.1").
     """
 
     source: str = "question: {question} context: {context}"
     target: str = "answers/text"
+    text: Literal["raw", "spaced"] = "raw"
     metrics: tuple[Metric, ...] = (SQuAD(),)
+
+    def example(self, record: TextRecord) -> tuple[str, tuple[str, ...]]:
+        if self.text == "spaced":
+            record = {name: tuple(map(spaced, texts)) for name, texts in record.items()}
+        return super().example(record)
+
+    def forms(self) -> tuple[Callable[[str], str], Callable[[str], str]]:
+        return (str if self.text == "raw" else single_spaced), str
+
+    @property
+    def identity(self) -> tuple[str, ...] | None:
+        return self.source, self.target, self.used_prefix, self.text
 
 
 # --- Templates --------------------------------------------------------------------------------------------------------
@@ -151,6 +166,22 @@ def fill(text: str, record: TextRecord) -> tuple[str, ...]:
         return record[text]
     parts = string.Formatter().parse(text)
     return ("".join(literal + (record[name][0] if name else "") for literal, name, _, _ in parts),)
+
+
+# --- T5's form of text for questions ----------------------------------------------------------------------------------
+
+# As regular expressions without Unicode have them.
+PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
+SPACES = re.compile(r"[\t\n\f\r ]+")
+
+
+def spaced(text: str) -> str:
+    """Surround ASCII punctuation by spaces, and write a single space for several."""
+    return single_spaced(PUNCTUATION.sub(r" \1 ", text))
+
+
+def single_spaced(text: str) -> str:
+    return SPACES.sub(" ", text)
 
 
 # --- Multi30k's form of text ------------------------------------------------------------------------------------------
