@@ -248,6 +248,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # connections that wait; of more, a browser would see some hang for minutes
 
 
 def opened(directory: Path, port: int) -> Server:

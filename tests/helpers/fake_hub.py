@@ -12,12 +12,13 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from huggingface_hub import constants
+from local_server import LocalServer
 
 from research.pretrained.hub import download
 
@@ -172,7 +173,7 @@ def served(folder: Path, cache: Path, patch: Any) -> Iterator[Any]:
     huggingface_hub has read its variables when it was imported, so its constants are patched.
     """
     handler = type("FolderHub", (Hub,), {"folder": folder, "requests": [], "calls": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = LocalServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     point_to(f"http://127.0.0.1:{server.server_port}", patch)

@@ -10,9 +10,11 @@ import json
 import re
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from local_server import LocalServer
 
 BUCKET = "bucket"
 
@@ -201,6 +203,4 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("localhost", int(sys.argv[1])), Handler)
-    server.daemon_threads = True
-    server.serve_forever()
+    LocalServer(("localhost", int(sys.argv[1])), Handler).serve_forever()

@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_server import LocalServer
 from tiny_run import experiment
 
 from research import MLflow, Report, Trackio, WandB
@@ -50,8 +51,7 @@ def servers() -> Iterator[dict[str, str]]:
         refusing.bind(("127.0.0.1", 0))  # and does not listen
         silent.bind(("127.0.0.1", 0))
         silent.listen(50)
-        slow = ThreadingHTTPServer(("127.0.0.1", 0), SlowHandler)
-        slow.daemon_threads = True
+        slow = LocalServer(("127.0.0.1", 0), SlowHandler)
         threading.Thread(target=slow.serve_forever, daemon=True).start()
         ports = {"dead": refusing.getsockname()[1], "silent": silent.getsockname()[1], "slow": slow.server_port}
         yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}

@@ -19,6 +19,7 @@ import fsspec.config
 import numpy as np
 import pytest
 from etils import epath
+from local_server import LocalServer
 from real_runs import (
     ROOT,
     STEPS,
@@ -294,7 +295,7 @@ def test_without_credentials_one_sentence_says_what_to_do(runs, monkeypatch) -> 
     import gcsfs
 
     _, made = runs
-    server = http.server.ThreadingHTTPServer(("localhost", 0), Refusing)
+    server = LocalServer(("localhost", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     refused = gcsfs.GCSFileSystem(
         endpoint_url=f"http://localhost:{server.server_port}", token="anon", skip_instance_cache=True

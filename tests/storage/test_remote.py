@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
+from local_server import LocalServer
 
 from research import JSONLines, Parquet, TextToText, TSVExamples
 from research.config import ConfigError, Corpus
@@ -57,8 +58,7 @@ class Handler(SimpleHTTPRequestHandler):
 def server(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "served").mkdir()
     handler = type("FolderHandler", (Handler,), {"asked": [], "limits": []})
-    running = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "served")))
-    running.daemon_threads = True
+    running = LocalServer(("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "served")))
     threading.Thread(target=running.serve_forever, daemon=True).start()
     monkeypatch.setattr(remote, "WAIT", 0.0)
     handler.at, handler.files = f"http://127.0.0.1:{running.server_port}", tmp_path / "served"
