@@ -64,15 +64,15 @@ def row_lines(table: TableReader, selection: TablePart, name: str) -> Iterator[b
     Raises:
         ConfigError: it lacks a column, has one that does not hold texts, or holds text that is not UTF-8.
     """
+    keys = [f"{_json(column)}: " for column in selection.columns]
     try:
         for columns in _scan(table, selection, name):
             stop.check()
-            lines = []
-            for values in zip(*(column.to_pylist() for column in columns), strict=True):
-                row = zip(selection.columns, values, strict=True)
-                fields = {column: _json(_filled(value, selection.missing)) for column, value in row}
-                lines.append(f"{{{', '.join([f'{_json(column)}: {value}' for column, value in fields.items()])}}}\n")
-            yield "".join(lines).encode()
+            fields = [
+                [key + _json(_filled(value, selection.missing)) for value in column.to_pylist()]
+                for key, column in zip(keys, columns, strict=True)
+            ]
+            yield "".join([f"{{{', '.join(row)}}}\n" for row in zip(*fields, strict=True)]).encode()
     except UnicodeDecodeError:
         raise ConfigError(f"{name} holds text that is not UTF-8.") from None
 
