@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +29,16 @@ from vocabularies import families, files  # noqa: E402
 TESTS = Path(__file__).resolve().parent
 
 __all__ = ["any_directory", "chromium", "families", "files", "folder", "older_python", "opened", "tiny_run"]
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Forget the variables that a test sets, or a module that it imports: processes of later tests would have them."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture

@@ -22,9 +22,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-os.environ["RAYON_NUM_THREADS"] = "1"  # before tokenizers is imported
-os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-
 import numpy as np
 
 from research import TFDS, PlainText, SpanCorruption
@@ -55,6 +52,8 @@ FORMATS = {"jsonl": "json", "jsonl.gz": "json", "jsonl.zst": "json", "parquet": 
 STREAMED = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet")  # that `datasets` streams
 COLLATED = ("jsonl", "parquet")
 BATCH_ROWS, TEXTS_AT_ONCE = 128, 1000
+# Of the engines' processes: libraries read them when they are imported.
+VARIABLES = {"RAYON_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 Measured = dict[str, float]
 
 
@@ -183,6 +182,7 @@ def work(pipe: Connection, engine: str, settings: FormatFiles, core: int | None)
 
 def measure(engines: list[str], settings: FormatFiles, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Return {engine: {measure: its value in each round}}."""
+    os.environ |= VARIABLES
     context = multiprocessing.get_context("spawn")
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else None
     pipes: dict[str, Connection] = {}

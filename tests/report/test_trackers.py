@@ -90,6 +90,16 @@ def test_a_run_is_described_by_its_directory(directory: Path) -> None:
     assert tracked_run(directory, "1a")[3:5] == (None, None)
 
 
+def test_samples_stay_in_the_order_of_steps_if_the_tracker_is_far_behind(directory: Path) -> None:
+    client = Recorded()
+    add(directory, *({"step": step, "nll": 1.0} for step in range(3, 9)))
+    add(directory, *({"step": step, "input": str(step)} for step in (1, 2, 4, 6, 8)), file="samples.jsonl")
+    follower(directory, client).send()
+    steps = [call[0] for call in client.calls]
+    assert steps == sorted(steps)
+    assert [step for step, sent in client.calls if isinstance(sent, list)] == [1, 2, 4, 6, 8]
+
+
 def test_lines_are_sent_once_in_the_order_of_steps_with_their_samples(directory: Path) -> None:
     client = Recorded()
     sending = follower(directory, client)

@@ -78,10 +78,10 @@ class Follower:
     def _send_lines(self, client: Client) -> None:
         """Send the next lines, up to a step whose samples come first."""
         kept = [line for line in self._lines[:MOST_LINES] if order(line) > self.state.metrics]
-        due = min((row["step"] for row in self._rows), default=None)
-        if due is not None and kept and kept[0]["step"] > due:
-            self._send_samples(client, due)
-        elif due is not None:
+        if kept:
+            self._send_samples(client, kept[0]["step"] - 1)
+        if self._rows:
+            due = min(row["step"] for row in self._rows)
             kept = [line for line in kept if line["step"] <= due]
         if kept:
             client.log([_numbers(line) for line in kept])
