@@ -56,6 +56,13 @@ how tokens are chosen
     --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200
   If the model's files state no max_length, it is data.target_length, or the length of the longest target.
 
+suites
+  --suite=glue, superglue or t5 evaluates all tasks of a suite into OUTPUT/TASK, with a table of published scores and
+  averages in OUTPUT/suite.md. MODEL may hold {task}, the name of each task, as in 'runs/{task}/checkpoints/best'. The
+  split is held_out unless --split is given. --suite_data=DIR reads DIR/TASK/SPLIT.jsonl; without it, data are TFDS's.
+  A task without data or model is named, and the exit code is then 3; the same command continues. --submission writes
+  the files for the server of GLUE or SuperGLUE from the test sets, into OUTPUT/submission. See docs/suites.md.
+
 what is written
   OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run; for another model,
   and with --adapter, nothing is written without --output. Nothing is overwritten. Finished examples are kept in

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -19,6 +20,7 @@ from research.pretrained import find, huggingface
 from research.pretrained.tokenizer_files import write_tokenizer
 from research.report import record
 from scripts import evaluate
+from scripts.evaluate_suite import check_labels
 
 NAMES = {name: [member.name for member in one.tasks] for name, one in SUITES.items()}
 FEW = ["--generation.max_length=5", "--batch_size=8"]
@@ -272,3 +274,11 @@ def test_a_vocabulary_that_cannot_write_a_label_is_refused_before_anything_is_ge
     assert "error: The vocabulary of model cannot write " in err
     assert ", a label of glue_" in err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("family", ["fallback", "byt5", "bart"])
+def test_vocabularies_with_bytes_write_every_label(families, family):
+    opened = SimpleNamespace(tokenizer=families[family])
+    for one in SUITES.values():
+        for member in one.tasks:
+            check_labels(opened, member, "model")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import suite_data
 
+from research import AXb
 from research.config import ConfigError
 from research.data.tasks.examples import JSONExamples
 from research.data.tasks.submissions import SERVER_FILES, Unlabelled, UnlabelledOutputs, read_ids
@@ -95,6 +96,14 @@ def test_an_unknown_suite_is_one_sentence() -> None:
         suite("gleu")
     with pytest.raises(ConfigError, match=r"^There is no suite xtreme: there are glue, superglue, t5\.$"):
         suite("xtreme")
+
+
+def test_broad_diagnostics_are_asked_as_rte(tmp_path: Path) -> None:
+    """As in t5 0.9.4, whose tasks.py takes sentence1 as the premise and sentence2 as the hypothesis."""
+    (tmp_path / "test.jsonl").write_text(json.dumps({"sentence1": "Cats sleep.", "sentence2": "A cat.", "label": 1}))
+    examples = open_task(AXb(examples=JSONExamples("none", test=str(tmp_path / "test.jsonl"))), "test")
+    (made,) = examples.read(np.arange(1))
+    assert made[:2] == ("rte hypothesis: A cat. premise: Cats sleep.", "not_entailment")
 
 
 # --- Submissions ------------------------------------------------------------------------------------------------------
