@@ -68,11 +68,11 @@ def evaluate_suite(options: argparse.Namespace, overrides: dict[str, str], chose
     while jobs:
         run(jobs.pop(0), chosen, options)  # a model is freed with the last of its jobs
     facts = {"suite": asked.name, "model": str(options.model), "split": split}
-    finished = [member for member in members if (output / member.name / "predictions.jsonl").exists()]
+    stored = read_finished(members, output)
     if options.submission:
-        write_submission(finished, output, facts, missing)
+        write_submission(members, stored, output, facts, missing)
     else:
-        write_table(asked, finished, output, facts, missing)
+        write_table(asked, stored, output, facts, missing)
     return INCOMPLETE if missing else 0
 
 
@@ -236,16 +236,17 @@ def run(job: Job, chosen: dict[str, str], options: argparse.Namespace) -> None:
     from research.storage import console
 
     generator = generator_of(job.opened, job.eval_task, job.source, chosen, options.seed, job.member.labels)
+    facts = job.facts | {"weights": generator.checksum}
     if options.submission:
-        write_predictions(job, generator)
+        write_predictions(job, generator, facts)
         return
-    results, _ = score_tasks([job.eval_task], [generator], job.output, job.facts)
+    results, _ = score_tasks([job.eval_task], [generator], job.output, facts)
     (result,) = results.values()
     scores = ", ".join(f"{name} {result['scores'][name]:.2f}" for name in job.member.scores)
     console.say(f"{job.member.name}: {scores}")
 
 
-def write_predictions(job: Job, generator: Any) -> None:
+def write_predictions(job: Job, generator: Any, facts: dict[str, Any]) -> None:
     from research.storage.files import json_text
 
     one, count = job.eval_task, len(job.eval_task.examples)
@@ -254,7 +255,7 @@ def write_predictions(job: Job, generator: Any) -> None:
         written = [journal.done[number] for number in range(count)]
         cut = sum(unfinished for _, unfinished in written)
         counts = {"examples": count, "truncated sources": truncated, "unfinished outputs": cut}
-        write_scores(job.output / "scores.json", job.facts, {one.name: counts})
+        write_scores(job.output / "scores.json", facts, {one.name: counts})
         journal.finish(
             json_text({"ids": ids, "source": example.source, "prediction": text, "references": example.references})
             for ids, example, (text, _) in zip(job.ids, one.examples, written, strict=True)
@@ -264,15 +265,26 @@ def write_predictions(job: Job, generator: Any) -> None:
 # --- All tasks --------------------------------------------------------------------------------------------------------
 
 
+def read_finished(members: Members, output: Path) -> dict[str, dict[str, Any]]:
+    """Read the scores.json of every finished task. Raises ConfigError if a model was changed between two tasks."""
+    finished = [member.name for member in members if (output / member.name / "predictions.jsonl").exists()]
+    stored = {name: json.loads((output / name / "scores.json").read_text()) for name in finished}
+    first: dict[str, str] = {}
+    for name, one in stored.items():
+        before = first.setdefault(one["model"], name)
+        same = stored[before]["weights"] == one["weights"]
+        require(same, f"{one['model']} had other weights for {name} than for {before}: give another --output.")
+    return stored
+
+
 def write_table(
-    asked: Suite, finished: Members, output: Path, facts: dict[str, Any], missing: Mapping[str, str]
+    asked: Suite, stored: dict[str, dict[str, Any]], output: Path, facts: dict[str, Any], missing: Mapping[str, str]
 ) -> None:
     """Write and print the scores of all finished tasks, their averages, and published scores."""
     from research.report.suite_table import published_data, suite_table
     from research.storage import console
     from research.storage.files import write_json, write_text
 
-    stored = {member.name: json.loads((output / member.name / "scores.json").read_text()) for member in finished}
     tasks = {name: one | next(iter(one.pop("results").values())) for name, one in stored.items()}
     scores = {name: one["scores"] for name, one in tasks.items()}
     table = suite_table(asked, scores, f"{asked.name} ({facts['split']}): {facts['model']}")
@@ -284,27 +296,26 @@ def write_table(
     say_end(output, missing)
 
 
-def write_submission(finished: Members, output: Path, facts: dict[str, Any], missing: Mapping[str, str]) -> None:
+def write_submission(
+    members: Members, stored: Mapping[str, Any], output: Path, facts: dict[str, Any], missing: Mapping[str, str]
+) -> None:
     """Write the files for the server; count outputs that are no label."""
     from research.storage import console
     from research.storage.files import read_lines, write_json, write_text
 
-    files = {}
+    files, shown = {}, {}
     (output / "submission").mkdir(exist_ok=True)
-    for member in finished:
+    for member in members:
+        if member.name not in stored:
+            continue
         rows = read_lines(output / member.name / "predictions.jsonl")
         texts, references = [row["prediction"] for row in rows], [row["references"][0] for row in rows]
         file = SERVER_FILES[member.name]
         lines, unreadable = file.write(UnlabelledOutputs([row["ids"] for row in rows], texts, references))
         write_text(output / "submission" / file.name, "".join(f"{line}\n" for line in lines))
         files[member.name] = {"file": file.name, "outputs": len(rows), "outputs that are no label": unreadable}
-    console.table(
-        "\nFiles for the server",
-        {
-            str(one["file"]): f"{one['outputs']:,} outputs, {one['outputs that are no label']:,} of them no label"
-            for one in files.values()
-        },
-    )
+        shown[file.name] = f"{len(rows):,} outputs, {unreadable:,} of them no label"
+    console.table("\nFiles for the server", shown)
     write_json(output / "suite.json", facts | {"files": files, "missing": missing})
     say_end(output, missing)
 

@@ -12,6 +12,7 @@ import suite_data
 from tuned_directories import write_model
 
 from research import Generation
+from research.config import ConfigError
 from research.data.tasks.submissions import SERVER_FILES
 from research.data.tasks.suites import SUITES
 from research.decode.generate import Generator
@@ -160,6 +161,32 @@ def test_scores_do_not_depend_on_the_mesh(model):
     for name, one in tasks[0].items():
         assert one["scores"] == tasks[1][name]["scores"]
         assert one["loss"] == pytest.approx(tasks[1][name]["loss"], rel=1e-5)
+
+
+def test_a_model_whose_weights_change_between_two_tasks_is_refused(model, capsys):
+    suite_data.write(Path("data"), NAMES["glue"][:1])
+    shutil.copytree(model, "model")
+    assert main("model", "--suite=glue", *DATA, "--output=out") == 3
+    suite_data.write(Path("data"), NAMES["glue"][1:2])
+    run = find.find(Path("model"))
+    huggingface.write(Path("other"), run.model, initial_params(run.model, jax.random.key(1)), Generation(0, 1, 0))
+    shutil.copy("other/model.safetensors", "model/model.safetensors")
+    capsys.readouterr()
+    assert main("model", "--suite=glue", *DATA, "--output=out") == 2
+    refused = "error: model had other weights for glue_sst2 than for glue_cola: give another --output.\n"
+    assert capsys.readouterr().err.endswith(refused)
+
+
+def test_data_that_tfds_cannot_build_are_named(model, capsys, monkeypatch):
+    def open_builder(name: str, manual_dir: str | None = None) -> None:
+        raise ConfigError(f"TFDS could not build {name} from {manual_dir}.")
+
+    monkeypatch.setattr("research.data.corpora.corpus.open_builder", open_builder)
+    assert main(model, "--suite=glue", "--output=out", "--config.data.manual_dir=files") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "note: glue_cola is left out: TFDS could not build glue/cola from files."
+    assert lines[6] == "note: glue_mnli_mismatched is left out: TFDS could not build glue/mnli from files."
+    assert lines[-1] == "error: No task of glue can be evaluated, as the notes say."
 
 
 # --- Submissions ------------------------------------------------------------------------------------------------------
