@@ -68,9 +68,10 @@ def evaluate_suite(options: argparse.Namespace, overrides: dict[str, str], chose
     while jobs:
         run(jobs.pop(0), chosen, options)  # a model is freed with the last of its jobs
     facts = {"suite": asked.name, "model": str(options.model), "split": split}
-    stored = read_finished(members, output)
+    evaluated = [member for member in members if member.name not in missing]
+    stored = read_results(evaluated, output)
     if options.submission:
-        write_submission(members, stored, output, facts, missing)
+        write_submission(evaluated, output, facts, missing)
     else:
         write_table(asked, stored, output, facts, missing)
     return INCOMPLETE if missing else 0
@@ -167,9 +168,10 @@ def facts_of(options: argparse.Namespace, found: FoundModel, split: Split) -> di
 
 def check_finished(directory: Path, facts: Mapping[str, Any]) -> None:
     """Raise ConfigError if the results of a task are of another command."""
-    path = directory / "scores.json"
-    require(path.is_file(), f"{directory} has predictions and no scores.json: move it away, or give another --output.")
-    stored = json.loads(path.read_text())
+    from research.report.record import read_object
+
+    stored = read_object(directory / "scores.json")
+    require(len(stored) > 0, f"{directory}/scores.json is missing or damaged: move the directory away.")
     differing = [name for name, value in facts.items() if stored.get(name) != value]
     require(not differing, f"{directory} differs in {', '.join(differing)} from this command: give another --output.")
 
@@ -265,10 +267,9 @@ def write_predictions(job: Job, generator: Any, facts: dict[str, Any]) -> None:
 # --- All tasks --------------------------------------------------------------------------------------------------------
 
 
-def read_finished(members: Members, output: Path) -> dict[str, dict[str, Any]]:
-    """Read the scores.json of every finished task. Raises ConfigError if a model was changed between two tasks."""
-    finished = [member.name for member in members if (output / member.name / "predictions.jsonl").exists()]
-    stored = {name: json.loads((output / name / "scores.json").read_text()) for name in finished}
+def read_results(members: Members, output: Path) -> dict[str, dict[str, Any]]:
+    """Read the scores.json of every task. Raises ConfigError if a model was changed between two tasks."""
+    stored = {member.name: json.loads((output / member.name / "scores.json").read_text()) for member in members}
     first: dict[str, str] = {}
     for name, one in stored.items():
         before = first.setdefault(one["model"], name)
@@ -296,9 +297,7 @@ def write_table(
     say_end(output, missing)
 
 
-def write_submission(
-    members: Members, stored: Mapping[str, Any], output: Path, facts: dict[str, Any], missing: Mapping[str, str]
-) -> None:
+def write_submission(members: Members, output: Path, facts: dict[str, Any], missing: Mapping[str, str]) -> None:
     """Write the files for the server; count outputs that are no label."""
     from research.storage import console
     from research.storage.files import read_lines, write_json, write_text
@@ -306,8 +305,6 @@ def write_submission(
     files, shown = {}, {}
     (output / "submission").mkdir(exist_ok=True)
     for member in members:
-        if member.name not in stored:
-            continue
         rows = read_lines(output / member.name / "predictions.jsonl")
         texts, references = [row["prediction"] for row in rows], [row["references"][0] for row in rows]
         file = SERVER_FILES[member.name]

@@ -101,6 +101,12 @@ def test_a_suite_that_is_killed_goes_on_to_the_same_end(name, model, capsys, mon
     capsys.readouterr()
     assert main(*command, "--output=killed") == 0  # all of it is kept
     assert "CoLA" in capsys.readouterr().out or name != "glue"
+    first = Path("killed", NAMES[name][0], "scores.json")
+    kept = first.read_text()
+    first.write_text(kept[:20])
+    assert main(*command, "--output=killed") == 2
+    assert f"error: {first} is missing or damaged: move the directory away." in capsys.readouterr().err
+    first.write_text(kept)
     assert main(*command, "--output=killed", "--examples=2") == 2
     assert f"{Path('killed', NAMES[name][0])} differs in examples from this command" in capsys.readouterr().err
 
