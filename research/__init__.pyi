@@ -133,6 +133,7 @@ from .data.tasks.records import ExamplesInMemory as ExamplesInMemory
 from .data.tasks.super_glue import CB as CB
 from .data.tasks.super_glue import COPA as COPA
 from .data.tasks.super_glue import WSC as WSC
+from .data.tasks.super_glue import AXb as AXb
 from .data.tasks.super_glue import BoolQ as BoolQ
 from .data.tasks.super_glue import MultiRC as MultiRC
 from .data.tasks.super_glue import PronounResolution as PronounResolution

@@ -2,45 +2,38 @@
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from research.config import (
     ConfigError,
     Denoising,
     Experiment,
-    Generation,
     Mesh,
     Metric,
     Supervised,
     Task,
-    load,
     override,
     require,
     score_names,
 )
-from research.storage.bucket import is_remote
 from research.storage.progress import Progress
 from scripts import command_line
 from scripts.generate import add_model_options, open_model
-
-TEACHER_FORCED = (
-    ("loss", "nats a target token"),
-    ("perplexity", "of target tokens"),
-    ("token_accuracy", "of target tokens, given the true ones before"),
-)
-
-PARTIAL_FORMAT = 2  # increment when the lines of predictions.jsonl.partial hold something else
-
-COUNTED = (
-    ("truncated sources", "longer than the model reads"),
-    ("truncated targets", "longer than the model reads"),
-    ("unfinished outputs", "cut at generation.max_length, with no end of their own"),
+from scripts.task_evaluation import (
+    TaskSource,
+    base_experiment,
+    generator_of,
+    output_of,
+    resolved,
+    score_tasks,
+    show,
+    source_of,
+    write_scores,
 )
 
 EPILOG = """
@@ -62,6 +55,13 @@ how tokens are chosen
   As in the run's evaluations, or by the model's files, or greedily; any field of Generation can be changed:
     --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200
   If the model's files state no max_length, it is data.target_length, or the length of the longest target.
+
+suites
+  --suite=glue, superglue or t5 evaluates all tasks of a suite into OUTPUT/TASK, with a table of published scores and
+  averages in OUTPUT/suite.md. MODEL may hold {task}, the name of each task, as in 'runs/{task}/checkpoints/best'. The
+  split is held_out unless --split is given. --suite_data=DIR reads DIR/TASK/SPLIT.jsonl; without it, data are TFDS's.
+  A task without data or model is named, and the exit code is then 3; the same command continues. --submission writes
+  the files for the server of GLUE or SuperGLUE from the test sets, into OUTPUT/submission. See docs/suites.md.
 
 what is written
   OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run; for another model,
@@ -92,6 +92,9 @@ def parser() -> argparse.ArgumentParser:
     add_model_options(made, optional=True)
     made.add_argument("--experiment", help=f"evaluate on its data: {command_line.EXPERIMENT_HELP}")
     made.add_argument("--task", action="append", default=[], help="a task to evaluate instead of the experiment's")
+    made.add_argument("--suite", help="evaluate every task of a suite: glue, superglue, t5")
+    made.add_argument("--suite_data", type=Path, help="a directory with TASK/SPLIT.jsonl, instead of TFDS's data")
+    made.add_argument("--submission", action="store_true", help="write the files for the server of GLUE or SuperGLUE")
     made.add_argument("--split", choices=("train", "held_out", "test"), help="(test; held_out for denoising)")
     made.add_argument("--examples", type=int, help="number of examples of each task, from the first on (all)")
     made.add_argument("--samples", type=int, default=3, help="number of examples of each task to print (%(default)s)")
@@ -132,235 +135,64 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
     require(not alone, f"{' and '.join(alone)} cannot be used without --predictions.")
     require(options.examples is None or options.examples > 0, f"--examples is {options.examples}: above 0, or all.")
     require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
+    if options.suite is not None:
+        from scripts.evaluate_suite import evaluate_suite  # it opens all tasks, which takes a moment
+
+        unread = [name for name in given(options) if name in ("--experiment", "--task", "--samples")]
+        require(not unread, f"{' and '.join(unread)} cannot be used with --suite.")
+        return evaluate_suite(options, overrides, chosen)
+    alone = [name for name in given(options) if name in ("--suite_data", "--submission")]
+    require(not alone, f"{' and '.join(alone)} cannot be used without --suite.")
     experiment = base_experiment(options)  # before --task, which may name a class of its file
     tasks = tuple(override.parse(Task, text, "--task") for text in options.task)
-    if experiment is not None and tasks and isinstance(experiment.data, Denoising):
-        experiment = None  # it has no tasks
-    data: Denoising | Supervised
-    lengths: dict[str, int | None] = {}
-    if experiment is not None:
-        experiment = override.apply(experiment, overrides)
-        data = experiment.data
-        if isinstance(data, Supervised):
-            data = dataclasses.replace(data, tasks=tasks or data.tasks)
-            lengths = {"input_length": data.input_length, "target_length": data.target_length}
-    else:
-        require(
-            len(tasks) > 0,
-            f"{options.model} is not a run directory: give --task or --experiment.",
-        )
-        data, lengths = data_alone(tasks, overrides)
+    source = source_of(options.model, experiment, tasks, overrides)
+    data = source.data
     split = options.split or ("test" if isinstance(data, Supervised) else "held_out")
     output, step = place(options, split)
     facts = {"model": str(options.model), "step": step, "split": split, "compute": options.compute}
     facts |= {} if options.adapter is None else {"adapter": str(options.adapter)}
     if isinstance(data, Denoising):
-        assert experiment is not None
+        assert source.experiment is not None
         require(split == "held_out", f"--split is {split}: for denoising it must be held_out.")
         unread = given(options, "model", "experiment", "split", "output", "tokenizer", "compute", "mesh")
         unread += ["--generation..."] * bool(chosen)
         require(not unread, f"{' and '.join(unread)} is for tasks, and this experiment denoises.")
-        evaluate_denoising(options, experiment, output, facts)
+        evaluate_denoising(options, source.experiment, output, facts)
     else:
-        default = None if experiment is None else experiment.generation
-        evaluate_tasks(options, data, lengths, default, chosen, output, facts)
+        evaluate_tasks(options, source, chosen, output, facts)
     return 0
-
-
-def base_experiment(options: argparse.Namespace) -> Experiment | None:
-    """Read the experiment of --experiment or, without it, of the run; None for a model that is not a run."""
-    if options.experiment is not None:
-        return load.open_experiment(options.experiment).config
-    from research.pretrained.run_files import run_of
-    from research.storage import run_directory
-
-    directory = run_of(options.model)
-    if directory is None:
-        return None
-    return run_directory.read_recorded(directory, None if directory == options.model else options.model)[0]
-
-
-def data_alone(tasks: tuple[Task, ...], overrides: dict[str, str]) -> tuple[Supervised, dict[str, int | None]]:
-    """Return the data for tasks without an experiment, and its lengths: None leaves them to the model's positions."""
-    others = [f"--config.{name}" for name in overrides if not name.startswith("data.")]
-    require(
-        not others,
-        f"{' and '.join(others)} changes an experiment: give a run directory or --experiment. With --task alone only"
-        " --config.data... can be changed.",
-    )
-    changes = {name.removeprefix("data."): text for name, text in overrides.items()}
-    data = override.apply(Supervised(tasks), changes)
-    return data, {name: getattr(data, name) if name in changes else None for name in ("input_length", "target_length")}
 
 
 def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | None]:
     """Return the directory for the results, which may not exist yet, and the step of a run's checkpoint."""
-    from research.pretrained.run_files import checkpoint_of, run_of
-    from research.storage import run_directory
-
-    directory = run_of(options.model)
-    checkpoint = None if directory is None else checkpoint_of(options.model)
-    step = None if checkpoint is None else int(checkpoint.name)
-    if checkpoint is not None:
-        options.model = checkpoint  # a run that is still training may save a newer one
-    output = options.output
-    if output is None and directory is not None and options.adapter is None:
-        require(not is_remote(directory), f"{directory} is in a bucket: give a local --output for the results.")
-        run_directory.check_contained(Path(directory))
-        output = Path(directory) / "evaluations" / f"{split}-{step}"
+    found = resolved(options.model)
+    options.model = found.model
+    output = output_of(options, found, split)
     if output is not None:
-        parent = output.absolute().parent
-        require(options.output is None or parent.is_dir(), f"{output}: there is no directory {parent}.")
         interrupted = (output / "predictions.jsonl.partial").exists()
         free = interrupted or not output.exists() or (output.is_dir() and not any(output.iterdir()))
         require(free, f"{output} exists: nothing is overwritten, so give another --output.")
-    return output, step
+    return output, found.step
 
 
 # --- Tasks ------------------------------------------------------------------------------------------------------------
 
 
 def evaluate_tasks(
-    options: argparse.Namespace,
-    data: Supervised,
-    lengths: dict[str, int | None],
-    default: Generation | None,
-    chosen: dict[str, str],
-    output: Path | None,
-    facts: dict[str, Any],
+    options: argparse.Namespace, source: TaskSource, chosen: dict[str, str], output: Path | None, facts: dict[str, Any]
 ) -> None:
     from research.decode import evaluate
-    from research.storage.files import json_text
-    from research.storage.journal import Journal
     from research.train import summary
 
-    eval_tasks = evaluate.load_eval_tasks(data, facts["split"], options.examples)
+    assert isinstance(source.data, Supervised)
+    eval_tasks = evaluate.load_eval_tasks(source.data, facts["split"], options.examples)
     opened = open_model(options)
-    generations = [generation_for(opened, one, default, lengths["target_length"], chosen) for one in eval_tasks]
-    generators = [
-        opened.generator(generation, one.task.languages, seed=options.seed, **lengths)
-        for one, generation in zip(eval_tasks, generations, strict=True)
-    ]
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-    identity = [[generator.identity(), one.examples] for generator, one in zip(generators, eval_tasks, strict=True)]
-    identity.append([PARTIAL_FORMAT])
-    where = None if output is None else output / "predictions.jsonl"
-    with Journal(where, identity) as journal:
-        first, all_answers = 0, []
-        for one, generator in zip(eval_tasks, generators, strict=True):
-            all_answers.append(answers(one, generator, journal, first))
-            first += 2 * len(one.examples)
-        results = {
-            one.name: part.result(one, by) for one, part, by in zip(eval_tasks, all_answers, generations, strict=True)
-        }
-        if output is not None:
-            write_scores(output / "scores.json", facts | {"seed": options.seed}, results)
-            rows = (row for one, part in zip(eval_tasks, all_answers, strict=True) for row in part.rows(one))
-            numbered = ({"number": number} | row for number, row in enumerate(rows, 1))
-            journal.finish(json_text(row) for row in numbered)
-    for one, part in zip(eval_tasks, all_answers, strict=True):
+    generators = [generator_of(opened, one, source, chosen, options.seed) for one in eval_tasks]
+    results, answers = score_tasks(eval_tasks, generators, output, facts | {"seed": options.seed})
+    for one, part in zip(eval_tasks, answers, strict=True):
         shown = evaluate.samples(one, part.written, options.samples)
         summary.show_samples(f"{one.name}: example", [sample._asdict() for sample in shown])
     show(results, output)
-
-
-def generation_for(
-    opened: Any, eval_task: Any, default: Generation | None, target_length: int | None, chosen: dict[str, str]
-) -> Generation:
-    """Return the run's evaluation.generation or, without one, what the model's files have, with the chosen fields.
-
-    If these files state no max_length, it is the target length or, without one, that of the task's longest target.
-    """
-    from research.pretrained.find import with_controls
-
-    language = eval_task.task.languages[1]
-    if default is not None:
-        return opened.generation(language, chosen, with_controls(default, opened.config, opened.tokenizer, language))
-    base, rule = opened.weights.generation(opened.tokenizer, language), ""
-    if not opened.weights.states_max_length and "max_length" not in chosen:
-        rule = "data.target_length"
-        if target_length is None:
-            targets = [text for references in eval_task.references for text in references]
-            target_length, rule = max(map(len, opened.tokenizer.target(targets, language))), "its longest target"
-        base = dataclasses.replace(base, max_length=max(target_length, base.min_length))
-    generation = opened.generation(language, chosen, base)
-    if rule:
-        rule = rule if generation.max_length == base.max_length else "the model's positions allow"
-        limit = f"outputs of {eval_task.name} have at most {generation.max_length} tokens, as {rule}"
-        print(f"note: the model's files state no max_length: {limit}.", file=sys.stderr)
-    return generation
-
-
-def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answers":
-    """Generate outputs for a task and score its targets; every finished batch is kept in the journal.
-
-    Entries in the journal are numbered from `first`: first the outputs, then the targets.
-    """
-    count = len(eval_task.examples)
-    framed, notes = generator.prepare(eval_task.sources)
-    pairs = [(example.source, example.target) for example in eval_task.examples]
-    done = frozenset(number - first for number in journal.done)
-    with Progress(f"Writing {eval_task.name}", count, "examples") as progress:
-        progress.advance(len(done & frozenset(range(count))))
-        for outputs in generator.run(framed, done):
-            best = {first + number: hypotheses[0] for number, hypotheses in outputs.items()}
-            journal.add({number: [one.text, generator.unfinished(one.tokens)] for number, one in best.items()})
-            progress.advance(len(outputs))
-    done = frozenset(number - first - count for number in journal.done)
-    with Progress(f"Scoring the targets of {eval_task.name}", count, "examples") as progress:
-        progress.advance(len(done & frozenset(range(count))))
-        for scores in generator.score_pairs(pairs, done):
-            journal.add({first + count + number: [sum(each), len(each)] for number, each in scores.items()})
-            progress.advance(len(scores))
-    written, unfinished = zip(*(journal.done[first + number] for number in range(count)), strict=True)
-    likelihoods = [tuple(journal.done[first + count + number]) for number in range(count)]
-    cut_targets = generator.cut_targets([target for _, target in pairs])
-    return Answers(list(written), likelihoods, len(notes.truncated), cut_targets, sum(unfinished))
-
-
-class Answers(NamedTuple):
-    """Outputs and target likelihoods of all examples of a task."""
-
-    written: list[str]
-    likelihoods: list[tuple[float, int]]  # log-probability of the target in nats, and its tokens
-    truncated: int  # number of sources longer than the model reads
-    truncated_targets: int  # number of targets longer than is scored
-    unfinished: int  # number of outputs that are cut at max_length
-
-    def result(self, eval_task: Any, generation: Generation) -> dict[str, Any]:
-        from research.score import metrics
-
-        scores = metrics.score(eval_task.task.metrics, self.written, eval_task.references, eval_task.more)
-        tokens = sum(tokens for _, tokens in self.likelihoods)
-        loss = -sum(likelihood for likelihood, _ in self.likelihoods) / tokens
-        return {
-            "examples": len(eval_task.examples),
-            "truncated sources": self.truncated,
-            "truncated targets": self.truncated_targets,
-            "unfinished outputs": self.unfinished,
-            "generation": json.loads(override.to_json(generation)),
-            "metrics": [repr(metric) for metric in eval_task.task.metrics],
-            "scores": {name: score.value for name, score in scores.items()},
-            "signatures": {name: score.signature for name, score in scores.items()},
-            "loss": loss,
-            "perplexity": math.exp(loss),
-            "target_tokens": tokens,
-        }
-
-    def rows(self, eval_task: Any) -> Iterator[dict[str, Any]]:
-        from research.score import metrics
-
-        each = metrics.score_each(eval_task.task.metrics, self.written, eval_task.references)
-        parts = zip(eval_task.examples, self.written, each, self.likelihoods, strict=True)
-        for example, written, scores, (likelihood, tokens) in parts:
-            texts = {"source": example.source, "prediction": written, "references": example.references}
-            texts |= {"more": dict(example.more)} if example.more else {}
-            yield (
-                {"task": eval_task.name}
-                | texts
-                | {"scores": scores, "target_nll": -likelihood, "target_tokens": tokens}
-            )
 
 
 # --- Denoising --------------------------------------------------------------------------------------------------------
@@ -437,35 +269,6 @@ def evaluate_file(options: argparse.Namespace, chosen_metrics: tuple[Metric, ...
         files = {"predictions": options.predictions, "references": options.references}
         write_scores(options.output, files, {options.predictions: result})
     show({options.predictions: result}, options.output)
-
-
-# --- Results ----------------------------------------------------------------------------------------------------------
-
-
-def write_scores(path: Path, facts: dict[str, Any], results: dict[str, dict[str, Any]]) -> None:
-    from research.storage import run_directory
-    from research.storage.files import write_json
-
-    write_json(path, {**facts, **run_directory.environment(), "results": results})
-
-
-def show(results: dict[str, dict[str, Any]], output: Path | None) -> None:
-    """Print every score with its signature."""
-    from research.storage import console
-
-    for name, result in results.items():
-        counted = next(f"{result[unit]:,} {unit}" for unit in ("examples", "rows") if unit in result)
-        signed = result.get("scores", {})
-        rows = {number: f"{value:10.2f}  {result['signatures'][number]}" for number, value in signed.items()}
-        for number, unit in TEACHER_FORCED:
-            if number in result:
-                rows[number] = f"{result[number]:10.5g}  {unit}"
-        for number, why in COUNTED:
-            if result.get(number):
-                rows[number] = f"{result[number]:10,}  {why}"
-        console.table(f"\n{name}: {counted}", rows)
-    if output is not None:
-        console.say(f"\nThe results are in {output}.")
 
 
 if __name__ == "__main__":

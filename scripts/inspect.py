@@ -68,8 +68,8 @@ def write(options: argparse.Namespace) -> None:
     require(options.split == "held_out" or given == ["example"], f"--split {options.split} needs --example.")
     require(options.example is None or options.example > 0, f"--example is {options.example}: the first one is 1.")
     require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
-    from scripts.evaluate import base_experiment
     from scripts.generate import open_model
+    from scripts.task_evaluation import base_experiment
 
     directory, path = str(options.model), options.model
     experiment = None if given == ["source"] else base_experiment(options)

@@ -249,7 +249,12 @@ class Generator:
         """Return everything that determines a line's outputs, apart from the line."""
         texts = [repr(self.model), repr(self.generation), self.tokenizer.digest, self.languages]
         lengths = [self.input_length, self.target_length]
-        return [*texts, *lengths, self.seed, self.scores, int(checksum(self.params))]
+        return [*texts, *lengths, self.seed, self.scores, self.checksum]
+
+    @cached_property
+    def checksum(self) -> int:
+        """A checksum of the parameters, independent of their sharding."""
+        return int(checksum(self.params))
 
     def _batches(self, rows: Sequence[FramedPair], skip: frozenset[int] = frozenset()) -> Iterator[list[int]]:
         """Group row numbers into batches, longest sources first."""

@@ -66,6 +66,24 @@ class SuperGLUERTE(Classification):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AXb(SuperGLUERTE):
+    """Broad diagnostics of entailment in the form of RTE: a test set only, with the names of its own columns."""
+
+    examples: Examples = TFDSExamples("super_glue/axb")
+
+    @property
+    def names(self) -> Names:
+        return Names(("sentence2", "sentence1"), (LABEL,))
+
+    def example(self, record: TextRecord) -> MadeExample:
+        return super().example({"hypothesis": record["sentence2"], "premise": record["sentence1"], **record})
+
+    @property
+    def identity(self) -> tuple[str, ...] | None:
+        return super().identity
+
+
+@dataclass(frozen=True, kw_only=True)
 class WiC(Classification):
     """One word in two sentences: the same sense or not. Its places in the sentences are not told, as in T5."""
 
