@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ TEACHER_FORCED = (
     ("token_accuracy", "of target tokens, given the true ones before"),
 )
 
+ANSWERS = ("written", "ranked", "ranked_by_token")
 PARTIAL_FORMAT = 2  # increment when the lines of predictions.jsonl.partial hold something else
 
 COUNTED = (
@@ -58,15 +60,20 @@ what is evaluated
   Loss and perplexity a target token are for the first reference. A run that denoises has no tasks: its held-out loss,
   perplexity and token accuracy are printed.
 
+how answers are chosen
+  The model writes them. Or, for tasks with labels or choices, such as MNLI() or MultipleChoice(...), the one that it
+  gives the highest likelihood is taken: --answers=ranked, or --answers=ranked_by_token for the likelihood a token. All
+  metrics of the task score it; accuracy, F1 and the areas under two curves are t5's rank_classification's.
+
 how tokens are chosen
   As in the run's evaluations, or by the model's files, or greedily; any field of Generation can be changed:
     --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200
   If the model's files state no max_length, it is data.target_length, or the length of the longest target.
 
 what is written
-  OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run; for another model,
-  and with --adapter, nothing is written without --output. Nothing is overwritten. Finished examples are kept in
-  OUTPUT/predictions.jsonl.partial: the same command continues from there.
+  OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run, or SPLIT-STEP-ranked;
+  for another model, and with --adapter, nothing is written without --output. Nothing is overwritten. Finished examples
+  are kept in OUTPUT/predictions.jsonl.partial: the same command continues from there.
 
 a file of outputs
   Any system's outputs can be scored, one a line, or .jsonl with "prediction" (as above) or "outputs" (as generate
@@ -80,6 +87,7 @@ examples
   kintsugi evaluate runs/multi30k/checkpoints/9000 --generation.method='Beam(4)' --output=beam4
   kintsugi evaluate t5-small --task='Summarization(examples=JSONExamples("a.jsonl", test="b.jsonl"),
       prefix="summarize: ")' --output=t5-small-b
+  kintsugi evaluate runs/mnli --split=held_out --answers=ranked
 """
 
 
@@ -94,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--task", action="append", default=[], help="a task to evaluate instead of the experiment's")
     made.add_argument("--split", choices=("train", "held_out", "test"), help="(test; held_out for denoising)")
     made.add_argument("--examples", type=int, help="number of examples of each task, from the first on (all)")
+    made.add_argument("--answers", choices=ANSWERS, default=ANSWERS[0], help="how they are found (%(default)s)")
     made.add_argument("--samples", type=int, default=3, help="number of examples of each task to print (%(default)s)")
     made.add_argument("--output", type=Path, help="a new directory; with --predictions, a new file for the scores")
     made.add_argument("--seed", type=int, default=0, help="seed of sampling (%(default)s)")
@@ -132,6 +141,9 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
     require(not alone, f"{' and '.join(alone)} cannot be used without --predictions.")
     require(options.examples is None or options.examples > 0, f"--examples is {options.examples}: above 0, or all.")
     require(0 <= options.seed < 2**32, f"--seed is {options.seed}: it must lie in [0, 2**32).")
+    if options.answers != "written":
+        unread = [name for name in given(options) if name == "--seed"] + ["--generation..."] * bool(chosen)
+        require(not unread, f"{' and '.join(unread)} is for written answers, and --answers is {options.answers}.")
     experiment = base_experiment(options)  # before --task, which may name a class of its file
     tasks = tuple(override.parse(Task, text, "--task") for text in options.task)
     if experiment is not None and tasks and isinstance(experiment.data, Denoising):
@@ -154,6 +166,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
     output, step = place(options, split)
     facts = {"model": str(options.model), "step": step, "split": split, "compute": options.compute}
     facts |= {} if options.adapter is None else {"adapter": str(options.adapter)}
+    facts |= {} if options.answers == "written" else {"answers": options.answers}
     if isinstance(data, Denoising):
         assert experiment is not None
         require(split == "held_out", f"--split is {split}: for denoising it must be held_out.")
@@ -207,7 +220,8 @@ def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | N
     if output is None and directory is not None and options.adapter is None:
         require(not is_remote(directory), f"{directory} is in a bucket: give a local --output for the results.")
         run_directory.check_contained(Path(directory))
-        output = Path(directory) / "evaluations" / f"{split}-{step}"
+        kind = "" if options.answers == "written" else f"-{options.answers}"
+        output = Path(directory) / "evaluations" / f"{split}-{step}{kind}"
     if output is not None:
         parent = output.absolute().parent
         require(options.output is None or parent.is_dir(), f"{output}: there is no directory {parent}.")
@@ -229,33 +243,44 @@ def evaluate_tasks(
     output: Path | None,
     facts: dict[str, Any],
 ) -> None:
-    from research.decode import evaluate
+    from research.decode import evaluate, ranking
     from research.storage.files import json_text
     from research.storage.journal import Journal
     from research.train import summary
 
     eval_tasks = evaluate.load_eval_tasks(data, facts["split"], options.examples)
+    written = options.answers == "written"
+    answer = write_answers if written else partial(rank_answers, by_token=options.answers == "ranked_by_token")
+    choices = [] if written else [ranking.choices_of(one) for one in eval_tasks]
     opened = open_model(options)
-    generations = [generation_for(opened, one, default, lengths["target_length"], chosen) for one in eval_tasks]
+    if written:
+        generations = [generation_for(opened, one, default, lengths["target_length"], chosen) for one in eval_tasks]
+    else:
+        generations = [opened.generation(one.task.languages[1], {}) for one in eval_tasks]
     generators = [
         opened.generator(generation, one.task.languages, seed=options.seed, **lengths)
         for one, generation in zip(eval_tasks, generations, strict=True)
     ]
+    for generator, one in () if written else zip(generators, eval_tasks, strict=True):
+        ranking.check_not_empty(generator, one)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-    identity = [[generator.identity(), one.examples] for generator, one in zip(generators, eval_tasks, strict=True)]
-    identity.append([PARTIAL_FORMAT])
+    identity = [
+        [generator.identity(), [example[:4] for example in one.examples]]
+        for generator, one in zip(generators, eval_tasks, strict=True)
+    ]
+    identity.append([PARTIAL_FORMAT] if written else [PARTIAL_FORMAT, options.answers, choices])
     where = None if output is None else output / "predictions.jsonl"
     with Journal(where, identity) as journal:
         first, all_answers = 0, []
         for one, generator in zip(eval_tasks, generators, strict=True):
-            all_answers.append(answers(one, generator, journal, first))
-            first += 2 * len(one.examples)
+            found, first = answer(one, generator, journal, first)
+            all_answers.append(found)
         results = {
             one.name: part.result(one, by) for one, part, by in zip(eval_tasks, all_answers, generations, strict=True)
         }
         if output is not None:
-            write_scores(output / "scores.json", facts | {"seed": options.seed}, results)
+            write_scores(output / "scores.json", facts | ({"seed": options.seed} if written else {}), results)
             rows = (row for one, part in zip(eval_tasks, all_answers, strict=True) for row in part.rows(one))
             numbered = ({"number": number} | row for number, row in enumerate(rows, 1))
             journal.finish(json_text(row) for row in numbered)
@@ -292,14 +317,14 @@ def generation_for(
     return generation
 
 
-def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answers":
+def write_answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "tuple[Answers, int]":
     """Generate outputs for a task and score its targets; every finished batch is kept in the journal.
 
-    Entries in the journal are numbered from `first`: first the outputs, then the targets.
+    Entries in the journal are numbered from `first`: first the outputs, then the targets. The number after them is
+    returned too.
     """
     count = len(eval_task.examples)
     framed, notes = generator.prepare(eval_task.sources)
-    pairs = [(example.source, example.target) for example in eval_task.examples]
     done = frozenset(number - first for number in journal.done)
     with Progress(f"Writing {eval_task.name}", count, "examples") as progress:
         progress.advance(len(done & frozenset(range(count))))
@@ -307,16 +332,36 @@ def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answer
             best = {first + number: hypotheses[0] for number, hypotheses in outputs.items()}
             journal.add({number: [one.text, generator.unfinished(one.tokens)] for number, one in best.items()})
             progress.advance(len(outputs))
-    done = frozenset(number - first - count for number in journal.done)
-    with Progress(f"Scoring the targets of {eval_task.name}", count, "examples") as progress:
-        progress.advance(len(done & frozenset(range(count))))
-        for scores in generator.score_pairs(pairs, done):
-            journal.add({first + count + number: [sum(each), len(each)] for number, each in scores.items()})
-            progress.advance(len(scores))
     written, unfinished = zip(*(journal.done[first + number] for number in range(count)), strict=True)
-    likelihoods = [tuple(journal.done[first + count + number]) for number in range(count)]
+    pairs = [(example.source, example.target) for example in eval_task.examples]
+    likelihoods = score(f"Scoring the targets of {eval_task.name}", pairs, generator, journal, first + count)
     cut_targets = generator.cut_targets([target for _, target in pairs])
-    return Answers(list(written), likelihoods, len(notes.truncated), cut_targets, sum(unfinished))
+    return Answers(list(written), likelihoods, len(notes.truncated), cut_targets, sum(unfinished)), first + 2 * count
+
+
+def rank_answers(eval_task: Any, generator: Any, journal: Any, first: int, by_token: bool) -> "tuple[Answers, int]":
+    """Score the choices and the target of each example of a task; the journal is used as by `write_answers`."""
+    from research.decode import ranking
+
+    pairs = ranking.pairs_to_score(eval_task)
+    _, notes = generator.prepare(eval_task.sources)
+    scored = score(f"Scoring the choices of {eval_task.name}", pairs, generator, journal, first)
+    ranked, likelihoods = ranking.ranked(eval_task, scored, by_token)
+    cut = generator.cut_targets([text for _, text in pairs])
+    return Answers(ranked.answers, likelihoods, len(notes.truncated), cut, 0, ranked), first + len(pairs)
+
+
+def score(
+    title: str, pairs: list[tuple[str, str]], generator: Any, journal: Any, first: int
+) -> list[tuple[float, int]]:
+    """Score the target of each (source, target) pair, with entries in the journal numbered from `first`."""
+    done = frozenset(number - first for number in journal.done)
+    with Progress(title, len(pairs), "texts") as progress:
+        progress.advance(len(done & frozenset(range(len(pairs)))))
+        for scores in generator.score_pairs(pairs, done):
+            journal.add({first + number: [sum(each), len(each)] for number, each in scores.items()})
+            progress.advance(len(scores))
+    return [tuple(journal.done[first + number]) for number in range(len(pairs))]
 
 
 class Answers(NamedTuple):
@@ -325,21 +370,24 @@ class Answers(NamedTuple):
     written: list[str]
     likelihoods: list[tuple[float, int]]  # log-probability of the target in nats, and its tokens
     truncated: int  # number of sources longer than the model reads
-    truncated_targets: int  # number of targets longer than is scored
+    truncated_targets: int  # number of targets, and of choices, longer than is scored
     unfinished: int  # number of outputs that are cut at max_length
+    ranked: Any = None  # choices with their likelihoods, if outputs are not written
 
     def result(self, eval_task: Any, generation: Generation) -> dict[str, Any]:
         from research.score import metrics
 
         scores = metrics.score(eval_task.task.metrics, self.written, eval_task.references, eval_task.more)
+        how = {"unfinished outputs": self.unfinished, "generation": json.loads(override.to_json(generation))}
+        if self.ranked is not None:
+            scores, how = scores | self.ranked.numbers(), {}
         tokens = sum(tokens for _, tokens in self.likelihoods)
         loss = -sum(likelihood for likelihood, _ in self.likelihoods) / tokens
         return {
             "examples": len(eval_task.examples),
             "truncated sources": self.truncated,
             "truncated targets": self.truncated_targets,
-            "unfinished outputs": self.unfinished,
-            "generation": json.loads(override.to_json(generation)),
+            **how,
             "metrics": [repr(metric) for metric in eval_task.task.metrics],
             "scores": {name: score.value for name, score in scores.items()},
             "signatures": {name: score.signature for name, score in scores.items()},
@@ -352,10 +400,12 @@ class Answers(NamedTuple):
         from research.score import metrics
 
         each = metrics.score_each(eval_task.task.metrics, self.written, eval_task.references)
-        parts = zip(eval_task.examples, self.written, each, self.likelihoods, strict=True)
-        for example, written, scores, (likelihood, tokens) in parts:
+        choices = repeat({}) if self.ranked is None else self.ranked.rows()
+        parts = zip(eval_task.examples, self.written, each, self.likelihoods, choices, strict=False)
+        for example, written, scores, (likelihood, tokens), ranked in parts:
             texts = {"source": example.source, "prediction": written, "references": example.references}
             texts |= {"more": dict(example.more)} if example.more else {}
+            texts |= ranked
             yield (
                 {"task": eval_task.name}
                 | texts
