@@ -75,6 +75,7 @@ from .config.search_space import Random as Random
 from .config.search_space import Range as Range
 from .config.search_space import Search as Search
 from .config.search_space import SuccessiveHalving as SuccessiveHalving
+from .config.task import Choices as Choices
 from .config.task import Task as Task
 from .config.tokenizer import M2M100 as M2M100
 from .config.tokenizer import ByteLevelBPE as ByteLevelBPE
@@ -127,6 +128,7 @@ from .data.tasks.glue import SST2 as SST2
 from .data.tasks.glue import STSB as STSB
 from .data.tasks.glue import WNLI as WNLI
 from .data.tasks.glue import CoLA as CoLA
+from .data.tasks.multiple_choice import MultipleChoice as MultipleChoice
 from .data.tasks.names_by_split import NamesBySplit as NamesBySplit
 from .data.tasks.parallel_text import ParallelText as ParallelText
 from .data.tasks.records import ExamplesInMemory as ExamplesInMemory

@@ -25,10 +25,12 @@ from research.storage.progress import Progress
 from scripts import command_line
 from scripts.generate import add_model_options, open_model
 from scripts.task_evaluation import (
+    ANSWERS,
     TaskSource,
     base_experiment,
     generator_of,
     output_of,
+    ranker_of,
     resolved,
     score_tasks,
     show,
@@ -51,6 +53,11 @@ what is evaluated
   Loss and perplexity a target token are for the first reference. A run that denoises has no tasks: its held-out loss,
   perplexity and token accuracy are printed.
 
+how answers are chosen
+  The model writes them. Or, for tasks with labels or choices, such as MNLI() or MultipleChoice(...), the one that it
+  gives the highest likelihood is taken: --answers=ranked, or --answers=ranked_by_token for the likelihood a token. All
+  metrics of the task score it; accuracy, F1 and the areas under two curves are t5's rank_classification's.
+
 how tokens are chosen
   As in the run's evaluations, or by the model's files, or greedily; any field of Generation can be changed:
     --generation.method='Beam(5, length_penalty=Power(1.0))' --generation.max_length=200
@@ -64,9 +71,9 @@ suites
   the files for the server of GLUE or SuperGLUE from the test sets, into OUTPUT/submission. See docs/suites.md.
 
 what is written
-  OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run; for another model,
-  and with --adapter, nothing is written without --output. Nothing is overwritten. Finished examples are kept in
-  OUTPUT/predictions.jsonl.partial: the same command continues from there.
+  OUTPUT/predictions.jsonl and OUTPUT/scores.json. OUTPUT is RUN/evaluations/SPLIT-STEP for a run, or SPLIT-STEP-ranked;
+  for another model, and with --adapter, nothing is written without --output. Nothing is overwritten. Finished examples
+  are kept in OUTPUT/predictions.jsonl.partial: the same command continues from there.
 
 a file of outputs
   Any system's outputs can be scored, one a line, or .jsonl with "prediction" (as above) or "outputs" (as generate
@@ -80,6 +87,7 @@ examples
   kintsugi evaluate runs/multi30k/checkpoints/9000 --generation.method='Beam(4)' --output=beam4
   kintsugi evaluate t5-small --task='Summarization(examples=JSONExamples("a.jsonl", test="b.jsonl"),
       prefix="summarize: ")' --output=t5-small-b
+  kintsugi evaluate runs/mnli --split=held_out --answers=ranked
 """
 
 
@@ -97,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--submission", action="store_true", help="write the files for the server of GLUE or SuperGLUE")
     made.add_argument("--split", choices=("train", "held_out", "test"), help="(test; held_out for denoising)")
     made.add_argument("--examples", type=int, help="number of examples of each task, from the first on (all)")
+    made.add_argument("--answers", choices=ANSWERS, default=ANSWERS[0], help="how they are found (%(default)s)")
     made.add_argument("--samples", type=int, default=3, help="number of examples of each task to print (%(default)s)")
     made.add_argument("--output", type=Path, help="a new directory; with --predictions, a new file for the scores")
     made.add_argument("--seed", type=int, default=0, help="seed of sampling (%(default)s)")
@@ -138,11 +147,14 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
     if options.suite is not None:
         from scripts.evaluate_suite import evaluate_suite  # it opens all tasks, which takes a moment
 
-        unread = [name for name in given(options) if name in ("--experiment", "--task", "--samples")]
+        unread = [name for name in given(options) if name in ("--experiment", "--task", "--samples", "--answers")]
         require(not unread, f"{' and '.join(unread)} cannot be used with --suite.")
         return evaluate_suite(options, overrides, chosen)
     alone = [name for name in given(options) if name in ("--suite_data", "--submission")]
     require(not alone, f"{' and '.join(alone)} cannot be used without --suite.")
+    if options.answers != "written":
+        unread = [name for name in given(options) if name == "--seed"] + ["--generation..."] * bool(chosen)
+        require(not unread, f"{' and '.join(unread)} is for written answers, and --answers is {options.answers}.")
     experiment = base_experiment(options)  # before --task, which may name a class of its file
     tasks = tuple(override.parse(Task, text, "--task") for text in options.task)
     source = source_of(options.model, experiment, tasks, overrides)
@@ -151,6 +163,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str], chosen: dict[str
     output, step = place(options, split)
     facts = {"model": str(options.model), "step": step, "split": split, "compute": options.compute}
     facts |= {} if options.adapter is None else {"adapter": str(options.adapter)}
+    facts |= {} if options.answers == "written" else {"answers": options.answers}
     if isinstance(data, Denoising):
         assert source.experiment is not None
         require(split == "held_out", f"--split is {split}: for denoising it must be held_out.")
@@ -181,14 +194,21 @@ def place(options: argparse.Namespace, split: str) -> tuple[Path | None, int | N
 def evaluate_tasks(
     options: argparse.Namespace, source: TaskSource, chosen: dict[str, str], output: Path | None, facts: dict[str, Any]
 ) -> None:
-    from research.decode import evaluate
+    from research.decode import evaluate, ranking
     from research.train import summary
 
     assert isinstance(source.data, Supervised)
     eval_tasks = evaluate.load_eval_tasks(source.data, facts["split"], options.examples)
-    opened = open_model(options)
-    generators = [generator_of(opened, one, source, chosen, options.seed) for one in eval_tasks]
-    results, answers = score_tasks(eval_tasks, generators, output, facts | {"seed": options.seed})
+    if options.answers == "written":
+        opened = open_model(options)
+        generators = [generator_of(opened, one, source, chosen, options.seed) for one in eval_tasks]
+        facts = facts | {"seed": options.seed}
+    else:
+        for one in eval_tasks:
+            ranking.choices_of(one)  # refuses a task without choices before the model is opened
+        opened = open_model(options)
+        generators = [ranker_of(opened, one, source) for one in eval_tasks]
+    results, answers = score_tasks(eval_tasks, generators, output, facts, options.answers)
     for one, part in zip(eval_tasks, answers, strict=True):
         shown = evaluate.samples(one, part.written, options.samples)
         summary.show_samples(f"{one.name}: example", [sample._asdict() for sample in shown])

@@ -1,7 +1,8 @@
 """Record what t5 0.9.4 makes of hand-made records of its tasks: python scripts/make_task_goldens.py
 
 It writes tests/goldens/t5_tasks.json: for each task its records with the inputs and targets, and predictions with the
-postprocessed values and the metrics. It needs t5 with TensorFlow, in an environment of its own:
+postprocessed values and the metrics; and tests/goldens/rank_classification.json: the choices that are made of records,
+and the metrics of log-likelihoods. It needs t5 with TensorFlow, in an environment of its own:
 
     python3.11 -m venv t5 && t5/bin/pip install t5==0.9.4
     t5/bin/python scripts/make_task_goldens.py
@@ -356,6 +357,116 @@ def bootstrapped(targets: list[str], predictions: list[str]) -> dict[str, float]
     return {f"{key}_bootstrap": value for key, value in metrics.rouge(targets, predictions).items()}
 
 
+# --- Ranked answers ---------------------------------------------------------------------------------------------------
+
+
+def ranked_groups(seed: int, fewest: int, most: int) -> list[dict[str, Any]]:
+    """Return examples with the log-likelihoods of their choices, among them equal and nearly equal ones."""
+    generator = np.random.default_rng(seed)
+    groups = []
+    for number in range(COUNT):
+        count = int(generator.integers(fewest, most + 1))
+        scores = generator.normal(-8, 4, count).astype(np.float32)
+        if number % 5 == 2:
+            scores[-1] = scores[0]  # a tie
+        if number % 6 == 3:
+            scores[-1] = np.nextafter(scores[0], np.float32(0))  # above the first by the last bit
+        if number % 8 == 5:
+            scores[0] = scores.max() + 120.0  # a probability of 1 in float32
+        groups.append(
+            {
+                "scores": [float(score) for score in scores],
+                "lengths": generator.integers(1, 9, count).tolist(),
+                "right": [int(generator.integers(count))],
+                "weight": 1.0,
+            }
+        )
+    return groups
+
+
+def weighted(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [group | {"weight": (0.5, 1.0, 2.25, 0.0)[number % 4]} for number, group in enumerate(groups)]
+
+
+def ranked_golden(groups: list[dict[str, Any]], classes: int | None, by_token: bool = False) -> dict[str, Any]:
+    """Record the metrics of examples with `classes` choices each, or a number that varies."""
+    rows = [
+        (((number, place), place in group["right"], group["weight"], length), score)
+        for number, group in enumerate(groups)
+        for place, (score, length) in enumerate(zip(group["scores"], group["lengths"], strict=True))
+    ]
+    np.random.default_rng(0).shuffle(rows)  # it sorts them
+    targets, scores = zip(*rows, strict=True)
+    found = metrics.rank_classification(targets, scores, num_classes=classes, normalize_by_target_length=by_token)
+    return {
+        "groups": groups,
+        "by_token": by_token,
+        "metrics": {name: float(value) for name, value in found.items() if not np.isnan(value)},
+    }
+
+
+def ranked_sets() -> dict[str, Any]:
+    two, three, any_number = ranked_groups(2, 2, 2), ranked_groups(3, 3, 3), ranked_groups(4, 1, 5)
+    several = [group | {"right": [0, 2] if number % 3 else [1]} for number, group in enumerate(three)]
+    return {
+        "two": ranked_golden(two, 2),
+        "two, by token": ranked_golden(two, 2, by_token=True),
+        "two, weighted": ranked_golden(weighted(two), 2),
+        "two, the second always right": ranked_golden([group | {"right": [1]} for group in two], 2),
+        "two, the first always right": ranked_golden([group | {"right": [0]} for group in two], 2),
+        "two, some without a right one": ranked_golden([*two, *(group | {"right": []} for group in two[:5])], 2),
+        "three": ranked_golden(three, 3),
+        "three, by token": ranked_golden(three, 3, by_token=True),
+        "three, weighted": ranked_golden(weighted(three), 3),
+        "three, the last never right": ranked_golden([group | {"right": [0]} for group in three], 3),
+        "three, several right": ranked_golden(several, 3),
+        "three, several right, weighted": ranked_golden(weighted(several), 3),
+        "any number": ranked_golden(any_number, None),
+        "any number, by token": ranked_golden(any_number, None, by_token=True),
+        "any number, weighted": ranked_golden(weighted(any_number), None),
+    }
+
+
+def choices_golden() -> dict[str, Any]:
+    """Record the examples that are made of records with two choices, one or both of them right."""
+    inputs, targets = "{premise} What is the {question}? X", ["I think {choice1}.", "I think {choice2}."]
+    records = [
+        {
+            "premise": words(1)[number] or "x",
+            "question": ("cause", "effect")[number % 2],
+            "choice1": words(4)[number] or "y",
+            "choice2": words(9)[number] or "z",
+            "label": [number % 2] if number % 5 else [0, 1],
+            "weight": (1.0, 0.25, 3.0)[number % 3],
+        }
+        for number in range(COUNT)
+        if "\\" not in words(1)[number] + words(4)[number] + words(9)[number]  # t5 reads \\1 as a group of its pattern
+    ]
+    features = {name: tf.ragged.constant([record[name] for record in records]) for name in records[0]}
+    data, made = tf.data.Dataset.from_tensor_slices(features), {}
+    for mode in ("train", "eval"):
+        rows = preprocessors.rank_classification_formatter(
+            data, inputs, targets, mode=mode, label_key="label", weight_key="weight"
+        ).as_numpy_iterator()
+        made[mode] = [
+            {
+                "idx": row["idx"].tolist(),
+                "inputs": row["inputs"].decode(),
+                "targets": row["targets"].decode(),
+                "is_correct": bool(row["is_correct"]),
+                "weight": float(row["weight"]),
+            }
+            for row in rows
+        ]
+    return {"inputs": inputs, "targets": targets, "records": records, "made": made}
+
+
+def write(name: str, content: dict[str, Any]) -> None:
+    packages = ("t5", "tensorflow", "tensorflow-datasets", "scikit-learn", "scipy")
+    content = {"versions": {package: version(package) for package in packages}, **content}
+    (GOLDENS / name).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n")
+
+
 def main() -> int:
     glue, super_glue = tfds.text.glue.Glue.builder_configs, tfds.text.super_glue.SuperGlue.builder_configs
     tasks = {}
@@ -364,11 +475,8 @@ def main() -> int:
     for name in ("boolq", "cb", "copa", "rte", "wic"):
         tasks[f"super_glue/{name}"] = golden(super_glue[name], "super_glue")
     tasks |= own_goldens()
-    versions = {
-        package: version(package) for package in ("t5", "tensorflow", "tensorflow-datasets", "scikit-learn", "scipy")
-    }
-    content = {"versions": versions, "tasks": tasks}
-    (GOLDENS / "t5_tasks.json").write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n")
+    write("t5_tasks.json", {"tasks": tasks})
+    write("rank_classification.json", {"choices": choices_golden(), "sets": ranked_sets()})
     return 0
 
 

@@ -6,6 +6,8 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ TEACHER_FORCED = (
     ("token_accuracy", "of target tokens, given the true ones before"),
 )
 
+ANSWERS = ("written", "ranked", "ranked_by_token")
 PARTIAL_FORMAT = 2  # increment when the lines of predictions.jsonl.partial hold something else
 
 COUNTED = (
@@ -60,7 +63,8 @@ def output_of(options: argparse.Namespace, found: FoundModel, name: str) -> Path
     if output is None and directory is not None and options.adapter is None:
         require(not is_remote(directory), f"{directory} is in a bucket: give a local --output for the results.")
         run_directory.check_contained(Path(directory))
-        return Path(directory) / "evaluations" / f"{name}-{found.step}"
+        kind = "" if options.answers == "written" else f"-{options.answers}"
+        return Path(directory) / "evaluations" / f"{name}-{found.step}{kind}"
     if output is not None:
         parent = output.absolute().parent
         require(parent.is_dir(), f"{output}: there is no directory {parent}.")
@@ -168,18 +172,36 @@ def generation_for(
     return generation
 
 
+def ranker_of(opened: Any, eval_task: Any, source: TaskSource) -> Any:
+    """Return the generator that scores the choices of a task."""
+    from research.decode import ranking
+
+    languages = eval_task.task.languages
+    generator = opened.generator(opened.generation(languages[1], {}), languages, **source.lengths)
+    ranking.check_not_empty(generator, eval_task)
+    return generator
+
+
 def score_tasks(
-    eval_tasks: Sequence[Any], generators: Sequence[Any], output: Path | None, facts: dict[str, Any]
+    eval_tasks: Sequence[Any],
+    generators: Sequence[Any],
+    output: Path | None,
+    facts: dict[str, Any],
+    how: str = "written",
 ) -> tuple[dict[str, dict[str, Any]], list["Answers"]]:
-    """Generate and score the outputs for all tasks, and write them: predictions.jsonl is complete once it exists."""
+    """Find and score the answers of all tasks, and write them: predictions.jsonl is complete once it exists."""
+    from research.decode import ranking
     from research.storage.files import json_text
 
     pairs = list(zip(eval_tasks, generators, strict=True))
-    with open_journal(pairs, output, [PARTIAL_FORMAT]) as journal:
+    written = how == "written"
+    answer = write_answers if written else partial(rank_answers, by_token=how == "ranked_by_token")
+    kind = [PARTIAL_FORMAT] if written else [PARTIAL_FORMAT, how, [ranking.choices_of(one) for one in eval_tasks]]
+    with open_journal(pairs, output, kind) as journal:
         first, all_answers = 0, []
         for one, generator in pairs:
-            all_answers.append(answers(one, generator, journal, first))
-            first += 2 * len(one.examples)
+            found, first = answer(one, generator, journal, first)
+            all_answers.append(found)
         results = {
             one.name: part.result(one, generator.generation)
             for (one, generator), part in zip(pairs, all_answers, strict=True)
@@ -198,28 +220,23 @@ def open_journal(pairs: Sequence[tuple[Any, Any]], output: Path | None, kind: li
 
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-    identity = [*([generator.identity(), one.examples] for one, generator in pairs), kind]
+    identity = [*([each.identity(), [example[:4] for example in one.examples]] for one, each in pairs), kind]
     return Journal(None if output is None else output / "predictions.jsonl", identity)
 
 
-def answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "Answers":
+def write_answers(eval_task: Any, generator: Any, journal: Any, first: int) -> "tuple[Answers, int]":
     """Generate outputs for a task and score its targets; every finished batch is kept in the journal.
 
-    Entries in the journal are numbered from `first`: first the outputs, then the targets.
+    Entries in the journal are numbered from `first`: first the outputs, then the targets. The number after them is
+    returned too.
     """
     count = len(eval_task.examples)
     truncated = write_outputs(eval_task, generator, journal, first)
-    pairs = [(example.source, example.target) for example in eval_task.examples]
-    done = frozenset(number - first - count for number in journal.done)
-    with Progress(f"Scoring the targets of {eval_task.name}", count, "examples") as progress:
-        progress.advance(len(done & frozenset(range(count))))
-        for scores in generator.score_pairs(pairs, done):
-            journal.add({first + count + number: [sum(each), len(each)] for number, each in scores.items()})
-            progress.advance(len(scores))
     written, unfinished = zip(*(journal.done[first + number] for number in range(count)), strict=True)
-    likelihoods = [tuple(journal.done[first + count + number]) for number in range(count)]
+    pairs = [(example.source, example.target) for example in eval_task.examples]
+    likelihoods = score(f"Scoring the targets of {eval_task.name}", pairs, generator, journal, first + count)
     cut_targets = generator.cut_targets([target for _, target in pairs])
-    return Answers(list(written), likelihoods, truncated, cut_targets, sum(unfinished))
+    return Answers(list(written), likelihoods, truncated, cut_targets, sum(unfinished)), first + 2 * count
 
 
 def write_outputs(eval_task: Any, generator: Any, journal: Any, first: int = 0) -> int:
@@ -236,27 +253,55 @@ def write_outputs(eval_task: Any, generator: Any, journal: Any, first: int = 0) 
     return len(notes.truncated)
 
 
+def rank_answers(eval_task: Any, generator: Any, journal: Any, first: int, by_token: bool) -> "tuple[Answers, int]":
+    """Score the choices and the target of each example of a task; the journal is used as by `write_answers`."""
+    from research.decode import ranking
+
+    pairs = ranking.pairs_to_score(eval_task)
+    _, notes = generator.prepare(eval_task.sources)
+    scored = score(f"Scoring the choices of {eval_task.name}", pairs, generator, journal, first)
+    ranked, likelihoods = ranking.ranked(eval_task, scored, by_token)
+    cut = generator.cut_targets([text for _, text in pairs])
+    return Answers(ranked.answers, likelihoods, len(notes.truncated), cut, 0, ranked), first + len(pairs)
+
+
+def score(
+    title: str, pairs: list[tuple[str, str]], generator: Any, journal: Any, first: int
+) -> list[tuple[float, int]]:
+    """Score the target of each (source, target) pair, with entries in the journal numbered from `first`."""
+    done = frozenset(number - first for number in journal.done)
+    with Progress(title, len(pairs), "texts") as progress:
+        progress.advance(len(done & frozenset(range(len(pairs)))))
+        for scores in generator.score_pairs(pairs, done):
+            journal.add({first + number: [sum(each), len(each)] for number, each in scores.items()})
+            progress.advance(len(scores))
+    return [tuple(journal.done[first + number]) for number in range(len(pairs))]
+
+
 class Answers(NamedTuple):
     """Outputs and target likelihoods of all examples of a task."""
 
     written: list[str]
     likelihoods: list[tuple[float, int]]  # log-probability of the target in nats, and its tokens
     truncated: int  # number of sources longer than the model reads
-    truncated_targets: int  # number of targets longer than is scored
+    truncated_targets: int  # number of targets, and of choices, longer than is scored
     unfinished: int  # number of outputs that are cut at max_length
+    ranked: Any = None  # choices with their likelihoods, if outputs are not written
 
     def result(self, eval_task: Any, generation: Generation) -> dict[str, Any]:
         from research.score import metrics
 
         scores = metrics.score(eval_task.task.metrics, self.written, eval_task.references, eval_task.more)
+        how = {"unfinished outputs": self.unfinished, "generation": json.loads(override.to_json(generation))}
+        if self.ranked is not None:
+            scores, how = scores | self.ranked.numbers(), {}
         tokens = sum(tokens for _, tokens in self.likelihoods)
         loss = -sum(likelihood for likelihood, _ in self.likelihoods) / tokens
         return {
             "examples": len(eval_task.examples),
             "truncated sources": self.truncated,
             "truncated targets": self.truncated_targets,
-            "unfinished outputs": self.unfinished,
-            "generation": json.loads(override.to_json(generation)),
+            **how,
             "metrics": [repr(metric) for metric in eval_task.task.metrics],
             "scores": {name: score.value for name, score in scores.items()},
             "signatures": {name: score.signature for name, score in scores.items()},
@@ -269,10 +314,12 @@ class Answers(NamedTuple):
         from research.score import metrics
 
         each = metrics.score_each(eval_task.task.metrics, self.written, eval_task.references)
-        parts = zip(eval_task.examples, self.written, each, self.likelihoods, strict=True)
-        for example, written, scores, (likelihood, tokens) in parts:
+        choices = repeat({}) if self.ranked is None else self.ranked.rows()
+        parts = zip(eval_task.examples, self.written, each, self.likelihoods, choices, strict=False)
+        for example, written, scores, (likelihood, tokens), ranked in parts:
             texts = {"source": example.source, "prediction": written, "references": example.references}
             texts |= {"more": dict(example.more)} if example.more else {}
+            texts |= ranked
             yield (
                 {"task": eval_task.name}
                 | texts

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from research.config.examples import Examples, Names, TextRecord
 from research.config.metric import Metric
@@ -12,6 +13,18 @@ Languages = tuple[str | None, str | None]  # codes of source and target, such as
 
 # A source, one or more targets and, for metrics that need more than these, texts by name.
 MadeExample = tuple[str, str | Sequence[str]] | tuple[str, str | Sequence[str], Mapping[str, str]]
+
+
+class Choices(NamedTuple):
+    """The texts among which the answer to an example is ranked, and the numbers of the right ones, from 0.
+
+    Without a right one the answer is not known. The weight is that of the example in the numbers of ranking.
+    """
+
+    texts: tuple[str, ...]
+    right: tuple[int, ...]
+    weight: float = 1.0
+
 
 NO_LANGUAGES: Languages = (None, None)
 NO_METRICS: tuple[Metric, ...] = ()
@@ -66,6 +79,13 @@ class Task(Part):
     def training_examples(self, record: TextRecord) -> Sequence[MadeExample]:
         """Convert a record of the training split to examples, any number of them. By default its `example`."""
         return (self.example(record),)
+
+    def choices(self, record: TextRecord) -> Choices | None:
+        """Return the texts among which the answer to a record can be ranked. By default None: it can only be written.
+
+        `kintsugi evaluate --answers=ranked` takes the text to which the model gives the highest likelihood.
+        """
+        return None
 
     @property
     def prefixes(self) -> tuple[tuple[str, str], ...]:

@@ -81,8 +81,9 @@ class RunRecord(NamedTuple):
     def scores(self) -> dict[str, float]:
         """Return the scores of the best evaluation in training, and those of scripts.evaluate.
 
-        Without a best evaluation the last one counts. Scores of scripts.evaluate have names such as "test rougeL" or,
-        with several tasks, "test multi30k bleu"; of several evaluations of a split, the one at the newest step counts.
+        Without a best evaluation the last one counts. Scores of scripts.evaluate have names such as "test rougeL",
+        "test ranked accuracy" or, with several tasks, "test multi30k bleu"; of several evaluations of a split, the one
+        at the newest step counts.
         """
         evaluated = [line for line in self.lines if any(is_number(line.get(name)) for name in self.config.scores)]
         chosen = self.best_line(evaluated)
@@ -91,7 +92,8 @@ class RunRecord(NamedTuple):
             parts = scored.get("results", {})
             for task, part in parts.items():
                 values = {"loss": part.get("loss")} | part.get("scores", {})
-                prefix = f"{scored.get('split', '')} {task}" if len(parts) > 1 else str(scored.get("split", ""))
+                prefix = " ".join(str(scored[name]) for name in ("split", "answers") if name in scored)
+                prefix += f" {task}" if len(parts) > 1 else ""
                 scores |= {f"{prefix} {name}": value for name, value in values.items() if is_number(value)}
         return scores
 

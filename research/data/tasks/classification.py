@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from research.config import ConfigError, Metric, Task
 from research.config.examples import Names, TextRecord
-from research.config.task import MadeExample
+from research.config.task import Choices, MadeExample
 
 # The class of an example whose label is not published, and the text that T5 gives it.
 UNLABELLED, UNKNOWN = "-1", "<unk>"
@@ -46,6 +46,11 @@ class Classification(Task):
     def label(self, given: str) -> str:
         """Return the text of a label. Raises ConfigError for one that the task does not have."""
         return label_text(given, self.labels, type(self).__name__)
+
+    def choices(self, record: TextRecord) -> Choices | None:
+        label = self.label(record[LABEL][0])
+        right = (self.labels.index(label),) if label in self.labels else ()
+        return Choices(self.labels, right) if self.labels else None
 
     @property
     def identity(self) -> tuple[str, ...] | None:

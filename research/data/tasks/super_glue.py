@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from research.config import ConfigError, Examples, Metric, Task, require
 from research.config.examples import Names, TextRecord
-from research.config.task import MadeExample
+from research.config.task import Choices, MadeExample
 from research.data.tasks.classification import LABEL, UNKNOWN, Classification, label_text
 from research.data.tasks.data_set import TFDSExamples
 from research.data.tasks.glue import TWO_WAY
@@ -135,6 +135,10 @@ class ReCoRD(Task):
         source, answers = self.example(record)
         return [(source, answer) for answer in answers]
 
+    def choices(self, record: TextRecord) -> Choices:
+        entities = tuple(dict.fromkeys(record["entities"]))
+        return Choices(entities, tuple(number for number, one in enumerate(entities) if one in record["answers"]))
+
     @property
     def identity(self) -> tuple[str, ...] | None:
         return (type(self).__name__,)
@@ -208,11 +212,15 @@ class PronounResolution(Task):
     def example(self, record: TextRecord) -> tuple[str, str]:
         sentence, pronoun = record["sentence"][0], record["pronoun"][0]
         marked = re.sub(rf" ({re.escape(pronoun)})([ .,])", r" *\1*\2", sentence, count=1)
+        candidates, (right,), _ = self.choices(record)
+        return f"wsc: {marked}", candidates[right]
+
+    def choices(self, record: TextRecord) -> Choices:
         label, candidates = record[LABEL][0].removeprefix("candidate_"), record["candidates"]
         if not (label.isdecimal() and int(label) < len(candidates)):
             listed = " or ".join(map(str, range(len(candidates))))
             raise ConfigError(f"PronounResolution has the label {label!r}: it must be {listed}, or candidate_0 ...")
-        return f"wsc: {marked}", candidates[int(label)]
+        return Choices(candidates, (int(label),))
 
     @property
     def identity(self) -> tuple[str, ...] | None:

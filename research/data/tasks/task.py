@@ -1,5 +1,6 @@
 """Examples of tasks, by index: each has a source, a target to learn, and the references for metrics."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from research.config import ConfigError, Task, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
 from research.config.parts import calling, expect, is_shipped, place
+from research.config.task import Choices
 from research.data.corpora.overlap import pieces_of
 from research.data.tasks.records import check_record, identity_of, open_records
 from research.storage import cache
@@ -28,6 +30,7 @@ class Example(NamedTuple):
     target: str  # the text to learn
     references: tuple[str, ...]  # texts that an output is scored against; the target is the first
     more: Mapping[str, str] = MappingProxyType({})  # what metrics need beside the references
+    choices: Choices | None = None  # among which the answer can be ranked
 
 
 @runtime_checkable
@@ -101,13 +104,23 @@ class RecordsAsExamples:
         if self._unchecked:
             where = f"{place(type(self._task.examples))}record {number + 1} of {self.name}"
             record = check_record(record, self._names, where)
-        return [self._as_example(made, number) for made in self._convert(record)]
+        choices = self._choices(record, number)
+        return [self._as_example(made, number, choices) for made in self._convert(record)]
 
     def _convert(self, record: TextRecord) -> Sequence[Any]:
         with calling(self._task, "example"):
             return (self._task.example(record),)
 
-    def _as_example(self, made: Any, number: int) -> Example:
+    def _choices(self, record: TextRecord, number: int) -> Choices | None:
+        """Return the choices of a record. Raises ConfigError for those of a user's task that cannot be ranked."""
+        with calling(self._task, "choices"):
+            given: Any = self._task.choices(record)
+        if given is not None and not is_shipped(type(self._task)) and not _can_be_ranked(given):
+            needed = "it must be Choices(texts, right), with one or more texts and their numbers, or None"
+            raise self._wrong(number, f"returned {_shown(given)}: {needed}", "choices")
+        return given
+
+    def _as_example(self, made: Any, number: int, choices: Choices | None) -> Example:
         """Convert the result of a user's task. Raises ConfigError unless it is a source and targets, all non-empty
         text, and perhaps a dictionary of texts.
         """
@@ -126,12 +139,12 @@ class RecordsAsExamples:
         for text in () if is_shipped(type(self._task)) else (source, *targets):
             if not text.strip():
                 raise self._wrong(number, "gave an empty text: the examples must leave such records out")
-        return Example(source, targets[0], targets, more)
+        return Example(source, targets[0], targets, more, choices)
 
-    def _wrong(self, number: int, reason: str) -> ConfigError:
+    def _wrong(self, number: int, reason: str, method: str = "example") -> ConfigError:
         task = type(self._task)
         where = f"of record {number + 1} of {self.name}"
-        return ConfigError(f"{place(task, 'example')}{task.__name__}.example {where} {reason}.")
+        return ConfigError(f"{place(task, method)}{task.__name__}.{method} {where} {reason}.")
 
 
 class TrainingExamples(RecordsAsExamples):
@@ -161,6 +174,16 @@ class TrainingExamples(RecordsAsExamples):
         """Write the index of the first example of each record, and the number of all examples."""
         counts = [len(made) for made in self._made_of_each()]
         np.save(folder / "starts.npy", np.cumsum([0, *counts], dtype=np.int64))
+
+
+def _can_be_ranked(given: Any) -> bool:
+    """Tell whether a user's choices are texts, with the numbers of the right ones and a weight."""
+    if not isinstance(given, Choices) or not all(isinstance(part, tuple | list) for part in given[:2]):
+        return False
+    texts, right, weight = given
+    known = all(isinstance(text, str) and is_unicode(text) for text in texts) and len(texts) > 0
+    numbers = all(type(number) is int and 0 <= number < len(texts) for number in right)
+    return known and numbers and isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0
 
 
 def _shown(value: object) -> str:
