@@ -34,6 +34,10 @@ class NamesBySplit(Examples):
     def label(self) -> str:
         return self.examples.label
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return self.examples.splits
+
     def names_in(self, split: Split) -> tuple[str, ...]:
         return {"train": self.train, "held_out": self.held_out, "test": self.test}[split] or (self.name,)
 

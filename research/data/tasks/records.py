@@ -19,7 +19,9 @@ from research.storage.lines import is_unicode
 
 FORMAT = 1  # increment when the same files would give other records
 
-Empty = Literal["refuse", "skip"]  # the effect of an example with an empty side
+Empty = Literal["refuse", "skip", "keep"]  # the effect of an example with an empty side
+# What the effect adds to the identity of records.
+BY_EMPTY: dict[Empty, tuple[str, ...]] = {"refuse": (), "skip": ("without empty",), "keep": ("with empty",)}
 
 
 class EmptyTextError(ConfigError):
@@ -153,11 +155,13 @@ def check(record: TextRecord, names: Names, where: str) -> str:
 
 
 def is_filled(record: TextRecord, names: Names, where: str, empty: Empty) -> bool:
-    """Tell whether no side of a record is empty.
+    """Tell whether no side of a record is empty, or such records are to be kept.
 
     Raises:
-        ConfigError: one is, and such records are not to be left out.
+        ConfigError: one is empty, and such records are neither to be left out nor kept.
     """
+    if empty == "keep":
+        return True
     try:
         check(record, names, where)
     except EmptyTextError as error:
