@@ -122,6 +122,7 @@ from .data.tasks.examples import ParquetExamples as ParquetExamples
 from .data.tasks.examples import SQuADFile as SQuADFile
 from .data.tasks.examples import TSVExamples as TSVExamples
 from .data.tasks.examples import WebDatasetExamples as WebDatasetExamples
+from .data.tasks.few_shot import FewShot as FewShot
 from .data.tasks.glue import MNLI as MNLI
 from .data.tasks.glue import MRPC as MRPC
 from .data.tasks.glue import QNLI as QNLI
@@ -131,6 +132,7 @@ from .data.tasks.glue import SST2 as SST2
 from .data.tasks.glue import STSB as STSB
 from .data.tasks.glue import WNLI as WNLI
 from .data.tasks.glue import CoLA as CoLA
+from .data.tasks.instructions import Instructions as Instructions
 from .data.tasks.multilingual import PAWSX as PAWSX
 from .data.tasks.multilingual import XNLI as XNLI
 from .data.tasks.multilingual import EnglishTyDiQA as EnglishTyDiQA

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int64
 from research.config import ConfigError, Examples, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
-from research.config.parts import calling, expect, place
+from research.config.parts import calling, expect, is_shipped, place
 from research.storage.lines import is_unicode
 
 FORMAT = 1  # increment when the same files would give other records
@@ -121,6 +121,15 @@ def check_record(record: Any, names: Names, where: str) -> TextRecord:
     texts = {name: check_texts(record[name], where, name) for name in names.all}
     check(texts, names, where)
     return texts
+
+
+def read_checked(records: Records, names: Names, indices: Sequence[int]) -> list[TextRecord]:
+    """Read records, and check them if they come from a user's class."""
+    read = records.read(indices)
+    if is_shipped(type(records)):
+        return read
+    where = f"record {{}} of {records.name}"
+    return [check_record(one, names, where.format(index + 1)) for index, one in zip(indices, read, strict=True)]
 
 
 def check_texts(value: Any, where: str, name: str) -> tuple[str, ...]:

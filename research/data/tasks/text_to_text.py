@@ -175,6 +175,11 @@ def names_in(text: str) -> tuple[str, ...]:
     """
     if "{" not in text and "}" not in text:
         return (text,) if text else ()
+    return names_of_template(text)
+
+
+def names_of_template(text: str) -> tuple[str, ...]:
+    """Return the distinct {names} of a template. Raises ConfigError for malformed braces."""
     try:
         parts = list(string.Formatter().parse(text))
     except ValueError as error:
@@ -190,7 +195,7 @@ def fill(text: str, record: TextRecord) -> tuple[str, ...]:
     if text in record:
         return record[text]
     parts = string.Formatter().parse(text)
-    return ("".join(literal + (record[name][0] if name else "") for literal, name, _, _ in parts),)
+    return ("".join(literal + (next(iter(record[name]), "") if name else "") for literal, name, _, _ in parts),)
 
 
 # --- T5's form of text for questions ----------------------------------------------------------------------------------
