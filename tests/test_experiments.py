@@ -105,6 +105,7 @@ PARAMETERS = {
     "finetune/translate.py:wmt16_mbart": 610_851_840,
     "finetune/answer.py:squad_t5_base": 222_903_552,
     "marian/wmt14_base.py": 60_554_496,
+    "flan/flan.py:xl": 2_849_757_184,
     "reproductions/t5_objectives.py": 222_903_552,
     "reproductions/t5_repeats.py": 222_903_552,
     "reproductions/t5_architectures.py": 222_903_552,
