@@ -112,6 +112,7 @@ PARAMETERS = {
     "reproductions/nanot5_optimizers.py": 247_577_856,
     "reproductions/bart_noise.py": 139_420_416,
 }
+PARAMETERS |= {name: 582_401_280 for name in EXPERIMENTS if name.startswith("finetune/multilingual.py:")}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
