@@ -13,7 +13,8 @@ Sizes:
         arXiv:2210.11416): Adafactor at a constant rate, packed; of its appendix's table, batch 64, dropout 0.05, rate
         5e-4 and 38,000 steps. These four were written from memory: compare them with the table before a long run
 Hardware, time: of numbers, 2 CPU cores, under two minutes, most of it compiling.
-Result: not run yet.
+Result: of numbers, held-out loss 1.196 nats after 200 steps, 35 % of the larger numbers right and 2.5 % of the sums, of
+    which it learnt nothing (commit ae9633cc; LOG.md). The size xl was not run.
 """
 
 from typing import Literal
