@@ -49,7 +49,7 @@ class Instructions(Task):
             require(bool(both), f"A template{where} is {(source, target)}: the target must have a name in braces.")
         return found
 
-    @property
+    @cached_property
     def own_names(self) -> Names:
         """The names that templates have, for the source and for the target."""
         sides = tuple(names_in_templates(side) for side in zip(*self.pairs, strict=True))

@@ -32,7 +32,10 @@ from research import (
 )
 from research.config import ConfigError, labelled_tasks, override, task_labels, tasks_in
 from research.config.examples import Split
+from research.config.load import open_experiment
+from research.data.corpora import corpus
 from research.data.tasks import multilingual
+from research.data.tasks.data_set import text_features
 from research.data.tasks.task import Example, open_task
 from research.data.tasks.text_to_text import spaced_unicode
 from research.score import metrics
@@ -211,6 +214,11 @@ def test_settings_have_mt5_s_tasks(name: str) -> None:
         assert override.from_json(override.to_json(task), type(task)) == task
 
 
+def test_scores_are_of_the_tasks_that_are_evaluated() -> None:
+    scores = open_experiment(f"{Path(__file__).parents[3]}/experiments/finetune/multilingual.py:xnli").config.scores
+    assert scores[2:] == tuple(f"xnli/{each}/sequence_accuracy" for each in multilingual.XNLI_LANGUAGES)
+
+
 def test_english_questions_of_tydi_qa() -> None:
     task = EnglishTyDiQA()
     record = {"question": ("q?",), "context": ("c",), "answers/text": ("a",), "id": ("english--5-0",)}
@@ -237,3 +245,26 @@ def test_a_language_that_a_record_of_xnli_lacks() -> None:
     record = {"premise/de": ("p",), "hypothesis/language": ("en", "fr"), "hypothesis/translation": ("a", "b")}
     with pytest.raises(ConfigError, match="XNLI has a record in en, fr, without 'de'"):
         XNLI(language="de").example({**record, "label": ("0",)})
+
+
+# --- Data sets --------------------------------------------------------------------------------------------------------
+
+DEFAULTS: tuple[type[Task], ...] = (
+    *(NaturalQuestionsOpen, WebQuestions, TriviaQAOpen, TriviaQAContexts, SQuAD2),
+    *(WNLIReferents, XNLI, PAWSX, EnglishTyDiQA),
+)
+
+
+def test_data_sets_of_tfds_have_the_names_that_tasks_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their builders, without downloading anything."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    settings = [task for name, (tasks, *_) in SETTINGS.items() if not name.startswith("xquad") for task in tasks]
+    read = {}
+    for task in (*(task() for task in DEFAULTS), *settings):  # type: ignore[call-arg]
+        examples = task.examples.examples if isinstance(task.examples, OnlySplits) else task.examples
+        if isinstance(examples, TFDSExamples):
+            read[examples.name, task.names] = task
+    assert len(read) > 40
+    for name, names in read:
+        available = dict(text_features(corpus._find_builder(name).info.features))
+        assert set(names.all) <= available.keys(), name
