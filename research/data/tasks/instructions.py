@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Literal
 
@@ -13,7 +14,7 @@ from research.config.examples import Names, TextRecord
 from research.data.tasks.few_shot import FewShot, shot_name
 from research.data.tasks.text_to_text import fill, names_of_template
 from research.score.answers import Accuracy
-from research.storage.lines import json_objects, read_text_lines
+from research.storage.lines import Line, json_objects, read_text_lines
 
 OPTIONS, LISTED = "options", "options_"  # the list in a record, and its text in templates
 
@@ -38,23 +39,15 @@ class Instructions(Task):
     options: Literal["dashes", "letters"] = "dashes"
     metrics: tuple[Metric, ...] = (Accuracy(),)
 
-    @cached_property
+    @property
     def pairs(self) -> Templates:
         """The templates. Raises ConfigError if there is none, or they cannot be read."""
-        found = read_templates(self.templates) if isinstance(self.templates, str) else self.templates
-        where = f" in {self.templates}" if isinstance(self.templates, str) else ""
-        require(len(found) > 0, f"Instructions has no template{where}: give at least one (source, target).")
-        for source, target in found:
-            both = source.strip() and names_of_template(target)
-            require(bool(both), f"A template{where} is {(source, target)}: the target must have a name in braces.")
-        return found
+        return read_templates(self.templates) if isinstance(self.templates, str) else self.templates
 
-    @cached_property
+    @property
     def own_names(self) -> Names:
         """The names that templates have, for the source and for the target."""
-        sides = tuple(names_in_templates(side) for side in zip(*self.pairs, strict=True))
-        source = sides[0] or sides[1]  # what decides, by a hash, whether a record is held out
-        return Names(source, sides[1])
+        return names_of(self.pairs, f" in {self.templates}" if isinstance(self.templates, str) else "")
 
     @property
     def names(self) -> Names:
@@ -106,6 +99,17 @@ class Instructions(Task):
         return type(self).__name__, repr(self.pairs), self.chosen, self.options, form
 
 
+@cache
+def names_of(templates: Templates, where: str) -> Names:
+    """Return the names that templates have. Raises ConfigError if there is no template, or a target without a name."""
+    require(len(templates) > 0, f"Instructions has no template{where}: give at least one (source, target).")
+    for source, target in templates:
+        both = source.strip() and names_of_template(target)
+        require(bool(both), f"A template{where} is {(source, target)}: the target must have a name in braces.")
+    sources, targets = (names_in_templates(side) for side in zip(*templates, strict=True))
+    return Names(sources or targets, targets)  # a hash of the first may decide whether a record is held out
+
+
 def names_in_templates(templates: Sequence[str]) -> tuple[str, ...]:
     """Return the distinct names of a record that templates have."""
     found = (name for template in templates for name in names_of_template(template))
@@ -114,11 +118,22 @@ def names_in_templates(templates: Sequence[str]) -> tuple[str, ...]:
 
 def read_templates(path: str) -> Templates:
     """Read templates from JSON lines. Raises ConfigError for a line that has no source or no target."""
-    return tuple(_templates(path))
+    file = Path(path)
+    try:
+        state = file.stat()
+    except OSError:
+        raise ConfigError(f"{path}: there is no such file.") from None
+    return _read(path, file.absolute(), state.st_mtime_ns, state.st_size)
 
 
-def _templates(path: str) -> Iterator[tuple[str, str]]:
-    for _, where, value in json_objects(path, read_text_lines(path)):
+@cache
+def _read(called: str, file: Path, changed: int, size: int) -> Templates:
+    """Read a file of templates once in each of its versions."""
+    return tuple(_templates(called, read_text_lines(file)))
+
+
+def _templates(path: str, lines: Iterable[Line]) -> Iterator[tuple[str, str]]:
+    for _, where, value in json_objects(path, lines):
         match value:
             case {"source": str(source), "target": str(target)}:
                 yield source, target

@@ -164,6 +164,7 @@ def test_the_identity_follows_the_phrasings(pairs: JSONExamples, tmp_path: Path)
     assert of_file.pairs == PHRASINGS
     assert open_task(task, "train").identity == open_task(of_file, "train").identity
     write(path, [{"source": "{en}?", "target": "{de}"}])
+    assert of_file.pairs == (("{en}?", "{de}"),)
     others = [
         dataclasses.replace(task, templates=str(path)),
         dataclasses.replace(task, chosen="each"),
