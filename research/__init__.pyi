@@ -111,6 +111,10 @@ from .data.objective.words import TextInfilling as TextInfilling
 from .data.objective.words import TokenDeletion as TokenDeletion
 from .data.objective.words import TokenMasking as TokenMasking
 from .data.tasks.classification import Classification as Classification
+from .data.tasks.closed_book import NaturalQuestionsOpen as NaturalQuestionsOpen
+from .data.tasks.closed_book import TriviaQAContexts as TriviaQAContexts
+from .data.tasks.closed_book import TriviaQAOpen as TriviaQAOpen
+from .data.tasks.closed_book import WebQuestions as WebQuestions
 from .data.tasks.data_set import TFDSExamples as TFDSExamples
 from .data.tasks.examples import FileExamples as FileExamples
 from .data.tasks.examples import HFDatasetExamples as HFDatasetExamples
@@ -119,6 +123,7 @@ from .data.tasks.examples import ParquetExamples as ParquetExamples
 from .data.tasks.examples import SQuADFile as SQuADFile
 from .data.tasks.examples import TSVExamples as TSVExamples
 from .data.tasks.examples import WebDatasetExamples as WebDatasetExamples
+from .data.tasks.few_shot import FewShot as FewShot
 from .data.tasks.glue import MNLI as MNLI
 from .data.tasks.glue import MRPC as MRPC
 from .data.tasks.glue import QNLI as QNLI
@@ -128,8 +133,14 @@ from .data.tasks.glue import SST2 as SST2
 from .data.tasks.glue import STSB as STSB
 from .data.tasks.glue import WNLI as WNLI
 from .data.tasks.glue import CoLA as CoLA
+from .data.tasks.instructions import Instructions as Instructions
+from .data.tasks.multilingual import PAWSX as PAWSX
+from .data.tasks.multilingual import XNLI as XNLI
+from .data.tasks.multilingual import EnglishTyDiQA as EnglishTyDiQA
+from .data.tasks.multilingual import equal_rates as equal_rates
 from .data.tasks.multiple_choice import MultipleChoice as MultipleChoice
 from .data.tasks.names_by_split import NamesBySplit as NamesBySplit
+from .data.tasks.only_splits import OnlySplits as OnlySplits
 from .data.tasks.parallel_text import ParallelText as ParallelText
 from .data.tasks.records import ExamplesInMemory as ExamplesInMemory
 from .data.tasks.super_glue import CB as CB
@@ -143,9 +154,11 @@ from .data.tasks.super_glue import ReCoRD as ReCoRD
 from .data.tasks.super_glue import SuperGLUERTE as SuperGLUERTE
 from .data.tasks.super_glue import WiC as WiC
 from .data.tasks.text_to_text import QuestionAnswering as QuestionAnswering
+from .data.tasks.text_to_text import SQuAD2 as SQuAD2
 from .data.tasks.text_to_text import Summarization as Summarization
 from .data.tasks.text_to_text import TextToText as TextToText
 from .data.tasks.text_to_text import Translation as Translation
+from .data.tasks.winograd import WNLIReferents as WNLIReferents
 from .data.tokenizer.base import Tokenizer as Tokenizer
 from .decode.loaded_model import load as load
 from .report.results import curves as curves
@@ -153,6 +166,7 @@ from .report.results import results as results
 from .report.trackers.mlflow import MLflow as MLflow
 from .report.trackers.trackio import Trackio as Trackio
 from .report.trackers.wandb import WandB as WandB
+from .score.answers import MLQA as MLQA
 from .score.answers import Accuracy as Accuracy
 from .score.answers import SQuAD as SQuAD
 from .score.answers import TriviaQA as TriviaQA
@@ -165,6 +179,7 @@ from .score.labels import MacroF1 as MacroF1
 from .score.labels import MatthewsCorrelation as MatthewsCorrelation
 from .score.labels import Pearson as Pearson
 from .score.labels import Spearman as Spearman
+from .score.means import language_means as language_means
 from .score.referents import ReferentAccuracy as ReferentAccuracy
 from .score.rouge import ROUGE as ROUGE
 from .train.finetune import finetune as finetune

@@ -10,7 +10,7 @@ if __name__ == "inspect":  # scripts/ leads the path, as of a script run by its 
     del sys.modules["inspect"]
     import inspect  # noqa: F401
 else:
-    from research.config import ConfigError, Denoising, Experiment, Supervised, require
+    from research.config import ConfigError, Denoising, Experiment, Supervised, require, tasks_in
     from scripts import command_line
 
 EPILOG = """
@@ -139,7 +139,7 @@ def of_task(opened: Any, experiment: "Experiment", options: argparse.Namespace) 
 
     data, left = experiment.data, options.example
     assert isinstance(data, Supervised)
-    for task in data.tasks:
+    for task in tasks_in(data.tasks, options.split):
         examples = open_task(task, options.split, data.manual_dir)
         if left <= len(examples):
             (one,) = examples.read(np.array([left - 1]))

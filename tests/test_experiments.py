@@ -105,12 +105,14 @@ PARAMETERS = {
     "finetune/translate.py:wmt16_mbart": 610_851_840,
     "finetune/answer.py:squad_t5_base": 222_903_552,
     "marian/wmt14_base.py": 60_554_496,
+    "flan/flan.py:xl": 2_849_757_184,
     "reproductions/t5_objectives.py": 222_903_552,
     "reproductions/t5_repeats.py": 222_903_552,
     "reproductions/t5_architectures.py": 222_903_552,
     "reproductions/nanot5_optimizers.py": 247_577_856,
     "reproductions/bart_noise.py": 139_420_416,
 }
+PARAMETERS |= {name: 582_401_280 for name in EXPERIMENTS if name.startswith("finetune/multilingual.py:")}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

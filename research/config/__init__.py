@@ -33,6 +33,7 @@ from research.config.experiment import (
     Mesh,
     Profile,
     Report,
+    labelled_tasks,
     task_labels,
 )
 from research.config.generation import GNMT, Beam, Generation, Greedy, ModelGeneration, Power, Sampling
@@ -78,7 +79,7 @@ from research.config.search_space import (
     Search,
     SuccessiveHalving,
 )
-from research.config.task import Task
+from research.config.task import Task, tasks_in
 from research.config.tokenizer import (
     M2M100,
     ByteLevelBPE,

@@ -1,5 +1,6 @@
 """The data of an experiment: corpora with a denoising objective, or supervised tasks; and mixing rates."""
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -66,14 +67,23 @@ class Mixing:
     """Sampling rates over corpora: min(rows, limit) ** (1 / temperature), normalised (T5, arXiv:1910.10683, 3.5.2).
 
     temperature=1 is proportional mixing; with a limit, which caps the sizes, it is examples-proportional mixing.
+    `rates` are numbers in place of the sizes, one for each corpus or task that is trained on, in their order.
     """
 
     temperature: float = 1.0
     limit: int | None = None
+    rates: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         require_positive("mixing.", self, "temperature")
         require(self.limit is None or self.limit > 0, f"mixing.limit is {self.limit}: it must be above 0, or None.")
+        fits = all(0 < rate < math.inf for rate in self.rates)
+        require(fits, f"mixing.rates is {self.rates}: each must be above 0 and finite.")
+
+    def __repr__(self) -> str:
+        """Return the text that fingerprints of runs contain; runs are older than `rates`."""
+        rates = f", rates={self.rates}" if self.rates else ""
+        return f"Mixing(temperature={self.temperature!r}, limit={self.limit!r}{rates})"
 
 
 @dataclass(frozen=True)

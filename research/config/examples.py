@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from research.config.parts import Part
 
 Split = Literal["train", "held_out", "test"]
+SPLITS: tuple[Split, ...] = ("train", "held_out", "test")
 TextRecord = Mapping[str, tuple[str, ...]]  # the texts of each name: one, or all of a list
 
 
@@ -50,6 +51,11 @@ class Examples(Part):
     def label(self) -> str:
         """The prefix of metric names if there are several tasks: "multi30k" of "multi30k/bleu"."""
         return type(self).__name__
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that are read if there are several tasks: a task without "train" is not trained on."""
+        return SPLITS
 
     @abstractmethod
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:

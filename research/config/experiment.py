@@ -7,6 +7,7 @@ from research.config.adapter import source_room
 from research.config.base import require, require_not_negative, require_positive
 from research.config.data import Denoising, Supervised
 from research.config.distil import Distil
+from research.config.examples import Split
 from research.config.generation import Generation, ModelGeneration
 from research.config.logger import Logger
 from research.config.metric import score_names
@@ -14,7 +15,7 @@ from research.config.model import LONGEST, Model
 from research.config.optimizer import Optimizer
 from research.config.parts import shipped
 from research.config.pretrained import Pretrained, check_stored, filled
-from research.config.task import Task
+from research.config.task import Task, tasks_in
 
 TEACHER_FORCED = ("held_out_loss", "held_out_accuracy")  # metrics of every evaluation, from held-out targets
 
@@ -190,9 +191,10 @@ class Experiment:
         """The names of the metrics of an evaluation."""
         if not isinstance(self.data, Supervised) or self.evaluation.generation is None:
             return TEACHER_FORCED
-        labelled = zip(task_labels(self.data.tasks), self.data.tasks, strict=True)
         return TEACHER_FORCED + tuple(
-            f"{label}{name}" for label, task in labelled for name in score_names(task.metrics)
+            f"{label}{name}"
+            for label, task in labelled_tasks(self.data.tasks, "held_out")
+            for name in score_names(task.metrics)
         )
 
 
@@ -206,3 +208,9 @@ def task_labels(tasks: tuple[Task, ...]) -> tuple[str, ...]:
     plain = [task.examples.label for task in tasks]
     before = [plain[:index].count(name) for index, name in enumerate(plain)]
     return tuple(f"{name}{count + 1 if count else ''}/" for name, count in zip(plain, before, strict=True))
+
+
+def labelled_tasks(tasks: tuple[Task, ...], split: Split) -> list[tuple[str, Task]]:
+    """Return the tasks that have a split, each with its label among all. Raises ConfigError if none has."""
+    having = tasks_in(tasks, split)
+    return [(label, task) for label, task in zip(task_labels(tasks), tasks, strict=True) if task in having]

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from research.config.examples import Examples, Names, TextRecord
+from research.config.base import require
+from research.config.examples import Examples, Names, Split, TextRecord
 from research.config.metric import Metric
 from research.config.parts import Part
 
@@ -104,3 +105,10 @@ class Task(Part):
         class that overrides the `example` of its base must override this property too.
         """
         return None
+
+
+def tasks_in(tasks: Sequence[Task], split: Split) -> tuple[Task, ...]:
+    """Return the tasks that have a split. Raises ConfigError if none has."""
+    found = tuple(task for task in tasks if split in task.examples.splits)
+    require(len(found) > 0, f"None of data.tasks has examples in the split {split}: add a task that has.")
+    return found

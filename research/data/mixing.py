@@ -8,10 +8,12 @@ arithmetic is on integers and depends on the position alone, so any position is 
 - after any number r of positions, a corpus has given r * w / W rows, to within the number of corpora.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Int64
 
-from research.config import Mixing
+from research.config import Mixing, require
 
 LARGEST_TOTAL = 2**31  # products of two weights must fit in 64 bits
 
@@ -21,11 +23,18 @@ def weights(rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
 
     At temperature 1 the weights are the (capped) numbers of rows: proportional mixing then gives every row of every
     corpus exactly once in each run of sum(rows) positions that begins at a multiple of sum(rows). At other
-    temperatures, and for totals of 2**31 rows and more, weights are rounded to a part in 2**30.
+    temperatures, and for totals of 2**31 rows and more, weights are rounded to a part in 2**30. The rates of `mixing`
+    replace the numbers of rows. Raises ConfigError if there are more or fewer of them.
     """
-    capped = [count if mixing.limit is None else min(count, mixing.limit) for count in rows]
-    if mixing.temperature == 1 and sum(capped) < LARGEST_TOTAL:
-        return tuple(capped)
+    given, limit = len(mixing.rates), math.inf if mixing.limit is None else mixing.limit
+    require(
+        given in (0, len(rows)),
+        f"data.mixing.rates has {given} numbers: it must have {len(rows)}, one for each corpus or task that is trained"
+        " on.",
+    )
+    if not given and mixing.temperature == 1 and sum(min(count, limit) for count in rows) < LARGEST_TOTAL:
+        return tuple(count if mixing.limit is None else min(count, mixing.limit) for count in rows)
+    capped = [min(size, limit) for size in mixing.rates or rows]
     powers = [(count / max(capped)) ** (1 / mixing.temperature) for count in capped]
     return tuple(max(1, round(power / sum(powers) * 2**30)) for power in powers)
 
@@ -43,7 +52,8 @@ def cross_weights(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, 
 
 def row_weights(examples: tuple[int, ...], rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
     """Compute weights of packed rows such that their examples come at the rates that `weights` gives them."""
-    if mixing.temperature == 1 and (mixing.limit is None or max(examples) <= mixing.limit):
+    sized = mixing.temperature == 1 and not mixing.rates
+    if sized and (mixing.limit is None or max(examples) <= mixing.limit):
         return weights(rows, Mixing())
     rates = weights(examples, mixing)
     shares = [rate * row / count for rate, row, count in zip(rates, rows, examples, strict=True)]

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from research.config import DecoderOnly, Experiment, Generation, Model, Supervised, Task, require, task_labels
+from research.config import DecoderOnly, Experiment, Generation, Model, Supervised, Task, labelled_tasks, require
 from research.config.examples import Split
 from research.data.batch import Batch
 from research.data.tasks.task import Example, open_task
@@ -108,7 +108,7 @@ def load_eval_tasks(data: Supervised, split: Split, most: int | None = None) -> 
             suit the references.
     """
     tasks = []
-    for label, task in zip(task_labels(data.tasks), data.tasks, strict=True):
+    for label, task in labelled_tasks(data.tasks, split):
         metrics.check(task.metrics)
         examples = open_task(task, split, data.manual_dir)
         count = len(examples) if most is None else min(most, len(examples))

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from research.config import Denoising, Experiment, Supervised, require
+from research.config import Denoising, Experiment, Supervised, require, tasks_in
+from research.config.examples import Split
 from research.data import mixing
 from research.data.batch import Batch, field_or_default
 from research.data.corpora.denoising import DenoisingSource
@@ -164,8 +165,9 @@ def denoiser_shares(data: Denoising, pipeline: Pipeline) -> list[DenoiserShare]:
 
 def task_splits(data: Supervised, pipeline: Pipeline) -> list[TaskSplit]:
     splits = []
-    for split, opened in (("train", _pairs(pipeline, 0)), ("held_out", _pairs(pipeline, 1))):
-        for (pairs, rows, epoch), task in zip(opened, data.tasks, strict=True):
+    names: tuple[Split, Split] = ("train", "held_out")
+    for split, opened in zip(names, (_pairs(pipeline, 0), _pairs(pipeline, 1)), strict=True):
+        for (pairs, rows, epoch), task in zip(opened, tasks_in(data.tasks, split), strict=True):
             sources, targets = pairs.sources.lengths, pairs.targets.lengths
             long = sources > data.input_length, targets > data.target_length
             counts = int(long[0].sum()), int(long[1].sum()), int((long[0] | long[1]).sum())

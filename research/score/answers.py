@@ -2,9 +2,12 @@
 
 import re
 import string
+import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from research.config import Metric
@@ -19,22 +22,28 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 class SQuAD(Metric):
     """Exact match and F1 over words, normalised as English by SQuAD's own script (arXiv:1806.03822).
 
-    The versions differ in the F1 of two answers without words: 1 in 2.0 and 0 in 1.1, which T5 uses.
+    The versions differ in the F1 of two answers without words: 1 in 2.0 and 0 in 1.1, which T5 uses. `no_answer` is the
+    text that says that a question has none; its script has an empty text there.
     """
 
     version: Literal["1.1", "2.0"] = "2.0"
+    no_answer: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         return ("exact_match", "f1")
 
     def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
-        predicted, expected = _normalised(prediction), [_normalised(one) for one in references]
+        predicted, *expected = map(self._words, (prediction, *references))
         both_empty = float(self.version == "2.0")
         return {
             "exact_match": 100.0 * (predicted in expected),
             "f1": 100.0 * max(_overlap(predicted, one, both_empty) for one in expected),
         }
+
+    def _words(self, answer: str) -> str:
+        words = _normalised(answer)
+        return "" if self.no_answer is not None and words == _normalised(self.no_answer) else words
 
     def signature(self, references: References) -> str:
         return f"{reference_count(references)}|best reference|normalised as SQuAD v{self.version}'s script"
@@ -57,6 +66,54 @@ class TriviaQA(Metric):
 
     def signature(self, references: References) -> str:
         return f"{reference_count(references)}|best reference|normalised as TriviaQA v1.0's script"
+
+
+# Articles that are removed, and whether each Chinese character is a word.
+ARTICLES = {
+    "ar": r"ال",
+    "de": r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
+    "en": r"\b(a|an|the)\b",
+    "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
+    "vi": r"\b(của|là|cái|chiếc|những)\b",
+}
+CHINESE = re.compile("([\u4e00-\u9fa5])")
+
+
+@dataclass(frozen=True)
+class MLQA(Metric):
+    """Exact match and F1 over words, normalised for a language by MLQA's own script (arXiv:1910.07475).
+
+    A Chinese character is a word of its own. As in mT5, the F1 of two answers without words is 0.
+    """
+
+    language: Literal["ar", "de", "en", "es", "hi", "vi", "zh"]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("exact_match", "f1")
+
+    def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
+        predicted, *expected = map(self._words, (prediction, *references))
+        return {
+            "exact_match": 100.0 * (predicted in expected),
+            "f1": 100.0 * max(_overlap(predicted, one, 0.0) for one in expected),
+        }
+
+    def _words(self, answer: str) -> str:
+        text = answer.lower().translate(_unicode_punctuation())
+        if self.language in ARTICLES:
+            text = re.sub(ARTICLES[self.language], " ", text)
+        return " ".join((CHINESE.sub(r" \1 ", text) if self.language == "zh" else text).split())
+
+    def signature(self, references: References) -> str:
+        return f"{reference_count(references)}|best reference|normalised as MLQA v1's script|{self.language}"
+
+
+@cache
+def _unicode_punctuation() -> dict[int, None]:
+    """Return the punctuation of all scripts and the symbols of ASCII, for `translate`."""
+    marks = (code for code in range(sys.maxunicode) if unicodedata.category(chr(code)).startswith("P"))
+    return dict.fromkeys([*marks, *map(ord, string.punctuation)])
 
 
 def _normalised(answer: str) -> str:

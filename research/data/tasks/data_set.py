@@ -11,7 +11,7 @@ from research.config import ConfigError, Examples, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
 from research.data.corpora import corpus
-from research.data.tasks.records import FORMAT, Empty, is_filled, require_names, without_empty
+from research.data.tasks.records import BY_EMPTY, FORMAT, Empty, is_filled, require_names, without_empty
 from research.storage import cache
 from research.storage.progress import Progress
 
@@ -48,12 +48,12 @@ class DataSetRecords:
         builder = corpus.open_builder(name, manual_dir)
         self.name = f"{name} ({split})"
         self._features = dict(sorted(text_features(builder.info.features), key=lambda pair: pair[0]))
-        self._names = names
+        self._names, self._empty = names, empty
         require_names(names, self._features, f"The TFDS data set {name}")
         self._examples = corpus.IndexedSplit(builder, name, split)
         self.pieces = self._examples.pieces
         what = [FORMAT, corpus.builder_identity(builder, split), names]
-        self.identity = digest([*what, *["without empty"] * (empty == "skip")])
+        self.identity = digest([*what, *BY_EMPTY[empty]])
         require(len(self._examples) > 0, f"{self.name} has no example.")
         self._rows = np.arange(len(self._examples))
         if empty == "skip":
@@ -66,7 +66,7 @@ class DataSetRecords:
     def read(self, indices: Sequence[int]) -> list[TextRecord]:
         records = []
         for where, record in self._read([int(self._rows[index]) for index in indices]):
-            is_filled(record, self._names, where, "refuse")
+            is_filled(record, self._names, where, "keep" if self._empty == "keep" else "refuse")
             records.append(record)
         return records
 

@@ -13,7 +13,7 @@ from research.data.corpora.tables import row_name, table_storage
 from research.data.corpora.text_files import PLAIN, FileIndex, Span, Storage, choose
 from research.data.corpora.web_dataset import tar_storage
 from research.data.tasks import squad
-from research.data.tasks.records import FORMAT, Empty, is_filled, require_names, source_text, without_empty
+from research.data.tasks.records import BY_EMPTY, FORMAT, Empty, is_filled, require_names, source_text, without_empty
 from research.storage.lines import Line, is_unicode, json_line_value, json_objects, json_value_at, without_end
 from research.storage.tables import TablePart
 
@@ -65,7 +65,7 @@ class FileRecords:
     ) -> None:
         self.name = files.pattern(split)
         self._reader = reader
-        everything = [FORMAT, type(files).__name__, names, rules, *["without empty"] * (files.empty == "skip")]
+        everything = [FORMAT, type(files).__name__, names, rules, *BY_EMPTY[files.empty]]
         self._index = FileIndex(self.name, everything, reader.spans, reader.storage)
         hashed = digest([type(files).__name__, reader.hashed]) if files.by_hash(split) else ""
         self.pieces = [piece._replace(hashed=hashed) for piece in self._index.pieces]

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from research.config import Examples, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
-from research.config.parts import is_shipped
 from research.data.corpora.overlap import pieces_of
-from research.data.tasks.records import check_record, open_records
+from research.data.tasks.records import open_records, read_checked
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,10 @@ class NamesBySplit(Examples):
     @property
     def label(self) -> str:
         return self.examples.label
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return self.examples.splits
 
     def names_in(self, split: Split) -> tuple[str, ...]:
         return {"train": self.train, "held_out": self.held_out, "test": self.test}[split] or (self.name,)
@@ -61,14 +64,7 @@ class RenamedRecords:
         return len(self._records)
 
     def read(self, indices: Sequence[int]) -> list[TextRecord]:
-        records = self._records.read(indices)
-        if not is_shipped(type(self._records)):
-            where = f"record {{}} of {self.name}"
-            records = [
-                check_record(record, self._stored, where.format(index + 1))
-                for index, record in zip(indices, records, strict=True)
-            ]
-        return [self._renamed(record) for record in records]
+        return [self._renamed(record) for record in read_checked(self._records, self._stored, indices)]
 
     def _renamed(self, record: TextRecord) -> TextRecord:
         texts = tuple(text for stored in self._stored_names for text in record[stored])

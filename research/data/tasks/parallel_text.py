@@ -28,6 +28,8 @@ class ParallelText(FileExamples):
                 f'The files of ParallelText are {split}: the path must contain "{{name}}", such as the language.',
             )
 
+        require(self.empty != "keep", 'ParallelText cannot keep empty lines: give it empty="refuse" or empty="skip".')
+
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         return ParallelRecords(self, split, names)
 

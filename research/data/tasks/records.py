@@ -14,12 +14,14 @@ from jaxtyping import Bool, Int64
 from research.config import ConfigError, Examples, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
-from research.config.parts import calling, expect, place
+from research.config.parts import calling, expect, is_shipped, place
 from research.storage.lines import is_unicode
 
 FORMAT = 1  # increment when the same files would give other records
 
-Empty = Literal["refuse", "skip"]  # the effect of an example with an empty side
+Empty = Literal["refuse", "skip", "keep"]  # the effect of an example with an empty side
+# What the effect adds to the identity of records.
+BY_EMPTY: dict[Empty, tuple[str, ...]] = {"refuse": (), "skip": ("without empty",), "keep": ("with empty",)}
 
 
 class EmptyTextError(ConfigError):
@@ -121,6 +123,15 @@ def check_record(record: Any, names: Names, where: str) -> TextRecord:
     return texts
 
 
+def read_checked(records: Records, names: Names, indices: Sequence[int]) -> list[TextRecord]:
+    """Read records, and check them if they come from a user's class."""
+    read = records.read(indices)
+    if is_shipped(type(records)):
+        return read
+    where = f"record {{}} of {records.name}"
+    return [check_record(one, names, where.format(index + 1)) for index, one in zip(indices, read, strict=True)]
+
+
 def check_texts(value: Any, where: str, name: str) -> tuple[str, ...]:
     """Return one text or several as a tuple. Raises ConfigError for anything else."""
     texts = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -153,11 +164,13 @@ def check(record: TextRecord, names: Names, where: str) -> str:
 
 
 def is_filled(record: TextRecord, names: Names, where: str, empty: Empty) -> bool:
-    """Tell whether no side of a record is empty.
+    """Tell whether no side of a record is empty, or such records are to be kept.
 
     Raises:
-        ConfigError: one is, and such records are not to be left out.
+        ConfigError: one is empty, and such records are neither to be left out nor kept.
     """
+    if empty == "keep":
+        return True
     try:
         check(record, names, where)
     except EmptyTextError as error:

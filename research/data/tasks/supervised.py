@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from research.config import Buckets, Mixing, Supervised, TrainedSentencePiece
+from research.config import Buckets, Mixing, Supervised, TrainedSentencePiece, tasks_in
 from research.config.base import digest
 from research.config.examples import Split
 from research.data import mixing
@@ -87,8 +87,8 @@ def _tokenise_tasks(config: Supervised, prompt: range) -> TokenisedTasks:
     tokenizer = tokenizer_for(config.tokenizer, documents, Mixing(config.mixing.temperature))
     _check_languages(config, tokenizer)
 
-    def pairs(opened: Sequence[TaskExamples]) -> list[Pairs]:
-        languages = [task.languages for task in config.tasks]
+    def pairs(split: Split, opened: Sequence[TaskExamples]) -> list[Pairs]:
+        languages = [task.languages for task in tasks_in(config.tasks, split)]
         return [open_pairs(each, tokenizer, own, prompt) for each, own in zip(opened, languages, strict=True)]
 
     identities = [each.identity for each in train], [each.identity for each in held_out]
@@ -104,7 +104,7 @@ def _tokenise_tasks(config: Supervised, prompt: range) -> TokenisedTasks:
     if prompt:
         fingerprint["model.prompt"] = str(prompt)
     notes = left_out_notes(train, "examples")
-    return TokenisedTasks(tokenizer, pairs(train), pairs(held_out), identities, fingerprint, notes)
+    return TokenisedTasks(tokenizer, pairs("train", train), pairs("held_out", held_out), identities, fingerprint, notes)
 
 
 def _check_languages(config: Supervised, tokenizer: Tokenizer) -> None:
@@ -117,7 +117,7 @@ def _check_languages(config: Supervised, tokenizer: Tokenizer) -> None:
 
 
 def _open_tasks(config: Supervised, split: Split) -> Sequence[TaskExamples]:
-    return [open_task(task, split, config.manual_dir) for task in config.tasks]
+    return [open_task(task, split, config.manual_dir) for task in tasks_in(config.tasks, split)]
 
 
 def _warn_too_long(name: str, too_long: int, config: Supervised) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Literal
 
 from research.config import ConfigError, Examples, Metric, Task, require
 from research.config.examples import Names, TextRecord
+from research.data.tasks.data_set import TFDSExamples
 from research.score.answers import Accuracy, SQuAD
 from research.score.bleu import BLEU, ChrF
 from research.score.rouge import ROUGE
@@ -119,17 +121,19 @@ class QuestionAnswering(TextToText):
     """SQuAD's task in T5's format. The first answer is the training target; all answers are references.
 
     BART reads "{question} {context}": text never becomes a special token, so no separator can be written. With
-    text="spaced", punctuation is surrounded by spaces, as T5 trained on SQuAD; score it with SQuAD("1.1").
+    text="spaced", ASCII punctuation is surrounded by spaces, as T5 trained on SQuAD; with text="spaced_unicode" that of
+    all scripts, as mT5 did. Score these with SQuAD("1.1").
     """
 
     source: str = "question: {question} context: {context}"
     target: str = "answers/text"
-    text: Literal["raw", "spaced"] = "raw"
+    text: Literal["raw", "spaced", "spaced_unicode"] = "raw"
     metrics: tuple[Metric, ...] = (SQuAD(),)
 
     def example(self, record: TextRecord) -> tuple[str, tuple[str, ...]]:
-        if self.text == "spaced":
-            record = {name: tuple(map(spaced, texts)) for name, texts in record.items()}
+        if self.text != "raw":
+            form = spaced if self.text == "spaced" else spaced_unicode
+            record = {name: tuple(map(form, texts)) for name, texts in record.items()}
         return super().example(record)
 
     def forms(self) -> tuple[Callable[[str], str], Callable[[str], str]]:
@@ -138,6 +142,27 @@ class QuestionAnswering(TextToText):
     @property
     def identity(self) -> tuple[str, ...] | None:
         return self.source, self.target, self.used_prefix, self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class SQuAD2(QuestionAnswering):
+    """SQuAD 2.0, where some questions have no answer: their target is the text `no_answer`.
+
+    T5 has no such task; the form is that of `QuestionAnswering`, with the score of SQuAD 2.0's script. Other examples
+    than the default need empty="keep".
+    """
+
+    examples: Examples = TFDSExamples("squad/v2.0", test="validation", empty="keep")
+    no_answer: str = "unanswerable"
+    metrics: tuple[Metric, ...] = (SQuAD(no_answer="unanswerable"),)
+
+    def example(self, record: TextRecord) -> tuple[str, tuple[str, ...]]:
+        source, answers = super().example({name: texts or ("",) for name, texts in record.items()})
+        return source, tuple(filter(str.strip, answers)) or (self.no_answer,)
+
+    @property
+    def identity(self) -> tuple[str, ...] | None:
+        return self.source, self.target, self.used_prefix, self.text, self.no_answer
 
 
 # --- Templates --------------------------------------------------------------------------------------------------------
@@ -150,6 +175,11 @@ def names_in(text: str) -> tuple[str, ...]:
     """
     if "{" not in text and "}" not in text:
         return (text,) if text else ()
+    return names_of_template(text)
+
+
+def names_of_template(text: str) -> tuple[str, ...]:
+    """Return the distinct {names} of a template. Raises ConfigError for malformed braces."""
     try:
         parts = list(string.Formatter().parse(text))
     except ValueError as error:
@@ -165,19 +195,29 @@ def fill(text: str, record: TextRecord) -> tuple[str, ...]:
     if text in record:
         return record[text]
     parts = string.Formatter().parse(text)
-    return ("".join(literal + (record[name][0] if name else "") for literal, name, _, _ in parts),)
+    return ("".join(literal + (next(iter(record[name]), "") if name else "") for literal, name, _, _ in parts),)
 
 
 # --- T5's form of text for questions ----------------------------------------------------------------------------------
 
 # As regular expressions without Unicode have them.
 PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
+NO_WORD = re.compile(r"[^\w\t\n\f\r ]")
 SPACES = re.compile(r"[\t\n\f\r ]+")
 
 
 def spaced(text: str) -> str:
     """Surround ASCII punctuation by spaces, and write a single space for several."""
     return single_spaced(PUNCTUATION.sub(r" \1 ", text))
+
+
+def spaced_unicode(text: str) -> str:
+    """Surround by spaces all characters but letters, marks, numbers, underscores and ASCII white space."""
+    return single_spaced(NO_WORD.sub(_apart, text))
+
+
+def _apart(match: re.Match[str]) -> str:
+    return match[0] if unicodedata.category(match[0])[0] in "LMN" else f" {match[0]} "
 
 
 def single_spaced(text: str) -> str:

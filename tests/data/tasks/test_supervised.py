@@ -19,6 +19,8 @@ from research import (
     JSONExamples,
     MBart,
     Mixing,
+    OnlySplits,
+    Packed,
     ParallelText,
     Supervised,
     TextToText,
@@ -30,6 +32,7 @@ from research.data import mixing
 from research.data.batch import Batch, Shard
 from research.data.pipeline import Pipeline, prepare
 from research.data.tokenizer import SentencePieceTokenizer
+from research.report.data_overview import task_splits
 
 Example = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -146,6 +149,30 @@ def test_rates_are_over_examples(two: Supervised) -> None:
     assert mixing.row_weights((400, 100), (100, 50), Mixing()) == (100, 50)
     weights = mixing.row_weights((400, 100), (100, 50), Mixing(temperature=2.0))
     assert weights[0] / weights[1] == pytest.approx(2 * (100 / 400) / (50 / 100))
+
+
+@pytest.mark.parametrize("batching", [Packed(), Buckets((20, 40))])
+def test_tasks_that_are_only_trained_on_or_only_evaluated(two: Supervised, batching: Packed | Buckets) -> None:
+    """With the rows of each alone, and rates of those that are trained on."""
+    first, second = two.tasks
+    apart = (
+        dataclasses.replace(first, examples=OnlySplits(first.examples, ("train",))),
+        dataclasses.replace(second, examples=OnlySplits(second.examples, ("held_out", "test"))),
+    )
+    data = dataclasses.replace(two, tasks=apart, batching=batching)
+    pipeline = prepare(data, 0, 8)
+    trained = examples_in(take(pipeline, pipeline.train_rows // 8 + 1))
+    assert set(trained) == set(framed(dataclasses.replace(two, tasks=(first,)), "train"))
+    held_out = examples_in(list(pipeline.held_out(10**6)))
+    assert sorted(held_out) == sorted(framed(dataclasses.replace(two, tasks=(second,)), "held_out"))
+    splits = task_splits(data, pipeline)
+    assert [split.split for split in splits] == ["train", "held_out"]
+    if isinstance(batching, Packed):
+        prepare(dataclasses.replace(data, mixing=Mixing(rates=(5.0,))), 0, 8)
+        with pytest.raises(ConfigError, match=r"data\.mixing\.rates has 2 numbers: it must have 1"):
+            prepare(dataclasses.replace(data, mixing=Mixing(rates=(5.0, 1.0))), 0, 8)
+    with pytest.raises(ConfigError, match=r"None of data\.tasks has examples in the split held_out"):
+        prepare(dataclasses.replace(data, tasks=apart[:1]), 0, 8)
 
 
 # --- Buckets ----------------------------------------------------------------------------------------------------------
