@@ -127,6 +127,7 @@ from .data.tasks.glue import SST2 as SST2
 from .data.tasks.glue import STSB as STSB
 from .data.tasks.glue import WNLI as WNLI
 from .data.tasks.glue import CoLA as CoLA
+from .data.tasks.names_by_split import BySplit as BySplit
 from .data.tasks.names_by_split import NamesBySplit as NamesBySplit
 from .data.tasks.parallel_text import ParallelText as ParallelText
 from .data.tasks.records import ExamplesInMemory as ExamplesInMemory

@@ -2,6 +2,7 @@
 
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -119,17 +120,19 @@ class QuestionAnswering(TextToText):
     """SQuAD's task in T5's format. The first answer is the training target; all answers are references.
 
     BART reads "{question} {context}": text never becomes a special token, so no separator can be written. With
-    text="spaced", punctuation is surrounded by spaces, as T5 trained on SQuAD; score it with SQuAD("1.1").
+    text="spaced", punctuation is surrounded by spaces, as T5 trained on SQuAD; score it with SQuAD("1.1"). With
+    text="spaced_unicode", this is done for the punctuation and symbols of all scripts, as for mT5 and ByT5.
     """
 
     source: str = "question: {question} context: {context}"
     target: str = "answers/text"
-    text: Literal["raw", "spaced"] = "raw"
+    text: Literal["raw", "spaced", "spaced_unicode"] = "raw"
     metrics: tuple[Metric, ...] = (SQuAD(),)
 
     def example(self, record: TextRecord) -> tuple[str, tuple[str, ...]]:
-        if self.text == "spaced":
-            record = {name: tuple(map(spaced, texts)) for name, texts in record.items()}
+        if self.text != "raw":
+            form = spaced if self.text == "spaced" else spaced_unicode
+            record = {name: tuple(map(form, texts)) for name, texts in record.items()}
         return super().example(record)
 
     def forms(self) -> tuple[Callable[[str], str], Callable[[str], str]]:
@@ -178,6 +181,11 @@ SPACES = re.compile(r"[\t\n\f\r ]+")
 def spaced(text: str) -> str:
     """Surround ASCII punctuation by spaces, and write a single space for several."""
     return single_spaced(PUNCTUATION.sub(r" \1 ", text))
+
+
+def spaced_unicode(text: str) -> str:
+    """Surround all but letters, marks, numbers and underscores by spaces, and write a single space for several."""
+    return single_spaced("".join(c if c == "_" or unicodedata.category(c)[0] in "LMN" else f" {c} " for c in text))
 
 
 def single_spaced(text: str) -> str:
