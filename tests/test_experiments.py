@@ -121,6 +121,7 @@ PARAMETERS = {
     "reproductions/t5_objectives.py": 222_903_552,
     "reproductions/t5_repeats.py": 222_903_552,
     "reproductions/t5_architectures.py": 222_903_552,
+    "reproductions/t5_downstream.py": 222_903_552,
     "reproductions/nanot5_optimizers.py": 247_577_856,
     "reproductions/bart_noise.py": 139_420_416,
 }

@@ -25,7 +25,7 @@ standard deviation of 0.235 (GLUE), 0.065, 0.343, 0.416, 0.112, 0.090 and 0.108 
 
 Commands:
     python -m scripts.sweep experiments/reproductions/t5_objectives.py --dir sweeps/t5_objectives --hardware v5p-64
-    python -m scripts.sweep experiments/finetune/answer.py:squad_t5_base --dir sweeps/t5_objectives_squad \
+    python -m scripts.sweep experiments/reproductions/t5_downstream.py --dir sweeps/t5_objectives_downstream \
         --from sweeps/t5_objectives
 Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache Beam), or the JSON lines that AllenAI
     publishes, with --config.data.corpora='[JSONLines("en/c4-train.*.json.gz", "en/c4-validation.*.json.gz")]'.

@@ -15,7 +15,8 @@ documents.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/t5_repeats.py --dir sweeps/t5_repeats --hardware v5p-64
-    python -m scripts.report sweeps/t5_repeats
+    python -m scripts.sweep experiments/reproductions/t5_downstream.py --dir sweeps/t5_repeats_downstream \
+        --from sweeps/t5_repeats
 Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache Beam). T5's SentencePiece model:
     --config.data.tokenizer.path=PATH.
 Hardware, time, result: not run yet; t5_repeats_small.py beside this file is the small version.

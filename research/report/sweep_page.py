@@ -56,8 +56,14 @@ def runs_of(sweep: Path) -> tuple[list[Path], list[str], list[dict[str, Any]]]:
     content = parse_json(path.read_bytes(), str(path))
     names = list(content.get("variants", {}))
     started = [name for name in names if (sweep / name / "config.json").is_file()]
+
+    def paths(variants: Sequence[str]) -> list[str]:
+        return [str(sweep / name) for name in variants]
+
     published = [
-        table | {"rows": [row | {"variants": [str(sweep / name) for name in row["variants"]]} for row in table["rows"]]}
+        table
+        | {"rows": [row | {"variants": paths(row["variants"])} for row in table["rows"]]}
+        | {"columns": {name: paths(variants) for name, variants in table.get("columns", {}).items()}}
         for table in content.get("published", [])
     ]
     return [sweep / name for name in started], [name for name in names if name not in started], published
