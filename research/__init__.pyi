@@ -155,6 +155,7 @@ from .score.answers import Accuracy as Accuracy
 from .score.answers import SQuAD as SQuAD
 from .score.answers import TriviaQA as TriviaQA
 from .score.bleu import BLEU as BLEU
+from .score.bleu import TER as TER
 from .score.bleu import ChrF as ChrF
 from .score.labels import BinaryF1 as BinaryF1
 from .score.labels import GroupMatch as GroupMatch

@@ -6,6 +6,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
+from research.config.metric import lower_is_better
 from research.config.names import short_names
 from research.report.comparison import (
     NOT_COMPARABLE,
@@ -13,7 +14,6 @@ from research.report.comparison import (
     field_columns,
     is_comparable,
     judged,
-    lower_is_better,
 )
 from research.report.plot import Number
 from research.report.record import RunRecord

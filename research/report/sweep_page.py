@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from research.config import TEACHER_FORCED, parse_json, require
+from research.config.metric import lower_is_better
 from research.report import page, run_page
 from research.report.chart import LivingCurve, living
 from research.report.comparison import (
@@ -15,7 +16,6 @@ from research.report.comparison import (
     compared,
     is_comparable,
     judged,
-    lower_is_better,
     runs_table,
     scores_table,
     short_fields,
