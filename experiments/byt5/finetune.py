@@ -8,7 +8,7 @@ every 1,000 steps. The tasks are those of ../mt5/finetune.py and ../t5/finetune.
 Commands: byt5-base is a Hugging Face directory.
     python -m scripts.train experiments/byt5/finetune.py:xnli --run_dir runs/byt5_xnli
     python -m scripts.train experiments/byt5/finetune.py:glue --run_dir runs/byt5_glue \
-        --config.model='Pretrained("byt5-large", dropout=0.1)'
+        --config.model='Pretrained("byt5-large")'
 Published: in the paper's tables, of which no copy was at hand.
 Differs: as the two files say.
 Hardware, modelled by python -m scripts.plan experiments/byt5/finetune.py:xnli --hardware 8xH100: at least 724

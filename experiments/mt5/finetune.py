@@ -10,7 +10,7 @@ Sizes:
 Commands: mt5-base is a Hugging Face directory.
     python -m scripts.train experiments/mt5/finetune.py:xquad --run_dir runs/mt5_xquad
     python -m scripts.train experiments/mt5/finetune.py:pawsx --run_dir runs/mt5_pawsx \
-        --config.model='Pretrained("mt5-large", dropout=0.1)'
+        --config.model='Pretrained("mt5-large")'
     Another language: python -m scripts.evaluate runs/mt5_xquad/checkpoints/best --split test \
         --task='QuestionAnswering(examples=TFDSExamples("xquad/de", test="train+validation+test"),
             text="spaced_unicode", metrics=[SQuAD("1.1")])'

@@ -9,10 +9,11 @@ Sizes:
         is one mixture of its tasks, in proportion to their examples
     cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, boolq, cb, copa, multirc, record, super_glue_rte, wic, wsc    a single
         task, as for table 14: 8 rows of 512 tokens, checkpoints every 1,000 steps. wsc has the pronouns of DPR too
-Commands: t5-base is a Hugging Face directory. For 3b and 11b: --config.mesh.fsdp=8 --config.model.remat=full
+Commands: t5-base is a Hugging Face directory; that of another T5 gives its dropout too. For 3b and 11b add
+    --config.mesh.fsdp=8 --config.model.remat=full
     python -m scripts.train experiments/t5/finetune.py:cola --run_dir runs/t5_cola
     python -m scripts.train experiments/t5/finetune.py:squad --run_dir runs/t5_squad \
-        --config.model='Pretrained("t5-v1_1-large", dropout=0.1)'
+        --config.model='Pretrained("t5-v1_1-large")'
     For table 14, with its beam search: python -m scripts.evaluate runs/t5_wmt/checkpoints/best --split test \
         --generation.method='Beam(4, length_penalty=GNMT(0.6))'
     MNLI's mismatched genres: python -m scripts.evaluate runs/t5_mnli/checkpoints/best --split held_out \
