@@ -139,6 +139,7 @@ from .data.tasks.multilingual import XNLI as XNLI
 from .data.tasks.multilingual import EnglishTyDiQA as EnglishTyDiQA
 from .data.tasks.multilingual import equal_rates as equal_rates
 from .data.tasks.multiple_choice import MultipleChoice as MultipleChoice
+from .data.tasks.names_by_split import BySplit as BySplit
 from .data.tasks.names_by_split import NamesBySplit as NamesBySplit
 from .data.tasks.only_splits import OnlySplits as OnlySplits
 from .data.tasks.parallel_text import ParallelText as ParallelText
@@ -171,6 +172,7 @@ from .score.answers import Accuracy as Accuracy
 from .score.answers import SQuAD as SQuAD
 from .score.answers import TriviaQA as TriviaQA
 from .score.bleu import BLEU as BLEU
+from .score.bleu import TER as TER
 from .score.bleu import ChrF as ChrF
 from .score.labels import BinaryF1 as BinaryF1
 from .score.labels import GroupMatch as GroupMatch

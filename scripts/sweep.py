@@ -17,7 +17,8 @@ a sweep
   grid: every combination; together: first with first, second with second; chain: one sweep after another; product: each
   with each; seeds(n); widths(model, sizes); equal(sweep): the number of steps with which each costs the FLOPs of
   get_config(), or its tokens by equal(sweep, "tokens"). Conditions are Python: [one for one in grid(...) if ...].
-  published() beside it returns a paper's numbers, which the report shows beside ours.
+  published() beside it returns a paper's numbers, which the report shows beside ours. columns() beside it returns the
+  overrides of the variants that measure each column of such a table, for variants that are tasks.
 
 what runs
   Every variant is a run of train in its own directory, named by the fields that differ, with its log beside it. Each
@@ -129,11 +130,19 @@ def check(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace, file: load.ExperimentFile, base: Experiment, common: dict[str, str]) -> int:
     swept = file.sweep if options.begun is None or file.has("sweep") else [{}]
     changes = [common | change for change in swept]
-    published = file.published
+    published, columns = file.published, file.columns
     from research.storage.console import console, say
     from research.sweep import slurm  # after the config is known to be good: importing JAX takes seconds
     from research.sweep.local import Sweep, local_machine
-    from research.sweep.variants import check_fits, inherited, matched, remote_machine, source_runs, variants
+    from research.sweep.variants import (
+        check_fits,
+        inherited,
+        matched,
+        remote_machine,
+        source_runs,
+        variants,
+        with_columns,
+    )
 
     sources, missing = ([], []) if options.begun is None else source_runs(options.begun, base)
     if missing:
@@ -148,6 +157,7 @@ def train(options: argparse.Namespace, file: load.ExperimentFile, base: Experime
     tables = matched(published, all_variants) + (
         [] if options.begun is None else inherited(options.begun, all_variants)
     )
+    tables = with_columns(tables, columns, all_variants)
     common_arguments = (options.experiment, base, all_variants, options.dir)
     sweep: Sweep
     if options.slurm and not options.list:

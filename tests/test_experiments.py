@@ -95,6 +95,16 @@ PARAMETERS = {
     "t5/v1_1_c4.py:xxl": 11_135_332_352,
     "t5/nanot5_base_c4.py": 247_577_856,
     "t5/ul2_base_c4.py": 247_577_856,
+    "mt5/mc4.py:small": 300_176_768,
+    "mt5/mc4.py:base": 582_401_280,
+    "mt5/mc4.py:large": 1_229_581_312,
+    "mt5/mc4.py:xl": 3_742_619_648,
+    "mt5/mc4.py:xxl": 12_921_057_280,
+    "byt5/mc4.py:small": 299_637_760,
+    "byt5/mc4.py:base": 581_653_248,
+    "byt5/mc4.py:large": 1_228_183_552,
+    "byt5/mc4.py:xl": 3_737_801_728,
+    "byt5/mc4.py:xxl": 12_906_899_328,
     "hplt/t5.py:small": 87_969_408,
     "hplt/t5.py:base": 275_029_248,
     "hplt/t5.py:large": 807_070_720,
@@ -106,13 +116,24 @@ PARAMETERS = {
     "finetune/answer.py:squad_t5_base": 222_903_552,
     "marian/wmt14_base.py": 60_554_496,
     "flan/flan.py:xl": 2_849_757_184,
+    "marian/flax_wmt17.py": 209_129_472,
+    "marian/algoperf_wmt.py": 133_595_136,
+    "marian/joeynmt_iwslt14.py": 19_252_224,
     "reproductions/t5_objectives.py": 222_903_552,
     "reproductions/t5_repeats.py": 222_903_552,
     "reproductions/t5_architectures.py": 222_903_552,
+    "reproductions/t5_downstream.py": 222_903_552,
     "reproductions/nanot5_optimizers.py": 247_577_856,
     "reproductions/bart_noise.py": 139_420_416,
 }
-PARAMETERS |= {name: 582_401_280 for name in EXPERIMENTS if name.startswith("finetune/multilingual.py:")}
+# Files whose sizes are tasks of one model.
+ONE_MODEL = {
+    "t5/finetune.py": 222_903_552,
+    "mt5/finetune.py": 582_401_280,
+    "byt5/finetune.py": 581_653_248,
+    "bart/finetune.py": 406_291_456,
+}
+PARAMETERS |= {name + size: count for name, count in ONE_MODEL.items() for size in sizes(FOLDER / name)}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -1,12 +1,13 @@
 """The pretraining of BART base (139 M parameters) or large (406 M) by infilling and sentence permutation.
 
 Paper: Lewis et al., arXiv:1910.13461, section 5: 500,000 steps of 8,000 rows; infilling of 30% of each row and all
-sentences permuted. The rest is from the command that fairseq's authors published (fairseq's issue 1899): spans of
-mean length 3.5 (the paper has 3), 10% of the masks replaced by random tokens, Adam with peak 4e-4 (for large), 10,000
-steps of warm-up, then linear to 0 (fairseq's polynomial of power 1), weight decay 0.01 on everything, gradient norm
-clipped at 0.1. Neither source gives Adam's moments: here they are RoBERTa's (arXiv:1907.11692), which has BART's text
-and batch. Documents follow one another without an EOS between them. The authors set dropout to 0 for the last 10% of
-the steps; here it is constant.
+sentences permuted. The rest is from the command that fairseq's authors published (fairseq's issue 1899): spans of mean
+length 3.5 (the paper has 3), 10% of the masks replaced by random tokens, Adam with peak 4e-4 (for large), 10,000 steps
+of warm-up, then linear to 0 (fairseq's polynomial of power 1), weight decay 0.01 on everything, gradient norm clipped
+at 0.1. Neither source gives Adam's moments and epsilon. Those here, 0.9, 0.98 and 1e-6, are a choice of ours: RoBERTa's
+(arXiv:1907.11692), which has BART's text and batch; fairseq's defaults, which a command that sets none has, are 0.9,
+0.999 and 1e-8 (fairseq/optim/adam.py). Documents follow one another without an EOS between them. The authors set
+dropout to 0 for the last 10% of the steps; here it is constant.
 
 Command: python -m scripts.train experiments/bart/bart.py:base --run_dir runs/bart_base
 Data: for base books and Wikipedia as JSON lines in books_wiki/, for large RoBERTa's 160 GB of books, Wikipedia, news,

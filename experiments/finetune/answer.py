@@ -8,7 +8,7 @@ Commands: the quickstart's T5, or any other model, on the task of the size; on y
 Sizes:
     xquad    XQuAD's English questions (Artetxe et al., arXiv:1910.11856), whose articles are divided here: most are for
         training, the others are held out. Without manual_dir the file is downloaded
-    squad_t5_base    T5 base on SQuAD as its authors did (Raffel et al., arXiv:1910.10683, 3.1.3): constant rate 0.001,
+    squad_t5_base    T5 base on SQuAD as its authors did (Raffel et al., arXiv:1910.10683, 3.1.2): constant rate 0.001,
         Adafactor, dropout 0.1, 2**18 steps of 128 rows of 512. t5-base is a Hugging Face directory: with another place,
         --config.model='Pretrained("DIR")'
 To check that the size xquad learns at all, overfit it to 32 examples and evaluate it on the same ones:

@@ -23,7 +23,7 @@ even if their layers are shared; and a prefix LM counts distances in both direct
 Commands:
     python -m scripts.sweep experiments/reproductions/t5_architectures.py --dir sweeps/t5_architectures \
         --hardware v5p-64
-    python -m scripts.sweep experiments/finetune/answer.py:squad_t5_base --dir sweeps/t5_architectures_squad \
+    python -m scripts.sweep experiments/reproductions/t5_downstream.py --dir sweeps/t5_architectures_downstream \
         --from sweeps/t5_architectures
 Data: as in t5_objectives.py.
 Hardware, time, result: not run yet; t5_architectures_small.py beside this file is the small version.

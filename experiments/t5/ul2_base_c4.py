@@ -2,10 +2,11 @@
 
 Paper: Tay et al., arXiv:2205.05131: table 1 (the denoisers in equal parts, each applied to all of the text) and its
 ablations' budget: 500,000 steps of 128 rows of 512 inputs and 512 targets, Adafactor with the inverse square root
-schedule, no dropout. The size is T5 v1.1's base, not one of the paper's. The S-denoiser hides an end whose length is
-drawn uniformly, with the paper's mean of a quarter. Each row begins with [R], [X] or [S] in the pieces that the
-vocabulary has for it, within the 512 tokens of the encoder. Half of a row in spans of three takes 128 sentinels: T5's
-vocabulary names 100, and its 32,128 rows of embedding have room for 128.
+schedule; no copy of that section was at hand to check it. No dropout, and the schedule's peak, are T5 v1.1's. The size
+is T5 v1.1's base, not one of the paper's. The S-denoiser hides an end whose length is drawn uniformly, with the paper's
+mean of a quarter. Each row begins with [R], [X] or [S] in the pieces that the vocabulary has for it, within the 512
+tokens of the encoder. Half of a row in spans of three takes 128 sentinels: T5's vocabulary names 100, and its 32,128
+rows of embedding have room for 128.
 
 Command: python -m scripts.train experiments/t5/ul2_base_c4.py --run_dir runs/t5_ul2_base_c4
 Data: C4 by its TensorFlow Datasets name (about 750 GB; its builder needs Apache Beam), or the JSON lines that AllenAI

@@ -10,7 +10,7 @@ from research.config.distil import Distil
 from research.config.examples import Split
 from research.config.generation import Generation, ModelGeneration
 from research.config.logger import Logger
-from research.config.metric import score_names
+from research.config.metric import EDIT_RATE, score_names
 from research.config.model import LONGEST, Model
 from research.config.optimizer import Optimizer
 from research.config.parts import shipped
@@ -185,6 +185,8 @@ class Experiment:
         more = ", and with evaluation.generation those of the tasks" if tasks and not decodes else ""
         message = f"evaluation.best is {evaluation.best!r}: the metrics are {', '.join(self.scores)}{more}."
         require(evaluation.best in self.scores, message)
+        message = f"evaluation.best is {evaluation.best!r}, which is better when lower: give another metric or"
+        require(not evaluation.best.endswith(EDIT_RATE), f"{message} {TEACHER_FORCED[0]}.")
 
     @property
     def scores(self) -> tuple[str, ...]:

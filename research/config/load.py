@@ -75,6 +75,18 @@ class ExperimentFile:
         return given
 
     @functools.cached_property
+    def columns(self) -> dict[str, dict[str, str]]:
+        """The overrides of the variants that measure each column of a paper's tables, from columns(), as text; {}
+        without that function.
+        """
+        given = self._call("columns") if self.has("columns") else {}
+        right = isinstance(given, dict) and all(isinstance(one, dict) for one in given.values())
+        require(right, f"columns() of {self.path} must return a dict of dicts of overrides, by names of columns.")
+        return {
+            str(name): {field: _as_text(value) for field, value in changes.items()} for name, changes in given.items()
+        }
+
+    @functools.cached_property
     def search(self) -> Search:
         """The search that search() returns."""
         message = f"{self.path} has no search() that returns a Search: it cannot run trials."

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from research.config.base import require
 from research.config.parts import Part
 
+EDIT_RATE = "edit_rate"  # ends the names of numbers that are better when lower and cannot choose checkpoints
 References = Sequence[Sequence[str]]  # one or more texts for each prediction
 
 
 @dataclass(frozen=True)
 class Metric(Part):
     """A metric of predicted texts, with one or more numbers by name; higher is better.
+
+    Lower is better for a number whose name ends in "edit_rate", as TER's: such a number cannot choose checkpoints.
 
     Subclass it in a frozen dataclass with `names` and either `score_example`, which is averaged over examples, or
     `score`, for a metric of all examples together. Scores must be deterministic. An exception, a missing number or a
@@ -78,6 +81,11 @@ class Metric(Part):
         kind = type(self)
         whole = kind.score is not Metric.score or kind.score_examples is not Metric.score_examples
         return not whole and kind.score_example is not Metric.score_example
+
+
+def lower_is_better(name: str) -> bool:
+    """Tell by the end of its name whether a number is better when it is lower."""
+    return name.endswith(("loss", EDIT_RATE))
 
 
 def reference_count(references: References) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research.config import TEACHER_FORCED, Experiment, override
+from research.config.metric import lower_is_better
 from research.config.names import short_names
 from research.model import flops
 from research.model.transformer import abstract_params
@@ -147,10 +148,6 @@ def _within(name: str, fields: Sequence[str]) -> bool:
 
 def score_names(groups: Sequence[Group]) -> list[str]:
     return list({name: None for group in groups for record in group.records for name in record.scores()})
-
-
-def lower_is_better(score: str) -> bool:
-    return score.endswith("loss")
 
 
 def judged(groups: Sequence[Group]) -> list[str]:

@@ -3,11 +3,12 @@
 import contextlib
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.config import Experiment, require
+from research.config import Experiment, Supervised, require, score_names, task_labels
 from research.data.shapes import row_lengths
 from research.model import flops
 from research.storage import run_directory
@@ -96,6 +97,23 @@ class RunRecord(NamedTuple):
                 prefix += f" {task}" if len(parts) > 1 else ""
                 scores |= {f"{prefix} {name}": value for name, value in values.items() if is_number(value)}
         return scores
+
+    def result_of_tasks(self) -> float | None:
+        """Return the metric of the best evaluation or, of several tasks, T5's average; None if an evaluation lacks.
+
+        The average is the mean over the tasks of the mean of a task's metrics, each task at its own best evaluation
+        (arXiv:1910.10683, 3.1.2). A task without metrics does not count.
+        """
+        config = self.config
+        if not isinstance(config.data, Supervised) or len(config.data.tasks) == 1:
+            return self.scores().get(config.evaluation.best)
+        named = zip(task_labels(config.data.tasks), config.data.tasks, strict=True)
+        names = [[label + name for name in score_names(task.metrics)] for label, task in named if task.metrics]
+        means = [
+            [statistics.mean(line[name] for name in of_task) for line in self.lines if _has(line, of_task)]
+            for of_task in names
+        ]
+        return statistics.mean(map(max, means)) if means and all(means) else None
 
     def best_line(self, evaluated: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the line of the best evaluation; the last line if none has the metric, or an empty dict."""
@@ -195,6 +213,10 @@ def _average(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "steps": steps,
         "skipped": sum(line["skipped"] for line in lines if is_number(line.get("skipped"))),
     }
+
+
+def _has(line: dict[str, Any], names: Sequence[str]) -> bool:
+    return all(is_number(line.get(name)) for name in names)
 
 
 def is_number(value: Any) -> bool:

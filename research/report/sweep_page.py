@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from research.config import TEACHER_FORCED, parse_json, require
+from research.config.metric import lower_is_better
 from research.report import page, run_page
 from research.report.chart import LivingCurve, living
 from research.report.comparison import (
@@ -15,7 +16,6 @@ from research.report.comparison import (
     compared,
     is_comparable,
     judged,
-    lower_is_better,
     runs_table,
     scores_table,
     short_fields,
@@ -56,8 +56,14 @@ def runs_of(sweep: Path) -> tuple[list[Path], list[str], list[dict[str, Any]]]:
     content = parse_json(path.read_bytes(), str(path))
     names = list(content.get("variants", {}))
     started = [name for name in names if (sweep / name / "config.json").is_file()]
+
+    def paths(variants: Sequence[str]) -> list[str]:
+        return [str(sweep / name) for name in variants]
+
     published = [
-        table | {"rows": [row | {"variants": [str(sweep / name) for name in row["variants"]]} for row in table["rows"]]}
+        table
+        | {"rows": [row | {"variants": paths(row["variants"])} for row in table["rows"]]}
+        | {"columns": {name: paths(variants) for name, variants in table.get("columns", {}).items()}}
         for table in content.get("published", [])
     ]
     return [sweep / name for name in started], [name for name in names if name not in started], published

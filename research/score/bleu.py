@@ -1,4 +1,4 @@
-"""BLEU and chrF, computed by sacreBLEU."""
+"""BLEU, chrF and TER, computed by sacreBLEU."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -109,3 +109,22 @@ class ChrF(SacreBLEU):
 
     def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
         return {self.names[0]: known_scorer(self).sentence_score(prediction, references).score}
+
+
+@dataclass(frozen=True)
+class TER(SacreBLEU):
+    """sacreBLEU's translation edit rate (Snover et al., 2006), in percent of the references' length; lower is better.
+
+    Edits are insertions, deletions, substitutions and moved blocks of words between spaces.
+    """
+
+    lowercase: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("translation_edit_rate",)
+
+    def scorer(self) -> Any:
+        from sacrebleu import metrics as sacrebleu
+
+        return sacrebleu.TER(case_sensitive=not self.lowercase)

@@ -31,6 +31,10 @@ class ROUGE(Metric):
     def names(self) -> tuple[str, ...]:
         return NAMES
 
+    @property
+    def is_mean(self) -> bool:
+        return not self.bootstrap
+
     def score(self, predictions: Sequence[str], references: References) -> Mapping[str, float]:
         if not self.bootstrap:
             return super().score(predictions, references)

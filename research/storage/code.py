@@ -24,7 +24,7 @@ from research.storage.files import write_bytes, write_json
 
 FILES = "FILES.json"
 # Functions that return values of an experiment. The config holds the values, so changes to the functions are ignored.
-VALUES = ("get_config", "sweep", "search", "published")
+VALUES = ("get_config", "sweep", "search", "published", "columns")
 
 
 class SourceFiles(NamedTuple):

@@ -208,6 +208,20 @@ def inherited(sweep: Path, found: Sequence[Variant]) -> list[dict[str, Any]]:
     return [table | {"rows": [renamed(row) for row in table["rows"]]} for table in tables]
 
 
+def with_columns(
+    tables: Sequence[dict[str, Any]], columns: Mapping[str, Mapping[str, Any]], found: Sequence[Variant]
+) -> list[dict[str, Any]]:
+    """Add to each table the names of the variants that measure each of its columns.
+
+    Raises ConfigError if a column is in no table.
+    """
+    known = {name for table in tables for name in table["scores"]}
+    unknown = sorted(set(columns) - known) if tables else []
+    require(not unknown, f"columns() names {', '.join(unknown)}: the published tables have {', '.join(sorted(known))}.")
+    measured = {name: matching_variants(changes, found) for name, changes in columns.items()}
+    return [table | {"columns": measured} if measured else table for table in tables]
+
+
 def matching_variants(row: Mapping[str, Any], found: Sequence[Variant]) -> list[str]:
     """Return the names of the variants that have all overrides of the row."""
     settings = {name: value if isinstance(value, str) else override.as_text(value) for name, value in row.items()}

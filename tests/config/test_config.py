@@ -13,6 +13,7 @@ import pytest
 
 import research
 from research import (
+    TER,
     TFDS,
     Adafactor,
     ChrF,
@@ -32,6 +33,7 @@ from research import (
     config,
 )
 from research.config import ConfigError
+from research.config.metric import lower_is_better
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = config.Experiment(
@@ -141,6 +143,19 @@ def test_an_impossible_value_is_refused_in_one_sentence(build, message: str) -> 
         build()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_metric_that_is_better_when_lower_chooses_no_checkpoint() -> None:
+    task = TextToText(examples=TSVExamples("a.tsv"), metrics=(TER(), ChrF()))
+    written = config.Evaluation(generation=config.Generation(), best="chrf")
+    scored = replace(EXPERIMENT, data=config.Supervised((task,)), evaluation=written)
+    assert "translation_edit_rate" in scored.scores
+    message = (
+        "evaluation.best is 'translation_edit_rate', which is better when lower: give another metric or held_out_loss"
+    )
+    with pytest.raises(ConfigError, match=message):
+        replace(scored, evaluation=replace(written, best="translation_edit_rate"))
+    assert [name for name in scored.scores if lower_is_better(name)] == ["held_out_loss", "translation_edit_rate"]
 
 
 def test_scores_of_several_tasks_have_what_their_examples_are_before_them() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from research import BLEU, ROUGE, Accuracy, ChrF, SQuAD
+from research import BLEU, ROUGE, TER, Accuracy, ChrF, SQuAD
 from research.config import ConfigError, score_names
 from research.score import letters, metrics
 
@@ -61,10 +61,12 @@ def value(metric, predictions=PREDICTIONS, references=BOTH) -> float:
         (BLEU("char", lowercase=True), ["-tok", "char", "-lc"]),
         (ChrF(), ["-m", "chrf"]),
         (ChrF(word_order=2), ["-m", "chrf", "--chrf-word-order", "2"]),
+        (TER(), ["-m", "ter"]),
+        (TER(lowercase=False), ["-m", "ter", "--ter-case-sensitive"]),
     ],
 )
 @pytest.mark.parametrize("count", [1, 2])
-def test_bleu_and_chrf_are_those_of_sacrebleus_command(tmp_path, metric, options, count):
+def test_bleu_chrf_and_ter_are_those_of_sacrebleus_command(tmp_path, metric, options, count):
     files = [write(tmp_path / f"{n}.txt", lines) for n, lines in enumerate((FIRST, SECOND)[:count])]
     said = command("sacrebleu", *files, "-i", write(tmp_path / "hyp.txt", PREDICTIONS), *options, "-w", "9", "--force")
     expected = json.loads(said)

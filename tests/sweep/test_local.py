@@ -314,7 +314,8 @@ def test_variants_begin_from_every_run_of_another_sweep(file: Path, stand_in: Pa
     later.write_text(file.read_text().partition("\n\ndef sweep")[0].replace("Model(512, 16,", "Model(512, 32,"))
     assert script.main([str(later), "--dir", str(after), "--list"]) == 2  # nothing is swept
     assert script.main([str(later), "--dir", str(after), "--from", str(stand_in), "--list"]) == 0
-    later.write_text(later.read_text() + "\n\ndef sweep(): return grid({'steps': (6, 7)})\n")
+    sevens = "def columns(): return {'a': {'steps': 7}}"
+    later.write_text(later.read_text() + f"\n\ndef sweep(): return grid({{'steps': (6, 7)}})\n\n\n{sevens}\n")
     monkeypatch.setenv("ENDS", "{}")
     assert script.main([str(later), "--dir", str(after), "--from", str(stand_in), "--jobs", "2", "--list"]) == 0
     assert "Left out, not done in" in capsys.readouterr().out
@@ -329,6 +330,7 @@ def test_variants_begin_from_every_run_of_another_sweep(file: Path, stand_in: Pa
     assert (third["init"], third["seed"], third["steps"]) == (str(stand_in / "peak=0.002,seed=1"), 1, 7)
     (row,) = held["published"][0]["rows"]
     assert row["variants"] == [name for name in held["variants"] if "0.002" in name]
+    assert held["published"][0]["columns"] == {"a": [name for name in held["variants"] if "steps=7" in name]}
 
 
 def test_the_former_name_of_stop_below_median_after_is_accepted_but_hidden() -> None:

@@ -1,6 +1,7 @@
 """Optimizers against plain NumPy, one layer at a time; schedules; and tables of patterns."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 from research import LAMB, Adafactor, AdamW, Constant, Cosine, InverseSquareRoot, Linear, Model, RMSScaledAdamW
 from research.config import ConfigError
+from research.config.load import open_experiment
 from research.parallel.rules import flatten, unflatten
 from research.train.optimizer import build, learning_rate
 
@@ -190,6 +192,21 @@ def test_adamw_is_optax_s():
             mask={path: "scale" not in path for path in values},
         ),
     )
+    params = {path: jnp.asarray(value) for path, value in values.items()}
+    state, update = theirs.init(params), jax.jit(theirs.update)
+    for step in range(STEPS):
+        updates, state = update(gradients_at(step), state, params)
+        params = optax.apply_updates(params, updates)
+    assert_close(ours, {path: np.asarray(value) for path, value in params.items()})
+
+
+def test_algoperf_s_nadamw_is_optax_s():
+    file = Path(__file__).resolve().parents[2] / "experiments" / "marian" / "algoperf_wmt.py"
+    settings = replace(open_experiment(file).config.optimizer, schedule=Linear(peak=0.01, warmup=3))
+    values = parameters()
+    ours, _ = run(settings, values)
+    rate = learning_rate(settings.schedule, 100)
+    theirs = optax.nadamw(rate, settings.b1, settings.b2, weight_decay=settings.weight_decay)
     params = {path: jnp.asarray(value) for path, value in values.items()}
     state, update = theirs.init(params), jax.jit(theirs.update)
     for step in range(STEPS):

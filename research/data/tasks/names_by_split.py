@@ -1,9 +1,9 @@
-"""Examples whose texts have other names in some splits, or their references under several names."""
+"""Examples whose splits differ: in the names of their texts, or in where they come from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from research.config import Examples, require
+from research.config import ConfigError, Examples, require
 from research.config.base import digest
 from research.config.examples import Names, Records, Split, TextRecord
 from research.data.corpora.overlap import pieces_of
@@ -43,6 +43,34 @@ class NamesBySplit(Examples):
     def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
         require(self.name in names.all, f'NamesBySplit names "{self.name}", but the task reads {", ".join(names.all)}.')
         return RenamedRecords(self, split, names, manual_dir)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BySplit(Examples):
+    """Examples with a source for each split, such as WMT17 for training and WMT14's test set.
+
+        BySplit(
+            train=TFDSExamples("wmt17_translate/de-en"),
+            held_out=TFDSExamples("wmt14_translate/de-en"),
+            test=TFDSExamples("wmt14_translate/de-en"),
+        )
+
+    Of each source, the split of the same kind is read.
+    """
+
+    train: Examples
+    held_out: Examples
+    test: Examples | None = None  # None: there is no test
+
+    @property
+    def label(self) -> str:
+        return self.train.label
+
+    def open(self, split: Split, names: Names, manual_dir: str | None) -> Records:
+        source = {"train": self.train, "held_out": self.held_out, "test": self.test}[split]
+        if source is None:
+            raise ConfigError("BySplit has no test: give it examples for one.")
+        return open_records(source, split, names, manual_dir)
 
 
 class RenamedRecords:

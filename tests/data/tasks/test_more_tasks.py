@@ -215,7 +215,7 @@ def test_settings_have_mt5_s_tasks(name: str) -> None:
 
 
 def test_scores_are_of_the_tasks_that_are_evaluated() -> None:
-    scores = open_experiment(f"{Path(__file__).parents[3]}/experiments/finetune/multilingual.py:xnli").config.scores
+    scores = open_experiment(f"{Path(__file__).parents[3]}/experiments/mt5/finetune.py:xnli").config.scores
     assert scores[2:] == tuple(f"xnli/{each}/sequence_accuracy" for each in multilingual.XNLI_LANGUAGES)
 
 

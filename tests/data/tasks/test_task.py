@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from research import (
     BLEU,
+    BySplit,
     JSONExamples,
     NamesBySplit,
     ParallelText,
@@ -431,6 +432,23 @@ def test_texts_under_other_names_in_some_splits(tmp_path: Path) -> None:
     parsed = override.parse(Task, config, "data.tasks.0")
     assert parsed.examples.test == ("first", "second")
     assert override.from_json(override.to_json(parsed), TextToText) == parsed
+
+
+def test_each_split_from_its_own_source(tmp_path: Path) -> None:
+    a, b, c = (
+        JSONExamples(
+            *[write_lines(tmp_path / f"{name}{kind}", [{"source": name, "target": str(kind)}]) for kind in "123"]
+        )
+        for name in "abc"
+    )
+    task = TextToText(examples=BySplit(train=a, held_out=b, test=c))
+    assert examples(task) == [one("a", "1")]
+    assert examples(task, "held_out") == [one("b", "2")]
+    assert examples(task, "test") == [one("c", "3")]
+    assert task.examples.label == a.label
+    assert override.from_json(override.to_json(task), TextToText) == task
+    with pytest.raises(ConfigError, match="BySplit has no test: give it examples for one"):
+        open_task(TextToText(examples=BySplit(train=a, held_out=b)), "test")
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------
