@@ -1,4 +1,4 @@
-"""Small made-up examples of every task of GLUE, SuperGLUE and T5, as JSON lines in the directories of --suite_data."""
+"""Small made-up examples of every task of the suites, as JSON lines in the directories of --suite_data."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,18 @@ def record(task: str, number: int) -> dict[str, Any]:
             return {"question": text(number), "context": text(number + 1), "answers": answers}
         case "cnn_dailymail":
             return {"article": text(number), "highlights": text(number + 1)}
-    return {"en": text(number), task[-2:]: text(number + 1)}
+    if task.startswith("wmt"):
+        return {"en": text(number), task[-2:]: text(number + 1)}
+    return record_in_a_language(*task.rsplit("_", 1), number)
+
+
+def record_in_a_language(benchmark: str, language: str, number: int) -> dict[str, Any]:
+    if benchmark == "xnli":
+        hypothesis = {"language": ["xx", language], "translation": [text(number), text(number + 1)]}
+        return {"premise": {language: text(number)}, "hypothesis": hypothesis, "label": number % 3}
+    if benchmark == "pawsx":
+        return {"sentence1": text(number), "sentence2": text(number + 1), "label": number % 2}
+    return record("squad", number)
 
 
 def without_label(given: dict[str, Any]) -> dict[str, Any]:

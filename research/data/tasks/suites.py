@@ -1,12 +1,15 @@
-"""Suites of tasks by which models are compared: GLUE, SuperGLUE and all tasks of T5 (arXiv:1910.10683).
+"""Suites of tasks by which models are compared: GLUE, SuperGLUE, all tasks of T5, and XTREME's as text.
 
-T5's tables of ablations have scores of validation sets, which are `held_out` here. Its final table 14 has those of test
-sets, for GLUE and SuperGLUE from their servers, and for SQuAD those of the validation set. The tasks are named as in t5
-0.9.4, without versions.
+T5's tables of ablations (arXiv:1910.10683) have scores of validation sets, which are `held_out` here. Its table 14 has
+those of test sets, for GLUE and SuperGLUE from their servers, and for SQuAD those of the validation set. The tasks are
+named as in t5 0.9.4, without versions.
 
 Translations are from the data sets of t5 0.9.4's mixtures: wmt_t2t_translate/de-en (WMT14's newstest2013, newstest2014)
 and wmt15_translate/fr-en, whose validation set has newstest2014 and newsdiscussdev2015, where the paper speaks of WMT14
 for both. WNLI is entailment, as in glue_wnli; T5's numbers for it are of a model that was asked as for WSC.
+
+XTREME's classification and questions are in the form of mT5 (arXiv:2010.11934), each language a task of its own. Its
+tables have scores of test sets, of TyDi QA those of the validation set, which is `test` here too; XQuAD has no other.
 """
 
 from collections.abc import Mapping
@@ -15,26 +18,29 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from research.config import ConfigError, Task
+from research.config import ConfigError, Metric, Task
 from research.config.base import closest
 from research.config.examples import Split
+from research.data.tasks import multilingual
 from research.data.tasks.classification import Classification
 from research.data.tasks.data_set import TFDSExamples
 from research.data.tasks.examples import JSONExamples
 from research.data.tasks.glue import MNLI, MRPC, QNLI, QQP, RTE, SST2, STSB, WNLI, CoLA
+from research.data.tasks.multilingual import PAWSX, XNLI
 from research.data.tasks.super_glue import CB, COPA, WSC, AXb, BoolQ, MultiRC, ReCoRD, SuperGLUERTE, WiC
 from research.data.tasks.text_to_text import QuestionAnswering, Summarization, Translation
-from research.score.answers import SQuAD
+from research.score.answers import MLQA, SQuAD
 from research.score.bleu import BLEU
 from research.score.rouge import ROUGE
 
+SQUAD = SQuAD("1.1")
 SIMILARITIES = tuple(f"{number / 5:.1f}" for number in range(26))  # the texts of STS-B: 0.0, 0.2 ... 5.0
 
 # The names of scores in papers' tables.
 SHOWN = {
     **{"accuracy": "accuracy", "matthews_corrcoef": "Matthews", "label_f1": "F1", "mean_3class_f1": "F1"},
     **{"pearson_corrcoef": "Pearson", "spearman_corrcoef": "Spearman", "exact_match": "EM", "f1": "F1"},
-    **{"rouge1": "R-1", "rouge2": "R-2", "rougeLsum": "R-L", "bleu_intl": "BLEU"},
+    **{"sequence_accuracy": "accuracy", "rouge1": "R-1", "rouge2": "R-2", "rougeLsum": "R-L", "bleu_intl": "BLEU"},
 }
 
 Scores = Mapping[str, Mapping[str, float]]  # by the names of tasks, then of scores
@@ -70,12 +76,14 @@ class Average(NamedTuple):
 
     title: str
     groups: tuple[tuple[str, ...], ...]
+    score: str | None = None  # None: all scores of a task
 
     def of(self, scores: Scores, tasks: Mapping[str, SuiteTask]) -> float | None:
         """Compute the average. Scores of one task are averaged first. None if a task has no scores."""
         if any(name not in scores for group in self.groups for name in group):
             return None
-        each = {name: mean(scores[name][one] for one in tasks[name].scores) for group in self.groups for name in group}
+        named = {name: (self.score,) if self.score else tasks[name].scores for group in self.groups for name in group}
+        each = {name: mean(scores[name][one] for one in chosen) for name, chosen in named.items()}
         return mean(mean(each[name] for name in group) for group in self.groups)
 
 
@@ -165,7 +173,7 @@ OTHER_TASKS = (
     SuiteTask(
         "squad",
         "SQuAD",
-        QuestionAnswering(examples=TFDSExamples("squad"), text="spaced", metrics=(SQuAD("1.1"),)),
+        QuestionAnswering(examples=TFDSExamples("squad"), text="spaced", metrics=(SQUAD,)),
         ("exact_match", "f1"),
     ),
     SuiteTask(
@@ -191,6 +199,64 @@ T5_TASKS = (
     *OTHER_TASKS,
 )
 
+# --- XTREME -----------------------------------------------------------------------------------------------------------
+
+ALL_OF_IT = "train+validation+test"  # of XQuAD, as in mT5's code
+
+
+def _questions(
+    data_set: str, metric: Metric = SQUAD, held_out: str = "validation", test: str = "test"
+) -> QuestionAnswering:
+    examples = TFDSExamples(data_set, held_out=held_out, test=test)
+    return QuestionAnswering(examples=examples, text="spaced_unicode", metrics=(metric,))
+
+
+def _tydi_qa(language: str) -> QuestionAnswering:
+    validation = f"validation-{language}"
+    return _questions("tydi_qa/goldp", held_out=validation, test=validation)
+
+
+# By the names of benchmarks, with their scores.
+XTREME: Mapping[str, tuple[str, Mapping[str, Task], tuple[str, ...]]] = {
+    "xnli": (
+        "XNLI",
+        {each: XNLI(language=each, examples=TFDSExamples("xnli")) for each in multilingual.XNLI_LANGUAGES},
+        ("sequence_accuracy",),
+    ),
+    "pawsx": (
+        "PAWS-X",
+        {each: PAWSX(examples=TFDSExamples(f"paws_x_wiki/{each}")) for each in multilingual.PAWSX_LANGUAGES},
+        ("accuracy",),
+    ),
+    "xquad": (
+        "XQuAD",
+        {each: _questions(f"xquad/{each}", test=ALL_OF_IT) for each in multilingual.XQUAD_LANGUAGES},
+        ("exact_match", "f1"),
+    ),
+    "mlqa": (
+        "MLQA",
+        {each: _questions(f"mlqa/{each}", MLQA(each)) for each in multilingual.MLQA_LANGUAGES},
+        ("exact_match", "f1"),
+    ),
+    "tydi_qa": (
+        "TyDi QA",
+        {each: _tydi_qa(each) for each in multilingual.TYDIQA_LANGUAGES},
+        ("exact_match", "f1"),
+    ),
+}
+XTREME_TASKS = tuple(
+    SuiteTask(f"{name}_{language}", f"{title} {language}", task, scores)
+    for name, (title, tasks, scores) in XTREME.items()
+    for language, task in tasks.items()
+)
+XTREME_AVERAGES = tuple(
+    Average(
+        title if len(scores) == 1 else f"{title} {SHOWN[score]}", tuple((f"{name}_{each}",) for each in tasks), score
+    )
+    for name, (title, tasks, scores) in XTREME.items()
+    for score in scores
+)
+
 # --- All suites -------------------------------------------------------------------------------------------------------
 
 SUITES = {
@@ -199,5 +265,6 @@ SUITES = {
         Suite("glue", GLUE_TASKS, GLUE_AVERAGES, GLUE_DIAGNOSTICS),
         Suite("superglue", SUPER_GLUE_TASKS, SUPER_GLUE_AVERAGES, SUPER_GLUE_DIAGNOSTICS),
         Suite("t5", T5_TASKS, (*GLUE_AVERAGES, *SUPER_GLUE_AVERAGES)),
+        Suite("xtreme-gen", XTREME_TASKS, XTREME_AVERAGES),
     )
 }

@@ -67,6 +67,19 @@ def test_the_published_scores_of_t5_11b_have_its_published_average() -> None:
     assert suite("t5").averages_of(scores) == {"GLUE": None, "GLUE without WNLI": None, "SuperGLUE": average}
 
 
+def test_the_averages_of_xtreme_are_of_one_score_in_all_languages() -> None:
+    chosen = suite("xtreme-gen")
+    scores = {
+        member.name: dict.fromkeys(member.scores, 10.0) | {"f1": float(number)}
+        for number, member in enumerate(chosen.tasks)
+    }
+    averages = chosen.averages_of(scores)
+    assert (averages["XNLI"], averages["MLQA EM"]) == (10.0, 10.0)
+    numbers = [number for number, member in enumerate(chosen.tasks) if member.name.startswith("mlqa")]
+    assert averages["MLQA F1"] == pytest.approx(sum(numbers) / 7)
+    assert len(chosen.tasks) == 15 + 7 + 11 + 7 + 9
+
+
 @pytest.mark.parametrize("model", PUBLISHED_SUITES, ids=lambda model: model.name)
 def test_published_scores_are_of_tasks_and_their_scores(model: Any) -> None:
     titles = {average.title for one in SUITES.values() for average in one.averages}
@@ -94,8 +107,8 @@ def test_the_table_has_every_task_and_names_its_sources() -> None:
 def test_an_unknown_suite_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match=r"^There is no suite gleu: did you mean glue\?$"):
         suite("gleu")
-    with pytest.raises(ConfigError, match=r"^There is no suite xtreme: there are glue, superglue, t5\.$"):
-        suite("xtreme")
+    with pytest.raises(ConfigError, match=r"^There is no suite blimp: there are glue, superglue, t5, xtreme-gen\.$"):
+        suite("blimp")
 
 
 def test_broad_diagnostics_are_asked_as_rte(tmp_path: Path) -> None:
