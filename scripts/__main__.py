@@ -10,7 +10,8 @@ from research.config.base import closest
 
 COMMANDS = (
     "train", "sweep", "evaluate", "generate", "score", "inspect", "report", "data", "prepare", "plan", "convert",
-    "push", "average", "significance", "scaling", "rates", "coordinates", "train_tokenizer", "trim", "add_tokens",
+    "harness", "push", "average", "significance", "scaling", "rates", "coordinates", "train_tokenizer", "trim",
+    "add_tokens",
 )  # fmt: skip
 
 

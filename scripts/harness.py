@@ -1,4 +1,4 @@
-"""Evaluate a model on tasks of EleutherAI's lm-evaluation-harness: python -m scripts.harness MODEL --tasks arc_easy"""
+"""Evaluate a model on tasks of EleutherAI's lm-evaluation-harness: kintsugi harness MODEL --tasks arc_easy"""
 
 import argparse
 import sys
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         from lm_eval.tasks import TaskManager
         from lm_eval.utils import make_table
     except ImportError as error:
-        raise ConfigError(f"scripts.harness needs lm_eval ({error}): pip install 'kintsugi[harness]'.") from None
+        raise ConfigError(f"kintsugi harness needs lm_eval ({error}): pip install 'kintsugi[harness]'.") from None
     from research.storage.files import write_json
     from research.storage.journal import check_new
 

@@ -28,6 +28,7 @@ BAD = {
     "prepare": ["experiments/quickstart.py", "--config.optimizer.peak=3"],
     "plan": ["experiments/quickstart.py", "--hardware=v5p-64", "--config.model.width=wide"],
     "convert": ["absent", "new", "--model.activation=swish"],
+    "harness": ["absent", "--tasks=x", "--limti=3"],
     "push": ["absent", "me/model", "--licence=mit"],
     "average": ["absent", "new", "--lats=3"],
     "significance": ["a", "b", "--metrics", "BLUE()"],

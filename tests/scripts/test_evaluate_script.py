@@ -265,7 +265,10 @@ def test_files_are_scored_as_by_sacrebleus_command(capsys):
             ["--predictions=hyp.txt", "--metrics", "BLEU()", "--references=all.tsv"],
             "hyp.txt has 2 predictions and all.tsv 21 lines: give one for each.",
         ),
-        (["--predictions=hyp.txt", "--metrics", "TER()", "--references=all.tsv"], "--metrics is TER(...): allowed is"),
+        (
+            ["--predictions=hyp.txt", "--metrics", "METEOR()", "--references=all.tsv"],
+            "--metrics is METEOR(...): allowed is",
+        ),
         (
             ["--predictions=bad.jsonl", "--metrics", "BLEU()"],
             'bad.jsonl, line 1 has no text under "prediction", nor in the first of its "outputs".',
