@@ -141,7 +141,13 @@ def generator_of(
 ) -> Any:
     """Return the generator for a task; `outputs` are texts that it must have room for, besides the references."""
     generation = generation_for(opened, eval_task, source, chosen, outputs)
-    return opened.generator(generation, eval_task.task.languages, seed=seed, **source.lengths)
+    return opened.generator(generation, eval_task.task.languages, seed=seed, **text_lengths(opened, source))
+
+
+def text_lengths(opened: Any, source: TaskSource) -> TextLengths:
+    """Return the lengths that texts are truncated to: those that are given, or the model's positions."""
+    longest = opened.config.longest
+    return {name: longest if length is None else length for name, length in source.lengths.items()}
 
 
 def generation_for(
@@ -177,7 +183,7 @@ def ranker_of(opened: Any, eval_task: Any, source: TaskSource) -> Any:
     from research.decode import ranking
 
     languages = eval_task.task.languages
-    generator = opened.generator(opened.generation(languages[1], {}), languages, **source.lengths)
+    generator = opened.generator(opened.generation(languages[1], {}), languages, **text_lengths(opened, source))
     ranking.check_not_empty(generator, eval_task)
     return generator
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 from tiny_run import held_out_losses, rewrite
+from tuned_directories import write_model
 
 from research import BLEU, ChrF, Generation, Supervised, TextToText, TSVExamples
 from research.config import override
@@ -120,6 +121,17 @@ def test_a_model_alone_is_limited_by_its_positions_or_by_what_is_given(model, ca
     assert results[0]["target_tokens"] > results[1]["target_tokens"] == 5 * len(PAIRS)
     assert results[0]["loss"] != results[1]["loss"]
     assert "truncated targets" in said
+
+
+def test_texts_longer_than_a_model_s_positions_are_cut_and_counted(families, capsys):
+    """Both in what is written and in what is scored."""
+    write_model(Path("bart"), "bart", families["bart"])
+    positions = find.find(Path("bart")).model.longest
+    Path("long.tsv").write_text(f"short\ta\n{'long ' * positions}\t{'b ' * positions}\n")
+    say(capsys, "bart", TASK.replace("all.tsv", "long.tsv"), "--generation.max_length=4", "--output=out")
+    (result,) = json.loads(Path("out/scores.json").read_text())["results"].values()
+    assert (result["truncated sources"], result["truncated targets"]) == (1, 1)
+    assert rows("out/predictions.jsonl")[1]["target_tokens"] == positions
 
 
 def test_a_directory_without_max_length_writes_up_to_the_longest_target_and_says_so(model, capsys, tmp_path):
