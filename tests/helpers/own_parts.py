@@ -21,6 +21,8 @@ def load_own(folder: Path, text: str) -> ModuleType:
     """Write HEADER and the text into own.py of a folder, and import it."""
     path = folder / "own.py"
     path.write_text(HEADER + text)
+    # Python takes the bytecode of a file of the same second and size for this one's.
+    Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
     specification = importlib.util.spec_from_file_location("own", path)
     assert specification is not None
     assert specification.loader is not None
