@@ -6,6 +6,7 @@ The columns that are read are copied into the cache once, as lines of JSON, for 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -64,7 +65,7 @@ class Parquet(TextCorpus):
     where: str | None = None  # a filter of rows, such as "language == 'de' and score > 0.5"
     empty: Literal["refuse", "skip"] = "refuse"  # effect of a row without a text
 
-    @property
+    @cached_property
     def texts(self) -> RowTexts:
         return RowTexts((self.text,) if isinstance(self.text, str) else self.text, self.join, self.empty)
 

@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -36,7 +37,7 @@ class WebDataset(TextCorpus):
     join: str = "\n\n"  # between the texts of several members
     empty: Literal["refuse", "skip"] = "refuse"  # effect of a sample without a text
 
-    @property
+    @cached_property
     def texts(self) -> RowTexts:
         return RowTexts((self.text,) if isinstance(self.text, str) else self.text, self.join, self.empty)
 
