@@ -4,6 +4,7 @@ import re
 import string
 import sys
 import unicodedata
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,32 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 @dataclass(frozen=True)
-class SQuAD(Metric):
+class AnswerMetric(Metric):
+    """The base of exact match and F1 over words, each against its best reference."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("exact_match", "f1")
+
+    @property
+    def f1_without_words(self) -> float:
+        """F1 of two answers neither of which has a word."""
+        return 0.0
+
+    @abstractmethod
+    def words(self, answer: str) -> str:
+        """Normalise an answer: its words, joined by single spaces."""
+
+    def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
+        predicted, *expected = map(self.words, (prediction, *references))
+        return {
+            "exact_match": 100.0 * (predicted in expected),
+            "f1": 100.0 * max(_overlap(predicted, one, self.f1_without_words) for one in expected),
+        }
+
+
+@dataclass(frozen=True)
+class SQuAD(AnswerMetric):
     """Exact match and F1 over words, normalised as English by SQuAD's own script (arXiv:1806.03822).
 
     The versions differ in the F1 of two answers without words: 1 in 2.0 and 0 in 1.1, which T5 uses. `no_answer` is the
@@ -30,18 +56,10 @@ class SQuAD(Metric):
     no_answer: str | None = None
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return ("exact_match", "f1")
+    def f1_without_words(self) -> float:
+        return float(self.version == "2.0")
 
-    def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
-        predicted, *expected = map(self._words, (prediction, *references))
-        both_empty = float(self.version == "2.0")
-        return {
-            "exact_match": 100.0 * (predicted in expected),
-            "f1": 100.0 * max(_overlap(predicted, one, both_empty) for one in expected),
-        }
-
-    def _words(self, answer: str) -> str:
+    def words(self, answer: str) -> str:
         words = _normalised(answer)
         return "" if self.no_answer is not None and words == _normalised(self.no_answer) else words
 
@@ -50,19 +68,11 @@ class SQuAD(Metric):
 
 
 @dataclass(frozen=True)
-class TriviaQA(Metric):
+class TriviaQA(AnswerMetric):
     """Exact match and F1 over words, normalised by TriviaQA's own script (arXiv:1705.03551): marks become spaces."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ("exact_match", "f1")
-
-    def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
-        predicted, expected = _spaced(prediction), [_spaced(one) for one in references]
-        return {
-            "exact_match": 100.0 * (predicted in expected),
-            "f1": 100.0 * max(_overlap(predicted, one, 0.0) for one in expected),
-        }
+    def words(self, answer: str) -> str:
+        return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_MARKS_TO_SPACES)).split())
 
     def signature(self, references: References) -> str:
         return f"{reference_count(references)}|best reference|normalised as TriviaQA v1.0's script"
@@ -80,7 +90,7 @@ CHINESE = re.compile("([\u4e00-\u9fa5])")
 
 
 @dataclass(frozen=True)
-class MLQA(Metric):
+class MLQA(AnswerMetric):
     """Exact match and F1 over words, normalised for a language by MLQA's own script (arXiv:1910.07475).
 
     A Chinese character is a word of its own. As in mT5, the F1 of two answers without words is 0.
@@ -88,18 +98,7 @@ class MLQA(Metric):
 
     language: Literal["ar", "de", "en", "es", "hi", "vi", "zh"]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ("exact_match", "f1")
-
-    def score_example(self, prediction: str, references: Sequence[str]) -> Mapping[str, float]:
-        predicted, *expected = map(self._words, (prediction, *references))
-        return {
-            "exact_match": 100.0 * (predicted in expected),
-            "f1": 100.0 * max(_overlap(predicted, one, 0.0) for one in expected),
-        }
-
-    def _words(self, answer: str) -> str:
+    def words(self, answer: str) -> str:
         text = answer.lower().translate(_unicode_punctuation())
         if self.language in ARTICLES:
             text = re.sub(ARTICLES[self.language], " ", text)
@@ -119,11 +118,6 @@ def _unicode_punctuation() -> dict[int, None]:
 def _normalised(answer: str) -> str:
     """Lowercase, remove punctuation, then articles, and join the words by single spaces."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
-
-
-def _spaced(answer: str) -> str:
-    """Lowercase, replace marks by spaces, remove articles, and join the words by single spaces."""
-    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_MARKS_TO_SPACES)).split())
 
 
 def _overlap(prediction: str, reference: str, both_empty: float) -> float:

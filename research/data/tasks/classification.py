@@ -57,6 +57,12 @@ class Classification(Task):
         return (type(self).__name__, self.word, *self.features, *self.labels)
 
 
+def label_number(given: str, labels: tuple[str, ...], task: str) -> str:
+    """Return the number of a label as text, or -1 where none is published. Raises ConfigError as `label_text` does."""
+    label = label_text(given, labels, task)
+    return UNLABELLED if label == UNKNOWN else str(labels.index(label))
+
+
 def label_text(given: str, labels: tuple[str, ...], task: str) -> str:
     """Return the text of a label, given as text or number. Raises ConfigError for one that the task does not have."""
     if given in (UNLABELLED, UNKNOWN):

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from research.config import Examples, Metric, Mixing, Task, require, tasks_in
 from research.config.examples import Names, Split, TextRecord
-from research.data.tasks.classification import LABEL, UNKNOWN, UNLABELLED, Classification, label_text
+from research.data.tasks.classification import LABEL, Classification, label_number
 from research.data.tasks.data_set import TFDSExamples
 from research.data.tasks.examples import SQuADFile
 from research.data.tasks.glue import THREE_WAY
@@ -64,8 +64,7 @@ class XNLI(Task):
         return Names((f"premise/{self.language}", "hypothesis/language", "hypothesis/translation"), (LABEL,))
 
     def example(self, record: TextRecord) -> tuple[str, str]:
-        label = label_text(record[LABEL][0], THREE_WAY, type(self).__name__)
-        number = UNLABELLED if label == UNKNOWN else str(THREE_WAY.index(label))
+        number = label_number(record[LABEL][0], THREE_WAY, type(self).__name__)
         premise, hypothesis = record[self.names.source[0]][0], self._hypothesis(record)
         return f"xnli: premise: {premise} hypothesis: {hypothesis}", number
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from research.config import ConfigError, Examples, Metric, Task, require
 from research.config.examples import Names, TextRecord
 from research.config.task import Choices, MadeExample
-from research.data.tasks.classification import LABEL, UNKNOWN, Classification, label_text
+from research.data.tasks.classification import LABEL, UNKNOWN, Classification, label_number
 from research.data.tasks.data_set import TFDSExamples
 from research.data.tasks.glue import TWO_WAY
 from research.score.answers import Accuracy, SQuAD
@@ -163,10 +163,8 @@ class WSC(Task):
 
     def example(self, record: TextRecord) -> tuple[str, str, dict[str, str]]:
         text, pronoun, place = (record[name][0] for name in self.names.source)
-        label = label_text(record[LABEL][0], BOOLEAN, type(self).__name__)
-        marked = marked_pronoun(text, pronoun, place)
-        more = {"label": str(BOOLEAN.index(label)) if label in BOOLEAN else "-1"}
-        return f"wsc: {marked}", record["span1_text"][0], more
+        more = {"label": label_number(record[LABEL][0], BOOLEAN, type(self).__name__)}
+        return f"wsc: {marked_pronoun(text, pronoun, place)}", record["span1_text"][0], more
 
     def training_examples(self, record: TextRecord) -> Sequence[MadeExample]:
         made = self.example(record)

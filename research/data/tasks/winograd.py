@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from research.config import ConfigError, Examples, Metric, Task, require
 from research.config.examples import Names, TextRecord
-from research.data.tasks.classification import LABEL, label_text
+from research.data.tasks.classification import LABEL, label_number
 from research.data.tasks.data_set import TFDSExamples
 from research.data.tasks.glue import WINOGRAD
 from research.data.tasks.only_splits import OnlySplits
@@ -33,9 +33,8 @@ class WNLIReferents(Task):
 
     def example(self, record: TextRecord) -> tuple[str, str, dict[str, str]]:
         premise, hypothesis = (record[name][0] for name in self.names.source)
-        label = label_text(record[LABEL][0], WINOGRAD, type(self).__name__)
         marked, referent = pronoun_and_referent(premise, hypothesis)
-        more = {"label": str(WINOGRAD.index(label)) if label in WINOGRAD else "-1"}
+        more = {"label": label_number(record[LABEL][0], WINOGRAD, type(self).__name__)}
         return f"wsc: {marked}", referent, more
 
     @property
