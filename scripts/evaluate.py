@@ -64,8 +64,8 @@ how tokens are chosen
   If the model's files state no max_length, it is data.target_length, or the length of the longest target.
 
 suites
-  --suite=glue, superglue or t5 evaluates all tasks of a suite into OUTPUT/TASK, with a table of published scores and
-  averages in OUTPUT/suite.md. MODEL may hold {task}, the name of each task, as in 'runs/{task}/checkpoints/best'. The
+  --suite=glue, superglue, t5 or xtreme-gen evaluates all tasks of it into OUTPUT/TASK, with a table of averages and
+  published scores in OUTPUT/suite.md. MODEL may hold {task}, the name of each task: 'runs/{task}/checkpoints/best'. The
   split is held_out unless --split is given. --suite_data=DIR reads DIR/TASK/SPLIT.jsonl; without it, data are TFDS's.
   A task without data or model is named, and the exit code is then 3; the same command continues. --submission writes
   the files for the server of GLUE or SuperGLUE from the test sets, into OUTPUT/submission. See docs/suites.md.
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     add_model_options(made, optional=True)
     made.add_argument("--experiment", help=f"evaluate on its data: {command_line.EXPERIMENT_HELP}")
     made.add_argument("--task", action="append", default=[], help="a task to evaluate instead of the experiment's")
-    made.add_argument("--suite", help="evaluate every task of a suite: glue, superglue, t5")
+    made.add_argument("--suite", help="evaluate every task of a suite: glue, superglue, t5, xtreme-gen")
     made.add_argument("--suite_data", type=Path, help="a directory with TASK/SPLIT.jsonl, instead of TFDS's data")
     made.add_argument("--submission", action="store_true", help="write the files for the server of GLUE or SuperGLUE")
     made.add_argument("--split", choices=("train", "held_out", "test"), help="(test; held_out for denoising)")

@@ -61,9 +61,9 @@ def evaluate_suite(options: argparse.Namespace, overrides: dict[str, str], chose
     members = asked.tasks + (asked.diagnostics if options.submission else ())
     if options.suite_data is not None:
         members = tuple(member.read_from(options.suite_data) for member in members)
-    output = place(options, members, split)
+    output, found = place(options, members, split)
     changes = digest([sorted(overrides.items()), sorted(chosen.items())])
-    jobs, missing = prepare(options, members, split, output, overrides, changes)
+    jobs, missing = prepare(options, found, members, split, output, overrides, changes)
     require(len(missing) < len(members), f"No task of {asked.name} can be evaluated, as the notes say.")
     while jobs:
         run(jobs.pop(0), chosen, options)  # a model is freed with the last of its jobs
@@ -85,8 +85,11 @@ def check(options: argparse.Namespace, asked: Suite) -> None:
     require(data is None or data.is_dir(), f"--suite_data {data}: there is no such directory.")
 
 
-def place(options: argparse.Namespace, members: Members, split: Split) -> Path:
-    """Return the directory for the results. It may hold those of the same suite, and nothing else."""
+def place(options: argparse.Namespace, members: Members, split: Split) -> tuple[Path, FoundModel]:
+    """Return the directory for the results, which may hold those of the same suite alone, and the model of all tasks.
+
+    A model with {task} in its name stays as it is. The checkpoint of a run is verified here, once for all tasks.
+    """
     found = FoundModel(options.model)
     if TASK not in str(options.model):
         found = resolved(options.model)
@@ -98,7 +101,7 @@ def place(options: argparse.Namespace, members: Members, split: Split) -> Path:
     known = {*TABLES, *(member.name for member in members)}
     free = not output.exists() or (output.is_dir() and {path.name for path in output.iterdir()} <= known)
     require(free, f"{output} exists and holds something else: nothing is overwritten, so give another --output.")
-    return output
+    return output, found
 
 
 # --- Before any output is generated -----------------------------------------------------------------------------------
@@ -106,6 +109,7 @@ def place(options: argparse.Namespace, members: Members, split: Split) -> Path:
 
 def prepare(
     options: argparse.Namespace,
+    one_model: FoundModel,
     members: Members,
     split: Split,
     output: Path,
@@ -123,7 +127,7 @@ def prepare(
     models: dict[str, Any] = {}
     for member in members:
         try:
-            found = model_of(options, member)
+            found = model_of(one_model, member)
             facts = facts_of(options, found, split) | {"changes": changes}
             if (output / member.name / "predictions.jsonl").exists():
                 check_finished(output / member.name, facts)
@@ -142,11 +146,11 @@ def prepare(
     return jobs, missing
 
 
-def model_of(options: argparse.Namespace, member: SuiteTask) -> FoundModel:
-    """Return the model of a task: MODEL with its name in place of {task}."""
-    if TASK not in str(options.model):
-        return resolved(options.model)
-    model = any_path(str(options.model).replace(TASK, member.name))
+def model_of(one_model: FoundModel, member: SuiteTask) -> FoundModel:
+    """Return the model of a task: that of all, or the one with its name in place of {task}."""
+    if TASK not in str(one_model.model):
+        return one_model
+    model = any_path(str(one_model.model).replace(TASK, member.name))
     try:
         found = resolved(model)
     except ConfigError as error:

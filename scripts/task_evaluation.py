@@ -1,4 +1,4 @@
-"""What evaluations of tasks share: their data, the outputs and scores of one task, and the results of all."""
+"""The parts that evaluations of tasks share: data, the outputs and scores of one task, and the results of all."""
 
 import argparse
 import dataclasses

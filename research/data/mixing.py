@@ -8,8 +8,6 @@ arithmetic is on integers and depends on the position alone, so any position is 
 - after any number r of positions, a corpus has given r * w / W rows, to within the number of corpora.
 """
 
-import math
-
 import numpy as np
 from jaxtyping import Int64
 
@@ -26,15 +24,15 @@ def weights(rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
     temperatures, and for totals of 2**31 rows and more, weights are rounded to a part in 2**30. The rates of `mixing`
     replace the numbers of rows. Raises ConfigError if there are more or fewer of them.
     """
-    given, limit = len(mixing.rates), math.inf if mixing.limit is None else mixing.limit
+    given, sizes = len(mixing.rates), mixing.rates or rows
     require(
         given in (0, len(rows)),
         f"data.mixing.rates has {given} numbers: it must have {len(rows)}, one for each corpus or task that is trained"
         " on.",
     )
-    if not given and mixing.temperature == 1 and sum(min(count, limit) for count in rows) < LARGEST_TOTAL:
-        return tuple(count if mixing.limit is None else min(count, mixing.limit) for count in rows)
-    capped = [min(size, limit) for size in mixing.rates or rows]
+    capped = [size if mixing.limit is None else min(size, mixing.limit) for size in sizes]
+    if not given and mixing.temperature == 1 and sum(capped) < LARGEST_TOTAL:
+        return tuple(map(int, capped))
     powers = [(count / max(capped)) ** (1 / mixing.temperature) for count in capped]
     return tuple(max(1, round(power / sum(powers) * 2**30)) for power in powers)
 

@@ -33,7 +33,7 @@ class ReferentAccuracy(Metric):
     ) -> Mapping[str, float]:
         labels = [text_of(each, "label", self) for each in more]
         named = [names_referent(text, texts[0]) for text, texts in zip(predictions, references, strict=True)]
-        right = [label == said for label, said in zip(labels, named, strict=True)]
+        right = [label == one for label, one in zip(labels, named, strict=True)]
         return {"accuracy": 100.0 * float(np.mean(right))}
 
 

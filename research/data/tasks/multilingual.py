@@ -22,20 +22,14 @@ from research.data.tasks.text_to_text import QuestionAnswering
 from research.score.answers import MLQA, Accuracy, SQuAD
 from research.score.labels import LabelAccuracy
 
+SQUAD = SQuAD("1.1")
 MEANING = ("different_meaning", "paraphrase")
 XNLI_LANGUAGES = ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
 PAWSX_LANGUAGES = ("de", "en", "es", "fr", "ja", "ko", "zh")
 TYDIQA_LANGUAGES = ("ar", "bn", "en", "fi", "id", "ko", "ru", "sw", "te")
 XQUAD_LANGUAGES = ("ar", "de", "el", "es", "hi", "ru", "th", "tr", "vi", "zh", "en")
-MLQA_LANGUAGES: tuple[Literal["ar", "de", "en", "es", "hi", "vi", "zh"], ...] = (
-    "ar",
-    "de",
-    "en",
-    "es",
-    "hi",
-    "vi",
-    "zh",
-)
+MLQALanguage = Literal["ar", "de", "en", "es", "hi", "vi", "zh"]
+MLQA_LANGUAGES: tuple[MLQALanguage, ...] = ("ar", "de", "en", "es", "hi", "vi", "zh")
 TRAINED: tuple[Split, ...] = ("train",)
 EVALUATED: tuple[Split, ...] = ("held_out", "test")
 TESTED: tuple[Split, ...] = ("test",)
@@ -97,7 +91,7 @@ class EnglishTyDiQA(QuestionAnswering):
 
     examples: Examples = OnlySplits(TFDSExamples("tydi_qa/goldp"), TRAINED)
     text: Literal["raw", "spaced", "spaced_unicode"] = "spaced_unicode"
-    metrics: tuple[Metric, ...] = (SQuAD("1.1"),)
+    metrics: tuple[Metric, ...] = (SQUAD,)
 
     @property
     def names(self) -> Names:
@@ -146,11 +140,18 @@ def pawsx(setting: ZeroShot = "zero_shot") -> tuple[Task, ...]:
 
 
 def questions(
-    name: str, splits: tuple[Split, ...], label: str = "", metric: Metric | None = None, **parts: str
+    name: str,
+    splits: tuple[Split, ...],
+    label: str = "",
+    metric: Metric = SQUAD,
+    *,
+    train: str = "train",
+    held_out: str = "validation",
+    test: str = "test",
 ) -> QuestionAnswering:
-    """Return mT5's task of questions in some splits of a TFDS data set, which may be `parts` of it."""
-    examples = OnlySplits(TFDSExamples(name, **parts), splits, label)  # type: ignore[arg-type]
-    return QuestionAnswering(examples=examples, text="spaced_unicode", metrics=(metric or SQuAD("1.1"),))
+    """Return mT5's task of questions in some splits of a TFDS data set, which may be parts of it."""
+    examples = OnlySplits(TFDSExamples(name, train, held_out, test), splits, label)
+    return QuestionAnswering(examples=examples, text="spaced_unicode", metrics=(metric,))
 
 
 def tydi_qa(setting: Literal["zero_shot", "translate_train", "in_language"] = "zero_shot") -> tuple[Task, ...]:
@@ -163,9 +164,13 @@ def tydi_qa(setting: Literal["zero_shot", "translate_train", "in_language"] = "z
     if setting == "translate_train":
         others = [each for each in TYDIQA_LANGUAGES if each != "en"]
         trained += tuple(questions(data, TRAINED, train=f"translate-train-{each}") for each in others)
-    return trained + tuple(
-        questions(data, ("held_out",), f"tydi_qa/{each}", held_out=f"validation-{each}") for each in TYDIQA_LANGUAGES
-    )
+    return trained + tuple(tydi_qa_validation(each, ("held_out",)) for each in TYDIQA_LANGUAGES)
+
+
+def tydi_qa_validation(language: str, splits: tuple[Split, ...]) -> QuestionAnswering:
+    """Return the validation data in a language, as each of some splits: there is no public test."""
+    validation = f"validation-{language}"
+    return questions("tydi_qa/goldp", splits, f"tydi_qa/{language}", held_out=validation, test=validation)
 
 
 def xquad(setting: ZeroShot = "zero_shot") -> tuple[Task, ...]:
@@ -174,19 +179,24 @@ def xquad(setting: ZeroShot = "zero_shot") -> tuple[Task, ...]:
     """
     return (
         *squad(setting, tuple(each for each in XQUAD_LANGUAGES if each != "en")),
-        *(
-            questions(f"xquad/{each}", TESTED, f"xquad/{each}", test="train+validation+test")
-            for each in XQUAD_LANGUAGES
-        ),
+        *map(xquad_test, XQUAD_LANGUAGES),
     )
+
+
+def xquad_test(language: str) -> QuestionAnswering:
+    return questions(f"xquad/{language}", TESTED, f"xquad/{language}", test="train+validation+test")
 
 
 def mlqa(setting: ZeroShot = "zero_shot") -> tuple[Task, ...]:
     """Train on SQuAD, with "translate_train" also on its translations; evaluate on MLQA, by its own score."""
     return (
         *squad(setting, tuple(each for each in MLQA_LANGUAGES if each != "en")),
-        *(questions(f"mlqa/{each}", EVALUATED, f"mlqa/{each}", MLQA(each)) for each in MLQA_LANGUAGES),
+        *map(mlqa_test, MLQA_LANGUAGES),
     )
+
+
+def mlqa_test(language: MLQALanguage) -> QuestionAnswering:
+    return questions(f"mlqa/{language}", EVALUATED, f"mlqa/{language}", MLQA(language))
 
 
 def squad(setting: ZeroShot, languages: tuple[str, ...]) -> tuple[Task, ...]:
@@ -196,6 +206,5 @@ def squad(setting: ZeroShot, languages: tuple[str, ...]) -> tuple[Task, ...]:
         return (english,)
     files = [SQuADFile(TRANSLATED.format("train", each), TRANSLATED.format("dev", each)) for each in languages]
     return english, *(
-        QuestionAnswering(examples=OnlySplits(each, TRAINED), text="spaced_unicode", metrics=(SQuAD("1.1"),))
-        for each in files
+        QuestionAnswering(examples=OnlySplits(each, TRAINED), text="spaced_unicode", metrics=(SQUAD,)) for each in files
     )

@@ -76,7 +76,7 @@ def read_ids(
 
 
 class UnlabelledOutputs(NamedTuple):
-    """What a model wrote for the examples of a test set; `references` are WSC's candidates."""
+    """The outputs of a model for the examples of a test set; `references` are WSC's candidates."""
 
     ids: Sequence[Mapping[str, int]]
     texts: Sequence[str]

@@ -18,18 +18,18 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from research.config import ConfigError, Metric, Task
+from research.config import ConfigError, Task
 from research.config.base import closest
-from research.config.examples import Split
+from research.config.examples import SPLITS, Split
 from research.data.tasks import multilingual
 from research.data.tasks.classification import Classification
 from research.data.tasks.data_set import TFDSExamples
 from research.data.tasks.examples import JSONExamples
 from research.data.tasks.glue import MNLI, MRPC, QNLI, QQP, RTE, SST2, STSB, WNLI, CoLA
-from research.data.tasks.multilingual import PAWSX, XNLI
+from research.data.tasks.multilingual import EVALUATED, PAWSX, XNLI
 from research.data.tasks.super_glue import CB, COPA, WSC, AXb, BoolQ, MultiRC, ReCoRD, SuperGLUERTE, WiC
 from research.data.tasks.text_to_text import QuestionAnswering, Summarization, Translation
-from research.score.answers import MLQA, SQuAD
+from research.score.answers import SQuAD
 from research.score.bleu import BLEU
 from research.score.rouge import ROUGE
 
@@ -63,8 +63,7 @@ class SuiteTask(NamedTuple):
 
     def read_from(self, directory: Path) -> "SuiteTask":
         """Return the task with the examples of DIRECTORY/NAME/{train,held_out,test}.jsonl."""
-        splits: tuple[Split, ...] = ("train", "held_out", "test")
-        examples = JSONExamples(*(str(self.file(directory, split)) for split in splits))
+        examples = JSONExamples(*(str(self.file(directory, split)) for split in SPLITS))
         return self._replace(task=replace(self.task, examples=examples))
 
     def file(self, directory: Path, split: Split) -> Path:
@@ -201,21 +200,6 @@ T5_TASKS = (
 
 # --- XTREME -----------------------------------------------------------------------------------------------------------
 
-ALL_OF_IT = "train+validation+test"  # of XQuAD, as in mT5's code
-
-
-def _questions(
-    data_set: str, metric: Metric = SQUAD, held_out: str = "validation", test: str = "test"
-) -> QuestionAnswering:
-    examples = TFDSExamples(data_set, held_out=held_out, test=test)
-    return QuestionAnswering(examples=examples, text="spaced_unicode", metrics=(metric,))
-
-
-def _tydi_qa(language: str) -> QuestionAnswering:
-    validation = f"validation-{language}"
-    return _questions("tydi_qa/goldp", held_out=validation, test=validation)
-
-
 # By the names of benchmarks, with their scores.
 XTREME: Mapping[str, tuple[str, Mapping[str, Task], tuple[str, ...]]] = {
     "xnli": (
@@ -230,17 +214,17 @@ XTREME: Mapping[str, tuple[str, Mapping[str, Task], tuple[str, ...]]] = {
     ),
     "xquad": (
         "XQuAD",
-        {each: _questions(f"xquad/{each}", test=ALL_OF_IT) for each in multilingual.XQUAD_LANGUAGES},
+        {each: multilingual.xquad_test(each) for each in multilingual.XQUAD_LANGUAGES},
         ("exact_match", "f1"),
     ),
     "mlqa": (
         "MLQA",
-        {each: _questions(f"mlqa/{each}", MLQA(each)) for each in multilingual.MLQA_LANGUAGES},
+        {each: multilingual.mlqa_test(each) for each in multilingual.MLQA_LANGUAGES},
         ("exact_match", "f1"),
     ),
     "tydi_qa": (
         "TyDi QA",
-        {each: _tydi_qa(each) for each in multilingual.TYDIQA_LANGUAGES},
+        {each: multilingual.tydi_qa_validation(each, EVALUATED) for each in multilingual.TYDIQA_LANGUAGES},
         ("exact_match", "f1"),
     ),
 }
