@@ -64,15 +64,17 @@ def row_lines(table: TableReader, selection: TablePart, name: str) -> Iterator[b
     Raises:
         ConfigError: it lacks a column, has one that does not hold texts, or holds text that is not UTF-8.
     """
-    keys = [f"{_json(column)}: " for column in selection.columns]
+    keys = [_json(column).replace(b"%", b"%%") for column in selection.columns]
+    line = b"{" + b", ".join([key + b": %b" for key in keys]) + b"}\n"
+    as_json = data_library("orjson", name).dumps  # of a text it writes what `_json` does, six times as fast
     try:
         for columns in _scan(table, selection, name):
             stop.check()
-            fields = [
-                [key + _json(_filled(value, selection.missing)) for value in column.to_pylist()]
-                for key, column in zip(keys, columns, strict=True)
-            ]
-            yield "".join([f"{{{', '.join(row)}}}\n" for row in zip(*fields, strict=True)]).encode()
+            fields = []
+            for column in columns:
+                values = [_filled(value, selection.missing) for value in column.to_pylist()]
+                fields.append([as_json(value) if isinstance(value, str) else _json(value) for value in values])
+            yield b"".join([line % row for row in zip(*fields, strict=True)])
     except UnicodeDecodeError:
         raise ConfigError(f"{name} holds text that is not UTF-8.") from None
 
@@ -190,11 +192,8 @@ def _filter(schema: Any, where: str, name: str) -> tuple[set[str], Any]:
     return named, chosen
 
 
-def _json(value: Any) -> str:
-    """Write a text, several or none as JSON; the encoder that json.dumps makes for each call would take longer."""
-    if isinstance(value, str):
-        return json.encoder.encode_basestring(value)
-    return json.dumps(value, ensure_ascii=False)
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _filled(value: Any, missing: str | None) -> Any:

@@ -4,53 +4,59 @@ The columns that are read are copied into the cache once, as lines of JSON, for 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from research.config import ConfigError, require
+from research.config import require
 from research.config.base import digest
 from research.data.corpora.text_files import Span, Storage, TextCorpus, find_files, matching, plain_file, stored_text
 from research.storage.copies import origin_of
-from research.storage.lines import Line, json_line_value, json_objects
+from research.storage.lines import Line
 from research.storage.tables import TablePart, table_lines
 
 FORMAT = 1  # increment when the same files would give other lines
+read_json = json.JSONDecoder().raw_decode
 STATE, SPLITS = "state.json", "dataset_dict.json"  # files of a directory of `datasets`
 
 
 class RowTexts(NamedTuple):
-    """The texts of rows in lines of JSON: those of several columns are joined."""
+    """The texts of rows in lines of JSON that the cache holds: those of several columns are joined."""
 
     columns: tuple[str, ...]
     join: str
     empty: Literal["refuse", "skip"]
 
-    def spans(self, name: str, lines: Iterator[Line], called: str) -> Iterator[Span]:
+    def spans(self, name: str, lines: Iterable[Line], called: str) -> Iterator[Span]:
         """Find one document per row, of no bytes if it has no text. A row is `called` so in messages."""
-        for line, where, value in json_objects(name, lines, called):
-            if None in value.values():
-                absent = [column for column, text in value.items() if text is None]
-                what = f'{where} has no text in its column "{absent[0]}"'
-                require(self.empty == "skip", f'{what}: give the corpus empty="skip" to leave such rows out.')
-                yield Span(line.start, line.start, "")
-            else:
-                text = self._text(value, where)
-                yield Span(line.start, line.stop if text else line.start, text)
+        for line in lines:
+            values = self._values(line.text)
+            if not all(isinstance(value, str) for value in values):
+                self._check(values, f"{name}, {called} {line.number}")
+                values = [""]
+            text = self.join.join(values)
+            filled = bool(text.strip())
+            yield Span(line.start, line.stop if filled else line.start, text if filled else "")
 
     def parse(self, content: bytes) -> str:
-        value = json_line_value(content.decode())
-        return self.join.join([value[column] for column in self.columns])
+        return self.join.join(self._values(content.decode()))
 
-    def _text(self, value: dict[str, Any], where: str) -> str:
-        """Return the text of a row, or nothing if it is blank."""
-        for column, text in value.items():
-            if not isinstance(text, str):
-                raise ConfigError(f'{where}: the column "{column}" holds lists, not strings.')
-        text = self.join.join([value[column] for column in self.columns])
-        return text if text.strip() else ""
+    def _values(self, line: str) -> list[Any]:
+        """Read a line as it was written here, without what users' lines may have besides."""
+        row, _ = read_json(line)
+        return [row[column] for column in self.columns]
+
+    def _check(self, values: list[Any], where: str) -> None:
+        """Raise ConfigError if values hold lists, or if one is missing and such rows are refused."""
+        for column, value in zip(self.columns, values, strict=True):
+            require(
+                value is None or isinstance(value, str), f'{where}: the column "{column}" holds lists, not strings.'
+            )
+            what = f'{where} has no text in its column "{column}"'
+            skipped = value is not None or self.empty == "skip"
+            require(skipped, f'{what}: give the corpus empty="skip" to leave such rows out.')
 
 
 @dataclass(frozen=True)

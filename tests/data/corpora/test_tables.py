@@ -14,6 +14,7 @@ from pyarrow import parquet
 from research import JSONLines, Parquet
 from research.config import ConfigError
 from research.data.corpora.documents import Documents, open_documents
+from research.storage.tables import TablePart, table_lines
 
 LANGUAGES = ("de", "en")
 ROWS = [
@@ -51,6 +52,15 @@ def test_the_documents_of_every_format_are_those_of_json_lines(tmp_path: Path, k
     for split in ("train", "held_out"):  # by the same hash
         expected = texts(open_documents(JSONLines(f"{tmp_path}/a.jsonl"), split))
         assert texts(open_documents(Parquet(path), split)) == expected
+
+
+def test_rows_are_copied_as_json_writes_them(tmp_path: Path) -> None:
+    """Data sets of the Hub are known by the bytes of their copies, which must not change."""
+    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    rows = [{"100 % of it": "".join(characters), "list": characters[:300]}, {"100 % of it": None, "list": ["", None]}]
+    write(tmp_path / "a", rows)
+    lines = b"".join(table_lines(tmp_path / "a", TablePart(("100 % of it", "list")), "a"))
+    assert lines == "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def test_several_files_compressed_too(tmp_path: Path) -> None:
