@@ -152,11 +152,11 @@ def two_hosts(folder: Path) -> list[dict[str, str]]:
     return hosts(folder, 2)
 
 
-def hosts(folder: Path, count: int) -> list[dict[str, str]]:
-    """Return the environments of `count` processes with two devices each, as SLURM would start them."""
+def hosts(folder: Path, count: int, devices: int = 2) -> list[dict[str, str]]:
+    """Return the environments of `count` processes with some devices each, as SLURM would start them."""
     job = str(free_port() - 61_440)
     return [
-        environment(folder, devices=2)
+        environment(folder, devices)
         | {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(count)}
         | {"SLURM_PROCID": host, "SLURM_LOCALID": host, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
         for host in map(str, range(count))
