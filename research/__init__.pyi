@@ -181,6 +181,7 @@ from .score.labels import MacroF1 as MacroF1
 from .score.labels import MatthewsCorrelation as MatthewsCorrelation
 from .score.labels import Pearson as Pearson
 from .score.labels import Spearman as Spearman
+from .score.learned import COMET as COMET
 from .score.learned import BERTScore as BERTScore
 from .score.means import language_means as language_means
 from .score.referents import ReferentAccuracy as ReferentAccuracy

@@ -64,7 +64,10 @@ class Metric(Part):
     def score_examples(
         self, predictions: Sequence[str], references: References, more: Sequence[Mapping[str, str]]
     ) -> Mapping[str, float]:
-        """Score all examples with what their task gives beside the references. By default this is not read."""
+        """Score all examples with their "source", without a prefix, and what their task gives beside the references.
+
+        By default this is not read.
+        """
         return self.score(predictions, references)
 
     def signature(self, references: References) -> str:

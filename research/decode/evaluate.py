@@ -12,6 +12,7 @@ from research.config import DecoderOnly, Experiment, Generation, Model, Supervis
 from research.config.examples import Split
 from research.data.batch import Batch
 from research.data.tasks.task import Example, open_task
+from research.data.tasks.text_to_text import TextToText
 from research.data.tokenizer import Tokenizer
 from research.data.tokenizer.sentinels import SENTINEL
 from research.decode.generate import Generator
@@ -55,7 +56,9 @@ class EvalTask:
 
     @property
     def more(self) -> list[Mapping[str, str]]:
-        return [example.more for example in self.examples]
+        """What metrics get beside the references: the source without a prefix, and what the task gives."""
+        prefix = self.task.used_prefix if isinstance(self.task, TextToText) else ""
+        return [{"source": each.source.removeprefix(prefix), **each.more} for each in self.examples]
 
 
 class Written(NamedTuple):

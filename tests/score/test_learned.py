@@ -1,12 +1,16 @@
 """Scores by models of other packages, with a tiny model of the test where the package is installed."""
 
+import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from research import BERTScore
+from research import COMET, BERTScore, JSONExamples, Translation
 from research.config import ConfigError
+from research.data.tasks.task import Example
+from research.decode.evaluate import EvalTask
 from research.score import metrics
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "a", "mat", "dog", "ran"]
@@ -55,3 +59,59 @@ def test_a_model_that_cannot_be_had_is_one_sentence(model: str, tmp_path: Path) 
         metrics.check([BERTScore(model)])
     with pytest.raises(ConfigError, match=r"BERTScore cannot load .*/none \(.*\): give a directory, or a model of"):
         metrics.check([BERTScore(str(tmp_path / "none"), 2)])
+
+
+# --- COMET: its package cannot be installed beside ours, so a program takes its place that is called like its own -----
+
+PROGRAM = """#!{python}
+import argparse, json, sys
+parser = argparse.ArgumentParser()
+for option in ("-s", "-t", "-r", "--model", "--to_json", "--gpus"):
+    parser.add_argument(option, required=True)
+parser.add_argument("--quiet", action="store_true")
+given = parser.parse_args()
+if given.model != "known":
+    sys.exit(f"KeyError: model {{given.model}} is not supported by COMET")
+columns = [[line.strip() for line in open(path)] for path in (given.s, given.t, given.r)]
+scores = [dict(zip(("src", "mt", "ref"), row), COMET=len(row[1]) / 100) for row in zip(*columns, strict=True)]
+open("{folder}/seen.json", "w").write(json.dumps(columns))
+open(given.to_json, "w").write(json.dumps({{given.t: scores}}))
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    path = tmp_path / "comet-score"
+    path.write_text(PROGRAM.format(python=sys.executable, folder=tmp_path))
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_comet_reads_sources_outputs_and_first_references(program: str, tmp_path: Path) -> None:
+    task = Translation(examples=JSONExamples("none.jsonl"), prefix="translate English to German: ")
+    examples = [
+        Example("translate English to German: a cat\nsat", "eine Katze", ("eine Katze", "die Katze")),
+        Example("translate English to German: a dog", "ein Hund", ("ein Hund",)),
+    ]
+    tasks = EvalTask("", "made up", task, examples)
+    found = metrics.score([COMET("known", program)], ["Katze\u2028hier", ""], tasks.references, tasks.more)["comet"]
+    seen = [["a cat sat", "a dog"], ["Katze hier", ""], ["eine Katze", "ein Hund"]]
+    assert json.loads((tmp_path / "seen.json").read_text()) == seen
+    assert found == (pytest.approx(5.0), "nrefs:var|first reference|comet-score --model known")
+    metrics.check([COMET("known", program)])
+
+
+def test_comet_that_cannot_be_had_is_one_sentence(program: str, tmp_path: Path) -> None:
+    where = r'into an environment of its own, and give COMET\(program="ENVIRONMENT/bin/comet-score"\)\.$'
+    with pytest.raises(
+        ConfigError, match=rf"COMET cannot start {tmp_path}/none \(No such file or directory\).* {where}"
+    ):
+        metrics.check([COMET("known", str(tmp_path / "none"))])
+    reason = "KeyError: model other is not supported by COMET"
+    with pytest.raises(
+        ConfigError, match=rf"comet-score cannot score with other \({reason}\): give a model of the Hub"
+    ):
+        metrics.check([COMET("other", program)])
+    Path(program).write_text("#!/bin/sh\n")
+    with pytest.raises(ConfigError, match=r"comet-score ended without its scores: is it COMET's\?$"):
+        metrics.check([COMET("known", program)])
