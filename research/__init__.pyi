@@ -137,6 +137,7 @@ from .data.tasks.instructions import Instructions as Instructions
 from .data.tasks.multilingual import PAWSX as PAWSX
 from .data.tasks.multilingual import XNLI as XNLI
 from .data.tasks.multilingual import EnglishTyDiQA as EnglishTyDiQA
+from .data.tasks.multilingual import WikiAnn as WikiAnn
 from .data.tasks.multilingual import equal_rates as equal_rates
 from .data.tasks.multiple_choice import MultipleChoice as MultipleChoice
 from .data.tasks.names_by_split import BySplit as BySplit
@@ -174,6 +175,7 @@ from .score.answers import TriviaQA as TriviaQA
 from .score.bleu import BLEU as BLEU
 from .score.bleu import TER as TER
 from .score.bleu import ChrF as ChrF
+from .score.entities import SpanF1 as SpanF1
 from .score.labels import BinaryF1 as BinaryF1
 from .score.labels import GroupMatch as GroupMatch
 from .score.labels import LabelAccuracy as LabelAccuracy

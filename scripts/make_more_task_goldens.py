@@ -95,6 +95,23 @@ def passages() -> list[dict[str, Any]]:
     ]
 
 
+def entities() -> list[dict[str, Any]]:
+    """Return records of WikiAnn: no, one or several spans, some twice, with a colon or with spaces around."""
+    kinds = ("PER", "LOC", "ORG")
+    return [
+        {
+            "tokens": (words(2)[number] or "x").split(" "),
+            "tags": ["O"],
+            "langs": ["en"],
+            "spans": [
+                f"{kinds[(number + place) % 3]}: {ANSWERS[(number + place % 2) % 12]}{':' * (number % 7 == 6)}"
+                for place in range(number % 4)
+            ],
+        }
+        for number in range(COUNT)
+    ]
+
+
 def open_questions() -> list[dict[str, Any]]:
     """Return records of Natural Questions and of Web Questions, which name the answers differently."""
     return [
@@ -193,8 +210,30 @@ def answers_of_other_scripts(number: int, target: str) -> str:
     return kinds[number % len(kinds)]
 
 
+def other_spans(number: int, target: str) -> str:
+    kinds = (
+        target,
+        " $$ ".join(reversed(target.split(" $$ "))),
+        f"{target} $$ LOC: x",
+        target.partition(" $$ ")[0],
+        "PER",
+        "",
+        f" {target.replace(': ', ':')} ",
+        target.replace("PER", "per"),
+        f"{target} $$ {target}",
+        target.replace(" $$ ", "$$"),
+    )
+    return kinds[number % len(kinds)]
+
+
+def span_f1(targets: list[str], predictions: list[str]) -> dict[str, float]:
+    """Score in percent, as its paper has the numbers."""
+    return {name: 100 * value for name, value in mt5_metrics.span_f1(targets, predictions).items()}
+
+
 def goldens() -> dict[str, Any]:
     tasks = {
+        "wikiann": own_golden(entities(), mt5.wikiann, [span_f1], answer=other_spans),
         "xnli": own_golden(entailments(), mt5.process_mnli, [metrics.accuracy], answer=numbers_of_labels),
         "pawsx": own_golden(
             paraphrases(),

@@ -4,13 +4,16 @@ Batches, steps and lengths are those of the authors' finetune_mt5_tasks.sh and s
 (github.com/google-research/multilingual-t5), texts those of its preprocessors.py. The paper gives Adafactor at the
 constant rate 0.001, dropout 0.1 and checkpoints every 200 steps.
 
-Sizes: a benchmark, trained on in English; with _translated also in translations; tydi_qa_in_language: in all languages.
+Sizes: a benchmark, trained on in English; with _translated also in translations, with
+    _in_language in all languages.
     xnli    MultiNLI, evaluated on XNLI: 1024 rows of 1024 and 128 tokens, 8,000 steps
     pawsx    the English PAWS, evaluated on PAWS-X: 128 rows of 1024 and 128, 12,000 steps
     tydi_qa    TyDi QA's English gold passages, evaluated on all languages' validation data: 128 rows of 1024 and 512,
         8,000 steps
     xquad    SQuAD, its validation data held out, tested on XQuAD: as tydi_qa
     mlqa    SQuAD, evaluated on MLQA: 128 rows of 1024 and 512, 12,000 steps
+    wikiann    entities in English sentences, evaluated on 40 languages: 64 rows of 1024 and 512 (wikiann_in_language:
+        128); the script names no number of steps, 8,000 are chosen here
 Commands: mt5-base is a Hugging Face directory. Scores are of each language, then their means; TyDi QA has no test.
     python -m scripts.train experiments/mt5/finetune.py:xnli --run_dir runs/xnli
     python -m scripts.train experiments/mt5/finetune.py:pawsx --run_dir runs/pawsx \
@@ -28,7 +31,7 @@ Published, zero-shot means over the languages (README of the repository): accura
 
 Differs: a checkpoint is chosen by English validation examples, 1,000 of each language are evaluated in training.
 Hardware, modelled by python -m scripts.plan experiments/mt5/finetune.py:xquad --hardware 8xH100: at least 2 chip-hours,
-    2 for pawsx and tydi_qa, 9 for xnli, which needs --config.microbatches=4 there.
+    1 for wikiann, 2 for pawsx and tydi_qa, 9 for xnli, which needs --config.microbatches=4 there.
 Time, result: not run yet.
 """
 
@@ -59,7 +62,9 @@ MT5_BASE = Pretrained.like(
 )
 
 
-def finetuning(tasks: tuple[Task, ...], best: str, steps: int, length: int = 512, rows: int = 128) -> Experiment:
+def finetuning(
+    tasks: tuple[Task, ...], best: str, steps: int, length: int = 512, rows: int = 128, written: int | None = None
+) -> Experiment:
     return Experiment(
         model=MT5_BASE,
         data=Supervised(
@@ -73,7 +78,9 @@ def finetuning(tasks: tuple[Task, ...], best: str, steps: int, length: int = 512
         steps=steps,
         batch_size=rows,
         mesh=Mesh(data=-1),
-        evaluation=Evaluation(every=200, generation=Generation(max_length=length), examples=1_000, best=best),
+        evaluation=Evaluation(
+            every=200, generation=Generation(max_length=written or length), examples=1_000, best=best
+        ),
         checkpoint=Checkpoint(every=200),
     )
 
@@ -84,6 +91,10 @@ def xnli(setting: multilingual.ZeroShot = "zero_shot") -> Experiment:
 
 def pawsx(setting: multilingual.ZeroShot = "zero_shot") -> Experiment:
     return finetuning(multilingual.pawsx(setting), "pawsx/en/accuracy", 12_000, length=128)
+
+
+def wikiann(setting: Literal["zero_shot", "in_language"], rows: int) -> Experiment:
+    return finetuning(multilingual.wikiann(setting), "wikiann/en/span_f1", 8_000, rows=rows, written=128)
 
 
 SIZES = {
@@ -98,6 +109,8 @@ SIZES = {
     "xquad_translated": finetuning(multilingual.xquad("translate_train"), "squad/f1", 8_000),
     "mlqa": finetuning(multilingual.mlqa(), "squad/f1", 12_000),
     "mlqa_translated": finetuning(multilingual.mlqa("translate_train"), "squad/f1", 12_000),
+    "wikiann": wikiann("zero_shot", rows=64),
+    "wikiann_in_language": wikiann("in_language", rows=128),
 }
 
 
@@ -114,6 +127,8 @@ def get_config(
         "xquad_translated",
         "mlqa",
         "mlqa_translated",
+        "wikiann",
+        "wikiann_in_language",
     ] = "xnli",
 ) -> Experiment:
     return SIZES[size]

@@ -70,11 +70,13 @@ def record_in_a_language(benchmark: str, language: str, number: int) -> dict[str
         return {"premise": {language: text(number)}, "hypothesis": hypothesis, "label": number % 3}
     if benchmark == "pawsx":
         return {"sentence1": text(number), "sentence2": text(number + 1), "label": number % 2}
+    if benchmark == "wikiann":
+        return {"tokens": text(number).split(), "spans": [f"LOC: {word}" for word in text(number).split()[:2]]}
     return record("squad", number)
 
 
 def without_label(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if name not in ("label", "answers")}
+    return {name: value for name, value in given.items() if name not in ("label", "answers", "spans")}
 
 
 def write(directory: Path, tasks: list[str]) -> None:

@@ -20,6 +20,7 @@ from research.data.tasks.glue import THREE_WAY
 from research.data.tasks.only_splits import OnlySplits
 from research.data.tasks.text_to_text import QuestionAnswering
 from research.score.answers import MLQA, Accuracy, SQuAD
+from research.score.entities import BETWEEN, SpanF1
 from research.score.labels import LabelAccuracy
 
 SQUAD = SQuAD("1.1")
@@ -30,6 +31,11 @@ TYDIQA_LANGUAGES = ("ar", "bn", "en", "fi", "id", "ko", "ru", "sw", "te")
 XQUAD_LANGUAGES = ("ar", "de", "el", "es", "hi", "ru", "th", "tr", "vi", "zh", "en")
 MLQALanguage = Literal["ar", "de", "en", "es", "hi", "vi", "zh"]
 MLQA_LANGUAGES: tuple[MLQALanguage, ...] = ("ar", "de", "en", "es", "hi", "vi", "zh")
+WIKIANN_LANGUAGES = (
+    *("af", "ar", "bg", "bn", "de", "el", "en", "es", "et", "eu", "fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja"),
+    *("jv", "ka", "kk", "ko", "ml", "mr", "ms", "my", "nl", "pt", "ru", "sw", "ta", "te", "th", "tl", "tr", "ur", "vi"),
+    *("yo", "zh"),
+)
 TRAINED: tuple[Split, ...] = ("train",)
 EVALUATED: tuple[Split, ...] = ("held_out", "test")
 TESTED: tuple[Split, ...] = ("test",)
@@ -105,6 +111,25 @@ class EnglishTyDiQA(QuestionAnswering):
         return (type(self).__name__, *(super().identity or ()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class WikiAnn(Task):
+    """Named entities; the target lists them in their order, as in "PER: rick $$ PER: morty"."""
+
+    examples: Examples = TFDSExamples("wikiann/en")
+    metrics: tuple[Metric, ...] = (SpanF1(),)
+
+    @property
+    def names(self) -> Names:
+        return Names(("tokens",), ("spans",))
+
+    def example(self, record: TextRecord) -> tuple[str, str]:
+        return f"tag: {' '.join(record['tokens'])}", BETWEEN.join(record["spans"])
+
+    @property
+    def identity(self) -> tuple[str, ...] | None:
+        return (type(self).__name__,)
+
+
 # --- Settings ---------------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +161,19 @@ def pawsx(setting: ZeroShot = "zero_shot") -> tuple[Task, ...]:
             PAWSX(examples=OnlySplits(TFDSExamples(f"paws_x_wiki/{each}"), EVALUATED, f"pawsx/{each}"))
             for each in PAWSX_LANGUAGES
         ),
+    )
+
+
+def wikiann(setting: Literal["zero_shot", "in_language"] = "zero_shot") -> tuple[Task, ...]:
+    """Train on WikiAnn's English sentences, or on those of all languages; evaluate on each language."""
+
+    def part(language: str, splits: tuple[Split, ...], label: str) -> Task:
+        return WikiAnn(examples=OnlySplits(TFDSExamples(f"wikiann/{language}"), splits, f"{label}/{language}"))
+
+    trained = ("en",) if setting == "zero_shot" else WIKIANN_LANGUAGES
+    return (
+        *(part(each, TRAINED, "trained") for each in trained),
+        *(part(each, EVALUATED, "wikiann") for each in WIKIANN_LANGUAGES),
     )
 
 

@@ -26,7 +26,7 @@ from research.data.tasks.classification import Classification
 from research.data.tasks.data_set import TFDSExamples
 from research.data.tasks.examples import JSONExamples
 from research.data.tasks.glue import MNLI, MRPC, QNLI, QQP, RTE, SST2, STSB, WNLI, CoLA
-from research.data.tasks.multilingual import EVALUATED, PAWSX, XNLI
+from research.data.tasks.multilingual import EVALUATED, PAWSX, XNLI, WikiAnn
 from research.data.tasks.super_glue import CB, COPA, WSC, AXb, BoolQ, MultiRC, ReCoRD, SuperGLUERTE, WiC
 from research.data.tasks.text_to_text import QuestionAnswering, Summarization, Translation
 from research.score.answers import SQuAD
@@ -226,6 +226,11 @@ XTREME: Mapping[str, tuple[str, Mapping[str, Task], tuple[str, ...]]] = {
         "TyDi QA",
         {each: multilingual.tydi_qa_validation(each, EVALUATED) for each in multilingual.TYDIQA_LANGUAGES},
         ("exact_match", "f1"),
+    ),
+    "wikiann": (
+        "WikiAnn",
+        {each: WikiAnn(examples=TFDSExamples(f"wikiann/{each}")) for each in multilingual.WIKIANN_LANGUAGES},
+        ("span_f1",),
     ),
 }
 XTREME_TASKS = tuple(

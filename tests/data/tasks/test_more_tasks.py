@@ -27,6 +27,7 @@ from research import (
     TriviaQAOpen,
     TSVExamples,
     WebQuestions,
+    WikiAnn,
     WNLIReferents,
     equal_rates,
 )
@@ -48,6 +49,7 @@ def questions(examples: JSONExamples, metric: Any = None, **fields: Any) -> Task
 
 
 TASKS: dict[str, Callable[[JSONExamples], Task]] = {
+    "wikiann": lambda examples: WikiAnn(examples=examples),
     "xnli": lambda examples: XNLI(examples=examples),
     "xnli/de": lambda examples: XNLI(examples=examples, language="de"),
     "xnli/zh": lambda examples: XNLI(examples=examples, language="zh"),
@@ -193,6 +195,8 @@ SETTINGS: dict[str, tuple[tuple[Task, ...], int, int, int]] = {  # trained on, h
     "xquad": (multilingual.xquad(), 1, 1, 11),
     "xquad, translated": (multilingual.xquad("translate_train"), 11, 1, 11),
     "mlqa": (multilingual.mlqa(), 1, 8, 7),
+    "wikiann": (multilingual.wikiann(), 1, 40, 40),
+    "wikiann, in language": (multilingual.wikiann("in_language"), 40, 40, 40),
     "mlqa, translated": (multilingual.mlqa("translate_train"), 7, 8, 7),
 }
 
@@ -251,7 +255,7 @@ def test_a_language_that_a_record_of_xnli_lacks() -> None:
 
 DEFAULTS: tuple[type[Task], ...] = (
     *(NaturalQuestionsOpen, WebQuestions, TriviaQAOpen, TriviaQAContexts, SQuAD2),
-    *(WNLIReferents, XNLI, PAWSX, EnglishTyDiQA),
+    *(WNLIReferents, XNLI, PAWSX, WikiAnn, EnglishTyDiQA),
 )
 
 
