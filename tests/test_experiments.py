@@ -165,7 +165,6 @@ MOVED |= {
     for file, name in (
         ("python_summaries", "summarize.py:python"),
         ("dialogsum", "summarize.py:dialogsum"),
-        ("cnn_dailymail_bart_large", "summarize.py:cnn_dailymail_bart_large"),
         ("xquad", "answer.py:xquad"),
         ("squad_t5_base", "answer.py:squad_t5_base"),
         ("wmt16_mbart", "translate.py:wmt16_mbart"),

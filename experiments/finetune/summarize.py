@@ -110,7 +110,7 @@ SIZES = {
             target_length=256,
         ),
         loss=Loss(z_loss=0.0, label_smoothing=0.1, smoothing="fairseq"),
-        optimizer=AdamW(schedule=Linear(peak=3e-5, warmup=500), weight_decay=0.01, clip_norm=0.1),
+        optimizer=AdamW(schedule=Linear(peak=3e-5, warmup=500), weight_decay=0.01, no_decay=(), clip_norm=0.1),
         steps=20_000,
         batch_size=64,
         evaluation=Evaluation(
