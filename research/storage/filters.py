@@ -2,11 +2,13 @@
 
 import ast
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 from research.config import ConfigError
+from research.storage.lines import json_value_at
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
@@ -84,3 +86,117 @@ def _constants(node: ast.expr) -> list[str | bool | int | float]:
     if not isinstance(node, ast.List | ast.Tuple | ast.Set) or not node.elts:
         raise ValueError(f"{ast.unparse(node)} is no list of constants")
     return [_constant(each) for each in node.elts]
+
+
+# --- Rows of JSON -----------------------------------------------------------------------------------------------------
+
+
+def row_filter(where: str) -> Callable[[Mapping[str, Any], str], bool]:
+    """Return a function that tells of a JSON object, by its name in errors, whether a filter selects it.
+
+    As in tables, a comparison with a missing value selects nothing, nor does its opposite.
+
+    Raises:
+        ConfigError: it has anything else than comparisons of columns and constants; the function if a column is not
+            there, or of a type that cannot be compared.
+    """
+    test = expression(where, _Value.column, _Value.constant)
+    if not isinstance(test, _Value):
+        raise ConfigError(f"where={where!r} is no filter: it compares nothing.")
+
+    def selects(row: Mapping[str, Any], name: str) -> bool:
+        try:
+            return test.truth(row, name) is True
+        except TypeError as error:
+            raise ConfigError(f"{name}: where={where!r} does not fit its values ({error}).") from None
+
+    return selects
+
+
+@dataclass(frozen=True, eq=False)
+class _Value:
+    """A value that is computed from a row, given its name in errors; None if it is missing."""
+
+    of: Callable[[Mapping[str, Any], str], Any]
+
+    def truth(self, row: Mapping[str, Any], where: str) -> bool | None:
+        found = self.of(row, where)
+        if not isinstance(found, bool | None):
+            raise TypeError(f"{found!r} is neither true nor false")
+        return found
+
+    @staticmethod
+    def column(name: str) -> "_Value":
+        return _Value(lambda row, where: json_value_at(row, name, where))
+
+    @staticmethod
+    def constant(value: Any) -> "_Value":
+        return _Value(lambda row, where: value)
+
+    def _compared(self, other: "_Value", compare: Callable[[Any, Any], bool]) -> "_Value":
+        def value(row: Mapping[str, Any], where: str) -> bool | None:
+            left, right = self.of(row, where), other.of(row, where)
+            if left is None or right is None:
+                return None
+            if _kind(left) is not _kind(right):
+                raise TypeError(f"{left!r} cannot be compared with {right!r}")
+            return compare(left, right)
+
+        return _Value(value)
+
+    def __eq__(self, other: Any) -> Any:
+        return self._compared(other, operator.eq)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._compared(other, operator.ne)
+
+    def __lt__(self, other: "_Value") -> "_Value":
+        return self._compared(other, operator.lt)
+
+    def __le__(self, other: "_Value") -> "_Value":
+        return self._compared(other, operator.le)
+
+    def __gt__(self, other: "_Value") -> "_Value":
+        return self._compared(other, operator.gt)
+
+    def __ge__(self, other: "_Value") -> "_Value":
+        return self._compared(other, operator.ge)
+
+    def __and__(self, other: "_Value") -> "_Value":
+        return self._joined(other, decides=False)
+
+    def __or__(self, other: "_Value") -> "_Value":
+        return self._joined(other, decides=True)
+
+    def _joined(self, other: "_Value", decides: bool) -> "_Value":
+        """Join two tests, one of which decides alone if it gives `decides`, whatever is missing in the other."""
+
+        def value(row: Mapping[str, Any], where: str) -> bool | None:
+            sides = self.truth(row, where), other.truth(row, where)
+            return decides if decides in sides else None if None in sides else not decides
+
+        return _Value(value)
+
+    def __invert__(self) -> "_Value":
+        def value(row: Mapping[str, Any], where: str) -> bool | None:
+            found = self.truth(row, where)
+            return None if found is None else not found
+
+        return _Value(value)
+
+    def isin(self, values: list[Any]) -> "_Value":
+        return reduce(operator.or_, (self.is_valid() & (self == _Value.constant(each)) for each in values))
+
+    def is_null(self) -> "_Value":
+        return _Value(lambda row, where: self.of(row, where) is None)
+
+    def is_valid(self) -> "_Value":
+        return ~self.is_null()
+
+
+def _kind(value: Any) -> type:
+    """Return what a value can be compared with; raise TypeError for lists and objects."""
+    for kind in (str, bool, int | float):
+        if isinstance(value, kind):
+            return kind if isinstance(kind, type) else float
+    raise TypeError(f"{type(value).__name__} cannot be compared")

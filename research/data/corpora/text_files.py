@@ -28,12 +28,14 @@ from research.data.corpora.overlap import Piece
 from research.storage import cache
 from research.storage.compression import compression_of, decompress
 from research.storage.copies import DIGEST, ORIGIN, origin_of
+from research.storage.filters import row_filter
 from research.storage.lines import Line, is_unicode, json_line_value, json_objects, json_value_at, text_lines
 from research.storage.parts import Parts
 from research.storage.progress import Progress
 from research.storage.remote import is_address, remote_copies
 
 FORMAT = 1  # increment when the same files would give other documents or another index
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 HELD_OUT_ONE_IN = 100  # documents, if a corpus names no held-out files
 
 
@@ -195,17 +197,47 @@ class JSONLines(TextCorpus):
     With `held_out=None`, about one document in a hundred is held out by a hash of its text.
     """
 
-    text: str = "text"  # the key of the document's text; "a/b" or "a.b" is b within a
+    text: str | tuple[str, ...] = "text"  # the key of the document's text, or several; "a/b" or "a.b" is b within a
+    join: str = "\n\n"  # between the texts of several keys
+    where: str | None = None  # a filter of lines, such as "language == 'de' and score > 0.5"
+    empty: Literal["refuse", "skip"] = "refuse"  # effect of a line without a text
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.text,) if isinstance(self.text, str) else self.text
 
     @property
     def rule(self) -> str:
-        return self.text
+        """The key alone where nothing else is asked for: such indices were made before there was more."""
+        more = (self.where, self.empty) if len(self.keys) == 1 else (self.keys, self.join, self.where, self.empty)
+        return self.keys[0] if more == (None, "refuse") else repr((self.text, *more))
 
     def spans(self, name: str, lines: Iterator[Line]) -> Iterator[Span]:
-        return json_spans(name, lines, self.text)
+        """Find one document per line, skipping blank lines; an empty text is a document of no bytes, which is left
+        out.
+        """
+        selects = None if self.where is None else row_filter(self.where)
+        for line, where, value in json_objects(name, lines):
+            if selects is None or selects(value, where):
+                texts = [json_value_at(value, key, where) for key in self.keys]
+                if not all(isinstance(text, str) for text in texts):
+                    self._check(texts, where)
+                    texts = [""]
+                text = self.join.join(texts)
+                require(is_unicode(text), f'{where}: the value of "{self.text}" holds half of a surrogate pair.')
+                yield Span(line.start, line.stop if text.strip() else line.start, text)
 
     def text_of(self, content: bytes) -> str:
-        return str(json_value_at(json_line_value(content.decode()), self.text, self.train))
+        value = json_line_value(content.decode())
+        return self.join.join([json_value_at(value, key, self.train) for key in self.keys])
+
+    def _check(self, texts: list[Any], where: str) -> None:
+        """Raise ConfigError if one is no text, or if one is missing and such lines are refused."""
+        for key, text in zip(self.keys, texts, strict=True):
+            kind = f'{where}: the value of "{key}" is {type(text).__name__}, not a string'
+            require(text is None or isinstance(text, str), f"{kind}.")
+            skipped = text is not None or self.empty == "skip"
+            require(skipped, f'{kind}: give the corpus empty="skip" to leave such lines out.')
 
 
 @dataclass(frozen=True)
@@ -252,15 +284,6 @@ class TextFiles(Documents):
         return list(map(self._corpus.text_of, self._index.read(self._rows[indices])))
 
 
-def json_spans(name: str, lines: Iterable[Line], key: str) -> Iterator[Span]:
-    """Find one document per line, skipping blank lines; an empty text is a document of no bytes, which is left out."""
-    for line, where, value in json_objects(name, lines):
-        text = json_value_at(value, key, where)
-        require(isinstance(text, str), f'{where}: the value of "{key}" is {type(text).__name__}, not a string.')
-        require(is_unicode(text), f'{where}: the value of "{key}" holds half of a surrogate pair.')
-        yield Span(line.start, line.stop if text.strip() else line.start, text)
-
-
 def block_spans(lines: Iterable[Line]) -> Iterator[Span]:
     """Find one document per block between blank lines."""
     block: list[Line] = []
@@ -296,16 +319,29 @@ def matching(pattern: str) -> list[Path]:
 
 
 def find_files(pattern: str) -> list[Path]:
-    """Return the files that match a path or a glob pattern, sorted."""
+    """Return the files that match a path or a glob pattern, or those of a directory that it names, sorted."""
     paths = matching(pattern)
     if not paths:
         raise ConfigError(
             f"No file matches the pattern {pattern}." if glob.has_magic(pattern) else f"There is no file {pattern}."
         )
-    files = [path for path in paths if path.is_file()]
-    require(len(files) > 0, f"{pattern} is a directory: name a file, or a pattern such as {paths[0]}/*.txt.")
+    named = len(paths) == 1 and paths[0].is_dir() and not glob.has_magic(pattern)
+    files = _files_of(paths[0]) if named else [path for path in paths if path.is_file()]
+    require(len(files) > 0, f"{pattern} matches directories alone: name one, or a pattern of files such as *.txt.")
     for path in files:
         require(os.access(path, os.R_OK), f"{path} is not readable by this user.")
+    return files
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files in a directory but hidden ones. Raises ConfigError if there are none, or of several kinds."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_")))
+    kinds = sorted({Path(path.stem if path.suffix in COMPRESSED else path.name).suffix for path in files})
+    require(
+        len(files) > 0, f"{folder} is a directory without files: name a file, or a pattern such as {folder}/**/*.txt."
+    )
+    of_each = f"{folder} holds files of several kinds ({', '.join(kind or 'none' for kind in kinds)})"
+    require(len(kinds) == 1, f"{of_each}: name a pattern such as {folder}/*{kinds[-1]}.")
     return files
 
 

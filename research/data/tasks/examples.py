@@ -116,9 +116,11 @@ def _parse_record(content: bytes, names: Names) -> TextRecord:
 
 
 def texts_at(value: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
-    """Return the texts under a key, or under nested keys ("answers/text"). A number is written as Python writes it."""
+    """Return the texts under a key, or under nested keys ("answers/text"). A number is written as Python writes it, and
+    null is an empty text.
+    """
     content = json_value_at(value, name, where)
-    values = tuple(content) if isinstance(content, list) else (content,)
+    values = tuple(content) if isinstance(content, list) else ("" if content is None else content,)
     texts = tuple(str(each) if isinstance(each, int | float) else each for each in values)
     for text in texts:
         kind = type(text).__name__

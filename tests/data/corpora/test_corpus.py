@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,67 @@ def test_bad_json_lines(tmp_path: Path, line: str, message: str) -> None:
     path.write_text(f'{{"text": "good"}}\n{line}\n{{"text": "good"}}\n')
     with pytest.raises(ConfigError, match=message):
         open_documents(JSONLines(str(path)), "train")
+
+
+def test_several_texts_of_a_line_are_joined_and_missing_ones_left_out_by_choice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "a.jsonl")
+    rows = [
+        {"title": "A", "meta": {"text": "a"}},
+        {"title": None, "meta": {"text": "b"}},
+        {"title": "", "meta": {"text": ""}},
+    ]
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = JSONLines(path, path, text=("title", "meta.text"), join=": ", empty="skip")
+    assert open_documents(corpus, "train")[0] == "A: a"
+    assert len(open_documents(corpus, "train")) == 2  # the last is the joint alone
+    assert "1 of 3 documents of " in capsys.readouterr().err
+    needed = r'line 2: the value of "title" is NoneType, not a string: give the corpus empty="skip" to leave such'
+    with pytest.raises(ConfigError, match=needed):
+        open_documents(replace(corpus, empty="refuse"), "train")
+
+
+def test_what_json_lines_were_before_is_what_they_are_known_by(tmp_path: Path) -> None:
+    assert JSONLines("a", text="b").rule == JSONLines("a", text=("b",), join=" ").rule == "b"
+    others = [
+        JSONLines("a", text="b", empty="skip"),
+        JSONLines("a", text="b", where="n > 1"),
+        JSONLines("a", text=("b", "c")),
+    ]
+    assert len({"b", *(corpus.rule for corpus in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("m == 1", """line 1 has no key "m": its keys are 'text', 'n'"""),
+        ("n == 'a'", r"""line 1: where="n == 'a'" does not fit its values \(1 cannot be compared with 'a'\)"""),
+        ("text", r"line 1: where='text' does not fit its values \('x' is neither true nor false\)"),
+        ("1", r"where='1' does not fit its values \(1 is neither true nor false\)"),
+        ("not text", r"where='not text' does not fit its values \('x' is neither"),
+        ("n =", r"is no filter \(invalid syntax"),
+        ("n > 1", "is empty"),
+    ],
+)
+def test_bad_filters_of_lines(tmp_path: Path, where: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "n": 1}\n')
+    with pytest.raises(ConfigError, match=message):
+        open_documents(JSONLines(f"{tmp_path}/a.jsonl", where=where), "train")
+
+
+def test_a_directory_is_its_files(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt.gz", ".hidden", "_SUCCESS"):
+        content = name.encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    (tmp_path / "folder.txt").mkdir()
+    corpus = PlainText(str(tmp_path), str(tmp_path))
+    assert [open_documents(corpus, "train")[number] for number in range(2)] == ["a.txt.gz", "b.txt"]
+    (tmp_path / "c.md").write_text("c")
+    with pytest.raises(
+        ConfigError, match=rf"holds files of several kinds \(\.md, \.txt\): .* such as {tmp_path}/\*\.txt\.$"
+    ):
+        open_documents(corpus, "train")
 
 
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:

@@ -63,6 +63,34 @@ def test_rows_are_copied_as_json_writes_them(tmp_path: Path) -> None:
     assert lines == "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
+FILTERS = (
+    *("n > 3", "n != 3", "not n > 3", "n == None", "n != None", "3 < n <= 7", "n in [1, 3, 5]", "not n in [1, 3]"),
+    *("n not in [1, 3]", "on", "not on", "on == True", "on and n > 3", "on or n > 3", "not (on and n > 3)"),
+    *("not (on or n > 3)", "meta/language == 'de'", "meta.language != 'de'", "meta.language in ['de', 'fr'] or n == 2"),
+    *("n == meta.n", "n > -1.5", "meta.language < 'e' and not n == None"),
+)
+
+
+@pytest.mark.parametrize("where", FILTERS)
+def test_filters_of_json_lines_select_as_those_of_tables(tmp_path: Path, where: str) -> None:
+    """Also where values are missing."""
+    languages, truths = ("de", "en", None), (True, None, False, True)
+    rows = [
+        {
+            "text": f"document {number}",
+            "n": None if number % 5 == 4 else number,
+            "on": truths[number % 4],
+            "meta": {"language": languages[number % 3], "n": number - number % 2},
+        }
+        for number in range(40)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected = opened(write(tmp_path / "a", rows), where=where)
+    path = f"{tmp_path}/a.jsonl"
+    assert texts(open_documents(JSONLines(path, path, where=where), "train")) == expected
+    assert 0 < len(expected) < len(rows)
+
+
 def test_several_files_compressed_too(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / f"{number}.parquet", ROWS[number : number + 2])

@@ -471,6 +471,18 @@ def test_files_that_are_parallel_only_as_a_whole(tmp_path: Path) -> None:
         open_task(Translation(examples=ParallelText(str(tmp_path / "?.{name}"))), "train")
 
 
+def test_a_text_that_is_null_is_empty(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [{"source": "x", "target": "y"}, {"source": "z", "target": None}])
+    opened = {
+        empty: open_task(TextToText(examples=JSONExamples(path, path, empty=empty)), "train")
+        for empty in ("skip", "keep")
+    }
+    assert [example.target for example in opened["keep"].read(np.arange(2))] == ["y", ""]
+    assert len(opened["skip"]) == 1
+    with pytest.raises(ConfigError, match=r'line 2 has an empty target \("target"\)'):
+        open_task(TextToText(examples=JSONExamples(path, path)), "train")
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
