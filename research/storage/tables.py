@@ -6,6 +6,7 @@ keys of JSON: "a/b" or "a.b" is the field b within the column a.
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
@@ -31,8 +32,10 @@ class TablePart(NamedTuple):
     numbers: bool = False  # whether the columns may hold numbers or truth values
 
 
-def table_lines(path: Path, selection: TablePart, name: str) -> Iterator[bytes]:
+def table_lines(path: Path, selection: TablePart, name: str, skip_damaged: bool = False) -> Iterator[bytes]:
     """Yield lines, several at once: a JSON object for each row that is selected. The file is `name` in messages.
+
+    With `skip_damaged`, row groups of parquet are left out from where they cannot be read, and their rows are counted.
 
     Raises:
         ConfigError: the file is damaged or no table, lacks a column, or has one that does not hold texts.
@@ -42,9 +45,12 @@ def table_lines(path: Path, selection: TablePart, name: str) -> Iterator[bytes]:
         first = file.read(len(STREAM))
     require(first in FORMATS, f"{name} is no parquet, arrow or feather file: its first bytes are {first!r}.")
     damaged = f"{name} is not a complete {FORMATS[first]} file"
-    kind = _ParquetFile if FORMATS[first] == "parquet" else _ArrowStream if first == STREAM else _ArrowFile
     try:
-        yield from row_lines(kind(path), selection, name)
+        if FORMATS[first] == "parquet":
+            table: TableReader = _ParquetFile(path, name, skip_damaged)
+        else:
+            table = _ArrowStream(path) if first == STREAM else _ArrowFile(path)
+        yield from row_lines(table, selection, name)
     except (pyarrow.ArrowException, OSError) as error:
         raise ConfigError(f"{damaged} ({_first_line(error)}).") from None
 
@@ -96,10 +102,10 @@ def _scan(table: TableReader, selection: TablePart, name: str) -> Iterator[list[
 class _ParquetFile:
     """A file of parquet, read by pages: pyarrow's data sets would have several row groups in memory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str, skip_damaged: bool) -> None:
         import pyarrow.parquet
 
-        self._path = path
+        self._path, self._name, self._skip_damaged = path, name, skip_damaged
         # Checksums of pages are compared where the file has some.
         reading = {"pre_buffer": False, "buffer_size": BUFFER_BYTES, "page_checksum_verification": True}
         self._file = pyarrow.parquet.ParquetFile(path, **reading)
@@ -109,11 +115,25 @@ class _ParquetFile:
         """Yield the batches of the row groups that may have chosen rows, as their statistics tell."""
         import pyarrow.dataset
 
-        groups = None
+        groups = list(range(self._file.num_row_groups))
         if chosen is not None:
             fragment = pyarrow.dataset.ParquetFileFormat().make_fragment(pyarrow.OSFile(str(self._path)))
             groups = [group.id for group in fragment.subset(chosen).row_groups]
-        yield from self._file.iter_batches(ROWS, groups, columns, use_threads=False)
+        lost = 0
+        for group in groups:
+            unread = self._file.metadata.row_group(group).num_rows
+            try:
+                for batch in self._file.iter_batches(ROWS, [group], columns, use_threads=False):
+                    unread -= batch.num_rows
+                    yield batch
+            except (pyarrow.ArrowException, OSError) as error:
+                where = f"{self._name}: row group {group + 1} of {self._file.num_row_groups}"
+                damaged = f"{where} is damaged ({_first_line(error)})"
+                known = "write the file again, or for a corpus set damaged='skip' to leave out what cannot be read"
+                require(self._skip_damaged, f"{damaged}: {known}.")
+                lost += unread
+        if lost:
+            print(f"{self._name}: {lost:,} rows of damaged row groups are left out.", file=sys.stderr, flush=True)
 
 
 class _ArrowFile:

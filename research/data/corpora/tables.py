@@ -70,6 +70,7 @@ class Parquet(TextCorpus):
     join: str = "\n\n"  # between the texts of several columns
     where: str | None = None  # a filter of rows, such as "language == 'de' and score > 0.5"
     empty: Literal["refuse", "skip"] = "refuse"  # effect of a row without a text
+    damaged: Literal["refuse", "skip"] = "refuse"  # effect of a row group of parquet that cannot be read
 
     @cached_property
     def texts(self) -> RowTexts:
@@ -77,7 +78,8 @@ class Parquet(TextCorpus):
 
     @property
     def rule(self) -> str:
-        return repr((FORMAT, self.texts.columns, self.join, self.where, self.empty))
+        damaged = [self.damaged] if self.damaged == "skip" else []
+        return repr((FORMAT, self.texts.columns, self.join, self.where, self.empty, *damaged))
 
     @property
     def part(self) -> TablePart:
@@ -85,7 +87,7 @@ class Parquet(TextCorpus):
 
     @property
     def storage(self) -> Storage:
-        return table_storage(self.part)
+        return table_storage(self.part, self.damaged == "skip")
 
     def spans(self, name: str, lines: Iterator[Line]) -> Iterator[Span]:
         return self.texts.spans(name, lines, row_name(self.where))
@@ -94,12 +96,14 @@ class Parquet(TextCorpus):
         return self.texts.parse(content)
 
 
-def table_storage(selection: TablePart) -> Storage:
+def table_storage(selection: TablePart, skip_damaged: bool = False) -> Storage:
     """Find tables, and copy the selected part of one into the cache as lines of JSON."""
 
     def text(path: Path, content: str) -> Path:
-        key = digest([FORMAT, content, *selection])
-        return stored_text("tables", key, lambda: table_lines(plain_file(path, content), selection, origin_of(path)))
+        def lines() -> Iterator[bytes]:
+            return table_lines(plain_file(path, content), selection, origin_of(path), skip_damaged)
+
+        return stored_text("tables", digest([FORMAT, content, *selection, *["damaged"] * skip_damaged]), lines)
 
     return Storage(find_tables, text)
 

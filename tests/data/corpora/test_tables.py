@@ -132,7 +132,7 @@ def test_row_groups_that_cannot_match_are_not_read(tmp_path: Path) -> None:
         content[start : start + column.total_compressed_size] = b"\0" * column.total_compressed_size
     path.write_bytes(content)
     assert opened(str(path), where="n >= 16") == [f"document {number}" for number in range(16, 20)]
-    with pytest.raises(ConfigError, match="not a complete parquet file"):
+    with pytest.raises(ConfigError, match="row group 2 of 3 is damaged"):
         opened(str(path), where="n >= 13")
 
 
@@ -192,13 +192,33 @@ def test_files_cut_short(tmp_path: Path, kind: str) -> None:
     assert not list(tmp_path.rglob("tables/*/text"))
 
 
+def test_damaged_row_groups_are_named_or_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, rows = tmp_path / "a.parquet", [{"text": f"document {number} " * 20} for number in range(40)]
+    plain = {"write_page_checksum": True, "compression": "none", "use_dictionary": False}
+    parquet.write_table(table(rows), path, row_group_size=10, **plain)
+    content = bytearray(path.read_bytes())
+    chunk = parquet.ParquetFile(path).metadata.row_group(2).column(0)
+    content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"a\.parquet: row group 3 of 4 is damaged \(.*\): .* set damaged='skip'"):
+        opened(str(path))
+    expected = [row["text"] for row in rows[:20] + rows[30:]]
+    assert opened(str(path), damaged="skip") == expected
+    assert f"{path}: 10 rows of damaged row groups are left out." in capsys.readouterr().err
+    path.write_bytes(content[:-9])
+    with pytest.raises(ConfigError, match=r"is not a complete parquet file"):
+        opened(str(path), damaged="skip")
+
+
 def test_a_flipped_bit_in_a_file_with_checksums(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     parquet.write_table(table(), path, write_page_checksum=True, compression="none", use_dictionary=False)
     content = path.read_bytes()
     path.write_bytes(content.replace(b"document 3", b"document 2", 1))
     assert content != path.read_bytes()
-    with pytest.raises(ConfigError, match=r"a\.parquet is not a complete parquet file \(.*CRC"):
+    with pytest.raises(ConfigError, match=r"a\.parquet: row group 1 of 1 is damaged \(.*CRC"):
         opened(str(path))
 
 
