@@ -75,7 +75,20 @@ cursor and what was selected; the curves are drawn here, because each has its ow
     return [low - margin, high + margin];
   }
 
-  /* Round positions for a logarithmic axis that covers less than two decades, where powers of ten are too few. */
+  /* Round positions for a logarithmic axis: powers of ten, with their multiples by 2 and 5 if there is room for `most`. */
+  function logTicks(low, high, most) {
+    const ticks = [], decades = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+      for (const each of [1, 2, 5]) ticks.push(Number((each * 10 ** power).toPrecision(12)));
+      decades.push(10 ** power);
+    }
+    const inside = (values) => values.filter((value) => value >= low && value <= high);
+    const some = inside(ticks), powers = inside(decades), every = Math.ceil(powers.length / most);
+    if (some.length < 3) return roundTicks(low, high);
+    return some.length <= most ? some : powers.length > 1 ? powers.filter((_, i) => i % every === 0) : some;
+  }
+
+  /* Equally distant round positions, for less than half a decade. */
   function roundTicks(low, high) {
     const rough = (high - low) / 6, power = 10 ** Math.floor(Math.log10(rough));
     const step = power * [1, 2, 5, 10].find((each) => each * power >= rough);
@@ -200,14 +213,19 @@ cursor and what was selected; the curves are drawn here, because each has its ow
       const axis = (scale, label, size) => ({
         scale, label, labelSize: 20, font: "12px system-ui", labelFont: "12px system-ui", stroke: "#444",
         grid: { stroke: "#0002", width: 1 }, ticks: { stroke: "#0004", width: 1 }, values: values(size),
-        ...(log[scale] && this.ranges()[scale][1] < 100 * this.ranges()[scale][0]
-          ? { splits: (u, _, low, high) => roundTicks(low, high), filter: (_, ticks) => ticks } : {}),
+        ...(log[scale] ? {
+          splits: (u, _, low, high) => logTicks(low, high, scale === "x" ? u.width / 80 : u.height / 40),
+          filter: (_, ticks) => ticks,
+        } : {}),
       });
       const label = this.data.x || LABELS[this.group.axis] + (unit ? ` (${unit[0]})` : "");
       this.uplot?.destroy();
       this.uplot = new uPlot({
         ...this.size(), legend: { show: false }, padding: [8, 26, 0, 0],
-        scales: { x: { time: false, distr: log.x ? 3 : 1 }, y: { distr: log.y ? 3 : 1 } },
+        scales: {
+          x: { time: false, distr: log.x ? 3 : 1, range: (_, low, high) => [low, high] }, // not whole decades
+          y: { distr: log.y ? 3 : 1, range: (_, low, high) => [low, high] },
+        },
         series: [{}, { paths: () => null, points: { show: false } }],
         axes: [axis("x", label, unit ? unit[1] : 1), { ...axis("y", this.data.y, 1), size: 62 }],
         cursor: {

@@ -149,6 +149,13 @@ def test_logarithmic_axes(opened, tmp_path: Path) -> None:
     assert places[2][0] - places[0][0] == pytest.approx(11 * (places[1][0] - places[0][0]), rel=0.02)
 
 
+def test_a_logarithmic_axis_ends_where_its_points_do(opened, tmp_path: Path) -> None:
+    shown = opened(written(tmp_path / "page.html", LivingCurve("rates", [(3, 1.0), (40, 2.0)])))
+    shown.get_by_label("log x").check()
+    spread = place_of(shown, "End")[0] - place_of(shown, "Home")[0]
+    assert spread > 0.85 * shown.locator(".u-over").bounding_box()["width"]
+
+
 def test_smoothing_is_the_running_mean_of_the_pictures(shown) -> None:
     for percent in (0, 4, 10, 30):
         shown.get_by_label("smoothing").fill(str(percent))
