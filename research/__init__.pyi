@@ -88,6 +88,7 @@ from .config.tokenizer import SentencePiece as SentencePiece
 from .config.tokenizer import TrainedSentencePiece as TrainedSentencePiece
 from .config.tokenizer import Vocabulary as Vocabulary
 from .data.batch import Batch as Batch
+from .data.corpora.by_split import CorpusBySplit as CorpusBySplit
 from .data.corpora.corpus import TFDS as TFDS
 from .data.corpora.documents import Documents as Documents
 from .data.corpora.documents import DocumentsInMemory as DocumentsInMemory

@@ -300,7 +300,7 @@ WRONG = {
         '(PlainText("train.txt", "held_out.txt"),)',
         '[PlainText("train.txt", "held_out.txt")]',
     ),
-    "data.corpora.0 is 'train.txt': allowed is HFDataset(": (
+    "data.corpora.0 is 'train.txt': allowed is CorpusBySplit(": (
         '(PlainText("train.txt", "held_out.txt"),)',
         '("train.txt",)',
     ),

@@ -11,8 +11,8 @@ import pytest
 import tables
 from pyarrow import parquet
 
-from research import JSONLines, Parquet
-from research.config import ConfigError
+from research import CorpusBySplit, JSONLines, Parquet
+from research.config import ConfigError, override
 from research.data.corpora.documents import Documents, open_documents
 from research.storage.tables import TablePart, table_lines
 
@@ -190,6 +190,16 @@ def test_files_cut_short(tmp_path: Path, kind: str) -> None:
         with pytest.raises(ConfigError, match=r"/a is (not a complete \w+ file|no parquet, arrow or feather file)"):
             opened(f"{tmp_path}/a")
     assert not list(tmp_path.rglob("tables/*/text"))
+
+
+def test_columns_by_split(tmp_path: Path) -> None:
+    path = write(tmp_path / "a")
+    (tmp_path / "b.jsonl").write_text('{"body": "held out"}\n')
+    held_out = JSONLines("none", f"{tmp_path}/b.jsonl", text="body")
+    corpus = CorpusBySplit(train=Parquet(path, path, text="title"), held_out=held_out)
+    assert texts(open_documents(corpus, "train")) == [f"title {number}" for number in range(20)]
+    assert texts(open_documents(corpus, "held_out")) == ["held out"]
+    assert override.from_json(override.to_json(corpus), CorpusBySplit) == corpus
 
 
 def test_damaged_row_groups_are_named_or_left_out_and_counted(
