@@ -337,6 +337,27 @@ def test_an_address_is_needed(no_account: None, monkeypatch: pytest.MonkeyPatch)
     MLflow().check()
 
 
+@pytest.mark.parametrize(
+    ("tracker", "message"),
+    [
+        (
+            MLflow("ftp://x"),
+            r"^MLflow cannot write to ftp://x: give one of http, https, .*, or a directory\.$",
+        ),
+        (MLflow("runs", experiment=""), r"^MLflow\.experiment is empty"),
+        (Trackio(" "), r"^Trackio\.project is empty"),
+    ],
+)
+def test_an_address_or_a_name_that_cannot_be(tracker: MLflow | Trackio, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tracker.check()
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:mlruns", "sqlite:///a.db", "mysql+pymysql://u@h/d", "https://x"])
+def test_addresses_of_mlflow(uri: str) -> None:
+    MLflow(uri).check()
+
+
 def test_what_is_missing_is_named_before_the_run_directory_is_made(no_account: None, tmp_path: Path) -> None:
     config = replace(experiment(tmp_path), report=Report(loggers=(TensorBoard(), MLflow())))
     with pytest.raises(ConfigError, match="MLflow has no address"):

@@ -13,6 +13,7 @@ MOST_PARAMS, MOST_METRICS = 100, 1000  # in one request
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000  # letters
 ID = "kintsugi.id"  # tag by which a resumed run finds its MLflow run
 STATUS = {"done": "FINISHED", "preempted": "KILLED", "killed": "KILLED"}
+SCHEMES = ("http", "https", "file", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class MLflow(Tracker):
     def check(self) -> None:
         super().check()
         require(self.address != "", "MLflow has no address: give MLflow(uri=...), or set MLFLOW_TRACKING_URI.")
+        known = f"give one of {', '.join(SCHEMES)}, or a directory"
+        scheme, parts, _ = self.address.partition(":")
+        require(not parts or scheme.partition("+")[0] in SCHEMES, f"MLflow cannot write to {self.address}: {known}.")
+        require(self.experiment.strip() != "", "MLflow.experiment is empty: it must be a name.")
 
     @property
     def address(self) -> str:

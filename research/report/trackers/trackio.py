@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from research.config import require
 from research.report.trackers.tracker import Client, End, MetricsLine, TrackedRun, Tracker, as_table
 
 
@@ -18,6 +19,10 @@ class Trackio(Tracker):
     project: str = "kintsugi"
 
     package = "trackio"
+
+    def check(self) -> None:
+        super().check()
+        require(self.project.strip() != "", "Trackio.project is empty: it must be a name.")
 
     def connect(self, run: TrackedRun) -> Client:
         return _TrackioRun(self, run)
