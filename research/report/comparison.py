@@ -187,8 +187,8 @@ def scores_table(groups: Sequence[Group]) -> Table:
         *(name.replace("_", " ") for name in names),
     )
     note = (
-        "The runs of a row differ at most in their seed: mean ± standard deviation over finished seeds; a single seed has"
-        " no deviation. Tokens include padding."
+        "The runs of a row differ at most in their seed: mean ± standard deviation over finished seeds; a single seed"
+        " has no deviation. Tokens include padding."
     )
     if not all(is_comparable(groups, name) for name in names):
         note += f" {NOT_COMPARABLE}"

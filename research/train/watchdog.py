@@ -4,7 +4,6 @@ import faulthandler
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 
 
@@ -12,7 +11,8 @@ class Watchdog:
     """A thread that exits with `exit_code` if `beat` is not called for `seconds`.
 
     It prints what work `unfinished` names or, if that is "", the stacks of all threads. It starts at the first
-    beat, so that compiling and restoring may take any time, and ends with the `with` block, also by an exception.
+    beat, so that compiling and restoring may take any time, and ends with the `with` block, also by an exception. Time
+    in which the whole process is suspended, as by Ctrl-Z or with a laptop, does not count.
     """
 
     def __init__(
@@ -23,13 +23,13 @@ class Watchdog:
         unfinished: Callable[[], str] = lambda: "",
     ) -> None:
         self._seconds, self._exit_code, self._on_hang, self._unfinished = seconds, exit_code, on_hang, unfinished
-        self._last: float | None = None
+        self._beats = 0
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self) -> None:
         """Report progress."""
-        self._last = time.monotonic()
+        self._beats += 1
 
     def stop(self) -> None:
         """End the watch."""
@@ -42,8 +42,11 @@ class Watchdog:
         self.stop()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(min(1.0, self._seconds / 4)):
-            if self._last is not None and time.monotonic() - self._last > self._seconds:
+        interval, idle, seen = min(1.0, self._seconds / 4), 0.0, 0
+        while not self._stopped.wait(interval):
+            idle = idle + interval if seen == self._beats else 0.0  # no clock: it goes on while the process does not
+            seen = self._beats
+            if seen > 0 and idle > self._seconds:
                 self._report()
                 # On another thread, since the file system that it writes to may be what hangs.
                 reporting = threading.Thread(target=self._on_hang, daemon=True)
