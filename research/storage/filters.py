@@ -196,7 +196,8 @@ class _Value:
 
 def _kind(value: Any) -> type:
     """Return what a value can be compared with; raise TypeError for lists and objects."""
-    for kind in (str, bool, int | float):
-        if isinstance(value, kind):
-            return kind if isinstance(kind, type) else float
+    if isinstance(value, str | bool):
+        return type(value)
+    if isinstance(value, int | float):
+        return float
     raise TypeError(f"{type(value).__name__} cannot be compared")
