@@ -56,7 +56,7 @@ class EvalTask:
 
     @property
     def more(self) -> list[Mapping[str, str]]:
-        """What metrics get beside the references: the source without a prefix, and what the task gives."""
+        """The texts for metrics beside the references: the source without a prefix, and what the task gives."""
         prefix = self.task.used_prefix if isinstance(self.task, TextToText) else ""
         return [{"source": each.source.removeprefix(prefix), **each.more} for each in self.examples]
 

@@ -44,7 +44,7 @@ class Watchdog:
     def _watch(self) -> None:
         interval, idle, seen = min(1.0, self._seconds / 4), 0.0, 0
         while not self._stopped.wait(interval):
-            idle = idle + interval if seen == self._beats else 0.0  # no clock: it goes on while the process does not
+            idle = idle + interval if seen == self._beats else 0.0  # in rounds: clocks count suspensions
             seen = self._beats
             if seen > 0 and idle > self._seconds:
                 self._report()
