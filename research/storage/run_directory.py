@@ -16,6 +16,7 @@ import datetime
 import errno
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -361,13 +362,13 @@ def _left_by_a_start(name: str) -> bool:
 
 
 def check_contained(directory: Path) -> None:
-    """Check that a run writes only inside its directory.
+    """Check that a run writes only inside its directory, of which a process that holds it may remove parts meanwhile.
 
     Raises:
         ConfigError: a path in it is a link that leads out, is neither a file nor a directory, or is a file where a
             run has a directory.
     """
-    for path in directory.rglob("*"):
+    for path in (Path(folder, name) for folder, *names in os.walk(directory) for name in itertools.chain(*names)):
         target = Path(os.path.realpath(path))
         inside = not path.is_symlink() or target.is_relative_to(os.path.realpath(directory))
         require(inside, f"{path} is a link out of the run directory, to {target}: link the whole directory instead.")

@@ -261,6 +261,21 @@ def test_links_that_are_no_way_out(run, tmp_path):
         run_directory.check_contained(run)
 
 
+def test_a_directory_that_the_holder_of_a_run_removes_meanwhile_is_no_fault(run, monkeypatch):
+    unfinished = run / "checkpoints" / "4.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    listed = os.scandir
+
+    def list_late(path):
+        if str(path).endswith(unfinished.name):
+            unfinished.rmdir()
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", list_late)
+    run_directory.check_contained(run)
+    assert not unfinished.exists()
+
+
 # --- Data -------------------------------------------------------------------------------------------------------------
 
 
