@@ -1,9 +1,10 @@
 """The comparison of noise in BART's table 1, with a model of 4.8 M parameters on Python's documentation.
 
 Paper: Lewis et al., arXiv:1910.13461, section 4; its table is in bart_noise.py beside this file, and the report shows
-it beside our numbers. Smaller here: 2 + 2 layers of width 256, 128 tokens a row, 1,000 steps of 8 rows. All targets are
+it beside our numbers. Smaller here: 2 + 2 layers of width 256, 128 tokens a row, 600 steps of 8 rows. All targets are
 the whole text, but each noise leaves another part of it as input, so losses cannot be compared. Therefore
-bart_small_summaries.py fine-tunes every model.
+bart_small_summaries.py fine-tunes every model. At a peak of 2e-3 the model knew no more than the frequencies of tokens
+for 400 steps, at 1e-3 for fewer than 200.
 
 Commands:
     python -m scripts.sweep experiments/reproductions/bart_noise_small.py --dir sweeps/bart_noise --jobs 2
@@ -62,13 +63,13 @@ def get_config() -> Experiment:
             input_length=128,
         ),
         optimizer=AdamW(
-            schedule=Linear(peak=2e-3, warmup=100), clip_norm=1.0, weight_decay=0.01, b2=0.98, epsilon=1e-6
+            schedule=Linear(peak=1e-3, warmup=100), clip_norm=1.0, weight_decay=0.01, b2=0.98, epsilon=1e-6
         ),
         loss=Loss(z_loss=0.0),
-        steps=1000,
+        steps=600,
         batch_size=8,
         evaluation=Evaluation(every=200, rows=256),
-        checkpoint=Checkpoint(every=500),
+        checkpoint=Checkpoint(every=300),
         report=Report(every=20),
     )
 
