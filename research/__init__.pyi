@@ -10,6 +10,7 @@ from .config.data import Denoising as Denoising
 from .config.data import Mixing as Mixing
 from .config.data import Packed as Packed
 from .config.data import Supervised as Supervised
+from .config.data import UnlabelledText as UnlabelledText
 from .config.distil import Distil as Distil
 from .config.examples import Examples as Examples
 from .config.examples import Names as Names

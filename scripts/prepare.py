@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from research import TFDS
-from research.config import Denoising, Experiment, load, modules, override, require
+from research.config import Denoising, Experiment, Supervised, load, modules, override, require
 from research.storage import stop
 from research.storage.progress import Progress
 from scripts import command_line
@@ -102,8 +102,9 @@ def build(config: Experiment, runner: str, runner_options: Sequence[str]) -> Non
 
     from research.data.corpora.corpus import open_builder
 
-    require(isinstance(config.data, Denoising), "--beam_runner builds corpora of text, and the experiment has none.")
-    corpora = [corpus for corpus in getattr(config.data, "corpora", ()) if isinstance(corpus, TFDS)]
+    text = config.data if isinstance(config.data, Denoising) else config.data.unlabelled
+    require(text is not None, "--beam_runner builds corpora of text, and the experiment has none.")
+    corpora = [corpus for corpus in getattr(text, "corpora", ()) if isinstance(corpus, TFDS)]
     require(len(corpora) > 0, "--beam_runner builds TFDS data sets, and the experiment has none.")
     for corpus in corpora:
         beam = {"beam_runner": runner, "beam_options": PipelineOptions(list(runner_options))}
@@ -112,21 +113,30 @@ def build(config: Experiment, runner: str, runner_options: Sequence[str]) -> Non
 
 
 def prepare(config: Experiment, jobs: int, number: int, count: int, file: load.ExperimentFile | None = None) -> None:
-    """Make every `count`-th piece from the `number`-th on, and the streams once all their pieces exist."""
-    data = config.data
-    if not isinstance(data, Denoising):
-        require(
-            count == 1,
-            "--shard is for text: the few examples of tasks are prepared without it.",
-        )
-        from research.data.pipeline import prepare as prepare_examples
+    """Make every `count`-th piece of text from the `number`-th on; once all exist, join them, and pack examples."""
+    from research.data import pipeline
 
-        pipeline = prepare_examples(data, config.seed, config.batch_size, config.model.zero_token, config.model.prompt)
-        print(f"{pipeline.train_rows:,} rows to train on, {pipeline.held_out_rows:,} held out")
+    data = config.data
+    streams = pipeline.text_recipes(data)
+    require(count == 1 or len(streams) > 0, "--shard is for text: the few examples of tasks are prepared without it.")
+    if streams and not make(data, streams, jobs, number, count, file):
         return
+    if isinstance(data, Supervised):
+        made = pipeline.prepare(data, config.seed, config.batch_size, config.model.zero_token, config.model.prompt)
+        print(f"{made.train_rows:,} rows to train on, {made.held_out_rows:,} held out")
+
+
+def make(
+    data: Denoising | Supervised,
+    streams: "Sequence[Recipe]",
+    jobs: int,
+    number: int,
+    count: int,
+    file: load.ExperimentFile | None,
+) -> bool:
+    """Make a share of the pieces; tell whether all exist, which are then joined."""
     from research.data.corpora.documents import left_out_notes
 
-    streams = opened(data)
     mine = [Work(stream, piece) for stream, recipe in enumerate(streams) for piece in recipe.missing()]
     mine = [work for work in mine if work.piece % count == number - 1]
     began = time.monotonic()
@@ -141,22 +151,18 @@ def prepare(config: Experiment, jobs: int, number: int, count: int, file: load.E
     print(f"{len(mine)} pieces made in {time.monotonic() - began:.0f} s, {missing} are missing")
     if missing:
         print("Other shards make them; the last one to end joins all, or run this command without --shard.")
-        return
+        return False
     for note in left_out_notes([recipe.documents for recipe in streams]):
         print(note)
     for recipe in streams:
         name, tokens, *_ = recipe.stream()
         print(f"{name}: {len(tokens):,} tokens, {tokens.nbytes / 1e9:.2f} GB")
+    return True
 
 
-def opened(data: Denoising) -> "list[Recipe]":
-    from research.data.corpora.denoising import recipes
-
-    _, train, held_out = recipes(data)
-    return [*train, *held_out]
-
-
-def make_in_processes(data: Denoising, mine: Sequence[Work], jobs: int, file: load.ExperimentFile | None) -> None:
+def make_in_processes(
+    data: Denoising | Supervised, mine: Sequence[Work], jobs: int, file: load.ExperimentFile | None
+) -> None:
     spawned = multiprocessing.get_context("spawn")
     pickled = pickle.dumps(data)
     own = None if file is None or not modules.are_in(pickled) else file.path
@@ -188,12 +194,13 @@ def _open(pickled: bytes, own: Path | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C, which reaches all, the first process takes care
     if own is not None:
         modules.load(own)
-    data: Denoising = pickle.loads(pickled)
+    data: Denoising | Supervised = pickle.loads(pickled)
+    from research.data.pipeline import text_recipes
     from research.data.tokenizer import sentencepiece
 
     os.environ["RAYON_NUM_THREADS"] = "1"  # threads of Hugging Face's tokenizers
     sentencepiece.THREADS = 1
-    _streams[:] = opened(data)
+    _streams[:] = text_recipes(data)
 
 
 def _make(work: Work) -> None:

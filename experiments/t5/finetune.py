@@ -98,6 +98,13 @@ def translation(examples: str, target: str, language: str) -> Translation:
     return Translation(examples=TFDSExamples(examples), target=target, prefix=prefix, metrics=(BLEU("intl"),))
 
 
+TRANSLATIONS = (
+    translation("wmt_t2t_translate/de-en", "de", "German"),
+    translation("wmt15_translate/fr-en", "fr", "French"),
+    translation("wmt16_translate/ro-en", "ro", "Romanian"),
+)
+
+
 def finetuning(*tasks: Task, length: int = 512, best: str, rows: int = 128, every: int = 5_000) -> Experiment:
     """Return the fine-tuning on tasks whose targets have at most `length` tokens."""
     return Experiment(
@@ -121,9 +128,9 @@ SIZES = {
     "super_glue": finetuning(*SUPER_GLUE, length=62, best="super_glue/record/f1"),
     "squad": finetuning(QUESTIONS, length=97, best="exact_match"),
     "cnn_dailymail": finetuning(SUMMARIES, best="rouge2"),
-    "wmt_en_de": finetuning(translation("wmt_t2t_translate/de-en", "de", "German"), best="bleu_intl"),
-    "wmt_en_fr": finetuning(translation("wmt15_translate/fr-en", "fr", "French"), best="bleu_intl"),
-    "wmt_en_ro": finetuning(translation("wmt16_translate/ro-en", "ro", "Romanian"), best="bleu_intl"),
+    "wmt_en_de": finetuning(TRANSLATIONS[0], best="bleu_intl"),
+    "wmt_en_fr": finetuning(TRANSLATIONS[1], best="bleu_intl"),
+    "wmt_en_ro": finetuning(TRANSLATIONS[2], best="bleu_intl"),
     "cola": alone(CoLA(), best="matthews_corrcoef"),
     "sst2": alone(SST2(), best="accuracy"),
     "mrpc": alone(MRPC(), best="accuracy"),

@@ -20,6 +20,7 @@ from research.config.data import (
     Mixing,
     Packed,
     Supervised,
+    UnlabelledText,
 )
 from research.config.distil import Distil
 from research.config.examples import Examples, Names, Split, TextRecord

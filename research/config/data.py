@@ -67,18 +67,19 @@ class Mixing:
     """Sampling rates over corpora: min(rows, limit) ** (1 / temperature), normalised (T5, arXiv:1910.10683, 3.5.2).
 
     temperature=1 is proportional mixing; with a limit, which caps the sizes, it is examples-proportional mixing.
-    `rates` are numbers in place of the sizes, one for each corpus or task that is trained on, in their order.
+    `rates` are numbers in place of the sizes, or None for the size itself, one for each corpus or task that is trained
+    on, in their order.
     """
 
     temperature: float = 1.0
     limit: int | None = None
-    rates: tuple[float, ...] = ()
+    rates: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:
         require_positive("mixing.", self, "temperature")
         require(self.limit is None or self.limit > 0, f"mixing.limit is {self.limit}: it must be above 0, or None.")
-        fits = all(0 < rate < math.inf for rate in self.rates)
-        require(fits, f"mixing.rates is {self.rates}: each must be above 0 and finite.")
+        fits = all(rate is None or 0 < rate < math.inf for rate in self.rates)
+        require(fits, f"mixing.rates is {self.rates}: each must be above 0 and finite, or None.")
 
     def __repr__(self) -> str:
         """Return the text that fingerprints of runs contain; runs are older than `rates`."""
@@ -115,6 +116,25 @@ class Denoising:
 
 
 @dataclass(frozen=True)
+class UnlabelledText:
+    """Text that an objective corrupts, among the examples of tasks: T5's multi-task pretraining (section 3.5.3).
+
+    `rate` is its number in the mixture, in place of min(rows, limit) ** (1 / temperature): T5's artificial data set
+    size. `mixing` shares it among the corpora.
+    """
+
+    corpora: tuple[Corpus, ...]
+    objective: Objectives = field(default_factory=lambda: shipped("SpanCorruption"))
+    rate: float | None = None
+    mixing: Mixing = Mixing()
+
+    def __post_init__(self) -> None:
+        require(len(self.corpora) > 0, "data.unlabelled.corpora is empty: name at least one corpus.")
+        fits = self.rate is None or 0 < self.rate < math.inf
+        require(fits, f"data.unlabelled.rate is {self.rate}: it must be above 0 and finite, or None.")
+
+
+@dataclass(frozen=True)
 class Packed:
     """Packing: several examples share a row, each as its own segment, to reduce padding."""
 
@@ -142,7 +162,7 @@ class Buckets:
 
 @dataclass(frozen=True)
 class Supervised:
-    """Supervised data: the examples of one or more tasks."""
+    """Supervised data: the examples of one or more tasks, and text to denoise among them."""
 
     tasks: tuple[Task, ...]
     tokenizer: TokenizerConfig = TrainedSentencePiece()
@@ -155,6 +175,7 @@ class Supervised:
     threads: int = 2  # that read ahead of the device; the data do not depend on it
     shared_files: Literal["refuse", "count"] = "refuse"  # files that are trained on and held out
     duplicates: Literal["keep", "leave_out"] = "keep"  # examples to train on that repeat others, or are held out
+    unlabelled: UnlabelledText | None = None
 
     def __post_init__(self) -> None:
         require(len(self.tasks) > 0, "data.tasks is empty: name at least one task.")
@@ -174,3 +195,22 @@ class Supervised:
                 self.mixing == Mixing(),
                 f"data.mixing is {self.mixing}: with Buckets every example is read once per epoch; use Packed to mix.",
             )
+            message = "data.unlabelled is mixed with examples in packed rows: set data.batching=Packed(), or no text."
+            require(self.unlabelled is None, message)
+
+    @property
+    def denoising(self) -> Denoising | None:
+        """The text among the examples, as pretraining data of its own."""
+        text = self.unlabelled
+        if text is None:
+            return None
+        return Denoising(
+            corpora=text.corpora,
+            tokenizer=self.tokenizer,
+            objective=text.objective,
+            input_length=self.input_length,
+            mixing=text.mixing,
+            threads=self.threads,
+            shared_files=self.shared_files,
+            duplicates=self.duplicates,
+        )

@@ -174,8 +174,10 @@ class Experiment:
 
     def _check_prompt(self) -> None:
         if self.model.prompt:
-            message = "model.adapter has a prompt, which precedes the sources of examples: data must be Supervised."
-            require(isinstance(self.data, Supervised), message)
+            message = "model.adapter has a prompt, which precedes the sources of examples: data must be Supervised"
+            require(
+                isinstance(self.data, Supervised) and self.data.unlabelled is None, f"{message}, without unlabelled."
+            )
             source_room(self.model.prompt, self.data.input_length, "data.input_length")
 
     def _check_evaluation(self) -> None:

@@ -8,6 +8,8 @@ arithmetic is on integers and depends on the position alone, so any position is 
 - after any number r of positions, a corpus has given r * w / W rows, to within the number of corpora.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Int64
 
@@ -24,17 +26,32 @@ def weights(rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
     temperatures, and for totals of 2**31 rows and more, weights are rounded to a part in 2**30. The rates of `mixing`
     replace the numbers of rows. Raises ConfigError if there are more or fewer of them.
     """
-    given, sizes = len(mixing.rates), mixing.rates or rows
+    capped = _sizes(rows, mixing)
+    if not mixing.rates and mixing.temperature == 1 and sum(capped) < LARGEST_TOTAL:
+        return tuple(map(int, capped))
+    return _rounded([(count / max(capped)) ** (1 / mixing.temperature) for count in capped])
+
+
+def rate_of(rows: int, mixing: Mixing) -> float:
+    """Compute min(rows, limit) ** (1 / temperature), for rows that `mixing.rates` does not name."""
+    return float(rows if mixing.limit is None else min(rows, mixing.limit)) ** (1 / mixing.temperature)
+
+
+def _sizes(rows: tuple[int, ...], mixing: Mixing) -> list[int | float]:
+    """Return the numbers of rows, or the rates in their place, up to the limit."""
+    given = len(mixing.rates)
     require(
         given in (0, len(rows)),
         f"data.mixing.rates has {given} numbers: it must have {len(rows)}, one for each corpus or task that is trained"
         " on.",
     )
-    capped = [size if mixing.limit is None else min(size, mixing.limit) for size in sizes]
-    if not given and mixing.temperature == 1 and sum(capped) < LARGEST_TOTAL:
-        return tuple(map(int, capped))
-    powers = [(count / max(capped)) ** (1 / mixing.temperature) for count in capped]
-    return tuple(max(1, round(power / sum(powers) * 2**30)) for power in powers)
+    rates = [count if rate is None else rate for rate, count in zip(mixing.rates, rows, strict=True)] if given else rows
+    return [rate if mixing.limit is None else min(rate, mixing.limit) for rate in rates]
+
+
+def _rounded(shares: Sequence[int | float]) -> tuple[int, ...]:
+    """Return integer weights in the proportions of `shares`, to a part in 2**30."""
+    return tuple(max(1, round(share / sum(shares) * 2**30)) for share in shares)
 
 
 def cross_weights(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, ...]:
@@ -53,9 +70,24 @@ def row_weights(examples: tuple[int, ...], rows: tuple[int, ...], mixing: Mixing
     sized = mixing.temperature == 1 and not mixing.rates
     if sized and (mixing.limit is None or max(examples) <= mixing.limit):
         return weights(rows, Mixing())
-    rates = weights(examples, mixing)
-    shares = [rate * row / count for rate, row, count in zip(rates, rows, examples, strict=True)]
-    return tuple(max(1, round(share / sum(shares) * 2**30)) for share in shares)
+    return _rounded(_row_shares(weights(examples, mixing), examples, rows))
+
+
+def multitask_weights(
+    examples: tuple[int, ...], rows: tuple[int, ...], mixing: Mixing, text: tuple[int, ...], text_rate: float
+) -> tuple[int, ...]:
+    """Compute weights of packed rows, then of sources of text, which share `text_rate` in the proportions of `text`.
+
+    A row of text counts as an example. The rate of tasks is as for `weights`; temperature and limit leave `text_rate`
+    as it is.
+    """
+    of_tasks = _row_shares([size ** (1 / mixing.temperature) for size in _sizes(examples, mixing)], examples, rows)
+    return _rounded([*of_tasks, *(text_rate * weight / sum(text) for weight in text)])
+
+
+def _row_shares(rates: Sequence[int | float], examples: Sequence[int], rows: Sequence[int]) -> list[float]:
+    """Convert rates of examples to rates of the rows that they are packed in."""
+    return [rate * row / count for rate, row, count in zip(rates, rows, examples, strict=True)]
 
 
 def locate(

@@ -16,6 +16,7 @@ from research.data import blocks
 from research.data.batch import WHOLE, Batch, Shard, fields_of, interleave, with_start_token
 from research.data.blocks import BLOCK_ROWS, Block, Order, Share, rows_of
 from research.data.corpora import denoising
+from research.data.corpora.tokens import Recipe
 from research.data.packing.buckets import BucketedExamples, HostBatches, PreparedBuckets
 from research.data.shuffle import counter_generator
 from research.data.source import PreparedData, Source
@@ -53,6 +54,18 @@ def prepare(
         case Denoising():
             prepared = denoising.prepare(data)
     return Pipeline(prepared, seed, batch_size, data.threads, start_token)
+
+
+def text_recipes(data: Denoising | Supervised) -> list[Recipe]:
+    """Return the recipes for the token streams of a data config's text, those to train on first; [] without text."""
+    match data:
+        case Denoising():
+            _, train, held_out = denoising.recipes(data)
+            return [*train, *held_out]
+        case Supervised(unlabelled=None):
+            return []
+    train, held_out = supervised.recipes(data)
+    return [*train, *held_out]
 
 
 class Pipeline:

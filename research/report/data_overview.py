@@ -98,10 +98,10 @@ def overview(config: Experiment, pipeline: Pipeline, rows: Sequence[int], each: 
             f"--example is {row}: an epoch has the rows from 0 to {pipeline.train_rows - 1:,}.",
         )
     texts, tasks, denoisers = list[TextSplit](), list[TaskSplit](), list[DenoiserShare]()
-    if isinstance(data, Denoising):
-        texts, denoisers = text_splits(pipeline), denoiser_shares(data, pipeline)
-    else:
+    if isinstance(data, Supervised):
         tasks = task_splits(data, pipeline)
+    if (text := data if isinstance(data, Denoising) else data.denoising) is not None:
+        texts, denoisers = text_splits(pipeline), denoiser_shares(text, pipeline)
     shown = [shown_row(pipeline, row) for row in rows or first_rows(data, pipeline, each)]
     return Overview(texts, tasks, denoisers, shown, pipeline.train_rows, pipeline.notes)
 
@@ -122,7 +122,8 @@ def text_splits(pipeline: Pipeline) -> list[TextSplit]:
         epochs = by_source(pipeline) if split == "train" else [None] * len(sources)
         recipes = dict[Recipe, list[tuple[DenoisingSource, float | None]]]()
         for source, epoch in zip(sources, epochs, strict=True):
-            assert isinstance(source, DenoisingSource)
+            if not isinstance(source, DenoisingSource):
+                continue  # of a task
             recipes.setdefault(source.recipe, []).append((source, epoch))
         for recipe, own in recipes.items():
             first = own[0][0]
@@ -151,9 +152,13 @@ def _sample(recipe: Recipe, unknown_id: int) -> tuple[TokenLengths, int, int, in
 
 
 def denoiser_shares(data: Denoising, pipeline: Pipeline) -> list[DenoiserShare]:
-    kinds = len(data.denoisers)
-    epochs = np.reshape(by_source(pipeline), (-1, kinds)).sum(axis=0) / pipeline.train_rows
-    first = zip(data.denoisers, pipeline.sources[:kinds], epochs.tolist(), strict=True)
+    """Describe the denoisers, with their shares of all rows."""
+    kinds, epochs = len(data.denoisers), by_source(pipeline)
+    of_text = [
+        (it, epoch) for it, epoch in zip(pipeline.sources, epochs, strict=True) if isinstance(it, DenoisingSource)
+    ]
+    shares = np.reshape([epoch for _, epoch in of_text], (-1, kinds)).sum(axis=0) / pipeline.train_rows
+    first = zip(data.denoisers, [source for source, _ in of_text[:kinds]], shares.tolist(), strict=True)
     return [
         DenoiserShare(repr(denoiser.objective), denoiser.prefix, source.raw, source.inputs, source.targets, share)
         for denoiser, source, share in first
@@ -183,8 +188,8 @@ def _pairs(pipeline: Pipeline, split: int) -> list[tuple[Pairs, int | None, floa
     epochs = [None] * len(sources) if split else by_source(pipeline)
     found = list[tuple[Pairs, int | None, float | None]]()
     for source, epoch in zip(sources, epochs, strict=True):
-        assert isinstance(source, PackedRows)
-        found.append((source.pairs, source.rows, epoch))
+        if isinstance(source, PackedRows):
+            found.append((source.pairs, source.rows, epoch))
     return found
 
 
@@ -192,7 +197,7 @@ def _pairs(pipeline: Pipeline, split: int) -> list[tuple[Pairs, int | None, floa
 
 
 def first_rows(data: Denoising | Supervised, pipeline: Pipeline, each: int) -> list[int]:
-    """Return the first rows of every denoiser, or of every task; of buckets, the first."""
+    """Return the first rows of every denoiser, or of every task and text; of buckets, the first."""
     looked_at = min(LOOKED_AT, pipeline.train_rows)
     if isinstance(pipeline, BucketPipeline):
         return list(range(min(each, looked_at)))

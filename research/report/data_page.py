@@ -25,10 +25,8 @@ LETTERS = 600  # of a text that is shown in part
 
 def tables(found: Overview, charts: bool = True) -> list[Table]:
     """Make the tables of an overview; `charts` adds bars to the lengths, which LaTeX cannot set."""
-    if found.texts:
-        made = [text_table(found.texts), left_out_table(found.texts), rows_table(found), denoiser_table(found)]
-    else:
-        made = [task_table(found.tasks), rows_table(found)]
+    text = [text_table(found.texts), left_out_table(found.texts)] if found.texts else []
+    made = [*text, task_table(found.tasks), rows_table(found), denoiser_table(found)]
     return [table for table in (*made, length_table(lengths_of(found), charts)) if table.rows]
 
 

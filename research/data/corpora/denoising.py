@@ -10,7 +10,7 @@ from research.config.base import digest
 from research.config.parts import expect
 from research.data import mixing
 from research.data.batch import Batch, with_start_token
-from research.data.corpora.documents import left_out_notes, open_documents
+from research.data.corpora.documents import Documents, left_out_notes, open_documents
 from research.data.corpora.duplicates import distinct
 from research.data.corpora.overlap import check_disjoint
 from research.data.corpora.tokens import Recipe, TokenStream
@@ -101,7 +101,13 @@ def prepare(data: Denoising) -> PreparedData:
 
     Raises ConfigError if anything that `data` names is missing, empty or damaged, or does not fit together.
     """
-    tokenizer, train, held_out = recipes(data)
+    return prepare_text(data, *recipes(data))
+
+
+def prepare_text(
+    data: Denoising, tokenizer: Tokenizer, train: Sequence[Recipe], held_out: Sequence[Recipe]
+) -> PreparedData:
+    """Tokenise the text and combine every corpus with every denoiser."""
     languages = [corpus.language for corpus in data.corpora]
 
     def broken(split: Sequence[Recipe]) -> tuple[DenoisingSource, ...]:
@@ -132,15 +138,29 @@ def prepare(data: Denoising) -> PreparedData:
 def recipes(data: Denoising) -> tuple[Tokenizer, list[Recipe], list[Recipe]]:
     """Train or open the vocabulary; return it with the recipes for the training and held-out streams of each corpus."""
     check_early(data)
-    train = [open_documents(corpus, "train") for corpus in data.corpora]
-    held_out = [open_documents(corpus, "held_out") for corpus in data.corpora]
+    train, held_out = open_corpora(data)
     check_disjoint(train, held_out, data.shared_files)
     if data.duplicates == "leave_out":
         train = distinct(train, held_out)
     tokenizer = tokenizer_for(data.tokenizer, train, data.mixing)
+    return tokenizer, *recipes_of(data, tokenizer, train, held_out)
+
+
+def open_corpora(data: Denoising) -> tuple[list[Documents], list[Documents]]:
+    """Open the corpora; return the documents to train on and those held out."""
+    train = [open_documents(corpus, "train") for corpus in data.corpora]
+    return train, [open_documents(corpus, "held_out") for corpus in data.corpora]
+
+
+def recipes_of(
+    data: Denoising, tokenizer: Tokenizer, train: Sequence[Documents], held_out: Sequence[Documents]
+) -> tuple[list[Recipe], list[Recipe]]:
+    """Return the recipes for the streams of both splits. Refuse a tokenizer with which they cannot be made."""
     check_tokenizer(data, tokenizer)
-    made = [[Recipe(documents, tokenizer, data.eos_after_lines) for documents in split] for split in (train, held_out)]
-    return tokenizer, made[0], made[1]
+    of_train, of_held_out = (
+        [Recipe(documents, tokenizer, data.eos_after_lines) for documents in split] for split in (train, held_out)
+    )
+    return of_train, of_held_out
 
 
 def check_early(data: Denoising) -> None:
