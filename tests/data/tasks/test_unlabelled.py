@@ -17,11 +17,13 @@ from research import (
     Bytes,
     JSONExamples,
     JSONLines,
+    Learned,
     Mixing,
     Mixture,
     PlainText,
     PrefixLM,
     PromptTuning,
+    Relative,
     SpanCorruption,
     Supervised,
     TextToText,
@@ -150,9 +152,11 @@ def test_rows_of_text_are_those_of_pretraining(data):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
-def test_the_loss_of_a_mixed_batch_is_that_of_its_parts(data, folder):
-    """Sums and gradients: rows of text, which have no masks alone, are not changed by those that they get here."""
+@pytest.mark.parametrize("positions", [Relative(), Learned(48)])
+def test_the_loss_of_a_mixed_batch_is_that_of_its_parts(data, folder, positions):
+    """Sums and gradients: rows of text, without masks and positions alone, are not changed by those of a block."""
     experiment = tiny.experiment(folder, data=data)
+    experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, positions=positions))
     pipeline, params = prepare(data, 3, 8), initial_params(experiment.model, jax.random.key(0))
 
     @jax.jit
