@@ -26,7 +26,10 @@ IGNORED_FIELDS = (
     "seed",
 )
 # Fields that determine the target tokens: per-token losses of different targets are not comparable.
-TARGETS = ("data.objective", "data.denoisers", "data.tokenizer", "data.corpora", "data.tasks")
+TARGETS = (
+    *("data.objective", "data.denoisers", "data.tokenizer", "data.corpora", "data.tasks"),
+    *("data.unlabelled.objective", "data.unlabelled.corpora"),
+)
 # Fields that locate the run that a run starts from, in whose place its own fields are compared.
 WHERE = (
     *("init", "model.path", "model.tokenizer.path", "model.tokenizer.vocabulary.path"),
@@ -160,7 +163,7 @@ def is_comparable(groups: Sequence[Group], score: str) -> bool:
     """Return True if a score is comparable between all groups; per-token scores of different targets are not."""
     of_tokens = score in TEACHER_FORCED or score.endswith("loss")
     names = {name for group in groups for name in group.fields if not name.endswith(".train")}  # held-out data is equal
-    return not of_tokens or not any(name == "data" or _within(name, TARGETS) for name in names)
+    return not of_tokens or not any(name in ("data", "data.unlabelled") or _within(name, TARGETS) for name in names)
 
 
 def scores_table(groups: Sequence[Group]) -> Table:

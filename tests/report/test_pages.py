@@ -1,5 +1,6 @@
 """The pages of runs and sweeps: one file that needs nothing else, and what is on it."""
 
+import dataclasses
 import html.parser
 import json
 import os
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from run_directories import experiment, made
 
+from research import Bytes, JSONExamples, Mixing, PlainText, PrefixLM, Supervised, TextToText, UnlabelledText
 from research.config import override
 from research.report import page, record, run_page, sweep_page
-from research.report.comparison import NOT_COMPARABLE, compared
+from research.report.comparison import NOT_COMPARABLE, Group, compared, differing, is_comparable, leaves
 from scripts import report
 
 
@@ -199,6 +201,28 @@ def test_numbers_that_follow_from_others_have_no_plot_and_split_no_line(tmp_path
     equal = compared([runs[0], runs[3]])  # as many steps as the width asks for
     assert sweep_page.swept_numbers(equal) == ["model.width"]
     assert [line.label for line in sweep_page._lines(equal, "model.width", "held_out_loss")] == ["mean"]
+
+
+@pytest.mark.parametrize(
+    ("change", "comparable"),
+    [
+        ({"rate": 9.0}, True),
+        ({"mixing": Mixing(2.0)}, True),
+        ({"objective": PrefixLM()}, False),
+        ({"corpora": (PlainText("a.txt", "b.txt"),)}, False),
+        (None, False),
+    ],
+)
+def test_losses_of_unlike_text_among_tasks_are_not_compared(change: dict | None, comparable: bool) -> None:
+    """Held-out rows are by size, whatever the rates."""
+    text = UnlabelledText((PlainText("a.txt"),), rate=5.0)
+    other = None if change is None else dataclasses.replace(text, **change)
+    tasks = (TextToText(examples=JSONExamples("a.jsonl")),)
+    seen = [dict(leaves(Supervised(tasks, Bytes(), unlabelled=each), "data")) for each in (text, other)]
+    names = differing(seen)
+    groups = [Group(str(number), {name: each.get(name) for name in names}, []) for number, each in enumerate(seen)]
+    assert names
+    assert is_comparable(groups, "held_out_loss") == comparable
 
 
 @pytest.mark.slow
