@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from research.data.shapes import row_lengths
 from research.model import flops
 from research.storage import run_directory
 from research.storage.best import merit
-from research.storage.files import iterate_lines, read_lines
+from research.storage.files import UNFINISHED, iterate_lines, read_lines
 
 MOST_LINES = 2000  # of training: more than a screen can show
 
@@ -120,6 +121,16 @@ class RunRecord(NamedTuple):
         name = self.config.evaluation.best
         judged = [line for line in evaluated if is_number(line.get(name))]
         return max(judged, key=lambda line: merit(name, line[name]), default=evaluated[-1] if evaluated else {})
+
+
+def shown_files(directory: Path) -> dict[Path, os.stat_result]:
+    """Find the files that a page of the directory shows, with their status. Those that a run is writing are not."""
+    found = {}
+    for path in [*directory.glob("*.json*"), *directory.glob("evaluations/*/scores.json")]:
+        with contextlib.suppress(FileNotFoundError):  # it was replaced since it was listed
+            if path.suffix != UNFINISHED:
+                found[path] = path.stat()
+    return found
 
 
 def read(directory: Path) -> RunRecord:

@@ -9,7 +9,7 @@ from research.config import TEACHER_FORCED, override
 from research.report import page
 from research.report.chart import LivingCurve, living
 from research.report.plot import Number, Points, Series, curves, smoothed, thinned
-from research.report.record import RunRecord, is_number
+from research.report.record import RunRecord, is_number, shown_files
 from research.report.samples import samples
 from research.report.table import Cell, Table
 from research.storage.console import amount_of, clock
@@ -28,9 +28,8 @@ def title(record: RunRecord) -> str:
 def is_fresh(record: RunRecord) -> bool:
     """Return True if the run has ended and its page is newer than all files that it shows."""
     written = record.directory / "report.html"
-    sources = [*record.directory.glob("*.json*"), *record.directory.glob("evaluations/*/scores.json")]
     ended = record.status not in ("running", "interrupted") and written.is_file()
-    return ended and all(source.stat().st_mtime < written.stat().st_mtime for source in sources)
+    return ended and all(of.st_mtime < written.stat().st_mtime for of in shown_files(record.directory).values())
 
 
 def body(record: RunRecord) -> str:

@@ -73,7 +73,7 @@ def _state(directory: Path, patience: Number) -> str:
         return state
     if not run_directory.is_held(directory):
         return "interrupted"
-    written = max((path.stat().st_mtime for path in directory.glob("*.json*")), default=0.0)
+    written = max((of.st_mtime for of in record.shown_files(directory).values()), default=0.0)
     return "stalled" if time.time() - written > patience else state
 
 
@@ -175,12 +175,8 @@ class Site:
 def _sources(directory: Path) -> object:
     """Describe the files that a page is made from, so that a change is seen."""
     runs = [path.parent for path in directory.glob("*/config.json")] if (directory / "sweep.json").is_file() else []
-    states = [(path, path.stat()) for run in (directory, *runs) for path in _files(run)]
+    states = [state for run in (directory, *runs) for state in record.shown_files(run).items()]
     return [(path, of.st_mtime_ns, of.st_size) for path, of in states], [run_directory.is_held(run) for run in runs]
-
-
-def _files(run: Path) -> list[Path]:
-    return [*run.glob("*.json*"), *run.glob("evaluations/*/scores.json")]
 
 
 def _page(directory: Path) -> tuple[str, str]:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from research.report.record import MOST_LINES, read, read_metrics
+from research.report.record import MOST_LINES, read, read_metrics, shown_files
 from research.storage import run_directory
 from research.storage.files import write_json
 
@@ -68,3 +69,19 @@ def test_the_record_of_a_checkpoint_replaces_a_config_that_is_gone_or_wrong(tmp_
     assert read(run).config == config
     (run / "config.json").unlink()
     assert read(run).config == config
+
+
+def test_files_that_a_run_replaces_meanwhile_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, gone = tmp_path / "config.json", tmp_path / "diff.json"
+    for path in (kept, gone, tmp_path / "RESULT.json.77.tmp"):
+        path.write_text("{}")
+    status = Path.stat
+
+    def late(path: Path, **options: bool) -> os.stat_result:
+        if path == gone:
+            path.unlink(missing_ok=True)
+        return status(path, **options)
+
+    monkeypatch.setattr(Path, "stat", late)
+    assert list(shown_files(tmp_path)) == [kept]
+    assert not os.path.lexists(gone)
