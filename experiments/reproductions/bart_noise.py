@@ -19,7 +19,7 @@ Commands:
     python -m scripts.sweep experiments/reproductions/bart_noise.py --dir sweeps/bart_noise --hardware v5p-64
     python -m scripts.report sweeps/bart_noise
 Data: as in ../bart/bart.py.
-Hardware, time, result: not run yet, and neither is the small version, bart_noise_small.py beside this file.
+Hardware, time, result: not run yet; bart_noise_small.py beside this file, the small version, was run.
 """
 
 from collections.abc import Iterable

@@ -11,7 +11,10 @@ Commands:
     python -m scripts.sweep experiments/reproductions/bart_small_summaries.py --dir sweeps/bart_noise_summaries \
         --jobs 2 --from sweeps/bart_noise
     python -m scripts.report sweeps/bart_noise_summaries
-Hardware, time, result: not run yet.
+Hardware, time: 2 cores of an AMD EPYC beside some tests, 60 minutes for the 18 runs, 49 for their fine-tuning (commit
+    bdd30654).
+Result: fine-tuned models are close: summaries' loss 4.532 after masking, 4.540 to 4.546 with infilling or deletion,
+    4.556 after rotation or shuffling alone, which are the last in the paper too. ../LOG.md discusses it.
 """
 
 from collections.abc import Iterable

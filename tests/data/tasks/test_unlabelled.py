@@ -198,6 +198,16 @@ def test_all_held_out_examples_are_read(data):
     assert sum(source.examples for source in packed) == 125
 
 
+def test_documents_and_examples_that_repeat_others_are_left_out(data, folder, tmp_path):
+    text = (folder / "train.txt").read_text()
+    (tmp_path / "twice.txt").write_text(f"{text}\n\n{text}")
+    twice = with_text(data, corpora=(PlainText(str(tmp_path / "twice.txt"), f"{folder}/held_out.txt"),))
+    kept = prepare(dataclasses.replace(twice, duplicates="leave_out"), 0, 8)
+    assert any("60" in note for note in kept.notes[2:])
+    assert len(kept.sources[2]) == len(prepare(data, 0, 8).sources[2])
+    assert len(prepare(twice, 0, 8).sources[2]) > 1.9 * len(kept.sources[2])
+
+
 # --- Runs and commands ------------------------------------------------------------------------------------------------
 
 
