@@ -32,9 +32,9 @@ def weights(rows: tuple[int, ...], mixing: Mixing) -> tuple[int, ...]:
     return _rounded([(count / max(capped)) ** (1 / mixing.temperature) for count in capped])
 
 
-def rate_of(rows: int, mixing: Mixing) -> float:
-    """Compute min(rows, limit) ** (1 / temperature), for rows that `mixing.rates` does not name."""
-    return float(rows if mixing.limit is None else min(rows, mixing.limit)) ** (1 / mixing.temperature)
+def rate_of(size: int | float, mixing: Mixing) -> float:
+    """Compute min(size, limit) ** (1 / temperature)."""
+    return float(_capped(size, mixing)) ** (1 / mixing.temperature)
 
 
 def _sizes(rows: tuple[int, ...], mixing: Mixing) -> list[int | float]:
@@ -46,7 +46,11 @@ def _sizes(rows: tuple[int, ...], mixing: Mixing) -> list[int | float]:
         " on.",
     )
     rates = [count if rate is None else rate for rate, count in zip(mixing.rates, rows, strict=True)] if given else rows
-    return [rate if mixing.limit is None else min(rate, mixing.limit) for rate in rates]
+    return [_capped(rate, mixing) for rate in rates]
+
+
+def _capped(size: int | float, mixing: Mixing) -> int | float:
+    return size if mixing.limit is None else min(size, mixing.limit)
 
 
 def _rounded(shares: Sequence[int | float]) -> tuple[int, ...]:
@@ -81,7 +85,7 @@ def multitask_weights(
     A row of text counts as an example. The rate of tasks is as for `weights`; temperature and limit leave `text_rate`
     as it is.
     """
-    of_tasks = _row_shares([size ** (1 / mixing.temperature) for size in _sizes(examples, mixing)], examples, rows)
+    of_tasks = _row_shares([rate_of(size, mixing) for size in _sizes(examples, mixing)], examples, rows)
     return _rounded([*of_tasks, *(text_rate * weight / sum(text) for weight in text)])
 
 

@@ -75,6 +75,8 @@ def find_kept(train: Sequence[Documents], held_out: Sequence[Documents]) -> list
     Raises:
         ConfigError: nothing of a corpus is kept.
     """
+    if not train:
+        return []
     identities = [[documents.identity for documents in split] for split in (train, held_out)]
     folder = cache.entry("duplicates", digest([FORMAT, *identities]), lambda folder: _write(folder, train, held_out))
     found = []

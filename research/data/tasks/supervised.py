@@ -138,8 +138,7 @@ def _open(config: Supervised) -> OpenedTasks:
     text, held_out_text = ([], []) if denoising is None else open_corpora(denoising)
     check_disjoint([*train, *text], [*held_out, *held_out_text], config.shared_files)
     if config.duplicates == "leave_out":
-        train = distinct_examples(train, held_out)
-        text = distinct(text, held_out_text) if text else []
+        train, text = distinct_examples(train, held_out), distinct(text, held_out_text)
     documents = [*map(SidesAsDocuments, train), *text]
     tokenizer = tokenizer_for(config.tokenizer, documents, Mixing(config.mixing.temperature))
     _check_languages(config, tokenizer)

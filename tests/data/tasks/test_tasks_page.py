@@ -42,7 +42,7 @@ def test_mixtures_on_the_page_can_be_typed(text: str) -> None:
 
 
 def test_the_rates_of_the_pretraining_are_t5_s() -> None:
-    """Of the tasks that are trained on. GLUE and SuperGLUE alone have all examples of RTE, in proportion to sizes."""
+    """Rates of the tasks that are trained on: all_proportional has half of each RTE, GLUE and SuperGLUE all of it."""
     file = open_experiment(str(ROOT / "experiments" / "t5" / "multitask.py"))
     tasks, rates = file.config.data.tasks, file.config.data.mixing.rates
     given = {type(task).__name__.lower(): rate for task, rate in zip(tasks, rates, strict=True) if rate is not None}
